@@ -1,0 +1,161 @@
+"""EfficientNet-Lite 0 to 4 written as an ONNX graph straight from their weights, without PyTorch.
+
+Architecture: Tan and Le, "EfficientNet" (2019), in the Lite variant of the TensorFlow TPU repository (2020): no squeeze-and-excitation,
+ReLU6 instead of swish, stem and last convolution not scaled with width, first and last stage not repeated. The weights are
+TensorFlow's, hence "same" padding (one pixel more at the end) and BatchNorm epsilon 1e-3. BatchNorm is folded into the convolutions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from headstart.errors import BackboneError
+from headstart.onnx_graph import OnnxGraph
+
+if TYPE_CHECKING:
+    import onnx
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+_EPSILON = 1e-3
+_HEAD_CHANNELS = 1280
+_STEM_CHANNELS = 32
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of inverted-residual blocks. `expansion` 1 means that the first 1x1 convolution is left out."""
+
+    repeats: int
+    kernel: int
+    stride: int
+    expansion: int
+    channels: int
+
+
+_BASE = (
+    Stage(1, 3, 1, 1, 16),
+    Stage(2, 3, 2, 6, 24),
+    Stage(2, 5, 2, 6, 40),
+    Stage(3, 3, 2, 6, 80),
+    Stage(3, 5, 1, 6, 112),
+    Stage(4, 5, 2, 6, 192),
+    Stage(1, 3, 1, 6, 320),
+)
+_SCALING = {0: (1.0, 1.0), 1: (1.0, 1.1), 2: (1.1, 1.2), 3: (1.2, 1.4), 4: (1.4, 1.8)}  # variant: (width, depth)
+
+
+def _round_channels(channels: float, *, divisor: int = 8) -> int:
+    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * channels else rounded
+
+
+def stages(variant: int) -> tuple[Stage, ...]:
+    """The seven stages of variant 0..4, scaled in width and depth."""
+    width, depth = _SCALING[variant]
+    scaled = []
+    for index, stage in enumerate(_BASE):
+        fixed = index in (0, len(_BASE) - 1)
+        repeats = stage.repeats if fixed else math.ceil(stage.repeats * depth)
+        scaled.append(Stage(repeats, stage.kernel, stage.stride, stage.expansion, _round_channels(stage.channels * width)))
+    return tuple(scaled)
+
+
+def layers(variant: int) -> tuple[tuple[str, int], ...]:
+    """(name, channels) of the pooled outputs, in the order in which the graph concatenates them."""
+    named = [(f"stage{index}", stage.channels) for index, stage in enumerate(stages(variant), 1)]
+    return (*named, ("last", _HEAD_CHANNELS))
+
+
+class _Weights:
+    """Hands out the entries of a weight file in their order, checking each shape; names differ between publishers, order does not."""
+
+    def __init__(self, tensors: Mapping[str, Array]) -> None:
+        self._entries: Iterator[tuple[str, Array]] = iter(
+            [(name, value) for name, value in tensors.items() if not name.endswith("num_batches_tracked")]
+        )
+
+    def take(self, shape: tuple[int, ...]) -> Array:
+        name, value = next(self._entries, ("nothing more", np.empty(0)))
+        if value.shape != shape:
+            raise BackboneError(
+                f"The weights do not fit EfficientNet-Lite: expected a tensor of shape {shape}, found {name} of shape {value.shape}. "
+                "Is this the file of another variant?"
+            )
+        return value.astype(np.float64)
+
+    def folded(self, shape: tuple[int, int, int, int]) -> tuple[Array, Array]:
+        """A convolution and its BatchNorm as one kernel and one bias."""
+        kernel = self.take(shape)
+        gain, offset, mean, variance = (self.take(shape[:1]) for _ in range(4))
+        scale = gain / np.sqrt(variance + _EPSILON)
+        return kernel * scale[:, None, None, None], offset - mean * scale
+
+
+class _Writer:
+    def __init__(self, weights: _Weights, graph: OnnxGraph) -> None:
+        self._weights = weights
+        self._graph = graph
+
+    def convolution(
+        self, value: str, *, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1, relu: bool = True
+    ) -> str:
+        weight, bias = self._weights.folded((outputs, inputs // groups, kernel, kernel))
+        graph = self._graph
+        value = graph.node(
+            "Conv", value, graph.constant(weight), graph.constant(bias),
+            kernel_shape=[kernel, kernel], strides=[stride, stride], group=groups, auto_pad="SAME_UPPER",
+        )  # fmt: skip
+        return graph.node("Clip", value, graph.constant(0.0), graph.constant(6.0)) if relu else value
+
+    def block(self, value: str, stage: Stage, *, inputs: int, stride: int) -> str:
+        """An inverted residual: widen, depthwise, project; added to its input where the shapes agree (Sandler et al. 2018)."""
+        wide, before = inputs * stage.expansion, value
+        if stage.expansion != 1:
+            value = self.convolution(value, inputs=inputs, outputs=wide, kernel=1)
+        value = self.convolution(value, inputs=wide, outputs=wide, kernel=stage.kernel, stride=stride, groups=wide)
+        value = self.convolution(value, inputs=wide, outputs=stage.channels, kernel=1, relu=False)
+        residual = stride == 1 and inputs == stage.channels
+        return self._graph.node("Add", value, before) if residual else value
+
+
+def build(variant: int, tensors: Mapping[str, Array], *, mean: tuple[float, ...], std: tuple[float, ...]) -> onnx.ModelProto:
+    """Write the network without its classifier.
+
+    Args:
+        variant: 0 to 4.
+        tensors: the weight file's entries in its order, as `read_tensors` returns them; the classifier at the end is ignored.
+        mean, std: of the RGB channels on the scale 0..1.
+
+    Returns:
+        A model with input ``images`` (uint8, N x H x W x 3) and output ``features`` (float32, N x D): the average-pooled output of
+        every stage and of the last convolution, side by side in the order of `layers`.
+
+    Raises:
+        BackboneError: an entry's shape is not the architecture's.
+    """
+    graph = OnnxGraph()
+    writer = _Writer(_Weights(tensors), graph)
+    value = graph.node("Transpose", "images", perm=[0, 3, 1, 2])
+    value = graph.node("Cast", value, to=1)
+    value = graph.node("Mul", value, graph.constant(1.0 / (255.0 * np.asarray(std)).reshape(1, 3, 1, 1)))
+    value = graph.node("Sub", value, graph.constant((np.asarray(mean) / np.asarray(std)).reshape(1, 3, 1, 1)))
+    value = writer.convolution(value, inputs=3, outputs=_STEM_CHANNELS, kernel=3, stride=2)
+    channels, pooled = _STEM_CHANNELS, []
+    for stage in stages(variant):
+        for repeat in range(stage.repeats):
+            value = writer.block(value, stage, inputs=channels, stride=stage.stride if repeat == 0 else 1)
+            channels = stage.channels
+        pooled.append(graph.node("GlobalAveragePool", value))
+    value = writer.convolution(value, inputs=channels, outputs=_HEAD_CHANNELS, kernel=1)
+    pooled.append(graph.node("GlobalAveragePool", value))
+    graph.node("Flatten", graph.node("Concat", *pooled, axis=1), output="features", axis=1)
+    dim = sum(size for _, size in layers(variant))
+    return graph.model(
+        inputs={"images": (np.uint8, ("N", "H", "W", 3))}, outputs={"features": (np.float32, ("N", dim))}
+    )

@@ -1,0 +1,125 @@
+"""Converted networks on disk: written whole or not at all, and checked by their digest before each use.
+
+``cache/networks/NAME-<16 digits of the weights' digest>-v<BUILD>.onnx`` with a ``.json`` of the same name beside it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from headstart.backbones.backbone import Backbone, Layer
+from headstart.backbones.records import BackboneRecord
+from headstart.errors import BackboneError
+
+BUILD = 1  # raised whenever a conversion would come out differently
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write `data` so that `path` is at every moment either its old self or complete."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-", suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            Path(name).unlink()
+        raise
+
+
+class KeptNetworks:
+    """The folder ``networks`` inside the cache."""
+
+    def __init__(self, cache: Path) -> None:
+        self.folder = cache / "networks"
+
+    def _stem(self, name: str, weights_digest: str) -> str:
+        return f"{re.sub(r'[^A-Za-z0-9._-]', '_', name)}-{weights_digest[:16]}-v{BUILD}"
+
+    def _opened(self, description: Path) -> Backbone | None:
+        """The backbone that a description tells of, or None where either file is missing or not what was written."""
+        network = description.with_suffix(".onnx")
+        try:
+            told = json.loads(description.read_text(encoding="utf-8"))
+            if digest_of(network) != told["network_digest"]:
+                return None
+            return Backbone(
+                record=BackboneRecord.from_dict(told["record"]),
+                network=network,
+                network_digest=told["network_digest"],
+                weights_digest=told["weights_digest"],
+                weights_source=told["weights_source"],
+                layers=tuple(Layer(**layer) for layer in told["layers"]),
+                any_size=told["any_size"],
+            )
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def with_weights(self, record: BackboneRecord, weights_digest: str) -> Backbone | None:
+        """The network made from these very weights, if it is here and unharmed."""
+        found = self._opened(self.folder / f"{self._stem(record.name, weights_digest)}.json")
+        return found if found is not None and found.weights_digest == weights_digest else None
+
+    def from_source(self, name: str, weights_source: str) -> Backbone | None:
+        """A network of that name whose weights came from `weights_source`, if one is here and unharmed."""
+        return next((found for found in self._named(name) if found.weights_source == weights_source), None)
+
+    def _named(self, name: str) -> Iterator[Backbone]:
+        for description in sorted(self.folder.glob(f"{self._stem(name, '')[: -len(f'-v{BUILD}')]}*-v{BUILD}.json")):
+            found = self._opened(description)
+            if found is not None and found.record.name == name:
+                yield found
+
+    def keep(
+        self,
+        network: bytes,
+        *,
+        record: BackboneRecord,
+        weights_digest: str,
+        weights_source: str,
+        layers: tuple[Layer, ...],
+        any_size: bool = True,
+        versions: dict[str, str],
+    ) -> Backbone:
+        """Write a converted network and its description, and return the backbone.
+
+        Raises:
+            BackboneError: the folder cannot be written.
+        """
+        path = self.folder / f"{self._stem(record.name, weights_digest)}.onnx"
+        backbone = Backbone(
+            record=record, network=path, network_digest=hashlib.sha256(network).hexdigest(), weights_digest=weights_digest,
+            weights_source=weights_source, layers=layers, any_size=any_size,
+        )  # fmt: skip
+        description: dict[str, Any] = {
+            "record": record.to_dict(), "network_digest": backbone.network_digest, "weights_digest": weights_digest,
+            "weights_source": weights_source, "layers": [asdict(layer) for layer in layers], "any_size": any_size,
+            "versions": versions,
+        }  # fmt: skip
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            _write(path, network)
+            _write(path.with_suffix(".json"), json.dumps(description, indent=2).encode())
+        except OSError as error:
+            raise BackboneError(
+                f"The converted network cannot be kept in {self.folder}: {error.strerror or error}. "
+                "Free some space or choose another folder with --cache DIR."
+            ) from None
+        return backbone

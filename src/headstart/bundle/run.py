@@ -1,0 +1,199 @@
+"""Opening a run folder and predicting from it. Needs NumPy and an engine: no scikit-learn, no PyTorch, no onnx."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from headstart.engine import Engine, available_cores, open_engine
+from headstart.errors import ImageError, ParameterError, RunError
+from headstart.features import Images, Progress, run_images
+from headstart.images import Preprocessing, quiet_decoding
+
+PROTOCOL = 1
+"""Raised when the meaning of a file in the folder changes; older protocols stay readable."""
+
+MANIFEST = "manifest.json"
+MODEL = "model.onnx"
+_MAX_MANIFEST = 256 << 20
+_REQUIRED: Mapping[str, type] = {
+    "classes": list, "multilabel": bool, "preprocessing": dict, "files": dict, "metrics": dict, "backbone": dict,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What a run says of a list of images.
+
+    Attributes:
+        classes: the class names, in the order of the columns.
+        probabilities: float32 (n, k), a row for each image that could be read. Rows sum to 1, except in multi-label runs.
+        kept: int64 (n,): the position of each row's image among the images given.
+        refused: an error for each image left out, in order; `refused_at` has their positions.
+        multilabel: whether an image may have several labels.
+    """
+
+    classes: tuple[str, ...]
+    probabilities: npt.NDArray[np.float32]
+    kept: npt.NDArray[np.int64]
+    refused: tuple[ImageError, ...]
+    refused_at: tuple[int, ...]
+    multilabel: bool
+
+    def __len__(self) -> int:
+        return len(self.probabilities)
+
+    @property
+    def labels(self) -> tuple[str | tuple[str, ...], ...]:
+        """The most probable class of each row; in multi-label runs, the classes with a probability of one half or more."""
+        if self.multilabel:
+            return tuple(tuple(self.classes[j] for j in np.flatnonzero(row >= 0.5)) for row in self.probabilities)
+        return tuple(self.classes[j] for j in self.probabilities.argmax(axis=1))
+
+    def top(self, row: int, count: int) -> list[tuple[str, float]]:
+        """The `count` most probable classes of one row, with their probabilities, best first."""
+        order = np.argsort(-self.probabilities[row], kind="stable")[:count]
+        return [(self.classes[j], float(self.probabilities[row, j])) for j in order]
+
+
+class Run:
+    """A saved run, opened with `load`.
+
+    Attributes:
+        path: the folder.
+        manifest: everything that `manifest.json` says.
+    """
+
+    def __init__(self, path: Path, manifest: dict[str, Any], *, engine: str = "auto", compiled: Path | None = None) -> None:
+        self.path = path
+        self.manifest = manifest
+        self._engine_kind = engine
+        self._compiled = compiled
+
+    def __repr__(self) -> str:
+        return f"<Run {self.path}: {len(self.classes)} classes, {self.manifest['backbone'].get('name')}>"
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names, in the order of the model's outputs."""
+        return tuple(self.manifest["classes"])
+
+    @property
+    def multilabel(self) -> bool:
+        """Whether an image may have several labels."""
+        return bool(self.manifest["multilabel"])
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """The figures that `fit` measured."""
+        return dict(self.manifest["metrics"])
+
+    @cached_property
+    def preprocessing(self) -> Preprocessing:
+        """The very preprocessing that the model was fitted with."""
+        return Preprocessing.from_dict(self.manifest["preprocessing"])
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The engine, opened at the first prediction."""
+        return open_engine(
+            self.path / MODEL,
+            kind=self._engine_kind,
+            outputs=("probabilities",),
+            size=self.preprocessing.size,
+            compiled=self._compiled,
+        )
+
+    def predict(self, images: Images, *, progress: Progress | None = None) -> Predictions:
+        """Predict all images that can be read; the others are listed in the result with path and reason.
+
+        Args:
+            images: paths, bytes or uint8 arrays (H, W, 3); or one uint8 array (n, H, W, 3).
+            progress: called as images are done.
+        """
+        if isinstance(images, str | bytes | Path):
+            raise ParameterError("predict takes a list of images; put the single one into a list: predict([image]).")
+        rows: list[npt.NDArray[np.float32]] = []
+        kept: list[int] = []
+        refused: dict[int, ImageError] = {}
+        threads = min(available_cores(), max(1, len(images)))
+        with quiet_decoding(), ThreadPoolExecutor(threads, thread_name_prefix="headstart-decode") as pool:
+            results = run_images(images, range(len(images)), engine=self.engine, preprocessing=self.preprocessing, pool=pool)
+            for done, result in enumerate(results, 1):
+                if isinstance(result.outputs, ImageError):
+                    refused[result.index] = result.outputs
+                else:
+                    rows.append(result.outputs[0])
+                    kept.append(result.index)
+                if progress is not None:
+                    progress(done, len(images))
+        return Predictions(
+            classes=self.classes,
+            probabilities=np.stack(rows) if rows else np.empty((0, len(self.classes)), np.float32),
+            kept=np.asarray(kept, dtype=np.int64),
+            refused=tuple(refused.values()),
+            refused_at=tuple(refused),
+            multilabel=self.multilabel,
+        )
+
+
+def load(path: str | Path, *, engine: str = "auto", compiled: Path | None = None) -> Run:
+    """Open a run folder.
+
+    Args:
+        path: the folder that ``headstart fit`` wrote.
+        engine: ``auto``, ``openvino`` or ``onnxruntime``.
+        compiled: folder in which OpenVINO may keep what it compiled.
+
+    Raises:
+        RunError: not a run folder, a file that is missing or differs from its digest, or a protocol newer than this version's.
+    """
+    path = Path(path)
+    manifest = _read_manifest(path)
+    for name, digest in manifest["files"].items():
+        if Path(name).name != name:
+            raise RunError(f"{path}: the manifest names a file outside the run folder ({name!r}). Do not use this run.")
+        file = path / name
+        try:
+            with file.open("rb") as stream:
+                found = hashlib.file_digest(stream, "sha256").hexdigest()
+        except OSError as error:
+            raise RunError(f"{file}: cannot be read ({error.strerror}). The run is incomplete: copy it again, or fit again.") from None
+        if found != digest:
+            raise RunError(f"{file}: has been changed since the run was written (its SHA-256 differs). Copy the run again, or fit again.")
+    if MODEL not in manifest["files"]:
+        raise RunError(f"{path}: the manifest lists no {MODEL}. Fit again.")
+    return Run(path, manifest, engine=engine, compiled=compiled)
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    file = path / MANIFEST
+    if not path.exists():
+        raise RunError(f"{path}: no such run folder. Give the folder that `headstart fit` printed as its run.")
+    if not file.is_file():
+        raise RunError(f"{path}: not a run folder (it has no {MANIFEST}). Give the folder that `headstart fit` wrote.")
+    try:
+        if file.stat().st_size > _MAX_MANIFEST:
+            raise RunError(f"{file}: too large to be a manifest.")
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunError(f"{file}: cannot be read ({type(error).__name__}). Copy the run again, or fit again.") from None
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("protocol"), int):
+        raise RunError(f"{file}: not a manifest of Headstart (it has no protocol number).")
+    if not 1 <= manifest["protocol"] <= PROTOCOL:
+        raise RunError(
+            f"{file}: written in protocol {manifest['protocol']}; this version reads 1 to {PROTOCOL}. Update with: pip install -U headstart"
+        )
+    for key, kind in _REQUIRED.items():
+        if not isinstance(manifest.get(key), kind):
+            raise RunError(f"{file}: damaged: {key!r} is missing or is no {kind.__name__}. Copy the run again, or fit again.")
+    return manifest

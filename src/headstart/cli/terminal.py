@@ -1,0 +1,96 @@
+"""What a person sees: progress with time left on a terminal, plain lines in a pipe. Results go to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from headstart.fitting.settings import Listener
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+
+class TerminalListener(Listener):
+    """Shows stages, progress and messages on stderr.
+
+    Args:
+        quiet: show warnings only.
+        verbose: say how long each stage took.
+    """
+
+    def __init__(self, *, quiet: bool = False, verbose: bool = False) -> None:
+        self._quiet = quiet
+        self._verbose = verbose
+        self._bar: Progress | None = None
+        self._task: Any = None
+        self._name = ""
+        self._begun = time.perf_counter()
+        self._fancy = sys.stderr.isatty() and not quiet
+
+    def __enter__(self) -> TerminalListener:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _print(self, message: str, *, style: str | None = None) -> None:
+        if self._fancy:
+            from rich.console import Console
+
+            console = self._bar.console if self._bar is not None else Console(stderr=True)
+            console.print(message, style=style, markup=False, highlight=False, soft_wrap=True)
+        else:
+            print(message, file=sys.stderr, flush=True)
+
+    def stage(self, name: str) -> None:
+        """Begin a stage."""
+        if self._verbose and self._name:
+            self._print(f"  {self._name}: {time.perf_counter() - self._begun:.2f} s")
+        self._close()
+        self._name, self._begun = name, time.perf_counter()
+        if not self._quiet and not self._fancy:
+            self._print(name)
+
+    def progress(self, done: int, total: int) -> None:
+        """Draw or move the bar; in a pipe, nothing."""
+        if not self._fancy or total == 0:
+            return
+        if self._bar is None:
+            if done >= total:
+                return
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            self._bar = Progress(
+                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+                console=Console(stderr=True), transient=True,
+            )  # fmt: skip
+            self._task = self._bar.add_task(self._name, total=total)
+            self._bar.start()
+        self._bar.update(self._task, completed=done, total=total)
+
+    def say(self, message: str) -> None:
+        """Print something worth knowing."""
+        if not self._quiet:
+            self._print(message, style="dim")
+
+    def warn(self, message: str) -> None:
+        """Print something that changes what the result means, even when quiet."""
+        self._print(f"Warning: {message}", style="yellow")
+
+
+def print_result(text: str = "", *, style: str | None = None) -> None:
+    """Print to stdout: in colour on a terminal, plain in a pipe."""
+    if sys.stdout.isatty() and style:
+        from rich.console import Console
+
+        Console().print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+    else:
+        print(text, flush=True)

@@ -1,0 +1,79 @@
+"""Every error that Headstart raises on purpose.
+
+    HeadstartError
+    ├── InputError            what the user gave cannot be used (command line: exit code 2)
+    │   ├── DataError         a data set or a list of images
+    │   ├── ImageError        one image file
+    │   ├── BackboneError     an unknown backbone, or weights that do not fit it
+    │   ├── ParameterError    a parameter outside its limits
+    │   └── RunError          a run folder that is not one, is damaged, or is of another version
+    ├── MissingExtraError     an optional dependency is needed
+    └── StoreError            the feature store cannot be read or written
+
+The text of each says what came, what is allowed, and what to do next.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class HeadstartError(Exception):
+    """Base class of all errors that Headstart raises on purpose."""
+
+
+class InputError(HeadstartError):
+    """What the user gave cannot be used as it is."""
+
+
+class DataError(InputError):
+    """A data set, a list or a folder of images cannot be used."""
+
+
+class ImageError(InputError):
+    """An image file is refused.
+
+    Attributes:
+        path: the file, or ``"<bytes>"``.
+        reason: why it is refused, without the path.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[ImageError], tuple[str, str]]:
+        return (ImageError, (self.path, self.reason))
+
+
+class BackboneError(InputError):
+    """A backbone is unknown, or its weights cannot be had or do not fit."""
+
+
+class ParameterError(InputError, ValueError):
+    """A parameter is outside its limits."""
+
+
+class RunError(InputError):
+    """A run folder is missing, damaged, or of another version."""
+
+
+class MissingExtraError(HeadstartError, ImportError):
+    """An optional dependency is needed; the message carries the command that installs it."""
+
+    def __init__(self, what: str, *, extra: str) -> None:
+        super().__init__(f"{what} needs an optional part of Headstart. Install it with: pip install 'headstart[{extra}]'")
+        self.extra = extra
+
+
+class StoreError(HeadstartError):
+    """The feature store cannot be read or written."""
+
+
+def nearest(name: str, allowed: Iterable[str], *, count: int = 3) -> str:
+    """Return ``" Did you mean ...?"`` for the entries of `allowed` closest to `name`, or an empty string."""
+    choices = {choice.casefold(): choice for choice in allowed}
+    close = difflib.get_close_matches(name.casefold(), choices, n=count, cutoff=0.5)
+    return f" Did you mean {' or '.join(choices[c] for c in close)}?" if close else ""

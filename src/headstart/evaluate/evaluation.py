@@ -1,0 +1,278 @@
+"""Evaluation: all scores of one set of images, as data, as text and as a table for notebooks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from html import escape
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headstart import metrics
+from headstart.errors import ParameterError
+from headstart.evaluate.evaluators import MULTI_LABEL, SINGLE_LABEL, Outcome
+from headstart.evaluate.wording import (
+    CLASS_COLUMNS,
+    SCORE_WORDS,
+    enumeration,
+    number,
+    pad,
+    percent,
+    plural,
+    shorten,
+    visible,
+    width,
+)
+
+ALL_SHOWN = 20  # up to so many classes, each has its line
+WORST_SHOWN = 10  # of more, so many
+
+
+class Confusion(NamedTuple):
+    """`images` of the `of` images of class `target` were named `predicted`."""
+
+    target: str
+    predicted: str
+    images: int
+    of: int
+
+    def __str__(self) -> str:
+        return f"{self.images} of {self.of} {shorten(self.target, 40)} named {shorten(self.predicted, 40)}"
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """All scores of one set of images.
+
+    Attributes:
+        classes: the names of the k classes.
+        outcome: the targets and probabilities that were judged.
+        scores: name -> score of the whole; nan where it is undefined.
+        by_class: name -> one score for each class, (k,); nan where it is undefined.
+        interval: 95 % confidence interval of the accuracy (Wilson).
+    """
+
+    classes: tuple[str, ...]
+    outcome: Outcome = field(repr=False)
+    scores: dict[str, float]
+    by_class: dict[str, NDArray[Any]] = field(repr=False)
+    interval: tuple[float, float]
+
+    @property
+    def multilabel(self) -> bool:
+        """Whether an image can have any number of labels."""
+        return self.outcome.multilabel
+
+    @property
+    def images(self) -> int:
+        """How many images were judged."""
+        return len(self.outcome.targets)
+
+    @property
+    def accuracy(self) -> float:
+        """The share of images whose class is right; multi-label: all of whose labels are."""
+        return self.scores["accuracy"]
+
+    @property
+    def correct(self) -> int:
+        """The number of images whose class is right; multi-label: all of whose labels are."""
+        return round(self.accuracy * self.images)
+
+    @property
+    def absent(self) -> tuple[str, ...]:
+        """The classes that none of the images has."""
+        return tuple(name for name, images in zip(self.classes, self.by_class["images"], strict=True) if not images)
+
+    @cached_property
+    def confusion(self) -> NDArray[np.int64] | None:
+        """int64 (k, k): row i, column j is the number of images of class i named class j; None for multi-label."""
+        if self.multilabel:
+            return None
+        return metrics.confusion_matrix(self.outcome.targets, self.outcome.predicted, count=len(self.classes))
+
+    def confusions(self, top: int = 5) -> tuple[Confusion, ...]:
+        """Return the `top` most frequent confusions, the most frequent first; none for multi-label."""
+        if self.confusion is None:
+            return ()
+        wrong = self.confusion.copy()
+        np.fill_diagonal(wrong, 0)
+        order = [index for index in np.argsort(-wrong, axis=None, kind="stable")[: max(0, top)] if wrong.flat[index]]
+        cells = [divmod(int(index), len(self.classes)) for index in order]
+        rows = self.confusion.sum(axis=1)
+        return tuple(Confusion(self.classes[i], self.classes[j], int(wrong[i, j]), int(rows[i])) for i, j in cells)
+
+    def worst(self, top: int) -> list[int]:
+        """Return the indices of the `top` classes with the lowest F1 among those that have images, the worst first."""
+        f1, images = self.by_class["f1"], self.by_class["images"]
+        return [int(index) for index in np.lexsort((-images, f1)) if images[index]][:top]
+
+    def remarks(self, part: str = "test") -> tuple[str, ...]:
+        """Return what must be known to read the figures rightly, in sentences."""
+        found = []
+        if self.absent:
+            there = len(self.classes) - len(self.absent)
+            found.append(
+                f"No {part} image is of {enumeration([visible(name) for name in self.absent])}: "
+                f"what cannot be known is shown as '-', and averages are over the {there} that {'occurs' if there == 1 else 'occur'}."
+            )
+        never = [
+            visible(name)
+            for name, images, precision in zip(self.classes, self.by_class["images"], self.by_class["precision"], strict=True)
+            if images and math.isnan(precision)
+        ]
+        if never:
+            found.append(f"Never named by the model: {enumeration(never)}. The precision is unknown, and counts as 0 in averages.")
+        low, high = self.interval
+        if high - low > 0.1:
+            found.append(
+                f"With only {plural(self.images, 'image')}, the accuracy is known to about ± {50 * (high - low):.0f} percentage points: "
+                "more labelled images would narrow it."
+            )
+        return tuple(found)
+
+    def summary(self, part: str = "test") -> str:
+        """Return the result in one line: ``test accuracy 0.9867 [0.9662, 0.9948] on 300 images``."""
+        low, high = self.interval
+        return f"{part} accuracy {self.accuracy:.4f} [{low:.4f}, {high:.4f}] on {plural(self.images, 'image')}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything but the single images as data for JSON; what is undefined is None."""
+        by_class = {
+            name: {score: _plain(values[index]) for score, values in self.by_class.items()} for index, name in enumerate(self.classes)
+        }
+        return {
+            "images": self.images,
+            "correct": self.correct,
+            "accuracy": _plain(self.accuracy),
+            "accuracy_interval": list(self.interval),
+            "accuracy_interval_method": "Wilson, 95 %",
+            **{name: _plain(value) for name, value in self.scores.items()},
+            "by_class": by_class,
+            "confusion_matrix": None if self.confusion is None else self.confusion.tolist(),
+        }
+
+    def lines(self, title: str = "test") -> list[str]:
+        """Return the evaluation as lines of plain text, without colours."""
+        low, high = self.interval
+        words = {**SCORE_WORDS, "accuracy": "accuracy (all labels right)" if self.multilabel else "accuracy"}
+        shown = [(words[name], number(self.scores[name])) for name in SCORE_WORDS if name in self.scores]
+        column = max(width(label) for label, _ in shown)
+        found = [f"{title}: {plural(self.images, 'image')}, {plural(len(self.classes), 'class', 'classes')}"]
+        found += [f"  {pad(label, column)}  {value:>6}" for label, value in shown]
+        found[1] += f"  95 % interval [{low:.4f}, {high:.4f}] (Wilson)"
+        found += ["", *self._class_lines()]
+        if confusions := self.confusions():
+            found += ["", "  most often confused:", *(f"    {confusion}" for confusion in confusions)]
+        if remarks := self.remarks(title):
+            found += ["", *(f"  {remark}" for remark in remarks)]
+        return found
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
+
+    def _class_lines(self) -> list[str]:
+        few = len(self.classes) <= ALL_SHOWN
+        chosen = list(range(len(self.classes))) if few else self.worst(WORST_SHOWN)
+        names = [shorten(self.classes[index], 32) for index in chosen]
+        head = "class" if few else f"worst {len(chosen)} of {len(self.classes)}"
+        column = max(width(name) for name in [head, *names])
+        shown = [name for name in CLASS_COLUMNS if name in self.by_class]
+        found = ["  " + pad(head, column) + "".join(f"  {CLASS_COLUMNS[name]:>9}" for name in shown)]
+        for index, name in zip(chosen, names, strict=True):
+            cells = [number(_number(self.by_class[score][index])) for score in shown]
+            found.append("  " + pad(name, column) + "".join(f"  {cell:>9}" for cell in cells))
+        if not few and (rest := self._rest_line(chosen)):
+            found.append(f"  {rest}")
+        return found
+
+    def _rest_line(self, shown: list[int]) -> str:
+        others = [index for index in self.worst(len(self.classes)) if index not in set(shown)]
+        if not others:
+            return ""
+        f1 = self.by_class["f1"][others]
+        if len(others) == 1:
+            return f"the one other class: F1 {f1[0]:.4f}"
+        return f"the {len(others)} others: F1 from {f1.min():.4f} to {f1.max():.4f}, median {np.median(f1):.4f}"
+
+    def _repr_html_(self) -> str:
+        low, high = self.interval
+        chosen = range(len(self.classes)) if len(self.classes) <= ALL_SHOWN else self.worst(WORST_SHOWN)
+        shown = [name for name in CLASS_COLUMNS if name in self.by_class]
+        head = "".join(f"<th>{CLASS_COLUMNS[name]}</th>" for name in shown)
+        rows = "".join(
+            f"<tr><td>{escape(visible(self.classes[index]))}</td>"
+            + "".join(f"<td>{number(_number(self.by_class[name][index]))}</td>" for name in shown)
+            + "</tr>"
+            for index in chosen
+        )
+        title = "class" if len(self.classes) <= ALL_SHOWN else f"worst {WORST_SHOWN} of {len(self.classes)} classes"
+        remarks = "".join(f"<p>{escape(remark)}</p>" for remark in self.remarks())
+        return (
+            f"<p><strong>accuracy {percent(self.accuracy)}</strong> (95 % interval {percent(low)} to {percent(high)}) "
+            f"on {plural(self.images, 'image')}</p>"
+            f"<table><thead><tr><th>{title}</th>{head}</tr></thead><tbody>{rows}</tbody></table>{remarks}"
+        )
+
+
+def evaluate(probabilities: NDArray[Any], targets: NDArray[Any], classes: Sequence[str]) -> Evaluation:
+    """Judge `probabilities`, float (n, k), by `targets`: int (n,) indices into `classes`, or bool (n, k) for multi-label.
+
+    Some classes may be without images; then what cannot be known is nan. Raises ParameterError for no images at all, shapes that do not fit
+    together, targets outside the classes, and values that are no probabilities.
+    """
+    classes = tuple(classes)
+    outcome = Outcome(*_checked(np.asarray(probabilities), np.asarray(targets), classes))
+    scores: dict[str, float] = {}
+    by_class: dict[str, NDArray[Any]] = {}
+    for evaluator in MULTI_LABEL if outcome.multilabel else SINGLE_LABEL:
+        for name, value in evaluator(outcome):
+            if isinstance(value, np.ndarray):
+                by_class[name] = value
+            else:
+                scores[name] = value
+    interval = metrics.accuracy_interval(round(scores["accuracy"] * len(targets)), len(targets))
+    return Evaluation(classes, outcome, scores, by_class, interval)
+
+
+def _checked(probabilities: NDArray[Any], targets: NDArray[Any], classes: tuple[str, ...]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return targets and probabilities, or say what is wrong with them."""
+    count = len(classes)
+    if len(set(classes)) != count:
+        raise ParameterError(f"classes must have different names, and {sorted({c for c in classes if classes.count(c) > 1})} stand twice.")
+    if probabilities.ndim != 2 or probabilities.shape[1] != count:
+        raise ParameterError(f"probabilities must have the shape (images, {count}), one column for each class; got {probabilities.shape}.")
+    if len(probabilities) == 0:
+        raise ParameterError("there are no images to evaluate. Give at least one labelled image.")
+    multilabel = targets.dtype == bool and targets.ndim == 2
+    fits = targets.shape == probabilities.shape if multilabel else targets.ndim == 1 and len(targets) == len(probabilities)
+    if not fits or targets.dtype.kind not in "biu" or (targets.dtype == bool and not multilabel):
+        raise ParameterError(
+            f"targets must be integers of the shape ({len(probabilities)},), indices of classes, or, for multi-label data, bool of the "
+            f"shape {probabilities.shape}; got {targets.dtype} of the shape {targets.shape}."
+        )
+    if not multilabel and (targets.min() < 0 or targets.max() >= count):
+        raise ParameterError(
+            f"targets must lie between 0 and {count - 1}, as there are {plural(count, 'class', 'classes')}; "
+            f"they go from {targets.min()} to {targets.max()}."
+        )
+    probabilities = probabilities.astype(np.promote_types(probabilities.dtype, np.float32), copy=False)
+    if not np.isfinite(probabilities).all() or probabilities.min() < -1e-6 or probabilities.max() > 1 + 1e-3:
+        raise ParameterError("probabilities must lie between 0 and 1; give the output of predict_proba, not logits.")
+    if not multilabel and np.abs(probabilities.sum(axis=1) - 1).max() > 1e-3:
+        raise ParameterError("the probabilities of each image must sum to 1; for multi-label data, give targets as a bool matrix.")
+    return targets if multilabel else targets.astype(np.int64, copy=False), probabilities
+
+
+def _number(value: Any) -> float:
+    """Return a NumPy scalar as int or float."""
+    return value.item()  # type: ignore[no-any-return]
+
+
+def _plain(value: Any) -> float | None:
+    """Return a number for JSON, where nan does not exist."""
+    value = value.item() if isinstance(value, np.generic) else value
+    return None if isinstance(value, float) and math.isnan(value) else value

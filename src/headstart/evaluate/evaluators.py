@@ -1,0 +1,113 @@
+"""The evaluators: each looks at an Outcome and yields (name, value) pairs.
+
+A value is a float, one score of the whole, or an array (k,), one score for each class. A new score is a new line in an evaluator, or a new
+evaluator in a table at the end of this file; everything that shows or stores an evaluation finds it from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headstart import metrics
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a model said about images whose labels are known.
+
+    Attributes:
+        targets: int64 (n,), indices of classes; multi-label: bool (n, k).
+        probabilities: float32 or float64 (n, k).
+    """
+
+    targets: NDArray[Any]
+    probabilities: NDArray[np.floating[Any]]
+
+    @property
+    def multilabel(self) -> bool:
+        """Whether an image can have any number of labels."""
+        return self.targets.ndim == 2
+
+    @cached_property
+    def predicted(self) -> NDArray[Any]:
+        """The class with the highest probability, int64 (n,), the first of equal ones; multi-label: probability over 0.5, bool (n, k)."""
+        return self.probabilities > 0.5 if self.multilabel else self.probabilities.argmax(axis=1)
+
+    @cached_property
+    def indicators(self) -> NDArray[np.bool_]:
+        """Which image has which label, bool (n, k)."""
+        return metrics.indicators(self.targets, count=self.probabilities.shape[1])
+
+    @cached_property
+    def class_scores(self) -> metrics.ClassScores:
+        """Precision, recall and F1 of each class."""
+        return metrics.precision_recall_f1(self.targets, self.predicted, count=self.probabilities.shape[1])
+
+
+Evaluator = Callable[[Outcome], Iterator[tuple[str, float | NDArray[Any]]]]
+
+
+def correctness(outcome: Outcome) -> Iterator[tuple[str, float]]:
+    """How often the class is right; and how often it would be for the most frequent class of these images, always."""
+    yield "accuracy", metrics.accuracy(outcome.targets, outcome.predicted)
+    yield "balanced_accuracy", metrics.class_average(outcome.class_scores.recall, outcome.class_scores.images)
+    yield "most_frequent_class_accuracy", float(outcome.class_scores.images.max() / len(outcome.targets))
+
+
+def runners_up(outcome: Outcome) -> Iterator[tuple[str, float]]:
+    """How often the class is among the five most probable, where there are more than ten."""
+    if outcome.probabilities.shape[1] > 10:
+        yield "top_5_accuracy", metrics.top_k_accuracy(outcome.targets, outcome.probabilities, k=5)
+
+
+def label_correctness(outcome: Outcome) -> Iterator[tuple[str, float]]:
+    """Multi-label: how often all labels of an image are right, how often a single one is wrong, and all labels thrown together."""
+    yield "accuracy", metrics.accuracy(outcome.targets, outcome.predicted)
+    yield "hamming_loss", metrics.hamming_loss(outcome.targets, outcome.predicted)
+    precision, recall, f1 = metrics.micro_scores(outcome.targets, outcome.predicted)
+    yield "precision_micro", precision
+    yield "recall_micro", recall
+    yield "f1_micro", f1
+
+
+def class_scores(outcome: Outcome) -> Iterator[tuple[str, float | NDArray[Any]]]:
+    """Precision, recall and F1 of each class, and their averages by class (macro) and by image (weighted)."""
+    found = outcome.class_scores
+    yield "images", found.images
+    for name, values in (("precision", found.precision), ("recall", found.recall), ("f1", found.f1)):
+        yield name, values
+        yield f"{name}_macro", metrics.class_average(values, found.images)
+        yield f"{name}_weighted", metrics.class_average(values, found.images, weighted=True)
+
+
+def probability_scores(outcome: Outcome) -> Iterator[tuple[str, float]]:
+    """How good the probabilities are as probabilities."""
+    yield "log_loss", metrics.log_loss(outcome.targets, outcome.probabilities)
+    yield "brier_score", metrics.brier_score(outcome.targets, outcome.probabilities)
+
+
+def ranking(outcome: Outcome) -> Iterator[tuple[str, float | NDArray[Any]]]:
+    """ROC-AUC and average precision of each class against all others, and the mean over classes that have both kinds of images."""
+    for name, score in (("roc_auc", metrics.roc_auc), ("average_precision", metrics.average_precision)):
+        values = score(outcome.indicators, outcome.probabilities)
+        yield name, values
+        yield name, metrics.defined_mean(values)
+
+
+def calibration(outcome: Outcome) -> Iterator[tuple[str, float]]:
+    """Expected calibration error, 15 bins: of the class that is named; multi-label: of the probability of every label."""
+    if outcome.multilabel:
+        confidence, correct = outcome.probabilities.ravel(), outcome.targets.ravel()
+    else:
+        confidence, correct = outcome.probabilities.max(axis=1), outcome.predicted == outcome.targets
+    yield "calibration_error", metrics.expected_calibration_error(confidence, correct)
+
+
+SINGLE_LABEL: tuple[Evaluator, ...] = (correctness, runners_up, class_scores, probability_scores, ranking, calibration)
+MULTI_LABEL: tuple[Evaluator, ...] = (label_correctness, class_scores, probability_scores, ranking, calibration)

@@ -1,0 +1,313 @@
+"""Opens the SQLite file, holds the one connection of this process, and turns SQLite's errors into sentences.
+
+Journal: WAL with ``synchronous=NORMAL``. What was committed survives the death of the process at any moment; a power failure can
+lose the last transactions but cannot damage the file (https://sqlite.org/wal.html). WAL needs memory shared by all who use the
+file, which a network file system does not give; there the rollback journal with ``synchronous=FULL`` is used.
+
+Fork: a connection must not be carried into a child process, not even unused, since SQLite would then believe in locks that the
+child does not hold (https://sqlite.org/howtocorrupt.html, section 2.6). Every idle connection is therefore closed just before a
+fork, and opened again on next use.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from headstart.errors import StoreError
+from headstart.locations import create_folder, is_shared_between_machines
+
+APPLICATION = 0x48534653  # "HSFS", in the header of every store
+PROTOCOL = 1
+_PATIENCE = 60.0  # seconds to wait for other writers; one transaction takes some milliseconds
+_PAGE_BYTES = 8192  # measured: 4 kB to 64 kB, features of 2,064 numbers; this one reads fastest and wastes little
+_CHECKPOINT_PAGES = 2048  # 16 MB of log between two checkpoints
+_LOG_BYTES = 64 << 20
+_SCHEMA = """
+CREATE TABLE extractors (extractor INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, dim INTEGER NOT NULL,
+                         created INTEGER NOT NULL);
+CREATE TABLE batches (batch INTEGER PRIMARY KEY, extractor INTEGER NOT NULL, created INTEGER NOT NULL, used INTEGER NOT NULL);
+CREATE TABLE features (row INTEGER PRIMARY KEY, extractor INTEGER NOT NULL, batch INTEGER NOT NULL, checksum INTEGER NOT NULL,
+                       digest BLOB NOT NULL, vector BLOB NOT NULL);
+CREATE UNIQUE INDEX features_by_key ON features (extractor, digest);
+CREATE INDEX features_by_batch ON features (batch);
+CREATE TABLE memos (key TEXT PRIMARY KEY, checksum INTEGER NOT NULL, used INTEGER NOT NULL, value BLOB NOT NULL);
+"""
+
+
+class Database:
+    """One SQLite file: opened when first needed, one connection shared by all threads of the process, closed before a fork.
+
+    Attributes:
+        path: the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.RLock()
+        self._connection: sqlite3.Connection | None = None
+        self._file: tuple[int, int] | None = None
+        self._in_use = False
+        self._forked_in_use = False
+        _databases.add(self)
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection | None]:
+        """Give a connection that sees one state of the file until the block ends; None where there is no store yet. Raises `StoreError`."""
+        with self._lock, _in_words(self.path):
+            connection = self._connected(create=False)
+            if connection is None:
+                yield None
+            else:
+                with self._transaction(connection, "BEGIN"):
+                    yield connection
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """Give a connection that may write; all is kept when the block ends well, and nothing otherwise. Raises `StoreError`."""
+        with self._lock, _in_words(self.path):
+            connection = self._connected(create=True)
+            assert connection is not None
+            with self._transaction(connection, "BEGIN IMMEDIATE"):
+                yield connection
+
+    @contextlib.contextmanager
+    def noting(self) -> Iterator[sqlite3.Connection]:
+        """Like `writing`, for what may as well be left out: does not wait for other writers; the caller suppresses `sqlite3.Error`."""
+        with self._lock:
+            if self._connection is None:
+                raise sqlite3.OperationalError("the store is closed")
+            self._connection.execute("PRAGMA busy_timeout = 0")
+            try:
+                with self._transaction(self._connection, "BEGIN IMMEDIATE"):
+                    yield self._connection
+            finally:
+                self._connection.execute(f"PRAGMA busy_timeout = {int(_PATIENCE * 1000)}")
+
+    @contextlib.contextmanager
+    def outside_transactions(self) -> Iterator[sqlite3.Connection | None]:
+        """Give the bare connection, for VACUUM and checkpoints; None where there is no store yet. Raises `StoreError`."""
+        with self._lock, _in_words(self.path):
+            yield self._connected(create=False)
+
+    def close(self) -> None:
+        """Close the connection, if there is one; the next use opens it again."""
+        with self._lock:
+            connection, self._connection = self._connection, None
+            if connection is not None:
+                connection.close()
+
+    @contextlib.contextmanager
+    def _transaction(self, connection: sqlite3.Connection, begin: str) -> Iterator[None]:
+        if self._in_use:
+            raise RuntimeError("the feature store was called from within its own transaction")
+        self._in_use = True
+        try:
+            connection.execute(begin)
+            yield
+            connection.execute("COMMIT")
+        finally:
+            self._in_use = False
+            if connection.in_transaction:  # also after Ctrl-C
+                with contextlib.suppress(sqlite3.Error):
+                    connection.execute("ROLLBACK")
+
+    def _connected(self, *, create: bool) -> sqlite3.Connection | None:
+        if self._forked_in_use:
+            raise StoreError(
+                f"the feature store {self.path} was at work while this process was forked. Start processes by 'spawn' instead."
+            )
+        if self._connection is not None and self._file != _identity(self.path):
+            self.close()  # the file was deleted or replaced: what is written into the old one would be lost
+        if self._connection is None:
+            if create:
+                create_folder(self.path.parent)
+            elif not os.path.lexists(self.path):
+                return None
+            self._connection = _open(self.path, create=create)
+            self._file = _identity(self.path)
+        return self._connection
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _open(path: Path, *, create: bool) -> sqlite3.Connection | None:
+    """Return a connection to the store at `path`; None where the file holds nothing yet and `create` is False."""
+    try:
+        return _connect(path, "mode=rwc" if create else "mode=rw", lambda connection: _prepare(connection, path, create=create))
+    except sqlite3.OperationalError as error:
+        if _code(error) not in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN) or not path.is_file() or _log_bytes(path):
+            raise
+        # A store on a read-only disk can still be read.
+        return _connect(path, "mode=ro&immutable=1", lambda connection: _recognise(connection, path))
+
+
+def _connect(path: Path, mode: str, prepare: Callable[[sqlite3.Connection], bool]) -> sqlite3.Connection | None:
+    uri = f"{path.absolute().as_uri()}?{mode}"
+    connection = sqlite3.connect(uri, uri=True, timeout=_PATIENCE, isolation_level=None, check_same_thread=False)
+    ready = False
+    try:
+        connection.text_factory = lambda raw: raw.decode("utf-8", "replace")  # damaged text must not raise, it is simply not found
+        ready = prepare(connection)
+    finally:
+        if not ready:
+            connection.close()
+    return connection if ready else None
+
+
+def _log_bytes(path: Path) -> int:
+    try:
+        return path.with_name(path.name + "-wal").stat().st_size
+    except OSError:
+        return 0
+
+
+def _prepare(connection: sqlite3.Connection, path: Path, *, create: bool) -> bool:
+    """Set the connection up and create the tables where they are missing; return False where they are missing and `create` is False."""
+    known = _recognise(connection, path)
+    if not known and not create:
+        return False
+    if not known:
+        connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")  # these two only work on an empty file
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+    logged = _set_journal(connection, "DELETE" if is_shared_between_machines(path) else "WAL") == "wal"
+    connection.execute(f"PRAGMA synchronous = {'NORMAL' if logged else 'FULL'}")
+    connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
+    connection.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
+    connection.execute("PRAGMA secure_delete = OFF")
+    if not known:
+        connection.execute("BEGIN IMMEDIATE")
+        if not _recognise(connection, path):  # another process may have been first
+            for statement in _SCHEMA.split(";"):
+                connection.execute(statement)
+            connection.execute(f"PRAGMA application_id = {APPLICATION}")
+            connection.execute(f"PRAGMA user_version = {PROTOCOL}")
+        connection.execute("COMMIT")
+    return True
+
+
+def _recognise(connection: sqlite3.Connection, path: Path) -> bool:
+    """Return True for a store, False for an empty file; refuse everything else."""
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (protocol,) = connection.execute("PRAGMA user_version").fetchone()
+    if application == APPLICATION and protocol == PROTOCOL:
+        return True
+    if application == APPLICATION:
+        raise StoreError(
+            f"the feature store {path} was written by another version of Headstart (protocol {protocol}; this version reads {PROTOCOL}). "
+            "Upgrade Headstart, or choose another folder with --cache DIR."
+        )
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if application or protocol or tables:
+        raise StoreError(
+            f"{path} is the SQLite file of another program, not a feature store. Move it away, or choose another folder with --cache DIR."
+        )
+    return False
+
+
+def _set_journal(connection: sqlite3.Connection, wanted: str) -> str:
+    """Return the journal mode in force; as long as another process stands in the way of a change, the mode that is there is as good."""
+    (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
+    deadline = time.monotonic() + 2.0
+    while mode != wanted.lower():
+        try:
+            (mode,) = connection.execute(f"PRAGMA journal_mode = {wanted}").fetchone()
+            break
+        except sqlite3.OperationalError as error:
+            if _code(error) == sqlite3.SQLITE_BUSY:  # SQLite does not wait by itself here
+                if time.monotonic() > deadline:
+                    break
+                time.sleep(0.01)
+            elif wanted == "DELETE":
+                raise
+            else:
+                wanted = "DELETE"  # a file system without shared memory
+        (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
+    return str(mode)
+
+
+def _code(error: sqlite3.Error) -> int:
+    """Return SQLite's primary result code, 0 where there is none."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+@contextlib.contextmanager
+def _in_words(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise StoreError(_sentence(path, error)) from error
+
+
+def is_damage(error: BaseException | None) -> bool:
+    """Tell whether a SQLite error means that a part of the file is damaged (and not that it is no SQLite file at all)."""
+    return isinstance(error, sqlite3.Error) and _code(error) == sqlite3.SQLITE_CORRUPT
+
+
+def _sentence(path: Path, error: sqlite3.Error) -> str:
+    """Say what happened to the store at `path`, and what to do; reads well after "features are not being kept: "."""
+    elsewhere = "choose another folder with --cache DIR"
+    code = _code(error)
+    if code == sqlite3.SQLITE_FULL:
+        return f"the disk is full: {path}. Free some space, run 'headstart cache prune', or {elsewhere}."
+    if code == sqlite3.SQLITE_IOERR:
+        return f"the disk refuses to read or write {path} ({error}). Is it full, or a quota used up? Free some space, or {elsewhere}."
+    if code == sqlite3.SQLITE_READONLY:
+        return f"the feature store {path} is read-only. Give yourself the right to write into the file and its folder, or {elsewhere}."
+    if code == sqlite3.SQLITE_CANTOPEN:
+        why = "it is a folder" if path.is_dir() else "its folder cannot be used" if not path.parent.is_dir() else str(error)
+        return f"the feature store {path} cannot be opened ({why}). Check the rights of the file and its folder, or {elsewhere}."
+    if code == sqlite3.SQLITE_NOTADB:
+        return (
+            f"{path} is not a feature store, or its beginning is damaged ({error}). Move or delete it, and it is made anew; or {elsewhere}."
+        )
+    if code == sqlite3.SQLITE_CORRUPT:
+        return (
+            f"the feature store {path} is damaged ({error}). Run 'headstart cache verify --repair' to keep what is whole, "
+            "or delete the file: its features are then computed again."
+        )
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return f"another process has kept the feature store {path} busy for more than {_PATIENCE:.0f} seconds. Wait for it, or {elsewhere}."
+    return f"the feature store {path} cannot be used ({error}). Run 'headstart cache verify', or {elsewhere}."
+
+
+_databases: weakref.WeakSet[Database] = weakref.WeakSet()
+_forking = threading.Lock()
+_held: list[Database] = []
+
+
+def _before_fork() -> None:
+    _forking.acquire()
+    for database in list(_databases):
+        database._lock.acquire()  # waits for a transaction in another thread
+        _held.append(database)
+        if not database._in_use:  # else the forking thread itself is inside a transaction
+            database.close()
+
+
+def _after_fork_in_parent() -> None:
+    while _held:
+        _held.pop()._lock.release()
+    _forking.release()
+
+
+def _after_fork_in_child() -> None:
+    for database in _held:
+        database._forked_in_use = database._in_use
+    _after_fork_in_parent()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

@@ -1,0 +1,159 @@
+"""Turns the result of a fit into the contents of its run folder: manifest, lists, report."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import io
+import platform
+from collections.abc import Callable
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+import headstart
+from headstart.bundle import RunContents
+from headstart.report import EvidenceRow, RunReport, write_report
+
+if TYPE_CHECKING:
+    from headstart.fitting.fit import FitResult
+    from headstart.fitting.settings import FitSettings
+
+_PACKAGES = ("numpy", "scipy", "scikit-learn", "openvino", "onnxruntime", "onnx", "pillow", "simplejpeg", "timm", "torch")
+
+
+def run_contents(result: FitResult, values: npt.NDArray[np.float32], *, settings: FitSettings, command: str) -> RunContents:
+    """Gather what `write_run` needs.
+
+    Args:
+        result: of the fit.
+        values: float32 (n, dim), the features of `result.dataset`.
+        settings: of the fit.
+        command: for repeating it.
+    """
+    dataset, extractor = result.dataset, result.classifier.extractor_
+    train, last = dataset.part("train"), extractor.layers[-1]
+    provenance = _provenance(result, settings, command)
+    return RunContents(
+        backbone=extractor.backbone,
+        head=result.choice.estimator,
+        classes=dataset.classes,
+        multilabel=dataset.multilabel,
+        preprocessing=extractor.preprocessing,
+        reference={
+            "features": values[train, last.start : last.stop].astype(np.float16),
+            "targets": dataset.targets[train].astype(np.int64),
+            "out_of_sample_logits": result.choice.out_of_sample.astype(np.float32),
+        },
+        manifest={
+            "metrics": _metrics(result),
+            "seconds": {stage: round(value, 3) for stage, value in result.seconds.items()},
+            "evidence": [_plain(row) for row in evidence_rows(result)],
+            "reason": result.choice.reason,
+            "held_out": result.held_out,
+            "refused": [{"path": error.path, "reason": error.reason} for error in result.refused],
+            "notes": list(dataset.notes),
+            "provenance": provenance,
+        },
+        further=_further(result, provenance, command),
+    )
+
+
+def evidence_rows(result: FitResult) -> list[EvidenceRow]:
+    """What was tried, as the report tells it."""
+    return [
+        EvidenceRow(
+            layers=row.layers, head=row.head, settings=row.settings, accuracy=row.accuracy, error=row.error, log_loss=row.log_loss,
+            seconds=row.seconds, chosen=row.chosen,
+        )
+        for row in result.choice.evidence
+    ]  # fmt: skip
+
+
+def _plain(row: EvidenceRow) -> dict[str, Any]:
+    """A row for JSON, which knows no NaN: scores that were not measured become None."""
+    plain = asdict(row)
+    for name in ("accuracy", "error", "log_loss", "seconds"):
+        plain[name] = round(float(plain[name]), 6) if np.isfinite(plain[name]) else None
+    return plain
+
+
+def _metrics(result: FitResult) -> dict[str, Any]:
+    test = result.test
+    found: dict[str, Any] = {
+        "test_accuracy": test.accuracy,
+        "test_accuracy_interval": list(test.interval),
+        "test_images": test.images,
+        "test": test.to_dict(),
+    }
+    if result.cross_validation is not None:
+        found["cross_validation"] = result.cross_validation.to_dict()
+    return found
+
+
+def _provenance(result: FitResult, settings: FitSettings, command: str) -> dict[str, Any]:
+    dataset, extractor = result.dataset, result.classifier.extractor_
+    versions = {"headstart": headstart.__version__, "python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": command,
+        "data": dataset.source,
+        "images": {part: dataset.counts(part) for part in ("train", "test")},
+        "settings": settings.to_dict(),
+        "extractor": extractor.id,
+        "versions": versions,
+        "machine": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def _split_list(result: FitResult) -> str:
+    """The list of all images with label and part: a list file that `headstart fit` itself can read."""
+    dataset = result.dataset
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["path", "label", "split", *(["group"] if dataset.groups is not None else [])])
+    for index, name in enumerate(dataset.names()):
+        group = [] if dataset.groups is None else [dataset.groups[index]]
+        writer.writerow([name, ";".join(dataset.labels(index)), dataset.parts[index], *group])
+    return text.getvalue()
+
+
+def _further(result: FitResult, provenance: dict[str, Any], command: str) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        (folder / "split.csv").write_text(_split_list(result), encoding="utf-8")
+        write_report(folder, _report(result, provenance, command))
+
+    return write
+
+
+def _report(result: FitResult, provenance: dict[str, Any], command: str) -> RunReport:
+    dataset, extractor = result.dataset, result.classifier.extractor_
+    record = extractor.backbone.record
+    stages = {key: value for key, value in provenance.items() if key not in ("command", "images", "versions", "settings")}
+    return RunReport(
+        title=Path(dataset.source).name or dataset.source,
+        evaluation=result.test,
+        held_out=result.held_out,
+        counts={part: dataset.counts(part) for part in ("train", "test")},
+        backbone=record.name,
+        backbone_licence=record.licence,
+        backbone_source=extractor.backbone.weights_source,
+        features=f"pooled outputs of {len(extractor.layers)} stages ({extractor.dim} numbers) at {extractor.preprocessing.size} px",
+        head=result.choice.description,
+        evidence=tuple(evidence_rows(result)),
+        reason=result.choice.reason,
+        times=result.seconds,
+        refused=tuple((error.path, error.reason) for error in result.refused),
+        notes=dataset.notes,
+        command=command,
+        provenance={**stages, "settings": provenance["settings"], "versions": provenance["versions"]},
+    )

@@ -1,0 +1,105 @@
+"""What can be asked of a fit, and who is told how it goes."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from headstart.classifier import Cache, TransferClassifier
+from headstart.errors import ParameterError
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One of `count` equal parts of the work, `index` from 1 to `count`."""
+
+    index: int
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read ``"2/8"``.
+
+        Raises:
+            ParameterError: not of that form, or out of range.
+        """
+        match = re.fullmatch(r"\s*(\d+)\s*/\s*(\d+)\s*", text)
+        if match is None or not 1 <= int(match[1]) <= int(match[2]):
+            raise ParameterError(f"--shard must be i/n with i from 1 to n, for example 2/8; got {text!r}.")
+        return cls(int(match[1]), int(match[2]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitSettings:
+    """Everything that can be asked of a fit, with its defaults.
+
+    Attributes:
+        test: a folder or list of test images; if None, the data's own test part, else one that is held out.
+        test_share: share of the images held out for testing where the data have no test part; 0 < share < 1.
+        group_from: regular expression on file names; images with the same first group (or match) stay on one side of every split.
+        columns: of a list file, ``{"path": ..., "label": ..., "split": ..., "group": ...}``, where they are not recognised.
+        folds: also cross-validate over the training part with this many folds; 0 for none.
+        backbone, weights, head, class_weight, fit_image, cache, engine, seed: as `TransferClassifier` takes them.
+    """
+
+    test: str | Path | None = None
+    test_share: float = 0.2
+    group_from: str | None = None
+    columns: dict[str, str] | None = None
+    folds: int = 0
+    backbone: str = "efficientnet_lite0"
+    weights: str | Path | None = None
+    head: str = "auto"
+    class_weight: str | None = None
+    fit_image: str | None = None
+    cache: Cache = "auto"
+    engine: str = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.test_share < 1:
+            raise ParameterError(f"test_share must be above 0 and below 1, got {self.test_share!r}.")
+        if self.folds < 0 or self.folds == 1:
+            raise ParameterError(f"folds must be 0 (none) or at least 2, got {self.folds!r}.")
+        if self.class_weight not in (None, "balanced"):
+            raise ParameterError(f"class_weight must be 'balanced' or left out, got {self.class_weight!r}.")
+
+    def classifier(self) -> TransferClassifier:
+        """An unfitted classifier with these settings."""
+        return TransferClassifier(
+            self.backbone,
+            weights=self.weights,
+            head=self.head,
+            class_weight=self.class_weight,
+            fit_image=self.fit_image,
+            cache=self.cache,
+            engine=self.engine,
+            seed=self.seed,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able values, for the manifest."""
+        paths = {"test": self.test, "weights": self.weights}
+        return {
+            **{name: getattr(self, name) for name in ("test_share", "group_from", "columns", "folds", "backbone", "head", "class_weight",
+               "fit_image", "engine", "seed")},
+            **{name: None if value is None else str(value) for name, value in paths.items()},
+        }  # fmt: skip
+
+
+class Listener:
+    """Is told how a long job goes; this one says nothing. The command line has one that draws progress bars."""
+
+    def stage(self, name: str) -> None:
+        """A stage of the work begins."""
+
+    def progress(self, done: int, total: int) -> None:
+        """So many of the current stage's images are done."""
+
+    def say(self, message: str) -> None:
+        """Something worth knowing."""
+
+    def warn(self, message: str) -> None:
+        """Something that changes what the result means."""

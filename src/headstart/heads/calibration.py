@@ -1,0 +1,131 @@
+"""From raw scores to log-odds: a scale and a shift for each class, fitted on out-of-sample scores.
+
+Temperature scaling (Guo et al. 2017) with targets smoothed as Platt (1999) proposed, so that separable scores keep a finite scale. The shifts
+have a unit Gaussian prior: they follow the class frequencies where there are many images and stay at nought where there are few.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import expit, log_expit, log_softmax, softmax
+
+Floats = npt.NDArray[np.float64]
+
+
+def log_probabilities(logits: npt.NDArray[np.floating], *, multilabel: bool) -> Floats:  # type: ignore[type-arg]
+    """Natural logarithms of the probabilities (n, k) that logits stand for."""
+    values: Floats = log_expit(logits) if multilabel else log_softmax(logits, axis=1)
+    return values
+
+
+def probabilities(logits: npt.NDArray[np.floating], *, multilabel: bool) -> Floats:  # type: ignore[type-arg]
+    """Probabilities (n, k): softmax of the logits, or sigmoid for multi-label."""
+    values: Floats = expit(logits) if multilabel else softmax(logits, axis=1)
+    return values
+
+
+def losses(logits: Floats, indicators: npt.NDArray[np.bool_], *, multilabel: bool) -> Floats:
+    """Log loss of each image (n,), in nats; for multi-label the mean over its labels."""
+    if multilabel:
+        values: Floats = -log_expit(np.where(indicators, logits, -logits)).mean(axis=1)
+        return values
+    return -(log_softmax(logits, axis=1)[np.arange(len(logits)), indicators.argmax(axis=1)])
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """logits = scale * scores + shift; scale > 0, shift (k,)."""
+
+    scale: float
+    shift: Floats
+
+    def __call__(self, scores: npt.ArrayLike) -> Floats:
+        return np.asarray(scores, dtype=np.float64) * self.scale + self.shift
+
+
+def calibrate(
+    scores: npt.ArrayLike,
+    indicators: npt.NDArray[np.bool_],
+    *,
+    multilabel: bool,
+    weights: npt.NDArray[np.float64] | None = None,
+    shifts: bool = True,
+) -> Calibration:
+    """Fit scale and shifts by Newton's method on the (convex) log loss.
+
+    Args:
+        scores: out-of-sample scores (n, k); the higher, the more probable the label.
+        indicators: bool (n, k).
+        multilabel: sigmoid in place of softmax.
+        weights: of the images (n,).
+        shifts: fit the shifts too; otherwise they stay at nought.
+    """
+    values = np.asarray(scores, dtype=np.float64)
+    n, k = values.shape
+    spread = float(np.sqrt(np.mean((values - values.mean(axis=0 if multilabel else 1, keepdims=True)) ** 2)))
+    if not np.isfinite(spread) or spread <= 0:
+        return Calibration(1.0, np.zeros(k))
+    x = values / spread
+    goal = _smoothed(indicators, multilabel=multilabel)
+    w = np.ones(n) if weights is None else weights / weights.mean()
+    theta = np.zeros(k + 1)
+    theta[0] = 1.0
+    value = _objective(theta, x, goal, w, multilabel)
+    for _ in range(50):
+        gradient, hessian = _derivatives(theta, x, goal, w, multilabel)
+        if not shifts:
+            gradient[1:], hessian[0, 1:], hessian[1:, 0] = 0, 0, 0
+        step = np.linalg.solve(hessian, gradient)
+        length = 1.0
+        while length > 1e-6:
+            trial = theta - length * step
+            lower = _objective(trial, x, goal, w, multilabel) if trial[0] > 0 else np.inf
+            if lower <= value:
+                break
+            length /= 2
+        else:
+            break
+        done = value - lower < 1e-7 * n
+        theta, value = trial, lower
+        if done:
+            break
+    return Calibration(float(max(theta[0], 1e-3) / spread), theta[1:].copy())
+
+
+def _smoothed(indicators: npt.NDArray[np.bool_], *, multilabel: bool) -> Floats:
+    n, k = indicators.shape
+    doubt = 1.0 / (n + 2)
+    return indicators * (1 - doubt) + (doubt / 2 if multilabel else doubt / k) * np.ones(k)
+
+
+_PRIOR = 1.0
+
+
+def _objective(theta: Floats, x: Floats, goal: Floats, w: Floats, multilabel: bool) -> float:
+    logits = theta[0] * x + theta[1:]
+    if multilabel:
+        loss = -(goal * log_expit(logits) + (1 - goal) * log_expit(-logits)).sum(axis=1)
+    else:
+        loss = -(goal * log_softmax(logits, axis=1)).sum(axis=1)
+    return float(w @ loss + 0.5 * _PRIOR * (theta[1:] ** 2).sum())
+
+
+def _derivatives(theta: Floats, x: Floats, goal: Floats, w: Floats, multilabel: bool) -> tuple[Floats, Floats]:
+    p = probabilities(theta[0] * x + theta[1:], multilabel=multilabel)
+    error = (p - goal) * w[:, None]
+    gradient = np.concatenate([[np.vdot(error, x)], error.sum(axis=0) + _PRIOR * theta[1:]])
+    k = x.shape[1]
+    hessian = np.empty((k + 1, k + 1))
+    if multilabel:
+        h = p * (1 - p) * w[:, None]
+        hessian[0, 0], cross, hessian[1:, 1:] = (h * x * x).sum(), (h * x).sum(axis=0), np.diag(h.sum(axis=0))
+    else:
+        wp, mean = p * w[:, None], (p * x).sum(axis=1, keepdims=True)
+        hessian[0, 0], cross = (wp * x * (x - mean)).sum(), (wp * (x - mean)).sum(axis=0)
+        hessian[1:, 1:] = np.diag(wp.sum(axis=0)) - p.T @ wp
+    hessian[0, 1:] = hessian[1:, 0] = cross
+    hessian[np.diag_indices(k + 1)] += np.concatenate([[1e-9 * len(x)], np.full(k, _PRIOR)])
+    return gradient, hessian

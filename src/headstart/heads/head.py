@@ -1,0 +1,163 @@
+"""What all heads share: labels in and out, probabilities, saving."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+
+from headstart.errors import RunError
+from headstart.heads.calibration import probabilities
+from headstart.heads.targets import Targets, encode, image_weights
+from headstart.onnx_graph import OnnxGraph
+
+Floats = npt.NDArray[np.float64]
+Features = npt.NDArray[np.float32]
+State = tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]
+
+
+class Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """A classifier on features: float32 (n, D) in, class scores out.
+
+    Attributes:
+        classes_: the labels, sorted; for multi-label the column numbers.
+        multilabel_: whether an image may have several labels.
+        out_of_sample_logits_: logits (n, k) of the images it was fitted on, each from a fit that did not see the image (or its group).
+    """
+
+    name: ClassVar[str]
+    """As in the command line and in `state`."""
+
+    class_weight: Any
+    seed: int
+
+    def fit(
+        self, X: npt.ArrayLike, y: npt.ArrayLike, sample_weight: npt.ArrayLike | None = None, groups: npt.ArrayLike | None = None
+    ) -> Self:
+        """Learn from features.
+
+        Args:
+            X: features (n, D).
+            y: n labels of any type; or a matrix (n, k) of False/True or 0/1, when an image may have several labels.
+            sample_weight: n weights; an image of weight 0 counts as absent.
+            groups: n group names; out-of-sample scores then leave out the whole group of an image.
+
+        Raises:
+            ValueError: wrong shapes, values that are not finite, or only one class.
+        """
+        X, y = validate_data(self, X, y, dtype=np.float32, multi_output=True)
+        weights = None if sample_weight is None else _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+        targets = encode(y)
+        named = None if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+        if weights is not None and not weights.all():
+            kept = np.flatnonzero(weights)
+            X, weights, targets = X[kept], weights[kept], encode(np.asarray(y)[kept])
+            named = None if named is None else named[kept]
+        self.classes_, self.multilabel_, self._label_dtype = targets.classes, targets.multilabel, targets.dtype
+        self._learn(X, targets, image_weights(targets, self.class_weight, weights), named)
+        return self
+
+    @abstractmethod
+    def _learn(
+        self, X: Features, targets: Targets, weights: Floats | None, groups: npt.NDArray[np.int64] | None
+    ) -> None:
+        """Set the learned attributes, `out_of_sample_logits_` among them."""
+
+    @abstractmethod
+    def _logits(self, X: Features) -> npt.NDArray[Any]:
+        """The logits (n, k) of checked features."""
+
+    @abstractmethod
+    def write_onnx(self, graph: OnnxGraph, features: str) -> str:
+        """Append the head to a graph: `features` names a float32 value (N, D). Returns the name of the logits, float32 (N, k)."""
+
+    def logits(self, X: npt.ArrayLike) -> Floats:
+        """Log-odds (n, k): their softmax, or for multi-label their sigmoid, are the probabilities."""
+        check_is_fitted(self, "classes_")
+        return np.asarray(self._logits(validate_data(self, X, dtype=np.float32, reset=False)), dtype=np.float64)
+
+    def predict_proba(self, X: npt.ArrayLike) -> Floats:
+        """Calibrated probabilities (n, k), columns in the order of `classes_`."""
+        logits = self.logits(X)
+        return probabilities(logits, multilabel=self.multilabel_)
+
+    def decision_function(self, X: npt.ArrayLike) -> Floats:
+        """Scores as scikit-learn has them: (n,) for two classes, positive for the second; otherwise the logits (n, k)."""
+        logits = self.logits(X)
+        if self.multilabel_ or len(self.classes_) != 2:
+            return logits
+        difference: Floats = logits[:, 1] - logits[:, 0]
+        return difference
+
+    def predict(self, X: npt.ArrayLike) -> npt.NDArray[Any]:
+        """The most probable label of each row (n,); for multi-label the matrix (n, k) of labels of probability above 1/2."""
+        logits = self.logits(X)
+        if self.multilabel_:
+            return (logits > 0).astype(self._label_dtype)
+        labels: npt.NDArray[Any] = self.classes_[logits.argmax(axis=1)]
+        return labels
+
+    def state(self) -> State:
+        """Everything needed to make the fitted head again: JSON values, and arrays. See `headstart.heads.head_from_state`."""
+        check_is_fitted(self, "classes_")
+        settings: dict[str, Any] = {
+            "head": self.name,
+            "classes": self.classes_.tolist(),
+            "multilabel": bool(self.multilabel_),
+            "label_dtype": self._label_dtype.str,
+            "features": int(self.n_features_in_),
+        }
+        return settings, {name: np.ascontiguousarray(getattr(self, name)) for name in self._arrays}
+
+    _arrays: ClassVar[tuple[str, ...]] = ()
+    """Learned arrays that make up the head."""
+
+    @classmethod
+    def from_state(cls, settings: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> Self:
+        """Make a fitted head from what `state` gave.
+
+        Raises:
+            RunError: an entry or an array is missing.
+        """
+        head = cls()
+        try:
+            head.classes_ = np.array(settings["classes"])
+            head.multilabel_ = bool(settings["multilabel"])
+            head._label_dtype = np.dtype(settings["label_dtype"])
+            head.n_features_in_ = int(settings["features"])
+            for name in cls._arrays:
+                setattr(head, name, np.asarray(arrays[name]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise RunError(f"The saved head ({cls.name}) is damaged: {error} is missing or wrong. Fit it again.") from error
+        return head
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        tags.target_tags.multi_output = False
+        return tags
+
+
+class LinearHead(Head):
+    """A head whose logits are linear in the features.
+
+    Attributes:
+        coef_: float32 (k, D).
+        intercept_: float32 (k,).
+    """
+
+    _arrays = ("coef_", "intercept_")
+    coef_: npt.NDArray[np.float32]
+    intercept_: npt.NDArray[np.float32]
+
+    def _logits(self, X: Features) -> npt.NDArray[Any]:
+        return X @ self.coef_.T + self.intercept_
+
+    def write_onnx(self, graph: OnnxGraph, features: str) -> str:
+        """Append the head to a graph: `features` names a float32 value (N, D). Returns the name of the logits, float32 (N, k)."""
+        check_is_fitted(self, "classes_")
+        return graph.node("Gemm", features, graph.constant(self.coef_), graph.constant(self.intercept_), transB=1)

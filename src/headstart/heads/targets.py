@@ -1,0 +1,107 @@
+"""Labels as heads learn them: one column a class, and the weights of the images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.utils.multiclass import check_classification_targets, type_of_target
+from sklearn.utils.validation import column_or_1d
+
+from headstart.errors import ParameterError
+
+ClassWeight = Mapping[Any, float] | str | None
+
+
+@dataclass(frozen=True, eq=False)
+class Targets:
+    """Encoded labels.
+
+    Attributes:
+        classes: the labels, sorted; for multi-label the column numbers.
+        indicators: bool (n, k), which image has which label.
+        multilabel: an image may have any number of labels.
+        dtype: of the labels as they were given.
+    """
+
+    classes: npt.NDArray[Any]
+    indicators: npt.NDArray[np.bool_]
+    multilabel: bool
+    dtype: np.dtype[Any]
+
+    def __len__(self) -> int:
+        return len(self.indicators)
+
+    @property
+    def codes(self) -> npt.NDArray[Any]:
+        """What folds are stratified by: class numbers int64 (n,), or the bool matrix (n, k) for multi-label."""
+        return self.indicators if self.multilabel else self.indicators.argmax(axis=1).astype(np.int64)
+
+    @property
+    def signed(self) -> npt.NDArray[np.float32]:
+        """+1 where the label is present, -1 elsewhere: float32 (n, k)."""
+        return np.where(self.indicators, np.float32(1), np.float32(-1))
+
+    def take(self, rows: npt.NDArray[np.int64]) -> Targets:
+        """The targets of some images, with all the classes."""
+        return Targets(self.classes, self.indicators[rows], self.multilabel, self.dtype)
+
+
+def encode(y: npt.ArrayLike) -> Targets:
+    """Encode labels.
+
+    Args:
+        y: n labels of any type, or a matrix (n, k) of False/True or 0/1: multi-label.
+
+    Raises:
+        ValueError: targets that are no classes, or fewer than two classes.
+    """
+    labels: npt.NDArray[Any] = y if isinstance(y, np.ndarray) else np.asarray(y)
+    if labels.ndim == 2 and labels.shape[1] > 1:
+        if type_of_target(labels, input_name="y") not in ("multilabel-indicator", "multiclass-multioutput") or not np.isin(labels, (0, 1)).all():
+            raise ValueError("Unknown label type: a matrix of targets must hold only 0 and 1 (or False and True), one column for each label.")
+        return Targets(np.arange(labels.shape[1]), labels.astype(bool), True, labels.dtype)
+    labels = column_or_1d(labels, warn=True)
+    check_classification_targets(labels)
+    classes, codes = np.unique(labels, return_inverse=True)
+    if len(classes) < 2:
+        raise ValueError(f"A classifier needs images of at least two classes; all {len(labels)} have the one class {classes[0]!r}.")
+    return Targets(classes, codes[:, None] == np.arange(len(classes)), False, labels.dtype)
+
+
+def image_weights(
+    targets: Targets, class_weight: ClassWeight, sample_weight: npt.NDArray[np.float64] | None = None
+) -> npt.NDArray[np.float64] | None:
+    """Weights of the images, float64 (n,), or None where all count the same.
+
+    ``balanced`` gives every class (of those present) the same total. For multi-label an image counts as the mean of its labels' weights.
+
+    Raises:
+        ParameterError: a class weight that is neither None, ``balanced`` nor a dictionary of positive numbers.
+    """
+    if class_weight is None:
+        return sample_weight
+    per_class = _class_weights(targets, class_weight)
+    member = targets.indicators.astype(np.float64)
+    labels = member.sum(axis=1)
+    weights = np.where(labels > 0, member @ per_class / np.maximum(labels, 1), 1.0)
+    return weights if sample_weight is None else weights * sample_weight
+
+
+def _class_weights(targets: Targets, class_weight: Mapping[Any, float] | str) -> npt.NDArray[np.float64]:
+    if isinstance(class_weight, str):
+        if class_weight != "balanced":
+            raise ParameterError(f"class_weight must be None, 'balanced' or a dictionary of label to weight, got {class_weight!r}.")
+        counts = targets.indicators.sum(axis=0)
+        return np.where(counts > 0, counts.sum() / (max(1, (counts > 0).sum()) * np.maximum(counts, 1)), 0.0)
+    known = targets.classes.tolist()
+    strange = [label for label in class_weight if label not in known]
+    if strange:
+        raise ParameterError(f"class_weight names the label {strange[0]!r}, which the data do not have. Their labels: {', '.join(map(repr, known[:10]))}.")
+    weights = np.array([class_weight.get(label, 1.0) for label in known], dtype=np.float64)
+    if not (np.isfinite(weights).all() and (weights > 0).all()):
+        raise ParameterError(f"class_weight must hold positive numbers, got {dict(class_weight)!r}.")
+    return weights

@@ -1,0 +1,331 @@
+"""Decoding: JPEG through libjpeg-turbo at reduced scale (simplejpeg), everything else through Pillow.
+
+The rules, in one place:
+
+* formats are recognised by content, never by suffix, and only those of `_FORMATS` are opened;
+* EXIF orientation is applied; of an animation the first frame is taken;
+* 16-bit gray is divided by 257; integer and floating-point gray is brought to 0..255 as `_gray_to_8_bit` says;
+* transparency is laid over white; CMYK, palettes, Lab and YCbCr are converted by Pillow;
+* truncated files, files whose header announces more than `MAX_PIXELS` pixels, and anything that makes a decoder fail are refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import os
+import stat
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from headstart.errors import ImageError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Pixels: TypeAlias = npt.NDArray[np.uint8]
+ImageSource: TypeAlias = str | os.PathLike[str] | bytes | npt.NDArray[Any]
+
+DECODER_VERSION = 1
+"""Part of every extractor's id: raise it whenever a change here alters a single pixel."""
+
+MAX_PIXELS = 100_000_000
+"""Larger images are refused: 100 megapixels take 300 MB as RGB, and a bomb of a few KB can announce far more."""
+
+_MAX_JPEG_PIXELS = 250_000_000  # decoded at an eighth of the scale if need be, so that phone panoramas pass
+_MAX_BYTES = 1 << 29
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF")
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"})
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file name ends like one of the formats that can be read (any case)."""
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122 - called for every file of a data set
+
+
+def image_name(source: ImageSource) -> str:
+    """What an image is called in messages: its path, ``<bytes>`` or ``<array>``."""
+    if isinstance(source, bytes):
+        return "<bytes>"
+    return "<array>" if isinstance(source, np.ndarray) else os.fspath(source)
+
+
+def source_bytes(source: ImageSource) -> bytes | Pixels:
+    """Read a file's bytes; pass bytes and arrays through.
+
+    Raises:
+        ImageError: the file is missing, not a regular file, empty, larger than 512 MiB, or cannot be read.
+    """
+    if isinstance(source, bytes | np.ndarray):
+        return source
+    path = os.fspath(source)
+    try:
+        # O_NONBLOCK: opening a named pipe would otherwise wait for ever.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        with open(descriptor, "rb", buffering=0) as file:  # noqa: PTH123 - a descriptor, not a path
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise ImageError(path, "not a regular file")
+            if status.st_size > _MAX_BYTES:
+                raise ImageError(path, f"file of {status.st_size >> 20} MiB is larger than the limit of {_MAX_BYTES >> 20} MiB")
+            data = file.read()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ImageError(path, f"cannot be read ({reason})") from None
+    if not data:
+        raise ImageError(path, "the file is empty")
+    return data
+
+
+def image_digest(data: bytes | npt.NDArray[Any]) -> bytes:
+    """SHA-256 (32 bytes) of a file's bytes, or of an array's shape, type and values."""
+    if isinstance(data, bytes):
+        return hashlib.sha256(data).digest()
+    header = f"array {data.dtype.str} {data.shape}\n".encode()
+    return hashlib.sha256(header + np.ascontiguousarray(data).tobytes()).digest()
+
+
+@contextmanager
+def _quiet_libtiff() -> Iterator[None]:
+    """Take away the handlers through which Pillow's bundled libtiff prints; where it is not found, it goes on printing."""
+    handlers = _libtiff_handlers()
+    before = [set_handler(None) for set_handler in handlers]
+    try:
+        yield
+    finally:
+        for set_handler, handler in zip(handlers, before, strict=True):
+            set_handler(handler)
+
+
+@lru_cache(maxsize=1)
+def _libtiff_handlers() -> tuple[Any, ...]:
+    import ctypes
+
+    import PIL
+
+    package = Path(PIL.__file__).parent
+    found = [*package.parent.glob("pillow.libs/libtiff*"), *package.glob(".dylibs/libtiff*")]
+    if not found:
+        return ()
+    try:
+        library = ctypes.CDLL(str(found[0]))
+        setters = (library.TIFFSetErrorHandler, library.TIFFSetWarningHandler)
+    except (OSError, AttributeError):
+        return ()
+    for setter in setters:
+        setter.restype, setter.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+    return setters
+
+
+@contextmanager
+def quiet_decoding() -> Iterator[None]:
+    """Silence what decoders say of odd files (Python warnings, and libtiff's own lines on stderr) while a whole data set is read.
+
+    Enter it once, in the thread that starts the decoding threads: both settings belong to the process. What was refused, and why, is
+    in the `ImageError`, so nothing is hidden.
+    """
+    pillow_log = logging.getLogger("PIL")
+    level = pillow_log.level
+    pillow_log.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), _quiet_libtiff():
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            yield
+    finally:
+        pillow_log.setLevel(level)
+
+
+def read_image(source: ImageSource, *, at_least: int | None = None, name: str | None = None) -> Pixels:
+    """Decode one image to upright RGB.
+
+    Args:
+        source: a path, the bytes of an image file, or an array: uint8 (H, W), (H, W, 1), (H, W, 3) or (H, W, 4).
+        at_least: both sides may be reduced while decoding, but not below this many pixels (JPEG only, in steps of an eighth).
+        name: what to call the image in errors; the path by default.
+
+    Returns:
+        uint8 array (H, W, 3), C-contiguous.
+
+    Raises:
+        ImageError: the image is refused; carries path and reason.
+    """
+    name = name or image_name(source)
+    data = source_bytes(source)
+    if isinstance(data, np.ndarray):
+        return _from_array(data, name)
+    if data[:3] == b"\xff\xd8\xff":
+        pixels = _decode_jpeg(data, name, at_least)
+        if pixels is not None:
+            return pixels
+    return _decode_with_pillow(data, name, at_least)
+
+
+def _from_array(array: npt.NDArray[Any], name: str) -> Pixels:
+    if array.dtype != np.uint8:
+        raise ImageError(name, f"array of {array.dtype}; images are uint8 from 0 to 255")
+    if array.ndim == 2:
+        array = array[:, :, None]
+    if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or 0 in array.shape:
+        raise ImageError(name, f"array of shape {array.shape}; an image is (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)")
+    if array.shape[2] == 1:
+        array = np.repeat(array, 3, axis=2)
+    elif array.shape[2] == 4:
+        alpha = array[:, :, 3:].astype(np.uint16)
+        array = ((array[:, :, :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+    return np.ascontiguousarray(array)
+
+
+def _decode_jpeg(data: bytes, name: str, at_least: int | None) -> Pixels | None:
+    """Decode an ordinary JPEG; None where Pillow should have the last word (CMYK, harmless or real damage)."""
+    import simplejpeg
+
+    try:
+        height, width, space, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        return None
+    _refuse_large(name, width, height, _MAX_JPEG_PIXELS)
+    if space not in ("YCbCr", "Gray", "GRAY", "RGB") or (at_least is None and width * height > MAX_PIXELS):
+        return None
+    try:
+        floor = at_least or 0
+        pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB", min_height=floor, min_width=floor, min_factor=1, strict=True)
+    except ValueError:
+        return None
+    return np.ascontiguousarray(_upright(pixels, _jpeg_orientation(data)))
+
+
+def _jpeg_orientation(data: bytes) -> int:
+    if b"Exif\x00\x00" not in data[:65536]:
+        return 1
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+            return _orientation(image)
+    except Exception:
+        return 1  # damaged EXIF in a JPEG that decodes: the pixels are what counts
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        value = image.getexif().get(0x0112, 1)
+    except Exception:
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _upright(pixels: Pixels, orientation: int) -> Pixels:
+    """Undo an EXIF orientation (1 to 8), as views."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.transpose(1, 0, 2)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return pixels
+
+
+def _refuse_large(name: str, width: int, height: int, limit: int) -> None:
+    if width * height > limit:
+        raise ImageError(name, f"{width}x{height} is {width * height / 1e6:.0f} megapixels; the limit is {limit / 1e6:.0f}")
+
+
+def _decode_with_pillow(data: bytes, name: str, at_least: int | None) -> Pixels:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            _refuse_large(name, image.width, image.height, _MAX_JPEG_PIXELS if image.format in ("JPEG", "MPO") else MAX_PIXELS)
+            if at_least is not None:
+                image.draft(None, (at_least, at_least))
+            orientation = _orientation(image)
+            image.load()
+            pixels = _to_rgb(image)
+    except ImageError:
+        raise
+    except UnidentifiedImageError:
+        raise ImageError(name, _describe_unknown(data)) from None
+    except Image.DecompressionBombError:
+        raise ImageError(name, f"its header announces more than {MAX_PIXELS / 1e6:.0f} megapixels") from None
+    except Exception as error:  # decoders raise SyntaxError, struct.error, ZeroDivisionError and more on hostile files
+        raise ImageError(name, f"cannot be decoded ({_reason(error)})") from None
+    return np.ascontiguousarray(_upright(pixels, orientation))
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    if "truncated" in text.lower():
+        return "the file is cut off"
+    if text.startswith("decoder error"):
+        return "its data are damaged"
+    return text[:160] or type(error).__name__
+
+
+_SIGNATURES = {
+    b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"GIF8": "GIF", b"RIFF": "WebP", b"II*\x00": "TIFF", b"MM\x00*": "TIFF", b"BM": "BMP",
+}  # fmt: skip
+_OTHERS = {
+    b"%PDF": "a PDF",
+    b"<svg": "SVG",
+    b"<?xm": "XML or SVG",
+    b"<!DO": "an HTML page",
+    b"<htm": "an HTML page",
+    b"PK\x03\x04": "a zip",
+}
+
+
+def _describe_unknown(data: bytes) -> str:
+    """Say what a file seems to be that no decoder recognises, from its first bytes."""
+    allowed = "allowed are JPEG, PNG, WebP, GIF, BMP and TIFF"
+    for start, kind in _SIGNATURES.items():
+        if data.startswith(start):
+            return f"starts like a {kind} file, but its header is damaged"
+    for start, kind in _OTHERS.items():
+        if data[:4].lower() == start.lower():
+            return f"not an image: it looks like {kind}; {allowed}"
+    if data[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypavif"):
+        return f"HEIC and AVIF are not read; convert it to JPEG first ({allowed})"
+    return f"not an image of a known format (it starts with {data[:8].hex(' ')}); {allowed}"
+
+
+def _to_rgb(image: Image.Image) -> Pixels:
+    from PIL import Image
+
+    if image.mode in ("I", "F") or image.mode.startswith("I;"):
+        gray = _gray_to_8_bit(np.asarray(image))
+        return np.repeat(gray[:, :, None], 3, axis=2)
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        layered = image.convert("RGBA")
+        white = Image.new("RGBA", layered.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, layered)
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def _gray_to_8_bit(gray: npt.NDArray[Any]) -> Pixels:
+    """Bring gray of more than 8 bits to 0..255.
+
+    uint16 is divided by 257. Wider integers are taken as 8 bit if they fit, as 16 bit if they fit, else stretched from minimum to
+    maximum. Floating point is taken as 0..1 or 0..255 if it lies within, else stretched. Values that are not numbers become 0.
+    """
+    if gray.dtype == np.uint16:
+        return ((gray.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
+    values = np.nan_to_num(gray.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    low, high = float(values.min()), float(values.max())
+    if low >= 0 and high <= 255 and not (gray.dtype.kind == "f" and high <= 1):
+        scaled = values
+    elif low >= 0 and gray.dtype.kind == "f" and high <= 1:
+        scaled = values * 255
+    elif low >= 0 and high <= 65535 and gray.dtype.kind in "iu":
+        scaled = values / 257
+    else:
+        scaled = (values - low) * (255 / (high - low)) if high > low else np.zeros_like(values)
+    return np.rint(scaled).astype(np.uint8)

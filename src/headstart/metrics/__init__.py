@@ -1,0 +1,44 @@
+"""Scores from arrays: NumPy in, numbers out; no other library is imported, so that `predict` and `evaluate` start at once.
+
+What cannot be known (the AUC of a class without images, the precision of a class never predicted) is ``nan``, without a warning.
+An average over classes is an average over the classes that occur in the targets.
+"""
+
+from headstart.metrics.calibration_error import CalibrationBins, calibration_bins, expected_calibration_error
+from headstart.metrics.decisions import (
+    ClassScores,
+    accuracy,
+    accuracy_interval,
+    balanced_accuracy,
+    class_average,
+    confusion_matrix,
+    hamming_loss,
+    micro_scores,
+    precision_recall_f1,
+    top_k_accuracy,
+)
+from headstart.metrics.probabilities import brier_score, log_loss
+from headstart.metrics.ranking import average_precision, defined_mean, indicators, roc_auc, roc_curve
+
+__all__ = [
+    "CalibrationBins",
+    "ClassScores",
+    "accuracy",
+    "accuracy_interval",
+    "average_precision",
+    "balanced_accuracy",
+    "brier_score",
+    "calibration_bins",
+    "class_average",
+    "confusion_matrix",
+    "defined_mean",
+    "expected_calibration_error",
+    "hamming_loss",
+    "indicators",
+    "log_loss",
+    "micro_scores",
+    "precision_recall_f1",
+    "roc_auc",
+    "roc_curve",
+    "top_k_accuracy",
+]

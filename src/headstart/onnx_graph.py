@@ -1,0 +1,93 @@
+"""A small builder of ONNX graphs: names the values, keeps the constants, writes one self-contained model.
+
+Backbones and heads both write themselves into such a graph, so that a saved run is one file from raw pixels to
+probabilities. Operator set 17, IR version 8: what every engine of the last years reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import onnx
+
+OPSET = 17
+IR_VERSION = 8
+
+
+class OnnxGraph:
+    """A graph under construction. Values are referred to by name; every method that adds a node returns its output's name."""
+
+    def __init__(self, *, prefix: str = "") -> None:
+        self._prefix = prefix
+        self._nodes: list[Any] = []
+        self._constants: list[Any] = []
+        self._count = 0
+
+    def _fresh(self, stem: str) -> str:
+        self._count += 1
+        return f"{self._prefix}{stem}_{self._count}"
+
+    def constant(self, value: npt.ArrayLike, *, dtype: npt.DTypeLike = np.float32) -> str:
+        """Add an initializer holding `value` and return its name."""
+        from onnx import numpy_helper
+
+        name = self._fresh("constant")
+        self._constants.append(numpy_helper.from_array(np.ascontiguousarray(value, dtype=dtype), name))
+        return name
+
+    def node(self, operator: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
+        """Add one node with one output and return the output's name."""
+        from onnx import helper
+
+        name = output or self._fresh(operator.lower())
+        self._nodes.append(helper.make_node(operator, list(inputs), [name], name=name, **attributes))
+        return name
+
+    def graft(self, model: onnx.ModelProto, *, feed: Mapping[str, str]) -> dict[str, str]:
+        """Copy the nodes of another model into this graph.
+
+        `feed` maps the other model's input names to values of this graph. Returns its output names mapped to names here.
+        Names inside the other graph are prefixed, so that two grafts never collide.
+        """
+        from onnx import compose
+
+        prefix = self._fresh("graft") + "/"
+        inner = compose.add_prefix(model, prefix).graph
+        renamed = {prefix + theirs: ours for theirs, ours in feed.items()}
+        for node in inner.node:
+            node.input[:] = [renamed.get(name, name) for name in node.input]
+        self._nodes.extend(inner.node)
+        self._constants.extend(inner.initializer)
+        return {output.name.removeprefix(prefix): output.name for output in inner.output}
+
+    def model(
+        self,
+        *,
+        inputs: Mapping[str, tuple[npt.DTypeLike, Sequence[int | str]]],
+        outputs: Mapping[str, tuple[npt.DTypeLike, Sequence[int | str]]],
+        metadata: Mapping[str, str] | None = None,
+        opset: int = OPSET,
+    ) -> onnx.ModelProto:
+        """Close the graph. `inputs` and `outputs` map names to (dtype, shape); a string in a shape is a free dimension."""
+        from onnx import checker, helper
+
+        def infos(values: Mapping[str, tuple[npt.DTypeLike, Sequence[int | str]]]) -> list[Any]:
+            return [
+                helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), list(shape))
+                for name, (dtype, shape) in values.items()
+            ]
+
+        graph = helper.make_graph(self._nodes, "headstart", infos(inputs), infos(outputs), initializer=self._constants)
+        model = helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=IR_VERSION, producer_name="headstart"
+        )
+        for key, value in (metadata or {}).items():
+            entry = model.metadata_props.add()
+            entry.key, entry.value = key, value
+        checker.check_model(model)
+        return model
