@@ -18,8 +18,9 @@ from headstart import locations
 from headstart.backbones import load_backbone
 from headstart.errors import DataError, ImageError, ParameterError
 from headstart.feature_store import FeatureStore
-from headstart.features import BackboneExtractor, Features, Images, Progress
+from headstart.features import BackboneExtractor, Features, Images
 from headstart.images import Preprocessing
+from headstart.progress import Progress
 from headstart.strategy import HEADS, Choice, choose_head
 
 Cache = str | Path | Literal["auto"] | None

@@ -21,14 +21,12 @@ from headstart.backbones.kept_networks import BUILD
 from headstart.engine import Engine, Outputs, available_cores, open_engine
 from headstart.errors import ImageError, StoreError
 from headstart.images import ImageSource, Preprocessing, image_digest, image_name, quiet_decoding, source_bytes
+from headstart.progress import Progress
 
 if TYPE_CHECKING:
     from headstart.feature_store import FeatureStore
 
 Images: TypeAlias = Sequence[ImageSource] | npt.NDArray[np.uint8]
-Progress: TypeAlias = Callable[[int, int], None]
-"""Called with (images done, images in all)."""
-
 BATCH = 64
 """Images whose features are written to the store in one transaction: the most that a killed process loses."""
 

@@ -83,9 +83,7 @@ class OnnxGraph:
             ]
 
         graph = helper.make_graph(self._nodes, "headstart", infos(inputs), infos(outputs), initializer=self._constants)
-        model = helper.make_model(
-            graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=IR_VERSION, producer_name="headstart"
-        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=IR_VERSION, producer_name="headstart")
         for key, value in (metadata or {}).items():
             entry = model.metadata_props.add()
             entry.key, entry.value = key, value

@@ -11,7 +11,7 @@ least; single images then fill exactly what is missing. Several labels: iterativ
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -60,8 +60,10 @@ def folds(targets: npt.ArrayLike, *, count: int = 5, groups: npt.ArrayLike | Non
     """Split into folds for cross-validation.
 
     Args:
-        targets, groups, seed: as for `hold_out`.
+        targets: as for `hold_out`.
         count: how many folds, at least 2.
+        groups: as for `hold_out`.
+        seed: as for `hold_out`.
 
     Returns:
         for each fold the int64 indices of its test images, ascending; the training images of a fold are all others. Folds do not overlap.
@@ -79,7 +81,8 @@ def folds(targets: npt.ArrayLike, *, count: int = 5, groups: npt.ArrayLike | Non
         raise ParameterError(f"count={count!r} must be a whole number of folds, at least 2")
     if free < count:
         raise ParameterError(
-            f"{count} folds need at least {count} {units.what}s of classes with more than one {units.what}; there are {free}. Take fewer folds."
+            f"{count} folds need at least {count} {units.what}s of classes with more than one {units.what}; there are {free}. "
+            "Take fewer folds."
         )
     _assign(units, place, np.full(int(count), 1 / count), np.random.default_rng(seed))
     _leave_each_class_outside(units, place, int(count))
@@ -112,25 +115,33 @@ class _Units:
     def count(self) -> int:
         return len(self.sizes)
 
+    @property
+    def real_classes(self) -> int:
+        """How many of the columns are classes; for several labels the last stands for images without any."""
+        return self.class_count - self.several
+
     def row(self, unit: int) -> tuple[Indices, Indices]:
         part = slice(self.start[unit], self.start[unit + 1])
         return self.classes[part], self.images[part]
 
     def rows(self) -> Indices:
         """The unit of each stored entry."""
-        return np.repeat(np.arange(self.count), np.diff(self.start))
+        entries: Indices = np.repeat(np.arange(self.count), np.diff(self.start))
+        return entries
 
     def indispensable(self) -> Indices:
         """The units that are the only one of some class."""
         alone = np.bincount(self.classes, minlength=self.class_count) == 1
-        return np.unique(self.rows()[alone[self.classes]])
+        alone[self.real_classes :] = False
+        found: Indices = np.unique(self.rows()[alone[self.classes]])
+        return found
 
     def per_place(self, place: Indices, count: int) -> Indices:
         """How many units of each class stand in each place (count, k); those that are in none are left out."""
         where = place[self.rows()]
         inside = where >= 0
         flat = np.bincount(where[inside] * self.class_count + self.classes[inside], minlength=count * self.class_count)
-        return flat.reshape(count, self.class_count)
+        return np.asarray(flat.reshape(count, self.class_count), np.int64)
 
     def units_of(self, label: int) -> Indices:
         """The units with a class, the smallest first."""
@@ -181,14 +192,14 @@ def _assign(units: _Units, place: Indices, weights: npt.NDArray[np.float64], rng
         return
     placed = units.per_place(place, len(weights)) * 0.0
     for unit in np.flatnonzero(place >= 0):
-        classes, images = units.row(unit)
+        classes, images = units.row(int(unit))
         placed[place[unit], classes] += images
     counted = np.repeat(place, np.diff(units.start)) != _ALWAYS_TRAIN
     totals = np.bincount(units.classes[counted], weights=units.images[counted], minlength=units.class_count)
     large = np.flatnonzero((place == _UNPLACED) & (units.sizes > 1))
     scale = 1 / np.maximum(totals, 1) ** 2
     for unit in _larger_first(units, large, rng):
-        classes, images = units.row(unit)
+        classes, images = units.row(int(unit))
         growth = ((2 * placed[:, classes] + images) * (images * scale[classes])).sum(axis=1) / weights
         filled = placed.sum(axis=1) / weights
         best = np.flatnonzero(growth <= growth.min() * (1 + 1e-9))
@@ -236,7 +247,8 @@ def _pour(wanted: npt.NDArray[np.float64], amount: int) -> npt.NDArray[np.float6
     descending = np.sort(wanted)[::-1]
     excess = (np.cumsum(descending) - amount) / np.arange(1, len(wanted) + 1)
     level = excess[np.flatnonzero(descending > excess)[-1]]
-    return np.maximum(wanted - level, 0)
+    poured: npt.NDArray[np.float64] = np.maximum(wanted - level, 0)
+    return poured
 
 
 def _assign_iteratively(units: _Units, place: Indices, weights: npt.NDArray[np.float64], rng: np.random.Generator) -> None:
@@ -266,7 +278,7 @@ def _assign_iteratively(units: _Units, place: Indices, weights: npt.NDArray[np.f
 
 
 def _leave_each_class_in_training(units: _Units, place: Indices) -> None:
-    counts = units.per_place(place, 2)
+    counts = units.per_place(place, 2)[:, : units.real_classes]
     for label in np.flatnonzero((counts[0] == 0) & (counts[1] > 0)):
         members = units.units_of(int(label))
         if (place[members] == 1).all():
@@ -275,9 +287,8 @@ def _leave_each_class_in_training(units: _Units, place: Indices) -> None:
 
 def _leave_each_class_outside(units: _Units, place: Indices, count: int) -> None:
     """Move a unit wherever one fold holds a whole class; where no other fold can take it, it is tested in none."""
-    counts = units.per_place(place, count)
-    always = np.bincount(units.classes[place[units.rows()] == _ALWAYS_TRAIN], minlength=units.class_count) > 0
-    for label in np.flatnonzero((np.count_nonzero(counts, axis=0) == 1) & ~always):
+    counts = units.per_place(place, count)[:, : units.real_classes]
+    for label in np.flatnonzero(np.count_nonzero(counts, axis=0) == 1):
         members = units.units_of(int(label))
         if (place[members] == _ALWAYS_TRAIN).any() or len(np.unique(place[members])) > 1:
             continue

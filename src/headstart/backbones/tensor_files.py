@@ -241,7 +241,7 @@ def _array(tensor: _Tensor, storage: np.ndarray[Any, Any]) -> np.ndarray[Any, An
     view = np.lib.stride_tricks.as_strided(
         storage[tensor.offset :], tensor.shape, [stride * step for stride in tensor.strides], writeable=False
     )
-    return np.ascontiguousarray(view)
+    return np.array(view, order="C")
 
 
 def _collect(checkpoint: Any, read: Callable[[_Storage], np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:

@@ -16,8 +16,9 @@ import numpy.typing as npt
 
 from headstart.engine import Engine, available_cores, open_engine
 from headstart.errors import ImageError, ParameterError, RunError
-from headstart.features import Images, Progress, run_images
+from headstart.features import Images, run_images
 from headstart.images import Preprocessing, quiet_decoding
+from headstart.progress import Progress
 
 PROTOCOL = 1
 """Raised when the meaning of a file in the folder changes; older protocols stay readable."""

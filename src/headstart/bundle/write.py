@@ -114,7 +114,7 @@ def _write_files(folder: Path, contents: RunContents) -> None:
         "preprocessing": contents.preprocessing.to_dict(),
         "backbone": {
             "name": record.name,
-            "licence": record.licence,
+            "licence": record.licence or "unknown",
             "weights_source": contents.backbone.weights_source,
             "weights_digest": contents.backbone.weights_digest,
             "layers": [{"name": layer.name, "start": layer.start, "stop": layer.stop} for layer in contents.backbone.layers],

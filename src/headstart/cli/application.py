@@ -73,7 +73,9 @@ def guarded(command: Callable[_P, None]) -> Callable[_P, None]:
         except Exception as error:
             if kwargs.get("verbose"):
                 raise
-            _stop(f"{type(error).__name__}: {error}\nThis is a bug in Headstart. Run again with -v for the traceback, and report it.", FAILED)
+            _stop(
+                f"{type(error).__name__}: {error}\nThis is a bug in Headstart. Run again with -v for the traceback, and report it.", FAILED
+            )
 
     return run
 

@@ -6,7 +6,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from headstart.fitting.settings import Listener
+from headstart.progress import Listener
 
 if TYPE_CHECKING:
     from rich.progress import Progress

@@ -161,7 +161,7 @@ class Evaluation:
         words = {**SCORE_WORDS, "accuracy": "accuracy (all labels right)" if self.multilabel else "accuracy"}
         shown = [(words[name], number(self.scores[name])) for name in SCORE_WORDS if name in self.scores]
         column = max(width(label) for label, _ in shown)
-        found = [f"{title}: {plural(self.images, 'image')}, {plural(len(self.classes), 'class', 'classes')}"]
+        found = [f"{title}: {plural(self.images, 'image')}, {plural(len(self.classes), 'class')}"]
         found += [f"  {pad(label, column)}  {value:>6}" for label, value in shown]
         found[1] += f"  95 % interval [{low:.4f}, {high:.4f}] (Wilson)"
         found += ["", *self._class_lines()]
@@ -256,7 +256,7 @@ def _checked(probabilities: NDArray[Any], targets: NDArray[Any], classes: tuple[
         )
     if not multilabel and (targets.min() < 0 or targets.max() >= count):
         raise ParameterError(
-            f"targets must lie between 0 and {count - 1}, as there are {plural(count, 'class', 'classes')}; "
+            f"targets must lie between 0 and {count - 1}, as there are {plural(count, 'class')}; "
             f"they go from {targets.min()} to {targets.max()}."
         )
     probabilities = probabilities.astype(np.promote_types(probabilities.dtype, np.float32), copy=False)

@@ -31,6 +31,9 @@ CLASS_COLUMNS = {
 """The scores of each class that are shown, in this order."""
 
 
+_JOINERS = "\N{ZERO WIDTH JOINER}\N{ZERO WIDTH NON-JOINER}"
+
+
 def number(value: float) -> str:
     """Return `value` with four decimals, an integer as it is, and ``-`` for nan."""
     if isinstance(value, int):
@@ -51,9 +54,9 @@ def percent(share: float, *, digits: int = 1) -> str:
     return (text.rstrip("0").rstrip(".") if share in (0, 1) else text) + " %"
 
 
-def plural(count: int, noun: str, plural_noun: str | None = None) -> str:
-    """Return ``1 image`` or ``300 images``."""
-    return f"{count} {noun if count == 1 else plural_noun or noun + ('es' if noun.endswith('s') else 's')}"
+def plural(count: int, noun: str) -> str:
+    """Return ``1 image``, ``300 images`` or ``2 classes``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}{'es' if noun.endswith('s') else 's'}"
 
 
 def enumeration(names: list[str], *, most: int = 8) -> str:
@@ -64,15 +67,24 @@ def enumeration(names: list[str], *, most: int = 8) -> str:
 
 
 def visible(text: str) -> str:
-    """Return `text` with every character that does not print (line ends, terminal escapes, broken file names) as a replacement mark."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    """Return `text` with every character that does not print (line ends, terminal escapes, broken file names) as a replacement mark.
+
+    Spaces of every kind become plain ones; the two joiners that scripts and emoji need are kept.
+    """
+    return text if text.isprintable() else "".join(map(_visible, text))
+
+
+def _visible(character: str) -> str:
+    if character.isprintable() or character in _JOINERS:
+        return character
+    return " " if unicodedata.category(character) == "Zs" else "\N{REPLACEMENT CHARACTER}"
 
 
 def width(text: str) -> int:
     """Return how many columns of a terminal `text` takes: two for wide East Asian characters, none for combining ones."""
     if text.isascii():
         return len(text)
-    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+    return sum(0 if unicodedata.combining(c) or c in _JOINERS else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
 def shorten(text: str, columns: int) -> str:

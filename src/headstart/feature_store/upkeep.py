@@ -16,6 +16,7 @@ from headstart.feature_store.database import Database, is_damage
 
 Progress = Callable[[int, int], None]
 _T = TypeVar("_T")
+_LAST_ROW = 1 << 40  # far more rows than any disk holds; where the file is damaged, the search ends here
 _CHUNK = 256  # rows looked at between two reports, and written in one transaction
 _FREED_AT_ONCE = 2048  # pages given back to the disk in one transaction
 
@@ -210,7 +211,7 @@ def _scan(database: Database, faults: list[str] | None, progress: Progress | Non
     known = _tolerant(lambda: _known_extractors(database), nothing, faults)
     total = _tolerant(lambda: _count(database), 0, faults)
     done, last, limit, step = 0, -1, _CHUNK, 1
-    while step < 1 << 40:  # row numbers are no larger
+    while last + step < _LAST_ROW:
         chunk = _tolerant(lambda: _read_chunk(database, known, last, limit), None, faults)  # noqa: B023 - called at once
         if chunk:
             last, limit, step, done = chunk[-1].number, min(_CHUNK, limit * 2), 1, done + len(chunk)
@@ -248,6 +249,7 @@ def _count(database: Database) -> int:
 
 
 def _read_chunk(database: Database, known: dict[int, rows.Extractor], last: int, limit: int) -> list[_Row] | None:
+    """Return rows behind `last`, none at the end, None where the file is damaged."""
     with database.reading() as connection:
         if connection is None:
             return []
@@ -257,6 +259,9 @@ def _read_chunk(database: Database, known: dict[int, rows.Extractor], last: int,
     for number, key, digest, vector, checksum in found:
         extractor = known.get(key)
         whole = extractor is not None and extractor.is_whole(digest, vector, checksum)
+        if number <= last:
+            return chunk or None  # the order of the file is damaged, and going on would go round in circles
+        last = number
         chunk.append(_Row(number, extractor, digest, vector, whole))
     return chunk
 

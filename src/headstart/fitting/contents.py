@@ -145,7 +145,7 @@ def _report(result: FitResult, provenance: dict[str, Any], command: str) -> RunR
         held_out=result.held_out,
         counts={part: dataset.counts(part) for part in ("train", "test")},
         backbone=record.name,
-        backbone_licence=record.licence,
+        backbone_licence=record.licence or "unknown",
         backbone_source=extractor.backbone.weights_source,
         features=f"pooled outputs of {len(extractor.layers)} stages ({extractor.dim} numbers) at {extractor.preprocessing.size} px",
         head=result.choice.description,

@@ -17,7 +17,8 @@ from headstart.errors import DataError, ImageError, ParameterError
 from headstart.evaluate import Evaluation, evaluate
 from headstart.features import Features
 from headstart.fitting.contents import run_contents
-from headstart.fitting.settings import FitSettings, Listener, Shard
+from headstart.fitting.settings import FitSettings, Shard
+from headstart.progress import Listener
 from headstart.splits import folds, hold_out
 from headstart.strategy import Choice, choose_head
 

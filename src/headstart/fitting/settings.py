@@ -1,4 +1,4 @@
-"""What can be asked of a fit, and who is told how it goes."""
+"""What can be asked of a fit."""
 
 from __future__ import annotations
 
@@ -87,19 +87,3 @@ class FitSettings:
                "fit_image", "engine", "seed")},
             **{name: None if value is None else str(value) for name, value in paths.items()},
         }  # fmt: skip
-
-
-class Listener:
-    """Is told how a long job goes; this one says nothing. The command line has one that draws progress bars."""
-
-    def stage(self, name: str) -> None:
-        """A stage of the work begins."""
-
-    def progress(self, done: int, total: int) -> None:
-        """So many of the current stage's images are done."""
-
-    def say(self, message: str) -> None:
-        """Something worth knowing."""
-
-    def warn(self, message: str) -> None:
-        """Something that changes what the result means."""

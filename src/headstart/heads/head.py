@@ -62,9 +62,7 @@ class Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     @abstractmethod
-    def _learn(
-        self, X: Features, targets: Targets, weights: Floats | None, groups: npt.NDArray[np.int64] | None
-    ) -> None:
+    def _learn(self, X: Features, targets: Targets, weights: Floats | None, groups: npt.NDArray[np.int64] | None) -> None:
         """Set the learned attributes, `out_of_sample_logits_` among them."""
 
     @abstractmethod

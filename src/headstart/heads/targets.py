@@ -61,8 +61,13 @@ def encode(y: npt.ArrayLike) -> Targets:
     """
     labels: npt.NDArray[Any] = y if isinstance(y, np.ndarray) else np.asarray(y)
     if labels.ndim == 2 and labels.shape[1] > 1:
-        if type_of_target(labels, input_name="y") not in ("multilabel-indicator", "multiclass-multioutput") or not np.isin(labels, (0, 1)).all():
-            raise ValueError("Unknown label type: a matrix of targets must hold only 0 and 1 (or False and True), one column for each label.")
+        if (
+            type_of_target(labels, input_name="y") not in ("multilabel-indicator", "multiclass-multioutput")
+            or not np.isin(labels, (0, 1)).all()
+        ):
+            raise ValueError(
+                "Unknown label type: a matrix of targets must hold only 0 and 1 (or False and True), one column for each label."
+            )
         return Targets(np.arange(labels.shape[1]), labels.astype(bool), True, labels.dtype)
     labels = column_or_1d(labels, warn=True)
     check_classification_targets(labels)
@@ -100,7 +105,9 @@ def _class_weights(targets: Targets, class_weight: Mapping[Any, float] | str) ->
     known = targets.classes.tolist()
     strange = [label for label in class_weight if label not in known]
     if strange:
-        raise ParameterError(f"class_weight names the label {strange[0]!r}, which the data do not have. Their labels: {', '.join(map(repr, known[:10]))}.")
+        raise ParameterError(
+            f"class_weight names the label {strange[0]!r}, which the data do not have. Their labels: {', '.join(map(repr, known[:10]))}."
+        )
     weights = np.array([class_weight.get(label, 1.0) for label in known], dtype=np.float64)
     if not (np.isfinite(weights).all() and (weights > 0).all()):
         raise ParameterError(f"class_weight must hold positive numbers, got {dict(class_weight)!r}.")

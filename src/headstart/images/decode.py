@@ -247,8 +247,8 @@ def _decode_with_pillow(data: bytes, name: str, at_least: int | None) -> Pixels:
             _refuse_large(name, image.width, image.height, _MAX_JPEG_PIXELS if image.format in ("JPEG", "MPO") else MAX_PIXELS)
             if at_least is not None:
                 image.draft(None, (at_least, at_least))
-            orientation = _orientation(image)
             image.load()
+            orientation = _orientation(image)  # after loading: Pillow turns TIFF upright itself and then says so
             pixels = _to_rgb(image)
     except ImageError:
         raise

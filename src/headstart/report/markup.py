@@ -9,8 +9,8 @@ from headstart.evaluate.wording import visible
 
 
 def text(value: object) -> str:
-    """Return `value` as HTML text, also fit for an attribute in quotes."""
-    return escape(visible(str(value)))
+    """Return `value` as HTML text, also fit for an attribute in quotes; a number and its per cent sign stay on one line."""
+    return escape(visible(str(value))).replace(" %", "&nbsp;%")
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, kind: str = "", marked: frozenset[int] = frozenset()) -> str:

@@ -10,7 +10,7 @@ import math
 import re
 from typing import Any
 
-from headstart.evaluate.wording import CLASS_COLUMNS, SCORE_WORDS, number, visible
+from headstart.evaluate.wording import CLASS_COLUMNS, SCORE_WORDS, number, plural, visible
 from headstart.report.record import RunReport
 from headstart.report.sections import sentence
 
@@ -106,7 +106,7 @@ def _text(report: RunReport) -> str:
         f"An image classifier for {len(found.classes)} classes, made by transfer learning with Headstart on the backbone "
         f"{markdown(report.backbone)} (licence: {markdown(report.backbone_licence)}).",
         "## Result",
-        " ".join(filter(None, [sentence(report), markdown(report.held_out)])),
+        markdown(f"{sentence(report)} {report.held_out}".strip()),
         *(markdown(remark) for remark in found.remarks(report.part)),
         _table(
             ["score", "value"],
@@ -117,12 +117,21 @@ def _text(report: RunReport) -> str:
     if not found.multilabel:
         blocks.append("![Confusion matrix: rows are true classes, columns the classes named](confusion_matrix.png)")
     blocks += ["## Classes", _class_table(report), "## Training", *_training(report)]
-    if report.findings:
-        blocks += ["## Limits", "\n".join(f"- {markdown(finding.text)} {markdown(finding.advice)}".rstrip() for finding in report.findings)]
+    blocks += ["## Limits", _limits(report)]
+    blocks += ["## Use", "In the folder of this file:\n\n```\nheadstart predict . image.jpg\n```"]
     if report.command:
         fence = "`" * max(3, 1 + max(map(len, re.findall("`+", report.command)), default=0))
         blocks += ["## To repeat", f"{fence}\n{visible(report.command)}\n{fence}"]
     return "\n\n".join(blocks) + "\n"
+
+
+def _limits(report: RunReport) -> str:
+    """List what every reader of the score must know, and what was found in these data."""
+    limits = [f"The score holds for images like those of the {report.part} part: from another camera, place or time, it can be lower."]
+    if not report.evaluation.multilabel:
+        limits.append("The model names one of its classes for every image, also where none of them is right.")
+    limits += [f"{finding.text} {finding.advice}".strip() for finding in report.findings]
+    return "\n".join(f"- {markdown(limit)}" for limit in limits)
 
 
 def _class_table(report: RunReport) -> str:
@@ -136,7 +145,7 @@ def _training(report: RunReport) -> list[str]:
     counts = ", ".join(f"{sum(by_class.values())} {markdown(part)}" for part, by_class in report.counts.items() if sum(by_class.values()))
     facts = [
         f"Images: {counts}." if counts else "",
-        f"Refused: {len(report.refused)} files that could not be read." if report.refused else "",
+        f"Refused: {plural(len(report.refused), 'file')} that could not be read." if report.refused else "",
         f"Features: {markdown(report.features)}" if report.features else "",
         f"Head: {markdown(report.head)}" if report.head else "",
         f"Seed: {markdown(report.provenance['seed'])}" if "seed" in report.provenance else "",

@@ -170,15 +170,15 @@ def _tried(rows: list[EvidenceRow]) -> str:
             [
                 f"{text(row.head)}{chosen}",
                 text(row.layers),
-                text(settings),
-                graph,
                 f"{number(float(row.accuracy))}{error}",
+                graph,
                 number(float(row.log_loss)),
+                text(settings),
                 _seconds(row.seconds),
             ]
         )
     marked = frozenset(index for index, row in enumerate(rows) if row.chosen)
-    return table(["head", "layers", "settings", "", "accuracy", "log loss", "time"], cells, kind="tried", marked=marked)
+    return table(["head", "layers", "accuracy", "", "log loss", "settings", "time"], cells, kind="tried", marked=marked)
 
 
 def times(report: RunReport) -> str:

@@ -1,0 +1,43 @@
+# Two commands on a fresh machine with Python 3.11, pip and make:  make demo  and  make test
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+LIGHT := .venv
+FULL := .venv-all
+PIP_FLAGS := --quiet --disable-pip-version-check
+
+.PHONY: demo test lint types tests docs format clean
+
+demo: $(LIGHT)/installed
+	$(LIGHT)/bin/headstart demo
+
+test: lint types tests
+
+lint: $(FULL)/installed
+	$(FULL)/bin/ruff check .
+	$(FULL)/bin/ruff format --check .
+
+types: $(FULL)/installed
+	$(FULL)/bin/mypy
+
+tests: $(FULL)/installed
+	$(FULL)/bin/python -m pytest
+
+docs: $(FULL)/installed
+	$(FULL)/bin/python docs/make_reference.py
+
+format: $(FULL)/installed
+	$(FULL)/bin/ruff check --fix .
+	$(FULL)/bin/ruff format .
+
+$(LIGHT)/installed: pyproject.toml
+	$(PYTHON) -m venv $(LIGHT)
+	$(LIGHT)/bin/python -m pip install $(PIP_FLAGS) -e .
+	touch $@
+
+$(FULL)/installed: pyproject.toml
+	$(PYTHON) -m venv $(FULL)
+	$(FULL)/bin/python -m pip install $(PIP_FLAGS) -e '.[all,dev]'
+	touch $@
+
+clean:
+	rm -rf $(LIGHT) $(FULL) headstart-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,199 @@
+"""`check`: the audit of a data set. Each function looks for one thing and returns its findings."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from headstart.audit.facts import Facts, Progress, gather
+from headstart.audit.file_names import find_groups_in_names
+from headstart.audit.findings import SEVERITIES, Audit, Finding, Severity
+from headstart.audit.shortcuts import find_shortcuts
+from headstart.datasets import Dataset
+
+_FEW = 10  # training images in a class
+_NOTED_RATIO, _WARNED_RATIO = 4, 10  # largest class over smallest
+_SMALL_TEST = 100  # images
+_EXAMPLES = 20
+
+
+def check(dataset: Dataset, *, deep: bool = False, progress: Progress | None = None) -> Audit:
+    """Audit a data set: every file is read and decoded once, nothing is trained on pixels.
+
+    Args:
+        dataset: what `read_dataset` returned.
+        deep: decode at full size (JPEGs are otherwise decoded at a fraction of it).
+        progress: called with (images done, images in all).
+
+    Returns:
+        the findings, the gravest first: unreadable files, exact copies (within a class, in two classes, on two sides of a split), groups on
+        two sides, classes that are missing, small or very unequal, properties of the files that give the class away, groups that the file
+        names tell of, and everything noted while the data were read.
+    """
+    facts = gather(dataset, deep=deep, progress=progress)
+    findings = [
+        *_unreadable(dataset, facts),
+        *_copies(dataset, facts),
+        *_parted_groups(dataset),
+        *_classes(dataset),
+        *find_shortcuts(dataset, facts),
+        *find_groups_in_names(dataset),
+        *(Finding("reading", "note", note) for note in dataset.notes),
+    ]
+    names = dataset.names()
+    parts = [part for part in ("", "train", "val", "test") if (dataset.parts == part).any()]
+    return Audit(
+        source=dataset.source,
+        counts={part: dataset.counts(part) for part in parts},
+        images=len(dataset),
+        findings=tuple(sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))),
+        refused={names[i]: reason for i, reason in facts.refused().items()},
+    )
+
+
+def _unreadable(dataset: Dataset, facts: Facts) -> list[Finding]:
+    refused = facts.refused()
+    if not refused:
+        return []
+    names = dataset.names()
+    kinds = Counter(reason.split("(")[0].split(";")[0].strip() for reason in refused.values())
+    listed = ", ".join(f"{count} x {reason}" for reason, count in kinds.most_common(3))
+    found = [
+        Finding(
+            "unreadable",
+            "warning",
+            f"{len(refused)} of {len(dataset)} files cannot be read ({listed}). They are left out of training and of the score. "
+            "Replace or delete them.",
+            tuple(f"{names[i]}: {reason}" for i, reason in list(refused.items())[:_EXAMPLES]),
+            len(refused),
+        )
+    ]
+    kept = np.ones(len(dataset), bool)
+    kept[list(refused)] = False
+    left, all_there = dataset.take(np.flatnonzero(kept)).counts("train", ""), dataset.counts("train", "")
+    lost = [name for name in dataset.classes if all_there[name] and not left[name]]
+    if lost:
+        text = f"No training image of {_quoted(lost)} can be read, so it cannot be learnt. Replace the files."
+        found.append(Finding("class lost", "error", text, tuple(lost), len(lost)))
+    return found
+
+
+def _copies(dataset: Dataset, facts: Facts) -> list[Finding]:
+    """Compare images with the same bytes: across classes, across parts, and within both."""
+    names = dataset.names()
+    contradictory: list[list[int]] = []
+    leaking: list[int] = []
+    validation: list[int] = []
+    surplus: list[int] = []
+    leaks: list[str] = []
+    for rows in facts.copies():
+        if len({dataset.labels(i) for i in rows}) > 1:
+            contradictory.append(rows)
+        parts = dataset.parts[rows]
+        known = [i for i, part in zip(rows, parts, strict=True) if part in ("train", "val")]
+        tested = [i for i, part in zip(rows, parts, strict=True) if part == "test"]
+        if known and tested:
+            leaking += tested
+            leaks.append(f"{names[tested[0]]} = {names[known[0]]}")
+        elif len(set(parts.tolist())) > 1:
+            validation += [i for i, part in zip(rows, parts, strict=True) if part == "val"]
+        seen: set[tuple[tuple[str, ...], str]] = set()
+        for i in rows:
+            place = (dataset.labels(i), str(dataset.parts[i]))
+            if place in seen:
+                surplus.append(i)
+            seen.add(place)
+    return [
+        *_contradictory(dataset, names, contradictory),
+        *_leaks(names, leaking, leaks, validation),
+        *_surplus(dataset, names, surplus),
+    ]
+
+
+def _contradictory(dataset: Dataset, names: Sequence[str], contradictory: Sequence[Sequence[int]]) -> list[Finding]:
+    if not contradictory:
+        return []
+    count = sum(map(len, contradictory))
+    message = (
+        f"{count} image files are exact copies of files in another class ({len(contradictory)} different pictures): "
+        "at least one label of each is wrong, and no classifier can be right about both. Look at them and delete the wrong ones."
+    )
+    pairs = [" = ".join(f"{names[i]} ({', '.join(dataset.labels(i))})" for i in rows[:3]) for rows in contradictory[:_EXAMPLES]]
+    return [Finding("contradictory copies", "error", message, tuple(pairs), count)]
+
+
+def _leaks(names: Sequence[str], leaking: Sequence[int], examples: Sequence[str], validation: Sequence[int]) -> list[Finding]:
+    found = []
+    if leaking:
+        message = (
+            f"{len(leaking)} test images are exact copies of training images: their answers are known beforehand, so the score "
+            "is too high. Delete them from the test part."
+        )
+        found.append(Finding("leak", "error", message, tuple(examples[:_EXAMPLES]), len(leaking)))
+    if validation:
+        message = f"{len(validation)} validation images are exact copies of training images: choices made on them are wrong. Delete them."
+        found.append(Finding("leak into validation", "warning", message, tuple(names[i] for i in validation[:_EXAMPLES]), len(validation)))
+    return found
+
+
+def _surplus(dataset: Dataset, names: Sequence[str], surplus: list[int]) -> list[Finding]:
+    if not surplus:
+        return []
+    unsplit = bool((dataset.parts[surplus] == "").any())
+    effect = "they may fall on both sides of a split, and the score is then too high" if unsplit else "they count more than once"
+    message = f"{len(surplus)} images are exact copies of another image of their class: {effect}. Delete the copies."
+    severity: Severity = "warning" if unsplit or len(surplus) > len(dataset) / 100 else "note"
+    return [Finding("copies", severity, message, tuple(names[i] for i in surplus[:_EXAMPLES]), len(surplus))]
+
+
+def _parted_groups(dataset: Dataset) -> list[Finding]:
+    if dataset.groups is None:
+        return []
+    training = set(dataset.groups[dataset.part("train", "val")].tolist())
+    test = dataset.part("test")
+    both = sorted(training & set(dataset.groups[test].tolist()))
+    if not both:
+        return []
+    count = int(np.isin(dataset.groups[test], both).sum())
+    message = (
+        f"{len(both)} groups stand in the test part and in the training part ({count} test images): images of one group are alike, "
+        "so the score is too high. Move each group to one side."
+    )
+    return [Finding("parted groups", "error", message, tuple(both[:_EXAMPLES]), len(both))]
+
+
+def _classes(dataset: Dataset) -> list[Finding]:
+    found = []
+    counts = {name: count for name, count in dataset.counts("train", "").items() if count}
+    if len(dataset.classes) == 1:
+        text = f"There is one class only, {dataset.classes[0]!r}: a classifier needs at least two. Add a folder of other pictures."
+        found.append(Finding("one class", "error", text, dataset.classes, 1))
+    if not counts:
+        return [*found, Finding("no training images", "warning", "There are no training images: these data can be used for a test only.")]
+    few = {name: count for name, count in counts.items() if count < _FEW}
+    if few:
+        listed = ", ".join(f"{name!r} ({count})" for name, count in sorted(few.items(), key=lambda item: item[1])[:8])
+        text = f"Fewer than {_FEW} training images in {listed}. These classes will be recognised badly; add images or join classes."
+        found.append(Finding("few images", "warning", text, tuple(few), len(few)))
+    largest, smallest = max(counts, key=lambda name: counts[name]), min(counts, key=lambda name: counts[name])
+    ratio = counts[largest] / counts[smallest]
+    if ratio >= _NOTED_RATIO and not dataset.multilabel:
+        share = counts[largest] / sum(counts.values())
+        text = (
+            f"{largest!r} has {ratio:.0f} times as many training images as {smallest!r}; always answering {largest!r} would be right "
+            f"in {share:.0%} of cases. Look at balanced accuracy and at the recall of each class, not at accuracy; class weights help."
+        )
+        found.append(Finding("imbalance", "warning" if ratio >= _WARNED_RATIO else "note", text, (largest, smallest), 2))
+    test = len(dataset.part("test"))
+    if 0 < test < _SMALL_TEST:
+        margin = 1.96 * math.sqrt(0.9 * 0.1 / test)
+        text = f"The test part has {test} images: an accuracy of 90 % would be known within {margin:.0%} only. Add test images."
+        found.append(Finding("small test part", "note", text, (), test))
+    return found
+
+
+def _quoted(names: Sequence[str], limit: int = 5) -> str:
+    return ", ".join(map(repr, names[:limit])) + (f" and {len(names) - limit} more" if len(names) > limit else "")

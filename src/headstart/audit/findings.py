@@ -1,0 +1,109 @@
+"""`Finding` and `Audit`: what a check says, for people and for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+Severity: TypeAlias = Literal["error", "warning", "note"]
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
+_CLASSES_SHOWN = 20
+_EXAMPLES_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing found in the data.
+
+    Attributes:
+        kind: a fixed word for programs, such as ``"leak"``.
+        severity: "error": a score would be wrong or training is impossible; "warning": look at it; "note": good to know.
+        message: how many, what it does to the score, what to do.
+        examples: names of images, with what is the matter with each.
+        count: how many images (or classes) are concerned.
+    """
+
+    kind: str
+    severity: Severity
+    message: str
+    examples: tuple[str, ...] = ()
+    count: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON can hold them."""
+        return {
+            "kind": self.kind,
+            "severity": self.severity,
+            "message": self.message,
+            "count": self.count,
+            "examples": list(self.examples),
+        }
+
+
+@dataclass(frozen=True)
+class Audit:
+    """All findings about a data set, the gravest first, and its counts.
+
+    Attributes:
+        source: what was audited.
+        counts: number of images by part (``""`` where the data say nothing) and class.
+        images: number of images.
+        findings: what was found.
+        refused: the reason for each image that cannot be read, by name.
+    """
+
+    source: str
+    counts: Mapping[str, Mapping[str, int]]
+    images: int
+    findings: tuple[Finding, ...]
+    refused: Mapping[str, str]
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is no error among the findings."""
+        return not self.of("error")
+
+    def of(self, severity: Severity) -> tuple[Finding, ...]:
+        """Return the findings of one severity."""
+        return tuple(finding for finding in self.findings if finding.severity == severity)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as JSON can hold it."""
+        return {
+            "source": self.source,
+            "images": self.images,
+            "counts": {part: dict(classes) for part, classes in self.counts.items()},
+            "refused": dict(self.refused),
+            "findings": [finding.to_dict() for finding in self.findings],
+        }
+
+    def lines(self) -> list[str]:
+        """Return the audit as lines of plain text: counts, findings, and a last line that sums up."""
+        lines = [f"{self.images} images in {self.source}", "", *self._table()]
+        for finding in self.findings:
+            lines += ["", f"{finding.severity}: {finding.message}"]
+            lines += [f"    {example}" for example in finding.examples[:_EXAMPLES_SHOWN]]
+            if len(finding.examples) > _EXAMPLES_SHOWN:
+                more = max(finding.count, len(finding.examples)) - _EXAMPLES_SHOWN
+                lines.append(f"    ... and {more} more")
+        tally = [_plural(len(self.of(severity)), severity) for severity in SEVERITIES]
+        return [*lines, "", "Nothing wrong was found." if not self.findings else f"{tally[0]}, {tally[1]}, {tally[2]}"]
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
+
+    def _table(self) -> Iterable[str]:
+        classes = list(next(iter(self.counts.values()), {}))
+        shown = classes[:_CLASSES_SHOWN]
+        heads = [part or "images" for part in self.counts]
+        width = max([len("class"), *(len(name) for name in shown)])
+        yield "  ".join(["class".ljust(width), *(head.rjust(8) for head in heads)])
+        for name in shown:
+            yield "  ".join([name.ljust(width), *(str(self.counts[part][name]).rjust(8) for part in self.counts)])
+        if len(classes) > len(shown):
+            yield f"... and {len(classes) - len(shown)} more classes"
+
+
+def _plural(count: int, word: str) -> str:
+    return f"{count} {word}{'s' if count != 1 else ''}"

@@ -1,0 +1,111 @@
+"""``headstart backbones``."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from headstart.cli.application import Verbose, application, guarded
+from headstart.cli.terminal import print_result
+
+if TYPE_CHECKING:
+    from headstart.backbones import BackboneRecord
+
+_SORTS = ("name", "parameters", "gflops", "depth", "input_size", "file_size", "top1", "top5")
+_EXAMPLES = """Examples:
+
+  headstart backbones --sort top1
+
+  headstart backbones ResNet50
+
+  headstart backbones --all          (every timm model; needs headstart[torch])
+"""
+
+
+@application.command(name="backbones", epilog=_EXAMPLES)
+@guarded
+def backbones_command(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show everything known of this one.")] = None,
+    sort: Annotated[str, typer.Option(metavar="|".join(_SORTS), help="Best or smallest first.")] = "name",
+    everything: Annotated[bool, typer.Option("--all", help="Every timm model, not only the catalogue.")] = False,
+    verbose: Verbose = False,
+) -> None:
+    """The catalogue of pre-trained backbones: size, cost, ImageNet accuracy, licence. Those marked * come with Headstart, offline."""
+    from headstart.backbones import all_timm_models, catalogue, find
+    from headstart.errors import ParameterError
+
+    if sort not in _SORTS:
+        raise ParameterError(f"--sort must be one of {', '.join(_SORTS)}, got {sort!r}.")
+    if name is not None:
+        _show_one(find(name))
+        return
+    if everything:
+        for model in all_timm_models():
+            print_result(model)
+        return
+    records = list(catalogue())
+    descending = sort in ("top1", "top5")
+    if sort != "name":
+        records.sort(key=lambda record: _sort_key(getattr(record, sort), descending=descending))
+    _show_table(records)
+
+
+def _sort_key(value: float | None, *, descending: bool) -> tuple[bool, float]:
+    return (value is None, 0.0 if value is None else -value if descending else value)
+
+
+def _number(value: float | None, *, scale: float = 1, digits: int = 1) -> str:
+    return "-" if value is None else f"{value / scale:.{digits}f}"
+
+
+def _show_table(records: list[BackboneRecord]) -> None:
+    header = ("name", "also", "M params", "GFLOPs", "depth", "px", "MB", "top-1", "top-5", "licence")
+    rows = [
+        (
+            f"{record.name}{' *' if record.embedded else ''}", record.aliases[0] if record.aliases else "",
+            _number(record.parameters, scale=1e6), _number(record.gflops, digits=2), _number(record.depth, digits=0), str(record.input_size),
+            _number(record.file_size, scale=1e6, digits=0), _number(record.top1), _number(record.top5), record.licence or "-",
+        )
+        for record in records
+    ]  # fmt: skip
+    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+    for row in (header, *rows):
+        cells = [
+            f"{cell:<{width}}" if column in (0, 1, 9) else f"{cell:>{width}}"
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        print_result("  ".join(cells).rstrip(), style="bold" if row is header else None)
+    print_result()
+    print_result("* comes with Headstart and works offline; the others are downloaded when first used, which headstart[torch] does.")
+    print_result("GFLOPs count a multiplication and an addition as two. `headstart backbones NAME` names the source of every figure.")
+
+
+def _show_one(record: BackboneRecord) -> None:
+    sources = record.figure_sources
+    figures = {
+        "parameters": _number(record.parameters, scale=1e6, digits=2) + " million",
+        "gflops": _number(record.gflops, digits=2) + " (a multiplication and an addition count as two)",
+        "depth": _number(record.depth, digits=0) + " layers with weights",
+        "input_size": f"{record.input_size} px",
+        "file_size": _number(record.file_size, scale=1e6) + " MB",
+        "top1": _number(record.top1, digits=2) + " % on ImageNet",
+        "top5": _number(record.top5, digits=2) + " % on ImageNet",
+        "licence": record.licence or "-",
+        "dim": f"{record.dim} features of the last layer",
+        "crop": f"{record.crop:g} of the shorter side, {record.interpolation}",
+        "mean": f"{', '.join(f'{value:g}' for value in record.mean)}   std {', '.join(f'{value:g}' for value in record.std)}",
+    }
+    print_result(record.name, style="bold")
+    print_result(f"{'also called':<12} {', '.join(record.aliases) or '-'}")
+    print_result(f"{'weights':<12} {record.source}{'   (comes with Headstart)' if record.embedded else ''}")
+    room = shutil.get_terminal_size((100, 20)).columns >= 100
+    for key, value in figures.items():
+        source = sources.get(key, "")
+        if room:
+            print_result(f"{key:<12} {value:<52} {source}".rstrip())
+        else:
+            print_result(f"{key:<12} {value}")
+            if source:
+                print_result(f"{'':<12}   from: {source}")

@@ -1,0 +1,62 @@
+"""``headstart evaluate``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from headstart.cli.application import Quiet, Verbose, application, guarded
+from headstart.cli.terminal import TerminalListener, print_result
+
+
+@application.command(
+    name="evaluate",
+    epilog="Examples:\n\n  headstart evaluate runs/photos newer_photos/\n\n  headstart evaluate runs/photos list.csv --out evaluation.json",
+)
+@guarded
+def evaluate_command(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder that `headstart fit` wrote.")],
+    data: Annotated[str, typer.Argument(metavar="DATA", help="Labelled images, as for `headstart fit`; classes are matched by name.")],
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write all figures as JSON.")] = None,
+    part: Annotated[str | None, typer.Option(metavar="train|val|test", help="Only this part of the data.")] = None,
+    picture: Annotated[Path | None, typer.Option(metavar="PNG", help="Write the confusion matrix as a picture.")] = None,
+    engine: Annotated[str, typer.Option(metavar="NAME", help="auto, openvino or onnxruntime.")] = "auto",
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Test a run on labelled images: the saved model itself, from pixels to probabilities."""
+    from headstart import locations
+    from headstart.bundle import load
+    from headstart.datasets import read_dataset
+    from headstart.errors import DataError
+    from headstart.evaluate import evaluate
+
+    opened = load(run, engine=engine, compiled=locations.cache_folder() / "compiled")
+    dataset = read_dataset(data, classes=opened.classes)
+    if part is not None:
+        dataset = dataset.take(dataset.part(part))
+    if not len(dataset):
+        raise DataError(f"{data}: no images in the part {part!r}.")
+    with TerminalListener(quiet=quiet, verbose=verbose) as listener:
+        for note in dataset.notes:
+            listener.say(note)
+        listener.stage(f"Predicting {len(dataset)} images")
+        predictions = opened.predict(dataset.images, progress=listener.progress)
+        for error in predictions.refused:
+            listener.warn(f"{error} (left out)")
+    if not len(predictions):
+        raise DataError(f"None of the {len(dataset)} images can be read. The first: {predictions.refused[0]}")
+    evaluation = evaluate(predictions.probabilities, dataset.targets[predictions.kept], opened.classes)
+    if out is not None:
+        out.write_text(json.dumps(evaluation.to_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    if picture is not None:
+        from headstart.report import confusion_matrix_png
+
+        confusion_matrix_png(evaluation, picture)
+    if not quiet:
+        for line in evaluation.lines():
+            print_result(line)
+    print_result(evaluation.summary("test"), style="bold green")

@@ -1,0 +1,71 @@
+"""Nearest class centroid."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from headstart.heads.calibration import calibrate
+from headstart.heads.head import Features, Floats, LinearHead
+from headstart.heads.least_squares import Groups
+from headstart.heads.targets import ClassWeight, Targets
+
+
+class NearestCentroidHead(LinearHead):
+    """The class whose mean is nearest; for multi-label, whether the mean of those with the label is nearer than the mean of those without.
+
+    Args:
+        class_weight: None, ``balanced``, or a dictionary: weights of the images in the means and in the calibration.
+
+    Attributes:
+        centroids_: float32 (k, D).
+    """
+
+    name = "centroid"
+
+    def __init__(self, *, class_weight: ClassWeight = None) -> None:
+        self.class_weight = class_weight
+
+    def _learn(self, X: Features, targets: Targets, weights: Floats | None, groups: Groups) -> None:
+        w = np.ones(len(X)) if weights is None else weights
+        member = targets.indicators * w[:, None]
+        scores = _scores(X, member, w, groups, multilabel=targets.multilabel)
+        calibration = calibrate(scores, targets.indicators, multilabel=targets.multilabel, weights=weights)
+        self.out_of_sample_logits_ = calibration(scores)
+        self.centroids_, coef, intercept = _linear(member.T @ X, member.sum(axis=0), w @ X, w.sum(), multilabel=targets.multilabel)
+        self.coef_ = (coef * calibration.scale).astype(np.float32)
+        self.intercept_ = (intercept * calibration.scale + calibration.shift).astype(np.float32)
+
+
+def _linear(sums: Floats, counts: Floats, all_sum: Floats, all_count: float, *, multilabel: bool) -> tuple[Features, Floats, Floats]:
+    """Centroids, and the coefficients and intercepts of minus the squared distance to them, per feature (what all classes share left out).
+
+    A class without images stands at the mean of all.
+    """
+    mean = all_sum / max(all_count, 1e-30)
+    own = np.where(counts[:, None] > 0, sums / np.maximum(counts, 1e-30)[:, None], mean)
+    coef, intercept = 2 * own, -(own**2).sum(axis=1)
+    if multilabel:
+        others = all_count - counts
+        other = np.where(others[:, None] > 1e-9, (all_sum - sums) / np.maximum(others, 1e-30)[:, None], mean)
+        coef, intercept = coef - 2 * other, intercept + (other**2).sum(axis=1)
+    dimension = len(mean)
+    return own.astype(np.float32), coef / dimension, intercept / dimension
+
+
+def _scores(X: Features, member: Floats, weights: Floats, groups: Groups, *, multilabel: bool) -> Floats:
+    """Out-of-sample scores (n, k): the image, or its group, taken out of the means."""
+    sums, counts, all_sum, all_count = member.T @ X, member.sum(axis=0), weights @ X, float(weights.sum())
+    numbers = np.arange(len(X)) if groups is None else groups
+    order = np.argsort(numbers, kind="stable")
+    scores = np.empty(member.shape)
+    for rows in np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1):
+        part, w = X[rows], weights[rows]
+        _, coef, intercept = _linear(
+            sums - member[rows].T @ part,
+            counts - member[rows].sum(axis=0),
+            all_sum - w @ part,
+            all_count - float(w.sum()),
+            multilabel=multilabel,
+        )
+        scores[rows] = part @ coef.T + intercept
+    return scores

@@ -1,0 +1,47 @@
+"""Squared Euclidean distances, in blocks and in float32."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Features = npt.NDArray[np.float32]
+
+BLOCK = 1024
+
+
+def squared_norms(rows: Features) -> npt.NDArray[np.float32]:
+    """|x|^2 of each row, float32 (n,)."""
+    return np.einsum("ij,ij->i", rows, rows)
+
+
+def squared_distances(a: Features, b: Features) -> npt.NDArray[np.float32]:
+    """Squared distances of all rows of `a` (n, D) to all of `b` (m, D), float32 (n, m), never negative; exactly 0 on the diagonal if `a` is `b`."""
+    distances = a @ b.T
+    norms_a, norms_b = squared_norms(a), squared_norms(b)
+    for start in range(0, len(a), BLOCK):
+        block = distances[start : start + BLOCK]
+        block *= -2
+        block += norms_a[start : start + BLOCK, None]
+        block += norms_b
+        np.maximum(block, 0, out=block)
+    if a is b:
+        np.fill_diagonal(distances, 0)
+    return distances
+
+
+def gaussian(distances: npt.NDArray[np.float32], gamma: float, *, out: npt.NDArray[np.float32] | None = None) -> npt.NDArray[np.float32]:
+    """exp(-gamma * distances); `out` may be `distances` itself."""
+    result = np.empty_like(distances) if out is None else out
+    for start in range(0, len(distances), BLOCK):
+        part = result[start : start + BLOCK]
+        np.multiply(distances[start : start + BLOCK], np.float32(-gamma), out=part)
+        np.exp(part, out=part)
+    return result
+
+
+def median_distance(distances: npt.NDArray[np.float32]) -> float:
+    """Median of the squared distances between different images; 1 where all are the same."""
+    rows = distances[:: max(1, len(distances) // 256)]
+    positive = rows[rows > 0]
+    return float(np.median(positive)) if len(positive) else 1.0

@@ -1,0 +1,206 @@
+"""Kernel ridge classification with a Gaussian kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.linalg import cholesky, solve_triangular
+from sklearn.utils.validation import check_is_fitted
+
+from headstart.errors import ParameterError
+from headstart.heads.calibration import calibrate, losses
+from headstart.heads.distances import gaussian, median_distance, squared_distances, squared_norms
+from headstart.heads.head import Features, Floats, Head
+from headstart.heads.least_squares import Groups, LeastSquaresFit, Matrix, dual_fit, primal_fit
+from headstart.heads.subsample import stratified_rows
+from headstart.heads.targets import ClassWeight, Targets
+from headstart.onnx_graph import OnnxGraph
+
+WIDTHS = (4.0, 2.0, 1.0)
+REGULARISATIONS = (3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
+SELECTION_ROWS = 2000
+
+
+@dataclass(frozen=True, eq=False)
+class KernelTrial:
+    """One width and regularisation, its calibrated out-of-sample logits (n, k) and the mean of their log loss."""
+
+    width: float
+    regularisation: float
+    logits: Floats
+    loss: float
+
+
+def try_kernel(
+    distances: Matrix, targets: Targets, *, width: float, regularisation: float, median: float, weights: Floats | None, groups: Groups
+) -> KernelTrial | None:
+    """Score one setting by its closed-form out-of-sample scores; None where the float32 factorisation fails."""
+    fit = dual_fit(
+        gaussian(distances, 1 / (width * median)), targets.signed, regularisation, weights=weights, groups=groups, overwrite=True
+    )
+    if fit is None:
+        return None
+    calibration = calibrate(fit.out_of_sample, targets.indicators, multilabel=targets.multilabel, weights=weights)
+    logits = calibration(fit.out_of_sample)
+    loss = losses(logits, targets.indicators, multilabel=targets.multilabel)
+    return KernelTrial(width, regularisation, logits, float(np.average(loss, weights=weights)))
+
+
+def search_kernel(
+    distances: Matrix,
+    targets: Targets,
+    *,
+    widths: Sequence[float] = WIDTHS,
+    regularisations: Sequence[float] = REGULARISATIONS,
+    weights: Floats | None = None,
+    groups: Groups = None,
+) -> list[KernelTrial]:
+    """Walk downhill over the grid of widths and regularisations, from its middle, one step at a time; all trials, best first."""
+    median = median_distance(distances)
+    tried: dict[tuple[int, int], KernelTrial | None] = {}
+
+    def loss(i: int, j: int) -> float:
+        if not (0 <= i < len(widths) and 0 <= j < len(regularisations)):
+            return np.inf
+        if (i, j) not in tried:
+            tried[i, j] = try_kernel(
+                distances, targets, width=widths[i], regularisation=regularisations[j], median=median, weights=weights, groups=groups
+            )
+        trial = tried[i, j]
+        return np.inf if trial is None else trial.loss
+
+    here = (len(widths) // 2, len(regularisations) // 2)
+    while True:
+        around = [here, (here[0], here[1] + 1), (here[0], here[1] - 1), (here[0] + 1, here[1]), (here[0] - 1, here[1])]
+        best = min(around, key=lambda cell: loss(*cell))
+        if best == here:
+            break
+        here = best
+    return sorted((trial for trial in tried.values() if trial is not None), key=lambda trial: trial.loss)
+
+
+class KernelRidgeHead(Head):
+    """Least squares on +1/-1 targets in the space of a Gaussian kernel, exp(-|x - x'|^2 / (width * median squared distance)).
+
+    Out-of-sample scores are closed-form (`headstart.heads.least_squares`). Above `exact_up_to` images the kernel is approximated
+    from that many landmarks, drawn class by class (Nystroem; Williams and Seeger 2001).
+
+    Args:
+        width: of the kernel, in medians of the squared distances; None chooses among `WIDTHS` by out-of-sample log loss.
+        regularisation: weight of the penalty; None chooses among `REGULARISATIONS`.
+        class_weight: None, ``balanced``, or a dictionary.
+        exact_up_to: images for which the exact kernel matrix is used.
+        landmarks: for more images.
+        seed: for the choice of landmarks.
+
+    Attributes:
+        width_, regularisation_: those used.
+        support_: float32 (m, D), training rows or landmarks, scaled by the square root of gamma.
+        dual_coef_: float32 (m, k); intercept_: float32 (k,).
+    """
+
+    name = "kernel_ridge"
+    _arrays = ("support_", "dual_coef_", "intercept_", "gamma_")
+
+    def __init__(
+        self,
+        *,
+        width: float | None = None,
+        regularisation: float | None = None,
+        class_weight: ClassWeight = None,
+        exact_up_to: int = 6000,
+        landmarks: int = 4000,
+        seed: int = 0,
+    ) -> None:
+        self.width = width
+        self.regularisation = regularisation
+        self.class_weight = class_weight
+        self.exact_up_to = exact_up_to
+        self.landmarks = landmarks
+        self.seed = seed
+
+    def _learn(self, X: Features, targets: Targets, weights: Floats | None, groups: Groups) -> None:
+        for name in ("width", "regularisation"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ParameterError(f"{name} must be a positive number or None, got {value!r}.")
+        median = self._choose(X, targets, weights, groups)
+        gamma = 1 / (self.width_ * median)
+        exact = len(X) <= self.exact_up_to
+        rows = np.arange(len(X)) if exact else stratified_rows(targets, self.landmarks, seed=self.seed)
+        self.support_ = X if exact else X[rows]
+        fit = self._fit_exact(X, targets, gamma, weights, groups) if exact else self._fit_landmarks(X, targets, gamma, weights, groups)
+        calibration = calibrate(fit.out_of_sample, targets.indicators, multilabel=targets.multilabel, weights=weights)
+        self.out_of_sample_logits_ = calibration(fit.out_of_sample)
+        self.support_ = np.ascontiguousarray(self.support_ * np.float32(np.sqrt(gamma)))
+        self.gamma_ = np.array([gamma], dtype=np.float32)
+        self.dual_coef_ = (fit.coefficients * calibration.scale).astype(np.float32)
+        self.intercept_ = (fit.bias * calibration.scale + calibration.shift).astype(np.float32)
+
+    def _choose(self, X: Features, targets: Targets, weights: Floats | None, groups: Groups) -> float:
+        """Set width_ and regularisation_; return the median squared distance."""
+        rows = stratified_rows(targets, SELECTION_ROWS, seed=self.seed)
+        part = X if len(rows) == len(X) else X[rows]
+        if self.width is not None and self.regularisation is not None:
+            self.width_, self.regularisation_ = float(self.width), float(self.regularisation)
+            return median_distance(squared_distances(part[:: max(1, len(part) // 256)], part))
+        distances = squared_distances(part, part)
+        trials = search_kernel(
+            distances,
+            targets.take(rows),
+            widths=WIDTHS if self.width is None else (self.width,),
+            regularisations=REGULARISATIONS if self.regularisation is None else (self.regularisation,),
+            weights=None if weights is None else weights[rows],
+            groups=None if groups is None else groups[rows],
+        )
+        best = trials[0] if trials else KernelTrial(WIDTHS[-1], REGULARISATIONS[-1], np.empty((0, 0)), np.inf)
+        self.width_, self.regularisation_ = best.width, best.regularisation
+        return median_distance(distances)
+
+    def _fit_exact(self, X: Features, targets: Targets, gamma: float, weights: Floats | None, groups: Groups) -> LeastSquaresFit:
+        regularisation = self.regularisation_
+        while True:
+            kernel = squared_distances(X, X)
+            gaussian(kernel, gamma, out=kernel)
+            fit = dual_fit(kernel, targets.signed, regularisation, weights=weights, groups=groups, overwrite=True)
+            if fit is not None:
+                self.regularisation_ = regularisation
+                return fit
+            regularisation *= 3
+
+    def _fit_landmarks(self, X: Features, targets: Targets, gamma: float, weights: Floats | None, groups: Groups) -> LeastSquaresFit:
+        between = squared_distances(self.support_, self.support_)
+        gaussian(between, gamma, out=between)
+        between[np.diag_indices(len(between))] += 1e-4
+        upper = cholesky(between, overwrite_a=True, check_finite=False)
+        design = squared_distances(X, self.support_)
+        gaussian(design, gamma, out=design)
+        design = solve_triangular(upper, design.T, trans="T", overwrite_b=True, check_finite=False).T
+        fit = primal_fit(design, targets.signed, self.regularisation_, weights=weights, groups=groups)
+        if fit is None:  # pragma: no cover - the design is conditioned by construction
+            raise ParameterError("The kernel matrix is singular; choose a larger regularisation.")
+        return LeastSquaresFit(solve_triangular(upper, fit.coefficients, check_finite=False), fit.bias, fit.out_of_sample)
+
+    def _logits(self, X: Features) -> npt.NDArray[Any]:
+        scaled = X * np.sqrt(self.gamma_)
+        out = np.empty((len(X), len(self.intercept_)), dtype=np.float32)
+        for start in range(0, len(X), 2048):
+            kernel = squared_distances(scaled[start : start + 2048], self.support_)
+            out[start : start + 2048] = gaussian(kernel, 1.0, out=kernel) @ self.dual_coef_
+        return out + self.intercept_
+
+    def write_onnx(self, graph: OnnxGraph, features: str) -> str:
+        """Append the head to a graph: `features` names a float32 value (N, D). Returns the name of the logits, float32 (N, k)."""
+        check_is_fitted(self, "classes_")
+        scaled = graph.node("Mul", features, graph.constant(np.sqrt(self.gamma_)))
+        half = graph.constant(0.5)
+        norms = graph.node("ReduceSum", graph.node("Mul", scaled, scaled), graph.constant([1], dtype=np.int64), keepdims=1)
+        # -d^2 / 2 = x.z - |x|^2 / 2 - |z|^2 / 2
+        products = graph.node("Gemm", scaled, graph.constant(self.support_), graph.constant(-squared_norms(self.support_) / 2), transB=1)
+        halved = graph.node("Sub", products, graph.node("Mul", norms, half))
+        exponent = graph.node("Min", graph.node("Mul", halved, graph.constant(2.0)), graph.constant(0.0))
+        return graph.node("Gemm", graph.node("Exp", exponent), graph.constant(self.dual_coef_), graph.constant(self.intercept_))

@@ -1,0 +1,149 @@
+"""Logistic regression."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from headstart.errors import ParameterError
+from headstart.heads.calibration import calibrate, losses
+from headstart.heads.head import Features, Floats, LinearHead
+from headstart.heads.least_squares import Groups, Matrix
+from headstart.heads.logistic_path import LogisticProblem, Rotation, rotate
+from headstart.heads.subsample import stratified_rows
+from headstart.heads.targets import ClassWeight, Targets
+from headstart.splits import folds
+
+STRENGTHS = tuple(10.0 ** (step / 2) for step in range(-4, 8))
+"""The path of C, from strong to weak, in units of one over the mean squared norm of the centred features."""
+SELECTION_ROWS = 2000
+
+
+class LogisticHead(LinearHead):
+    """L2-regularised logistic regression: sigmoid for two classes, softmax for more, a sigmoid each for multi-label.
+
+    Minimises the sum of the log losses plus |w|^2 / (2 C). Without a given C, a path from strong to weak penalties is followed with all
+    folds at once until the held-out log loss has risen twice; the logits are calibrated on held-out ones.
+
+    Args:
+        C: inverse of the penalty; None chooses it by cross-validation.
+        folds: number of folds.
+        class_weight: None, ``balanced``, or a dictionary.
+        seed: for the folds.
+
+    Attributes:
+        C_: the one used.
+        temperature_: what the logits were divided by in the calibration.
+    """
+
+    name = "logistic"
+
+    def __init__(self, *, C: float | None = None, folds: int = 5, class_weight: ClassWeight = None, seed: int = 0) -> None:
+        self.C = C
+        self.folds = folds
+        self.class_weight = class_weight
+        self.seed = seed
+
+    def _learn(self, X: Features, targets: Targets, weights: Floats | None, groups: Groups) -> None:
+        if self.C is not None and not self.C > 0:
+            raise ParameterError(f"C must be a positive number or None, got {self.C!r}.")
+        if self.folds < 2:
+            raise ParameterError(f"folds must be at least 2, got {self.folds!r}.")
+        rows = stratified_rows(targets, SELECTION_ROWS, seed=self.seed)
+        rotation = rotate(X)
+        if self.C is None and len(rows) < len(X):
+            part = rotate(X[rows])
+            self.C_ = self._choose(
+                part,
+                targets.take(rows),
+                None if weights is None else weights[rows],
+                None if groups is None else groups[rows],
+            )[0]
+            problem, held_out = None, None
+        elif self.C is None:
+            self.C_, problem, held_out = self._choose(rotation, targets, weights, groups)
+        else:
+            self.C_, problem, held_out = float(self.C), None, None
+        self._finish(rotation, targets, weights, groups, held_out)
+
+    def _choose(
+        self, rotation: Rotation, targets: Targets, weights: Floats | None, groups: Groups
+    ) -> tuple[float, LogisticProblem, Matrix]:
+        """C, and the held-out logits there."""
+        parts = _folds(targets, self.folds, groups, self.seed)
+        problem = _problem(rotation, targets, weights, parts, whole=False)
+        best: tuple[float, float, Matrix] | None = None
+        risen = 0
+        for strength in STRENGTHS:
+            C = strength / max(rotation.mean_square, 1e-30)
+            problem.solve(C, tolerance=1e-5, steps=60)
+            logits = _held_out(problem.logits(), parts, targets)
+            calibration = calibrate(logits, targets.indicators, multilabel=targets.multilabel, weights=weights, shifts=False)
+            loss = float(np.average(losses(calibration(logits), targets.indicators, multilabel=targets.multilabel), weights=weights))
+            if best is None or loss < best[0]:
+                best, risen = (loss, C, logits), 0
+            else:
+                risen += 1
+                if risen == 2:
+                    break
+        assert best is not None
+        return best[1], problem, best[2]
+
+    def _finish(self, rotation: Rotation, targets: Targets, weights: Floats | None, groups: Groups, held_out: Matrix | None) -> None:
+        """Fit on all images, together with the folds where held-out logits are still wanting."""
+        parts = [] if held_out is not None else _folds(targets, self.folds, groups, self.seed)
+        problem = _problem(rotation, targets, weights, parts, whole=True)
+        problem.solve(self.C_, tolerance=1e-8, steps=300)
+        if held_out is None:
+            held_out = _held_out(problem.logits()[:, :-1], parts, targets)
+        calibration = calibrate(held_out, targets.indicators, multilabel=targets.multilabel, weights=weights, shifts=False)
+        self.out_of_sample_logits_ = calibration(held_out)
+        self.temperature_ = 1 / calibration.scale
+        k = 1 if _binary(targets) else len(targets.classes)
+        theta = problem.coefficients[-k:].astype(np.float64) * calibration.scale
+        coef = theta[:, :-1] @ rotation.axes.T.astype(np.float64)
+        intercept = theta[:, -1] - coef @ rotation.mean.astype(np.float64)
+        if _binary(targets):
+            coef, intercept = np.concatenate([-coef, coef]) / 2, np.concatenate([-intercept, intercept]) / 2
+        self.coef_, self.intercept_ = np.ascontiguousarray(coef, dtype=np.float32), intercept.astype(np.float32)
+
+
+def _binary(targets: Targets) -> bool:
+    return not targets.multilabel and len(targets.classes) == 2
+
+
+def _folds(targets: Targets, count: int, groups: Groups, seed: int) -> list[npt.NDArray[np.int64]]:
+    """Folds that hold out every image once; those that are the only ones of a class make folds of their own."""
+    parts: list[npt.NDArray[np.int64]] = []
+    for fewer in range(count, 1, -1):
+        try:
+            parts = list(folds(targets.codes, count=fewer, groups=groups, seed=seed))
+            break
+        except ParameterError:
+            continue
+    rest = np.setdiff1d(np.arange(len(targets)), np.concatenate([*parts, np.empty(0, dtype=np.int64)]))
+    if len(rest):
+        numbers = np.arange(len(rest)) if groups is None else np.unique(groups[rest], return_inverse=True)[1]
+        share = 1 if parts else count
+        parts += [rest[numbers % share == part] for part in range(share)]
+    return [part for part in parts if len(part)]
+
+
+def _problem(
+    rotation: Rotation, targets: Targets, weights: Floats | None, parts: list[npt.NDArray[np.int64]], *, whole: bool
+) -> LogisticProblem:
+    rows = np.ones((len(parts) + whole, len(targets)), dtype=np.float32)
+    for row, part in zip(rows, parts, strict=False):
+        row[part] = 0
+    if weights is not None:
+        rows *= weights.astype(np.float32)
+    indicators = targets.indicators[:, 1:] if _binary(targets) else targets.indicators
+    return LogisticProblem(rotation.rotated, indicators, sigmoid=targets.multilabel or _binary(targets), weights=rows)
+
+
+def _held_out(logits: Matrix, parts: list[npt.NDArray[np.int64]], targets: Targets) -> Matrix:
+    """From logits (n, folds, columns) those of each image in the fold that left it out: (n, k)."""
+    held = np.empty((len(logits), logits.shape[2]), dtype=np.float32)
+    for number, part in enumerate(parts):
+        held[part] = logits[part, number]
+    return np.concatenate([-held, held], axis=1) / 2 if _binary(targets) else held

@@ -1,0 +1,139 @@
+"""Nearest neighbours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.utils.validation import check_is_fitted
+
+from headstart.errors import ParameterError
+from headstart.heads.calibration import Calibration, calibrate, losses
+from headstart.heads.distances import squared_norms
+from headstart.heads.head import Features, Floats, Head
+from headstart.heads.least_squares import Groups
+from headstart.heads.targets import ClassWeight, Targets
+from headstart.onnx_graph import OnnxGraph
+
+NEIGHBOURS = (1, 3, 5, 10, 20, 40)
+
+
+class NearestNeighboursHead(Head):
+    """Votes of the nearest training images, as calibrated log-odds.
+
+    Args:
+        neighbours: how many vote; None chooses among `NEIGHBOURS` by leave-one-out log loss.
+        class_weight: None, ``balanced``, or a dictionary: weights of the votes and in the calibration.
+
+    Attributes:
+        neighbours_: the number used.
+        support_: float32 (n, D), the training features; votes_: float32 (n, k).
+    """
+
+    name = "neighbours"
+    _arrays = ("support_", "votes_", "scale_", "shift_", "count_")
+
+    def __init__(self, *, neighbours: int | None = None, class_weight: ClassWeight = None) -> None:
+        self.neighbours = neighbours
+        self.class_weight = class_weight
+
+    def _learn(self, X: Features, targets: Targets, weights: Floats | None, groups: Groups) -> None:
+        if self.neighbours is not None and self.neighbours < 1:
+            raise ParameterError(f"neighbours must be at least 1 or None, got {self.neighbours!r}.")
+        votes = targets.indicators.astype(np.float32)
+        if not targets.multilabel and weights is not None:
+            votes *= (weights / weights.mean())[:, None].astype(np.float32)
+        self.support_, self.votes_ = X, np.ascontiguousarray(votes)
+        most = max(1, min(len(X) - 1, max(NEIGHBOURS) if self.neighbours is None else self.neighbours))
+        nearest, alone = _nearest_others(X, most, groups)
+        best: tuple[float, int, Calibration, Floats] | None = None
+        for count in (most,) if self.neighbours is not None else sorted({min(count, most) for count in NEIGHBOURS}):
+            scores = _scores(votes[nearest[:, :count]].mean(axis=1), count, multilabel=targets.multilabel)
+            scores[alone] = scores.mean(axis=0)
+            calibration = calibrate(scores, targets.indicators, multilabel=targets.multilabel, weights=weights)
+            logits = calibration(scores)
+            loss = float(np.average(losses(logits, targets.indicators, multilabel=targets.multilabel), weights=weights))
+            if best is None or loss < best[0]:
+                best = (loss, count, calibration, logits)
+        assert best is not None
+        _, self.neighbours_, calibration, self.out_of_sample_logits_ = best
+        self.count_ = np.array([self.neighbours_], dtype=np.int64)
+        self.scale_ = np.array([calibration.scale], dtype=np.float32)
+        self.shift_ = calibration.shift.astype(np.float32)
+
+    def _logits(self, X: Features) -> npt.NDArray[Any]:
+        count = int(self.count_[0])
+        norms = squared_norms(self.support_)
+        out = np.empty((len(X), self.votes_.shape[1]))
+        for start in range(0, len(X), 1024):
+            closeness = 2 * (X[start : start + 1024] @ self.support_.T) - norms
+            nearest = _largest(closeness, count)
+            out[start : start + 1024] = _scores(self.votes_[nearest].mean(axis=1), count, multilabel=self.multilabel_)
+        return out * self.scale_ + self.shift_
+
+    def write_onnx(self, graph: OnnxGraph, features: str) -> str:
+        """Append the head to a graph: `features` names a float32 value (N, D). Returns the name of the logits, float32 (N, k)."""
+        check_is_fitted(self, "classes_")
+        count = int(self.count_[0])
+        products = graph.node("Gemm", features, graph.constant(2 * self.support_), graph.constant(-squared_norms(self.support_)), transB=1)
+        nearest = graph.graft(_top_indices(len(self.support_), count), feed={"closeness": products})["nearest"]
+        votes = graph.node("Gather", graph.constant(self.votes_), nearest, axis=0)
+        share = graph.node("ReduceMean", votes, axes=[1], keepdims=0)
+        doubt = 1 / (count + 1)
+        k = self.votes_.shape[1]
+        smooth = graph.node("Add", graph.node("Mul", share, graph.constant(1 - doubt)), graph.constant(doubt / (2 if self.multilabel_ else k)))
+        score = graph.node("Log", smooth)
+        if self.multilabel_:
+            score = graph.node("Sub", score, graph.node("Log", graph.node("Sub", graph.constant(1.0), smooth)))
+        return graph.node("Add", graph.node("Mul", score, graph.constant(self.scale_)), graph.constant(self.shift_))
+
+
+def _top_indices(columns: int, count: int) -> Any:
+    """A model of its own, because TopK has two outputs: closeness (N, columns) in, nearest int64 (N, count) out."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    return helper.make_model(
+        helper.make_graph(
+            [helper.make_node("TopK", ["closeness", "count"], ["largest", "nearest"], axis=1)],
+            "nearest",
+            [helper.make_tensor_value_info("closeness", TensorProto.FLOAT, ["N", columns])],
+            [helper.make_tensor_value_info("nearest", TensorProto.INT64, ["N", count])],
+            initializer=[numpy_helper.from_array(np.array([count], dtype=np.int64), "count")],
+        )
+    )
+
+
+def _scores(share: npt.NDArray[Any], count: int, *, multilabel: bool) -> Floats:
+    """Logarithms of the shares of votes, with one undecided vote added."""
+    doubt = 1 / (count + 1)
+    smooth = share.astype(np.float64) * (1 - doubt) + doubt / (2 if multilabel else share.shape[1])
+    scores: Floats = np.log(smooth) - np.log(1 - smooth) if multilabel else np.log(smooth)
+    return scores
+
+
+def _largest(closeness: npt.NDArray[np.float32], count: int) -> npt.NDArray[np.int64]:
+    """Columns of the `count` largest entries of each row, largest first, the lower column first where they are equal."""
+    if count < closeness.shape[1]:
+        part = np.sort(np.argpartition(-closeness, count - 1, axis=1)[:, :count], axis=1)
+    else:
+        part = np.broadcast_to(np.arange(closeness.shape[1]), closeness.shape)
+    order = np.argsort(-np.take_along_axis(closeness, part, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(part, order, axis=1)
+
+
+def _nearest_others(X: Features, count: int, groups: Groups) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """The nearest rows of other groups (n, count), and which rows have too few of them."""
+    norms = squared_norms(X)
+    nearest = np.empty((len(X), count), dtype=np.int64)
+    alone = np.zeros(len(X), dtype=bool)
+    for start in range(0, len(X), 1024):
+        rows = np.arange(start, min(start + 1024, len(X)))
+        closeness = 2 * (X[rows] @ X.T) - norms
+        if groups is None:
+            closeness[rows - start, rows] = -np.inf
+        else:
+            closeness[groups[rows, None] == groups] = -np.inf
+        nearest[rows] = _largest(closeness, count)
+        alone[rows] = np.isneginf(np.take_along_axis(closeness, nearest[rows], axis=1)).any(axis=1)
+    return nearest, alone

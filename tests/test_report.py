@@ -1,0 +1,420 @@
+"""The pages that people read: complete, true to the numbers, safe against names, and quick to write."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+import subprocess
+import sys
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from headstart.errors import ParameterError
+from headstart.evaluate import Evaluation, evaluate
+from headstart.report import EvidenceRow, Finding, RunReport, confusion_matrix_png, write_report
+from headstart.report.matrix import shades
+from headstart.report.model_card import markdown, model_card
+from headstart.report.page import SECTIONS, page
+
+VOID = {"meta", "rect", "br", "link", "img", "input"}
+
+
+def evaluation(classes: tuple[str, ...], *, n: int = 300, wrong: int = 4) -> Evaluation:
+    """`n` images, the classes in turn; the first `wrong` of them are named as the next class."""
+    k = len(classes)
+    targets = np.arange(n) % k
+    predicted = np.where(np.arange(n) < wrong, (targets + 1) % k, targets)
+    probabilities = np.full((n, k), 0.1 / k)
+    probabilities[np.arange(n), predicted] += 0.9
+    return evaluate(probabilities, targets, classes)
+
+
+def run_report(classes: tuple[str, ...] = ("cats", "dogs"), **changes: Any) -> RunReport:
+    report = RunReport(
+        title="cats_dogs",
+        evaluation=evaluation(classes),
+        held_out="The test part came with the data.",
+        counts={"train": dict.fromkeys(classes, 300), "val": {}, "test": dict.fromkeys(classes, 150)},
+        backbone="efficientnet_lite0",
+        backbone_licence="Apache-2.0",
+        backbone_source="https://example.org/weights",
+        features="Pooled outputs of the last layer.",
+        head="logistic regression",
+        evidence=(
+            EvidenceRow(head="logistic", layers="last", settings={"C": 0.1}, accuracy=0.97, error=0.007, log_loss=0.08, seconds=0.25),
+            EvidenceRow(head="kernel ridge", layers="stage4 + last", settings={"gamma": 0.0021}, accuracy=0.985, error=0.005, chosen=True),
+            EvidenceRow(head="ridge", layers="last", accuracy=math.nan),
+        ),
+        reason="It has the lowest log loss.",
+        times={"features": 9.84, "head": 0.5, "all night": 3700.0},
+        refused=(("train/cats/broken.jpg", "truncated file"),),
+        findings=(Finding(text="One file is large."), Finding(text="4 leaks.", advice="Take them out.", examples=("a = b",), serious=True)),
+        notes=("3 hidden files were passed over",),
+        command="headstart fit photos --seed 0",
+        provenance={"seed": 0, "digests": {"model.onnx": "9f86d0"}},
+    )
+    return dataclasses.replace(report, **changes)
+
+
+class Reading(HTMLParser):
+    """Collects text, tags and attributes, and fails on tags that do not close in order."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(source)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if not self.open or self.open[-1] != "style":
+            self.text += data.replace("\u00a0", " ") + " "
+
+
+# report.html
+
+
+def test_the_page_tells_the_result_in_a_sentence_with_its_interval() -> None:
+    text = Reading(page(run_report())).text
+    assert "The model names the right class for 296 of 300 test images (98.7 %)." in text
+    assert "With 95 % confidence, its accuracy on images like these lies between 96.6 % and 99.5 %." in text
+    assert "The test part came with the data." in text
+    assert "The mark at 50.0 % is what always naming the most frequent class would score." in text
+
+
+def test_the_page_has_every_part_of_the_report() -> None:
+    text = Reading(page(run_report())).text
+    for heading in SECTIONS:
+        assert heading in text
+    for said in (
+        "900 images: 600 train, 300 test.",
+        "1 file could not be used",
+        "train/cats/broken.jpg",
+        "truncated file",
+        "4 leaks.",
+        "Take them out.",
+        "3 hidden files were passed over",
+        "It has the lowest log loss.",
+        "gamma 0.0021",
+        "0.9850 ± 0.0050",
+        "250 ms",
+        "9.8 s",
+        "61 min 40 s",
+        "headstart fit photos --seed 0",
+        "efficientnet_lite0",
+        "Apache-2.0",
+        "https://example.org/weights",
+        "9f86d0",
+    ):
+        assert said in text
+
+
+def test_the_serious_finding_comes_first_and_the_best_head_first() -> None:
+    text = Reading(page(run_report())).text
+    assert text.index("4 leaks.") < text.index("One file is large.")
+    tried = text[text.index("What was tried") :]
+    assert tried.index("kernel ridge") < tried.index("0.9700 ± 0.0070") < tried.index(" ridge last")
+    assert tried.index("chosen") < tried.index("0.9700")
+
+
+def test_a_bare_report_has_no_empty_sections() -> None:
+    found = run_report(
+        ("a", "b"), evidence=(), head="", features="", reason="", times={}, refused=(), findings=(), notes=(), command="", provenance={}
+    )
+    text = Reading(page(found)).text
+    for heading in ("What was tried", "Time", "What was found in the data"):
+        assert heading not in text
+    assert "backbone" in text
+
+
+@pytest.mark.parametrize("count", [2, 4, 10, 15, 16, 40, 100])
+def test_the_page_loads_nothing_and_runs_nothing(count: int) -> None:
+    source = page(run_report(tuple(f"class {index}" for index in range(count))))
+    found = Reading(source)
+    assert {"script", "link", "iframe", "img", "object", "embed"}.isdisjoint(tag for tag, _ in found.tags)
+    assert {"src", "href", "srcset", "action"}.isdisjoint(name for _, attributes in found.tags for name in attributes)
+    assert not any(name.startswith("on") for _, attributes in found.tags for name in attributes)
+    assert "url(" not in source
+    assert "@import" not in source
+    assert "prefers-color-scheme: dark" in source
+    assert "@media print" in source
+    assert '<meta name=viewport content="width=device-width' in source
+
+
+@pytest.mark.parametrize("count", [2, 10, 30])
+def test_names_of_any_kind_stay_names(count: int) -> None:
+    bad = "<script>alert('1')</script>\"&amp; \x1b\udcff"
+    classes = tuple(f"{bad}{index}" for index in range(count))
+    report = run_report(
+        classes,
+        title=bad,
+        part=bad,
+        held_out=bad,
+        backbone=bad,
+        backbone_licence=bad,
+        backbone_source=bad,
+        features=bad,
+        head=bad,
+        reason=bad,
+        command=bad,
+        counts={bad: dict.fromkeys(classes, 3)},
+        evidence=(EvidenceRow(head=bad, layers=bad, settings={bad: bad}, accuracy=1.0),),
+        times={bad: 1.0},
+        refused=((bad, bad),),
+        findings=(Finding(text=bad, advice=bad, examples=(bad,) * 5),),
+        notes=(bad,),
+        provenance={bad: bad, "group" + bad: {bad: [bad, bad]}},
+    )
+    source = page(report)
+    found = Reading(source)
+    assert "script" not in {tag for tag, _ in found.tags}
+    assert "<script" not in source
+    assert "alert('1')" in found.text.replace("&amp;", "&")
+    assert "\x1b" not in source
+    source.encode()
+    card = model_card(report)
+    card.encode()
+    assert yaml.safe_load(card.split("---\n")[1])["model-index"][0]["name"].startswith("<script>alert('1')</script>\"&amp; �")
+    body, fenced = card.split("\n---\n", 1)[1].split("```")[::2], card.split("```")[-2]
+    assert not re.search(r"(?<!\\)<script", "".join(body))
+    assert "<script" in fenced
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.text(min_size=1), min_size=2, max_size=20, unique=True), st.text(), st.text())
+def test_any_text_gives_a_well_formed_page_and_card(names: list[str], title: str, path: str) -> None:
+    classes = tuple(names)
+    report = run_report(classes, title=title, command=path, refused=((path, title),), backbone_licence=title)
+    Reading(page(report))
+    front = yaml.safe_load(model_card(report).removeprefix("---\n").split("\n---\n")[0])
+    assert front["model-index"][0]["results"][0]["dataset"]["split"] == "test"
+
+
+def test_of_many_classes_the_worst_come_first_and_all_are_there() -> None:
+    classes = tuple(f"class number {index}" for index in range(40))
+    report = run_report(classes, counts={"train": {name: 10 + index for index, name in enumerate(classes)}})
+    text = Reading(page(report)).text
+    assert "The 10 with the lowest F1:" in text
+    assert text.count("All 40 classes") == 2
+    assert "From 10 ( class number 0 ) to 49 images in a class." in text
+    assert "1 of 8 class number 0 named class number 1 (12.5 %)" in text
+
+
+def test_long_lists_of_refused_files_are_cut_with_a_word() -> None:
+    text = Reading(page(run_report(refused=tuple((f"{index}.jpg", "empty file") for index in range(654))))).text
+    assert "654 files could not be used" in text
+    assert "499.jpg" in text
+    assert "500.jpg" not in text
+    assert "And 154 more; manifest.json lists all." in text
+
+
+def test_long_evidence_keeps_the_chosen_row_in_sight() -> None:
+    rows = tuple(EvidenceRow(head=f"head{index}", layers="last", accuracy=1 - index / 100, chosen=index == 30) for index in range(40))
+    source = page(run_report(evidence=rows))
+    before_fold = source[source.index("What was tried") : source.index("<summary>All 40")]
+    assert "head19" in before_fold
+    assert "head20" not in before_fold
+    assert "head30" in before_fold
+
+
+def test_a_perfect_result_and_missing_classes_are_put_in_words() -> None:
+    classes = ("a", "b", "c")
+    perfect = evaluate(np.eye(3)[[0, 1, 0, 1]], np.array([0, 1, 0, 1]), classes)
+    text = Reading(page(run_report(classes, evaluation=perfect))).text
+    assert "No image was named wrongly." in text
+    assert "No test image is of c" in text
+    assert "(100 %)" in text
+
+
+def test_multilabel_reports_have_no_confusion_matrix(tmp_path: Path) -> None:
+    targets = np.array([[1, 0], [1, 1], [0, 0]], dtype=bool)
+    report = run_report(evaluation=evaluate(np.where(targets, 0.9, 0.1), targets, ("cats", "dogs")))
+    written = write_report(tmp_path, report)
+    assert [path.name for path in written] == ["report.html", "MODEL_CARD.md"]
+    text = Reading(written[0].read_text(encoding="utf-8")).text
+    assert "The model finds exactly the right labels of 3 of 3 test images (100 %)." in text
+    assert "What is confused with what" not in text
+    assert "900 labels: 600 train, 300 test." in text
+    card = written[1].read_text(encoding="utf-8")
+    assert "confusion_matrix.png" not in card
+    assert "multi-label" in card
+
+
+# MODEL_CARD.md
+
+
+def test_the_card_carries_the_metadata_of_the_hub() -> None:
+    card = model_card(run_report(backbone_hub_id="timm/efficientnet_lite0.ra_in1k"))
+    assert card.startswith("---\n")
+    front = yaml.safe_load(card.split("---\n")[1])
+    assert front["license"] == "apache-2.0"
+    assert "license_name" not in front
+    assert front["library_name"] == "headstart"
+    assert front["pipeline_tag"] == "image-classification"
+    assert front["base_model"] == "timm/efficientnet_lite0.ra_in1k"
+    assert front["tags"] == ["image-classification", "transfer-learning", "headstart"]
+    assert front["metrics"] == ["accuracy", "f1", "precision", "recall", "roc_auc"]
+    (entry,) = front["model-index"]
+    (result,) = entry["results"]
+    assert entry["name"] == "cats_dogs"
+    assert result["task"] == {"type": "image-classification", "name": "Image classification"}
+    assert result["dataset"] == {"type": "imagefolder", "name": "cats_dogs", "split": "test"}
+    assert result["metrics"][0] == {"type": "accuracy", "value": 0.9867, "name": "test accuracy"}
+
+
+def test_the_card_names_a_licence_that_the_hub_does_not_know() -> None:
+    front = yaml.safe_load(model_card(run_report(backbone_licence="NVIDIA Source Code License-NC")).split("---\n")[1])
+    assert (front["license"], front["license_name"]) == ("other", "nvidia-source-code-license-nc")
+    front = yaml.safe_load(model_card(run_report(backbone_licence="")).split("---\n")[1])
+    assert (front["license"], front["license_name"]) == ("other", "unknown")
+
+
+def test_the_card_tells_the_same_numbers_as_the_page() -> None:
+    report = run_report()
+    card, text = model_card(report), Reading(page(report)).text
+    sentence = "The model names the right class for 296 of 300 test images (98.7 %)."
+    assert sentence in card
+    assert sentence in text
+    assert "| accuracy | 0.9867 (95 % interval 0.9662 to 0.9948, Wilson) |" in card
+    for name in ("log_loss", "brier_score", "roc_auc"):
+        value = f"{report.evaluation.scores[name]:.4f}"
+        assert value in card
+        assert value in text
+    assert "- 4 leaks. Take them out." in card
+    assert "```\nheadstart fit photos --seed 0\n```" in card
+    assert "- Images: 600 train, 300 test." in card
+    assert "- Refused: 1 file that could not be read." in card
+    assert "- Seed: 0" in card
+    assert "```\nheadstart predict . image.jpg\n```" in card
+    assert "from another camera, place or time, it can be lower." in card
+    assert "The model names one of its classes for every image" in card
+
+
+def test_undefined_scores_stay_out_of_the_metadata() -> None:
+    lonely = evaluate(np.eye(2)[[0, 0]], np.array([0, 0]), ("cats", "dogs"))
+    card = model_card(run_report(evaluation=lonely))
+    assert "roc_auc" not in yaml.safe_load(card.split("---\n")[1])["metrics"]
+    assert "| ROC-AUC | - |" in card
+    assert "nan" not in card
+
+
+def test_markdown_is_not_taken_for_markup() -> None:
+    assert markdown("a|b*c_d<e>[f](g)`h`\\") == r"a\|b\*c\_d\<e\>\[f\](g)\`h\`" + "\\\\"
+
+
+def test_a_command_with_backticks_stays_inside_its_fence() -> None:
+    card = model_card(run_report(command="headstart fit 'a```b'"))
+    assert "````\nheadstart fit 'a```b'\n````" in card
+
+
+@pytest.mark.parametrize("word", ["no", "true", "null", "1.0", "a: b", "- x", "#tag", "", "é", "{", "\u2028", "2024-01-01"])
+def test_yaml_reads_every_title_back_as_text(word: str) -> None:
+    front = yaml.safe_load(model_card(run_report(title=word)).removeprefix("---\n").split("\n---\n")[0])
+    assert front["model-index"][0]["name"] == ("\N{REPLACEMENT CHARACTER}" if word == "\u2028" else word)
+
+
+# confusion_matrix.png
+
+
+@pytest.mark.parametrize("count", [1, 2, 10, 40, 100, 151, 1000])
+def test_the_picture_can_be_drawn_at_any_number_of_classes(count: int, tmp_path: Path) -> None:
+    classes = tuple(f"class {index} 犬\udcff" for index in range(count))
+    confusion_matrix_png(evaluation(classes, n=max(60, count)), tmp_path / "confusion.png")
+    with Image.open(tmp_path / "confusion.png") as image:
+        assert image.format == "PNG"
+        assert 200 < min(image.size) <= max(image.size) < 2600
+
+
+def test_the_picture_shows_right_cells_in_blue_and_wrong_ones_in_orange(tmp_path: Path) -> None:
+    confusion_matrix_png(evaluation(("cats", "dogs"), n=40, wrong=20), tmp_path / "confusion.png")
+    with Image.open(tmp_path / "confusion.png") as image:
+        pixels = np.asarray(image.convert("RGB")).astype(int)
+    blue = (pixels[:, :, 2] > pixels[:, :, 0] + 60).sum()
+    orange = (pixels[:, :, 0] > pixels[:, :, 2] + 60).sum()
+    cell = 108 * 108
+    assert 0.7 * 2 * cell < blue < 2.1 * cell
+    assert 0.7 * 2 * cell < orange < 2.1 * cell
+
+
+def test_shades_grow_with_the_share_of_the_row_and_are_none_where_nothing_is() -> None:
+    found = shades(np.array([[90, 10, 0], [0, 50, 50], [0, 0, 0]]))
+    assert (found[2] == 0).all()
+    assert found[0, 2] == found[1, 0] == 0
+    assert found[0, 0] > found[1, 1] > 0
+    assert found[1, 2] > found[0, 1] > 0.3
+    assert found.max() <= 1
+
+
+def test_a_picture_of_multilabel_data_is_refused(tmp_path: Path) -> None:
+    labels = evaluate(np.array([[0.9, 0.1]]), np.array([[True, False]]), ("a", "b"))
+    with pytest.raises(ParameterError, match="multi-label data have no confusion matrix: an image has no single class"):
+        confusion_matrix_png(labels, tmp_path / "confusion.png")
+
+
+def test_pillows_own_font_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from headstart.report import picture
+
+    monkeypatch.setattr(picture, "find_spec", lambda name: None)
+    picture._font.cache_clear()
+    try:
+        confusion_matrix_png(evaluation(("cats", "dogs")), tmp_path / "confusion.png")
+    finally:
+        picture._font.cache_clear()
+    assert (tmp_path / "confusion.png").stat().st_size > 500
+
+
+# writing
+
+
+def test_files_are_written_and_written_again_byte_for_byte(tmp_path: Path) -> None:
+    written = write_report(str(tmp_path), run_report())
+    assert [path.name for path in written] == ["report.html", "MODEL_CARD.md", "confusion_matrix.png"]
+    first = [path.read_bytes() for path in written]
+    assert [path.read_bytes() for path in write_report(tmp_path, run_report())] == first
+    assert b"\r" not in first[0] + first[1]
+
+
+def test_a_missing_folder_is_the_file_systems_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        write_report(tmp_path / "absent", run_report())
+
+
+def test_page_and_card_of_6000_images_take_under_50_ms() -> None:
+    classes = tuple(f"class {index}" for index in range(10))
+    report = run_report(classes, evaluation=evaluation(classes, n=6000, wrong=600))
+    took = []
+    for _ in range(5):
+        start = time.perf_counter()
+        page(report)
+        model_card(report)
+        took.append(time.perf_counter() - start)
+    assert min(took) < 0.05
+
+
+def test_nothing_is_imported_for_drawing_before_something_is_drawn() -> None:
+    code = "import sys, headstart.report; print(sorted({'PIL', 'matplotlib', 'scipy', 'sklearn'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
