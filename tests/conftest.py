@@ -5,7 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+
+from headstart.backbones import Backbone, load_backbone
 
 
 @pytest.fixture(scope="session")
@@ -14,4 +18,45 @@ def shared_data() -> Path:
     folder = Path(os.environ.get("HEADSTART_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
     if not folder.is_dir():
         pytest.skip(f"measurement data are not at {folder}; set HEADSTART_SHARED_DATA to their folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache folder for the whole test run, so that the embedded backbone is converted once."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or writes the cache of the person who runs it."""
+    monkeypatch.setenv("HEADSTART_CACHE", str(cache))
+
+
+@pytest.fixture(scope="session")
+def backbone(cache: Path) -> Backbone:
+    """EfficientNet-Lite0 with its ImageNet weights."""
+    return load_backbone("efficientnet_lite0", cache=cache, announce=lambda message: None)
+
+
+def draw(kind: int, seed: int, *, side: int = 48) -> np.ndarray:
+    """A small picture of one of three kinds that are easy to tell apart: rings, stripes, checks; colours and places vary."""
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[:side, :side] + random.uniform(-8, 8, (2, 1, 1))
+    period = random.uniform(5, 9)
+    wave = (np.hypot(y - side / 2, x - side / 2), x + 0 * y, np.maximum(np.sin(x / period * 6), np.sin(y / period * 6)) * period)[kind]
+    pattern = (np.sin(wave / period * 6) > 0)[:, :, None] if kind < 2 else (wave > 0)[:, :, None]
+    one, two = random.integers(0, 110, 3), random.integers(140, 255, 3)
+    noise = random.normal(0, 6, (side, side, 3))
+    return np.clip(np.where(pattern, one, two) + noise, 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 3 x 20 pictures, a folder a class."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for kind, name in enumerate(("rings", "stripes", "checks")):
+        (folder / name).mkdir()
+        for index in range(20):
+            Image.fromarray(draw(kind, 100 * kind + index)).save(folder / name / f"{name} {index:02d}.png")
     return folder

@@ -359,6 +359,16 @@ def test_the_picture_shows_right_cells_in_blue_and_wrong_ones_in_orange(tmp_path
     assert 0.7 * 2 * cell < orange < 2.1 * cell
 
 
+def test_an_empty_cell_can_be_told_from_the_paper(tmp_path: Path) -> None:
+    confusion_matrix_png(evaluation(tuple("abcdefghij"), wrong=0), tmp_path / "confusion.png")
+    with Image.open(tmp_path / "confusion.png") as image:
+        colours = {colour: count for count, colour in image.convert("RGB").getcolors(1 << 24) or []}
+    cell = 88 * 88
+    assert colours[(244, 246, 248)] == 90 * cell
+    assert max(colours, key=lambda colour: colours[colour]) in {(255, 255, 255), (244, 246, 248)}
+    assert colours[(255, 255, 255)] > 10 * cell
+
+
 def test_shades_grow_with_the_share_of_the_row_and_are_none_where_nothing_is() -> None:
     found = shades(np.array([[90, 10, 0], [0, 50, 50], [0, 0, 0]]))
     assert (found[2] == 0).all()

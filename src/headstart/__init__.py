@@ -25,7 +25,6 @@ _PUBLIC = {
     "FitResult": "headstart.fitting",
     "fit": "headstart.fitting",
     "Evaluation": "headstart.evaluate",
-    "evaluate": "headstart.evaluate",
     "check": "headstart.audit",
     "Run": "headstart.bundle",
     "load": "headstart.bundle",
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
     from headstart.classifier import TransferClassifier
     from headstart.datasets import Dataset, dataset_from_arrays, dataset_from_paths, read_dataset
     from headstart.errors import HeadstartError
-    from headstart.evaluate import Evaluation, evaluate
+    from headstart.evaluate import Evaluation
     from headstart.feature_store import FeatureStore
     from headstart.features import BackboneExtractor
     from headstart.fitting import FitResult, FitSettings, fit
@@ -61,7 +60,6 @@ __all__ = [
     "check",
     "dataset_from_arrays",
     "dataset_from_paths",
-    "evaluate",
     "fit",
     "load",
     "load_backbone",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal, Self
@@ -16,12 +16,12 @@ from sklearn.utils.validation import check_is_fitted
 
 from headstart import locations
 from headstart.backbones import load_backbone
-from headstart.errors import DataError, ImageError, ParameterError
+from headstart.errors import DataError, ImageError, StoreError
 from headstart.feature_store import FeatureStore
 from headstart.features import BackboneExtractor, Features, Images
 from headstart.images import Preprocessing
 from headstart.progress import Progress
-from headstart.strategy import HEADS, Choice, choose_head
+from headstart.strategy import Choice, choose_head
 
 Cache = str | Path | Literal["auto"] | None
 Say = Callable[[str], None]
@@ -100,14 +100,13 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         progress: Progress | None = None,
     ) -> Self:
         """Learn from features that `extract` gave: float32 (n, dim). Otherwise like `fit`."""
-        if self.head not in HEADS:
-            raise ParameterError(f"head must be one of {', '.join(HEADS)}, got {self.head!r}.")
         extractor = self._extractor()
         start = time.perf_counter()
         with self._store() as store:
+            memo = None if store is None else _Memo(store)
             self.choice_: Choice = choose_head(
                 values, y, layers=extractor.layers, head=self.head, class_weight=self.class_weight, groups=groups, seed=self.seed,
-                memo=store, progress=progress,
+                memo=memo, progress=progress,
             )  # fmt: skip
         self.seconds_ = {**getattr(self, "seconds_", {}), "head": time.perf_counter() - start}
         self.classes_ = self.choice_.estimator.classes_
@@ -152,8 +151,9 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _extractor(self, *, announce: Say | None = None, warn: Say | None = None) -> BackboneExtractor:
         """The extractor of the current parameters; made again when they have changed."""
         wanted = (self.backbone, str(self.weights), self.fit_image, self.engine, str(self.cache))
-        if getattr(self, "_made_for", None) == wanted:
-            return self.extractor_
+        made: BackboneExtractor | None = getattr(self, "extractor_", None)
+        if made is not None and self._made_for == wanted:
+            return made
         start = time.perf_counter()
         if self.cache is None:
             self._scratch = TemporaryDirectory(prefix="headstart-")
@@ -184,6 +184,23 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             return
         with FeatureStore(locations.feature_store_file(self._cache_folder())) as store:
             yield store
+
+
+class _Memo:
+    """The store's memos, which a fit can do without: where they cannot be read or written, the choice is simply made again."""
+
+    def __init__(self, store: FeatureStore) -> None:
+        self._store = store
+
+    def get_memo(self, key: str) -> bytes | None:
+        try:
+            return self._store.get_memo(key)
+        except StoreError:
+            return None
+
+    def put_memo(self, key: str, value: bytes) -> None:
+        with suppress(StoreError):
+            self._store.put_memo(key, value)
 
 
 def check_images(X: Any) -> Images:

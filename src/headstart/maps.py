@@ -95,7 +95,9 @@ class LayerMap(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         layers = [(str(name), int(start), int(stop)) for name, start, stop in self.layers]
         for name, start, stop in layers:
             if not 0 <= start < stop <= dimension:
-                raise ParameterError(f"layer {name!r} is columns {start} to {stop}, outside of the {dimension} features. Give the layers of this backbone.")
+                raise ParameterError(
+                    f"layer {name!r} is columns {start} to {stop}, outside of the {dimension} features. Give the layers of this backbone."
+                )
         if not layers:
             raise ParameterError("layers is empty; name at least one, or give None for all.")
         return layers

@@ -141,12 +141,12 @@ class _Units:
         where = place[self.rows()]
         inside = where >= 0
         flat = np.bincount(where[inside] * self.class_count + self.classes[inside], minlength=count * self.class_count)
-        return np.asarray(flat.reshape(count, self.class_count), np.int64)
+        return flat.reshape(count, self.class_count)
 
     def units_of(self, label: int) -> Indices:
         """The units with a class, the smallest first."""
         found = self.rows()[self.classes == label]
-        return found[np.argsort(self.sizes[found], kind="stable")]
+        return np.asarray(found[np.argsort(self.sizes[found], kind="stable")], np.int64)
 
 
 def _units(targets: npt.ArrayLike, groups: npt.ArrayLike | None) -> _Units:

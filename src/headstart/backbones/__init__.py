@@ -1,7 +1,8 @@
 """Pre-trained networks without their tops: the catalogue, and what loads them."""
 
 from headstart.backbones.backbone import Backbone, Layer
-from headstart.backbones.loading import load_backbone
-from headstart.backbones.records import BackboneRecord, catalogue, find
+from headstart.backbones.loading import find, load_backbone
+from headstart.backbones.records import SORT_KEYS, BackboneRecord, catalogue, sorted_records
+from headstart.backbones.timm_models import all_records as all_timm_models
 
-__all__ = ["Backbone", "BackboneRecord", "Layer", "catalogue", "find", "load_backbone"]
+__all__ = ["SORT_KEYS", "Backbone", "BackboneRecord", "Layer", "all_timm_models", "catalogue", "find", "load_backbone", "sorted_records"]

@@ -67,4 +67,5 @@ class Backbone:
         """How an image becomes the network's input."""
         from headstart.images import Preprocessing
 
-        return Preprocessing(size=self.record.input_size, crop=self.record.crop, interpolation=self.record.interpolation)
+        record = self.record
+        return Preprocessing(size=record.input_size, crop=record.crop, interpolation=record.interpolation, fit=record.fit)

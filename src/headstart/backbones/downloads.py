@@ -24,10 +24,11 @@ def _megabytes(record: BackboneRecord) -> str:
 
 
 def _checked_by_name(path: Path, digest: str) -> None:
-    """The Hub names its cached files by their SHA-256: compare."""
-    told = path.resolve().name
-    if re.fullmatch(r"[0-9a-f]{64}", told) and told != digest:
-        raise BackboneError(f"{path} is damaged: its SHA-256 is {digest}, it should be {told}. Delete it and try again.")
+    """The Hub names its cached files by their SHA-256, PyTorch's file names end in the beginning of it: compare."""
+    match = re.fullmatch(r"(?:.*-)?([0-9a-f]{64}|(?<=-)[0-9a-f]{8,63})(?:\.\w+)?", path.resolve().name)
+    told = match[1] if match else ""
+    if not digest.startswith(told):
+        raise BackboneError(f"{path} is damaged: its SHA-256 is {digest}, it should begin with {told}. Delete it and try again.")
 
 
 def _from_hub(record: BackboneRecord, announce: Callable[[str], None]) -> Path:
@@ -43,7 +44,9 @@ def _from_hub(record: BackboneRecord, announce: Callable[[str], None]) -> Path:
         kept = huggingface_hub.try_to_load_from_cache(where, name)
         if isinstance(kept, str):
             return Path(kept)
-    announce(f"Downloading the weights of {record.name} ({_megabytes(record)}) from https://huggingface.co/{where} to {_hub_folder(huggingface_hub)}")
+    announce(
+        f"Downloading the weights of {record.name} ({_megabytes(record)}) from https://huggingface.co/{where} to {_hub_folder(huggingface_hub)}"
+    )
     for name in names:
         try:
             return Path(huggingface_hub.hf_hub_download(where, name))
@@ -51,7 +54,7 @@ def _from_hub(record: BackboneRecord, announce: Callable[[str], None]) -> Path:
             raise _unreachable(f"{where}/{name}", error) from None
         except EntryNotFoundError:
             continue
-        except Exception as error:  # network, proxy, permission, disk: each layer below has its own
+        except Exception as error:  # as below
             raise _unreachable(f"{where}/{name}", error) from None
     raise BackboneError(f"https://huggingface.co/{where} holds none of {', '.join(names)}. {_HELP}")
 
@@ -61,20 +64,19 @@ def _hub_folder(huggingface_hub: Any) -> str:
 
 
 def _from_address(record: BackboneRecord, announce: Callable[[str], None]) -> Path:
-    from timm.models import download_cached_file
-    from timm.models._hub import get_cache_dir
+    from timm.models._hub import download_cached_file, get_cache_dir
 
     address = record.source.removeprefix(URL_SOURCE)
     path = Path(get_cache_dir()) / address.rsplit("/", 1)[-1]
-    if not path.is_file():
-        if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
-            raise _unreachable(address, "HF_HUB_OFFLINE is set")
-        announce(f"Downloading the weights of {record.name} ({_megabytes(record)}) from {address} to {path.parent}")
-        try:
-            return Path(download_cached_file(address, check_hash=True, progress=True))
-        except Exception as error:  # as above
-            raise _unreachable(address, error) from None
-    return path
+    if path.is_file():
+        return path
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
+        raise _unreachable(address, "HF_HUB_OFFLINE is set")
+    announce(f"Downloading the weights of {record.name} ({_megabytes(record)}) from {address} to {path.parent}")
+    try:
+        return Path(download_cached_file(address, check_hash=True, progress=True))
+    except Exception as error:  # network, proxy, permission, disk: each layer below has its own
+        raise _unreachable(address, error) from None
 
 
 def _unreachable(what: str, error: Exception | str) -> BackboneError:

@@ -96,6 +96,11 @@ def _package_names(variant: int) -> Iterator[tuple[str, str]]:
     yield "_conv_head", "_bn1"
 
 
+def names(variant: int) -> tuple[str, ...]:
+    """The names of all convolutions and BatchNorms, in both known conventions."""
+    return tuple(name for convention in (_timm_names, _package_names) for pair in convention(variant) for name in pair)
+
+
 def _in_order(variant: int, tensors: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
     """The entries in the order of the forward pass: by name where the publisher is known, else as the file has them.
 

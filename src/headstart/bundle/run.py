@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from headstart.datasets import Dataset
 from headstart.engine import Engine, available_cores, open_engine
-from headstart.errors import ImageError, ParameterError, RunError
+from headstart.errors import DataError, ImageError, ParameterError, RunError
+from headstart.evaluate import Evaluation, evaluate
 from headstart.features import Images, run_images
 from headstart.images import Preprocessing, quiet_decoding
 from headstart.progress import Progress
@@ -145,6 +147,29 @@ class Run:
             refused_at=tuple(refused),
             multilabel=self.multilabel,
         )
+
+    def evaluate(self, dataset: Dataset, *, progress: Progress | None = None) -> tuple[Evaluation, Predictions]:
+        """Test the saved model itself, from pixels to probabilities.
+
+        Args:
+            dataset: read with ``read_dataset(..., classes=run.classes)``, which matches the labels by name.
+            progress: called as images are done.
+
+        Returns:
+            The evaluation of the images that could be read, and the predictions (which list the others).
+
+        Raises:
+            DataError: other classes than the run's, or no image that can be read.
+        """
+        if tuple(dataset.classes) != self.classes:
+            raise DataError(
+                f"The data have the classes {', '.join(dataset.classes[:5])} and the run {', '.join(self.classes[:5])}. "
+                "Read the data with read_dataset(..., classes=run.classes), which matches them by name."
+            )
+        predictions = self.predict(dataset.images, progress=progress)
+        if not len(predictions):
+            raise DataError(f"None of the {len(dataset)} images can be read. The first: {next(iter(predictions.refused), '-')}")
+        return evaluate(predictions.probabilities, dataset.targets[predictions.kept], self.classes), predictions
 
 
 def load(path: str | Path, *, engine: str = "auto", compiled: Path | None = None) -> Run:

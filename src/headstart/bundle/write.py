@@ -95,16 +95,14 @@ def write_run(path: Path, contents: RunContents) -> None:
 
 
 def _write_files(folder: Path, contents: RunContents) -> None:
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     (folder / MODEL).write_bytes(whole_model(contents).SerializeToString())
     settings, arrays = contents.head.state()
-    save_file(
-        {name: np.ascontiguousarray(array) for name, array in arrays.items()},
-        folder / "head.safetensors",
-        metadata={"head": json.dumps(settings)},
-    )
-    save_file({name: np.ascontiguousarray(array) for name, array in contents.reference.items()}, folder / "reference.safetensors")
+    head = save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, metadata={"head": json.dumps(settings)})
+    (folder / "head.safetensors").write_bytes(head)
+    reference = save({name: np.ascontiguousarray(array) for name, array in contents.reference.items()})
+    (folder / "reference.safetensors").write_bytes(reference)
     contents.further(folder)
     record = contents.backbone.record
     manifest = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import os
 import sys
 from collections.abc import Callable
@@ -12,6 +13,9 @@ import typer
 
 import headstart
 from headstart.errors import HeadstartError, InputError, MissingExtraError
+
+COMMANDS = ("fit", "predict", "evaluate", "check", "backbones", "cache", "demo")
+"""In the order in which ``--help`` lists them; each is registered by the module of its name."""
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 _P = ParamSpec("_P")
@@ -29,8 +33,11 @@ application = typer.Typer(
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print more; show the traceback of unexpected errors.")]
 CacheFolder = Annotated[
-    str | None, typer.Option("--cache", metavar="DIR", help="Folder for features and converted networks. [default: $HEADSTART_CACHE or the user's cache folder]")
-]  # fmt: skip
+    str | None,
+    typer.Option(
+        "--cache", metavar="DIR", help="Folder for features and networks. [default: $HEADSTART_CACHE, else the user's cache folder]"
+    ),
+]
 
 
 def _show_version(asked: bool) -> None:
@@ -87,7 +94,6 @@ def _stop(message: str, code: int, *, label: str = "Error: ") -> Any:
 
 def main() -> None:
     """Entry point of the ``headstart`` command."""
-    from headstart.cli import backbones_command, cache_command, check_command, demo_command, evaluate_command, fit_command, predict_command
-
-    del backbones_command, cache_command, check_command, demo_command, evaluate_command, fit_command, predict_command
+    for name in COMMANDS:
+        importlib.import_module(f"headstart.cli.{name}_command")
     application()

@@ -42,10 +42,9 @@ def backbones_command(
         _show_one(find(name))
         return
     if everything:
-        for model in all_timm_models():
-            print_result(model)
-        return
-    records = list(catalogue())
+        records = list(all_timm_models())
+    else:
+        records = list(catalogue())
     descending = sort in ("top1", "top5")
     if sort != "name":
         records.sort(key=lambda record: _sort_key(getattr(record, sort), descending=descending))
@@ -65,8 +64,9 @@ def _show_table(records: list[BackboneRecord]) -> None:
     rows = [
         (
             f"{record.name}{' *' if record.embedded else ''}", record.aliases[0] if record.aliases else "",
-            _number(record.parameters, scale=1e6), _number(record.gflops, digits=2), _number(record.depth, digits=0), str(record.input_size),
-            _number(record.file_size, scale=1e6, digits=0), _number(record.top1), _number(record.top5), record.licence or "-",
+            _number(record.parameters, scale=1e6), _number(record.gflops, digits=2), _number(record.depth, digits=0),
+            str(record.input_size), _number(record.file_size, scale=1e6, digits=0), _number(record.top1), _number(record.top5),
+            record.licence or "-",
         )
         for record in records
     ]  # fmt: skip

@@ -35,7 +35,7 @@ def demo_command(
     settings = FitSettings(cache=cache or "auto")
     with TerminalListener(quiet=quiet, verbose=verbose) as listener:
         result = fit(images, out=run, settings=settings, listener=listener, command=f"headstart fit {images} --out {run}")
-    some = [path for path in result.dataset.take(result.dataset.part("test")).images][:: max(1, result.test.images // 5)][:5]
+    some = list(result.dataset.take(result.dataset.part("test")).images)[:: max(1, result.test.images // 5)][:5]
     print_result(f"$ headstart predict {run} " + " ".join(str(path) for path in some))
     predictions = load(run, compiled=locations.cache_folder(cache) / "compiled").predict(some)
     for path, label, row in zip(some, predictions.labels, predictions.probabilities, strict=True):

@@ -32,7 +32,6 @@ def evaluate_command(
     from headstart.bundle import load
     from headstart.datasets import read_dataset
     from headstart.errors import DataError
-    from headstart.evaluate import evaluate
 
     opened = load(run, engine=engine, compiled=locations.cache_folder() / "compiled")
     dataset = read_dataset(data, classes=opened.classes)
@@ -44,12 +43,9 @@ def evaluate_command(
         for note in dataset.notes:
             listener.say(note)
         listener.stage(f"Predicting {len(dataset)} images")
-        predictions = opened.predict(dataset.images, progress=listener.progress)
+        evaluation, predictions = opened.evaluate(dataset, progress=listener.progress)
         for error in predictions.refused:
             listener.warn(f"{error} (left out)")
-    if not len(predictions):
-        raise DataError(f"None of the {len(dataset)} images can be read. The first: {predictions.refused[0]}")
-    evaluation = evaluate(predictions.probabilities, dataset.targets[predictions.kept], opened.classes)
     if out is not None:
         out.write_text(json.dumps(evaluation.to_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     if picture is not None:

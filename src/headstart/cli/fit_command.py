@@ -117,7 +117,7 @@ def show_result(result: FitResult, *, quiet: bool) -> None:
         for line in result.test.lines():
             print_result(line)
         print_result()
-        print_result(f"head      {result.choice.description}")
+        print_result(f"head      {result.head}")
         print_result(f"why       {result.choice.reason}")
         print_result(f"tested on {result.held_out}")
         if result.refused:

@@ -220,7 +220,7 @@ def _saved(cell: Mapping[str, Any], folder: Path, number: int) -> Path:
         return Path(str(origin))
     suffix = Path(str(origin)).suffix.lower() if origin else ""
     path = folder / f"{number:06d}{suffix or '.image'}"
-    if not path.exists() or path.stat().st_size != len(data):
+    if not path.exists() or path.read_bytes() != data:
         partial = path.with_suffix(".partial")
         partial.write_bytes(data)
         partial.replace(path)

@@ -238,25 +238,27 @@ def _set_journal(connection: sqlite3.Connection, wanted: str) -> str:
     return str(mode)
 
 
-def _code(error: sqlite3.Error) -> int:
+def _code(error: BaseException | None) -> int:
     """Return SQLite's primary result code, 0 where there is none."""
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
 
 
 @contextlib.contextmanager
 def _in_words(path: Path) -> Iterator[None]:
     try:
         yield
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:
         raise StoreError(_sentence(path, error)) from error
 
 
 def is_damage(error: BaseException | None) -> bool:
-    """Tell whether a SQLite error means that a part of the file is damaged (and not that it is no SQLite file at all)."""
-    return isinstance(error, sqlite3.Error) and _code(error) == sqlite3.SQLITE_CORRUPT
+    """Tell whether an error means that a part of the file is damaged (and not that it is no SQLite file at all)."""
+    # The statements here are right, so where SQLite finds them wrong (SQLITE_ERROR), it is the schema in the file that is damaged;
+    # and Python cannot decode SQLite's message when that quotes a damaged schema.
+    return isinstance(error, UnicodeDecodeError) or _code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_MISMATCH)
 
 
-def _sentence(path: Path, error: sqlite3.Error) -> str:
+def _sentence(path: Path, error: sqlite3.Error | UnicodeDecodeError) -> str:
     """Say what happened to the store at `path`, and what to do; reads well after "features are not being kept: "."""
     elsewhere = "choose another folder with --cache DIR"
     code = _code(error)
@@ -273,7 +275,7 @@ def _sentence(path: Path, error: sqlite3.Error) -> str:
         return (
             f"{path} is not a feature store, or its beginning is damaged ({error}). Move or delete it, and it is made anew; or {elsewhere}."
         )
-    if code == sqlite3.SQLITE_CORRUPT:
+    if is_damage(error):
         return (
             f"the feature store {path} is damaged ({error}). Run 'headstart cache verify --repair' to keep what is whole, "
             "or delete the file: its features are then computed again."

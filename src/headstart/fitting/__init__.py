@@ -1,6 +1,6 @@
 """From a folder of labelled images to a run folder: the one job that everything else serves."""
 
-from headstart.fitting.fit import FitResult, ShardResult, fit, fit_shard
+from headstart.fitting.job import FitResult, ShardResult, fit, fit_shard
 from headstart.fitting.settings import FitSettings, Shard
 
 __all__ = ["FitResult", "FitSettings", "Shard", "ShardResult", "fit", "fit_shard"]

@@ -20,7 +20,7 @@ from headstart.bundle import RunContents
 from headstart.report import EvidenceRow, RunReport, write_report
 
 if TYPE_CHECKING:
-    from headstart.fitting.fit import FitResult
+    from headstart.fitting.job import FitResult
     from headstart.fitting.settings import FitSettings
 
 _PACKAGES = ("numpy", "scipy", "scikit-learn", "openvino", "onnxruntime", "onnx", "pillow", "simplejpeg", "timm", "torch")
@@ -67,11 +67,32 @@ def evidence_rows(result: FitResult) -> list[EvidenceRow]:
     """What was tried, as the report tells it."""
     return [
         EvidenceRow(
-            layers=row.layers, head=row.head, settings=row.settings, accuracy=row.accuracy, error=row.error, log_loss=row.log_loss,
-            seconds=row.seconds, chosen=row.chosen,
+            layers=_named(row.layers, result), head=row.head, settings=row.hyperparameters, accuracy=row.accuracy,
+            error=row.accuracy_error, log_loss=row.log_loss, seconds=row.seconds, chosen=row.chosen,
         )
         for row in result.choice.evidence
     ]  # fmt: skip
+
+
+def _named(layers: tuple[str, ...], result: FitResult) -> str:
+    """Layers in few words: runs of neighbours are joined."""
+    order = [layer.name for layer in result.classifier.extractor_.layers]
+    if set(layers) == set(order) and len(order) > 1:
+        return "all layers"
+    runs: list[list[str]] = []
+    for name in sorted(layers, key=order.index):
+        if runs and order.index(runs[-1][-1]) + 1 == order.index(name):
+            runs[-1].append(name)
+        else:
+            runs.append([name])
+    return ", ".join(run[0] if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs)
+
+
+def head_in_words(result: FitResult) -> str:
+    """The chosen head, for example ``kernel-ridge on stage1 to stage7 (width 1, ridge 0.01)``."""
+    chosen = next(row for row in evidence_rows(result) if row.chosen)
+    settings = ", ".join(f"{name} {value:.3g}" for name, value in chosen.settings.items())
+    return f"{chosen.head} on {chosen.layers}" + (f" ({settings})" if settings else "")
 
 
 def _plain(row: EvidenceRow) -> dict[str, Any]:
@@ -148,7 +169,7 @@ def _report(result: FitResult, provenance: dict[str, Any], command: str) -> RunR
         backbone_licence=record.licence or "unknown",
         backbone_source=extractor.backbone.weights_source,
         features=f"pooled outputs of {len(extractor.layers)} stages ({extractor.dim} numbers) at {extractor.preprocessing.size} px",
-        head=result.choice.description,
+        head=head_in_words(result),
         evidence=tuple(evidence_rows(result)),
         reason=result.choice.reason,
         times=result.seconds,

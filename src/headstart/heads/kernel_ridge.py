@@ -58,8 +58,12 @@ def search_kernel(
     regularisations: Sequence[float] = REGULARISATIONS,
     weights: Floats | None = None,
     groups: Groups = None,
+    start: int | None = None,
 ) -> list[KernelTrial]:
-    """Walk downhill over the grid of widths and regularisations, from its middle, one step at a time; all trials, best first."""
+    """Walk downhill over the grid of widths and regularisations, one step at a time; all trials, best first.
+
+    The walk starts at the middle of the widths and at regularisation number `start`, by default the middle one.
+    """
     median = median_distance(distances)
     tried: dict[tuple[int, int], KernelTrial | None] = {}
 
@@ -73,7 +77,7 @@ def search_kernel(
         trial = tried[i, j]
         return np.inf if trial is None else trial.loss
 
-    here = (len(widths) // 2, len(regularisations) // 2)
+    here = (len(widths) // 2, len(regularisations) // 2 if start is None else start)
     while True:
         around = [here, (here[0], here[1] + 1), (here[0], here[1] - 1), (here[0] + 1, here[1]), (here[0] - 1, here[1])]
         best = min(around, key=lambda cell: loss(*cell))

@@ -14,16 +14,18 @@ from headstart.heads.subsample import stratified_rows
 from headstart.heads.targets import ClassWeight, Targets
 from headstart.splits import folds
 
-STRENGTHS = tuple(10.0 ** (step / 2) for step in range(-4, 8))
+STRENGTHS = tuple(10.0 ** (step / 2) for step in range(-3, 8))
 """The path of C, from strong to weak, in units of one over the mean squared norm of the centred features."""
 SELECTION_ROWS = 2000
+GAIN = 0.005
+"""A weaker penalty must lower the held-out log loss by this share of it to count as better."""
 
 
 class LogisticHead(LinearHead):
     """L2-regularised logistic regression: sigmoid for two classes, softmax for more, a sigmoid each for multi-label.
 
     Minimises the sum of the log losses plus |w|^2 / (2 C). Without a given C, a path from strong to weak penalties is followed with all
-    folds at once until the held-out log loss has risen twice; the logits are calibrated on held-out ones.
+    folds at once until the held-out log loss has failed twice to fall; the logits are calibrated on held-out ones.
 
     Args:
         C: inverse of the penalty; None chooses it by cross-validation.
@@ -80,7 +82,7 @@ class LogisticHead(LinearHead):
             logits = _held_out(problem.logits(), parts, targets)
             calibration = calibrate(logits, targets.indicators, multilabel=targets.multilabel, weights=weights, shifts=False)
             loss = float(np.average(losses(calibration(logits), targets.indicators, multilabel=targets.multilabel), weights=weights))
-            if best is None or loss < best[0]:
+            if best is None or loss < (1 - GAIN) * best[0]:
                 best, risen = (loss, C, logits), 0
             else:
                 risen += 1
@@ -93,7 +95,7 @@ class LogisticHead(LinearHead):
         """Fit on all images, together with the folds where held-out logits are still wanting."""
         parts = [] if held_out is not None else _folds(targets, self.folds, groups, self.seed)
         problem = _problem(rotation, targets, weights, parts, whole=True)
-        problem.solve(self.C_, tolerance=1e-8, steps=300)
+        problem.solve(self.C_, tolerance=1e-6, steps=200)
         if held_out is None:
             held_out = _held_out(problem.logits()[:, :-1], parts, targets)
         calibration = calibrate(held_out, targets.indicators, multilabel=targets.multilabel, weights=weights, shifts=False)

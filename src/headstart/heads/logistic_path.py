@@ -7,6 +7,7 @@ from the solution of the one before.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +16,15 @@ import numpy.typing as npt
 from scipy.linalg import eigh
 from scipy.optimize import minimize
 
+from headstart.heads.threads import one_thread
+
 Matrix = npt.NDArray[Any]
 
 BIAS_PENALTY = 0.1
 """Keeps the bias finite for a class that a fold lacks; in units of the log loss of one image."""
+
+LARGE = 4_000_000
+"""Entries of a design matrix from which its products are worth several threads."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,13 +91,14 @@ class LogisticProblem:
             gradient = error.reshape(len(design), -1).T @ design + shrunk
             return loss + 0.5 * float(np.vdot(theta, shrunk)), gradient.ravel().astype(np.float64)
 
-        found = minimize(
-            objective,
-            (self.coefficients / scale).ravel().astype(np.float64),
-            jac=True,
-            method="L-BFGS-B",
-            options={"maxiter": steps, "ftol": tolerance, "gtol": 1e-6, "maxcor": 10},
-        )
+        with one_thread() if design.size < LARGE else nullcontext():
+            found = minimize(
+                objective,
+                (self.coefficients / scale).ravel().astype(np.float64),
+                jac=True,
+                method="L-BFGS-B",
+                options={"maxiter": steps, "ftol": tolerance, "gtol": 1e-6, "maxcor": 10},
+            )
         self.coefficients = found.x.reshape(self.coefficients.shape).astype(np.float32) * scale
 
     def logits(self) -> Matrix:
@@ -110,6 +117,6 @@ class LogisticProblem:
             p = np.exp(shifted)
             total = p.sum(axis=2, keepdims=True)
             p /= total
-            loss = (np.log(total) - (shifted * self._goal).sum(axis=2, keepdims=True))
+            loss = np.log(total) - (shifted * self._goal).sum(axis=2, keepdims=True)
         self._confidence = max(1e-3, float((p * (1 - p)).mean()))
         return float((loss * weights).sum(dtype=np.float64)), (p - self._goal) * weights

@@ -82,7 +82,9 @@ class NearestNeighboursHead(Head):
         share = graph.node("ReduceMean", votes, axes=[1], keepdims=0)
         doubt = 1 / (count + 1)
         k = self.votes_.shape[1]
-        smooth = graph.node("Add", graph.node("Mul", share, graph.constant(1 - doubt)), graph.constant(doubt / (2 if self.multilabel_ else k)))
+        smooth = graph.node(
+            "Add", graph.node("Mul", share, graph.constant(1 - doubt)), graph.constant(doubt / (2 if self.multilabel_ else k))
+        )
         score = graph.node("Log", smooth)
         if self.multilabel_:
             score = graph.node("Sub", score, graph.node("Log", graph.node("Sub", graph.constant(1.0), smooth)))

@@ -77,7 +77,9 @@ class HeadPipeline(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self, "head_")
         map_settings, map_arrays = self.map_.state()
         head_settings, head_arrays = self.head_.state()
-        arrays = {f"map.{name}": value for name, value in map_arrays.items()} | {f"head.{name}": value for name, value in head_arrays.items()}
+        arrays = {f"map.{name}": value for name, value in map_arrays.items()} | {
+            f"head.{name}": value for name, value in head_arrays.items()
+        }
         return {"map": map_settings, "head": head_settings}, arrays
 
     @classmethod

