@@ -4,9 +4,11 @@
 
 Parameters are counted. GFLOPs come from PyTorch's flop counter at the input size (a multiplication and an addition are two operations).
 Depth is followed through one forward pass: each convolution or linear layer is one deeper than the deepest of its inputs. All of this
-runs on PyTorch's "meta" device, which knows shapes and no numbers. The accuracies were copied from results/results-imagenet.csv of
-huggingface/pytorch-image-models at commit 0173a139; they hold for the size of the test images given there. A network not listed there
-keeps an empty field.
+runs on PyTorch's "meta" device, which knows shapes and no numbers.
+
+The accuracies were copied by hand from huggingface/pytorch-image-models (results/results-imagenet.csv at commit 0173a139; for MobileNet
+V1 its README) and hold for the size of the test images given there; those of the embedded weights are timm's for its own port of the
+same TensorFlow checkpoints. A network without a published figure keeps an empty field.
 """
 
 from __future__ import annotations
@@ -27,7 +29,6 @@ from headstart.backbones.records import BackboneRecord
 
 HERE = Path(__file__).parent
 CATALOGUE = HERE.parent / "src" / "headstart" / "backbones" / "catalogue.csv"
-ACCURACY_SOURCE = "timm results-imagenet.csv (0173a139)"
 
 # Where the literature's network exists with the weights of its time, these are taken and not timm's newest: label smoothing, heavy
 # augmentation and sigmoid losses raise ImageNet accuracy and make frozen features worse (Kornblith et al. 2019 and 2021).
@@ -77,7 +78,7 @@ EMBEDDED = {
 class LongestWay(TorchDispatchMode):
     """Carries the number of weighted layers behind each tensor along with it."""
 
-    WEIGHTED = ("convolution", "addmm", "mm", "linear", "_trilinear")
+    WEIGHTED = ("convolution", "conv2d", "addmm", "mm", "linear")
 
     def __init__(self) -> None:
         super().__init__()
@@ -118,7 +119,7 @@ def row(record: BackboneRecord, accuracies: dict[str, dict[str, str]], *, weight
     values = record.to_dict() | computed | {"file_size": 4 * computed["parameters"]}
     if accuracy:
         values |= {"top1": accuracy["top1"], "top5": accuracy["top5"]}
-        values["accuracy_source"] = f"{ACCURACY_SOURCE}, {accuracy['test_size']} px"
+        values["accuracy_source"] = f"{accuracy['source']}, tested at {accuracy['test_size']} px"
     values |= changed
     for key in ("mean", "std", "aliases"):
         values[key] = " ".join(str(value) for value in values[key])

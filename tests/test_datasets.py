@@ -9,11 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from headstart.datasets import Dataset, dataset_from_paths, read_dataset
-from headstart.datasets.labels import detect_separator, natural_order
+from headstart.datasets import Dataset, read_dataset
 from headstart.errors import DataError, ParameterError
 
 
@@ -140,8 +137,7 @@ def test_names_that_are_not_utf8_can_be_printed(tmp_path):
         os.mkdir(folder)  # noqa: PTH102
     except OSError:
         pytest.skip("this file system takes UTF-8 names only")
-    with open(folder + b"/\xff.jpg", "wb"):
-        pass
+    os.close(os.open(folder + b"/\xff.jpg", os.O_CREAT | os.O_WRONLY))
     make(tmp_path, "b/1.jpg")
     data = read_dataset(tmp_path)
     assert all(name.encode() for name in (*data.names(), *data.classes))
@@ -202,6 +198,7 @@ def test_unreadable_folders(tmp_path, monkeypatch):
         read_dataset(tmp_path / "locked")
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 def test_a_pipe_is_no_image(tmp_path):
     make(tmp_path, "a/1.jpg", "b/1.jpg")
     os.mkfifo(tmp_path / "a/2.jpg")
@@ -239,6 +236,7 @@ def test_a_file_instead_of_a_folder(tmp_path, name, words):
     [
         ("https://example.org/data", "is an address; data are read from folders and files only"),
         ("torchvison:MNIST", "Did you mean torchvision?"),
+        ("", "the name of the data is empty"),
         ("tfds:mnist", "Public sets are called torchvision:NAME"),
     ],
 )
@@ -276,7 +274,7 @@ def test_separate_test_data(tmp_path):
     assert data.labels(4) == ("dog",)
     assert noted(data, "Test part: no image of 'cat'")
     make(tmp_path, "exam/dogs/1.jpg")
-    with pytest.raises(DataError, match=r"'dogs' \(1 image\).*Did you mean dog\?"):
+    with pytest.raises(DataError, match=r"the test part of .*exam has a class .*'dogs' \(1 image\).*Did you mean dog\?"):
         read_dataset(tmp_path / "train", test=tmp_path / "exam")
 
 
@@ -339,7 +337,7 @@ def test_group_patterns_that_do_not_work(tmp_path):
     make(tmp_path, "a/1.jpg", "b/1.jpg")
     with pytest.raises(ParameterError, match=r"group_from='\(' is not a regular expression: .* An example: 'person"):
         read_dataset(tmp_path, group_from="(")
-    with pytest.raises(ParameterError, match="matches none of the 2 names, for example 'a/1.jpg'"):
+    with pytest.raises(ParameterError, match=r"matches none of the 2 names, for example 'a/1\.jpg'"):
         read_dataset(tmp_path, group_from="patient")
     with pytest.raises(ParameterError, match="both say what belongs together"):
         read_dataset(tmp_path, group_from="a", group_column="b")
@@ -350,31 +348,6 @@ def test_groups_of_training_and_test_data(tmp_path):
     data = read_dataset(tmp_path / "t", test=tmp_path / "e", group_from=r"p\d")
     assert data.groups is not None
     assert data.groups.tolist() == ["p1", "p2", "p1", "p3"]
-
-
-def test_take_and_part(tmp_path):
-    data = read_dataset(make(tmp_path, *(f"{name}/p{i}_x.jpg" for name in "abc" for i in range(4))), group_from=r"p\d")
-    some = data.take([5, 0])
-    assert some.names() == ("b/p1_x.jpg", "a/p0_x.jpg")
-    assert some.targets.tolist() == [1, 0]
-    assert some.classes == ("a", "b", "c")
-    assert some.groups is not None
-    assert some.groups.tolist() == ["p1", "p0"]
-    assert len(data.take(data.targets == 2)) == 4
-    assert len(data.take([])) == 0
-    assert [labels for _, labels in some] == [("b",), ("a",)]
-    with pytest.raises(DataError, match="'tests' is no part of a data set; parts are 'train', 'val', 'test', ''"):
-        data.part("tests")
-
-
-def test_fields_that_do_not_fit():
-    with pytest.raises(DataError, match="2 images, 1 labels, 2 parts"):
-        Dataset(images=(Path("a"), Path("b")), targets=np.zeros(1, np.int64), classes=("x",), parts=np.array(["", ""]))
-
-
-def test_paths():
-    data = dataset_from_paths(["x/1.jpg", "x/2.jpg", "y/3.jpg"], [3, 10, 9], root="x", parts=["train", "Training", "test"], classes=None)
-    assert data.classes == ("3", "10") or data.classes == ("3", "9", "10")
 
 
 def test_ten_thousand_files_in_half_a_second(tmp_path):
@@ -408,37 +381,6 @@ def test_order_is_that_of_the_names_and_not_of_the_disk(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "scandir", Backwards)
     assert read_dataset(tmp_path).names() == expected
-
-
-@given(st.lists(st.integers(-(10**12), 10**12).map(str), unique=True))
-def test_natural_order_of_numbers(names):
-    assert [int(name) for name in natural_order(names)] == sorted(map(int, names))
-
-
-@given(st.lists(st.text(max_size=8), unique=True))
-def test_natural_order_is_an_order(names):
-    once = natural_order(names)
-    assert sorted(once) == sorted(names)
-    assert natural_order(reversed(once)) == once
-
-
-def test_natural_order_of_words():
-    assert natural_order(["img10", "img9", "Img1", "b", "A"]) == ["A", "b", "Img1", "img9", "img10"]
-
-
-@pytest.mark.parametrize(
-    ("cells", "separator"),
-    [
-        (["cat", "dog"], None),
-        (["cat;dog", "cat"], ";"),
-        (["cat|dog", "dog|horse"], "|"),
-        (["cat, dog", "dog"], ","),
-        (["Smith, John", "Doe, Jane"], None),
-        ([], None),
-    ],
-)
-def test_separators(cells, separator):
-    assert detect_separator(cells) == separator
 
 
 @pytest.mark.data

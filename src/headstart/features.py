@@ -32,6 +32,7 @@ BATCH = 64
 
 _READ_TOGETHER = 32  # files a thread reads and digests in one go
 _Pixels: TypeAlias = npt.NDArray[np.uint8]
+_Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
@@ -44,6 +45,7 @@ class Features:
         kept: int64 (n,): the position of each row's image among the images given.
         refused: an error for each image left out, in order; `refused_at` has their positions.
         computed: how many rows were computed now rather than found in the store.
+        digests: the SHA-256 of each row's image, as `image_digest` has it; equal digests are the same image.
     """
 
     values: npt.NDArray[np.float32]
@@ -51,6 +53,7 @@ class Features:
     refused: tuple[ImageError, ...]
     refused_at: tuple[int, ...]
     computed: int
+    digests: tuple[bytes, ...] = ()
 
 
 class BackboneExtractor:
@@ -99,13 +102,21 @@ class BackboneExtractor:
         """The engine, opened at its first use: a run whose features are all stored never pays for it."""
         return open_engine(self.backbone.network, kind=self._engine_kind, size=self.preprocessing.size, compiled=self._compiled)
 
-    def __call__(self, images: Images, *, store: FeatureStore | None = None, progress: Progress | None = None) -> Features:
+    def __call__(
+        self,
+        images: Images,
+        *,
+        store: FeatureStore | None = None,
+        progress: Progress | None = None,
+        warn: Callable[[str], None] | None = None,
+    ) -> Features:
         """Compute, or look up, the features of all images.
 
         Args:
             images: paths, bytes or arrays; or one uint8 array (n, H, W, 3).
             store: where features are looked up and kept; none by default.
             progress: called as images are done.
+            warn: in place of the extractor's own.
 
         Returns:
             The features of the images that could be read; the others are listed in it with path and reason.
@@ -113,11 +124,12 @@ class BackboneExtractor:
         values = np.empty((len(images), self.dim), dtype=np.float32)
         present = np.zeros(len(images), dtype=bool)
         refused: dict[int, ImageError] = {}
+        digests: dict[int, bytes] = {}
         with quiet_decoding(), ThreadPoolExecutor(available_cores(), thread_name_prefix="headstart-decode") as pool:
             if store is not None:
-                store = self._look_up(images, values, present, refused, store, pool)
+                store = self._look_up(images, values, present, refused, digests, store, pool, warn or self._warn)
             missing = [index for index in range(len(images)) if not present[index] and index not in refused]
-            computed = self._compute(images, missing, values, present, refused, store, pool, progress)
+            computed = self._compute(images, missing, values, present, refused, digests, store, pool, progress, warn or self._warn)
         kept = np.flatnonzero(present)
         return Features(
             values=values if len(kept) == len(values) else values[kept],
@@ -125,6 +137,7 @@ class BackboneExtractor:
             refused=tuple(refused[index] for index in sorted(refused)),
             refused_at=tuple(sorted(refused)),
             computed=computed,
+            digests=tuple(digests[index] for index in kept.tolist()),
         )
 
     def _look_up(
@@ -133,22 +146,25 @@ class BackboneExtractor:
         values: npt.NDArray[np.float32],
         present: npt.NDArray[np.bool_],
         refused: dict[int, ImageError],
+        digests: dict[int, bytes],
         store: FeatureStore,
         pool: ThreadPoolExecutor,
+        warn: Callable[[str], None],
     ) -> FeatureStore | None:
         """Fill in what the store has. Returns the store, or None when it turned out unusable."""
         where: dict[bytes, list[int]] = {}
         spans = [range(start, min(start + _READ_TOGETHER, len(images))) for start in range(0, len(images), _READ_TOGETHER)]
-        for span, digests in zip(spans, pool.map(lambda span: [_digest(images[index]) for index in span], spans), strict=True):
-            for index, digest in zip(span, digests, strict=True):
+        for span, read in zip(spans, _ahead(pool, lambda span: [_digest(images[index]) for index in span], spans), strict=True):
+            for index, digest in zip(span, read, strict=True):
                 if isinstance(digest, ImageError):
                     refused[index] = digest
                 else:
+                    digests[index] = digest
                     where.setdefault(digest, []).append(index)
         try:
             found = store.get(self.id, list(where))
         except StoreError as error:
-            self._warn(f"{error} Going on without keeping features.")
+            warn(f"{error} Going on without keeping features.")
             return None
         for digest, row in found.items():
             for index in where[digest]:
@@ -163,9 +179,11 @@ class BackboneExtractor:
         values: npt.NDArray[np.float32],
         present: npt.NDArray[np.bool_],
         refused: dict[int, ImageError],
+        digests: dict[int, bytes],
         store: FeatureStore | None,
         pool: ThreadPoolExecutor,
         progress: Progress | None,
+        warn: Callable[[str], None],
     ) -> int:
         """Run the missing images, writing to the store every `BATCH` images, and on the way out of an interruption."""
         unwritten: dict[int, bytes] = {}
@@ -177,7 +195,7 @@ class BackboneExtractor:
                 try:
                     store.put(self.id, list(unwritten.values()), values[list(unwritten)])
                 except StoreError as error:
-                    self._warn(f"{error} Going on without keeping features.")
+                    warn(f"{error} Going on without keeping features.")
                     store = None
             unwritten.clear()
 
@@ -193,7 +211,7 @@ class BackboneExtractor:
                 else:
                     values[result.index] = result.outputs[0]
                     present[result.index] = True
-                    unwritten[result.index] = result.digest
+                    unwritten[result.index] = digests[result.index] = result.digest
                     count += 1
                 if len(unwritten) == BATCH:
                     write()
@@ -255,12 +273,12 @@ def run_images(
     yield from refusals()
 
 
-def _ahead(pool: ThreadPoolExecutor, function: Callable[[int], _Result], indices: Iterable[int]) -> Iterator[_Result]:
+def _ahead(pool: ThreadPoolExecutor, function: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
     """Like ``pool.map``, but only a few calls ahead of the consumer."""
     waiting: deque[Future[_Result]] = deque()
     try:
-        for index in indices:
-            waiting.append(pool.submit(function, index))
+        for item in items:
+            waiting.append(pool.submit(function, item))
             if len(waiting) > 4 * available_cores():
                 yield waiting.popleft().result()
         while waiting:

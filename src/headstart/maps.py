@@ -1,14 +1,15 @@
 """Maps from features to features: which layers to use, on which scale.
 
-A feature vector holds the pooled outputs of several layers, one after the other. `LayerMap` takes some of them, standardises each feature and cuts
-off what lies far outside of what was seen. Two things differ from plain standardising, and both matter on images unlike those of the backbone's own training: many
-features of a late layer then hardly ever fire, and dividing by their tiny spread would let one new image in a hundred be all outlier.
+A feature vector holds the pooled outputs of several layers, one after the other. `LayerMap` takes some of them, standardises each
+feature and cuts off what lies far outside of what was seen. Plain standardising fails on images unlike those of the backbone's own
+training: many features of a late layer then hardly ever fire, and dividing by their tiny spread lets one new image be all outlier. Hence
+the floor under the spread, and the clip.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,7 @@ Slices = Sequence[tuple[str, int, int]]
 
 FLOOR = 0.3
 CLIP = 5.0
+_ARRAYS = ("columns_", "mean_", "scale_", "gain_")
 
 
 class LayerLike(Protocol):
@@ -49,16 +51,21 @@ class LayerMap(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     Args:
         layers: (name, start, stop) of the layers to take; None takes all columns as one layer.
-        floor: features are divided by sqrt(s^2 + (floor * t)^2), s being the feature's standard deviation and t the layer's root mean square of these.
+        weights: how much each of these layers counts in squared distances and in scalar products; None is 1 for each.
+        floor: features are divided by sqrt(s^2 + (floor * t)^2), s being the feature's standard deviation and t the root mean square of
+            these over the layer.
         clip: results are cut to [-clip, clip].
 
     Attributes:
         columns_: int64 (d,), the columns taken.
-        mean_, scale_: float32 (d,).
+        mean_, scale_: float32 (d,); gain_: float32 (d,), square roots of the weights.
     """
 
-    def __init__(self, layers: Slices | None = None, *, floor: float = FLOOR, clip: float = CLIP) -> None:
+    def __init__(
+        self, layers: Slices | None = None, *, weights: Sequence[float] | None = None, floor: float = FLOOR, clip: float = CLIP
+    ) -> None:
         self.layers = layers
+        self.weights = weights
         self.floor = floor
         self.clip = clip
 
@@ -68,13 +75,17 @@ class LayerMap(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         Raises:
             ParameterError: a layer outside the feature vector, a negative floor, or a clip that is not positive.
         """
-        X = validate_data(self, X, dtype=np.float32)
+        X = cast("Features", validate_data(self, X, dtype=np.float32))
         if not self.floor >= 0:
             raise ParameterError(f"floor must be 0 or more, got {self.floor!r}.")
         if not self.clip > 0:
             raise ParameterError(f"clip must be a positive number, got {self.clip!r}.")
         layers = self._layers(X.shape[1])
         self.columns_ = np.concatenate([np.arange(start, stop) for _, start, stop in layers])
+        weights = [1.0] * len(layers) if self.weights is None else [float(weight) for weight in self.weights]
+        if len(weights) != len(layers) or not all(0 < weight < np.inf for weight in weights):
+            raise ParameterError(f"weights must be None or a positive number for each of the {len(layers)} layers, got {self.weights!r}.")
+        self.gain_ = np.repeat(np.sqrt(weights), [stop - start for _, start, stop in layers]).astype(np.float32)
         means, scales = [], []
         for _, start, stop in layers:
             part = X[:, start:stop]
@@ -105,7 +116,7 @@ class LayerMap(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def transform(self, X: npt.ArrayLike) -> Features:
         """Map features (n, D) to float32 (n, d)."""
         check_is_fitted(self, "columns_")
-        X = validate_data(self, X, dtype=np.float32, reset=False)
+        X = cast("Features", validate_data(self, X, dtype=np.float32, reset=False))
         taken: Features = np.empty((len(X), len(self.columns_)), dtype=np.float32)
         position = 0
         for start, stop in self._runs():
@@ -113,7 +124,13 @@ class LayerMap(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             position += stop - start
         taken -= self.mean_
         taken /= self.scale_
-        return np.clip(taken, -self.clip, self.clip, out=taken)
+        np.clip(taken, -self.clip, self.clip, out=taken)
+        if self._weighted():
+            taken *= self.gain_
+        return taken
+
+    def _weighted(self) -> bool:
+        return bool((self.gain_ != 1).any())
 
     def _runs(self) -> list[tuple[int, int]]:
         """The columns as (start, stop) of consecutive ones."""
@@ -127,7 +144,8 @@ class LayerMap(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         names = np.array([f"x{column}" for column in range(self.n_features_in_)] if known is None else known, dtype=object)
         if len(names) != self.n_features_in_:
             raise ValueError(f"input_features should have length equal to number of features ({self.n_features_in_}), got {len(names)}")
-        return names[self.columns_]
+        taken: npt.NDArray[Any] = names[self.columns_]
+        return taken
 
     def write_onnx(self, graph: OnnxGraph, features: str) -> str:
         """Append the map to a graph: `features` names a float32 value (N, D). Returns the name of the result, float32 (N, d)."""
@@ -140,14 +158,22 @@ class LayerMap(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         taken = parts[0] if len(parts) == 1 else graph.node("Concat", *parts, axis=1)
         centred = graph.node("Sub", taken, graph.constant(self.mean_))
         scaled = graph.node("Div", centred, graph.constant(self.scale_))
-        return graph.node("Clip", scaled, graph.constant(-self.clip), graph.constant(self.clip))
+        clipped = graph.node("Clip", scaled, graph.constant(-self.clip), graph.constant(self.clip))
+        return graph.node("Mul", clipped, graph.constant(self.gain_)) if self._weighted() else clipped
 
     def state(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
         """Everything needed to make the fitted map again: JSON values, and arrays."""
         check_is_fitted(self, "columns_")
         layers = None if self.layers is None else [[str(name), int(start), int(stop)] for name, start, stop in self.layers]
-        settings = {"layers": layers, "floor": float(self.floor), "clip": float(self.clip), "features": int(self.n_features_in_)}
-        return settings, {"columns_": self.columns_, "mean_": self.mean_, "scale_": self.scale_}
+        weights = None if self.weights is None else [float(weight) for weight in self.weights]
+        settings = {
+            "layers": layers,
+            "weights": weights,
+            "floor": float(self.floor),
+            "clip": float(self.clip),
+            "features": int(self.n_features_in_),
+        }
+        return settings, {name: getattr(self, name) for name in _ARRAYS}
 
     @classmethod
     def from_state(cls, settings: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> Self:
@@ -160,11 +186,12 @@ class LayerMap(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             layers = settings["layers"]
             made = cls(
                 None if layers is None else tuple((str(name), int(start), int(stop)) for name, start, stop in layers),
+                weights=None if settings["weights"] is None else tuple(float(weight) for weight in settings["weights"]),
                 floor=float(settings["floor"]),
                 clip=float(settings["clip"]),
             )
             made.n_features_in_ = int(settings["features"])
-            for name in ("columns_", "mean_", "scale_"):
+            for name in _ARRAYS:
                 setattr(made, name, np.asarray(arrays[name]))
         except (KeyError, TypeError, ValueError) as error:
             raise RunError(f"The saved map of the features is damaged: {error} is missing or wrong. Fit it again.") from error

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from headstart.audit.facts import Facts, Progress, gather
+from headstart.audit.facts import Fact, Facts, Progress, gather
 from headstart.audit.file_names import find_groups_in_names
 from headstart.audit.findings import SEVERITIES, Audit, Finding, Severity
 from headstart.audit.shortcuts import find_shortcuts
@@ -52,6 +52,21 @@ def check(dataset: Dataset, *, deep: bool = False, progress: Progress | None = N
         findings=tuple(sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))),
         refused={names[i]: reason for i, reason in facts.refused().items()},
     )
+
+
+def check_known(dataset: Dataset, digests: Sequence[bytes]) -> tuple[Finding, ...]:
+    """Audit what is known without opening a file: copies, parted groups, sizes of classes and parts, groups that the file names tell of.
+
+    Args:
+        dataset: images that can be read.
+        digests: the SHA-256 of each image's bytes.
+
+    Returns:
+        the findings, the gravest first, worded as by `check`.
+    """
+    facts = Facts(tuple(Fact(digest, "", "", "", 0, 0, 0) for digest in digests))
+    findings = [*_copies(dataset, facts), *_parted_groups(dataset), *_classes(dataset), *find_groups_in_names(dataset)]
+    return tuple(sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity)))
 
 
 def _unreadable(dataset: Dataset, facts: Facts) -> list[Finding]:
@@ -177,7 +192,7 @@ def _classes(dataset: Dataset) -> list[Finding]:
     if few:
         listed = ", ".join(f"{name!r} ({count})" for name, count in sorted(few.items(), key=lambda item: item[1])[:8])
         text = f"Fewer than {_FEW} training images in {listed}. These classes will be recognised badly; add images or join classes."
-        found.append(Finding("few images", "warning", text, tuple(few), len(few)))
+        found.append(Finding("few images", "warning", text, tuple(few) if len(few) > 8 else (), len(few)))
     largest, smallest = max(counts, key=lambda name: counts[name]), min(counts, key=lambda name: counts[name])
     ratio = counts[largest] / counts[smallest]
     if ratio >= _NOTED_RATIO and not dataset.multilabel:
@@ -186,7 +201,7 @@ def _classes(dataset: Dataset) -> list[Finding]:
             f"{largest!r} has {ratio:.0f} times as many training images as {smallest!r}; always answering {largest!r} would be right "
             f"in {share:.0%} of cases. Look at balanced accuracy and at the recall of each class, not at accuracy; class weights help."
         )
-        found.append(Finding("imbalance", "warning" if ratio >= _WARNED_RATIO else "note", text, (largest, smallest), 2))
+        found.append(Finding("imbalance", "warning" if ratio >= _WARNED_RATIO else "note", text, (), 2))
     test = len(dataset.part("test"))
     if 0 < test < _SMALL_TEST:
         margin = 1.96 * math.sqrt(0.9 * 0.1 / test)

@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from headstart.backbones.kept_networks import digest_of
 from headstart.backbones.records import HUB_SOURCE, URL_SOURCE, BackboneRecord
@@ -44,9 +43,8 @@ def _from_hub(record: BackboneRecord, announce: Callable[[str], None]) -> Path:
         kept = huggingface_hub.try_to_load_from_cache(where, name)
         if isinstance(kept, str):
             return Path(kept)
-    announce(
-        f"Downloading the weights of {record.name} ({_megabytes(record)}) from https://huggingface.co/{where} to {_hub_folder(huggingface_hub)}"
-    )
+    folder = huggingface_hub.constants.HF_HUB_CACHE
+    announce(f"Downloading the weights of {record.name} ({_megabytes(record)}) from https://huggingface.co/{where} to {folder}")
     for name in names:
         try:
             return Path(huggingface_hub.hf_hub_download(where, name))
@@ -57,10 +55,6 @@ def _from_hub(record: BackboneRecord, announce: Callable[[str], None]) -> Path:
         except Exception as error:  # as below
             raise _unreachable(f"{where}/{name}", error) from None
     raise BackboneError(f"https://huggingface.co/{where} holds none of {', '.join(names)}. {_HELP}")
-
-
-def _hub_folder(huggingface_hub: Any) -> str:
-    return str(huggingface_hub.constants.HF_HUB_CACHE)
 
 
 def _from_address(record: BackboneRecord, announce: Callable[[str], None]) -> Path:

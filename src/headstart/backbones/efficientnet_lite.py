@@ -101,7 +101,7 @@ def names(variant: int) -> tuple[str, ...]:
     return tuple(name for convention in (_timm_names, _package_names) for pair in convention(variant) for name in pair)
 
 
-def _in_order(variant: int, tensors: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
+def _in_order(variant: int, tensors: Mapping[str, Array]) -> list[tuple[str, Array]]:
     """The entries in the order of the forward pass: by name where the publisher is known, else as the file has them.
 
     Safetensors files are sorted by their writer, so that their own order says nothing.
@@ -109,26 +109,20 @@ def _in_order(variant: int, tensors: Mapping[str, Array]) -> Iterator[tuple[str,
     for convention in (_timm_names, _package_names):
         convolutions = list(convention(variant))
         if f"{convolutions[0][0]}.weight" in tensors:
-            for convolution, norm in convolutions:
-                names = (f"{convolution}.weight", *(f"{norm}.{part}" for part in ("weight", "bias", "running_mean", "running_var")))
-                for name in names:
-                    if name not in tensors:
-                        raise BackboneError(
-                            f"The weights do not fit EfficientNet-Lite{variant}: {name} is missing. Is this another variant's file?"
-                        )
-                    yield name, tensors[name]
-            blocks = {convolution.rpartition(".")[0] for convolution, _ in convolutions if "." in convolution}
-            more = [
-                name
-                for name in tensors
-                if "blocks." in name and ".".join(name.split(".")[: next(iter(blocks)).count(".") + 1]) not in blocks
-            ]
-            if more:
-                raise BackboneError(
-                    f"The weights do not fit EfficientNet-Lite{variant}: they also hold {more[0]}. Is this another variant's file?"
-                )
-            return
-    yield from ((name, value) for name, value in tensors.items() if not name.endswith("num_batches_tracked"))
+            return _by_name(variant, tensors, convolutions)
+    return [(name, value) for name, value in tensors.items() if not name.endswith("num_batches_tracked")]
+
+
+def _by_name(variant: int, tensors: Mapping[str, Array], convolutions: list[tuple[str, str]]) -> list[tuple[str, Array]]:
+    names = []
+    for convolution, norm in convolutions:
+        names += [f"{convolution}.weight", *(f"{norm}.{part}" for part in ("weight", "bias", "running_mean", "running_var"))]
+    missing = [f"{name} is missing" for name in names if name not in tensors]
+    known = {name.rpartition(".")[0] for name in names}
+    more = [f"{name} has no place in it" for name in tensors if "blocks." in name and name.rpartition(".")[0] not in known]
+    if missing or more:
+        raise BackboneError(f"The weights do not fit EfficientNet-Lite{variant}: {(missing + more)[0]}. Is this another variant's file?")
+    return [(name, tensors[name]) for name in names]
 
 
 class _Weights:
@@ -136,13 +130,14 @@ class _Weights:
 
     def __init__(self, variant: int, tensors: Mapping[str, Array]) -> None:
         self._variant = variant
-        self._entries = _in_order(variant, tensors)
+        self._entries: Iterator[tuple[str, Array | None]] = iter(_in_order(variant, tensors))
 
     def take(self, shape: tuple[int, ...]) -> Array:
-        name, value = next(self._entries, ("nothing more", np.empty(0)))
-        if value.shape != shape:
+        name, value = next(self._entries, ("", None))
+        if value is None or value.shape != shape:
+            found = "nothing more" if value is None else f"{name} of shape {value.shape}"
             raise BackboneError(
-                f"The weights do not fit EfficientNet-Lite{self._variant}: expected a tensor of shape {shape}, found {name} of shape {value.shape}. "
+                f"The weights do not fit EfficientNet-Lite{self._variant}: expected a tensor of shape {shape}, found {found}. "
                 "Is this another variant's file?"
             )
         return value.astype(np.float64)
@@ -189,7 +184,8 @@ def build(variant: int, tensors: Mapping[str, Array], *, mean: tuple[float, ...]
         variant: 0 to 4.
         tensors: the weight file's entries, as `read_tensors` returns them; the classifier is ignored. Names as in timm or in the
             PyPI packages are recognised; under any other names the entries must stand in the order of the forward pass.
-        mean, std: of the RGB channels on the scale 0..1.
+        mean: of the RGB channels on the scale 0..1.
+        std: their standard deviation.
 
     Returns:
         A model with input ``images`` (uint8, N x H x W x 3) and output ``features`` (float32, N x D): the average-pooled output of

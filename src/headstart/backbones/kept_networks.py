@@ -11,7 +11,7 @@ import json
 import os
 import re
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -71,26 +71,18 @@ class KeptNetworks:
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
-    def with_weights(self, record: BackboneRecord, weights_digest: str) -> Backbone | None:
-        """The network made from these very weights, if it is here and unharmed, described as `record` does now."""
-        found = self._opened(
-            self.folder / f"{self._stem(record.name, weights_digest)}.json", accept=lambda kept: kept.weights_digest == weights_digest
-        )
-        return found and replace(found, record=replace(record, dim=found.record.dim, parameters=found.record.parameters))
-
-    def published(self, name: str) -> Backbone | None:
-        """The network called `name` with its published weights, if one is here and unharmed."""
+    def named(self, name: str, *, weights_digest: str | None = None) -> Backbone | None:
+        """A network called `name`, made from these weights (by default: its published ones), if one is here and unharmed."""
         wanted = folded(name)
 
         def accept(kept: Backbone) -> bool:
-            names = (kept.record.name, *kept.record.aliases)
-            return kept.weights_source == kept.record.source and wanted in {folded(spelling) for spelling in names}
+            if wanted not in {folded(spelling) for spelling in (kept.record.name, *kept.record.aliases)}:
+                return False
+            return kept.weights_source == kept.record.source if weights_digest is None else kept.weights_digest == weights_digest
 
-        for description in sorted(self.folder.glob(f"*-v{BUILD}.json")):
-            found = self._opened(description, accept=accept)
-            if found is not None:
-                return found
-        return None
+        ending = f"{'' if weights_digest is None else weights_digest[:16]}-v{BUILD}.json"
+        found = (self._opened(description, accept=accept) for description in sorted(self.folder.glob(f"*{ending}")))
+        return next((backbone for backbone in found if backbone is not None), None)
 
     def keep(
         self,

@@ -143,23 +143,34 @@ def load_backbone(
     """
     kept = KeptNetworks(Path(cache))
     record = find_in_catalogue(name)
-    if weights is None:
-        if record is None or record.weights_digest is None:
-            known = kept.published(record.name if record else name)
-        else:
-            known = kept.with_weights(record, record.weights_digest)
-        if known is not None:
-            return known
+    digest = _known_digest(record, weights)
+    known = kept.named(record.name if record else name, weights_digest=digest) if weights != RANDOM else None
+    if known is not None:
+        return known if record is None else dataclasses.replace(known, record=dataclasses.replace(record, dim=known.record.dim))
     if record is None:
         record = _with_asked_name(find(name), name)
     path, digest, source = _weights(record, weights, seed=seed, announce=announce)
-    known = kept.with_weights(record, digest)
-    if known is not None and known.weights_source == source:
+    known = kept.named(record.name, weights_digest=digest)
+    if known is not None:
         return known
     if record.embedded and path is not None:
-        announce(f"Converting {record.name} once for this machine, weights from {path}")
+        announce(f"Converting {record.name} once for this machine")
         return _convert_lite(record, path, kept=kept, digest=digest, source=source)
     return _convert_timm(record, path, kept=kept, digest=digest, source=source, seed=seed, announce=announce)
+
+
+def _known_digest(record: BackboneRecord | None, weights: str | Path | None) -> str | None:
+    """The SHA-256 of the weights as far as it can be told without a download; None stands for those that are published."""
+    if weights is None:
+        return record.weights_digest if record else None
+    return digest_of(_given(weights)) if weights != RANDOM else None
+
+
+def _given(weights: str | Path) -> Path:
+    path = Path(weights)
+    if not path.is_file():
+        raise BackboneError(f"{path}: no such weight file. Give a .safetensors or .pth file.")
+    return path
 
 
 def _weights(record: BackboneRecord, weights: str | Path | None, *, seed: int, announce: Announce) -> tuple[Path | None, str, str]:
@@ -171,9 +182,7 @@ def _weights(record: BackboneRecord, weights: str | Path | None, *, seed: int, a
     if weights == RANDOM:
         return None, _random_digest(record, seed), f"random weights, seed {seed}"
     if weights is not None:
-        path = Path(weights)
-        if not path.is_file():
-            raise BackboneError(f"{path}: no such weight file. Give a .safetensors or .pth file.")
+        path = _given(weights)
         return path, digest_of(path), f"{path.name} (given)"
     if not record.embedded:
         from headstart.backbones.downloads import published_weights
@@ -183,5 +192,6 @@ def _weights(record: BackboneRecord, weights: str | Path | None, *, seed: int, a
     path = embedded_weights(record)
     digest = digest_of(path)
     if digest != record.weights_digest:
-        raise BackboneError(f"{path} is not the published file: its SHA-256 is {digest}, it should be {record.weights_digest}. Reinstall its package.")
+        told = record.weights_digest
+        raise BackboneError(f"{path} is not the published file: its SHA-256 is {digest}, it should be {told}. Reinstall its package.")
     return path, digest, record.source

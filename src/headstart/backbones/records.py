@@ -92,7 +92,8 @@ class BackboneRecord:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> BackboneRecord:
         """The inverse of `to_dict`, also after a way through JSON."""
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+        fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+        return cls(**fields)
 
 
 def _triple(text: str) -> tuple[float, float, float]:

@@ -49,13 +49,11 @@ def _mismatches(found: Mapping[str, Array], expected: Mapping[str, Any], tops: t
     """What is wrong, one line per entry, in the order of the network."""
     lines = []
     for name, value in expected.items():
+        counter = name.endswith("num_batches_tracked")  # of no use; older files hold it as (1,) or not at all
         if name not in found:
-            if not name.endswith("num_batches_tracked"):
-                lines.append(f"{name} {tuple(value.shape)} is missing")
-        elif tuple(found[name].shape) != tuple(value.shape):
-            # a count that older files hold as (1,) instead of ()
-            if not (name.endswith("num_batches_tracked") and found[name].size == 1):
-                lines.append(f"{name} has shape {tuple(found[name].shape)}, the network wants {tuple(value.shape)}")
+            lines += [] if counter else [f"{name} {tuple(value.shape)} is missing"]
+        elif tuple(found[name].shape) != tuple(value.shape) and not (counter and found[name].size == 1):
+            lines.append(f"{name} has shape {tuple(found[name].shape)}, the network wants {tuple(value.shape)}")
     lines += [
         f"{name} {tuple(value.shape)} has no place in it"
         for name, value in found.items()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import numpy.typing as npt
 
 from headstart.datasets import Dataset
 from headstart.engine import Engine, available_cores, open_engine
-from headstart.errors import DataError, ImageError, ParameterError, RunError
+from headstart.errors import DataError, ImageError, ParameterError, RunError, nearest
 from headstart.evaluate import Evaluation, evaluate
 from headstart.features import Images, run_images
 from headstart.images import Preprocessing, quiet_decoding
@@ -29,8 +30,9 @@ MANIFEST = "manifest.json"
 MODEL = "model.onnx"
 _MAX_MANIFEST = 256 << 20
 _REQUIRED: Mapping[str, type] = {
-    "classes": list, "multilabel": bool, "preprocessing": dict, "files": dict, "metrics": dict, "backbone": dict,
+    "classes": list, "multilabel": bool, "preprocessing": dict, "files": dict, "metrics": dict, "backbone": dict, "digest": str,
 }  # fmt: skip
+_AGAIN = "Copy the run again, or fit again."
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +125,7 @@ class Run:
             images: paths, bytes or uint8 arrays (H, W, 3); or one uint8 array (n, H, W, 3).
             progress: called as images are done.
         """
-        if isinstance(images, str | bytes | Path):
+        if isinstance(images, str | bytes | os.PathLike):
             raise ParameterError("predict takes a list of images; put the single one into a list: predict([image]).")
         rows: list[npt.NDArray[np.float32]] = []
         kept: list[int] = []
@@ -184,42 +186,98 @@ def load(path: str | Path, *, engine: str = "auto", compiled: Path | None = None
         RunError: not a run folder, a file that is missing or differs from its digest, or a protocol newer than this version's.
     """
     path = Path(path)
-    manifest = _read_manifest(path)
+    manifest = read_manifest(path)
     for name, digest in manifest["files"].items():
-        if Path(name).name != name:
+        if not is_plain_name(name):
             raise RunError(f"{path}: the manifest names a file outside the run folder ({name!r}). Do not use this run.")
         file = path / name
         try:
+            if not file.is_file():  # a named pipe, for one, would never end
+                raise RunError(f"{file}: is missing. The run is incomplete: copy it again, or fit again.")
             with file.open("rb") as stream:
                 found = hashlib.file_digest(stream, "sha256").hexdigest()
-        except OSError as error:
-            raise RunError(f"{file}: cannot be read ({error.strerror}). The run is incomplete: copy it again, or fit again.") from None
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise RunError(f"{file}: cannot be read ({reason}). {_AGAIN}") from None
         if found != digest:
-            raise RunError(f"{file}: has been changed since the run was written (its SHA-256 differs). Copy the run again, or fit again.")
+            raise RunError(f"{file}: has been changed since the run was written (its SHA-256 differs). {_AGAIN}")
     if MODEL not in manifest["files"]:
         raise RunError(f"{path}: the manifest lists no {MODEL}. Fit again.")
     return Run(path, manifest, engine=engine, compiled=compiled)
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
+def is_run(path: Path) -> bool:
+    """Tell whether `path` is a folder that looks like a run, whole or damaged."""
+    return (path / MANIFEST).is_file() and (path / MODEL).is_file()
+
+
+def is_plain_name(name: str) -> bool:
+    """Tell whether `name` is that of a file directly in a folder, on any system."""
+    return bool(name) and name not in (".", "..") and not any(mark in name for mark in "/\\:\0") and name.isprintable()
+
+
+def manifest_digest(manifest: Mapping[str, Any]) -> str:
+    """SHA-256 of a manifest's content without its own entry ``digest``, hexadecimal; spaces and order do not count."""
+    content = {key: value for key, value in manifest.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Read and check the manifest of a run folder; the other files are not looked at.
+
+    Raises:
+        RunError: there is none, it is damaged, or its protocol is newer than this version's.
+    """
     file = path / MANIFEST
     if not path.exists():
-        raise RunError(f"{path}: no such run folder. Give the folder that `headstart fit` printed as its run.")
+        raise RunError(f"{path}: no such run folder.{_beside(path)} Give the folder that `headstart fit` printed as its run.")
+    if not path.is_dir():
+        raise RunError(f"{path}: is a file and not a run folder. Give the folder that `headstart fit` wrote.")
     if not file.is_file():
-        raise RunError(f"{path}: not a run folder (it has no {MANIFEST}). Give the folder that `headstart fit` wrote.")
+        raise RunError(f"{path}: not a run folder (it has no {MANIFEST}).{_inside(path)} Give the folder that `headstart fit` wrote.")
     try:
         if file.stat().st_size > _MAX_MANIFEST:
-            raise RunError(f"{file}: too large to be a manifest.")
+            raise RunError(f"{file}: too large to be a manifest. {_AGAIN}")
         manifest = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise RunError(f"{file}: cannot be read ({type(error).__name__}). Copy the run again, or fit again.") from None
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("protocol"), int):
+        raise RunError(f"{file}: cannot be read ({type(error).__name__}). {_AGAIN}") from None
+    if not isinstance(manifest, dict) or type(manifest.get("protocol")) is not int:
         raise RunError(f"{file}: not a manifest of Headstart (it has no protocol number).")
     if not 1 <= manifest["protocol"] <= PROTOCOL:
         raise RunError(
             f"{file}: written in protocol {manifest['protocol']}; this version reads 1 to {PROTOCOL}. Update with: pip install -U headstart"
         )
+    _check_entries(file, manifest)
+    return manifest
+
+
+def _check_entries(file: Path, manifest: dict[str, Any]) -> None:
     for key, kind in _REQUIRED.items():
         if not isinstance(manifest.get(key), kind):
-            raise RunError(f"{file}: damaged: {key!r} is missing or is no {kind.__name__}. Copy the run again, or fit again.")
-    return manifest
+            raise RunError(f"{file}: damaged: {key!r} is missing or is no {kind.__name__}. {_AGAIN}")
+    if manifest_digest(manifest) != manifest["digest"]:
+        raise RunError(f"{file}: has been changed since the run was written (its digest differs). {_AGAIN}")
+    classes = manifest["classes"]
+    if not classes or not all(isinstance(name, str) for name in classes) or len(set(classes)) < len(classes):
+        raise RunError(f"{file}: damaged: 'classes' must be different names. {_AGAIN}")
+    try:
+        Preprocessing.from_dict(manifest["preprocessing"])
+    except (TypeError, ParameterError) as error:
+        raise RunError(f"{file}: damaged: 'preprocessing' cannot be used ({error}). {_AGAIN}") from None
+
+
+def _beside(path: Path) -> str:
+    """The names of runs beside one that is not there."""
+    try:
+        return nearest(path.name, [entry.name for entry in path.parent.iterdir() if is_run(entry)])
+    except OSError:
+        return ""
+
+
+def _inside(path: Path) -> str:
+    """The names of runs inside a folder that is none."""
+    try:
+        runs = sorted(entry.name for entry in path.iterdir() if is_run(entry))
+    except OSError:
+        return ""
+    return f" It holds the runs {', '.join(runs[:5])}{' and others' if len(runs) > 5 else ''}: give one of them." if runs else ""

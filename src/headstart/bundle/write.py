@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import glob
 import hashlib
 import json
+import math
+import os
+import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,13 +21,19 @@ import numpy as np
 import numpy.typing as npt
 
 from headstart.backbones import Backbone
-from headstart.bundle.run import MANIFEST, MODEL, PROTOCOL
+from headstart.bundle.run import MANIFEST, MODEL, PROTOCOL, is_run, manifest_digest, read_manifest
+from headstart.datasets.dataset import printable
 from headstart.errors import RunError
 from headstart.images import Preprocessing
 from headstart.onnx_graph import OnnxGraph
 
 if TYPE_CHECKING:
     import onnx
+
+
+_PART = ".part"  # ends the names of folders that are being written
+_LEFT_ALONE = 3600.0  # seconds
+_ATTEMPTS = 10  # other processes may write to the same place
 
 
 class WritableHead(Protocol):
@@ -61,37 +74,115 @@ class RunContents:
 
 
 def check_target(path: Path) -> None:
-    """Refuse to write a run over something that is not a run.
+    """Refuse to write a run where it would destroy something, or where nothing can be written. Nothing is changed.
 
     Raises:
-        RunError: `path` exists and is neither an empty folder nor an earlier run.
+        RunError: `path` exists and is neither an empty folder nor an earlier run, or its folder cannot be written.
     """
-    if path.is_dir() and (not any(path.iterdir()) or (path / MANIFEST).is_file()):
-        return
-    if path.exists():
-        what = "a folder that is not an earlier run" if path.is_dir() else "a file"
-        raise RunError(f"{path} is {what}; it is left as it is. Choose another --out, or empty it first.")
+    path = _real(path)
+    if path.is_dir():
+        entries = [entry.name for entry in path.iterdir() if not _is_dross(entry.name)]
+        if entries:
+            _check_earlier_run(path, entries)
+    elif path.exists():
+        raise RunError(f"{path} is a file; it is left as it is. Choose another --out.")
+    above = next(folder for folder in (path, *path.parents) if folder.exists())
+    if not above.is_dir():
+        raise RunError(f"The run cannot be written to {path}: {above} is a file. Choose another --out.")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise RunError(f"The run cannot be written to {path}: no permission to write to {above}. Choose another --out.")
+
+
+def _real(path: Path) -> Path:
+    """The folder that is meant: through links, and with a name of its own even for ``.``."""
+    try:
+        return path.expanduser().resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: links in a circle, or a home folder that is unknown
+        raise RunError(f"The run cannot be written to {str(path)!r}: {error}. Choose another --out.") from None
+
+
+def _is_dross(name: str) -> bool:
+    """Files that file managers put everywhere, and what a killed process left of a run."""
+    return name in (".DS_Store", "Thumbs.db", "desktop.ini") or (name.startswith(".") and name.endswith(_PART))
+
+
+def _check_earlier_run(path: Path, entries: Sequence[str]) -> None:
+    """Only a folder that holds a run and nothing else may be replaced."""
+    left = "it is left as it is. Choose another --out, or empty it first."
+    if not is_run(path):
+        raise RunError(f"{path} is a folder that is not an earlier run; {left}")
+    try:
+        files = read_manifest(path)["files"]
+    except RunError as error:
+        raise RunError(f"{path} is not a whole earlier run; {left} ({error})") from None
+    own = sorted(set(entries) - {MANIFEST, *files})
+    if own:
+        raise RunError(f"{path} is an earlier run, but it also holds {', '.join(own[:3])}, which Headstart did not write; {left}")
 
 
 def write_run(path: Path, contents: RunContents) -> None:
     """Write a run folder, replacing an earlier run of that path only once the new one is complete.
 
     Raises:
-        RunError: the folder cannot be written.
+        RunError: the folder cannot be written, or something else is there.
     """
-    path = path.absolute()
+    path = _real(path)
     check_target(path)
+    inside = path.is_dir() and not (path / MANIFEST).is_file()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-", suffix=".part") as temporary:
+        _tidy(path)
+        # An empty folder is filled and not replaced: it may be a mounted one, or the one that the user stands in.
+        place = path if inside else path.parent
+        with tempfile.TemporaryDirectory(dir=place, prefix=f".{path.name}-", suffix=_PART, ignore_cleanup_errors=True) as temporary:
             new = Path(temporary) / "run"
             new.mkdir()
+            (Path(temporary) / "old").mkdir()
             _write_files(new, contents)
-            if path.exists():
-                path.rename(Path(temporary) / "old")
-            new.rename(path)
+            if inside:
+                _move_in(new, path)
+            else:
+                _put_in_place(new, path, old=Path(temporary) / "old")
     except OSError as error:
         raise RunError(f"The run cannot be written to {path}: {error.strerror or error}. Choose another --out.") from None
+
+
+def _move_in(new: Path, path: Path) -> None:
+    """Fill an empty folder; without its manifest, which comes last, it is no run."""
+    for file in sorted(new.iterdir(), key=lambda file: file.name == MANIFEST):
+        file.replace(path / file.name)
+
+
+def _put_in_place(new: Path, path: Path, *, old: Path) -> None:
+    """Rename the old run away and the new one to its place; whatever happens between the two, one of them is there afterwards."""
+    for attempt in range(_ATTEMPTS):
+        try:
+            if path.exists():
+                path.rename(old / str(attempt))
+            new.rename(path)
+            return
+        except BaseException as error:
+            _put_back(old / str(attempt), path)
+            another = isinstance(error, OSError) and error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOENT)  # process was quicker
+            if not another or attempt == _ATTEMPTS - 1:
+                raise
+
+
+def _put_back(old: Path, path: Path) -> None:
+    if old.exists() and not path.exists():
+        old.rename(path)
+
+
+def _tidy(path: Path) -> None:
+    """Remove what killed processes left beside `path` an hour ago or more; writing a run takes seconds."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}-*{_PART}"):
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime < _LEFT_ALONE:
+                continue
+            for old in sorted(left.glob("old/*"), reverse=True):
+                if is_run(old):
+                    _put_back(old, path)
+            shutil.rmtree(left)
 
 
 def _write_files(folder: Path, contents: RunContents) -> None:
@@ -99,7 +190,8 @@ def _write_files(folder: Path, contents: RunContents) -> None:
 
     (folder / MODEL).write_bytes(whole_model(contents).SerializeToString())
     settings, arrays = contents.head.state()
-    head = save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, metadata={"head": json.dumps(settings)})
+    described = json.dumps(jsonable(settings), allow_nan=False)
+    head = save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, metadata={"head": described})
     (folder / "head.safetensors").write_bytes(head)
     reference = save({name: np.ascontiguousarray(array) for name, array in contents.reference.items()})
     (folder / "reference.safetensors").write_bytes(reference)
@@ -120,8 +212,23 @@ def _write_files(folder: Path, contents: RunContents) -> None:
         **contents.manifest,
         "files": {file.name: _sha256(file) for file in sorted(folder.iterdir())},
     }
+    manifest = jsonable(manifest)
+    manifest["digest"] = manifest_digest(manifest)
     text = json.dumps(manifest, indent=1, ensure_ascii=False, allow_nan=False)
     (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
+def jsonable(value: Any) -> Any:
+    """`value` as JSON can hold it: NaN and infinities become None, NumPy's numbers plain ones, file names that are not UTF-8 printable."""
+    if isinstance(value, Mapping):
+        return {printable(str(key)): jsonable(entry) for key, entry in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return jsonable(value.tolist())
+    if isinstance(value, list | tuple):
+        return [jsonable(entry) for entry in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return printable(str(value)) if isinstance(value, str | Path) else value
 
 
 def _sha256(path: Path) -> str:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import functools
 import importlib
+import json
 import os
+import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any, ParamSpec
 
 import typer
 
 import headstart
-from headstart.errors import HeadstartError, InputError, MissingExtraError
+from headstart.errors import HeadstartError, InputError, MissingExtraError, ParameterError
 
 COMMANDS = ("fit", "predict", "evaluate", "check", "backbones", "cache", "demo")
 """In the order in which ``--help`` lists them; each is registered by the module of its name."""
@@ -63,6 +67,8 @@ def guarded(command: Callable[_P, None]) -> Callable[_P, None]:
     def run(*args: _P.args, **kwargs: _P.kwargs) -> None:
         try:
             command(*args, **kwargs)
+        except (typer.Exit, typer.Abort):
+            raise
         except (InputError, MissingExtraError) as error:
             _stop(str(error), BAD_INPUT)
         except HeadstartError as error:
@@ -76,7 +82,8 @@ def guarded(command: Callable[_P, None]) -> Callable[_P, None]:
         except MemoryError:
             _stop("Out of memory.", FAILED)
         except OSError as error:
-            _stop(str(error), FAILED)
+            named = f"{error.filename}: " if error.filename else ""
+            _stop(f"{named}{error.strerror or error}", FAILED)
         except Exception as error:
             if kwargs.get("verbose"):
                 raise
@@ -92,8 +99,68 @@ def _stop(message: str, code: int, *, label: str = "Error: ") -> Any:
     raise typer.Exit(code) from None
 
 
+def write_json(path: Path, value: Any) -> None:
+    """Write a file that the user asked for.
+
+    Raises:
+        ParameterError: it cannot be written.
+    """
+    with writable(path):
+        path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8", errors="backslashreplace")
+
+
+@contextmanager
+def writable(path: Path) -> Iterator[None]:
+    """Say in words that a file which the user asked for cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise ParameterError(f"{path} cannot be written: {error.strerror or error}.") from None
+
+
+def check_writable(*paths: Path | None) -> None:
+    """Refuse, before any work is done, files that could not be written after it.
+
+    Raises:
+        ParameterError: a path is a folder, or its folder does not exist.
+    """
+    for path in paths:
+        if path is not None and path.is_dir():
+            raise ParameterError(f"{path} cannot be written: it is a folder. Give the name of a file.")
+        if path is not None and not path.absolute().parent.is_dir():
+            raise ParameterError(f"{path} cannot be written: there is no folder {path.absolute().parent}.")
+
+
+def _prepare_streams() -> None:
+    """Let nothing that is printed fail: not for the names of files, not for the encoding of the terminal, not for closed streams."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115 - stays open to the end
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _hint_for_a_path(arguments: list[str]) -> str:
+    """What was meant by ``headstart photos/``."""
+    first = arguments[0] if arguments else ""
+    if not first or first.startswith("-") or first in COMMANDS or not os.path.exists(first):  # noqa: PTH110 - any text is allowed
+        return ""
+    given = shlex.join(arguments)
+    is_a_run = os.path.isfile(os.path.join(first, "manifest.json"))  # noqa: PTH113, PTH118
+    meant = f"predict {given} IMAGE" if is_a_run and len(arguments) == 1 else f"predict {given}" if is_a_run else f"fit {given}"
+    return f"There is no command {first!r}. Did you mean: headstart {meant}"
+
+
 def main() -> None:
     """Entry point of the ``headstart`` command."""
-    for name in COMMANDS:
-        importlib.import_module(f"headstart.cli.{name}_command")
-    application()
+    _prepare_streams()
+    try:
+        if hint := _hint_for_a_path(sys.argv[1:]):
+            typer.echo(f"Error: {hint}", err=True)
+            sys.exit(BAD_INPUT)
+        for name in COMMANDS:
+            importlib.import_module(f"headstart.cli.{name}_command")
+        application()
+    except KeyboardInterrupt:  # before or after the command itself
+        sys.exit(INTERRUPTED)

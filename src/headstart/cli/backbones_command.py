@@ -14,17 +14,15 @@ if TYPE_CHECKING:
     from headstart.backbones import BackboneRecord
 
 _SORTS = ("name", "parameters", "gflops", "depth", "input_size", "file_size", "top1", "top5")
-_EXAMPLES = """Examples:
-
+_EXAMPLES = """\b
+Examples:
   headstart backbones --sort top1
-
   headstart backbones ResNet50
-
   headstart backbones --all          (every timm model; needs headstart[torch])
 """
 
 
-@application.command(name="backbones", epilog=_EXAMPLES)
+@application.command(name="backbones", epilog=_EXAMPLES, short_help="The catalogue of pre-trained backbones.")
 @guarded
 def backbones_command(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show everything known of this one.")] = None,

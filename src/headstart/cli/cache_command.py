@@ -13,8 +13,21 @@ from headstart.cli.terminal import TerminalListener, print_result
 if TYPE_CHECKING:
     from headstart.feature_store import FeatureStore
 
+_EXAMPLES = """\b
+Examples:
+  headstart cache show
+  headstart cache verify --repair
+  headstart cache prune --older-than 90
+  headstart cache merge shard1 shard2
+"""
+
 cache_application = typer.Typer(
-    name="cache", help="Show, check, shrink and merge the stored features.", no_args_is_help=True, rich_markup_mode=None
+    name="cache",
+    help="Show, check, shrink and merge the stored features.",
+    epilog=_EXAMPLES,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 application.add_typer(cache_application)
 
@@ -38,7 +51,7 @@ def _size(count: float) -> str:
     return f"{count:.2f} GB"
 
 
-@cache_application.command(name="show")
+@cache_application.command(name="show", epilog="Example:  headstart cache show --cache shard1")
 @guarded
 def show(cache: CacheFolder = None, verbose: Verbose = False) -> None:
     """What is stored, by extractor."""
@@ -50,10 +63,10 @@ def show(cache: CacheFolder = None, verbose: Verbose = False) -> None:
     if not summary.extractors:
         print_result("  no features")
     if summary.memos:
-        print_result(f"  {summary.memos:>8} fitted heads  {_size(summary.memo_bytes)}")
+        print_result(f"  {summary.memos:>8} fitted {'head' if summary.memos == 1 else 'heads'}  {_size(summary.memo_bytes)}")
 
 
-@cache_application.command(name="verify")
+@cache_application.command(name="verify", epilog="Example:  headstart cache verify --repair")
 @guarded
 def verify(
     repair: Annotated[bool, typer.Option("--repair", help="Remove damaged rows; they are computed again when needed.")] = False,
@@ -74,7 +87,7 @@ def verify(
         raise typer.Exit(FAILED)
 
 
-@cache_application.command(name="prune")
+@cache_application.command(name="prune", epilog="Example:  headstart cache prune --older-than 90 --keep 500")
 @guarded
 def prune(
     older_than: Annotated[float | None, typer.Option(metavar="DAYS", help="Remove what was not used for so many days.")] = None,
@@ -93,7 +106,7 @@ def prune(
     )
 
 
-@cache_application.command(name="merge")
+@cache_application.command(name="merge", epilog="Example:  headstart cache merge shard1 shard2/features.sqlite")
 @guarded
 def merge(
     others: Annotated[list[Path], typer.Argument(metavar="OTHER...", help="Cache folders or store files, for example of --shard runs.")],

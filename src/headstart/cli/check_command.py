@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from headstart.cli.application import Quiet, Verbose, application, guarded
+from headstart.cli.application import Quiet, Verbose, application, check_writable, guarded, write_json
 from headstart.cli.terminal import TerminalListener, print_result
 
+_EXAMPLES = """\b
+Examples:
+  headstart check photos/
+  headstart check list.csv --out findings.json
+"""
 
-@application.command(name="check", epilog="Examples:\n\n  headstart check photos/\n\n  headstart check list.csv --out findings.json")
+
+@application.command(name="check", epilog=_EXAMPLES, short_help="What is wrong with the data, before any training.")
 @guarded
 def check_command(
     data: Annotated[str, typer.Argument(metavar="DATA", help="Labelled images, as for `headstart fit`.")],
@@ -26,12 +31,13 @@ def check_command(
     from headstart.audit import check
     from headstart.datasets import read_dataset
 
+    check_writable(out)
     with TerminalListener(quiet=quiet, verbose=verbose) as listener:
         listener.stage("Reading the data")
         dataset = read_dataset(data, test=test, group_from=group_from)
         listener.stage(f"Checking {len(dataset)} images")
         audit = check(dataset, progress=listener.progress)
     if out is not None:
-        out.write_text(json.dumps(audit.to_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    for line in audit.lines():
+        write_json(out, audit.to_dict())
+    for line in audit.lines()[-1:] if quiet else audit.lines():
         print_result(line)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +15,7 @@ from headstart.cli.terminal import TerminalListener, print_result
 _EACH = 100  # images of each digit: enough for a real result, seconds on a laptop
 
 
-@application.command(name="demo")
+@application.command(name="demo", epilog="Example:  headstart demo", short_help="See it work on real images, offline.")
 @guarded
 def demo_command(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the images and the run.")] = Path("headstart-demo"),
@@ -25,24 +26,31 @@ def demo_command(
     """See the whole thing on real images that come with scikit-learn: 1,000 handwritten digits. Offline, half a minute at most."""
     from headstart import locations
     from headstart.bundle import check_target, load
+    from headstart.errors import ParameterError
     from headstart.fitting import FitSettings, fit
 
     run, images = out / "run", out / "digits"
     check_target(run)
-    count = _write_digits(images)
-    print_result(f"Wrote {count} scanned digits (UCI Optical Recognition of Handwritten Digits) to {images}/CLASS/*.png")
-    print_result(f"$ headstart fit {images} --out {run}")
+    tell = print_result if not quiet else lambda text="": None
+    try:
+        count = _write_digits(images)
+    except OSError as error:
+        raise ParameterError(f"The images cannot be written to {images}: {error.strerror or error}. Choose another --out.") from None
+    tell(f"Wrote {count} scanned digits (UCI Optical Recognition of Handwritten Digits) to {images}/CLASS/*.png")
+    command = shlex.join(["headstart", "fit", str(images), "--out", str(run)])
+    tell(f"$ {command}")
     settings = FitSettings(cache=cache or "auto")
     with TerminalListener(quiet=quiet, verbose=verbose) as listener:
-        result = fit(images, out=run, settings=settings, listener=listener, command=f"headstart fit {images} --out {run}")
+        result = fit(images, out=run, settings=settings, listener=listener, command=command)
     some = list(result.dataset.take(result.dataset.part("test")).images)[:: max(1, result.test.images // 5)][:5]
-    print_result(f"$ headstart predict {run} " + " ".join(str(path) for path in some))
+    tell("$ " + shlex.join(["headstart", "predict", str(run), *map(str, some)]))
     predictions = load(run, compiled=locations.cache_folder(cache) / "compiled").predict(some)
     for path, label, row in zip(some, predictions.labels, predictions.probabilities, strict=True):
-        print_result(f"{path}  {label}  {row.max():.4f}")
-    print_result()
+        tell(f"{path}  {label}  {row.max():.4f}")
+    tell()
+    tell("Next, your own images, one folder a class:  headstart fit YOUR_FOLDER")
+    tell()
     show_result(result, quiet=quiet)
-    print_result("Next, your own images, one folder a class:  headstart fit YOUR_FOLDER")
 
 
 def _write_digits(folder: Path) -> int:

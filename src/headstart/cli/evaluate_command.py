@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import json
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from headstart.cli.application import Quiet, Verbose, application, guarded
+from headstart.cli.application import Quiet, Verbose, application, check_writable, guarded, writable, write_json
 from headstart.cli.terminal import TerminalListener, print_result
 
+_EXAMPLES = """\b
+Examples:
+  headstart evaluate runs/photos newer_photos/
+  headstart evaluate runs/photos list.csv --out evaluation.json
+  headstart evaluate runs/photos runs/photos/split.csv --part test
+"""
 
-@application.command(
-    name="evaluate",
-    epilog="Examples:\n\n  headstart evaluate runs/photos newer_photos/\n\n  headstart evaluate runs/photos list.csv --out evaluation.json",
-)
+
+@application.command(name="evaluate", epilog=_EXAMPLES, short_help="Test a run on labelled images.")
 @guarded
 def evaluate_command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder that `headstart fit` wrote.")],
@@ -29,10 +33,15 @@ def evaluate_command(
 ) -> None:
     """Test a run on labelled images: the saved model itself, from pixels to probabilities."""
     from headstart import locations
-    from headstart.bundle import load
+    from headstart.bundle import is_run, load
     from headstart.datasets import read_dataset
-    from headstart.errors import DataError
+    from headstart.errors import DataError, ParameterError, RunError
 
+    if part not in (None, "train", "val", "test"):
+        raise ParameterError(f"--part must be train, val or test, got {part!r}.")
+    check_writable(out, picture)
+    if not is_run(run) and is_run(Path(data)):
+        raise RunError(f"{data} is the run: it comes first. Type: headstart evaluate {shlex.quote(data)} {shlex.quote(str(run))}")
     opened = load(run, engine=engine, compiled=locations.cache_folder() / "compiled")
     dataset = read_dataset(data, classes=opened.classes)
     if part is not None:
@@ -47,11 +56,12 @@ def evaluate_command(
         for error in predictions.refused:
             listener.warn(f"{error} (left out)")
     if out is not None:
-        out.write_text(json.dumps(evaluation.to_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(out, evaluation.to_dict())
     if picture is not None:
         from headstart.report import confusion_matrix_png
 
-        confusion_matrix_png(evaluation, picture)
+        with writable(picture):
+            confusion_matrix_png(evaluation, picture)
     if not quiet:
         for line in evaluation.lines():
             print_result(line)

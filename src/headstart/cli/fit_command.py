@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,21 +21,19 @@ _HELP = """Learn a classifier from labelled images, test it on images it has not
 DATA is a folder (DATA/CLASS/*, or DATA/{train,val,test}/CLASS/*), a list (CSV, TSV, JSONL or Parquet with the columns path and label, and
 optionally split and group), an .npz file, or a named public set (torchvision:Flowers102, hf:NAME), which is downloaded.
 """
-_EXAMPLES = """Examples:
-
+_EXAMPLES = """\b
+Examples:
   headstart fit photos/
-
   headstart fit photos/ --test newer_photos/ --out runs/photos
-
-  headstart fit xrays/ --group-from 'person(\\d+)_'     (a patient never stands on both sides of a split)
-
+  headstart fit xrays/ --group-from 'person(\\d+)_'
+      a patient never stands on both sides of a split
   headstart fit list.csv --head logistic --folds 5
-
-  headstart fit photos/ --shard 1/4 --cache shard1      (then: headstart cache merge shard1 shard2 ...)
+  headstart fit photos/ --shard 1/4 --cache shard1
+      on each of four machines; then: headstart cache merge shard1 shard2 ...
 """
 
 
-@application.command(name="fit", help=_HELP, epilog=_EXAMPLES)
+@application.command(name="fit", help=_HELP, epilog=_EXAMPLES, short_help="Learn a classifier from labelled images, and test it.")
 @guarded
 def fit_command(
     data: Annotated[str, typer.Argument(metavar="DATA", help="Folder, list file or named set of labelled images.")],
@@ -64,11 +63,12 @@ def fit_command(
 
     settings = FitSettings(
         test=test, test_share=test_share, group_from=group_from, columns=_columns(column), folds=folds, backbone=backbone, weights=weights,
-        head=head, class_weight=class_weight, fit_image=fit_image, cache=None if no_cache else cache or "auto", engine=engine, seed=seed,
+        head=head.replace("-", "_"), class_weight=class_weight, fit_image=fit_image, cache=None if no_cache else cache or "auto",
+        engine=engine, seed=seed,
     )  # fmt: skip
     with TerminalListener(quiet=quiet, verbose=verbose) as listener:
         if shard is not None:
-            _fit_shard(data, Shard.parse(shard), settings, listener)
+            _fit_shard(data, Shard.parse(shard), settings, listener, quiet=quiet)
             return
         target = out or _free_run(data)
         command = "headstart " + shlex.join(sys.argv[1:])
@@ -92,23 +92,26 @@ def _columns(given: list[str] | None) -> dict[str, str] | None:
 
 def _free_run(data: str) -> Path:
     """runs/NAME, or runs/NAME-2 and so on: an earlier run is only replaced when its name is given."""
-    name = Path(data).resolve().stem if Path(data).exists() else data.replace(":", "-").replace("/", "-")
+    there = Path(data).expanduser()
+    whole = there.resolve()
+    name = (whole.name if whole.is_dir() else whole.stem) if there.exists() else data.replace(":", "-").replace("/", "-")
     first = Path("runs") / (name or "run")
     count, target = 1, first
-    while target.exists():
+    while target.exists() or target.is_symlink():
         count += 1
         target = first.with_name(f"{first.name}-{count}")
     return target
 
 
-def _fit_shard(data: str, shard: Shard, settings: FitSettings, listener: TerminalListener) -> None:
+def _fit_shard(data: str, shard: Shard, settings: FitSettings, listener: TerminalListener, *, quiet: bool) -> None:
     from headstart.fitting import fit_shard
 
     done = fit_shard(data, shard, settings=settings, listener=listener)
     for error in done.refused:
         listener.warn(f"{error} (left out)")
+    if not quiet:
+        print_result(f"When all {shard.count} are done: headstart cache merge OTHER... ; then headstart fit without --shard.")
     print_result(f"shard {shard.index}/{shard.count}: {done.images} images, {done.computed} computed now, kept in {done.store}")
-    print_result(f"When all {shard.count} are done: headstart cache merge {done.store} OTHER... ; then headstart fit without --shard.")
 
 
 def show_result(result: FitResult, *, quiet: bool) -> None:
@@ -117,14 +120,26 @@ def show_result(result: FitResult, *, quiet: bool) -> None:
         for line in result.test.lines():
             print_result(line)
         print_result()
-        print_result(f"head      {result.head}")
-        print_result(f"why       {result.choice.reason}")
-        print_result(f"tested on {result.held_out}")
-        if result.refused:
-            print_result(f"left out  {len(result.refused)} unreadable images (listed in {result.run}/manifest.json)", style="yellow")
-        stages: dict[str, Any] = {name: value for name, value in result.seconds.items() if name != "total"}
-        print_result(f"time      {result.seconds['total']:.1f} s: " + ", ".join(f"{name} {value:.1f}" for name, value in stages.items()))
-        if result.cross_validation is not None:
-            print_result(result.cross_validation.summary("cross-validated"))
-        print_result(f"run       {result.run}    try: headstart predict {shlex.quote(str(result.run))} IMAGE")
+        for name, text, style in _facts(result):
+            print_result(f"{name:<9} {text}", style=style)
     print_result(result.test.summary("test"), style="bold green")
+
+
+def _facts(result: FitResult) -> Iterator[tuple[str, str, str | None]]:
+    """(name, text, style) of each line of the summary."""
+    yield "head", result.head, None
+    yield "why", result.choice.reason, None
+    yield "tested on", result.held_out, None
+    if result.cross_validation is not None:
+        yield "folds", result.cross_validation.summary("cross-validated"), None
+    if result.refused:
+        count = len(result.refused)
+        yield "left out", f"{count} unreadable {'image' if count == 1 else 'images'}, listed in the run's manifest.json", "yellow"
+    grave = [finding for finding in result.findings if finding.severity == "error"]
+    if grave:
+        yield "beware", "the score cannot be believed before this is settled: " + " ".join(f.message for f in grave), "bold red"
+    seconds = ", ".join(f"{stage} {value:.1f}" for stage, value in result.seconds.items() if stage != "total" and value >= 0.05)
+    yield "time", f"{result.seconds['total']:.1f} s" + (f": {seconds}" if seconds else ""), None
+    if result.run is not None:
+        yield "run", f"{result.run} (open {result.run / 'report.html'})", None
+        yield "next", f"headstart predict {shlex.quote(str(result.run))} IMAGE", None

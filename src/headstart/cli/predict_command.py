@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,17 +17,15 @@ from headstart.cli.terminal import TerminalListener
 if TYPE_CHECKING:
     from headstart.bundle import Predictions
 
-_EXAMPLES = """Examples:
-
+_EXAMPLES = """\b
+Examples:
   headstart predict runs/photos new.jpg
-
   headstart predict runs/photos new_photos/ --format csv > predictions.csv
-
   headstart predict runs/photos new.jpg --top 3 --format json
 """
 
 
-@application.command(name="predict", epilog=_EXAMPLES)
+@application.command(name="predict", epilog=_EXAMPLES, short_help="The classes of new images.")
 @guarded
 def predict_command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder that `headstart fit` wrote.")],
@@ -51,16 +50,29 @@ def predict_command(
         raise ParameterError(f"--format must be table, csv or json, got {form!r}.")
     if top < 1:
         raise ParameterError(f"--top must be at least 1, got {top}.")
+    _check_order(run, images)
     opened = load(run, engine=engine, compiled=locations.cache_folder() / "compiled")
     paths = list_images(images)
     with TerminalListener(quiet=quiet, verbose=verbose) as listener:
-        listener.stage(f"Predicting {len(paths)} images" if len(paths) > 1 else "Predicting")
-        predictions = opened.predict(paths, progress=listener.progress)
+        if len(paths) > 1:
+            listener.stage(f"Predicting {len(paths)} images")
+        predictions = opened.predict(paths, progress=listener.progress if len(paths) > 1 else None)
         for error in predictions.refused:
             listener.warn(str(error))
     _WRITERS[form](paths, predictions, min(top, len(predictions.classes)))
     if not len(predictions):
         raise typer.Exit(BAD_INPUT)
+
+
+def _check_order(run: Path, images: list[Path]) -> None:
+    """Say so when RUN does not come first."""
+    from headstart.bundle import is_run
+    from headstart.errors import RunError
+
+    swapped = next((path for path in images if is_run(path)), None)
+    if swapped is not None and not is_run(run):
+        others = shlex.join(str(path) for path in (run, *(path for path in images if path != swapped)))
+        raise RunError(f"{swapped} is the run: it comes first. Type: headstart predict {shlex.quote(str(swapped))} {others}")
 
 
 def _rows(paths: list[Path], predictions: Predictions, top: int) -> list[tuple[Path, list[tuple[str, float]], str]]:
@@ -113,11 +125,13 @@ def _write_json(paths: list[Path], predictions: Predictions, top: int) -> None:
 
 
 def _write_table(paths: list[Path], predictions: Predictions, top: int) -> None:
-    rows = _rows(paths, predictions, top)
-    width = min(60, max((len(_text(path)) for path, _, _ in rows), default=0))
+    from headstart.evaluate.wording import pad, visible, width
+
+    rows = [(visible(_text(path)), best, error) for path, best, error in _rows(paths, predictions, top)]
+    column = min(60, max((width(path) for path, _, _ in rows), default=0))
     for path, best, error in rows:
-        said = "  ".join(f"{name or '(none)'} {probability:.4f}" for name, probability in best) or f"refused: {error}"
-        print(f"{_text(path):<{width}}  {said}")
+        said = "  ".join(f"{visible(name) or '(none)'} {probability:.4f}" for name, probability in best)
+        print(f"{pad(path, column)}  {said or f'refused: {visible(error)}'}")
     sys.stdout.flush()
 
 

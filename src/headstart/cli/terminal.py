@@ -25,6 +25,7 @@ class TerminalListener(Listener):
         self._verbose = verbose
         self._bar: Progress | None = None
         self._task: Any = None
+        self._total: int | None = None
         self._name = ""
         self._begun = time.perf_counter()
         self._fancy = sys.stderr.isatty() and not quiet
@@ -40,12 +41,13 @@ class TerminalListener(Listener):
             self._bar.stop()
             self._bar = None
 
-    def _print(self, message: str, *, style: str | None = None) -> None:
+    def _print(self, message: str, *, style: str = "") -> None:
         if self._fancy:
             from rich.console import Console
+            from rich.text import Text
 
             console = self._bar.console if self._bar is not None else Console(stderr=True)
-            console.print(message, style=style, markup=False, highlight=False, soft_wrap=True)
+            console.print(Text(message, style), soft_wrap=True)
         else:
             print(message, file=sys.stderr, flush=True)
 
@@ -55,26 +57,30 @@ class TerminalListener(Listener):
             self._print(f"  {self._name}: {time.perf_counter() - self._begun:.2f} s")
         self._close()
         self._name, self._begun = name, time.perf_counter()
-        if not self._quiet and not self._fancy:
+        if self._fancy:
+            self._draw(None)
+        elif not self._quiet:
             self._print(name)
 
     def progress(self, done: int, total: int) -> None:
-        """Draw or move the bar; in a pipe, nothing."""
+        """Move the bar; in a pipe, nothing."""
         if not self._fancy or total == 0:
             return
-        if self._bar is None:
-            if done >= total:
-                return
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        if self._bar is None or self._total is None:
+            self._close()
+            self._draw(total)
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, total=total)
 
-            self._bar = Progress(
-                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-                console=Console(stderr=True), transient=True,
-            )  # fmt: skip
-            self._task = self._bar.add_task(self._name, total=total)
-            self._bar.start()
-        self._bar.update(self._task, completed=done, total=total)
+    def _draw(self, total: int | None) -> None:
+        """What moves while a stage lasts, and is gone afterwards: a bar, or a mark as long as nothing is known of how much there is."""
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+        bar = () if total is None else (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._bar = Progress(SpinnerColumn(), TextColumn("{task.description}"), *bar, console=Console(stderr=True), transient=True)
+        self._task, self._total = self._bar.add_task(self._name, total=total), total
+        self._bar.start()
 
     def say(self, message: str) -> None:
         """Print something worth knowing."""
@@ -91,6 +97,8 @@ def print_result(text: str = "", *, style: str | None = None) -> None:
     if sys.stdout.isatty() and style:
         from rich.console import Console
 
-        Console().print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+        from rich.text import Text
+
+        Console().print(Text(text, style), soft_wrap=True)
     else:
         print(text, flush=True)

@@ -64,7 +64,8 @@ class Dataset:
 
     def take(self, indices: npt.ArrayLike) -> Dataset:
         """Return the images at `indices` (integers, or a bool mask), in that order; the classes stay all there."""
-        rows = np.arange(len(self))[np.asarray(indices)] if len(self) else np.zeros(0, np.int64)
+        chosen = np.asarray(indices)
+        rows = np.arange(len(self))[chosen if chosen.size else chosen.astype(np.int64)]
         images = self.images[rows] if isinstance(self.images, np.ndarray) else tuple(self.images[i] for i in rows.tolist())
         groups = None if self.groups is None else self.groups[rows]
         return replace(self, images=images, targets=self.targets[rows], parts=self.parts[rows], groups=groups)

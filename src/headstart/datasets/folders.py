@@ -18,6 +18,7 @@ LAYOUT = (
     "with one folder for each class; or give a CSV list with the columns path and label."
 )
 _SYSTEM_NAMES = frozenset({"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "@eadir", "__pycache__", "icon\r"})
+_RUN_FILES = frozenset({"manifest.json", "model.onnx", "head.safetensors"})  # together the mark of a run folder
 _MAX_DESCENT = 5
 
 
@@ -30,6 +31,7 @@ class Tree:
         self.broken_links: list[str] = []
         self.loops: list[str] = []
         self.unreadable: list[str] = []
+        self.runs: list[str] = []
         self._listed: dict[str, tuple[list[str], list[str]]] = {}
 
     def listing(self, folder: str) -> tuple[list[str], list[str]]:
@@ -41,22 +43,29 @@ class Tree:
     def _list(self, folder: str) -> tuple[list[str], list[str]]:
         folders: list[str] = []
         images: list[str] = []
+        others: Counter[str] = Counter()
+        names: set[str] = set()
         try:
             with os.scandir(folder) as entries:
                 for entry in entries:
                     name = entry.name
+                    names.add(name)
                     if name[0] == "." or name.lower() in _SYSTEM_NAMES:
                         self.hidden += 1
                     elif entry.is_dir():
                         folders.append(entry.path)
                     elif not entry.is_file():
-                        (self.broken_links.append(entry.path) if entry.is_symlink() else self.others.update(["special"]))
+                        (self.broken_links.append(entry.path) if entry.is_symlink() else others.update(["special"]))
                     elif is_image_name(name):
                         images.append(entry.path)
                     else:
-                        self.others[os.path.splitext(name)[1].lower() or "without a suffix"] += 1  # noqa: PTH122 - called for every file
+                        others[os.path.splitext(name)[1].lower() or "without a suffix"] += 1  # noqa: PTH122 - called for every file
         except OSError as error:
             self.unreadable.append(f"{folder} ({error.strerror or error})")
+        if names >= _RUN_FILES:  # pictures of an earlier run are no data
+            self.runs.append(folder)
+            return [], []
+        self.others.update(others)
         return sorted(folders), sorted(images)
 
     def collect(self, folder: str, *, above: Iterable[str] = ()) -> list[str]:
@@ -89,6 +98,7 @@ class Tree:
             (self.broken_links, "links that lead nowhere"),
             (self.loops, "links to folders that were read already (or lead in a circle)"),
             (self.unreadable, "folders that cannot be read"),
+            (self.runs, "run folders that `headstart fit` wrote"),
         ):
             if paths:
                 notes.append(f"Passed over {len(paths)} {what}: {shortened([_below(path, root) for path in sorted(paths)], limit=3)}.")

@@ -33,6 +33,8 @@ class Listing:
         images: one path per image, or uint8 (n, H, W, 3).
         labels: one text per image, or a tuple of texts per image for multi-label data.
         parts: "train", "val", "test" or "" per image.
+        source: what the user gave.
+        test_source: what the user gave as separate test data, if any.
         groups: one text per image, or None.
     """
 
@@ -40,6 +42,7 @@ class Listing:
     labels: Labels
     parts: list[str]
     source: str
+    test_source: str = ""
     groups: list[str] | None = None
     root: Path | None = None
     notes: list[str] = field(default_factory=list)
@@ -82,7 +85,7 @@ def build(listing: Listing, *, classes: Sequence[str] | None = None) -> Dataset:
     renamed: dict[str, str] = {}
     for parts, what in ((("train", ""), "the data"), (("val",), "the validation part"), (("test",), "the test part")):
         counts = listing.label_counts(parts)
-        matched = match_names(counts, classes, where=f"{what} of {listing.source}", known=known_as)
+        matched = match_names(counts, classes, where=f"{what} of {_source_of(listing, parts)}", known=known_as)
         renamed |= matched
         absent = [name for name in classes if name not in matched.values()]
         if counts and absent and known_as == "the training data":
@@ -106,6 +109,10 @@ def build(listing: Listing, *, classes: Sequence[str] | None = None) -> Dataset:
         notes=tuple(notes),
         root=listing.root,
     )
+
+
+def _source_of(listing: Listing, parts: Sequence[str]) -> str:
+    return listing.test_source if listing.test_source and parts == ("test",) else listing.source
 
 
 def _class_notes(listing: Listing, classes: Sequence[str]) -> list[str]:
@@ -153,6 +160,7 @@ def join(training: Listing, test: Listing) -> Listing:
         parts=[training.parts[i] or "train" for i in kept] + ["test"] * len(chosen),
         groups=groups,
         source=training.source,
+        test_source=test.source,
         root=training.root,
         notes=notes,
     )

@@ -74,6 +74,8 @@ def read_dataset(
         text = os.fspath(one)
         if text.startswith(PREFIXES):
             return read_named(text, cache=None if cache is None else Path(cache), announce=announce)
+        if not text.strip():
+            raise DataError(f"the name of the data is empty; give a folder, a list or the name of a public set. {LAYOUT}")
         path = Path(text).expanduser()
         if path.is_dir():
             return read_folder(path)

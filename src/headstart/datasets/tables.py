@@ -107,6 +107,8 @@ def _sniff(text: str) -> str:
         widths = {len(row) for row in rows}
         if len(widths) == 1 and (width := widths.pop()) > most:
             best, most = delimiter, width
+    if most == 1 and lines and all(len(line.split(" ")) == 2 for line in lines if line.strip()):
+        return " "  # image and label with one space between, as older lists have it
     if most == 1 and lines:  # rows of different length: leave it to the line of column names, and let the reader complain
         best = max(_DELIMITERS, key=lambda delimiter: lines[0].count(delimiter))
     return best

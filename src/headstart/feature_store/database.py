@@ -29,7 +29,7 @@ _PATIENCE = 60.0  # seconds to wait for other writers; one transaction takes som
 _PAGE_BYTES = 8192  # measured: 4 kB to 64 kB, features of 2,064 numbers; this one reads fastest and wastes little
 _CHECKPOINT_PAGES = 2048  # 16 MB of log between two checkpoints
 _LOG_BYTES = 64 << 20
-_SCHEMA = """
+_TABLES = """
 CREATE TABLE extractors (extractor INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, dim INTEGER NOT NULL,
                          created INTEGER NOT NULL);
 CREATE TABLE batches (batch INTEGER PRIMARY KEY, extractor INTEGER NOT NULL, created INTEGER NOT NULL, used INTEGER NOT NULL);
@@ -41,15 +41,21 @@ CREATE TABLE memos (key TEXT PRIMARY KEY, checksum INTEGER NOT NULL, used INTEGE
 """
 
 
+SCHEMA = tuple(" ".join(statement.split()) for statement in _TABLES.split(";") if statement.strip())
+
+
 class Database:
     """One SQLite file: opened when first needed, one connection shared by all threads of the process, closed before a fork.
+
+    With `lenient`, SQLite also reads what it can of a file that is cut off or whose schema is damaged; such a database must not be written.
 
     Attributes:
         path: the file.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, lenient: bool = False) -> None:
         self.path = path
+        self._lenient = lenient
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None
@@ -130,7 +136,7 @@ class Database:
                 create_folder(self.path.parent)
             elif not os.path.lexists(self.path):
                 return None
-            self._connection = _open(self.path, create=create)
+            self._connection = _open(self.path, create=create, lenient=self._lenient)
             self._file = _identity(self.path)
         return self._connection
 
@@ -143,15 +149,19 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def _open(path: Path, *, create: bool) -> sqlite3.Connection | None:
+def _open(path: Path, *, create: bool, lenient: bool) -> sqlite3.Connection | None:
     """Return a connection to the store at `path`; None where the file holds nothing yet and `create` is False."""
+
+    def prepare(connection: sqlite3.Connection) -> bool:
+        return _recognise(connection, path, lenient=True) if lenient else _prepare(connection, path, create=create)
+
     try:
-        return _connect(path, "mode=rwc" if create else "mode=rw", lambda connection: _prepare(connection, path, create=create))
+        return _connect(path, "mode=rwc" if create else "mode=rw", prepare)
     except sqlite3.OperationalError as error:
         if _code(error) not in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN) or not path.is_file() or _log_bytes(path):
             raise
         # A store on a read-only disk can still be read.
-        return _connect(path, "mode=ro&immutable=1", lambda connection: _recognise(connection, path))
+        return _connect(path, "mode=ro&immutable=1", lambda connection: _recognise(connection, path, lenient=lenient))
 
 
 def _connect(path: Path, mode: str, prepare: Callable[[sqlite3.Connection], bool]) -> sqlite3.Connection | None:
@@ -190,7 +200,7 @@ def _prepare(connection: sqlite3.Connection, path: Path, *, create: bool) -> boo
     if not known:
         connection.execute("BEGIN IMMEDIATE")
         if not _recognise(connection, path):  # another process may have been first
-            for statement in _SCHEMA.split(";"):
+            for statement in SCHEMA:
                 connection.execute(statement)
             connection.execute(f"PRAGMA application_id = {APPLICATION}")
             connection.execute(f"PRAGMA user_version = {PROTOCOL}")
@@ -198,8 +208,10 @@ def _prepare(connection: sqlite3.Connection, path: Path, *, create: bool) -> boo
     return True
 
 
-def _recognise(connection: sqlite3.Connection, path: Path) -> bool:
+def _recognise(connection: sqlite3.Connection, path: Path, *, lenient: bool = False) -> bool:
     """Return True for a store, False for an empty file; refuse everything else."""
+    if lenient:
+        connection.execute("PRAGMA writable_schema = ON")  # lifts the checks of file length and schema, https://sqlite.org/pragma.html
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (protocol,) = connection.execute("PRAGMA user_version").fetchone()
     if application == APPLICATION and protocol == PROTOCOL:

@@ -56,9 +56,9 @@ class FeatureStore:
 
     def get(self, extractor_id: str, digests: Sequence[bytes]) -> dict[bytes, np.ndarray[Any, np.dtype[np.float32]]]:
         """Return the vectors that are there, by digest: float32 (dim,), views of one buffer. Damaged rows count as missing."""
-        unique = list(dict.fromkeys(_checked(digests)))
+        unique = list(dict.fromkeys(_checked(extractor_id, digests)))
         with self._database.reading() as connection:
-            extractor = rows.find_extractor(connection, _named(extractor_id)) if connection else None
+            extractor = rows.find_extractor(connection, extractor_id) if connection else None
         if extractor is None or not unique:
             return {}
         values = np.empty((len(unique), extractor.dim), np.float32)
@@ -73,13 +73,13 @@ class FeatureStore:
         The others are left as they were. Digests may come more than once. The fastest way to a whole matrix. Raises
         `ParameterError` for an `out` of another shape or dtype, and `StoreError` where the extractor's vectors have another length.
         """
-        _refuse_shape(out, len(_checked(digests)), "out")
+        _refuse_shape(out, len(_checked(extractor_id, digests)), "out")
         places: dict[bytes, int] = {}
         first = [places.setdefault(digest, i) for i, digest in enumerate(digests)]
         found = np.zeros(len(digests), bool)
         batches: set[int] = set()
         with self._database.reading() as connection:
-            extractor = rows.find_extractor(connection, _named(extractor_id)) if connection else None
+            extractor = rows.find_extractor(connection, extractor_id) if connection else None
             if connection is not None and extractor is not None:
                 rows.refuse_other_dim(extractor, out.shape[1])
                 for digest, vector, batch in rows.read(connection, extractor, list(places)):
@@ -100,8 +100,7 @@ class FeatureStore:
         Vectors that are there already stay (also where the same digest comes twice), damaged ones are replaced. When this returns,
         nothing short of a power failure can lose the rows. Raises `ParameterError` for another shape or dtype, and `StoreError`.
         """
-        _refuse_shape(features, len(_checked(digests)), "features")
-        _named(extractor_id)
+        _refuse_shape(features, len(_checked(extractor_id, digests)), "features")
         if not len(digests):
             return 0
         values = np.ascontiguousarray(features, "<f4")
@@ -115,9 +114,9 @@ class FeatureStore:
 
     def missing(self, extractor_id: str, digests: Sequence[bytes]) -> list[bytes]:
         """Return the digests, each once and in order, that have no vector or a damaged one."""
-        unique = dict.fromkeys(_checked(digests))
+        unique = dict.fromkeys(_checked(extractor_id, digests))
         with self._database.reading() as connection:
-            extractor = rows.find_extractor(connection, _named(extractor_id)) if connection else None
+            extractor = rows.find_extractor(connection, extractor_id) if connection else None
             if connection is not None and extractor is not None:
                 for digest, _, _ in rows.read(connection, extractor, list(unique)):
                     del unique[digest]
@@ -201,17 +200,13 @@ class FeatureStore:
             )
 
 
-def _checked(digests: Sequence[bytes]) -> Sequence[bytes]:
+def _checked(extractor_id: str, digests: Sequence[bytes]) -> Sequence[bytes]:
+    if not isinstance(extractor_id, str) or not extractor_id or "\0" in extractor_id:
+        raise ParameterError(f"an extractor id is a text of at least one character, and {extractor_id!r} came.")
     for digest in digests:
         if not isinstance(digest, bytes) or len(digest) != DIGEST_BYTES:
             raise ParameterError(f"an image digest is {DIGEST_BYTES} bytes, and {digest!r} came.")
     return digests
-
-
-def _named(extractor_id: str) -> str:
-    if not isinstance(extractor_id, str) or not extractor_id or "\0" in extractor_id:
-        raise ParameterError(f"an extractor id is a text of at least one character, and {extractor_id!r} came.")
-    return extractor_id
 
 
 def _refuse_shape(array: np.ndarray[Any, Any], count: int, name: str) -> None:

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from headstart.errors import ParameterError, StoreError, nearest
 from headstart.feature_store import rows
-from headstart.feature_store.database import Database, is_damage
+from headstart.feature_store.database import SCHEMA, Database, is_damage
 
 Progress = Callable[[int, int], None]
 _T = TypeVar("_T")
@@ -119,9 +119,13 @@ def verify(database: Database, *, repair: bool, progress: Progress | None) -> Ve
     good = 0
     bad: list[int] = []
     faults: list[str] = []
-    for chunk in _scan(database, faults, progress):
-        good += sum(row.whole for row in chunk)
-        bad += [row.number for row in chunk if not row.whole]
+    lenient = Database(database.path, lenient=True)
+    try:
+        for chunk in _scan(lenient, faults, progress):
+            good += sum(row.whole for row in chunk)
+            bad += [row.number for row in chunk if not row.whole]
+    finally:
+        lenient.close()
     faults += [fault for fault in _structural_faults(database) if fault not in faults]
     if not repair or not (bad or faults):
         return Verification(good, len(bad), 0, tuple(faults), rebuilt=False)
@@ -255,7 +259,7 @@ def _read_chunk(database: Database, known: dict[int, rows.Extractor], last: int,
             return []
         query = "SELECT row, extractor, digest, vector, checksum FROM features WHERE row > ? ORDER BY row LIMIT ?"
         found = connection.execute(query, (last, limit)).fetchall()
-    chunk = []
+    chunk: list[_Row] = []
     for number, key, digest, vector, checksum in found:
         extractor = known.get(key)
         whole = extractor is not None and extractor.is_whole(digest, vector, checksum)
@@ -273,7 +277,14 @@ def _structural_faults(database: Database) -> list[str]:
 
     def check() -> list[str]:
         with database.outside_transactions() as connection:
-            return [line for (line,) in connection.execute("PRAGMA integrity_check(10)") if line != "ok"] if connection else []
+            if connection is None:
+                return []
+            found = [line for (line,) in connection.execute("PRAGMA integrity_check(10)") if line != "ok"]
+            schema = {
+                " ".join(text.split())
+                for (text,) in connection.execute("SELECT sql FROM sqlite_master WHERE sql NOT NULL AND tbl_name NOT LIKE 'sqlite%'")
+            }
+            return found if schema == set(SCHEMA) else [*found, "the tables are not those of a feature store"]
 
     return _tolerant(check, nothing, faults) + faults
 
@@ -297,16 +308,17 @@ def _rebuild(database: Database) -> None:
     """Write the whole rows into a new file and put it in the place of the damaged one."""
     path = database.path
     new = path.with_name(path.name + ".rebuilt")
-    fresh = Database(new)
+    lenient, fresh = Database(path, lenient=True), Database(new)
     try:
         _remove(new)
         try:
             with fresh.writing():
                 pass  # makes the tables, for the case that there is no row
-            for chunk in _scan(database, [], None):
+            for chunk in _scan(lenient, [], None):
                 _write(fresh, chunk)
         finally:
             fresh.close()
+            lenient.close()
             database.close()
         _remove(path, file=False)  # a log of the old file must never be applied to the new one
         new.replace(path)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import datetime
 import io
+import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -16,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 import headstart
-from headstart.bundle import RunContents
-from headstart.report import EvidenceRow, RunReport, write_report
+from headstart.bundle import RunContents, jsonable
+from headstart.datasets.dataset import printable, relative_name
+from headstart.report import EvidenceRow, Finding, RunReport, write_report
 
 if TYPE_CHECKING:
     from headstart.fitting.job import FitResult
@@ -37,7 +39,7 @@ def run_contents(result: FitResult, values: npt.NDArray[np.float32], *, settings
     """
     dataset, extractor = result.dataset, result.classifier.extractor_
     train, last = dataset.part("train"), extractor.layers[-1]
-    provenance = _provenance(result, settings, command)
+    provenance = jsonable(_provenance(result, settings, command))
     return RunContents(
         backbone=extractor.backbone,
         head=result.choice.estimator,
@@ -56,6 +58,7 @@ def run_contents(result: FitResult, values: npt.NDArray[np.float32], *, settings
             "reason": result.choice.reason,
             "held_out": result.held_out,
             "refused": [{"path": error.path, "reason": error.reason} for error in result.refused],
+            "findings": [finding.to_dict() for finding in result.findings],
             "notes": list(dataset.notes),
             "provenance": provenance,
         },
@@ -137,15 +140,35 @@ def _provenance(result: FitResult, settings: FitSettings, command: str) -> dict[
 
 
 def _split_list(result: FitResult) -> str:
-    """The list of all images with label and part: a list file that `headstart fit` itself can read."""
+    """The list of all images with label and part: a list file that `headstart fit` itself can read, where the images are files."""
     dataset = result.dataset
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["path", "label", "split", *(["group"] if dataset.groups is not None else [])])
-    for index, name in enumerate(dataset.names()):
+    for index, name in enumerate(_paths_from_run(result)):
         group = [] if dataset.groups is None else [dataset.groups[index]]
         writer.writerow([name, ";".join(dataset.labels(index)), dataset.parts[index], *group])
     return text.getvalue()
+
+
+def _paths_from_run(result: FitResult) -> Iterable[str]:
+    """Each image's path relative to the run folder, so that both can be moved together; whole where they are on different drives."""
+    dataset = result.dataset
+    if isinstance(dataset.images, np.ndarray) or result.run is None:
+        return dataset.names()
+    folder = result.run.expanduser().resolve()
+    folders: dict[Path, Path] = {}
+
+    def path(image: Path) -> str:
+        above = image.parent
+        if above not in folders:
+            try:
+                folders[above] = Path(os.path.relpath(above.resolve(), folder))
+            except ValueError:
+                folders[above] = above.resolve()
+        return relative_name(folders[above] / image.name, None)
+
+    return map(path, dataset.images)
 
 
 def _further(result: FitResult, provenance: dict[str, Any], command: str) -> Callable[[Path], None]:
@@ -161,7 +184,7 @@ def _report(result: FitResult, provenance: dict[str, Any], command: str) -> RunR
     record = extractor.backbone.record
     stages = {key: value for key, value in provenance.items() if key not in ("command", "images", "versions", "settings")}
     return RunReport(
-        title=Path(dataset.source).name or dataset.source,
+        title=printable(Path(dataset.source).resolve().name or dataset.source),
         evaluation=result.test,
         held_out=result.held_out,
         counts={part: dataset.counts(part) for part in ("train", "test")},
@@ -173,8 +196,12 @@ def _report(result: FitResult, provenance: dict[str, Any], command: str) -> RunR
         evidence=tuple(evidence_rows(result)),
         reason=result.choice.reason,
         times=result.seconds,
-        refused=tuple((error.path, error.reason) for error in result.refused),
-        notes=dataset.notes,
-        command=command,
+        refused=tuple((printable(error.path), printable(error.reason)) for error in result.refused),
+        findings=tuple(
+            Finding(text=finding.message, examples=tuple(map(printable, finding.examples)), serious=finding.severity == "error")
+            for finding in result.findings
+        ),
+        notes=tuple(map(printable, dataset.notes)),
+        command=printable(command),
         provenance={**stages, "settings": provenance["settings"], "versions": provenance["versions"]},
     )

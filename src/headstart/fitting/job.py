@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
 from headstart import locations
-from headstart.bundle import check_target, write_run
+from headstart.audit import Finding, check_known
+from headstart.bundle import check_target, is_run, write_run
 from headstart.classifier import TransferClassifier
 from headstart.datasets import Dataset, read_dataset
-from headstart.errors import DataError, ImageError, ParameterError
+from headstart.errors import DataError, ImageError, ParameterError, StoreError
 from headstart.evaluate import Evaluation, evaluate
 from headstart.features import Features
 from headstart.fitting.contents import head_in_words, run_contents
+from headstart.fitting.parts import kept_together, split
 from headstart.fitting.settings import FitSettings, Shard
 from headstart.progress import Listener
-from headstart.splits import folds, hold_out
+from headstart.splits import folds
 from headstart.strategy import Choice, choose_head
 
 
@@ -35,6 +38,7 @@ class FitResult:
         test: the evaluation on the test part.
         cross_validation: the evaluation over the folds of the training part, if asked for.
         refused: images that could not be read, with their reasons.
+        findings: what is known to be wrong with the data, the gravest first.
         seconds: time by stage.
     """
 
@@ -45,6 +49,7 @@ class FitResult:
     test: Evaluation
     cross_validation: Evaluation | None
     refused: tuple[ImageError, ...]
+    findings: tuple[Finding, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -70,51 +75,20 @@ class ShardResult:
 
 def _read(data: str | Path | Dataset, settings: FitSettings) -> Dataset:
     if isinstance(data, Dataset):
+        given = [name for name in ("test", "group_from", "columns") if getattr(settings, name) is not None]
+        if given:
+            raise ParameterError(f"{given[0]} is for data that are still to be read; give it to read_dataset, which made this Dataset.")
         return data
+    if is_run(Path(data)):
+        raise DataError(
+            f"{data}: is a run folder, which an earlier `headstart fit` wrote, and holds no labelled images. "
+            f"To use it: headstart predict {data} IMAGE"
+        )
     columns = settings.columns or {}
     return read_dataset(
         data, test=settings.test, group_from=settings.group_from, path_column=columns.get("path"), label_column=columns.get("label"),
         split_column=columns.get("split"), group_column=columns.get("group"),
     )  # fmt: skip
-
-
-def split(dataset: Dataset, settings: FitSettings) -> tuple[Dataset, str]:
-    """Give every image the part ``train`` or ``test``, and say where the test part came from.
-
-    A ``val`` part is the test part where there is no other (nothing is chosen on it: choices are made by cross-validation inside the
-    training part); beside a test part it joins the training images.
-
-    Raises:
-        DataError: a part is empty, or a class has no training image.
-    """
-    parts = dataset.parts.copy().astype("<U5")
-    if (parts == "test").any():
-        how = "the data's own test part"
-        if (parts == "val").any():
-            how += "; the validation part is used for training, since choices are made by cross-validation"
-        parts[parts != "test"] = "train"
-    elif (parts == "val").any():
-        how = "the data's validation part: nothing was chosen on it"
-        parts[:] = np.where(parts == "val", "test", "train")
-    else:
-        train, test = hold_out(dataset.targets, share=settings.test_share, groups=dataset.groups, seed=settings.seed)
-        parts[train], parts[test] = "train", "test"
-        grouped = " by group" if dataset.groups is not None else ""
-        how = f"{len(test)} images held out{grouped}, stratified by class, seed {settings.seed}"
-    return replace(dataset, parts=parts), how
-
-
-def _check_parts(dataset: Dataset) -> None:
-    train = dataset.counts("train")
-    if not sum(train.values()):
-        raise DataError(f"{dataset.source}: no training images are left. Put them into class folders below {dataset.source}/train.")
-    if not len(dataset.part("test")):
-        raise DataError(f"{dataset.source}: no test images: the data are too few to hold any out. Add images, or give --test DIR.")
-    lacking = [name for name, count in train.items() if not count]
-    if lacking:
-        raise DataError(
-            f"{dataset.source}: no training image of {', '.join(lacking[:5])}: such a class cannot be learned. Add some, or remove it."
-        )
 
 
 def fit_shard(
@@ -137,9 +111,14 @@ def fit_shard(
     if not len(mine):
         raise DataError(f"Shard {shard.index}/{shard.count} has no image: there are only {len(dataset)}.")
     listener.stage(f"Extracting features, shard {shard.index}/{shard.count}")
-    features = settings.classifier().extract(mine.images, progress=listener.progress, warn=listener.warn, announce=listener.say)
+    features = settings.classifier().extract(mine.images, progress=listener.progress, warn=_not_kept, announce=listener.say)
     cache = locations.cache_folder(None if settings.cache == "auto" else settings.cache)
     return ShardResult(len(mine), features.computed, features.refused, locations.feature_store_file(cache))
+
+
+def _not_kept(message: str) -> NoReturn:
+    """A shard is there to be kept."""
+    raise StoreError(f"{message.removesuffix(' Going on without keeping features.')} A shard that is not kept is of no use.")
 
 
 def fit(
@@ -163,37 +142,41 @@ def fit(
         check_target(Path(out))
     started = time.perf_counter()
     listener.stage("Reading the data")
-    dataset, held_out = split(_read(data, settings), settings)
-    _check_parts(dataset)
+    dataset = _read(data, settings)
+    _check_beforehand(dataset, settings)
     for note in dataset.notes:
         listener.say(note)
     seconds = {"reading": time.perf_counter() - started}
 
-    listener.stage("Extracting features")
+    listener.stage(f"Extracting features of {len(dataset)} images")
     classifier = settings.classifier()
     features = classifier.extract(dataset.images, progress=listener.progress, warn=listener.warn, announce=listener.say)
-    readable = dataset.take(features.kept)
     _say_refused(features, len(dataset), listener)
-    _check_parts(readable)
+    readable, held_out = split(dataset.take(features.kept), settings, digests=features.digests)
+    findings = check_known(readable, features.digests)
+    _say_findings(findings, listener)
 
     train, test = readable.part("train"), readable.part("test")
-    groups = None if readable.groups is None else readable.groups[train]
+    groups = kept_together(readable.groups, features.digests)
     listener.stage("Choosing the head")
     classifier.fit_features(
-        features.values[train], readable.targets[train], groups=groups, refused=features.refused, progress=listener.progress
-    )
-    seconds |= {"features": classifier.seconds_["features"], "head": classifier.seconds_["head"]}
+        features.values[train], readable.targets[train], groups=None if groups is None else groups[train], refused=features.refused,
+        progress=listener.progress,
+    )  # fmt: skip
+    seconds |= classifier.seconds_
 
     lap = time.perf_counter()
     listener.stage("Testing")
     probabilities = classifier.choice_.estimator.predict_proba(features.values[test])
     evaluation = evaluate(probabilities, readable.targets[test], readable.classes)
-    crossed = _cross_validate(features.values[train], readable.take(train), classifier, settings, listener) if settings.folds else None
+    crossed = None
+    if settings.folds:
+        crossed = _cross_validate(features.values, readable, groups, classifier, settings, listener)
     seconds["testing"] = time.perf_counter() - lap
 
     result = FitResult(
         run=None if out is None else Path(out), dataset=readable, held_out=held_out, classifier=classifier, test=evaluation,
-        cross_validation=crossed, refused=features.refused, seconds=seconds,
+        cross_validation=crossed, refused=features.refused, findings=findings, seconds=seconds,
     )  # fmt: skip
     if out is not None:
         listener.stage("Writing the run")
@@ -202,6 +185,21 @@ def fit(
         seconds["writing"] = time.perf_counter() - lap
     seconds["total"] = time.perf_counter() - started
     return result
+
+
+def _check_beforehand(dataset: Dataset, settings: FitSettings) -> None:
+    """Say what is wrong with the parts before any work is done."""
+    parted, _ = split(dataset, settings)
+    if settings.folds:
+        train = parted.part("train")
+        folds(parted.targets[train], count=settings.folds, groups=None if parted.groups is None else parted.groups[train])
+
+
+def _say_findings(findings: tuple[Finding, ...], listener: Listener) -> None:
+    for finding in findings:
+        say = listener.say if finding.severity == "note" else listener.warn
+        examples = "".join(f"\n  {example}" for example in finding.examples[:3]) if finding.severity == "error" else ""
+        say(finding.message + examples)
 
 
 def _say_refused(features: Features, total: int, listener: Listener) -> None:
@@ -215,20 +213,24 @@ def _say_refused(features: Features, total: int, listener: Listener) -> None:
 
 
 def _cross_validate(
-    values: npt.NDArray[np.float32], dataset: Dataset, classifier: TransferClassifier, settings: FitSettings, listener: Listener
-) -> Evaluation:
-    """Nested cross-validation: in every fold layers, head and hyperparameters are chosen anew from the other folds alone."""
+    values: npt.NDArray[np.float32], dataset: Dataset, groups: npt.NDArray[Any] | None, classifier: TransferClassifier,
+    settings: FitSettings, listener: Listener,
+) -> Evaluation:  # fmt: skip
+    """Nested cross-validation over the training part: in every fold everything is chosen anew from the other folds alone."""
     listener.stage(f"Cross-validating, {settings.folds} folds")
-    probabilities = np.zeros((len(dataset), len(dataset.classes)))
-    parts = folds(dataset.targets, count=settings.folds, groups=dataset.groups, seed=settings.seed)
+    train = dataset.part("train")
+    values, targets = values[train], dataset.targets[train]
+    groups = None if groups is None else groups[train]
+    probabilities = np.zeros((len(train), len(dataset.classes)))
+    parts = folds(targets, count=settings.folds, groups=groups, seed=settings.seed)
     for done, held in enumerate(parts):
         listener.progress(done, len(parts))
-        rest = np.setdiff1d(np.arange(len(dataset)), held)
+        rest = np.setdiff1d(np.arange(len(train)), held)
         choice = choose_head(
-            values[rest], dataset.targets[rest], layers=classifier.extractor_.layers, head=settings.head,
-            class_weight=settings.class_weight, groups=None if dataset.groups is None else dataset.groups[rest], seed=settings.seed,
+            values[rest], targets[rest], layers=classifier.extractor_.layers, head=settings.head, class_weight=settings.class_weight,
+            groups=None if groups is None else groups[rest], seed=settings.seed,
         )  # fmt: skip
-        columns = np.arange(len(dataset.classes)) if dataset.multilabel else choice.estimator.classes_
-        probabilities[np.ix_(held, columns)] = choice.estimator.predict_proba(values[held])
+        probabilities[held] = choice.estimator.predict_proba(values[held])  # every class is in the training images of every fold
     listener.progress(len(parts), len(parts))
-    return evaluate(probabilities, dataset.targets, dataset.classes)
+    tested = np.sort(np.concatenate(parts))  # classes of a single image are never tested
+    return evaluate(probabilities[tested], targets[tested], dataset.classes)

@@ -65,6 +65,7 @@ class FitSettings:
             raise ParameterError(f"folds must be 0 (none) or at least 2, got {self.folds!r}.")
         if self.class_weight not in (None, "balanced"):
             raise ParameterError(f"class_weight must be 'balanced' or left out, got {self.class_weight!r}.")
+        self.classifier().check_parameters()
 
     def classifier(self) -> TransferClassifier:
         """An unfitted classifier with these settings."""

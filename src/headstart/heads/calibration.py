@@ -1,7 +1,7 @@
 """From raw scores to log-odds: a scale and a shift for each class, fitted on out-of-sample scores.
 
-Temperature scaling (Guo et al. 2017) with targets smoothed as Platt (1999) proposed, so that separable scores keep a finite scale. The shifts
-have a unit Gaussian prior: they follow the class frequencies where there are many images and stay at nought where there are few.
+Temperature scaling (Guo et al. 2017) with targets smoothed as Platt (1999) proposed, so that separable scores keep a finite scale. The
+shifts have a unit Gaussian prior: they follow the class frequencies where there are many images and stay at nought where there are few.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from scipy.special import expit, log_expit, log_softmax, softmax
 Floats = npt.NDArray[np.float64]
 
 
-def log_probabilities(logits: npt.NDArray[np.floating], *, multilabel: bool) -> Floats:  # type: ignore[type-arg]
+def log_probabilities(logits: npt.NDArray[np.floating], *, multilabel: bool) -> Floats:
     """Natural logarithms of the probabilities (n, k) that logits stand for."""
     values: Floats = log_expit(logits) if multilabel else log_softmax(logits, axis=1)
     return values
 
 
-def probabilities(logits: npt.NDArray[np.floating], *, multilabel: bool) -> Floats:  # type: ignore[type-arg]
+def probabilities(logits: npt.NDArray[np.floating], *, multilabel: bool) -> Floats:
     """Probabilities (n, k): softmax of the logits, or sigmoid for multi-label."""
     values: Floats = expit(logits) if multilabel else softmax(logits, axis=1)
     return values
@@ -32,7 +32,8 @@ def losses(logits: Floats, indicators: npt.NDArray[np.bool_], *, multilabel: boo
     if multilabel:
         values: Floats = -log_expit(np.where(indicators, logits, -logits)).mean(axis=1)
         return values
-    return -(log_softmax(logits, axis=1)[np.arange(len(logits)), indicators.argmax(axis=1)])
+    logarithms: Floats = log_softmax(logits, axis=1)
+    return -logarithms[np.arange(len(logits)), indicators.argmax(axis=1)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +44,7 @@ class Calibration:
     shift: Floats
 
     def __call__(self, scores: npt.ArrayLike) -> Floats:
+        """Log-odds (n, k) of raw scores (n, k)."""
         return np.asarray(scores, dtype=np.float64) * self.scale + self.shift
 
 
@@ -98,7 +100,8 @@ def calibrate(
 def _smoothed(indicators: npt.NDArray[np.bool_], *, multilabel: bool) -> Floats:
     n, k = indicators.shape
     doubt = 1.0 / (n + 2)
-    return indicators * (1 - doubt) + (doubt / 2 if multilabel else doubt / k) * np.ones(k)
+    smoothed: Floats = indicators * (1 - doubt) + np.full(k, doubt / 2 if multilabel else doubt / k)
+    return smoothed
 
 
 _PRIOR = 1.0

@@ -12,11 +12,12 @@ BLOCK = 1024
 
 def squared_norms(rows: Features) -> npt.NDArray[np.float32]:
     """|x|^2 of each row, float32 (n,)."""
-    return np.einsum("ij,ij->i", rows, rows)
+    norms: npt.NDArray[np.float32] = np.einsum("ij,ij->i", rows, rows)
+    return norms
 
 
 def squared_distances(a: Features, b: Features) -> npt.NDArray[np.float32]:
-    """Squared distances of all rows of `a` (n, D) to all of `b` (m, D), float32 (n, m), never negative; exactly 0 on the diagonal if `a` is `b`."""
+    """Squared distances of the rows of `a` (n, D) to those of `b` (m, D): float32 (n, m), never negative; 0 with itself."""
     distances = a @ b.T
     norms_a, norms_b = squared_norms(a), squared_norms(b)
     for start in range(0, len(a), BLOCK):

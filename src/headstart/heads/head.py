@@ -49,16 +49,18 @@ class Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Raises:
             ValueError: wrong shapes, values that are not finite, or only one class.
         """
-        X, y = validate_data(self, X, y, dtype=np.float32, multi_output=True)
-        weights = None if sample_weight is None else _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+        features, y = validate_data(self, X, y, dtype=np.float32, multi_output=True)
+        weights = (
+            None if sample_weight is None else _check_sample_weight(sample_weight, features, dtype=np.float64, ensure_non_negative=True)
+        )
         targets = encode(y)
         named = None if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
         if weights is not None and not weights.all():
             kept = np.flatnonzero(weights)
-            X, weights, targets = X[kept], weights[kept], encode(np.asarray(y)[kept])
+            features, weights, targets = features[kept], weights[kept], encode(np.asarray(y)[kept])
             named = None if named is None else named[kept]
         self.classes_, self.multilabel_, self._label_dtype = targets.classes, targets.multilabel, targets.dtype
-        self._learn(X, targets, image_weights(targets, self.class_weight, weights), named)
+        self._learn(features, targets, image_weights(targets, self.class_weight, weights), named)
         return self
 
     @abstractmethod
@@ -153,7 +155,7 @@ class LinearHead(Head):
     intercept_: npt.NDArray[np.float32]
 
     def _logits(self, X: Features) -> npt.NDArray[Any]:
-        return X @ self.coef_.T + self.intercept_
+        return X.astype(np.float64) @ self.coef_.T.astype(np.float64) + self.intercept_
 
     def write_onnx(self, graph: OnnxGraph, features: str) -> str:
         """Append the head to a graph: `features` names a float32 value (N, D). Returns the name of the logits, float32 (N, k)."""

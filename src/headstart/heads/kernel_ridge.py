@@ -117,7 +117,7 @@ class KernelRidgeHead(Head):
         regularisation: float | None = None,
         class_weight: ClassWeight = None,
         exact_up_to: int = 6000,
-        landmarks: int = 4000,
+        landmarks: int = 3000,
         seed: int = 0,
     ) -> None:
         self.width = width
@@ -179,12 +179,13 @@ class KernelRidgeHead(Head):
     def _fit_landmarks(self, X: Features, targets: Targets, gamma: float, weights: Floats | None, groups: Groups) -> LeastSquaresFit:
         between = squared_distances(self.support_, self.support_)
         gaussian(between, gamma, out=between)
-        between[np.diag_indices(len(between))] += 1e-4
-        upper = cholesky(between, overwrite_a=True, check_finite=False)
-        design = squared_distances(X, self.support_)
-        gaussian(design, gamma, out=design)
-        design = solve_triangular(upper, design.T, trans="T", overwrite_b=True, check_finite=False).T
-        fit = primal_fit(design, targets.signed, self.regularisation_, weights=weights, groups=groups)
+        upper = _upper_factor(between)
+        design = np.empty((len(X), len(upper)), dtype=np.float32)
+        for start in range(0, len(X), 2048):
+            kernel = squared_distances(X[start : start + 2048], self.support_)
+            gaussian(kernel, gamma, out=kernel)
+            design[start : start + 2048] = solve_triangular(upper, kernel.T, trans="T", overwrite_b=True, check_finite=False).T
+        fit = primal_fit(design, targets.signed, self.regularisation_, weights=weights, groups=groups, overwrite=True)
         if fit is None:  # pragma: no cover - the design is conditioned by construction
             raise ParameterError("The kernel matrix is singular; choose a larger regularisation.")
         return LeastSquaresFit(solve_triangular(upper, fit.coefficients, check_finite=False), fit.bias, fit.out_of_sample)
@@ -208,3 +209,15 @@ class KernelRidgeHead(Head):
         halved = graph.node("Sub", products, graph.node("Mul", norms, half))
         exponent = graph.node("Min", graph.node("Mul", halved, graph.constant(2.0)), graph.constant(0.0))
         return graph.node("Gemm", graph.node("Exp", exponent), graph.constant(self.dual_coef_), graph.constant(self.intercept_))
+
+
+def _upper_factor(kernel: Matrix) -> Matrix:
+    """Cholesky factor of a kernel matrix that may be singular: as little as is needed is added to its diagonal."""
+    jitter = 1e-4
+    while True:
+        try:
+            factor: Matrix = cholesky(kernel + jitter * np.eye(len(kernel), dtype=kernel.dtype), overwrite_a=True, check_finite=False)
+        except np.linalg.LinAlgError:
+            jitter *= 10
+        else:
+            return factor

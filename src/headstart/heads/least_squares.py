@@ -1,12 +1,13 @@
-"""Weighted regularised least squares with a free bias, and what every fit without one image (or one group) would have said, in closed form.
+"""Weighted regularised least squares with a free bias, and what every fit without one image (or one group) would have said.
 
-The fit minimises  sum_i w_i (y_i - f(x_i))^2 + r |f|^2  with  f(x) = sum_j a_j k(x, x_j) + b. With A = K + r diag(1/w) the coefficients solve
+The fit minimises  sum_i w_i (y_i - f(x_i))^2 + r |f|^2  with  f(x) = sum_j a_j k(x, x_j) + b. With A = K + r diag(1/w) the
+coefficients solve
 
     [A  1] [a]   [y]
     [1' 0] [b] = [0]
 
-and, C being the inverse of that matrix, the residuals of the fit without the images G are  inv(C_GG) a_G  (Cawley and Talbot 2004 for one image at a
-time). Where there are more images than features the same is said in the primal, with the hat matrix.
+and, C being the inverse of that matrix, the residuals of the fit without the images G are  inv(C_GG) a_G  (Cawley and Talbot 2004 for
+one image at a time). Where there are more images than features the same is said in the primal, with the hat matrix.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import get_lapack_funcs, solve_triangular
+from scipy.linalg import get_blas_funcs, get_lapack_funcs
 
 Matrix = npt.NDArray[Any]
 Groups = npt.NDArray[np.int64] | None
@@ -76,7 +77,7 @@ def dual_fit(
 
 
 def primal_fit(
-    design: Matrix, goals: Matrix, regularisation: float, *, weights: Matrix | None = None, groups: Groups = None
+    design: Matrix, goals: Matrix, regularisation: float, *, weights: Matrix | None = None, groups: Groups = None, overwrite: bool = False
 ) -> LeastSquaresFit | None:
     """The same for a linear kernel, from the design matrix (n, p): quicker where n > p. Coefficients are (p, k)."""
     n, p = design.shape
@@ -85,27 +86,41 @@ def primal_fit(
     mean = (weight @ design / total).astype(design.dtype)
     goal_mean = (weight @ goals / total).astype(np.float64)
     root = np.sqrt(weight)[:, None]
-    centred = (design - mean) * root
+    centred = np.subtract(design, mean, out=design if overwrite else None)
+    if weights is not None:
+        centred *= root
     gram = centred.T @ centred
     gram[np.diag_indices(p)] += regularisation
-    (potrf,) = get_lapack_funcs(("potrf",), (gram,))
+    potrf, trtri = get_lapack_funcs(("potrf", "trtri"), (gram,))
     upper, failed = potrf(gram.T, lower=0, clean=1, overwrite_a=1)
     if failed:
         return None
+    inverse, _ = trtri(upper, lower=0, overwrite_c=1)
     centred_goals = ((goals - goal_mean) * root).astype(design.dtype)
-    half = solve_triangular(upper, centred.T, trans="T", check_finite=False)
-    coefficients = solve_triangular(upper, half @ centred_goals, check_finite=False)
+    coefficients = inverse @ (inverse.T @ (centred.T @ centred_goals))
     residual = centred_goals - centred @ coefficients
     left = np.empty_like(residual)
     for single, many in _parts(groups, n):
         if many is None:
-            hat = np.einsum("ij,ij->j", half[:, single], half[:, single]) + weight[single] / total
+            hat = _row_squares(centred, inverse, single) + weight[single] / total
             left[single] = residual[single] / np.maximum(1 - hat, np.finfo(design.dtype).eps)[:, None]
         else:
-            hats = half[:, many].T @ half[:, many] + root[many] * root[many].T / total
+            rows = centred[many] @ inverse
+            hats = rows @ rows.T + root[many] * root[many].T / total
             left[many] = _solve(np.eye(len(many), dtype=design.dtype) - hats, residual[many])
     bias = goal_mean - (mean @ coefficients).astype(np.float64)
     return LeastSquaresFit(coefficients, bias, goals - left / root)
+
+
+def _row_squares(rows: Matrix, upper: Matrix, which: Any) -> Matrix:
+    """|row @ upper|^2 for the rows named, in blocks."""
+    (trmm,) = get_blas_funcs(("trmm",), (rows,))
+    numbers = np.arange(len(rows))[which]
+    squares = np.empty(len(numbers), dtype=rows.dtype)
+    for start in range(0, len(numbers), 2048):
+        product = trmm(1.0, upper, rows[numbers[start : start + 2048]].T, trans_a=1)
+        squares[start : start + 2048] = np.einsum("ij,ij->j", product, product)
+    return squares
 
 
 def _parts(groups: Groups, n: int) -> Iterator[tuple[Any, npt.NDArray[np.int64] | None]]:

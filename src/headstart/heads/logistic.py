@@ -14,8 +14,10 @@ from headstart.heads.subsample import stratified_rows
 from headstart.heads.targets import ClassWeight, Targets
 from headstart.splits import folds
 
-STRENGTHS = tuple(10.0 ** (step / 2) for step in range(-3, 8))
+STRENGTHS = tuple(10.0**step for step in range(-2, 4))
 """The path of C, from strong to weak, in units of one over the mean squared norm of the centred features."""
+FINER = 10.0**0.5
+"""The step around the best of the path."""
 SELECTION_ROWS = 2000
 GAIN = 0.005
 """A weaker penalty must lower the held-out log loss by this share of it to count as better."""
@@ -25,7 +27,7 @@ class LogisticHead(LinearHead):
     """L2-regularised logistic regression: sigmoid for two classes, softmax for more, a sigmoid each for multi-label.
 
     Minimises the sum of the log losses plus |w|^2 / (2 C). Without a given C, a path from strong to weak penalties is followed with all
-    folds at once until the held-out log loss has failed twice to fall; the logits are calibrated on held-out ones.
+    folds at once until the held-out log loss no longer falls; the logits are calibrated on held-out ones.
 
     Args:
         C: inverse of the penalty; None chooses it by cross-validation.
@@ -53,56 +55,57 @@ class LogisticHead(LinearHead):
             raise ParameterError(f"folds must be at least 2, got {self.folds!r}.")
         rows = stratified_rows(targets, SELECTION_ROWS, seed=self.seed)
         rotation = rotate(X)
-        if self.C is None and len(rows) < len(X):
-            part = rotate(X[rows])
-            self.C_ = self._choose(
-                part,
-                targets.take(rows),
-                None if weights is None else weights[rows],
-                None if groups is None else groups[rows],
-            )[0]
-            problem, held_out = None, None
-        elif self.C is None:
-            self.C_, problem, held_out = self._choose(rotation, targets, weights, groups)
+        if self.C is not None:
+            self.C_ = float(self.C)
+        elif len(rows) < len(X):
+            w, g = None if weights is None else weights[rows], None if groups is None else groups[rows]
+            self.C_ = self._choose(rotate(X[rows]), targets.take(rows), w, g)[0]
+        if self.C is None and len(rows) == len(X):
+            self.C_, held_out, start = self._choose(rotation, targets, weights, groups)
         else:
-            self.C_, problem, held_out = float(self.C), None, None
-        self._finish(rotation, targets, weights, groups, held_out)
+            held_out, start = self._cross_validate(rotation, targets, weights, groups)
+        self._finish(rotation, targets, weights, held_out, start)
 
-    def _choose(
-        self, rotation: Rotation, targets: Targets, weights: Floats | None, groups: Groups
-    ) -> tuple[float, LogisticProblem, Matrix]:
-        """C, and the held-out logits there."""
+    def _choose(self, rotation: Rotation, targets: Targets, weights: Floats | None, groups: Groups) -> tuple[float, Matrix, Matrix]:
+        """C, the held-out logits there, and coefficients near those of a fit on all images."""
         parts = _folds(targets, self.folds, groups, self.seed)
-        problem = _problem(rotation, targets, weights, parts, whole=False)
-        best: tuple[float, float, Matrix] | None = None
-        risen = 0
-        for strength in STRENGTHS:
-            C = strength / max(rotation.mean_square, 1e-30)
-            problem.solve(C, tolerance=1e-5, steps=60)
-            logits = _held_out(problem.logits(), parts, targets)
-            calibration = calibrate(logits, targets.indicators, multilabel=targets.multilabel, weights=weights, shifts=False)
-            loss = float(np.average(losses(calibration(logits), targets.indicators, multilabel=targets.multilabel), weights=weights))
-            if best is None or loss < (1 - GAIN) * best[0]:
-                best, risen = (loss, C, logits), 0
-            else:
-                risen += 1
-                if risen == 2:
-                    break
-        assert best is not None
-        return best[1], problem, best[2]
+        problem = _problem(rotation, targets, weights, parts)
+        tried: dict[float, tuple[float, Matrix]] = {}
 
-    def _finish(self, rotation: Rotation, targets: Targets, weights: Floats | None, groups: Groups, held_out: Matrix | None) -> None:
-        """Fit on all images, together with the folds where held-out logits are still wanting."""
-        parts = [] if held_out is not None else _folds(targets, self.folds, groups, self.seed)
-        problem = _problem(rotation, targets, weights, parts, whole=True)
-        problem.solve(self.C_, tolerance=1e-6, steps=200)
-        if held_out is None:
-            held_out = _held_out(problem.logits()[:, :-1], parts, targets)
+        def loss(strength: float) -> float:
+            if strength not in tried:
+                problem.solve(strength / max(rotation.mean_square, 1e-30), tolerance=1e-3, steps=50)
+                logits = _held_out(problem.logits(), parts, targets)
+                calibration = calibrate(logits, targets.indicators, multilabel=targets.multilabel, weights=weights, shifts=False)
+                lost = losses(calibration(logits), targets.indicators, multilabel=targets.multilabel)
+                tried[strength] = float(np.average(lost, weights=weights)), logits
+            return tried[strength][0]
+
+        best = STRENGTHS[0]
+        for strength in STRENGTHS:
+            if loss(strength) < (1 - GAIN) * loss(best):
+                best = strength
+            elif strength > best:
+                break
+        best = min((best / FINER, best, best * FINER), key=loss)
+        return best / max(rotation.mean_square, 1e-30), tried[best][1], problem.mean_coefficients()
+
+    def _cross_validate(self, rotation: Rotation, targets: Targets, weights: Floats | None, groups: Groups) -> tuple[Matrix, Matrix]:
+        """Held-out logits for C_, and coefficients near those of a fit on all images."""
+        parts = _folds(targets, self.folds, groups, self.seed)
+        problem = _problem(rotation, targets, weights, parts)
+        problem.solve(self.C_, tolerance=1e-5, steps=100)
+        return _held_out(problem.logits(), parts, targets), problem.mean_coefficients()
+
+    def _finish(self, rotation: Rotation, targets: Targets, weights: Floats | None, held_out: Matrix, start: Matrix) -> None:
+        """Fit on all images, and calibrate on held-out logits."""
+        problem = _problem(rotation, targets, weights, [np.empty(0, dtype=np.int64)])
+        problem.coefficients = start
+        problem.solve(self.C_, tolerance=1e-7, steps=200)
         calibration = calibrate(held_out, targets.indicators, multilabel=targets.multilabel, weights=weights, shifts=False)
         self.out_of_sample_logits_ = calibration(held_out)
         self.temperature_ = 1 / calibration.scale
-        k = 1 if _binary(targets) else len(targets.classes)
-        theta = problem.coefficients[-k:].astype(np.float64) * calibration.scale
+        theta = problem.coefficients.astype(np.float64) * calibration.scale
         coef = theta[:, :-1] @ rotation.axes.T.astype(np.float64)
         intercept = theta[:, -1] - coef @ rotation.mean.astype(np.float64)
         if _binary(targets):
@@ -131,11 +134,10 @@ def _folds(targets: Targets, count: int, groups: Groups, seed: int) -> list[npt.
     return [part for part in parts if len(part)]
 
 
-def _problem(
-    rotation: Rotation, targets: Targets, weights: Floats | None, parts: list[npt.NDArray[np.int64]], *, whole: bool
-) -> LogisticProblem:
-    rows = np.ones((len(parts) + whole, len(targets)), dtype=np.float32)
-    for row, part in zip(rows, parts, strict=False):
+def _problem(rotation: Rotation, targets: Targets, weights: Floats | None, parts: list[npt.NDArray[np.int64]]) -> LogisticProblem:
+    """One regression for each part: on all images but those."""
+    rows = np.ones((len(parts), len(targets)), dtype=np.float32)
+    for row, part in zip(rows, parts, strict=True):
         row[part] = 0
     if weights is not None:
         rows *= weights.astype(np.float32)

@@ -36,9 +36,6 @@ class Rotation:
     rotated: Matrix
     mean_square: float
 
-    def __call__(self, features: Matrix) -> Matrix:
-        return (features - self.mean) @ self.axes
-
 
 def rotate(features: Matrix) -> Rotation:
     """Rotate (n, D) onto min(n, D) principal axes, without those of no variance."""
@@ -46,7 +43,7 @@ def rotate(features: Matrix) -> Rotation:
     centred = features - mean
     mean_square = float(np.einsum("ij,ij->", centred, centred, dtype=np.float64)) / len(features)
     wide = len(features) < features.shape[1]
-    values, vectors = eigh(centred @ centred.T if wide else centred.T @ centred, overwrite_a=True, check_finite=False)
+    values, vectors = eigh(centred @ centred.T if wide else centred.T @ centred, overwrite_a=True, check_finite=False, driver="evd")
     kept = values > max(values[-1], 1e-30) * 1e-6
     values, vectors = values[kept], vectors[:, kept]
     if wide:
@@ -97,13 +94,18 @@ class LogisticProblem:
                 (self.coefficients / scale).ravel().astype(np.float64),
                 jac=True,
                 method="L-BFGS-B",
-                options={"maxiter": steps, "ftol": tolerance, "gtol": 1e-6, "maxcor": 10},
+                options={"maxiter": steps, "ftol": tolerance, "gtol": 1e-6, "maxcor": 6},
             )
         self.coefficients = found.x.reshape(self.coefficients.shape).astype(np.float32) * scale
 
     def logits(self) -> Matrix:
         """Of all images in all regressions: float32 (n, p, k)."""
         return (self._design @ self.coefficients.T).reshape(len(self._design), -1, self._k)
+
+    def mean_coefficients(self) -> Matrix:
+        """Mean over the regressions: (k, r + 1)."""
+        mean: Matrix = self.coefficients.reshape(-1, self._k, self.coefficients.shape[1]).mean(axis=0)
+        return mean
 
     def _loss(self, logits: Matrix) -> tuple[float, Matrix]:
         """Sum of the weighted log losses, and its derivative by the logits; leaves the mean variance p (1 - p) for the next scaling."""

@@ -9,7 +9,10 @@ from headstart.heads.targets import Targets
 
 
 def stratified_rows(targets: Targets, count: int, *, seed: int) -> npt.NDArray[np.int64]:
-    """About `count` row numbers, sorted, each class with its share and with two images at least (if it has two); all rows where there are no more."""
+    """About `count` row numbers, ascending; all where there are no more.
+
+    Each class has its share, and two images at least if it has two.
+    """
     n = len(targets)
     if n <= count:
         return np.arange(n)

@@ -1,7 +1,7 @@
 """How many threads matrix products may use.
 
-Many small products in two threads spend their time waiting for each other as soon as another process wants the processor (a factor of ten was measured on a busy
-machine), so that loops over these run in one thread each, side by side where there are several.
+Many small products in two threads spend their time waiting for each other as soon as another process wants the processor (a factor of
+ten was measured on a busy machine), so that loops over these run in one thread each, side by side where there are several.
 """
 
 from __future__ import annotations

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from headstart.heads import HEADS, LogisticHead
+from headstart.heads import HEADS, Head
 from headstart.heads.calibration import losses
 from headstart.heads.distances import squared_distances
 from headstart.heads.kernel_ridge import REGULARISATIONS, WIDTHS, KernelTrial, search_kernel
 from headstart.heads.subsample import stratified_rows
-from headstart.heads.threads import available_cores, one_thread
 from headstart.heads.targets import ClassWeight, Targets, image_weights
+from headstart.heads.threads import available_cores, one_thread
 from headstart.maps import LayerLike, LayerMap
 from headstart.strategy.choice import Candidate
 
@@ -31,20 +31,43 @@ FULL_ROWS = 2000
 FINALISTS = 3
 
 
-@dataclass(frozen=True, eq=False)
-class Trial:
-    """A candidate with the calibrated out-of-sample logits (m, k) of the images it was scored on."""
+@dataclass(frozen=True)
+class View:
+    """Layers to take, and how much each counts.
 
+    Attributes:
+        name: for the user.
+        layers: (name, start, stop) of each.
+        weights: for each, or None.
+    """
+
+    name: str
     layers: Slices
-    head: str
-    hyperparameters: dict[str, float]
-    logits: Floats
-    seconds: float
+    weights: tuple[float, ...] | None = None
 
     @property
     def width(self) -> int:
         """Number of features."""
         return sum(stop - start for _, start, stop in self.layers)
+
+    def map(self) -> LayerMap:
+        """Unfitted."""
+        return LayerMap(self.layers, weights=self.weights)
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """A candidate with the calibrated out-of-sample logits (m, k) of the images it was scored on.
+
+    `fitted` is the fitted head, where the trial made one.
+    """
+
+    view: View
+    head: str
+    hyperparameters: dict[str, float]
+    logits: Floats
+    seconds: float
+    fitted: Head | None = None
 
     def losses(self, targets: Targets) -> Floats:
         """Log loss of each image (m,)."""
@@ -54,14 +77,16 @@ class Trial:
         """1 where the answer is right, 0 where not (m,); for multi-label the share of right labels."""
         if targets.multilabel:
             return np.asarray(((self.logits > 0) == targets.indicators).mean(axis=1))
-        return (self.logits.argmax(axis=1) == targets.codes).astype(np.float64)
+        right: Floats = (self.logits.argmax(axis=1) == targets.codes).astype(np.float64)
+        return right
 
     def candidate(self, targets: Targets, weights: Floats | None, *, chosen: bool) -> Candidate:
         """As evidence."""
         accuracy, accuracy_error = _mean_and_error(self.right(targets), None)
         log_loss, log_loss_error = _mean_and_error(self.losses(targets), weights)
         return Candidate(
-            layers=tuple(name for name, _, _ in self.layers),
+            layers=tuple(name for name, _, _ in self.view.layers),
+            weights=self.view.weights,
             head=self.head,
             hyperparameters=self.hyperparameters,
             images=len(targets),
@@ -81,16 +106,28 @@ def _mean_and_error(values: Floats, weights: Floats | None) -> tuple[float, floa
     return mean, float(np.sqrt((w**2 * (values - mean) ** 2).sum()) / w.sum())
 
 
-def layer_sets(layers: Sequence[LayerLike]) -> list[Slices]:
-    """Which layers to try together: the last; the later stages; all stages but the last layer; all."""
+def views(layers: Sequence[LayerLike]) -> list[View]:
+    """Which layers to try together.
+
+    The last layer; all stages without it; all; all with the last, which has more features than the others together in most networks, at a
+    fifth; and all, the layers more alike in their weight and the last at a quarter.
+    """
     every: Slices = tuple((layer.name, layer.start, layer.stop) for layer in layers)
-    stages = every[:-1]
-    sets = [every[-1:], stages[len(stages) // 2 :], stages, every]
-    return [chosen for number, chosen in enumerate(sets) if chosen and chosen not in sets[:number]]
+    last = View("the last layer", every[-1:])
+    if len(every) == 1:
+        return [last]
+    even = tuple(((stop - start) / every[0][2]) ** -0.5 for _, start, stop in every)
+    return [
+        last,
+        View("all stages but the last layer", every[:-1]),
+        View("all layers", every),
+        View("all layers, the last at a fifth", every, (1.0,) * (len(every) - 1) + (0.2,)),
+        View("all layers, evened out", every, (*even[:-1], even[-1] / 4)),
+    ]
 
 
 class TrialRoom:
-    """Features of the images on which candidates are tried, mapped once, with their distances by block of layers.
+    """Features of the images on which candidates are tried.
 
     Args:
         X: float32 (n, D), all training images: means and scales come from these.
@@ -111,36 +148,31 @@ class TrialRoom:
         groups: Rows | None,
         seed: int,
     ) -> None:
-        self.sets = layer_sets(layers)
+        self.views = views(layers)
         self.class_weight = class_weight
         self.seed = seed
         self.rows = stratified_rows(targets, FULL_ROWS, seed=seed)
+        self.all = len(self.rows) == len(X)
         self.targets = targets.take(self.rows)
         self.groups = None if groups is None else groups[self.rows]
         self.weights = image_weights(self.targets, class_weight)
         every = tuple((layer.name, layer.start, layer.stop) for layer in layers)
-        fitted = LayerMap(every).fit(X)
-        self._features = fitted.transform(X if len(self.rows) == len(X) else X[self.rows])
-        self._start = {start: int(position) for position, start in zip(np.cumsum([0, *(stop - start for _, start, stop in every)]), [s for _, s, _ in every], strict=False)}
-        self._blocks: dict[Slices, npt.NDArray[np.float32]] = {}
+        self._features = LayerMap(every).fit(X).transform(X if self.all else X[self.rows])
+        self._positions = dict(zip(every, np.cumsum([0, *(stop - start for _, start, stop in every)]).tolist(), strict=False))
 
-    def columns(self, layers: Slices) -> npt.NDArray[np.float32]:
-        """Mapped features of these layers."""
-        return np.concatenate([self._features[:, self._start[a] : self._start[a] + b - a] for _, a, b in layers], axis=1)
+    def linear_views(self) -> list[View]:
+        """Where logistic regression is tried too: the last layer, and all."""
+        return [view for number, view in enumerate(self.views) if number in (0, 2)]
 
-    def distances(self, layers: Slices, rows: Rows | None) -> npt.NDArray[np.float32]:
-        """Squared distances over these layers: the sum of those over blocks of layers that are always taken together."""
-        blocks = [self._blocks[block] for block in self._blocks_of(layers)]
-        total = blocks[0] if rows is None else blocks[0][np.ix_(rows, rows)]
-        for block in blocks[1:]:
-            total = total + (block if rows is None else block[np.ix_(rows, rows)])
-        return total
-
-    def prepare(self, sets: Sequence[Slices]) -> None:
-        """Compute the distances that these layer sets need."""
-        for block in dict.fromkeys(block for layers in sets for block in self._blocks_of(layers)):
-            part = self.columns(block)
-            self._blocks[block] = squared_distances(part, part)
+    def features(self, view: View, rows: Rows | None) -> npt.NDArray[np.float32]:
+        """Mapped features of some rows of the room, or of all."""
+        parts = []
+        for number, (name, start, stop) in enumerate(view.layers):
+            position = self._positions[name, start, stop]
+            part = self._features[:, position : position + stop - start]
+            part = part if rows is None else part[rows]
+            parts.append(part if view.weights is None else part * np.float32(np.sqrt(view.weights[number])))
+        return np.concatenate(parts, axis=1)
 
     def scored_on(self, rows: Rows | None) -> tuple[Targets, Floats | None]:
         """Targets and weights of some rows of the room, or of all."""
@@ -148,22 +180,16 @@ class TrialRoom:
             return self.targets, self.weights
         return self.targets.take(rows), None if self.weights is None else self.weights[rows]
 
-    def _blocks_of(self, layers: Slices) -> list[Slices]:
-        """Layers that stand in the same sets form one block."""
-        blocks: dict[tuple[bool, ...], list[tuple[str, int, int]]] = {}
-        for layer in layers:
-            blocks.setdefault(tuple(layer in chosen for chosen in self.sets), []).append(layer)
-        return [tuple(block) for block in blocks.values()]
-
 
 Judged = tuple[Trial, Targets, Floats | None]
 """A trial, and the targets and weights of the images it was scored on."""
 
 
-def judge(room: TrialRoom, wanted: Sequence[tuple[str, Slices]], step: Callable[[], None]) -> list[Judged]:
+def judge(room: TrialRoom, wanted: Sequence[tuple[str, View]], step: Callable[[], None], *, linear_too: bool) -> list[Judged]:
     """Try heads on layers; where there are many images, all on fewer first, and those that may win again on all of the room's.
 
-    Trials run side by side, one thread each.
+    Trials run side by side, one thread each. With `linear_too`, logistic regression is tried as well, on the layers where
+    it is not out of the question: it costs as much as all the others together.
     """
     few = stratified_rows(room.targets, SCREENING_ROWS, seed=room.seed + 1)
     whole = len(few) > 0.75 * len(room.rows)
@@ -177,16 +203,24 @@ def judge(room: TrialRoom, wanted: Sequence[tuple[str, Slices]], step: Callable[
                     trials.append(trial)
             return trials
 
-        room.prepare([layers for name, layers in wanted if name == "kernel_ridge"])
         rows = None if whole else few
-        screened = run([partial(try_head, room, name, layers, rows) for name, layers in wanted])
         targets, weights = room.scored_on(rows)
+        screened = run([partial(try_head, room, name, view, rows) for name, view in wanted])
+        close = [view for view in room.linear_views() if linear_too and _is_close(view, screened, targets, weights)]
+        screened += run([partial(try_head, room, "logistic", view, rows) for view in close])
         if whole:
             return [(trial, targets, weights) for trial in screened]
         promising = _promising(screened, targets, weights)
-        finals = run([partial(try_head, room, trial.head, trial.layers, None, near=trial.hyperparameters) for trial in promising])
+        finals = run([partial(try_head, room, trial.head, trial.view, None, near=trial.hyperparameters) for trial in promising])
     dropped = [(trial, targets, weights) for trial in screened if trial not in promising]
     return [(trial, *room.scored_on(None)) for trial in finals] + dropped
+
+
+def _is_close(view: View, trials: Sequence[Trial], targets: Targets, weights: Floats | None) -> bool:
+    """Whether some trial on these layers is within one and a half standard errors of the best."""
+    best = min(trials, key=lambda trial: float(np.average(trial.losses(targets), weights=weights)), default=None)
+    gaps = [_mean_and_error(trial.losses(targets) - best.losses(targets), weights) for trial in trials if best and trial.view == view]
+    return not gaps or any(mean <= 1.5 * error for mean, error in gaps)
 
 
 def _promising(trials: Sequence[Trial], targets: Targets, weights: Floats | None) -> list[Trial]:
@@ -200,21 +234,19 @@ def _promising(trials: Sequence[Trial], targets: Targets, weights: Floats | None
     return kept
 
 
-def try_head(room: TrialRoom, name: str, layers: Slices, rows: Rows | None, *, near: dict[str, float] | None = None) -> Trial | None:
-    """One head on one layer set, on some rows of the room or on all; `near` are hyperparameters that were best on fewer images."""
+def try_head(room: TrialRoom, name: str, view: View, rows: Rows | None, *, near: dict[str, float] | None = None) -> Trial | None:
+    """One head on one view, on some rows of the room or on all; `near` are hyperparameters that were best on fewer images."""
     if name != "kernel_ridge":
-        return head_trial(room, layers, name, rows)
+        return head_trial(room, view, name, rows)
     if near is None:
-        return _kernel_trial(room, layers, rows=rows, widths=WIDTHS, regularisations=REGULARISATIONS)
+        return _kernel_trial(room, view, rows=rows, widths=WIDTHS, regularisations=REGULARISATIONS)
     close = [r for r in REGULARISATIONS if 0.3 <= r / near["regularisation"] <= 3.4]
-    return _kernel_trial(
-        room, layers, rows=rows, widths=(near["width"],), regularisations=close, start=close.index(near["regularisation"])
-    )
+    return _kernel_trial(room, view, rows=rows, widths=(near["width"],), regularisations=close, start=close.index(near["regularisation"]))
 
 
 def _kernel_trial(
     room: TrialRoom,
-    layers: Slices,
+    view: View,
     *,
     rows: Rows | None,
     widths: Sequence[float],
@@ -223,45 +255,48 @@ def _kernel_trial(
 ) -> Trial | None:
     began = time.perf_counter()
 
-    def part(values: Any) -> Any:
-        return values if rows is None or values is None else values[rows]
-
+    features = room.features(view, rows)
+    targets, weights = room.scored_on(rows)
     trials: list[KernelTrial] = search_kernel(
-        room.distances(layers, rows),
-        room.targets if rows is None else room.targets.take(rows),
+        squared_distances(features, features),
+        targets,
         widths=widths,
         regularisations=regularisations,
-        weights=part(room.weights),
-        groups=part(room.groups),
+        weights=weights,
+        groups=room.groups if rows is None or room.groups is None else room.groups[rows],
         start=start,
     )
     if not trials:
         return None
     best = trials[0]
     hyperparameters = {"width": best.width, "regularisation": best.regularisation}
-    return Trial(layers, "kernel_ridge", hyperparameters, best.logits, time.perf_counter() - began)
+    return Trial(view, "kernel_ridge", hyperparameters, best.logits, time.perf_counter() - began)
 
 
-_SETTINGS = {"logistic": ("C",), "ridge": ("regularisation",), "neighbours": ("neighbours",), "centroid": (), "kernel_ridge": ("width", "regularisation")}
+_SETTINGS = {
+    "logistic": ("C",),
+    "ridge": ("regularisation",),
+    "neighbours": ("neighbours",),
+    "centroid": (),
+    "kernel_ridge": ("width", "regularisation"),
+}
 """Hyperparameters of each head that it chooses by itself; learned under the same name with an underscore."""
 
 
-def head_trial(room: TrialRoom, layers: Slices, name: str, rows: Rows | None) -> Trial:
-    """Any head on one layer set, choosing its hyperparameters by itself."""
+def head_trial(room: TrialRoom, view: View, name: str, rows: Rows | None) -> Trial:
+    """Any head on one view, choosing its hyperparameters by itself."""
     began = time.perf_counter()
     head = make_head(name, {}, class_weight=room.class_weight, seed=room.seed)
     targets, _ = room.scored_on(rows)
     labels = targets.indicators if targets.multilabel else targets.classes[targets.codes]
-    features = room.columns(layers)
-    groups = room.groups
-    if rows is not None:
-        features, groups = features[rows], None if groups is None else groups[rows]
-    head.fit(features, labels, groups=groups)
+    groups = room.groups if rows is None or room.groups is None else room.groups[rows]
+    head.fit(room.features(view, rows), labels, groups=groups)
     hyperparameters = {setting: getattr(head, f"{setting}_") for setting in _SETTINGS[name]}
-    return Trial(layers, name, hyperparameters, head.out_of_sample_logits_, time.perf_counter() - began)
+    fitted = head if rows is None and room.all else None
+    return Trial(view, name, hyperparameters, head.out_of_sample_logits_, time.perf_counter() - began, fitted)
 
 
-def make_head(name: str, hyperparameters: dict[str, float], *, class_weight: ClassWeight, seed: int) -> LogisticHead | Any:
+def make_head(name: str, hyperparameters: dict[str, float], *, class_weight: ClassWeight, seed: int) -> Any:
     """An unfitted head."""
     further: dict[str, Any] = {"seed": seed} if "seed" in HEADS[name]().get_params() else {}
-    return HEADS[name](class_weight=class_weight, **hyperparameters, **further)  # type: ignore[call-arg]
+    return HEADS[name](class_weight=class_weight, **hyperparameters, **further)

@@ -16,7 +16,7 @@ class Candidate:
     """One thing that was tried.
 
     Attributes:
-        layers: names of the layers whose features it used.
+        layers: names of the layers whose features it used; weights: how much each counts, or None where they count the same.
         head: its name.
         hyperparameters: as used.
         images: how many training images it was scored on, each by a fit that had not seen it.
@@ -27,6 +27,7 @@ class Candidate:
     """
 
     layers: tuple[str, ...]
+    weights: tuple[float, ...] | None = None
     head: str
     hyperparameters: dict[str, float]
     images: int
@@ -39,7 +40,7 @@ class Candidate:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
-        return asdict(self) | {"layers": list(self.layers)}
+        return asdict(self) | {"layers": list(self.layers), "weights": None if self.weights is None else list(self.weights)}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,8 @@ import numpy.typing as npt
 
 from headstart.errors import DataError, ParameterError, nearest
 from headstart.heads.targets import ClassWeight, Targets, encode
-from headstart.maps import LayerLike, LayerMap
+from headstart.heads.threads import one_thread
+from headstart.maps import LayerLike
 from headstart.strategy.candidates import FINALISTS, Trial, TrialRoom, judge, make_head
 from headstart.strategy.choice import Choice
 from headstart.strategy.memo import Memo, memo_key, pack, unpack
@@ -18,6 +20,9 @@ from headstart.strategy.pipeline import HeadPipeline
 
 HEADS = ("auto", "logistic", "ridge", "kernel_ridge", "neighbours", "centroid")
 """What `head` may be."""
+
+SMALL = 1500
+"""Images up to which several threads would rather wait for each other than help."""
 
 SIMPLICITY = ("centroid", "logistic", "ridge", "neighbours", "kernel_ridge")
 """From the simplest to the least simple."""
@@ -65,7 +70,9 @@ def choose_head(
         choice = None if packed is None else unpack(packed)
         if choice is not None:
             return choice
-    choice = _choose(values, labels, targets, layers=layers, head=head, class_weight=class_weight, groups=numbers, seed=seed, progress=progress)
+    choice = _choose(
+        values, labels, targets, layers=layers, head=head, class_weight=class_weight, groups=numbers, seed=seed, progress=progress
+    )
     if memo is not None and key is not None:
         memo.put_memo(key, pack(choice))
     return choice
@@ -119,16 +126,18 @@ def _choose(
     progress: Callable[[int, int], None] | None,
 ) -> Choice:
     room = TrialRoom(values, targets, layers=layers, class_weight=class_weight, groups=groups, seed=seed)
-    wanted = [(name, chosen) for name in (("kernel_ridge",) if head == "auto" else (head,)) for chosen in room.sets]
-    if head == "auto":
-        wanted.append(("logistic", room.sets[0]))
-    step = _Steps(len(wanted) + FINALISTS + 1, progress)
-    judged = judge(room, wanted, step)
+    wanted = [(name, view) for name in (("kernel_ridge",) if head == "auto" else (head,)) for view in room.views]
+    step = _Steps(len(wanted) + FINALISTS + 2, progress)
+    judged = judge(room, wanted, step, linear_too=head == "auto")
     full = [trial for trial, scored, _ in judged if len(scored) == len(room.targets)]
     winner = pick(full, room.targets, room.weights)
-    estimator = HeadPipeline(
-        LayerMap(winner.layers), make_head(winner.head, winner.hyperparameters, class_weight=class_weight, seed=seed)
-    ).fit(values, labels, groups=groups)
+    chosen_head = make_head(winner.head, winner.hyperparameters, class_weight=class_weight, seed=seed)
+    with one_thread() if len(values) <= SMALL else nullcontext():
+        if winner.fitted is not None:
+            winner.fitted.set_params(**chosen_head.get_params())
+            estimator = HeadPipeline.of_fitted(winner.view.map().fit(values), winner.fitted)
+        else:
+            estimator = HeadPipeline(winner.view.map(), chosen_head).fit(values, labels, groups=groups)
     step.finish()
     evidence = sorted(
         (trial.candidate(scored, weights, chosen=trial is winner) for trial, scored, weights in judged),
@@ -169,7 +178,7 @@ def pick(trials: Sequence[Trial], targets: Targets, weights: Floats | None) -> T
         return bool(mean <= error)
 
     fair = [number for number in range(len(trials)) if as_good(number)]
-    chosen = min(fair, key=lambda number: (SIMPLICITY.index(trials[number].head), trials[number].width))
+    chosen = min(fair, key=lambda number: (SIMPLICITY.index(trials[number].head), trials[number].view.width))
     return trials[chosen]
 
 
@@ -184,22 +193,13 @@ _SPOKEN = {
 
 def _reason(winner: Trial, trials: Sequence[Trial], room: TrialRoom) -> str:
     """One sentence: what was chosen, how good it was, and against what."""
-    right = winner.right(room.targets).mean()
-    said = f"{_SPOKEN[winner.head]} on {_layers_spoken(winner, room)}: {right:.1%} right out of sample"
+    said = f"{_spoken(winner)}: {winner.right(room.targets).mean():.1%} right out of sample on {len(room.targets)} training images"
     others = [trial for trial in trials if trial is not winner]
     if not others:
-        return f"{said}, on {len(room.targets)} images."
+        return f"{said}."
     other = min(others, key=lambda trial: float(np.average(trial.losses(room.targets), weights=room.weights)))
-    against = f"{_SPOKEN[other.head]} on {_layers_spoken(other, room)} {other.right(room.targets).mean():.1%}"
-    return f"{said} on {len(room.targets)} images, next {against}."
+    return f"{said}; next came {_spoken(other)} with {other.right(room.targets).mean():.1%}."
 
 
-def _layers_spoken(trial: Trial, room: TrialRoom) -> str:
-    every = room.sets[-1]
-    if trial.layers == every:
-        return "all layers" if len(every) > 1 else "the last layer"
-    if trial.layers == every[-1:]:
-        return "the last layer"
-    if trial.layers == every[:-1]:
-        return "all stages but the last layer"
-    return f"the layers {', '.join(name for name, _, _ in trial.layers)}"
+def _spoken(trial: Trial) -> str:
+    return f"{_SPOKEN[trial.head]} on {trial.view.name}"

@@ -32,7 +32,12 @@ class Memo(Protocol):
 
 
 def memo_key(
-    X: npt.NDArray[np.float32], y: npt.NDArray[Any], *, layers: Sequence[LayerLike], groups: npt.NDArray[Any] | None, settings: dict[str, Any]
+    X: npt.NDArray[np.float32],
+    y: npt.NDArray[Any],
+    *,
+    layers: Sequence[LayerLike],
+    groups: npt.NDArray[Any] | None,
+    settings: dict[str, Any],
 ) -> str:
     """A key that covers everything a choice depends on."""
     described = {
@@ -76,7 +81,10 @@ def unpack(packed: bytes) -> Choice | None:
         length = int.from_bytes(packed[:8], "little")
         said = json.loads(json.loads(packed[8 : 8 + length])["__metadata__"]["choice"])
         out_of_sample = arrays.pop("out_of_sample")
-        evidence = tuple(Candidate(**{**entry, "layers": tuple(entry["layers"])}) for entry in said["evidence"])
+        evidence = tuple(
+            Candidate(**{**entry, "layers": tuple(entry["layers"]), "weights": entry["weights"] and tuple(entry["weights"])})
+            for entry in said["evidence"]
+        )
         estimator = HeadPipeline.from_state(said["estimator"], arrays)
         estimator.out_of_sample_logits_ = out_of_sample
         return Choice(estimator=estimator, evidence=evidence, out_of_sample=out_of_sample, reason=str(said["reason"]))

@@ -27,7 +27,7 @@ class HeadPipeline(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         classes_, multilabel_, out_of_sample_logits_: as of the head.
     """
 
-    def __init__(self, map: LayerMap | None = None, head: Head | None = None) -> None:  # noqa: A002
+    def __init__(self, map: LayerMap | None = None, head: Head | None = None) -> None:
         self.map = map
         self.head = head
 
@@ -41,6 +41,14 @@ class HeadPipeline(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self._take_over()
         return self
 
+    @classmethod
+    def of_fitted(cls, map: LayerMap, head: Head) -> Self:
+        """A fitted pipeline of a fitted map and a head fitted on what it gives."""
+        made = cls(clone(map), clone(head))
+        made.map_, made.head_, made.n_features_in_ = map, head, map.n_features_in_
+        made._take_over()
+        return made
+
     def _take_over(self) -> None:
         self.classes_ = self.head_.classes_
         self.multilabel_ = self.head_.multilabel_
@@ -53,19 +61,23 @@ class HeadPipeline(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def logits(self, X: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Log-odds (n, k): their softmax, or for multi-label their sigmoid, are the probabilities."""
-        return self.head_.logits(self._mapped(X))
+        mapped = self._mapped(X)
+        return self.head_.logits(mapped)
 
     def predict_proba(self, X: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Calibrated probabilities (n, k), columns in the order of `classes_`."""
-        return self.head_.predict_proba(self._mapped(X))
+        mapped = self._mapped(X)
+        return self.head_.predict_proba(mapped)
 
     def decision_function(self, X: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """As `Head.decision_function`."""
-        return self.head_.decision_function(self._mapped(X))
+        mapped = self._mapped(X)
+        return self.head_.decision_function(mapped)
 
     def predict(self, X: npt.ArrayLike) -> npt.NDArray[Any]:
         """As `Head.predict`."""
-        return self.head_.predict(self._mapped(X))
+        mapped = self._mapped(X)
+        return self.head_.predict(mapped)
 
     def write_onnx(self, graph: OnnxGraph, features: str) -> str:
         """Append map and head to a graph: `features` names a float32 value (N, D). Returns the name of the logits, float32 (N, k)."""

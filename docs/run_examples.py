@@ -1,0 +1,259 @@
+"""Run the examples of the README and the pages in docs/, as a reader would, and compare or renew what they print.
+
+    python docs/run_examples.py [--write] [PAGE ...]
+
+Of a page, these blocks are run, from top to bottom, in one empty folder with the real images that `prepare` puts there:
+
+* ``python``: all blocks of a page share their names; a ``text`` block right after one is what it printed;
+* ``console``: lines that begin with ``$ `` are commands, those that follow are what the command printed.
+
+``<!-- not run: REASON -->`` on the line above a block keeps it from being run. ``sh`` blocks hold what is no example of Headstart
+itself (pip, make, git) and are never run. With ``--write`` the printed parts are replaced by what was printed now;
+a part that is only ``?`` is filled in, one that is missing stays so, and ``...`` stands for lines left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import csv
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
+_FENCE = re.compile(r"^( *)```(\w*)\s*$")
+_NOT_RUN = re.compile(r"^\s*<!-- not run: (.+?) -->\s*$")
+
+
+@dataclass
+class Block:
+    """One fenced block of a page.
+
+    Attributes:
+        kind: the word after the fence.
+        lines: its lines.
+        first: index of the first of these in the page.
+        skip: the reason for not running it, or "".
+        adjacent: whether only empty lines stand between it and the block before.
+    """
+
+    kind: str
+    lines: list[str]
+    first: int
+    skip: str = ""
+    adjacent: bool = False
+
+
+@dataclass
+class Ran:
+    """What a block printed now, beside what the page says that it prints."""
+
+    page: Path
+    line: int
+    what: str
+    documented: list[str]
+    printed: list[str] = field(default_factory=list)
+    failed: str = ""
+
+
+def blocks(text: str) -> list[Block]:
+    """Return the fenced blocks of a page."""
+    found: list[Block] = []
+    open_at: int | None = None
+    kind, skip, since = "", "", 0
+    lines = text.splitlines()
+    for number, line in enumerate(lines):
+        fence = _FENCE.match(line)
+        if open_at is None and fence:
+            open_at, kind = number + 1, fence[2]
+            reason = _NOT_RUN.match(lines[number - 1]) if number else None
+            skip = reason[1] if reason else ""
+        elif open_at is not None and fence:
+            between = lines[since : open_at - 1]
+            found.append(Block(kind, lines[open_at:number], open_at, skip, bool(found) and not any(map(str.strip, between))))
+            open_at, since = None, number + 1
+    return found
+
+
+def commands(block: Block) -> list[tuple[str, int, int]]:
+    """Return (command, first line of its output, line after it) for each command of a console block; lines count within the block."""
+    starts = [number for number, line in enumerate(block.lines) if line.startswith("$ ")]
+    found = []
+    for start, end in zip(starts, [*starts[1:], len(block.lines)], strict=True):
+        stop = start + 1
+        while block.lines[stop - 1].endswith("\\"):
+            stop += 1
+        found.append(("\n".join(block.lines[start:stop])[2:], stop, end))
+    return found
+
+
+def prepare(folder: Path) -> None:
+    """Put real images into `folder`: pieces of scikit-learn's two photographs and its handwritten digits, in the forms that pages use."""
+    import numpy as np
+    from PIL import Image
+    from sklearn.datasets import load_digits, load_sample_images
+
+    def pieces(photo: Any, count: int, seed: int) -> list[Any]:
+        random = np.random.default_rng(seed)
+        corners = random.integers(0, (photo.shape[0] - 160, photo.shape[1] - 200), (count, 2))
+        return [Image.fromarray(photo[y : y + 160, x : x + 200]) for y, x in corners]
+
+    photos = dict(zip(("temple", "flower"), load_sample_images().images, strict=True))
+    for name, photo in photos.items():
+        for where, count, seed in (("photos", 30, 0), ("newer_photos", 6, 1), ("new_photos", 2, 2)):
+            target = folder / where / (name if where != "new_photos" else "")
+            target.mkdir(parents=True, exist_ok=True)
+            for index, image in enumerate(pieces(photo, count, seed)):
+                image.save(target / f"{name}{index:02d}.jpg", quality=90)
+    Image.open(folder / "new_photos" / "flower00.jpg").save(folder / "new.jpg")
+    rows = [(f"photos/{name}/{name}{index:02d}.jpg", name) for name in photos for index in range(30)]
+    with (folder / "list.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("path", "label"), *rows])
+    with (folder / "tags.csv").open("w", newline="", encoding="utf-8") as file:
+        kinds = {"temple": ("outdoors;building",) * 2, "flower": ("plant", "outdoors;plant")}
+        tags = [(path, kinds[label][index % 2]) for index, (path, label) in enumerate(rows)]
+        csv.writer(file).writerows([("path", "labels"), *tags])
+    digits = load_digits()
+    for index in np.flatnonzero(digits.target < 2)[:120]:
+        target = folder / "xrays" / ("normal", "ill")[digits.target[index]]
+        target.mkdir(parents=True, exist_ok=True)
+        pixels = np.rint(digits.images[index] * (255 / 16)).astype(np.uint8)
+        Image.fromarray(pixels).resize((64, 64), Image.Resampling.BICUBIC).save(target / f"person{index // 8}_{index}.png")
+
+
+def tidied(text: str, folder: Path) -> list[str]:
+    """Return what was printed as the page shows it: no trace of the folders of this machine."""
+    cache = os.environ.get("HEADSTART_CACHE", "")
+    for path in {str(folder), str(folder.resolve())}:
+        text = text.replace(path + os.sep, "").replace(path, ".")
+    if cache:
+        text = text.replace(cache, "~/.cache/headstart")
+    lines = [line.rstrip() for line in text.splitlines() if not line.startswith("Converting ")]
+    while lines and not lines[-1]:
+        lines.pop()
+    return lines
+
+
+def _run_console(page: Path, block: Block, folder: Path) -> list[Ran]:
+    found = []
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    for command, start, stop in commands(block):
+        done = subprocess.run(
+            [shutil.which("bash") or "sh", "-c", command], cwd=folder, env={**os.environ, "PATH": path, "COLUMNS": "100"}, check=False,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8",
+        )  # fmt: skip
+        failed = f"exit code {done.returncode}:\n{done.stdout}" if done.returncode else ""
+        documented = [line.rstrip() for line in block.lines[start:stop]]
+        while documented and not documented[-1]:
+            documented.pop()
+        found.append(Ran(page, block.first + start + 1, f"$ {command}", documented, tidied(done.stdout, folder), failed))
+    return found
+
+
+def _run_python(page: Path, block: Block, names: dict[str, Any], folder: Path) -> Ran:
+    ran = Ran(page, block.first + 1, "python", [])
+    printed = io.StringIO()
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        code = compile("\n" * block.first + "\n".join(block.lines), str(page), "exec")
+        with contextlib.redirect_stdout(printed):
+            exec(code, names)  # noqa: S102 - the project's own documentation
+    except Exception as error:
+        ran.failed = f"{type(error).__name__}: {error}"
+    finally:
+        os.chdir(before)
+    ran.printed = tidied(printed.getvalue(), folder)
+    return ran
+
+
+def run_page(page: Path, folder: Path, *, write: bool = False) -> list[Ran]:
+    """Run the examples of one page in `folder`.
+
+    Args:
+        page: a Markdown file.
+        folder: an empty folder with what `prepare` makes.
+        write: replace the printed parts in the page.
+    """
+    text = page.read_text(encoding="utf-8")
+    names: dict[str, Any] = {"__name__": "__main__"}
+    found: list[Ran] = []
+    changes: list[tuple[int, int, list[str]]] = []  # lines of the page to replace
+    last: Ran | None = None
+    for block in blocks(text):
+        runnable = not block.skip
+        if block.kind == "python" and runnable:
+            last = _run_python(page, block, names, folder)
+            found.append(last)
+            continue
+        if block.kind == "text" and block.adjacent and last is not None:
+            last.documented = list(block.lines)
+            changes.append((block.first, block.first + len(block.lines), last.printed))
+        if block.kind == "console" and runnable:
+            ran = _run_console(page, block, folder)
+            found += ran
+            for one, (_, start, stop) in zip(ran, commands(block), strict=True):
+                if one.documented:
+                    changes.append((block.first + start, block.first + stop, one.printed))
+        last = None
+    if write and not any(one.failed for one in found):
+        lines = text.splitlines()
+        for start, stop, new in reversed(changes):
+            lines[start:stop] = _elided(lines[start:stop], new)
+        page.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return found
+
+
+def _elided(old: list[str], new: list[str]) -> list[str]:
+    """Keep a page's ``...``: what stood before and after it keeps its number of lines. A single ``?`` asks for everything."""
+    if "..." not in old:
+        return [*new, ""] if old and not old[-1].strip() else new
+    place = old.index("...")
+    after = len([line for line in old[place + 1 :] if line.strip()])
+    blank = [""] if old and not old[-1].strip() else []
+    return [*new[:place], "...", *(new[-after:] if after else []), *blank]
+
+
+def alike(documented: list[str], printed: list[str]) -> list[str]:
+    """Return the documented lines that were not printed, figures and spaces apart."""
+
+    def masked(line: str) -> str:
+        return " ".join(re.sub(r"\d[\d.,]*(e-?\d+)?", "#", line).split())
+
+    there = {masked(line) for line in printed}
+    return [line for line in documented if line.strip() and line != "..." and masked(line) not in there]
+
+
+def main() -> int:
+    """Run the pages named, or all."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pages", nargs="*", type=Path)
+    parser.add_argument("--write", action="store_true")
+    options = parser.parse_args()
+    wrong = 0
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ.setdefault("HEADSTART_CACHE", cache)
+        for page in options.pages or PAGES:
+            with tempfile.TemporaryDirectory() as folder:
+                prepare(Path(folder))
+                for ran in run_page(page.resolve(), Path(folder), write=options.write):
+                    differing = alike(ran.documented, ran.printed)
+                    wrong += bool(ran.failed)
+                    state = f"FAILED {ran.failed}" if ran.failed else f"{len(differing)} lines differ" if differing else "ok"
+                    print(f"{page.name}:{ran.line}: {ran.what.splitlines()[0][:90]}: {state}")
+                    for line in differing if not options.write else ():
+                        print(f"    - {line}")
+    return min(wrong, 1)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

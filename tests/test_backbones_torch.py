@@ -1,0 +1,446 @@
+"""Networks of timm: equal to timm's own after conversion, and clear about weights that cannot be had or do not fit."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from headstart.backbones import Backbone, all_timm_models, find, load_backbone, timm_models
+from headstart.backbones.backbone import Layer
+from headstart.backbones.downloads import published_weights
+from headstart.backbones.kept_networks import KeptNetworks
+from headstart.backbones.loading import embedded_weights
+from headstart.backbones.tensor_files import read_tensors
+from headstart.errors import BackboneError
+
+torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.torch
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    timm = pytest.importorskip("timm")
+
+FAMILIES = {  # one a family, the smallest there is: a side that makes it quick, and the parts expected
+    "resnet18": (64, [64, 64, 128, 256, 512]),
+    "vgg11": (64, [64, 128, 256, 512, 512, 512]),
+    "mobilenetv1_100": (64, [64, 128, 256, 512, 1024]),
+    "mobilenetv2_050": (64, [8, 16, 16, 32, 48, 80, 160, 1280]),
+    "mobilenetv3_small_050": (64, [8, 16, 24, 24, 48, 288, 1024]),
+    "efficientnet_b0": (64, [16, 24, 40, 80, 112, 192, 320, 1280]),
+    "tf_efficientnet_b0": (64, [16, 24, 40, 80, 112, 192, 320, 1280]),
+    "densenet121": (64, [64, 256, 512, 1024, 1024]),
+    "convnext_atto": (64, [40, 80, 160, 320, 320]),
+    "resnetv2_50": (64, [64, 256, 512, 1024, 2048, 2048]),
+    "inception_v3": (96, [64, 192, 288, 768, 2048]),
+    "legacy_xception": (96, [64, 128, 256, 728, 2048]),
+    "vit_tiny_patch16_224": (224, [192] * 13),
+    "swin_tiny_patch4_window7_224": (224, [96, 192, 384, 768, 768]),
+}
+
+
+def noise(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def onnx_output(network: Path | bytes, images: np.ndarray) -> np.ndarray:
+    import onnxruntime
+
+    return np.asarray(onnxruntime.InferenceSession(network, providers=["CPUExecutionProvider"]).run(["features"], {"images": images})[0])
+
+
+def openvino_output(network: Path, images: np.ndarray) -> np.ndarray:
+    openvino = pytest.importorskip("openvino")
+    compiled = openvino.Core().compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return np.asarray(compiled([images])[0])
+
+
+def normalised(images: np.ndarray, settings: dict[str, Any]) -> Any:
+    """What timm's own transform does after resizing."""
+    mean, std = (torch.tensor(settings[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
+    return (torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255 - mean) / std
+
+
+def relative(found: np.ndarray, expected: np.ndarray, layers: tuple[Layer, ...]) -> float:
+    """The largest difference over the layers, relative to the largest value of each."""
+    parts = [slice(layer.start, layer.stop) for layer in layers]
+    return max(float(np.abs(found[:, part] - expected[:, part]).max() / np.abs(expected[:, part]).max()) for part in parts)
+
+
+@contextlib.contextmanager
+def smaller(side: int) -> Iterator[None]:
+    """Records say `side` as their input size, so that a conversion is quick."""
+    original = timm_models._record
+
+    def record(name: str, settings: Any) -> Any:
+        settings.input_size = (3, side, side)
+        return original(name, settings)
+
+    timm_models._record = record
+    try:
+        yield
+    finally:
+        timm_models._record = original
+
+
+# The embedded networks -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_the_embedded_networks_equal_those_of_timm(cache: Path, number: int) -> None:
+    backbone = load_backbone(f"efficientnet_lite{number}", cache=cache, announce=lambda message: None)
+    tensors = read_tensors(embedded_weights(backbone.record))
+    model = timm.create_model(f"tf_efficientnet_lite{number}").eval()
+    names = [name for name in model.state_dict() if not name.endswith("tracked")]
+    values = [torch.from_numpy(value) for name, value in tensors.items() if not name.endswith("tracked")]
+    missing = model.load_state_dict(dict(zip(names, values, strict=True)), strict=False).missing_keys
+    assert all(name.endswith("tracked") for name in missing)
+    size = backbone.record.input_size
+    images = np.concatenate([noise(1, size, size, 3), np.full((1, size, size, 3), 200, np.uint8), noise(1, size, size, 3) // 8])
+    with torch.inference_mode():
+        value = model.bn1(model.conv_stem(normalised(images, model.pretrained_cfg)))
+        stages = []
+        for stage in model.blocks:
+            value = stage(value)
+            stages.append(value.mean((2, 3)))
+        last = model.bn2(model.conv_head(value)).mean((2, 3))
+        np.testing.assert_allclose(
+            model.forward_features(normalised(images, model.pretrained_cfg)).mean((2, 3)), last, rtol=1e-5, atol=1e-6
+        )
+    expected = torch.cat([*stages, last], 1).numpy()
+    assert relative(onnx_output(backbone.network, images), expected, backbone.layers) < 1e-4
+    assert relative(openvino_output(backbone.network, images), expected, backbone.layers) < 1e-4
+
+
+def test_the_builder_and_the_conversion_agree(tmp_path: Path, backbone: Backbone) -> None:
+    """Lite0 by way of PyTorch, with the names of its package: the same layers and features as without PyTorch."""
+    model = timm.create_model("tf_efficientnet_lite0")
+    names = [name for name in model.state_dict() if not name.endswith("tracked")]
+    values = [value for name, value in read_tensors(embedded_weights(backbone.record)).items() if not name.endswith("tracked")]
+    done = timm_models.convert(backbone.record, tensors=dict(zip(names, values, strict=True)))
+    assert done.layers == backbone.layers
+    images = noise(2, 160, 128, 3)
+    assert relative(onnx_output(done.network, images), onnx_output(backbone.network, images), backbone.layers) < 1e-4
+
+
+# Every family ----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_converted_network_equals_timm(tmp_path: Path, name: str) -> None:
+    side, parts = FAMILIES[name]
+    with smaller(side):
+        record = timm_models.record_of(name)
+        done = timm_models.convert(record, tensors=None, seed=3)
+    assert [layer.stop - layer.start for layer in done.layers] == parts
+    assert [layer.name for layer in done.layers] == [*(f"stage{number}" for number in range(1, len(parts))), "last"]
+    assert done.record.dim == parts[-1]
+    assert done.any_size == (side != 224)
+    torch.manual_seed(3)
+    model = timm.create_model(name).eval()
+    images = noise(3, side, side, 3)
+    settings = model.pretrained_cfg
+    with torch.inference_mode():
+        last, stages = model.forward_intermediates(normalised(images, settings), norm=False)
+        expected_last = last.mean((2, 3)) if name == "vgg11" else model.forward_head(last, pre_logits=True)
+    found = onnx_output(done.network, images)
+    assert relative(found[:, -parts[-1] :], expected_last.numpy(), (Layer("last", 0, parts[-1]),)) < 1e-3
+    checked = 0
+    for stage in stages:  # timm's own list of stages; where it is the shorter one, each of it is among ours
+        pooled = stage.mean((2, 3)).numpy()
+        scale = np.abs(pooled).max()
+        ours = [found[:, layer.start : layer.stop] for layer in done.layers if layer.stop - layer.start == pooled.shape[1]]
+        checked += any(np.abs(part - pooled).max() / scale < 1e-3 for part in ours)
+    assert checked == len(stages)
+    import onnx
+
+    model_file = onnx.load_from_string(done.network)
+    assert [entry.version for entry in model_file.opset_import if entry.domain == ""] == [17]
+    assert not any(tensor.HasField("data_location") and tensor.data_location for tensor in model_file.graph.initializer)
+
+
+def test_random_weights_are_seeded_and_said_to_be_random(tmp_path: Path) -> None:
+    said: list[str] = []
+    with smaller(64):
+        one = load_backbone("mobilenetv3_small_050", weights="random", cache=tmp_path / "a", announce=said.append)
+        two = load_backbone("mobilenetv3_small_050", weights="random", cache=tmp_path / "b", announce=said.append)
+        other = load_backbone("mobilenetv3_small_050", weights="random", cache=tmp_path / "a", announce=said.append, seed=1)
+        again = load_backbone("mobilenetv3_small_050", weights="random", cache=tmp_path / "a", announce=pytest.fail)
+    images = noise(1, 64, 64, 3)
+    np.testing.assert_array_equal(onnx_output(one.network, images), onnx_output(two.network, images))
+    assert np.abs(onnx_output(one.network, images) - onnx_output(other.network, images)).max() > 1e-3
+    assert again == one
+    assert one.weights_source == "random weights, seed 0"
+    assert "RANDOM weights (seed 0), good for measuring time and nothing else" in said[0]
+
+
+def test_converting_leaves_the_state_of_the_process_alone(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(11)
+    expected = torch.rand(3)
+    torch.manual_seed(11)
+    filters = list(warnings.filters)
+    with smaller(64):
+        timm_models.convert(timm_models.record_of("mobilenetv3_small_050"), tensors=None)
+    assert torch.equal(torch.rand(3), expected)
+    assert warnings.filters == filters
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_network_that_computes_something_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timm_models, "_difference", lambda *arguments: 0.02)
+    with (
+        smaller(64),
+        pytest.raises(BackboneError, match=r"converted mobilenetv3_small_050\.\S+ differs from PyTorch by 2\.0e-02 .* not used"),
+    ):
+        load_backbone("mobilenetv3_small_050", weights="random", cache=tmp_path, announce=lambda message: None)
+    assert not (tmp_path / "networks").exists()
+
+
+# Names -----------------------------------------------------------------------------------------------------------------------------
+
+
+def test_every_timm_name_is_found_with_and_without_tag() -> None:
+    assert find("resnet26").name == "resnet26.bt_in1k"
+    assert find("resnet50.a1_in1k").crop == 0.95
+    assert find("ResNet26d").name == "resnet26d.bt_in1k"
+    with pytest.raises(BackboneError, match=r"no backbone 'resnet27', in the catalogue or in timm \d.*Did you mean .*resnet26"):
+        find("resnet27")
+    with pytest.raises(BackboneError, match=r"has no weights 'nothing' for resnet26\. Known: resnet26\.bt_in1k\."):
+        find("resnet26.nothing")
+
+
+def test_the_list_of_all_timm_models() -> None:
+    names = [record.name for record in all_timm_models()]
+    assert len(names) > 1000
+    assert len(set(names)) == len(names)
+    assert {"vgg16.tv_in1k", "resnet50.a1_in1k", "vit_base_patch14_dinov2.lvd142m"} <= set(names)
+
+
+def test_the_catalogue_says_what_timm_says() -> None:
+    from headstart.backbones import catalogue
+
+    for record in catalogue():
+        theirs = timm_models.record_of(f"{record.name}.in1k" if record.embedded else record.name)
+        for field in ("input_size", "mean", "std", "interpolation", "crop", "fit", "licence", *(() if record.embedded else ("source",))):
+            assert getattr(record, field) == getattr(theirs, field), (record.name, field)
+
+
+# Weights from a file ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    torch.manual_seed(5)
+    return timm.create_model("mobilenetv3_small_050").eval()
+
+
+def load_small(weights: Path, cache: Path) -> Backbone:
+    with smaller(64):
+        return load_backbone("mobilenetv3_small_050", weights=weights, cache=cache, announce=lambda message: None)
+
+
+def expected_last(model: Any, images: np.ndarray) -> np.ndarray:
+    with torch.inference_mode():
+        value = model.forward_features(normalised(images, model.pretrained_cfg))
+        return np.asarray(model.forward_head(value, pre_logits=True))
+
+
+@pytest.mark.parametrize(
+    "form", ["safetensors", "pth", "old pth", "state_dict", "model", "module", "both", "other classes", "no classifier"]
+)
+def test_weights_from_a_file(tmp_path: Path, model: Any, form: str) -> None:
+    from safetensors.torch import save_file
+
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    if form == "other classes":
+        state |= {"classifier.weight": torch.zeros(7, 1024), "classifier.bias": torch.zeros(7)}
+    if form == "no classifier":
+        state = {name: value for name, value in state.items() if "classifier" not in name}
+    prefix = "module." if form in ("module", "both") else ""
+    named = {prefix + name: value for name, value in state.items()}
+    content = {"state_dict": {"state_dict": named, "epoch": 3}, "model": {"model": named, "best": 0.7}, "both": {"state_dict": named}}.get(
+        form, named
+    )
+    path = tmp_path / ("weights.safetensors" if form in ("safetensors", "no classifier") else "weights.pth")
+    if path.suffix == ".pth":
+        torch.save(content, path, _use_new_zipfile_serialization=form != "old pth")
+    else:
+        save_file(named, path)
+    backbone = load_small(path, tmp_path)
+    images = noise(2, 64, 64, 3)
+    assert relative(onnx_output(backbone.network, images)[:, -1024:], expected_last(model, images), (Layer("last", 0, 1024),)) < 1e-4
+    assert backbone.weights_source == f"{path.name} (given)"
+
+
+def test_torchvisions_names_of_vgg_fit(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torchvision = pytest.importorskip("torchvision")
+    torch.manual_seed(1)
+    theirs = torchvision.models.vgg11().eval()
+    state = {name: value for name, value in theirs.state_dict().items() if not name.startswith("classifier.0")}  # 400 MB of no use
+    torch.save(state, tmp_path / "vgg11.pth")
+    with smaller(64):
+        backbone = load_backbone("vgg11", weights=tmp_path / "vgg11.pth", cache=tmp_path, announce=lambda message: None)
+    images = noise(2, 64, 64, 3)
+    settings = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+    with torch.inference_mode():
+        expected = theirs.features(normalised(images, settings)).mean((2, 3)).numpy()
+    assert relative(onnx_output(backbone.network, images)[:, -512:], expected, (Layer("last", 0, 512),)) < 1e-4
+
+
+def test_weights_that_do_not_fit_are_listed(tmp_path: Path, model: Any) -> None:
+    state = dict(model.state_dict())
+    state["conv_stem.weight"] = torch.zeros(16, 1, 3, 3)
+    state["surplus.weight"] = torch.zeros(2)
+    del state["blocks.0.0.bn1.bias"]
+    torch.save(state, tmp_path / "wrong.pth")
+    with pytest.raises(BackboneError) as caught:
+        load_small(tmp_path / "wrong.pth", tmp_path)
+    message = str(caught.value)
+    assert "do not fit mobilenetv3_small_050" in message
+    assert "conv_stem.weight has shape (16, 1, 3, 3), the network wants (16, 3, 3, 3)" in message
+    assert "blocks.0.0.bn1.bias (16,) is missing" in message
+    assert "surplus.weight (2,) has no place in it" in message
+    torch.save(timm.create_model("resnet18").state_dict(), tmp_path / "resnet18.pth")
+    with pytest.raises(BackboneError, match=r"is missing; .*; and \d+ more\. Is this the file of another network, or with other names\?"):
+        load_small(tmp_path / "resnet18.pth", tmp_path)
+    assert not (tmp_path / "networks").exists()
+
+
+# Weights from the Hub --------------------------------------------------------------------------------------------------------------
+
+
+def hub_folder(root: Path, source: Path, repository: str, *, digest: str | None = None, file: str = "model.safetensors") -> Path:
+    """A folder as huggingface_hub keeps it, holding one file."""
+    repo = root / f"models--{repository.replace('/', '--')}"
+    blob = repo / "blobs" / (digest or hashlib.sha256(source.read_bytes()).hexdigest())
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    for folder in (blob.parent, repo / "refs", repo / "snapshots" / commit):
+        folder.mkdir(parents=True)
+    shutil.copy(source, blob)
+    (repo / "refs" / "main").write_text(commit)
+    (repo / "snapshots" / commit / file).symlink_to(blob)
+    return blob
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of the Hub, and no network."""
+    import huggingface_hub.constants as constants
+
+    folder = tmp_path / "hub"
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        monkeypatch.setattr(constants, name, str(folder), raising=False)
+    monkeypatch.setattr("huggingface_hub.file_download.HF_HUB_CACHE", str(folder), raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    return folder
+
+
+def test_weights_from_the_hub_cache(tmp_path: Path, hub: Path, model: Any) -> None:
+    from safetensors.torch import save_file
+
+    save_file(dict(model.state_dict()), tmp_path / "file")
+    blob = hub_folder(hub, tmp_path / "file", "timm/mobilenetv3_small_050.lamb_in1k")
+    said: list[str] = []
+    with smaller(64):
+        backbone = load_backbone("mobilenetv3_small_050", cache=tmp_path, announce=said.append)
+    assert backbone.weights_digest == blob.name
+    assert backbone.weights_source == "hub:timm/mobilenetv3_small_050.lamb_in1k"
+    assert re.fullmatch(rf"Weights of mobilenetv3_small_050\.lamb_in1k: model\.safetensors, 6\.\d MB, SHA-256 {blob.name}", said[0])
+    images = noise(2, 64, 64, 3)
+    assert relative(onnx_output(backbone.network, images)[:, -1024:], expected_last(model, images), (Layer("last", 0, 1024),)) < 1e-4
+    shutil.rmtree(hub)
+    script = (
+        "import sys; from pathlib import Path; from headstart.backbones import load_backbone\n"
+        f"print(load_backbone('MobileNetV3 small 050', cache=Path({str(tmp_path)!r}), announce=sys.exit).network_digest, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [backbone.network_digest, "False"]
+
+
+def test_a_download_is_announced_and_checked(tmp_path: Path, hub: Path, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    torch.save(model.state_dict(), tmp_path / "file")
+    asked = []
+
+    def download(repository: str, name: str) -> str:
+        asked.append(name)
+        if name == "model.safetensors":
+            raise huggingface_hub.errors.EntryNotFoundError("404")
+        blob = hub_folder(hub, tmp_path / "file", repository, file=name)
+        return str(next(blob.parents[1].glob(f"snapshots/*/{name}")))
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    said: list[str] = []
+    record = find("MobileNetV3Small")
+    path, digest = published_weights(record, announce=said.append)
+    assert asked == ["model.safetensors", "pytorch_model.bin"]
+    assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert said[0] == (
+        "Downloading the weights of mobilenetv3_small_100.lamb_in1k (about 10 MB) from "
+        f"https://huggingface.co/timm/mobilenetv3_small_100.lamb_in1k to {hub}"
+    )
+    assert digest in said[1]
+    path.resolve().write_bytes(b"damaged")
+    with pytest.raises(BackboneError, match=rf"is damaged: its SHA-256 is \w+, it should begin with {digest}\. Delete it and try again"):
+        published_weights(record, announce=lambda message: None)
+
+
+@pytest.mark.parametrize("name", ["ResNet50", "Xception"])
+def test_offline_the_error_names_the_file_and_what_helps(tmp_path: Path, hub: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    with pytest.raises(BackboneError) as caught:
+        load_backbone(name, cache=tmp_path, announce=lambda message: None)
+    message = str(caught.value)
+    assert {"ResNet50": "timm/resnet50.tv_in1k/model.safetensors", "Xception": "xception-43020ad28.pth"}[name] in message
+    assert "neither on this machine nor can they be downloaded now" in message
+    for help_ in ("--weights FILE", "HF_HOME", "HF_HUB_OFFLINE", "tf_efficientnet_lite0, 1 and 2 need no download"):
+        assert help_ in message
+    assert "\n" not in message
+
+
+def test_any_failure_of_a_download_is_told(tmp_path: Path, hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    def broken(*arguments: str) -> str:
+        raise ConnectionResetError(104, "Connection reset by peer")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", broken)
+    with pytest.raises(
+        BackboneError, match=r"resnet50\.tv_in1k/model\.safetensors are neither .* \(\[Errno 104\] Connection reset by peer\)"
+    ):
+        published_weights(find("ResNet50"), announce=lambda message: None)
+
+    def empty(*arguments: str) -> str:
+        raise huggingface_hub.errors.EntryNotFoundError("404")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", empty)
+    with pytest.raises(BackboneError, match=r"timm/resnet50\.tv_in1k holds none of model\.safetensors, pytorch_model\.bin\."):
+        published_weights(find("ResNet50"), announce=lambda message: None)
+
+
+def test_an_altered_file_of_torchs_cache_is_refused(tmp_path: Path, hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    (folder / "xception-43020ad28.pth").write_bytes(b"something else")
+    with pytest.raises(BackboneError, match=r"xception-43020ad28\.pth is damaged: .* it should begin with 43020ad28\."):
+        published_weights(find("Xception"), announce=lambda message: None)
+
+
+def test_networks_kept_for_other_weights_do_not_get_in_the_way(tmp_path: Path) -> None:
+    with smaller(64):
+        load_backbone("mobilenetv3_small_050", weights="random", cache=tmp_path, announce=lambda message: None)
+    assert KeptNetworks(tmp_path).named("mobilenetv3_small_050") is None

@@ -1,0 +1,57 @@
+"""Heads and the map under scikit-learn's own checks of estimators."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import pytest
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from headstart.heads import KernelRidgeHead, LogisticHead, NearestCentroidHead, NearestNeighboursHead, RidgeHead
+from headstart.maps import LayerMap
+from headstart.strategy import HeadPipeline
+
+WEIGHTS_ARE_NO_COPIES = (
+    "an image given twice is its own neighbour in another fold, so that what is chosen and calibrated out of sample differs from one of weight two; "
+    "scikit-learn's own cross-validating estimators are exempt for the same reason"
+)
+NO_COPIES = {
+    "check_sample_weight_equivalence_on_dense_data": WEIGHTS_ARE_NO_COPIES,
+    "check_sample_weights_invariance": WEIGHTS_ARE_NO_COPIES,
+}
+
+IN_FLOAT32 = {
+    "check_methods_subset_invariance": "kernels are float32, whose sums differ in the last bits with the size of the batch; the check asks for 1e-7"
+}
+
+
+def expected_failures(estimator: Any) -> dict[str, str]:
+    if isinstance(estimator, LayerMap):
+        return {}
+    return NO_COPIES | (IN_FLOAT32 if isinstance(estimator, KernelRidgeHead) else {})
+
+
+@pytest.fixture(autouse=True)
+def _column_vectors_are_told_about() -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        yield
+
+
+@parametrize_with_checks(
+    [
+        LogisticHead(),
+        LogisticHead(C=1.0),
+        RidgeHead(),
+        KernelRidgeHead(),
+        KernelRidgeHead(exact_up_to=20, landmarks=15),
+        NearestNeighboursHead(),
+        NearestCentroidHead(),
+        HeadPipeline(),
+        LayerMap(),
+    ],
+    expected_failed_checks=expected_failures,
+)
+def test_scikit_learn_contract(estimator: Any, check: Any) -> None:
+    check(estimator)
