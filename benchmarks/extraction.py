@@ -54,9 +54,7 @@ def torch_network(backbone: Backbone) -> Callable[[np.ndarray], np.ndarray]:
     values = list(read_tensors(embedded_weights(backbone.record)).values())
     names = [name for name in network.state_dict() if not name.endswith("num_batches_tracked")]
     values = [value for value in values if value.ndim or value.dtype.kind == "f"]
-    network.load_state_dict(
-        {name: torch.from_numpy(value.copy()) for name, value in zip(names, values, strict=True)}, strict=False
-    )
+    network.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in zip(names, values, strict=True)}, strict=False)
     mean = torch.tensor(backbone.record.mean).reshape(1, 3, 1, 1)
     std = torch.tensor(backbone.record.std).reshape(1, 3, 1, 1)
 

@@ -1,6 +1,6 @@
 """Reads a folder of broken and odd image files: no crash, none slow, every refusal with path and reason.
 
-    python benchmarks/hostile_files.py [FOLDER]
+python benchmarks/hostile_files.py [FOLDER]
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def main() -> None:
                 preprocessing(path)
                 read += 1
             except ImageError as error:
-                assert error.path == str(path)
-                assert error.reason
+                if error.path != str(path) or not error.reason:
+                    raise SystemExit(f"{path}: refused without path or reason: {error}") from None
                 reasons[error.reason.partition(" (it starts")[0]] += 1
             slowest = max(slowest, (time.perf_counter() - begun, path))
     print(f"{read} read, {reasons.total()} refused, slowest {slowest[0]:.2f} s ({slowest[1].name})   (goal: under 1 s)")

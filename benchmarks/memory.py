@@ -2,7 +2,7 @@
 
     python benchmarks/memory.py [--counts 1000 10000]
 
-Makes folders of small random photographs-like JPEGs, extracts their features in a fresh process each, and prints peak memory less the features.
+Makes folders of small JPEGs, fits each in a fresh process, and prints the peak memory less the features.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def make_images(folder: Path, count: int) -> None:
         label = index % 2
         small = random.integers(0, 200, (6, 8, 3), dtype=np.uint8)
         small[:, :, 2 * label] += 55
-        target = folder / "red_blue".split("_")[label]
+        target = folder / ("red", "blue")[label]
         target.mkdir(parents=True, exist_ok=True)
         Image.fromarray(small).resize((320, 240), Image.Resampling.BICUBIC).save(target / f"{index:06d}.jpg", quality=85)
 

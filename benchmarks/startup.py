@@ -33,7 +33,9 @@ def main() -> None:
     for name, command in commands.items():
         subprocess.run(command, check=True, capture_output=True)
         times = [seconds(command) for _ in range(options.rounds)]
-        print(f"headstart {name:<8} median {statistics.median(times):.2f} s, {min(times):.2f} to {max(times):.2f}   (goal: {GOALS[name]} s)")
+        print(
+            f"headstart {name:<8} median {statistics.median(times):.2f} s, {min(times):.2f} to {max(times):.2f}   (goal: {GOALS[name]} s)"
+        )
     code = (
         "import sys; from headstart.cli import main\n"
         f"sys.argv = ['headstart', 'predict', {options.run!r}, {options.image!r}]\n"

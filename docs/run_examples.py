@@ -1,6 +1,6 @@
 """Run the examples of the README and the pages in docs/, as a reader would, and compare or renew what they print.
 
-    python docs/run_examples.py [--write] [PAGE ...]
+    python docs/run_examples.py [--write | --json] [--folder FOLDER] [PAGE ...]
 
 Of a page, these blocks are run, from top to bottom, in one empty folder with the real images that `prepare` puts there:
 
@@ -18,13 +18,14 @@ import argparse
 import contextlib
 import csv
 import io
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -123,11 +124,13 @@ def prepare(folder: Path) -> None:
         tags = [(path, kinds[label][index % 2]) for index, (path, label) in enumerate(rows)]
         csv.writer(file).writerows([("path", "labels"), *tags])
     digits = load_digits()
-    for index in np.flatnonzero(digits.target < 2)[:120]:
-        target = folder / "xrays" / ("normal", "ill")[digits.target[index]]
-        target.mkdir(parents=True, exist_ok=True)
-        pixels = np.rint(digits.images[index] * (255 / 16)).astype(np.uint8)
-        Image.fromarray(pixels).resize((64, 64), Image.Resampling.BICUBIC).save(target / f"person{index // 8}_{index}.png")
+    for label, name in enumerate(("zero", "one")):
+        target = folder / "scans" / name
+        target.mkdir(parents=True)
+        for count, index in enumerate(np.flatnonzero(digits.target == label)[:60]):
+            pixels = np.rint(digits.images[index] * (255 / 16)).astype(np.uint8)
+            picture = Image.fromarray(pixels).resize((64, 64), Image.Resampling.BICUBIC)
+            picture.save(target / f"writer{15 * label + count // 4}_{count % 4}.png")
 
 
 def tidied(text: str, folder: Path) -> list[str]:
@@ -237,21 +240,28 @@ def main() -> int:
     """Run the pages named, or all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pages", nargs="*", type=Path)
-    parser.add_argument("--write", action="store_true")
+    parser.add_argument("--write", action="store_true", help="renew what the pages say is printed")
+    parser.add_argument("--json", action="store_true", help="print what was run as JSON, and compare nothing")
+    parser.add_argument("--folder", type=Path, help="run there, where `prepare` has been called already")
     options = parser.parse_args()
     wrong = 0
     with tempfile.TemporaryDirectory() as cache:
         os.environ.setdefault("HEADSTART_CACHE", cache)
         for page in options.pages or PAGES:
             with tempfile.TemporaryDirectory() as folder:
-                prepare(Path(folder))
-                for ran in run_page(page.resolve(), Path(folder), write=options.write):
-                    differing = alike(ran.documented, ran.printed)
-                    wrong += bool(ran.failed)
-                    state = f"FAILED {ran.failed}" if ran.failed else f"{len(differing)} lines differ" if differing else "ok"
-                    print(f"{page.name}:{ran.line}: {ran.what.splitlines()[0][:90]}: {state}")
-                    for line in differing if not options.write else ():
-                        print(f"    - {line}")
+                if options.folder is None:
+                    prepare(Path(folder))
+                found = run_page(page.resolve(), options.folder or Path(folder), write=options.write)
+            if options.json:
+                print(json.dumps([asdict(ran) for ran in found], default=str))
+                continue
+            for ran in found:
+                differing = alike(ran.documented, ran.printed)
+                wrong += bool(ran.failed)
+                state = f"FAILED {ran.failed}" if ran.failed else f"{len(differing)} lines differ" if differing else "ok"
+                print(f"{page.name}:{ran.line}: {ran.what.splitlines()[0][:90]}: {state}")
+                for line in differing if not options.write else ():
+                    print(f"    - {line}")
     return min(wrong, 1)
 
 

@@ -12,7 +12,7 @@ from headstart.backbones import Backbone
 from headstart.engine import ENGINES, available_cores, open_engine
 from headstart.errors import BackboneError, ParameterError
 
-KINDS = [kind for kind in ENGINES if kind != "auto"]
+KINDS = [kind for kind in ENGINES if kind not in ("auto", "torch")]
 
 
 def images(count: int) -> list[np.ndarray]:
@@ -69,7 +69,9 @@ def test_an_error_while_decoding_comes_through(backbone: Backbone, kind: str) ->
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("wrong", [np.zeros((224, 224, 3), np.float32), np.zeros((224, 224), np.uint8), np.zeros((1, 224, 224, 3), np.uint8)])
+@pytest.mark.parametrize(
+    "wrong", [np.zeros((224, 224, 3), np.float32), np.zeros((224, 224), np.uint8), np.zeros((1, 224, 224, 3), np.uint8)]
+)
 def test_what_is_no_image_is_refused_rather_than_computed(backbone: Backbone, kind: str, wrong: np.ndarray) -> None:
     with pytest.raises(ParameterError, match=r"uint8 images of shape \(H, W, 3\)"):
         list(open_engine(backbone.network, kind=kind).run([wrong]))
@@ -86,7 +88,7 @@ def test_a_damaged_network_is_refused(tmp_path: Path, kind: str) -> None:
 
 
 def test_an_unknown_engine_is_named_with_the_known_ones(backbone: Backbone) -> None:
-    with pytest.raises(ParameterError, match="one of auto, openvino, onnxruntime, got 'tensorrt'"):
+    with pytest.raises(ParameterError, match="one of auto, openvino, onnxruntime, torch, got 'tensorrt'"):
         open_engine(backbone.network, kind="tensorrt")
 
 

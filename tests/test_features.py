@@ -15,17 +15,17 @@ from headstart.features import BATCH, BackboneExtractor
 from headstart.images import Preprocessing, read_image
 
 
-@pytest.fixture()
+@pytest.fixture
 def paths(pictures: Path) -> list[Path]:
     return sorted(pictures.glob("*/*.png"))[::6]
 
 
-@pytest.fixture()
+@pytest.fixture
 def extractor(backbone: Backbone) -> BackboneExtractor:
     return BackboneExtractor(backbone)
 
 
-@pytest.fixture()
+@pytest.fixture
 def store(tmp_path: Path) -> FeatureStore:
     return FeatureStore(tmp_path / "features.sqlite")
 
@@ -75,7 +75,9 @@ def test_another_preprocessing_is_another_extractor(backbone: Backbone, paths: l
         assert squashed(paths, store=store).computed == len(paths)
 
 
-def test_unreadable_images_are_left_out_in_order(extractor: BackboneExtractor, paths: list[Path], store: FeatureStore, tmp_path: Path) -> None:
+def test_unreadable_images_are_left_out_in_order(
+    extractor: BackboneExtractor, paths: list[Path], store: FeatureStore, tmp_path: Path
+) -> None:
     broken, missing = tmp_path / "broken.jpg", tmp_path / "missing.jpg"
     broken.write_bytes(b"\xff\xd8\xff rubbish")
     mixed = [broken, *paths[:2], missing, paths[2], broken]

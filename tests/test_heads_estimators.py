@@ -13,7 +13,8 @@ from headstart.maps import LayerMap
 from headstart.strategy import HeadPipeline
 
 WEIGHTS_ARE_NO_COPIES = (
-    "an image given twice is its own neighbour in another fold, so that what is chosen and calibrated out of sample differs from one of weight two; "
+    "an image given twice is its own neighbour in another fold, so that what is chosen and calibrated out of sample differs from one of "
+    "weight two; "
     "scikit-learn's own cross-validating estimators are exempt for the same reason"
 )
 NO_COPIES = {
@@ -21,9 +22,7 @@ NO_COPIES = {
     "check_sample_weights_invariance": WEIGHTS_ARE_NO_COPIES,
 }
 
-IN_FLOAT32 = {
-    "check_methods_subset_invariance": "kernels are float32, whose sums differ in the last bits with the size of the batch; the check asks for 1e-7"
-}
+IN_FLOAT32 = {"check_methods_subset_invariance": "kernels are float32, whose sums differ in the last bits with the size of the batch"}
 
 
 def expected_failures(estimator: Any) -> dict[str, str]:

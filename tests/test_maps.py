@@ -73,9 +73,7 @@ def test_onnx_and_state_give_the_same(features: np.ndarray, order: tuple[int, ..
     graph = OnnxGraph()
     graph.node("Identity", fitted.write_onnx(graph, "features"), output="mapped")
     expected = fitted.transform(features * 3)
-    model = graph.model(
-        inputs={"features": (np.float32, ["N", 30])}, outputs={"mapped": (np.float32, ["N", expected.shape[1]])}
-    )
+    model = graph.model(inputs={"features": (np.float32, ["N", 30])}, outputs={"mapped": (np.float32, ["N", expected.shape[1]])})
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     np.testing.assert_allclose(session.run(None, {"features": features * 3})[0], expected, atol=1e-5)
     settings, arrays = fitted.state()

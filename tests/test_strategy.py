@@ -12,11 +12,11 @@ import pytest
 
 from headstart.errors import DataError, ParameterError, RunError
 from headstart.heads import KernelRidgeHead
+from headstart.heads.targets import encode
 from headstart.onnx_graph import OnnxGraph
 from headstart.strategy import HEADS, Candidate, HeadPipeline, choose_head
 from headstart.strategy.candidates import Trial, views
 from headstart.strategy.choose import pick
-from headstart.heads.targets import encode
 
 
 @dataclass(frozen=True)

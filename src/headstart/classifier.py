@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import time
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -40,7 +42,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         class_weight: None, ``balanced`` (each class counts the same) or a dictionary of weights.
         fit_image: ``crop`` keeps the aspect ratio and cuts the centre; ``squash`` keeps the whole image. The backbone's own by default.
         cache: folder for converted networks and features; ``auto`` is the user's cache folder; None keeps nothing.
-        engine: ``auto``, ``openvino`` or ``onnxruntime``.
+        engine: ``auto``, ``openvino``, ``onnxruntime`` or ``torch``.
         seed: the same seed gives the same head.
 
     Attributes:
@@ -118,6 +120,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self._fitted, self.extractor_ = ready, ready.extractor
         self._fitted_with = (ready.wanted, ready.extractor.id)
         self.classes_ = self.choice_.estimator.classes_
+        self._label_dtype = np.asarray(y).dtype
         self.n_images_in_ = len(values)
         self.refused_ = tuple(refused)
         return self
@@ -140,14 +143,14 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return features
 
     def predict(self, X: Images) -> npt.NDArray[Any]:
-        """The most probable label of each image (n,); for multi-label, a bool matrix (n, k).
+        """The most probable label of each image (n,); for multi-label, a matrix (n, k) of the type that `y` had.
 
         Raises:
             DataError: an image cannot be read; the message lists them.
         """
         check_is_fitted(self, "choice_")
         prediction: npt.NDArray[Any] = self.choice_.estimator.predict(self._features_of_all(X))
-        return prediction
+        return prediction.astype(self._label_dtype) if prediction.ndim == 2 else prediction
 
     def predict_proba(self, X: Images) -> npt.NDArray[np.float64]:
         """Calibrated probabilities (n, k), columns in the order of `classes_`. Raises like `predict`."""
@@ -224,12 +227,11 @@ class _Wanted(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class _Ready:
-    """An extractor, and where its features are kept: `cache` is None for nowhere; `scratch` then holds the network."""
+    """An extractor, and where its features are kept; `cache` is None for nowhere."""
 
     wanted: _Wanted
     extractor: BackboneExtractor
     cache: Path | None
-    scratch: tempfile.TemporaryDirectory[str] | None = None
 
     @contextmanager
     def store(self) -> Iterator[FeatureStore | None]:
@@ -250,7 +252,7 @@ def _prepare(wanted: _Wanted, *, announce: Say | None = None, warn: Say | None =
         if wanted.fit_image is not None:
             preprocessing = replace(preprocessing, fit=wanted.fit_image)
         compiled = folder / "compiled" if _is_writable(folder) else None
-        return BackboneExtractor(backbone, preprocessing=preprocessing, engine=wanted.engine, compiled=compiled)
+        return BackboneExtractor(backbone, preprocessing=preprocessing, engine=wanted.engine, weights=wanted.weights, compiled=compiled)
 
     cache = None
     if wanted.cache is not None:
@@ -263,8 +265,14 @@ def _prepare(wanted: _Wanted, *, announce: Say | None = None, warn: Say | None =
             if _is_writable(cache):
                 raise
         (warn or _to_warnings)(f"The cache folder {cache} cannot be written. Going on without keeping features.")
-    scratch = tempfile.TemporaryDirectory(prefix="headstart-")
-    return _Ready(wanted, load(Path(scratch.name)), None, scratch)
+    scratch = Path(tempfile.mkdtemp(prefix="headstart-"))
+    try:
+        ready = _Ready(wanted, load(scratch), None)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+    weakref.finalize(ready, shutil.rmtree, scratch, ignore_errors=True)
+    return ready
 
 
 def _is_writable(folder: Path) -> bool:
@@ -304,11 +312,15 @@ class _Memo:
 def _one_each(values: Any, name: str, what: str, count: int) -> npt.NDArray[Any]:
     """`values` as an array with an entry for each of `count` images."""
     if values is None:
-        raise DataError(f"{name} is None; TransferClassifier requires y to be passed: one label for each image.")
+        raise DataError(
+            f"{name} is None, and TransferClassifier requires y to be passed, but the target y is None: one label for each image."
+        )
     try:
         array = np.asarray(values)
     except ValueError:
         array = np.empty(())
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise DataError(f"{name} contains NaN or inf; each image needs a label that is known.")
     if array.ndim == 0:
         raise DataError(f"{name} must be a list with one entry for each image, or a bool matrix (n, k); got {repr(values)[:80]}.")
     if len(array) != count:

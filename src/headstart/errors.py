@@ -27,8 +27,8 @@ class InputError(HeadstartError):
     """What the user gave cannot be used as it is."""
 
 
-class DataError(InputError):
-    """A data set, a list or a folder of images cannot be used."""
+class DataError(InputError, ValueError):
+    """A data set, a list or a folder of images cannot be used. (A ValueError too, as scikit-learn's tools expect of bad X and y.)"""
 
 
 class ImageError(InputError):

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from headstart.backbones import Backbone, Layer
+from headstart.backbones import Backbone, Layer, torch_network
 from headstart.backbones.kept_networks import BUILD
-from headstart.engine import Engine, Outputs, available_cores, open_engine
+from headstart.engine import Engine, Outputs, available_cores, check_kind, gpu_is_there, open_engine
 from headstart.errors import ImageError, StoreError
 from headstart.images import ImageSource, Preprocessing, image_digest, image_name, quiet_decoding, source_bytes
 from headstart.progress import Progress
@@ -62,7 +62,9 @@ class BackboneExtractor:
     Args:
         backbone: as `load_backbone` returns it.
         preprocessing: how an image becomes the network's input; the backbone's own by default.
-        engine: ``auto``, ``openvino`` or ``onnxruntime``.
+        engine: ``auto`` (PyTorch where it finds an NVIDIA GPU, else OpenVINO, else ONNX Runtime), ``openvino``, ``onnxruntime``, ``torch``.
+        weights: as given to `load_backbone`; the engine ``torch`` reads them again.
+        compiled: folder in which OpenVINO may keep what it compiled.
         warn: called with one line when the store cannot be used any longer; extraction goes on without it.
     """
 
@@ -72,12 +74,14 @@ class BackboneExtractor:
         *,
         preprocessing: Preprocessing | None = None,
         engine: str = "auto",
+        weights: str | Path | None = None,
         compiled: Path | None = None,
         warn: Callable[[str], None] | None = None,
     ) -> None:
         self.backbone = backbone
         self.preprocessing = preprocessing or backbone.preprocessing
-        self._engine_kind = engine
+        self._engine_kind = check_kind(engine)
+        self._weights = weights
         self._compiled = compiled
         self._warn = warn or (lambda message: None)
 
@@ -100,6 +104,10 @@ class BackboneExtractor:
     @cached_property
     def engine(self) -> Engine:
         """The engine, opened at its first use: a run whose features are all stored never pays for it."""
+        if self._engine_kind == "torch" or (self._engine_kind == "auto" and gpu_is_there()):
+            from headstart.engine.torch_engine import TorchEngine
+
+            return TorchEngine(torch_network(self.backbone, weights=self._weights))
         return open_engine(self.backbone.network, kind=self._engine_kind, size=self.preprocessing.size, compiled=self._compiled)
 
     def __call__(

@@ -90,7 +90,8 @@ class LayerMap(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         for _, start, stop in layers:
             part = X[:, start:stop]
             mean = part.mean(axis=0, dtype=np.float64)
-            variance = np.maximum(np.einsum("ij,ij->j", part - mean.astype(np.float32), part - mean.astype(np.float32)) / len(part), 0.0)
+            centred = part - mean.astype(np.float32)
+            variance = np.einsum("ij,ij->j", centred, centred).astype(np.float64) / len(part)
             # a feature is as good as constant where its spread is within the rounding of float32
             variance[variance <= (1e-6 * np.abs(mean)) ** 2] = 0.0
             scale = np.sqrt(variance + self.floor**2 * variance.mean())

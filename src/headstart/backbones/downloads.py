@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from headstart.backbones.kept_networks import digest_of
@@ -30,6 +32,18 @@ def _checked_by_name(path: Path, digest: str) -> None:
         raise BackboneError(f"{path} is damaged: its SHA-256 is {digest}, it should begin with {told}. Delete it and try again.")
 
 
+@contextlib.contextmanager
+def _without_retries_on_screen() -> Iterator[None]:
+    """The Hub's client writes two lines for each of its five attempts; what came of them is told in the error."""
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 def _from_hub(record: BackboneRecord, announce: Callable[[str], None]) -> Path:
     try:
         import huggingface_hub
@@ -47,7 +61,8 @@ def _from_hub(record: BackboneRecord, announce: Callable[[str], None]) -> Path:
     announce(f"Downloading the weights of {record.name} ({_megabytes(record)}) from https://huggingface.co/{where} to {folder}")
     for name in names:
         try:
-            return Path(huggingface_hub.hf_hub_download(where, name))
+            with _without_retries_on_screen():
+                return Path(huggingface_hub.hf_hub_download(where, name))
         except LocalEntryNotFoundError as error:
             raise _unreachable(f"{where}/{name}", error) from None
         except EntryNotFoundError:
@@ -74,6 +89,8 @@ def _from_address(record: BackboneRecord, announce: Callable[[str], None]) -> Pa
 
 
 def _unreachable(what: str, error: Exception | str) -> BackboneError:
+    while isinstance(error, Exception) and error.__cause__ is not None and str(error.__cause__).strip():
+        error = error.__cause__  # type: ignore[assignment]  # the first cause says what happened, the rest what it led to
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return BackboneError(f"The weights {what} are neither on this machine nor can they be downloaded now ({reason.rstrip('.')}). {_HELP}")
 

@@ -125,6 +125,13 @@ def _by_name(variant: int, tensors: Mapping[str, Array], convolutions: list[tupl
     return [(name, tensors[name]) for name in names]
 
 
+def timm_entries(variant: int, tensors: Mapping[str, Array]) -> dict[str, Array]:
+    """The entries of a weight file under timm's names, whoever published it."""
+    parts = ("weight", "bias", "running_mean", "running_var")
+    names = [name for conv, norm in _timm_names(variant) for name in (f"{conv}.weight", *(f"{norm}.{part}" for part in parts))]
+    return dict(zip(names, (value for _, value in _in_order(variant, tensors)), strict=False))
+
+
 class _Weights:
     """Hands out the entries in the order of the forward pass, checking each shape."""
 

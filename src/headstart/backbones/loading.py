@@ -8,13 +8,18 @@ import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from headstart.backbones.backbone import Backbone, layers_from_sizes
 from headstart.backbones.kept_networks import KeptNetworks, digest_of
 from headstart.backbones.records import EMBEDDED_SOURCE, BackboneRecord, find_in_catalogue, folded, spellings
 from headstart.errors import BackboneError, nearest
 
+if TYPE_CHECKING:
+    import numpy as np
+
 Announce = Callable[[str], None]
+Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
 RANDOM = "random"  # in place of a weight file: seeded random weights, for tests and measurements
 
 
@@ -64,11 +69,10 @@ def _convert_lite(record: BackboneRecord, path: Path, *, kept: KeptNetworks, dig
     import onnx
 
     from headstart.backbones import efficientnet_lite
-    from headstart.backbones.state_dicts import unwrapped
     from headstart.backbones.tensor_files import read_tensors
 
     variant = int(record.name.removeprefix("tf_efficientnet_lite"))
-    tensors = unwrapped(read_tensors(path), [f"{name}.weight" for name in efficientnet_lite.names(variant)])
+    tensors = _lite_entries(variant, read_tensors(path))
     model = efficientnet_lite.build(variant, tensors, mean=record.mean, std=record.std)
     return kept.keep(
         model.SerializeToString(),
@@ -78,6 +82,13 @@ def _convert_lite(record: BackboneRecord, path: Path, *, kept: KeptNetworks, dig
         layers=layers_from_sizes(efficientnet_lite.layers(variant)),
         versions={"onnx": onnx.__version__},
     )
+
+
+def _lite_entries(variant: int, tensors: dict[str, Array]) -> dict[str, Array]:
+    from headstart.backbones import efficientnet_lite
+    from headstart.backbones.state_dicts import unwrapped
+
+    return unwrapped(tensors, [f"{name}.weight" for name in efficientnet_lite.names(variant)])
 
 
 def _convert_timm(
@@ -157,6 +168,33 @@ def load_backbone(
         announce(f"Converting {record.name} once for this machine")
         return _convert_lite(record, path, kept=kept, digest=digest, source=source)
     return _convert_timm(record, path, kept=kept, digest=digest, source=source, seed=seed, announce=announce)
+
+
+def torch_network(backbone: Backbone, *, weights: str | Path | None = None, announce: Announce = to_stderr, seed: int = 0) -> Any:
+    """The PyTorch module of a loaded backbone: images (uint8, N x H x W x 3) to features, as its ONNX file computes them.
+
+    Args:
+        backbone: as `load_backbone` returned it.
+        weights: as given to `load_backbone`.
+        announce: as given to it.
+        seed: as given to it.
+
+    Raises:
+        BackboneError: weights that are missing or do not fit.
+        MissingExtraError: PyTorch or timm is not installed.
+    """
+    from headstart.backbones import efficientnet_lite, timm_models
+    from headstart.backbones.tensor_files import read_tensors
+
+    record = backbone.record
+    timm_models.require(f"The network {record.name} in PyTorch")
+    path, _, _ = _weights(record, weights, seed=seed, announce=announce)
+    tensors = None if path is None else read_tensors(path)
+    if tensors is not None and record.embedded:
+        variant = int(record.name.removeprefix("tf_efficientnet_lite"))
+        tensors = efficientnet_lite.timm_entries(variant, _lite_entries(variant, tensors))
+    network, _ = timm_models.build(record, tensors=tensors, seed=seed)
+    return network
 
 
 def _known_digest(record: BackboneRecord | None, weights: str | Path | None) -> str | None:

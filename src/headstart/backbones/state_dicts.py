@@ -13,6 +13,7 @@ from headstart.errors import BackboneError
 Array = np.ndarray[Any, np.dtype[Any]]
 
 _TOPS = ("classifier.", "fc.", "head.", "head_dist.", "last_linear.", "pre_logits.", "AuxLogits.")  # what may be there and is not wanted
+_WRAPPERS = ("state_dict.", "model_state_dict.", "model.", "module.")
 _SHOWN = 5
 
 
@@ -37,6 +38,10 @@ def unwrapped(tensors: Mapping[str, Array], expected: Iterable[str]) -> dict[str
         return (sum(prefix + name in tensors for name in wanted), -len(prefix))
 
     best = max(sorted(_prefixes(tensors)), key=fitting)
+    if fitting(best)[0] == 0:  # other names altogether: at least the usual wrappers can be told
+        best = ""
+        while (wrapper := next((word for word in _WRAPPERS if any(name.startswith(best + word) for name in tensors)), None)) is not None:
+            best += wrapper
     return {name.removeprefix(best): value for name, value in tensors.items() if name.startswith(best)}
 
 

@@ -144,7 +144,7 @@ class Conversion:
 
 
 def convert(record: BackboneRecord, *, tensors: Mapping[str, np.ndarray[Any, Any]] | None, seed: int = 0) -> Conversion:
-    """Build a timm network without its classifier, give it weights and write it as ONNX.
+    """Write a timm network without its classifier as ONNX.
 
     Args:
         record: which network.
@@ -158,12 +158,35 @@ def convert(record: BackboneRecord, *, tensors: Mapping[str, np.ndarray[Any, Any
         BackboneError: the weights do not fit, or the converted network does not compute what PyTorch computes.
         MissingExtraError: PyTorch or timm is not installed.
     """
-    timm = _timm(f"The backbone {record.name!r}")
+    network, parameters = build(record, tensors=tensors, seed=seed)
     with _quiet():
         import onnx
+        import timm
         import torch
 
-        from headstart.backbones.pooled_stages import PooledStages, named_sizes
+        from headstart.backbones.pooled_stages import named_sizes
+
+        written, any_size = _exported(record, network)
+    record = dataclasses.replace(record, dim=network.sizes[-1], parameters=record.parameters or parameters)
+    return Conversion(
+        network=written,
+        record=record,
+        layers=layers_from_sizes(named_sizes(network)),
+        any_size=any_size,
+        versions={"torch": torch.__version__, "timm": timm.__version__, "onnx": onnx.__version__},
+    )
+
+
+def build(record: BackboneRecord, *, tensors: Mapping[str, np.ndarray[Any, Any]] | None, seed: int = 0) -> tuple[PooledStages, int]:
+    """A timm network without its classifier as a PyTorch module, and the number of parameters it has with it.
+
+    Arguments and errors as of `convert`.
+    """
+    timm = _timm(f"The backbone {record.name!r}")
+    with _quiet():
+        import torch
+
+        from headstart.backbones.pooled_stages import PooledStages
         from headstart.backbones.state_dicts import fit_weights
 
         with torch.random.fork_rng(devices=[]):
@@ -179,15 +202,7 @@ def convert(record: BackboneRecord, *, tensors: Mapping[str, np.ndarray[Any, Any
             fit_weights(model, tensors, name=record.name)
         network = PooledStages(model, mean=record.mean, std=record.std)
         network.drop_repeated(_noise(record.input_size, record.input_size, seed=1))
-        written, any_size = _exported(record, network)
-    record = dataclasses.replace(record, dim=network.sizes[-1], parameters=record.parameters or parameters)
-    return Conversion(
-        network=written,
-        record=record,
-        layers=layers_from_sizes(named_sizes(network)),
-        any_size=any_size,
-        versions={"torch": torch.__version__, "timm": timm.__version__, "onnx": onnx.__version__},
-    )
+    return network, parameters
 
 
 def _noise(height: int, width: int, *, seed: int, count: int = 2) -> Any:
@@ -219,28 +234,34 @@ def _exported(record: BackboneRecord, network: PooledStages) -> tuple[bytes, boo
             dynamic_axes={"images": {0: "N"} if fixed else {0: "N", 1: "H", 2: "W"}, "features": {0: "N"}},
         )  # fmt: skip
     written = stream.getvalue()
-    difference = _difference(written, network, images[:1])
+    session = _session(written)
+    difference = _difference(session, network, images[:1])
     if not difference <= _TOLERANCE:
         raise BackboneError(
             f"The converted {record.name} differs from PyTorch by {difference:.1e} (relative), more than {_TOLERANCE:g}: it is not used."
         )
     side = record.input_size
     other = _noise(side + 32, max(side - 32, 32), seed=3, count=1)
-    return written, not fixed and _difference(written, network, other) <= _TOLERANCE
+    return written, not fixed and _difference(session, network, other) <= _TOLERANCE
 
 
-def _difference(written: bytes, network: PooledStages, images: Any) -> float:
-    """The largest difference of the file from PyTorch over the layers, relative to the largest value of each; infinite where it fails."""
-    import numpy as np
+def _session(written: bytes) -> Any:
     import onnxruntime
-    import torch
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC  # it runs twice: more would not pay
+    return onnxruntime.InferenceSession(written, options, providers=["CPUExecutionProvider"])
+
+
+def _difference(session: Any, network: PooledStages, images: Any) -> float:
+    """The largest difference of the file from PyTorch over the layers, relative to the largest value of each; infinite where it fails."""
+    import numpy as np
+    import torch
+
     try:
         with torch.inference_mode():
             expected = network(images).numpy()
-        session = onnxruntime.InferenceSession(written, options, providers=["CPUExecutionProvider"])
         found = session.run(["features"], {"images": images.numpy()})[0]
     except Exception:  # a size that the network cannot take; each library has its own exceptions
         return float("inf")

@@ -80,6 +80,13 @@ def check_target(path: Path) -> None:
         RunError: `path` exists and is neither an empty folder nor an earlier run, or its folder cannot be written.
     """
     path = _real(path)
+    try:
+        _check_place(path)
+    except OSError as error:
+        raise RunError(f"The run cannot be written to {path}: {error.strerror or error}. Choose another --out.") from None
+
+
+def _check_place(path: Path) -> None:
     if path.is_dir():
         entries = [entry.name for entry in path.iterdir() if not _is_dross(entry.name)]
         if entries:

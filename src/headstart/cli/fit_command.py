@@ -51,7 +51,7 @@ def fit_command(
     ] = None,
     folds: Annotated[int, typer.Option(metavar="K", help="Also cross-validate over the training part.")] = 0,
     seed: Annotated[int, typer.Option(help="The same seed gives the same result.")] = 0,
-    engine: Annotated[str, typer.Option(metavar="NAME", help="auto, openvino or onnxruntime.")] = "auto",
+    engine: Annotated[str, typer.Option(metavar="NAME", help="auto, openvino, onnxruntime or torch.")] = "auto",
     shard: Annotated[str | None, typer.Option(metavar="I/N", help="Only compute the I-th of N parts of the features.")] = None,
     cache: CacheFolder = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep no features and no converted network.")] = False,

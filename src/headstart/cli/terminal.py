@@ -96,7 +96,6 @@ def print_result(text: str = "", *, style: str | None = None) -> None:
     """Print to stdout: in colour on a terminal, plain in a pipe."""
     if sys.stdout.isatty() and style:
         from rich.console import Console
-
         from rich.text import Text
 
         Console().print(Text(text, style), soft_wrap=True)

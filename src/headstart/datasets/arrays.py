@@ -174,6 +174,8 @@ def read_npz(path: Path) -> Listing:
                 expected = "images and labels (or X and y), or the same with _train, _val and _test"
                 raise DataError(f"{path} holds {shortened(sorted(archive.files))}; expected {expected}")
             read = [(part, image_array(archive[images]), labels_of(archive[labels], None)[0]) for part, images, labels in pairs]
+    except DataError:
+        raise
     except (ValueError, OSError, zipfile.BadZipFile, EOFError, KeyError) as error:
         pickled = " It holds Python objects, which are not loaded; save plain arrays." if "pickle" in str(error).lower() else ""
         raise DataError(f"{path} is not a NumPy archive that can be read: {error}.{pickled}") from None

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from headstart.errors import BackboneError, MissingExtraError, ParameterError
 
-ENGINES = ("auto", "openvino", "onnxruntime")
+ENGINES = ("auto", "openvino", "onnxruntime", "torch")
 Outputs = tuple[npt.NDArray[np.float32], ...]
 
 
@@ -46,6 +46,26 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def check_kind(kind: str) -> str:
+    """Return `kind` if it names an engine.
+
+    Raises:
+        ParameterError: it does not; the message names those there are.
+    """
+    if kind not in ENGINES:
+        raise ParameterError(f"Engine must be one of {', '.join(ENGINES)}, got {kind!r}.")
+    return kind
+
+
+def gpu_is_there() -> bool:
+    """Whether PyTorch could use an NVIDIA GPU, found out without importing PyTorch unless a driver is present."""
+    if not Path("/proc/driver/nvidia/version").exists() or not all(importlib.util.find_spec(name) for name in ("torch", "timm")):
+        return False
+    import torch
+
+    return bool(torch.cuda.is_available())
+
+
 def open_engine(
     network: Path, *, kind: str = "auto", outputs: Sequence[str] = ("features",), size: int = 224, compiled: Path | None = None
 ) -> Engine:
@@ -53,7 +73,7 @@ def open_engine(
 
     Args:
         network: ONNX file, self-contained.
-        kind: ``auto`` (OpenVINO, else ONNX Runtime), ``openvino`` or ``onnxruntime``.
+        kind: ``auto`` (OpenVINO, else ONNX Runtime), ``openvino`` or ``onnxruntime``. For ``torch`` see `TorchEngine`.
         outputs: names of the outputs to compute.
         size: height and width of the images.
         compiled: folder in which OpenVINO may keep what it compiled, so that later starts are faster.
@@ -63,8 +83,11 @@ def open_engine(
         MissingExtraError: the engine asked for is not installed.
         BackboneError: the network is missing or cannot be loaded.
     """
-    if kind not in ENGINES:
-        raise ParameterError(f"Engine must be one of {', '.join(ENGINES)}, got {kind!r}.")
+    check_kind(kind)
+    if kind == "torch":
+        raise ParameterError(
+            "The engine 'torch' runs backbones, for extracting features; a saved run is run by 'openvino' or 'onnxruntime'."
+        )
     if kind == "auto":
         kind = "openvino" if importlib.util.find_spec("openvino") else "onnxruntime"
     if importlib.util.find_spec(kind) is None:

@@ -7,23 +7,30 @@ shifts have a unit Gaussian prior: they follow the class frequencies where there
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import expit, log_expit, log_softmax, softmax
+from scipy.special import expit, log_expit
 
 Floats = npt.NDArray[np.float64]
 
 
-def log_probabilities(logits: npt.NDArray[np.floating], *, multilabel: bool) -> Floats:
-    """Natural logarithms of the probabilities (n, k) that logits stand for."""
-    values: Floats = log_expit(logits) if multilabel else log_softmax(logits, axis=1)
+def _log_softmax(logits: npt.NDArray[Any]) -> Floats:
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    values: Floats = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     return values
 
 
-def probabilities(logits: npt.NDArray[np.floating], *, multilabel: bool) -> Floats:
+def log_probabilities(logits: npt.NDArray[Any], *, multilabel: bool) -> Floats:
+    """Natural logarithms of the probabilities (n, k) that logits stand for."""
+    values: Floats = log_expit(logits) if multilabel else _log_softmax(logits)
+    return values
+
+
+def probabilities(logits: npt.NDArray[Any], *, multilabel: bool) -> Floats:
     """Probabilities (n, k): softmax of the logits, or sigmoid for multi-label."""
-    values: Floats = expit(logits) if multilabel else softmax(logits, axis=1)
+    values: Floats = expit(logits) if multilabel else np.exp(_log_softmax(logits))
     return values
 
 
@@ -32,8 +39,8 @@ def losses(logits: Floats, indicators: npt.NDArray[np.bool_], *, multilabel: boo
     if multilabel:
         values: Floats = -log_expit(np.where(indicators, logits, -logits)).mean(axis=1)
         return values
-    logarithms: Floats = log_softmax(logits, axis=1)
-    return -logarithms[np.arange(len(logits)), indicators.argmax(axis=1)]
+    logarithms = _log_softmax(logits)
+    return np.asarray(-logarithms[np.arange(len(logits)), indicators.argmax(axis=1)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,10 +84,7 @@ def calibrate(
     theta[0] = 1.0
     value = _objective(theta, x, goal, w, multilabel)
     for _ in range(50):
-        gradient, hessian = _derivatives(theta, x, goal, w, multilabel)
-        if not shifts:
-            gradient[1:], hessian[0, 1:], hessian[1:, 0] = 0, 0, 0
-        step = np.linalg.solve(hessian, gradient)
+        step = _newton_step(theta, x, goal, w, multilabel=multilabel) if shifts else _scale_step(theta, x, goal, w, multilabel=multilabel)
         length = 1.0
         while length > 1e-6:
             trial = theta - length * step
@@ -112,11 +116,22 @@ def _objective(theta: Floats, x: Floats, goal: Floats, w: Floats, multilabel: bo
     if multilabel:
         loss = -(goal * log_expit(logits) + (1 - goal) * log_expit(-logits)).sum(axis=1)
     else:
-        loss = -(goal * log_softmax(logits, axis=1)).sum(axis=1)
+        loss = -(goal * _log_softmax(logits)).sum(axis=1)
     return float(w @ loss + 0.5 * _PRIOR * (theta[1:] ** 2).sum())
 
 
-def _derivatives(theta: Floats, x: Floats, goal: Floats, w: Floats, multilabel: bool) -> tuple[Floats, Floats]:
+def _scale_step(theta: Floats, x: Floats, goal: Floats, w: Floats, *, multilabel: bool) -> Floats:
+    """Newton step for the scale alone."""
+    p = probabilities(theta[0] * x, multilabel=multilabel)
+    gradient = w @ ((p - goal) * x).sum(axis=1)
+    curvature = (p * (1 - p) * x * x).sum(axis=1) if multilabel else (p * x * x).sum(axis=1) - (p * x).sum(axis=1) ** 2
+    step = np.zeros(len(theta))
+    step[0] = gradient / (w @ curvature + 1e-9 * len(x))
+    return step
+
+
+def _newton_step(theta: Floats, x: Floats, goal: Floats, w: Floats, *, multilabel: bool) -> Floats:
+    """Newton step for scale and shifts."""
     p = probabilities(theta[0] * x + theta[1:], multilabel=multilabel)
     error = (p - goal) * w[:, None]
     gradient = np.concatenate([[np.vdot(error, x)], error.sum(axis=0) + _PRIOR * theta[1:]])
@@ -131,4 +146,5 @@ def _derivatives(theta: Floats, x: Floats, goal: Floats, w: Floats, multilabel: 
         hessian[1:, 1:] = np.diag(wp.sum(axis=0)) - p.T @ wp
     hessian[0, 1:] = hessian[1:, 0] = cross
     hessian[np.diag_indices(k + 1)] += np.concatenate([[1e-9 * len(x)], np.full(k, _PRIOR)])
-    return gradient, hessian
+    step: Floats = np.linalg.solve(hessian, gradient)
+    return step

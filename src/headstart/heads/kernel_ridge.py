@@ -20,8 +20,8 @@ from headstart.heads.subsample import stratified_rows
 from headstart.heads.targets import ClassWeight, Targets
 from headstart.onnx_graph import OnnxGraph
 
-WIDTHS = (4.0, 2.0, 1.0)
-REGULARISATIONS = (3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
+WIDTHS = (8.0, 4.0, 2.0, 1.0)
+REGULARISATIONS = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
 SELECTION_ROWS = 2000
 
 
@@ -44,7 +44,7 @@ def try_kernel(
     )
     if fit is None:
         return None
-    calibration = calibrate(fit.out_of_sample, targets.indicators, multilabel=targets.multilabel, weights=weights)
+    calibration = calibrate(fit.out_of_sample, targets.indicators, multilabel=targets.multilabel, weights=weights, shifts=False)
     logits = calibration(fit.out_of_sample)
     loss = losses(logits, targets.indicators, multilabel=targets.multilabel)
     return KernelTrial(width, regularisation, logits, float(np.average(loss, weights=weights)))
@@ -62,7 +62,7 @@ def search_kernel(
 ) -> list[KernelTrial]:
     """Walk downhill over the grid of widths and regularisations, one step at a time; all trials, best first.
 
-    The walk starts at the middle of the widths and at regularisation number `start`, by default the middle one.
+    The walk starts at the second width and at regularisation number `start`, by default one past the middle.
     """
     median = median_distance(distances)
     tried: dict[tuple[int, int], KernelTrial | None] = {}
@@ -77,7 +77,7 @@ def search_kernel(
         trial = tried[i, j]
         return np.inf if trial is None else trial.loss
 
-    here = (len(widths) // 2, len(regularisations) // 2 if start is None else start)
+    here = (min(1, len(widths) - 1), 2 * len(regularisations) // 3 if start is None else start)
     while True:
         around = [here, (here[0], here[1] + 1), (here[0], here[1] - 1), (here[0] + 1, here[1]), (here[0] - 1, here[1])]
         best = min(around, key=lambda cell: loss(*cell))

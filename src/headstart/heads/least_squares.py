@@ -141,5 +141,5 @@ def _parts(groups: Groups, n: int) -> Iterator[tuple[Any, npt.NDArray[np.int64] 
 def _solve(matrix: Matrix, right: Matrix) -> Matrix:
     """Solve a small symmetric system that may be singular (a group that is the whole data)."""
     exact = matrix.astype(np.float64)
-    exact[np.diag_indices(len(exact))] += 1e-9 * max(1e-30, float(np.trace(exact)) / len(exact))
+    exact[np.diag_indices(len(exact))] += 1e-12 * max(1e-30, float(np.trace(exact)) / len(exact))
     return np.linalg.solve(exact, right.astype(np.float64)).astype(right.dtype)

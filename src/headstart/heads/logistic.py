@@ -14,7 +14,7 @@ from headstart.heads.subsample import stratified_rows
 from headstart.heads.targets import ClassWeight, Targets
 from headstart.splits import folds
 
-STRENGTHS = tuple(10.0**step for step in range(-2, 4))
+STRENGTHS = tuple(10.0**step for step in range(-1, 4))
 """The path of C, from strong to weak, in units of one over the mean squared norm of the centred features."""
 FINER = 10.0**0.5
 """The step around the best of the path."""

@@ -73,7 +73,9 @@ def encode(y: npt.ArrayLike) -> Targets:
     check_classification_targets(labels)
     classes, codes = np.unique(labels, return_inverse=True)
     if len(classes) < 2:
-        raise ValueError(f"A classifier needs images of at least two classes; all {len(labels)} have the one class {classes[0]!r}.")
+        raise ValueError(
+            f"A classifier needs images of at least two classes; all {len(labels)} have the one class {classes.tolist()[0]!r}."
+        )
     return Targets(classes, codes[:, None] == np.arange(len(classes)), False, labels.dtype)
 
 

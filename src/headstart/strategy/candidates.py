@@ -82,8 +82,8 @@ class Trial:
 
     def candidate(self, targets: Targets, weights: Floats | None, *, chosen: bool) -> Candidate:
         """As evidence."""
-        accuracy, accuracy_error = _mean_and_error(self.right(targets), None)
-        log_loss, log_loss_error = _mean_and_error(self.losses(targets), weights)
+        accuracy, accuracy_error = mean_and_error(self.right(targets), None)
+        log_loss, log_loss_error = mean_and_error(self.losses(targets), weights)
         return Candidate(
             layers=tuple(name for name, _, _ in self.view.layers),
             weights=self.view.weights,
@@ -99,7 +99,7 @@ class Trial:
         )
 
 
-def _mean_and_error(values: Floats, weights: Floats | None) -> tuple[float, float]:
+def mean_and_error(values: Floats, weights: Floats | None) -> tuple[float, float]:
     """Weighted mean and its standard error."""
     w = np.ones(len(values)) if weights is None else weights
     mean = float(np.average(values, weights=w))
@@ -217,10 +217,10 @@ def judge(room: TrialRoom, wanted: Sequence[tuple[str, View]], step: Callable[[]
 
 
 def _is_close(view: View, trials: Sequence[Trial], targets: Targets, weights: Floats | None) -> bool:
-    """Whether some trial on these layers is within one and a half standard errors of the best."""
+    """Whether some trial on these layers is within one standard error of the best."""
     best = min(trials, key=lambda trial: float(np.average(trial.losses(targets), weights=weights)), default=None)
-    gaps = [_mean_and_error(trial.losses(targets) - best.losses(targets), weights) for trial in trials if best and trial.view == view]
-    return not gaps or any(mean <= 1.5 * error for mean, error in gaps)
+    gaps = [mean_and_error(trial.losses(targets) - best.losses(targets), weights) for trial in trials if best and trial.view == view]
+    return not gaps or any(mean <= error for mean, error in gaps)
 
 
 def _promising(trials: Sequence[Trial], targets: Targets, weights: Floats | None) -> list[Trial]:
@@ -228,7 +228,7 @@ def _promising(trials: Sequence[Trial], targets: Targets, weights: Floats | None
     ranked = sorted(trials, key=lambda trial: float(np.average(trial.losses(targets), weights=weights)))
     kept = ranked[:1]
     for trial in ranked[1:]:
-        mean, error = _mean_and_error(trial.losses(targets) - kept[0].losses(targets), weights)
+        mean, error = mean_and_error(trial.losses(targets) - kept[0].losses(targets), weights)
         if mean <= 2 * error and len(kept) < FINALISTS:
             kept.append(trial)
     return kept

@@ -13,7 +13,7 @@ from headstart.errors import DataError, ParameterError, nearest
 from headstart.heads.targets import ClassWeight, Targets, encode
 from headstart.heads.threads import one_thread
 from headstart.maps import LayerLike
-from headstart.strategy.candidates import FINALISTS, Trial, TrialRoom, judge, make_head
+from headstart.strategy.candidates import FINALISTS, Trial, TrialRoom, judge, make_head, mean_and_error
 from headstart.strategy.choice import Choice
 from headstart.strategy.memo import Memo, memo_key, pack, unpack
 from headstart.strategy.pipeline import HeadPipeline
@@ -166,16 +166,22 @@ class _Steps:
 
 
 def pick(trials: Sequence[Trial], targets: Targets, weights: Floats | None) -> Trial:
-    """The simplest of those whose log loss is within one standard error (of the paired difference) of the lowest."""
-    lost = [trial.losses(targets) for trial in trials]
+    """The simplest of those that are as good as the best.
+
+    The best has the lowest product of log loss and error rate: the one is smooth but judges confidence as well, the other is what counts
+    but jumps from image to image. As good is what is within one standard error (of the paired difference) of it in both.
+    """
     w = np.ones(len(targets)) if weights is None else weights
-    best = min(range(len(trials)), key=lambda number: float(w @ lost[number]))
+    lost = [trial.losses(targets) for trial in trials]
+    wrong = [1 - trial.right(targets) for trial in trials]
+    best = min(
+        range(len(trials)),
+        key=lambda number: np.average(lost[number], weights=w) * (np.average(wrong[number], weights=w) + 0.5 / len(targets)),
+    )
 
     def as_good(number: int) -> bool:
-        difference = lost[number] - lost[best]
-        mean = np.average(difference, weights=w)
-        error = np.sqrt((w**2 * (difference - mean) ** 2).sum()) / w.sum()
-        return bool(mean <= error)
+        differences = (lost[number] - lost[best], wrong[number] - wrong[best])
+        return all(mean <= error for mean, error in (mean_and_error(difference, w) for difference in differences))
 
     fair = [number for number in range(len(trials)) if as_good(number)]
     chosen = min(fair, key=lambda number: (SIMPLICITY.index(trials[number].head), trials[number].view.width))

@@ -15,7 +15,7 @@ from headstart.maps import LayerLike
 from headstart.strategy.choice import Candidate, Choice
 from headstart.strategy.pipeline import HeadPipeline
 
-VERSION = 1
+VERSION = 2
 """Changes with anything that changes what is chosen."""
 
 

@@ -1,0 +1,497 @@
+"""The command line as a person meets it: what is printed where, exit codes, and a sentence for everything a hurried person gets wrong."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import io
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from headstart.bundle import load
+from headstart.cli import application
+
+app = importlib.import_module("headstart.cli.application")  # the package has the Typer object under this name
+for _name in app.COMMANDS:
+    importlib.import_module(f"headstart.cli.{_name}_command")
+
+RESULT = re.compile(r"test accuracy (\d\.\d{4}) \[(\d\.\d{4}), (\d\.\d{4})\] on (\d+) images?")
+Cli = Callable[..., Any]
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """Run a command in an empty folder; the result has `code`, `out` (stdout) and `err` (stderr)."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+    def run(*arguments: str | Path) -> SimpleNamespace:
+        given = [str(argument) for argument in arguments]
+        monkeypatch.setattr("sys.argv", ["headstart", *given])
+        done = CliRunner().invoke(application, given)
+        assert "Traceback" not in done.output
+        return SimpleNamespace(code=done.exit_code, out=done.stdout, err=done.stderr)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def run(pictures: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from headstart import FitSettings, fit
+
+    folder = tmp_path_factory.mktemp("runs") / "pictures"
+    fit(pictures, out=folder, settings=FitSettings(head="centroid", cache=cache))
+    return folder
+
+
+@pytest.fixture
+def photo(pictures: Path) -> Path:
+    return pictures / "rings" / "rings 00.png"
+
+
+# fit
+
+
+def test_fit_ends_with_the_result_and_nothing_else_is_asked(cli: Cli, pictures: Path) -> None:
+    done = cli("fit", pictures)
+    assert done.code == 0
+    last = done.out.splitlines()[-1]
+    match = RESULT.fullmatch(last)
+    assert match, last
+    run = Path("runs") / pictures.name
+    metrics = json.loads((run / "manifest.json").read_text("utf-8"))["metrics"]
+    told = [
+        f"{metrics['test_accuracy']:.4f}",
+        *(f"{bound:.4f}" for bound in metrics["test_accuracy_interval"]),
+        str(metrics["test_images"]),
+    ]
+    assert list(match.groups()) == told
+    assert "\x1b" not in done.out + done.err
+    assert done.err.startswith("Reading the data\n")
+    assert "head      " in done.out
+    assert f"next      headstart predict {run} IMAGE" in done.out
+    assert cli("fit", pictures, "-q").out == last + "\n"
+    assert (Path("runs") / f"{pictures.name}-2" / "manifest.json").exists()  # nothing was replaced unasked
+    assert json.loads((run / "manifest.json").read_text("utf-8"))["provenance"]["command"] == f"headstart fit {pictures}"
+
+
+def test_quiet_and_verbose(cli: Cli, pictures: Path) -> None:
+    quiet = cli("fit", pictures, "--head", "centroid", "--out", "a", "-q")
+    assert RESULT.fullmatch(quiet.out.strip())
+    assert quiet.err == ""
+    verbose = cli("fit", pictures, "--head", "centroid", "--out", "a", "-v")
+    assert re.search(r"Choosing the head: \d+\.\d\d s", verbose.err)
+
+
+def test_fit_takes_heads_as_people_write_them(cli: Cli, pictures: Path) -> None:
+    assert cli("fit", pictures, "--head", "kernel-ridge", "-q", "--out", "a").code == 0
+    assert "kernel_ridge" in (Path("a") / "manifest.json").read_text("utf-8")
+
+
+def test_folds_groups_and_columns(cli: Cli, pictures: Path) -> None:
+    rows = [f"{path},{path.parent.name},{path.stem[-1]}" for path in sorted(pictures.glob("*/*.png"))]
+    Path("list.csv").write_text("\n".join(["where,what,who", *rows]), encoding="utf-8")
+    done = cli(
+        "fit", "list.csv", "--head", "centroid", "--folds", "3", "--column", "path=where", "--column", "label=what", "--column", "group=who"
+    )
+    assert done.code == 0, done.err
+    assert re.search(r"folds     cross-validated accuracy \d\.\d{4} \[", done.out)
+    assert "held out by group" in done.out
+    assert Path("runs/list/manifest.json").exists()
+    wrong = cli("fit", "list.csv", "--column", "label:what")
+    assert (wrong.code, wrong.err) == (2, "Error: --column takes path=NAME, label=NAME, split=NAME or group=NAME; got 'label:what'.\n")
+
+
+def test_refused_images_are_told(cli: Cli, pictures: Path) -> None:
+    shutil.copytree(pictures, "data")
+    Path("data/rings/broken.jpg").write_bytes(b"\xff\xd8\xff rubbish")
+    done = cli("fit", "data", "--head", "centroid")
+    assert done.code == 0
+    assert "Warning: 1 of 61 images cannot be read and are left out:\n  " in done.err
+    assert "left out  1 unreadable image, listed in the run's manifest.json" in done.out
+
+
+def test_a_leak_is_told_before_the_score(cli: Cli, pictures: Path) -> None:
+    shutil.copytree(pictures, "data/train")
+    shutil.copytree(pictures, "data/test")
+    done = cli("fit", "data", "--head", "centroid")
+    assert "Warning: 60 test images are exact copies of training images" in done.err
+    assert "beware    the score cannot be believed before this is settled: 60 test images" in done.out
+
+
+def test_a_fit_inside_the_data_folder(cli: Cli, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(pictures, "data")
+    monkeypatch.chdir("data")
+    for name in ("data", "data-2"):
+        done = cli("fit", ".", "--head", "centroid", "-q")
+        assert RESULT.fullmatch(done.out.strip())
+        assert load(Path("runs") / name).classes == ("checks", "rings", "stripes")
+
+
+def test_shards(cli: Cli, pictures: Path) -> None:
+    for index in (1, 2):
+        done = cli("fit", pictures, "--shard", f"{index}/2", "--cache", f"c{index}", "-q")
+        assert done.code == 0
+        assert done.out.startswith(f"shard {index}/2: 30 images, 30 computed now, kept in ")
+        assert done.out.count("\n") == 1
+    merged = cli("cache", "merge", "c1", "c2/features.sqlite", "--cache", "both")
+    assert [line.split(": ")[1] for line in merged.out.splitlines()] == ["30 added, 0 already there"] * 2
+    shown = cli("cache", "show", "--cache", "both")
+    assert "60 images" in shown.out
+    assert cli("fit", pictures, "--cache", "both", "--head", "centroid", "-q").code == 0
+    assert cli("cache", "verify", "--cache", "both").out.startswith("60 vectors are whole, 0 are damaged\n")
+    pruned = cli("cache", "prune", "--older-than", "0", "--cache", "both")
+    assert pruned.code == 0
+    assert cli("cache", "show", "--cache", "nothing").err.startswith("Error: ")
+
+
+def test_damage_that_is_not_repaired_is_a_failure(cli: Cli, pictures: Path) -> None:
+    import sqlite3
+
+    cli("fit", pictures, "--shard", "1/6", "--cache", "c", "-q")
+    with sqlite3.connect("c/features.sqlite") as store:
+        table = next(name for (name,) in store.execute("SELECT name FROM sqlite_master WHERE type='table' AND sql LIKE '%vector%'"))
+        store.execute(f"UPDATE {table} SET vector = zeroblob(length(vector)) WHERE rowid IN (SELECT rowid FROM {table} LIMIT 1)")
+    store.close()
+    done = cli("cache", "verify", "--cache", "c")
+    assert (done.code, "9 vectors are whole, 1 are damaged" in done.out) == (1, True)
+    assert cli("cache", "verify", "--repair", "--cache", "c").code == 0
+    assert cli("cache", "verify", "--cache", "c").code == 0
+
+
+# predict
+
+
+def test_predict_as_a_table(cli: Cli, run: Path, photo: Path) -> None:
+    done = cli("predict", run, photo)
+    assert done.code == 0
+    assert re.fullmatch(re.escape(str(photo)) + r" +rings \d\.\d{4}\n", done.out)
+    assert done.err == ""
+    top = cli("predict", run, photo, "--top", "9").out
+    assert len(re.findall(r"\d\.\d{4}", top)) == 3
+
+
+def test_a_run_that_was_replaced_is_not_mixed_up_with_the_old_one(cli: Cli, pictures: Path, photo: Path) -> None:
+    """The engine keeps what it compiled, and must know one model from the other though their path is the same."""
+    shutil.copytree(pictures, "data")
+    for name in ("rings", "stripes"):
+        assert cli("fit", "data", "--head", "centroid", "--out", "run", "-q").code == 0
+        assert f" {name} " in cli("predict", "run", photo).out
+        for old, new in (("rings", "x"), ("stripes", "rings"), ("x", "stripes")):
+            Path("data", old).rename(Path("data", new))
+
+
+def test_predict_as_csv(cli: Cli, run: Path, pictures: Path) -> None:
+    Path('odd,name "x".png').write_bytes((pictures / "checks" / "checks 00.png").read_bytes())
+    Path("broken.png").write_bytes(b"no image")
+    done = cli("predict", run, pictures / "rings", 'odd,name "x".png', "broken.png", "--format", "csv", "--top", "2")
+    assert done.code == 0
+    assert done.out.startswith("path,label,probability,")
+    rows = list(csv.DictReader(io.StringIO(done.out)))
+    assert len(rows) == 22
+    assert rows[20]["path"] == 'odd,name "x".png'
+    assert rows[20]["label"] == "checks"
+    assert float(rows[0]["probability"]) >= float(rows[0]["probability_2"]) > 0
+    assert (rows[21]["label"], rows[21]["probability"]) == ("", "")
+    assert rows[21]["error"].startswith("not an image of a known format")
+    assert "Warning: broken.png: not an image" in done.err
+
+
+def test_predict_as_json(cli: Cli, run: Path, photo: Path) -> None:
+    Path("broken.png").write_bytes(b"no image")
+    done = cli("predict", run, "broken.png", photo, "--format", "json", "--top", "2")
+    found = json.loads(done.out)
+    assert found[0]["path"] == "broken.png"
+    assert "label" not in found[0]
+    assert found[1]["label"] == "rings"
+    assert found[1]["top"][0]["label"] == "rings"
+
+
+def test_nothing_that_can_be_read_is_bad_input(cli: Cli, run: Path) -> None:
+    Path("notes.txt").write_text("dear diary")
+    done = cli("predict", run, "notes.txt")
+    assert done.code == 2
+    assert "notes.txt  refused: not an image of a known format" in done.out
+    assert "bug" not in done.err
+
+
+def test_names_that_would_move_the_cursor(cli: Cli, run: Path, photo: Path) -> None:
+    name = "a\x1b[2J\n.png"
+    shutil.copy(photo, name)
+    assert "\x1b" not in cli("predict", run, name).out
+
+
+def test_several_labels(cli: Cli, pictures: Path, photo: Path) -> None:
+    rows = [f"{path},{path.parent.name};seen" for path in sorted(pictures.glob("*/*.png"))]
+    rows += [f"{Path(shutil.copy(photo, f'copy {index}.png'))}," for index in range(1)]
+    Path("list.csv").write_text("\n".join(["path,label", *rows]), encoding="utf-8")
+    assert cli("fit", "list.csv", "--head", "ridge", "--out", "many", "-q").code == 0
+    assert "rings" in next(csv.DictReader(io.StringIO(cli("predict", "many", photo, "--format", "csv").out)))["label"].split(";")
+    assert "rings" in json.loads(cli("predict", "many", photo, "--format", "json").out)[0]["label"]
+
+
+# evaluate, check, backbones, demo
+
+
+def test_evaluate(cli: Cli, run: Path, pictures: Path) -> None:
+    done = cli("evaluate", run, run / "split.csv", "--part", "test", "--out", "scores.json", "--picture", "matrix.png")
+    assert done.code == 0
+    metrics = load(run).metrics
+    assert done.out.splitlines()[-1] == f"test accuracy {metrics['test_accuracy']:.4f} " + (
+        "[{:.4f}, {:.4f}] on 12 images".format(*metrics["test_accuracy_interval"])
+    )
+    assert json.loads(Path("scores.json").read_text("utf-8"))["accuracy"] == metrics["test_accuracy"]
+    assert Path("matrix.png").read_bytes().startswith(b"\x89PNG")
+    quiet = cli("evaluate", run, pictures, "-q")
+    assert RESULT.fullmatch(quiet.out.strip())
+
+
+def test_evaluate_on_strange_classes(cli: Cli, run: Path, pictures: Path) -> None:
+    shutil.copytree(pictures / "rings", "data/rings")
+    shutil.copytree(pictures / "checks", "data/cheks")
+    done = cli("evaluate", run, "data")
+    assert done.code == 2
+    assert "cheks" in done.err
+    assert "Did you mean checks?" in done.err
+
+
+def test_check(cli: Cli, pictures: Path) -> None:
+    shutil.copytree(pictures, "data")
+    shutil.copy("data/rings/rings 00.png", "data/checks/same.png")
+    done = cli("check", "data", "--out", "findings.json")
+    assert done.code == 0
+    assert "exact copies of files in another class" in done.out
+    assert json.loads(Path("findings.json").read_text("utf-8"))["images"] == 61
+    assert cli("check", "data", "-q").out == done.out.splitlines()[-1] + "\n"
+
+
+def test_backbones(cli: Cli) -> None:
+    table = cli("backbones", "--sort", "top1").out
+    assert "tf_efficientnet_lite0 *" in table
+    shown = cli("backbones", "VGG16")
+    assert shown.code == 0
+    assert "138.36 million" in shown.out
+    assert cli("backbones", "VGG17").err.startswith("Error: There is no backbone 'VGG17'")
+    assert cli("backbones", "--sort", "beauty").err.startswith("Error: --sort must be one of name, parameters")
+
+
+def test_demo(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    import headstart.cli.demo_command as demo
+
+    monkeypatch.setattr(demo, "_EACH", 6)
+    done = cli("demo")
+    assert done.code == 0, done.err
+    assert "Wrote 60 scanned digits" in done.out
+    assert "headstart fit YOUR_FOLDER" in done.out
+    assert RESULT.fullmatch(done.out.splitlines()[-1])
+    quiet = cli("demo", "-q")
+    assert RESULT.fullmatch(quiet.out.strip())
+    Path("file").write_text("")
+    assert cli("demo", "--out", "file/x").code == 2
+    Path("mine/run").mkdir(parents=True)
+    Path("mine/run/thesis.txt").write_text("")
+    assert "left as it is" in cli("demo", "--out", "mine").err
+
+
+# What a hurried person gets wrong
+
+
+def test_wrong_data(cli: Cli, pictures: Path, run: Path, photo: Path) -> None:
+    shutil.copytree(pictures, "photos")
+    Path("empty").mkdir()
+    Path("notes.txt").write_text("hello")
+    Path("photos.zip").write_bytes(b"PK")
+    shutil.copytree(pictures / "rings", "one/rings")
+    Path("bad/a").mkdir(parents=True)
+    Path("bad/b").mkdir(parents=True)
+    for name in "ab":
+        for index in range(3):
+            Path(f"bad/{name}/{index}.jpg").write_bytes(b"nothing")
+    for data, message in {
+        "photo": "there is no file or folder 'photo'.* Did you mean photos",
+        "nowhere/photos": "there is no file or folder",
+        "empty": "the folder empty is empty. The layout must be",
+        "photos/rings": "20 images lie directly in photos/rings, and there are no class folders",
+        "one": "there is one class only|no class folders",
+        "bad": "None of the 6 images can be read. The first: bad/a/0.jpg: not an image",
+        "photos.zip": "is an archive; unpack it",
+        "https://example.org/x.zip": "is an address; .*download them first",
+        "torchvisoin:Flowers102": "Did you mean torchvision",
+        str(photo): "is a single image; give the folder that holds the class folders",
+        str(run): "is a run folder, which an earlier `headstart fit` wrote.*headstart predict",
+        "": "there is no file or folder|is empty",
+    }.items():
+        done = cli("fit", data)
+        assert done.code == 2, (data, done.err)
+        assert re.search(message, done.err, re.DOTALL), (data, done.err)
+        assert not Path("runs").exists()
+
+
+def test_wrong_options(cli: Cli, pictures: Path) -> None:
+    Path("file").write_text("")
+    Path("mine").mkdir()
+    Path("mine/thesis.txt").write_text("")
+    for options, message in {
+        ("--backbone", "resnet500"): r"There is no backbone 'resnet500'.*Did you mean ResNet50",
+        ("--head", "kernel-rige"): r"head must be one of .*Did you mean kernel_ridge",
+        ("--engine", "cuda"): r"engine must be one of auto, openvino, onnxruntime, got 'cuda'",
+        ("--fit-image", "stretch"): r"fit_image must be 'crop', 'squash'",
+        ("--class-weight", "equal"): r"class_weight must be 'balanced'",
+        ("--test-share", "1.5"): r"test_share must be above 0 and below 1, got 1.5",
+        ("--folds", "1"): r"folds must be 0 .*or at least 2",
+        ("--folds", "1000"): r"1000 folds need at least 1000 images",
+        ("--folds", "many"): r"Invalid value for '--folds'",
+        ("--seed", "-1"): r"seed must be a whole number",
+        ("--shard", "3/2"): r"--shard must be i/n with i from 1 to n",
+        ("--shard", "1/2", "--no-cache"): r"cannot be combined with --no-cache",
+        ("--group-from", "(("): r"is not a regular expression",
+        ("--group-from", "xyz(1)"): r"xyz",
+        ("--test", "nowhere"): r"there is no file or folder 'nowhere'",
+        ("--test", str(pictures)): r"60 images stand in the training data and in the test data",
+        ("--weights", "absent.pth"): r"absent.pth: no such weight file",
+        ("--weights", "file"): r"file",
+        ("--cache", "file"): r"cache must be a folder, and .*file is a file",
+        ("--out", "mine"): r"mine is a folder that is not an earlier run; it is left as it is",
+        ("--out", "file"): r"file is a file; it is left as it is",
+        ("--out", "file/run"): r"file is a file. Choose another --out",
+        ("--otu", "x"): r"No such option: --otu",
+    }.items():
+        done = cli("fit", pictures, *options)
+        assert done.code == 2, (options, done.err)
+        assert re.search(message, done.err, re.DOTALL), (options, done.err)
+        assert "bug" not in done.err
+
+
+def test_wrong_predictions(cli: Cli, run: Path, pictures: Path, photo: Path) -> None:
+    Path("empty").mkdir()
+    for arguments, message in {
+        (photo, run): rf"is the run: it comes first. Type: headstart predict .*{run.name}",
+        (pictures, photo): r"not a run folder \(it has no manifest.json\)",
+        (run.parent, photo): rf"It holds the runs {run.name}: give one of them",
+        (run.with_name("picturse"), photo): r"no such run folder. Did you mean pictures",
+        (photo, photo): r"is a file and not a run folder",
+        (run, "absent.jpg"): r"absent.jpg: no such file or folder",
+        (run, pictures / "rings" / "rings 0.png"): r"Did you mean rings \d\d.png",
+        (run, "empty"): r"no images at any depth below this folder",
+        (run,): r"Missing argument",
+        (run, photo, "--top", "0"): r"--top must be at least 1, got 0",
+        (run, photo, "--format", "xml"): r"--format must be table, csv or json, got 'xml'",
+        (run, photo, "--engine", "tpu"): r"Engine must be one of auto, openvino, onnxruntime",
+    }.items():
+        done = cli("predict", *arguments)
+        assert done.code == 2, (arguments, done.err)
+        assert re.search(message, done.err, re.DOTALL), (arguments, done.err)
+        assert done.out == ""
+
+
+def test_wrong_evaluations_and_checks(cli: Cli, run: Path, pictures: Path) -> None:
+    for arguments, message in {
+        ("evaluate", pictures, run): r"is the run: it comes first. Type: headstart evaluate",
+        ("evaluate", run, pictures, "--part", "tset"): r"--part must be train, val or test, got 'tset'",
+        ("evaluate", run, pictures, "--part", "test"): r"no images in the part 'test'",
+        ("evaluate", run, pictures, "--out", "no/such.json"): r"there is no folder .*here/no",
+        ("evaluate", run, pictures, "--picture", "."): r"it is a folder. Give the name of a file",
+        ("check", pictures, "--out", "no/such.json"): r"no/such.json cannot be written",
+        ("check", "nowhere"): r"there is no file or folder 'nowhere'",
+        ("cache", "show", "--cache", "nowhere"): r"no features are stored there yet",
+        ("cache", "merge", "nowhere"): r"nowhere",
+        ("cache", "prune", "--older-than", "-1"): r"older_than|older-than|days",
+    }.items():
+        done = cli(*arguments)
+        assert done.code in (1, 2), (arguments, done.err)
+        assert re.search(message, done.err, re.DOTALL), (arguments, done.err)
+        assert "bug" not in done.err
+
+
+def test_a_cache_that_cannot_be_written(cli: Cli, pictures: Path, run: Path, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("file").write_text("")
+    monkeypatch.setenv("HEADSTART_CACHE", str(Path("file/cache").absolute()))
+    done = cli("fit", pictures, "--head", "centroid", "--out", "run", "-q")
+    assert done.code == 0, done.err
+    assert RESULT.fullmatch(done.out.strip())
+    assert done.err.count("Warning") == 1
+    assert "Going on without keeping features" in done.err
+    assert cli("predict", run, photo).code == 0
+    assert cli("fit", pictures, "--shard", "1/2").code == 1
+
+
+# Help, errors, completion
+
+
+@pytest.mark.parametrize("command", [*app.COMMANDS, "cache show", "cache verify", "cache prune", "cache merge"])
+def test_help_of_every_command_has_an_example(cli: Cli, command: str) -> None:
+    for option in ("--help", "-h"):
+        done = cli(*command.split(), option)
+        assert done.code == 0
+        assert re.search(rf"Examples?:\s+headstart {command}", done.out), done.out
+
+
+def test_help_of_the_whole(cli: Cli) -> None:
+    done = cli("--help")
+    assert done.code == 0
+    assert all(re.search(rf"^  {name} .*[^.]\.$", done.out, re.MULTILINE) for name in app.COMMANDS), done.out
+    assert "headstart demo" in done.out
+    assert re.fullmatch(r"headstart \d+\.\d+\.\d+\n", cli("--version").out)
+    nothing = cli()
+    assert "Usage:" in nothing.out + nothing.err
+    assert cli("fit").code == 2
+    assert cli("fti", "x").code == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (KeyboardInterrupt(), 130, "Interrupted. What was finished is kept: the same command goes on from there."),
+        (MemoryError(), 1, "Error: Out of memory."),
+        (OSError(28, "No space left on device", "/x"), 1, "Error: /x: No space left on device"),
+        (OSError("odd"), 1, "Error: odd"),
+        (BrokenPipeError(), 0, ""),
+        (ZeroDivisionError("division"), 1, "Error: ZeroDivisionError: division\nThis is a bug in Headstart. Run again with -v"),
+        (typer.Exit(3), 3, ""),
+    ],
+)
+def test_what_goes_wrong_is_one_sentence_and_a_code(
+    error: BaseException, code: int, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(verbose: bool = False) -> None:
+        raise error
+
+    monkeypatch.setattr("os.dup2", lambda *_: None)
+    monkeypatch.setattr("sys.stdout", SimpleNamespace(fileno=lambda: 1, write=print, flush=lambda: None))
+    with pytest.raises(typer.Exit) as caught:
+        app.guarded(fail)()
+    assert caught.value.exit_code == code
+    assert capsys.readouterr().err.startswith(said)
+    if isinstance(error, ZeroDivisionError):
+        with pytest.raises(ZeroDivisionError):
+            app.guarded(fail)(verbose=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["."], "headstart fit ."),
+        ([".", "--seed", "1"], "headstart fit . --seed 1"),
+        (["fit"], ""),
+        (["--help"], ""),
+        (["nothing"], ""),
+        ([], ""),
+    ],
+)
+def test_a_folder_in_place_of_a_command(arguments: list[str], hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert app._hint_for_a_path(arguments).partition("Did you mean: ")[2] == hint
+
+
+def test_a_run_in_place_of_a_command(run: Path) -> None:
+    assert app._hint_for_a_path([str(run)]).endswith(f"headstart predict {run} IMAGE")
+    assert app._hint_for_a_path([str(run), "x.jpg"]).endswith(f"headstart predict {run} x.jpg")
