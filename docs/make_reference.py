@@ -139,6 +139,7 @@ def signature(thing: Any, *, called: str = "") -> str:
     text = re.sub(r"\((self|cls)(, )?", "(", text, count=1)
     text = re.sub(r"np\.ndarray\[Any, np\.dtype\[([\w.]+)\]\]", r"NDArray[\1]", text).replace("npt.", "").replace("headstart.", "")
     text = re.sub(r"<factory>|<object object at 0x\w+>", "...", text)
+    text = re.sub(r"<(?:function|class) '?([\w.]+)'?(?: at 0x\w+)?>", r"\1", text)
     text = text.removesuffix(" -> None")
     if len(called + text) <= _WIDE:
         return called + text

@@ -28,7 +28,10 @@ class InputError(HeadstartError):
 
 
 class DataError(InputError, ValueError):
-    """A data set, a list or a folder of images cannot be used. (A ValueError too, as scikit-learn's tools expect of bad X and y.)"""
+    """A data set, a list or a folder of images cannot be used.
+
+    It is a ValueError too, as scikit-learn's tools expect of bad X and y.
+    """
 
 
 class ImageError(InputError):

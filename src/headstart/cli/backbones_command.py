@@ -13,7 +13,6 @@ from headstart.cli.terminal import print_result
 if TYPE_CHECKING:
     from headstart.backbones import BackboneRecord
 
-_SORTS = ("name", "parameters", "gflops", "depth", "input_size", "file_size", "top1", "top5")
 _EXAMPLES = """\b
 Examples:
   headstart backbones --sort top1
@@ -26,31 +25,18 @@ Examples:
 @guarded
 def backbones_command(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show everything known of this one.")] = None,
-    sort: Annotated[str, typer.Option(metavar="|".join(_SORTS), help="Best or smallest first.")] = "name",
+    sort: Annotated[str, typer.Option(metavar="KEY", help="Best or smallest first; top1, gflops, parameters, ...")] = "catalogue",
     everything: Annotated[bool, typer.Option("--all", help="Every timm model, not only the catalogue.")] = False,
     verbose: Verbose = False,
 ) -> None:
     """The catalogue of pre-trained backbones: size, cost, ImageNet accuracy, licence. Those marked * come with Headstart, offline."""
-    from headstart.backbones import all_timm_models, catalogue, find
-    from headstart.errors import ParameterError
+    from headstart.backbones import all_timm_models, catalogue, find, sorted_records
 
-    if sort not in _SORTS:
-        raise ParameterError(f"--sort must be one of {', '.join(_SORTS)}, got {sort!r}.")
     if name is not None:
         _show_one(find(name))
         return
-    if everything:
-        records = list(all_timm_models())
-    else:
-        records = list(catalogue())
-    descending = sort in ("top1", "top5")
-    if sort != "name":
-        records.sort(key=lambda record: _sort_key(getattr(record, sort), descending=descending))
-    _show_table(records)
-
-
-def _sort_key(value: float | None, *, descending: bool) -> tuple[bool, float]:
-    return (value is None, 0.0 if value is None else -value if descending else value)
+    records = all_timm_models() if everything else catalogue()
+    _show_table(list(sorted_records(records, key=sort)))
 
 
 def _number(value: float | None, *, scale: float = 1, digits: int = 1) -> str:
