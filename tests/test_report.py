@@ -387,7 +387,7 @@ def test_a_picture_of_multilabel_data_is_refused(tmp_path: Path) -> None:
 def test_pillows_own_font_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from headstart.report import picture
 
-    monkeypatch.setattr(picture, "find_spec", lambda name: None)
+    monkeypatch.setattr(picture, "_SYSTEM_FONTS", ())
     picture._font.cache_clear()
     try:
         confusion_matrix_png(evaluation(("cats", "dogs")), tmp_path / "confusion.png")

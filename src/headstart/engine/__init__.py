@@ -91,7 +91,7 @@ def open_engine(
     if kind == "auto":
         kind = "openvino" if importlib.util.find_spec("openvino") else "onnxruntime"
     if importlib.util.find_spec(kind) is None:
-        raise MissingExtraError(f"The engine {kind!r}", extra="all")
+        raise MissingExtraError(f"The engine {kind!r}", extra=kind)
     try:
         status = network.stat()
     except OSError as error:

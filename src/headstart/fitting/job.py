@@ -155,36 +155,43 @@ def fit(
     readable, held_out = split(dataset.take(features.kept), settings, digests=features.digests)
     findings = check_known(readable, features.digests)
     _say_findings(findings, listener)
-
-    train, test = readable.part("train"), readable.part("test")
     groups = kept_together(readable.groups, features.digests)
+
     listener.stage("Choosing the head")
-    classifier.fit_features(
-        features.values[train], readable.targets[train], groups=None if groups is None else groups[train], refused=features.refused,
-        progress=listener.progress,
-    )  # fmt: skip
+    _learn(classifier, features, readable, groups, listener)
     seconds |= classifier.seconds_
 
     lap = time.perf_counter()
     listener.stage("Testing")
-    probabilities = classifier.choice_.estimator.predict_proba(features.values[test])
-    evaluation = evaluate(probabilities, readable.targets[test], readable.classes)
-    crossed = None
-    if settings.folds:
-        crossed = _cross_validate(features.values, readable, groups, classifier, settings, listener)
+    test = readable.part("test")
+    evaluation = evaluate(classifier.choice_.estimator.predict_proba(features.values[test]), readable.targets[test], readable.classes)
+    crossed = _cross_validate(features.values, readable, groups, classifier, settings, listener) if settings.folds else None
     seconds["testing"] = time.perf_counter() - lap
 
     result = FitResult(
         run=None if out is None else Path(out), dataset=readable, held_out=held_out, classifier=classifier, test=evaluation,
         cross_validation=crossed, refused=features.refused, findings=findings, seconds=seconds,
     )  # fmt: skip
-    if out is not None:
+    if result.run is not None:
         listener.stage("Writing the run")
         lap = time.perf_counter()
-        write_run(Path(out), run_contents(result, features.values, settings=settings, command=command))
+        write_run(result.run, run_contents(result, features.values, settings=settings, command=command))
         seconds["writing"] = time.perf_counter() - lap
     seconds["total"] = time.perf_counter() - started
     return result
+
+
+def _learn(
+    classifier: TransferClassifier, features: Features, dataset: Dataset, groups: npt.NDArray[Any] | None, listener: Listener
+) -> None:
+    train = dataset.part("train")
+    classifier.fit_features(
+        features.values[train],
+        dataset.targets[train],
+        groups=None if groups is None else groups[train],
+        refused=features.refused,
+        progress=listener.progress,
+    )
 
 
 def _check_beforehand(dataset: Dataset, settings: FitSettings) -> None:

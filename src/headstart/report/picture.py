@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from headstart.report.matrix import shades
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw, ImageFont
 
+_SYSTEM_FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "LiberationSans-Regular.ttf", "Arial.ttf", "arial.ttf")
 SIDE = 900  # pixels of the matrix, as long as the cells keep a fair size
 NAMED = 150  # more classes than this have no room for their names
 HIT, MISS, EMPTY = np.array([29, 88, 168]), np.array([214, 96, 10]), np.array([244, 246, 248])
@@ -106,12 +107,10 @@ def _upright(image: Image.Image, words: str, font: Any, place: tuple[int, int], 
 
 @cache
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Return matplotlib's DejaVu Sans, which knows far more scripts, without importing matplotlib; else Pillow's own font."""
+    """Return one of the system's fonts, which know far more scripts than Pillow's own; else that."""
     from PIL import ImageFont
 
-    plotting = find_spec("matplotlib")
-    if plotting is not None and plotting.origin is not None:
-        file = Path(plotting.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
-        if file.is_file():
-            return ImageFont.truetype(str(file), size)
+    for name in _SYSTEM_FONTS:
+        with suppress(OSError):
+            return ImageFont.truetype(name, size)
     return ImageFont.load_default(size)
