@@ -107,6 +107,7 @@ def main() -> None:
             shown.append("\n\n")
         shown.rstrip()
         shown.append("\n")  # else the picture ends in the middle of the last line
+        print(shown.plain)
         terminal(shown, IMAGES / "fit.png", title="headstart")
         photograph(folder / "runs" / name / "report.html", IMAGES / "report.png", width=1000, height=880)
         _smaller(IMAGES / "report.png")

@@ -127,10 +127,10 @@ def prepare(folder: Path) -> None:
     for label, name in enumerate(("zero", "one")):
         target = folder / "scans" / name
         target.mkdir(parents=True)
-        for count, index in enumerate(np.flatnonzero(digits.target == label)[:60]):
+        for count, index in enumerate(np.flatnonzero(digits.target == label)[:32]):
             pixels = np.rint(digits.images[index] * (255 / 16)).astype(np.uint8)
             picture = Image.fromarray(pixels).resize((64, 64), Image.Resampling.BICUBIC)
-            picture.save(target / f"writer{15 * label + count // 4}_{count % 4}.png")
+            picture.save(target / f"writer{8 * label + count // 4}_{count % 4}.png")
 
 
 def tidied(text: str, folder: Path) -> list[str]:
@@ -230,6 +230,8 @@ def alike(documented: list[str], printed: list[str]) -> list[str]:
     """Return the documented lines that were not printed, figures and spaces apart."""
 
     def masked(line: str) -> str:
+        if line.startswith("time "):
+            return "time"  # which stages took long enough to be named differs from machine to machine
         return " ".join(re.sub(r"\d[\d.,]*(e-?\d+)?", "#", line).split())
 
     there = {masked(line) for line in printed}

@@ -20,6 +20,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from headstart import HeadstartError, TransferClassifier, load_backbone
+from headstart.backbones import Backbone
 from headstart.errors import DataError, ParameterError
 from headstart.images import read_image
 
@@ -197,7 +198,7 @@ def test_a_pickle_refuses_another_backbone(fitted: TransferClassifier, data: Dat
     ("parameters", "message"),
     [
         ({"head": "kernel-rige"}, r"head must be one of auto, .*got 'kernel-rige'.*Did you mean kernel_ridge"),
-        ({"engine": "tpu"}, r"engine must be one of auto, openvino, onnxruntime, got 'tpu'"),
+        ({"engine": "tpu"}, r"engine must be one of auto, openvino, onnxruntime, torch, got 'tpu'"),
         ({"fit_image": "stretch"}, r"fit_image must be 'crop', 'squash' or None .*got 'stretch'"),
         ({"seed": -1}, r"seed must be a whole number from 0 to 4294967295, got -1"),
         ({"seed": 1.5}, r"seed must be a whole number"),
@@ -282,12 +283,16 @@ def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path, data: Da
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
-def test_a_cache_that_can_only_be_read_is_used(tmp_path: Path, data: Data, cache: Path) -> None:
-    shutil.copytree(cache / "networks", tmp_path / "cache" / "networks")
+def test_a_cache_that_can_only_be_read_is_used(tmp_path: Path, data: Data, backbone: Backbone) -> None:
+    shutil.copytree(backbone.network.parent, tmp_path / "cache" / "networks")
     (tmp_path / "cache").chmod(stat.S_IRUSR | stat.S_IXUSR)
-    with pytest.warns(RuntimeWarning, match="Going on without keeping features") as caught:
-        TransferClassifier(head="centroid", cache=tmp_path / "cache").fit(data[0][:24], data[1][:24])
-    assert len(caught) == 1
+    try:
+        with pytest.warns(RuntimeWarning, match="Going on without keeping features") as caught:
+            found = TransferClassifier(head="centroid", cache=tmp_path / "cache").fit(data[0][:24], data[1][:24])
+        assert len(caught) == 1
+        assert found.extractor_.backbone.network.parent == tmp_path / "cache" / "networks"
+    finally:
+        (tmp_path / "cache").chmod(stat.S_IRWXU)
 
 
 def test_weights_of_ones_own(data: Data, cache: Path, tmp_path: Path) -> None:

@@ -1,0 +1,172 @@
+"""What a hurried person gets wrong on the command line: each has its sentence, and exit code 2."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from headstart.cli import application
+
+app = importlib.import_module("headstart.cli.application")  # the package has the Typer object under this name
+for _name in app.COMMANDS:
+    importlib.import_module(f"headstart.cli.{_name}_command")
+
+RESULT = re.compile(r"test accuracy (\d\.\d{4}) \[(\d\.\d{4}), (\d\.\d{4})\] on (\d+) images?")
+Cli = Callable[..., Any]
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """Run a command in an empty folder; the result has `code`, `out` (stdout) and `err` (stderr)."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+    def run(*arguments: str | Path) -> SimpleNamespace:
+        given = [str(argument) for argument in arguments]
+        monkeypatch.setattr("sys.argv", ["headstart", *given])
+        done = CliRunner().invoke(application, given)
+        assert "Traceback" not in done.output
+        return SimpleNamespace(code=done.exit_code, out=done.stdout, err=done.stderr)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def run(pictures: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from headstart import FitSettings, fit
+
+    folder = tmp_path_factory.mktemp("runs") / "pictures"
+    fit(pictures, out=folder, settings=FitSettings(head="centroid", cache=cache))
+    return folder
+
+
+@pytest.fixture
+def photo(pictures: Path) -> Path:
+    return pictures / "rings" / "rings 00.png"
+
+
+def test_wrong_data(cli: Cli, pictures: Path, run: Path, photo: Path) -> None:
+    shutil.copytree(pictures, "photos")
+    Path("empty").mkdir()
+    Path("notes.txt").write_text("hello")
+    Path("photos.zip").write_bytes(b"PK")
+    shutil.copytree(pictures / "rings", "one/rings")
+    Path("bad/a").mkdir(parents=True)
+    Path("bad/b").mkdir(parents=True)
+    for name in "ab":
+        for index in range(3):
+            Path(f"bad/{name}/{index}.jpg").write_bytes(b"nothing")
+    for data, message in {
+        "photo": "there is no file or folder 'photo'.* Did you mean photos",
+        "nowhere/photos": "there is no file or folder",
+        "empty": "the folder empty is empty. The layout must be",
+        "photos/rings": "20 images lie directly in photos/rings, and there are no class folders",
+        "one": "there is one class only|no class folders",
+        "bad": "None of the 6 images can be read. The first: bad/a/0.jpg: not an image",
+        "photos.zip": "is an archive; unpack it",
+        "https://example.org/x.zip": "is an address; .*download them first",
+        "torchvisoin:Flowers102": "Did you mean torchvision",
+        str(photo): "is a single image; give the folder that holds the class folders",
+        str(run): "is a run folder, which an earlier `headstart fit` wrote.*headstart predict",
+        "": "there is no file or folder|is empty",
+    }.items():
+        done = cli("fit", data)
+        assert done.code == 2, (data, done.err)
+        assert re.search(message, done.err, re.DOTALL), (data, done.err)
+        assert not Path("runs").exists()
+
+
+def test_wrong_options(cli: Cli, pictures: Path) -> None:
+    Path("file").write_text("")
+    Path("mine").mkdir()
+    Path("mine/thesis.txt").write_text("")
+    for options, message in {
+        ("--backbone", "resnet500"): r"There is no backbone 'resnet500'.*Did you mean (ResNet|resnet)50",
+        ("--head", "kernel-rige"): r"head must be one of .*Did you mean kernel_ridge",
+        ("--engine", "cuda"): r"engine must be one of auto, openvino, onnxruntime, torch, got 'cuda'",
+        ("--fit-image", "stretch"): r"fit_image must be 'crop', 'squash'",
+        ("--class-weight", "equal"): r"class_weight must be 'balanced'",
+        ("--test-share", "1.5"): r"test_share must be above 0 and below 1, got 1.5",
+        ("--folds", "1"): r"folds must be 0 .*or at least 2",
+        ("--folds", "1000"): r"1000 folds need at least 1000 images",
+        ("--folds", "many"): r"Invalid value for '--folds'",
+        ("--seed", "-1"): r"seed must be a whole number",
+        ("--shard", "3/2"): r"--shard must be i/n with i from 1 to n",
+        ("--shard", "1/2", "--no-cache"): r"cannot be combined with --no-cache",
+        ("--group-from", "(("): r"is not a regular expression",
+        ("--group-from", "xyz(1)"): r"xyz",
+        ("--test", "nowhere"): r"there is no file or folder 'nowhere'",
+        ("--test", str(pictures)): r"60 images stand in the training data and in the test data",
+        ("--weights", "absent.pth"): r"absent.pth: no such weight file",
+        ("--weights", "file"): r"file",
+        ("--cache", "file"): r"cache must be a folder, and .*file is a file",
+        ("--out", "mine"): r"mine is a folder that is not an earlier run; it is left as it is",
+        ("--out", "file"): r"file is a file; it is left as it is",
+        ("--out", "file/run"): r"file is a file. Choose another --out",
+        ("--otu", "x"): r"No such option: --otu",
+    }.items():
+        done = cli("fit", pictures, *options)
+        assert done.code == 2, (options, done.err)
+        assert re.search(message, done.err, re.DOTALL), (options, done.err)
+        assert "bug" not in done.err
+
+
+def test_wrong_predictions(cli: Cli, run: Path, pictures: Path, photo: Path) -> None:
+    Path("empty").mkdir()
+    for arguments, message in {
+        (photo, run): rf"is the run: it comes first. Type: headstart predict .*{run.name}",
+        (pictures, photo): r"not a run folder \(it has no manifest.json\)",
+        (run.parent, photo): rf"It holds the runs {run.name}: give one of them",
+        (run.with_name("picturse"), photo): r"no such run folder. Did you mean pictures",
+        (photo, photo): r"is a file and not a run folder",
+        (run, "absent.jpg"): r"absent.jpg: no such file or folder",
+        (run, pictures / "rings" / "rings 0.png"): r"Did you mean rings \d\d.png",
+        (run, "empty"): r"no images at any depth below this folder",
+        (run,): r"Missing argument",
+        (run, photo, "--top", "0"): r"--top must be at least 1, got 0",
+        (run, photo, "--format", "xml"): r"--format must be table, csv or json, got 'xml'",
+        (run, photo, "--engine", "tpu"): r"Engine must be one of auto, openvino, onnxruntime",
+    }.items():
+        done = cli("predict", *arguments)
+        assert done.code == 2, (arguments, done.err)
+        assert re.search(message, done.err, re.DOTALL), (arguments, done.err)
+        assert done.out == ""
+
+
+def test_wrong_evaluations_and_checks(cli: Cli, run: Path, pictures: Path) -> None:
+    for arguments, message in {
+        ("evaluate", pictures, run): r"is the run: it comes first. Type: headstart evaluate",
+        ("evaluate", run, pictures, "--part", "tset"): r"--part must be train, val or test, got 'tset'",
+        ("evaluate", run, pictures, "--part", "test"): r"no images in the part 'test'",
+        ("evaluate", run, pictures, "--out", "no/such.json"): r"there is no folder .*here/no",
+        ("evaluate", run, pictures, "--picture", "."): r"it is a folder. Give the name of a file",
+        ("check", pictures, "--out", "no/such.json"): r"no/such.json cannot be written",
+        ("check", "nowhere"): r"there is no file or folder 'nowhere'",
+        ("cache", "show", "--cache", "nowhere"): r"no features are stored there yet",
+        ("cache", "merge", "nowhere"): r"nowhere",
+        ("cache", "prune", "--older-than", "-1"): r"older_than|older-than|days",
+    }.items():
+        done = cli(*arguments)
+        assert done.code in (1, 2), (arguments, done.err)
+        assert re.search(message, done.err, re.DOTALL), (arguments, done.err)
+        assert "bug" not in done.err
+
+
+def test_a_cache_that_cannot_be_written(cli: Cli, pictures: Path, run: Path, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("file").write_text("")
+    monkeypatch.setenv("HEADSTART_CACHE", str(Path("file/cache").absolute()))
+    done = cli("fit", pictures, "--head", "centroid", "--out", "run", "-q")
+    assert done.code == 0, done.err
+    assert RESULT.fullmatch(done.out.strip())
+    assert done.err.count("Warning") == 1
+    assert "Going on without keeping features" in done.err
+    assert cli("predict", run, photo).code == 0
+    assert cli("fit", pictures, "--shard", "1/2").code == 1
