@@ -251,8 +251,7 @@ def _prepare(wanted: _Wanted, *, announce: Say | None = None, warn: Say | None =
         preprocessing = backbone.preprocessing
         if wanted.fit_image is not None:
             preprocessing = replace(preprocessing, fit=wanted.fit_image)
-        compiled = folder / "compiled" if _is_writable(folder) else None
-        return BackboneExtractor(backbone, preprocessing=preprocessing, engine=wanted.engine, weights=wanted.weights, compiled=compiled)
+        return BackboneExtractor(backbone, preprocessing=preprocessing, engine=wanted.engine, weights=wanted.weights)
 
     cache = None
     if wanted.cache is not None:

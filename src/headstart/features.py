@@ -64,7 +64,6 @@ class BackboneExtractor:
         preprocessing: how an image becomes the network's input; the backbone's own by default.
         engine: ``auto`` (PyTorch where it finds an NVIDIA GPU, else OpenVINO, else ONNX Runtime), ``openvino``, ``onnxruntime``, ``torch``.
         weights: as given to `load_backbone`; the engine ``torch`` reads them again.
-        compiled: folder in which OpenVINO may keep what it compiled.
         warn: called with one line when the store cannot be used any longer; extraction goes on without it.
     """
 
@@ -75,14 +74,12 @@ class BackboneExtractor:
         preprocessing: Preprocessing | None = None,
         engine: str = "auto",
         weights: str | Path | None = None,
-        compiled: Path | None = None,
         warn: Callable[[str], None] | None = None,
     ) -> None:
         self.backbone = backbone
         self.preprocessing = preprocessing or backbone.preprocessing
         self._engine_kind = check_kind(engine)
         self._weights = weights
-        self._compiled = compiled
         self._warn = warn or (lambda message: None)
 
     @property
@@ -108,7 +105,7 @@ class BackboneExtractor:
             from headstart.engine.torch_engine import TorchEngine
 
             return TorchEngine(torch_network(self.backbone, weights=self._weights))
-        return open_engine(self.backbone.network, kind=self._engine_kind, size=self.preprocessing.size, compiled=self._compiled)
+        return open_engine(self.backbone.network, kind=self._engine_kind, size=self.preprocessing.size)
 
     def __call__(
         self,

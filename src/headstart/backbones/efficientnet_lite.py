@@ -203,10 +203,10 @@ def build(variant: int, tensors: Mapping[str, Array], *, mean: tuple[float, ...]
     """
     graph = OnnxGraph()
     writer = _Writer(_Weights(variant, tensors), graph)
-    value = graph.node("Transpose", "images", perm=[0, 3, 1, 2])
-    value = graph.node("Cast", value, to=1)
-    value = graph.node("Mul", value, graph.constant(1.0 / (255.0 * np.asarray(std)).reshape(1, 3, 1, 1)))
-    value = graph.node("Sub", value, graph.constant((np.asarray(mean) / np.asarray(std)).reshape(1, 3, 1, 1)))
+    value = graph.node("Cast", "images", to=1)
+    value = graph.node("Mul", value, graph.constant(1.0 / (255.0 * np.asarray(std))))
+    value = graph.node("Sub", value, graph.constant(np.asarray(mean) / np.asarray(std)))
+    value = graph.node("Transpose", value, perm=[0, 3, 1, 2])  # last: OpenVINO then joins it with its own change of memory format
     value = writer.convolution(value, inputs=3, outputs=_STEM_CHANNELS, kernel=3, stride=2)
     channels, pooled = _STEM_CHANNELS, []
     for stage in stages(variant):

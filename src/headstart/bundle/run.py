@@ -78,11 +78,10 @@ class Run:
         manifest: everything that `manifest.json` says.
     """
 
-    def __init__(self, path: Path, manifest: dict[str, Any], *, engine: str = "auto", compiled: Path | None = None) -> None:
+    def __init__(self, path: Path, manifest: dict[str, Any], *, engine: str = "auto") -> None:
         self.path = path
         self.manifest = manifest
         self._engine_kind = engine
-        self._compiled = compiled
 
     def __repr__(self) -> str:
         return f"<Run {self.path}: {len(self.classes)} classes, {self.manifest['backbone'].get('name')}>"
@@ -115,7 +114,6 @@ class Run:
             kind=self._engine_kind,
             outputs=("probabilities",),
             size=self.preprocessing.size,
-            compiled=self._compiled,
         )
 
     def predict(self, images: Images, *, progress: Progress | None = None) -> Predictions:
@@ -174,13 +172,12 @@ class Run:
         return evaluate(predictions.probabilities, dataset.targets[predictions.kept], self.classes), predictions
 
 
-def load(path: str | Path, *, engine: str = "auto", compiled: Path | None = None) -> Run:
+def load(path: str | Path, *, engine: str = "auto") -> Run:
     """Open a run folder.
 
     Args:
         path: the folder that ``headstart fit`` wrote.
         engine: ``auto``, ``openvino`` or ``onnxruntime``.
-        compiled: folder in which OpenVINO may keep what it compiled.
 
     Raises:
         RunError: not a run folder, a file that is missing or differs from its digest, or a protocol newer than this version's.
@@ -203,7 +200,7 @@ def load(path: str | Path, *, engine: str = "auto", compiled: Path | None = None
             raise RunError(f"{file}: has been changed since the run was written (its SHA-256 differs). {_AGAIN}")
     if MODEL not in manifest["files"]:
         raise RunError(f"{path}: the manifest lists no {MODEL}. Fit again.")
-    return Run(path, manifest, engine=engine, compiled=compiled)
+    return Run(path, manifest, engine=engine)
 
 
 def is_run(path: Path) -> bool:

@@ -24,7 +24,6 @@ def demo_command(
     verbose: Verbose = False,
 ) -> None:
     """See the whole thing on real images that come with scikit-learn: 1,000 handwritten digits. Offline, half a minute at most."""
-    from headstart import locations
     from headstart.bundle import check_target, load
     from headstart.errors import ParameterError
     from headstart.fitting import FitSettings, fit
@@ -44,7 +43,7 @@ def demo_command(
         result = fit(images, out=run, settings=settings, listener=listener, command=command)
     some = list(result.dataset.take(result.dataset.part("test")).images)[:: max(1, result.test.images // 5)][:5]
     tell("$ " + shlex.join(["headstart", "predict", str(run), *map(str, some)]))
-    predictions = load(run, compiled=locations.cache_folder(cache) / "compiled").predict(some)
+    predictions = load(run).predict(some)
     for path, label, row in zip(some, predictions.labels, predictions.probabilities, strict=True):
         tell(f"{path}  {label}  {row.max():.4f}")
     tell()

@@ -32,7 +32,6 @@ def evaluate_command(
     verbose: Verbose = False,
 ) -> None:
     """Test a run on labelled images: the saved model itself, from pixels to probabilities."""
-    from headstart import locations
     from headstart.bundle import is_run, load
     from headstart.datasets import read_dataset
     from headstart.errors import DataError, ParameterError, RunError
@@ -42,7 +41,7 @@ def evaluate_command(
     check_writable(out, picture)
     if not is_run(run) and is_run(Path(data)):
         raise RunError(f"{data} is the run: it comes first. Type: headstart evaluate {shlex.quote(data)} {shlex.quote(str(run))}")
-    opened = load(run, engine=engine, compiled=locations.cache_folder() / "compiled")
+    opened = load(run, engine=engine)
     dataset = read_dataset(data, classes=opened.classes)
     if part is not None:
         dataset = dataset.take(dataset.part(part))

@@ -41,7 +41,7 @@ def fit_command(
     out: Annotated[Path | None, typer.Option(metavar="RUN", help="Run folder to write. [default: runs/NAME-OF-DATA]")] = None,
     backbone: Annotated[str, typer.Option(metavar="NAME", help="See `headstart backbones`.")] = "efficientnet_lite0",
     weights: Annotated[Path | None, typer.Option(metavar="FILE", help="Backbone weights: .safetensors, or .pth (read safely).")] = None,
-    head: Annotated[str, typer.Option(metavar="NAME", help="auto, logistic, ridge, kernel-ridge, neighbours or centroid.")] = "auto",
+    head: Annotated[str, typer.Option(metavar="NAME", help="auto, logistic, ridge, kernel_ridge, neighbours or centroid.")] = "auto",
     class_weight: Annotated[str | None, typer.Option(metavar="balanced", help="Let every class count the same.")] = None,
     fit_image: Annotated[str | None, typer.Option(metavar="crop|squash", help="Cut the centre, or keep the whole image.")] = None,
     test_share: Annotated[float, typer.Option(help="Share held out where there is no test part.")] = 0.2,

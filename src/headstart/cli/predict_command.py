@@ -41,7 +41,6 @@ def predict_command(
     CSV begins with the columns path,label,probability. Images that cannot be read are named on stderr and have an empty label; the exit
     code is 2 when that is all of them.
     """
-    from headstart import locations
     from headstart.bundle import load
     from headstart.datasets import list_images
     from headstart.errors import ParameterError
@@ -51,7 +50,7 @@ def predict_command(
     if top < 1:
         raise ParameterError(f"--top must be at least 1, got {top}.")
     _check_order(run, images)
-    opened = load(run, engine=engine, compiled=locations.cache_folder() / "compiled")
+    opened = load(run, engine=engine)
     paths = list_images(images)
     with TerminalListener(quiet=quiet, verbose=verbose) as listener:
         if len(paths) > 1:

@@ -66,9 +66,7 @@ def gpu_is_there() -> bool:
     return bool(torch.cuda.is_available())
 
 
-def open_engine(
-    network: Path, *, kind: str = "auto", outputs: Sequence[str] = ("features",), size: int = 224, compiled: Path | None = None
-) -> Engine:
+def open_engine(network: Path, *, kind: str = "auto", outputs: Sequence[str] = ("features",), size: int = 224) -> Engine:
     """Open a network for running.
 
     Args:
@@ -76,7 +74,6 @@ def open_engine(
         kind: ``auto`` (OpenVINO, else ONNX Runtime), ``openvino`` or ``onnxruntime``. For ``torch`` see `TorchEngine`.
         outputs: names of the outputs to compute.
         size: height and width of the images.
-        compiled: folder in which OpenVINO may keep what it compiled, so that later starts are faster.
 
     Raises:
         ParameterError: an unknown kind.
@@ -96,16 +93,16 @@ def open_engine(
         status = network.stat()
     except OSError as error:
         raise BackboneError(f"{network}: cannot be opened ({error.strerror}).") from None
-    return _opened(kind, network, (status.st_mtime_ns, status.st_size, status.st_ino), tuple(outputs), size, compiled)
+    return _opened(kind, network, (status.st_mtime_ns, status.st_size, status.st_ino), tuple(outputs), size)
 
 
 @lru_cache(maxsize=4)
-def _opened(kind: str, network: Path, version: tuple[int, ...], outputs: tuple[str, ...], size: int, compiled: Path | None) -> Engine:
+def _opened(kind: str, network: Path, version: tuple[int, ...], outputs: tuple[str, ...], size: int) -> Engine:
     """Engines are kept: opening one costs 0.3 s, and cross-validation asks for the same one again and again."""
     if kind == "openvino":
         from headstart.engine.openvino_engine import OpenVinoEngine
 
-        return OpenVinoEngine(network, outputs=outputs, size=size, compiled=compiled)
+        return OpenVinoEngine(network, outputs=outputs, size=size)
     from headstart.engine.onnxruntime_engine import OnnxRuntimeEngine
 
     return OnnxRuntimeEngine(network, outputs=outputs)

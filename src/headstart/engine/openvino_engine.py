@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -22,7 +21,7 @@ class OpenVinoEngine:
 
     name = "openvino"
 
-    def __init__(self, network: Path, *, outputs: tuple[str, ...], size: int, compiled: Path | None = None) -> None:
+    def __init__(self, network: Path, *, outputs: tuple[str, ...], size: int) -> None:
         import openvino as ov
 
         self._ov = ov
@@ -37,7 +36,7 @@ class OpenVinoEngine:
         try:
             model = core.read_model(network)
             model.reshape({model.inputs[0]: [1, size, size, 3]})
-            self._compiled = _compile(core, model, settings, compiled)
+            self._compiled = core.compile_model(model, "CPU", settings)
             self._indices = [self._compiled.outputs.index(self._compiled.output(name)) for name in outputs]
         except RuntimeError as error:
             raise BackboneError(f"{network}: OpenVINO cannot load this network ({str(error).splitlines()[-1][:200]}).") from None
@@ -69,11 +68,3 @@ class OpenVinoEngine:
         while following in done:
             yield done.pop(following)
             following += 1
-
-
-def _compile(core: Any, model: Any, settings: dict[str, Any], compiled: Path | None) -> Any:
-    """Compile, keeping the result in the folder `compiled`; where that cannot be written, nothing is kept."""
-    if compiled is not None:
-        with contextlib.suppress(RuntimeError):
-            return core.compile_model(model, "CPU", {**settings, "CACHE_DIR": str(compiled)})
-    return core.compile_model(model, "CPU", settings)

@@ -22,7 +22,7 @@ from headstart.datasets.dataset import printable, relative_name
 from headstart.report import EvidenceRow, Finding, RunReport, write_report
 
 if TYPE_CHECKING:
-    from headstart.fitting.job import FitResult
+    from headstart.fitting.result import FitResult
     from headstart.fitting.settings import FitSettings
 
 _PACKAGES = ("numpy", "scipy", "scikit-learn", "openvino", "onnxruntime", "onnx", "pillow", "simplejpeg", "timm", "torch")
@@ -70,32 +70,11 @@ def evidence_rows(result: FitResult) -> list[EvidenceRow]:
     """What was tried, as the report tells it."""
     return [
         EvidenceRow(
-            layers=_named(row.layers, result), head=row.head, settings=row.hyperparameters, accuracy=row.accuracy,
+            layers=row.view, head=row.head.replace("_", " "), settings=row.hyperparameters, accuracy=row.accuracy,
             error=row.accuracy_error, log_loss=row.log_loss, seconds=row.seconds, chosen=row.chosen,
         )
         for row in result.choice.evidence
     ]  # fmt: skip
-
-
-def _named(layers: tuple[str, ...], result: FitResult) -> str:
-    """Layers in few words: runs of neighbours are joined."""
-    order = [layer.name for layer in result.classifier.extractor_.layers]
-    if set(layers) == set(order) and len(order) > 1:
-        return "all layers"
-    runs: list[list[str]] = []
-    for name in sorted(layers, key=order.index):
-        if runs and order.index(runs[-1][-1]) + 1 == order.index(name):
-            runs[-1].append(name)
-        else:
-            runs.append([name])
-    return ", ".join(run[0] if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs)
-
-
-def head_in_words(result: FitResult) -> str:
-    """The chosen head, for example ``kernel-ridge on stage1 to stage7 (width 1, ridge 0.01)``."""
-    chosen = next(row for row in evidence_rows(result) if row.chosen)
-    settings = ", ".join(f"{name} {value:.3g}" for name, value in chosen.settings.items())
-    return f"{chosen.head} on {chosen.layers}" + (f" ({settings})" if settings else "")
 
 
 def _plain(row: EvidenceRow) -> dict[str, Any]:
@@ -186,13 +165,13 @@ def _report(result: FitResult, provenance: dict[str, Any], command: str) -> RunR
     return RunReport(
         title=printable(Path(dataset.source).resolve().name or dataset.source),
         evaluation=result.test,
-        held_out=result.held_out,
+        held_out=f"Tested on {result.held_out}.",
         counts={part: dataset.counts(part) for part in ("train", "test")},
         backbone=record.name,
         backbone_licence=record.licence or "unknown",
         backbone_source=extractor.backbone.weights_source,
         features=f"pooled outputs of {len(extractor.layers)} stages ({extractor.dim} numbers) at {extractor.preprocessing.size} px",
-        head=head_in_words(result),
+        head=result.head,
         evidence=tuple(evidence_rows(result)),
         reason=result.choice.reason,
         times=result.seconds,

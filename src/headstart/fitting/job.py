@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,62 +14,16 @@ from headstart.audit import Finding, check_known
 from headstart.bundle import check_target, is_run, write_run
 from headstart.classifier import TransferClassifier
 from headstart.datasets import Dataset, read_dataset
-from headstart.errors import DataError, ImageError, ParameterError, StoreError
+from headstart.errors import DataError, ParameterError, StoreError
 from headstart.evaluate import Evaluation, evaluate
 from headstart.features import Features
-from headstart.fitting.contents import head_in_words, run_contents
+from headstart.fitting.contents import run_contents
 from headstart.fitting.parts import kept_together, split
+from headstart.fitting.result import FitResult, ShardResult
 from headstart.fitting.settings import FitSettings, Shard
 from headstart.progress import Listener
 from headstart.splits import folds
-from headstart.strategy import Choice, choose_head
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class FitResult:
-    """What came of a fit.
-
-    Attributes:
-        run: the run folder, or None when none was asked for.
-        dataset: what was read, with its final parts (``train`` or ``test`` for every image).
-        held_out: a sentence on where the test part came from.
-        classifier: the fitted classifier.
-        test: the evaluation on the test part.
-        cross_validation: the evaluation over the folds of the training part, if asked for.
-        refused: images that could not be read, with their reasons.
-        findings: what is known to be wrong with the data, the gravest first.
-        seconds: time by stage.
-    """
-
-    run: Path | None
-    dataset: Dataset
-    held_out: str
-    classifier: TransferClassifier
-    test: Evaluation
-    cross_validation: Evaluation | None
-    refused: tuple[ImageError, ...]
-    findings: tuple[Finding, ...] = ()
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def choice(self) -> Choice:
-        """The head and the evidence for it."""
-        return self.classifier.choice_
-
-    @property
-    def head(self) -> str:
-        """The chosen head in words."""
-        return head_in_words(self)
-
-
-@dataclass(frozen=True)
-class ShardResult:
-    """What came of one shard: how many images it had, how many were computed now, and the store that now has them."""
-
-    images: int
-    computed: int
-    refused: tuple[ImageError, ...]
-    store: Path
+from headstart.strategy import choose_head
 
 
 def _read(data: str | Path | Dataset, settings: FitSettings) -> Dataset:

@@ -85,6 +85,7 @@ class Trial:
         accuracy, accuracy_error = mean_and_error(self.right(targets), None)
         log_loss, log_loss_error = mean_and_error(self.losses(targets), weights)
         return Candidate(
+            view=self.view.name,
             layers=tuple(name for name, _, _ in self.view.layers),
             weights=self.view.weights,
             head=self.head,

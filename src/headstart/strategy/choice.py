@@ -16,6 +16,7 @@ class Candidate:
     """One thing that was tried.
 
     Attributes:
+        view: which layers, in words.
         layers: names of the layers whose features it used; weights: how much each counts, or None where they count the same.
         head: its name.
         hyperparameters: as used.
@@ -26,6 +27,7 @@ class Candidate:
         chosen: whether it won.
     """
 
+    view: str
     layers: tuple[str, ...]
     weights: tuple[float, ...] | None = None
     head: str
