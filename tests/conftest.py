@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -60,3 +63,41 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for index in range(20):
             Image.fromarray(draw(kind, 100 * kind + index)).save(folder / name / f"{name} {index:02d}.png")
     return folder
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., SimpleNamespace]:
+    """Run a command in an empty folder; the result has `code`, `out` (stdout) and `err` (stderr)."""
+    from typer.testing import CliRunner
+
+    from headstart.cli import application
+
+    for name in importlib.import_module("headstart.cli.application").COMMANDS:
+        importlib.import_module(f"headstart.cli.{name}_command")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+    def run(*arguments: str | Path) -> SimpleNamespace:
+        given = [str(argument) for argument in arguments]
+        monkeypatch.setattr("sys.argv", ["headstart", *given])
+        done = CliRunner().invoke(application, given)
+        assert "Traceback" not in done.output
+        return SimpleNamespace(code=done.exit_code, out=done.stdout, err=done.stderr)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def run(pictures: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was fitted on the pictures."""
+    from headstart import FitSettings, fit
+
+    folder = tmp_path_factory.mktemp("runs") / "pictures"
+    fit(pictures, out=folder, settings=FitSettings(head="centroid", cache=cache))
+    return folder
+
+
+@pytest.fixture
+def photo(pictures: Path) -> Path:
+    """One of the pictures: rings."""
+    return pictures / "rings" / "rings 00.png"

@@ -15,47 +15,13 @@ from typing import Any
 
 import pytest
 import typer
-from typer.testing import CliRunner
 
 from headstart.bundle import load
-from headstart.cli import application
 
 app = importlib.import_module("headstart.cli.application")  # the package has the Typer object under this name
-for _name in app.COMMANDS:
-    importlib.import_module(f"headstart.cli.{_name}_command")
 
 RESULT = re.compile(r"test accuracy (\d\.\d{4}) \[(\d\.\d{4}), (\d\.\d{4})\] on (\d+) images?")
 Cli = Callable[..., Any]
-
-
-@pytest.fixture
-def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
-    """Run a command in an empty folder; the result has `code`, `out` (stdout) and `err` (stderr)."""
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-
-    def run(*arguments: str | Path) -> SimpleNamespace:
-        given = [str(argument) for argument in arguments]
-        monkeypatch.setattr("sys.argv", ["headstart", *given])
-        done = CliRunner().invoke(application, given)
-        assert "Traceback" not in done.output
-        return SimpleNamespace(code=done.exit_code, out=done.stdout, err=done.stderr)
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def run(pictures: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from headstart import FitSettings, fit
-
-    folder = tmp_path_factory.mktemp("runs") / "pictures"
-    fit(pictures, out=folder, settings=FitSettings(head="centroid", cache=cache))
-    return folder
-
-
-@pytest.fixture
-def photo(pictures: Path) -> Path:
-    return pictures / "rings" / "rings 00.png"
 
 
 # fit

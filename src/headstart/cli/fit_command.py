@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from headstart.cli.application import CacheFolder, Quiet, Verbose, application, guarded
-from headstart.cli.terminal import TerminalListener, print_result
+from headstart.cli.terminal import TerminalListener, hanging, print_result
 
 if TYPE_CHECKING:
     from headstart.fitting import FitResult, FitSettings, Shard
@@ -121,7 +121,7 @@ def show_result(result: FitResult, *, quiet: bool) -> None:
             print_result(line)
         print_result()
         for name, text, style in _facts(result):
-            print_result(f"{name:<9} {text}", style=style)
+            print_result(hanging(f"{name:<9} {text}", indent=10), style=style)
     print_result(result.test.summary("test"), style="bold green")
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import textwrap
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -90,6 +92,14 @@ class TerminalListener(Listener):
     def warn(self, message: str) -> None:
         """Print something that changes what the result means, even when quiet."""
         self._print(f"Warning: {message}", style="yellow")
+
+
+def hanging(text: str, *, indent: int) -> str:
+    """A long line, wrapped to the terminal's width with its further lines indented; in a pipe, left as it is."""
+    if not sys.stdout.isatty():
+        return text
+    width = max(40, shutil.get_terminal_size().columns)
+    return textwrap.fill(text, width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
 
 
 def print_result(text: str = "", *, style: str | None = None) -> None:
