@@ -130,7 +130,7 @@ def read_folder(source: Path) -> Listing:
     """Read a folder of class folders.
 
     Raises:
-        DataError: the folder holds no images, or images without class folders.
+        DataError: the folder holds no images, or images without class folders, or a folder that cannot be read.
     """
     tree = Tree()
     notes: list[str] = []
@@ -145,6 +145,11 @@ def read_folder(source: Path) -> Listing:
         rows = _read_classes(tree, root, "", notes)
         rows = _parts_below_classes(root, rows, notes)
         _note_deeper_classes(tree, root, notes)
+    if tree.unreadable:
+        raise DataError(
+            f"{len(tree.unreadable)} folder{'s' if len(tree.unreadable) > 1 else ''} cannot be read, so that images would be missing: "
+            f"{shortened([printable(folder) for folder in sorted(tree.unreadable)], limit=3)}. Check the permissions, or move it away."
+        )
     if not rows:
         raise DataError(_nothing_found(tree, root, source))
     order = {name: i for i, name in enumerate(natural_order(label for _, label, _ in rows))}
