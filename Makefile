@@ -19,8 +19,9 @@ lint: $(FULL)/installed
 types: $(FULL)/installed
 	$(FULL)/bin/mypy
 
+# One test process a core; linear algebra must not multiply that by threads of its own.
 tests: $(FULL)/installed
-	$(FULL)/bin/python -m pytest
+	OPENBLAS_NUM_THREADS=1 $(FULL)/bin/python -m pytest -n auto --maxprocesses 4
 
 docs: $(FULL)/installed
 	$(FULL)/bin/python docs/make_reference.py

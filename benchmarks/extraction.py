@@ -26,6 +26,7 @@ from headstart.feature_store import FeatureStore
 from headstart.features import BackboneExtractor
 from headstart.images import Preprocessing
 from headstart.locations import cache_folder
+from measurement_data import DATA
 
 
 def rate(work: Callable[[], int]) -> float:
@@ -74,7 +75,7 @@ def torch_network(backbone: Backbone) -> Callable[[np.ndarray], np.ndarray]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", nargs="?", type=Path, default=Path("../shared/data/cats_dogs/train"))
+    parser.add_argument("folder", nargs="?", type=Path, default=DATA / "cats_dogs" / "train")
     parser.add_argument("--backbone", default="efficientnet_lite0")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--gflops", type=float, default=0.77, help="of the network for one image, a multiply-add as two")

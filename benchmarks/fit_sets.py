@@ -16,6 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from measurement_data import DATA
+
 GOALS = {"cats_dogs": (0.985, 20.0), "chest_xray": (0.965, 90.0), "cifar10_12k": (0.78, 120.0)}
 
 
@@ -31,7 +33,7 @@ def fit(data: Path, out: Path, cache: Path, *options: str) -> tuple[float, dict[
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sets", nargs="*", default=[*GOALS, "digits/usps"])
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--backbone", default="efficientnet_lite0")
     options = parser.parse_args()
     print("set            images  accuracy [95 % interval]   goal   cold s  goal   warm s  warm/cold  head/features  head")

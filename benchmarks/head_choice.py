@@ -11,7 +11,6 @@ scikit-learn, the others lie in the folder of measurement data.
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -27,6 +26,7 @@ from headstart.heads import LogisticHead
 from headstart.locations import cache_folder
 from headstart.maps import LayerMap
 from headstart.strategy import choose_head
+from measurement_data import DATA
 
 SIZE = 128
 
@@ -228,8 +228,7 @@ def measure(name: str, kind: Kind, extractor: BackboneExtractor) -> Row:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    shared = Path(os.environ.get("HEADSTART_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
-    parser.add_argument("--data", type=Path, default=shared)
+    parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--kinds", nargs="*", help="names of the kinds to measure; all by default")
     parser.add_argument("--backbone", default="efficientnet_lite0")
     options = parser.parse_args()

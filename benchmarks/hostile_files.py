@@ -12,11 +12,12 @@ from pathlib import Path
 
 from headstart.errors import ImageError
 from headstart.images import Preprocessing, quiet_decoding
+from measurement_data import DATA
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", nargs="?", type=Path, default=Path("../shared/data/bad_images"))
+    parser.add_argument("folder", nargs="?", type=Path, default=DATA / "bad_images")
     options = parser.parse_args()
     preprocessing = Preprocessing(224, crop=0.875)
     reasons: Counter[str] = Counter()

@@ -20,6 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from measurement_data import DATA
+
 
 def tutorial(data: Path, epochs: int) -> tuple[float, float]:
     """(test accuracy, seconds) of the tutorial's script."""
@@ -80,7 +82,7 @@ def headstart(data: Path) -> tuple[float, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", nargs="?", type=Path, default=Path("../shared/data/cats_dogs"))
+    parser.add_argument("data", nargs="?", type=Path, default=DATA / "cats_dogs")
     parser.add_argument("--epochs", type=int, default=5)
     options = parser.parse_args()
     ours, theirs = headstart(options.data), tutorial(options.data, options.epochs)
