@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +12,9 @@ import onnxruntime
 import pytest
 
 from headstart.errors import DataError, ParameterError, RunError
-from headstart.heads import KernelRidgeHead
+from headstart.heads import Head, KernelRidgeHead, LogisticHead, NearestCentroidHead, NearestNeighboursHead, RidgeHead
 from headstart.heads.targets import encode
+from headstart.maps import LayerMap
 from headstart.onnx_graph import OnnxGraph
 from headstart.strategy import HEADS, Candidate, HeadPipeline, choose_head
 from headstart.strategy.candidates import Trial, views
@@ -262,3 +264,36 @@ def test_large_kernel_machines_are_the_same_head() -> None:
     X, y = layered(300, 3, where="stage1")
     head = KernelRidgeHead(exact_up_to=100, landmarks=80)
     assert (head.fit(X, y).predict(X) == y).mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        LogisticHead(),
+        RidgeHead(),
+        KernelRidgeHead(landmarks=400),
+        NearestNeighboursHead(),
+        NearestCentroidHead(),
+        "ridge",
+    ],
+    ids=str,
+)
+def test_working_memory_grows_by_little_more_than_the_features(head: Head | str) -> None:
+    X = np.random.default_rng(0).normal(size=(18_000, 256)).astype(np.float32)
+    y = np.arange(len(X)) % 2
+    X[:, :20] += y[:, None]
+
+    def peak(n: int) -> int:
+        tracemalloc.start()
+        if isinstance(head, str):
+            choose_head(X[:n], y[:n], layers=[Layer("last", 0, X.shape[1])], head=head)
+        else:
+            HeadPipeline(LayerMap(), head).fit(X[:n], y[:n])
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    few = 7_000
+    peak(500)  # what is imported and kept at the first call
+    grown = peak(len(X)) - peak(few)
+    assert grown < 1.5 * (X.nbytes - X[:few].nbytes)

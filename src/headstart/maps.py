@@ -24,6 +24,7 @@ Slices = Sequence[tuple[str, int, int]]
 
 FLOOR = 0.3
 CLIP = 5.0
+COLUMNS = 64
 _ARRAYS = ("columns_", "mean_", "scale_", "gain_")
 
 
@@ -90,8 +91,7 @@ class LayerMap(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         for _, start, stop in layers:
             part = X[:, start:stop]
             mean = part.mean(axis=0, dtype=np.float64)
-            centred = part - mean.astype(np.float32)
-            variance = np.einsum("ij,ij->j", centred, centred).astype(np.float64) / len(part)
+            variance = _variance(part, mean.astype(np.float32))
             # a feature is as good as constant where its spread is within the rounding of float32
             variance[variance <= (1e-6 * np.abs(mean)) ** 2] = 0.0
             scale = np.sqrt(variance + self.floor**2 * variance.mean())
@@ -202,3 +202,12 @@ class LayerMap(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
+
+
+def _variance(rows: Features, mean: Features) -> npt.NDArray[np.float64]:
+    """Of each column, a few columns at a time: a centred copy of all would double the memory."""
+    total = np.empty(rows.shape[1])
+    for start in range(0, len(total), COLUMNS):
+        centred = rows[:, start : start + COLUMNS] - mean[start : start + COLUMNS]
+        total[start : start + COLUMNS] = np.einsum("ij,ij->j", centred, centred)
+    return total / len(rows)

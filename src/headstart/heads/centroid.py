@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from headstart.heads.calibration import calibrate
+from headstart.heads.distances import blocks
 from headstart.heads.head import Features, Floats, LinearHead
 from headstart.heads.least_squares import Groups
 from headstart.heads.targets import ClassWeight, Targets
@@ -25,13 +26,14 @@ class NearestCentroidHead(LinearHead):
     def __init__(self, *, class_weight: ClassWeight = None) -> None:
         self.class_weight = class_weight
 
-    def _learn(self, X: Features, targets: Targets, weights: Floats | None, groups: Groups) -> None:
+    def _learn(self, X: Features, targets: Targets, weights: Floats | None, groups: Groups, *, overwrite: bool) -> None:
         w = np.ones(len(X)) if weights is None else weights
         member = targets.indicators * w[:, None]
-        scores = _scores(X, member, w, groups, multilabel=targets.multilabel)
+        sums, all_sum = _sums(X, member, w)
+        scores = _scores(X, sums, all_sum, member, w, groups, multilabel=targets.multilabel)
         calibration = calibrate(scores, targets.indicators, multilabel=targets.multilabel, weights=weights)
         self.out_of_sample_logits_ = calibration(scores)
-        self.centroids_, coef, intercept = _linear(member.T @ X, member.sum(axis=0), w @ X, w.sum(), multilabel=targets.multilabel)
+        self.centroids_, coef, intercept = _linear(sums, member.sum(axis=0), all_sum, w.sum(), multilabel=targets.multilabel)
         self.coef_ = (coef * calibration.scale).astype(np.float32)
         self.intercept_ = (intercept * calibration.scale + calibration.shift).astype(np.float32)
 
@@ -52,9 +54,19 @@ def _linear(sums: Floats, counts: Floats, all_sum: Floats, all_count: float, *, 
     return own.astype(np.float32), coef / dimension, intercept / dimension
 
 
-def _scores(X: Features, member: Floats, weights: Floats, groups: Groups, *, multilabel: bool) -> Floats:
+def _sums(X: Features, member: Floats, weights: Floats) -> tuple[Floats, Floats]:
+    """Weighted sums in float64 of the images of each class (k, D), and of all (D,)."""
+    sums, all_sum = np.zeros((member.shape[1], X.shape[1])), np.zeros(X.shape[1])
+    for rows in blocks(len(X)):
+        part = X[rows].astype(np.float64)
+        sums += member[rows].T @ part
+        all_sum += weights[rows] @ part
+    return sums, all_sum
+
+
+def _scores(X: Features, sums: Floats, all_sum: Floats, member: Floats, weights: Floats, groups: Groups, *, multilabel: bool) -> Floats:
     """Out-of-sample scores (n, k): the image, or its group, taken out of the means."""
-    sums, counts, all_sum, all_count = member.T @ X, member.sum(axis=0), weights @ X, float(weights.sum())
+    counts, all_count = member.sum(axis=0), float(weights.sum())
     numbers = np.arange(len(X)) if groups is None else groups
     order = np.argsort(numbers, kind="stable")
     scores = np.empty(member.shape)

@@ -1,6 +1,8 @@
-"""Squared Euclidean distances, in blocks and in float32."""
+"""Squared Euclidean distances, in blocks and in float32; and the blocks of rows that keep working memory from growing with the images."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -8,6 +10,20 @@ import numpy.typing as npt
 Features = npt.NDArray[np.float32]
 
 BLOCK = 1024
+
+
+def blocks(count: int, size: int = BLOCK) -> Iterator[slice]:
+    """Slices of at most `size` rows that cover `count` of them in order."""
+    return (slice(start, min(start + size, count)) for start in range(0, count, size))
+
+
+def mean_square(rows: Features, mean: Features) -> float:
+    """Mean of |x - mean|^2 over the rows (n, D)."""
+    total = 0.0
+    for block in blocks(len(rows)):
+        centred = rows[block] - mean
+        total += float(np.einsum("ij,ij->", centred, centred, dtype=np.float64))
+    return total / len(rows)
 
 
 def squared_norms(rows: Features) -> npt.NDArray[np.float32]:

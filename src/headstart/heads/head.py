@@ -12,6 +12,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from headstart.errors import RunError
 from headstart.heads.calibration import probabilities
+from headstart.heads.distances import blocks
 from headstart.heads.targets import Targets, encode, image_weights
 from headstart.onnx_graph import OnnxGraph
 
@@ -49,6 +50,17 @@ class Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Raises:
             ValueError: wrong shapes, values that are not finite, or only one class.
         """
+        return self._fit(X, y, sample_weight, groups, overwrite=False)
+
+    def fit_overwriting(
+        self, X: Features, y: npt.ArrayLike, sample_weight: npt.ArrayLike | None = None, groups: npt.ArrayLike | None = None
+    ) -> Self:
+        """As `fit`, in less memory: that of X, float32 (n, D), is used for other things, or becomes a part of the head."""
+        return self._fit(X, y, sample_weight, groups, overwrite=True)
+
+    def _fit(
+        self, X: npt.ArrayLike, y: npt.ArrayLike, sample_weight: npt.ArrayLike | None, groups: npt.ArrayLike | None, *, overwrite: bool
+    ) -> Self:
         features, y = validate_data(self, X, y, dtype=np.float32, multi_output=True)
         weights = (
             None if sample_weight is None else _check_sample_weight(sample_weight, features, dtype=np.float64, ensure_non_negative=True)
@@ -59,13 +71,16 @@ class Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             kept = np.flatnonzero(weights)
             features, weights, targets = features[kept], weights[kept], encode(np.asarray(y)[kept])
             named = None if named is None else named[kept]
+            overwrite = True
         self.classes_, self.multilabel_, self._label_dtype = targets.classes, targets.multilabel, targets.dtype
-        self._learn(features, targets, image_weights(targets, self.class_weight, weights), named)
+        self._learn(features, targets, image_weights(targets, self.class_weight, weights), named, overwrite=overwrite)
         return self
 
     @abstractmethod
-    def _learn(self, X: Features, targets: Targets, weights: Floats | None, groups: npt.NDArray[np.int64] | None) -> None:
-        """Set the learned attributes, `out_of_sample_logits_` among them."""
+    def _learn(
+        self, X: Features, targets: Targets, weights: Floats | None, groups: npt.NDArray[np.int64] | None, *, overwrite: bool
+    ) -> None:
+        """Set the learned attributes, `out_of_sample_logits_` among them; with `overwrite` the memory of X may be used."""
 
     @abstractmethod
     def _logits(self, X: Features) -> npt.NDArray[Any]:
@@ -155,7 +170,11 @@ class LinearHead(Head):
     intercept_: npt.NDArray[np.float32]
 
     def _logits(self, X: Features) -> npt.NDArray[Any]:
-        return X.astype(np.float64) @ self.coef_.T.astype(np.float64) + self.intercept_
+        coef = self.coef_.T.astype(np.float64)
+        out = np.empty((len(X), coef.shape[1]))
+        for rows in blocks(len(X)):
+            out[rows] = X[rows].astype(np.float64) @ coef
+        return out + self.intercept_
 
     def write_onnx(self, graph: OnnxGraph, features: str) -> str:
         """Append the head to a graph: `features` names a float32 value (N, D). Returns the name of the logits, float32 (N, k)."""

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import cholesky, solve_triangular
+from scipy.linalg import cholesky, get_lapack_funcs
 from sklearn.utils.validation import check_is_fitted
 
 from headstart.errors import ParameterError
 from headstart.heads.calibration import calibrate, losses
-from headstart.heads.distances import gaussian, median_distance, squared_distances, squared_norms
+from headstart.heads.distances import blocks, gaussian, median_distance, squared_distances, squared_norms
 from headstart.heads.head import Features, Floats, Head
-from headstart.heads.least_squares import Groups, LeastSquaresFit, Matrix, dual_fit, primal_fit
+from headstart.heads.least_squares import Design, Groups, LeastSquaresFit, Matrix, dual_fit, primal_fit
 from headstart.heads.subsample import stratified_rows
 from headstart.heads.targets import ClassWeight, Targets
 from headstart.onnx_graph import OnnxGraph
@@ -23,6 +23,8 @@ from headstart.onnx_graph import OnnxGraph
 WIDTHS = (8.0, 4.0, 2.0, 1.0)
 REGULARISATIONS = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
 SELECTION_ROWS = 2000
+KEPT_ROWS = 6144
+"""Rows of the kernel between images and landmarks that are kept for the second time they are needed; the others are made again."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +129,7 @@ class KernelRidgeHead(Head):
         self.landmarks = landmarks
         self.seed = seed
 
-    def _learn(self, X: Features, targets: Targets, weights: Floats | None, groups: Groups) -> None:
+    def _learn(self, X: Features, targets: Targets, weights: Floats | None, groups: Groups, *, overwrite: bool) -> None:
         for name in ("width", "regularisation"):
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -140,7 +142,7 @@ class KernelRidgeHead(Head):
         fit = self._fit_exact(X, targets, gamma, weights, groups) if exact else self._fit_landmarks(X, targets, gamma, weights, groups)
         calibration = calibrate(fit.out_of_sample, targets.indicators, multilabel=targets.multilabel, weights=weights)
         self.out_of_sample_logits_ = calibration(fit.out_of_sample)
-        self.support_ = np.ascontiguousarray(self.support_ * np.float32(np.sqrt(gamma)))
+        self.support_ = np.multiply(self.support_, np.float32(np.sqrt(gamma)), out=None if exact and not overwrite else self.support_)
         self.gamma_ = np.array([gamma], dtype=np.float32)
         self.dual_coef_ = (fit.coefficients * calibration.scale).astype(np.float32)
         self.intercept_ = (fit.bias * calibration.scale + calibration.shift).astype(np.float32)
@@ -179,23 +181,29 @@ class KernelRidgeHead(Head):
     def _fit_landmarks(self, X: Features, targets: Targets, gamma: float, weights: Floats | None, groups: Groups) -> LeastSquaresFit:
         between = squared_distances(self.support_, self.support_)
         gaussian(between, gamma, out=between)
-        upper = _upper_factor(between)
-        design = np.empty((len(X), len(upper)), dtype=np.float32)
-        for start in range(0, len(X), 2048):
-            kernel = squared_distances(X[start : start + 2048], self.support_)
+
+        kept: dict[int, Matrix] = {}
+
+        def kernel_rows(rows: Any) -> Matrix:
+            if isinstance(rows, slice) and rows.start in kept:
+                return kept[rows.start]
+            kernel = squared_distances(X[rows], self.support_)
             gaussian(kernel, gamma, out=kernel)
-            design[start : start + 2048] = solve_triangular(upper, kernel.T, trans="T", overwrite_b=True, check_finite=False).T
-        fit = primal_fit(design, targets.signed, self.regularisation_, weights=weights, groups=groups, overwrite=True)
+            if isinstance(rows, slice) and rows.stop <= KEPT_ROWS:
+                kept[rows.start] = kernel
+            return kernel
+
+        design = Design(kernel_rows, between.mean(axis=0), _whitening(between))
+        fit = primal_fit(design, targets.signed, self.regularisation_, weights=weights, groups=groups)
         if fit is None:  # pragma: no cover - the design is conditioned by construction
             raise ParameterError("The kernel matrix is singular; choose a larger regularisation.")
-        return LeastSquaresFit(solve_triangular(upper, fit.coefficients, check_finite=False), fit.bias, fit.out_of_sample)
+        return fit
 
     def _logits(self, X: Features) -> npt.NDArray[Any]:
-        scaled = X * np.sqrt(self.gamma_)
         out = np.empty((len(X), len(self.intercept_)), dtype=np.float32)
-        for start in range(0, len(X), 2048):
-            kernel = squared_distances(scaled[start : start + 2048], self.support_)
-            out[start : start + 2048] = gaussian(kernel, 1.0, out=kernel) @ self.dual_coef_
+        for rows in blocks(len(X)):
+            kernel = squared_distances(X[rows] * np.sqrt(self.gamma_), self.support_)
+            out[rows] = gaussian(kernel, 1.0, out=kernel) @ self.dual_coef_
         return out + self.intercept_
 
     def write_onnx(self, graph: OnnxGraph, features: str) -> str:
@@ -211,8 +219,8 @@ class KernelRidgeHead(Head):
         return graph.node("Gemm", graph.node("Exp", exponent), graph.constant(self.dual_coef_), graph.constant(self.intercept_))
 
 
-def _upper_factor(kernel: Matrix) -> Matrix:
-    """Cholesky factor of a kernel matrix that may be singular: as little as is needed is added to its diagonal."""
+def _whitening(kernel: Matrix) -> Matrix:
+    """Inverse of the Cholesky factor of a kernel matrix that may be singular: as little as is needed is added to its diagonal."""
     jitter = 1e-4
     while True:
         try:
@@ -220,4 +228,6 @@ def _upper_factor(kernel: Matrix) -> Matrix:
         except np.linalg.LinAlgError:
             jitter *= 10
         else:
-            return factor
+            (trtri,) = get_lapack_funcs(("trtri",), (factor,))
+            inverse: Matrix = trtri(factor, lower=0, overwrite_c=1)[0]
+            return inverse

@@ -12,7 +12,7 @@ one image at a time). Where there are more images than features the same is said
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +20,13 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import get_blas_funcs, get_lapack_funcs
 
+from headstart.heads.distances import blocks
+
 Matrix = npt.NDArray[Any]
 Groups = npt.NDArray[np.int64] | None
+
+ROWS = 2048
+"""Rows of a design matrix that are made at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +73,7 @@ def dual_fit(
     residual = np.empty_like(coefficients)
     for single, many in _parts(groups, n):
         if many is None:
-            square = np.einsum("ij,ij->i", inverse[single], inverse[single]) - ones[single, 0] ** 2 / total
+            square = np.einsum("ij,ij->i", inverse, inverse)[single] - ones[single, 0] ** 2 / total
             residual[single] = coefficients[single] / square[:, None]
         else:
             rows = inverse[many]
@@ -76,51 +81,119 @@ def dual_fit(
     return LeastSquaresFit(coefficients, bias, goals - residual)
 
 
+@dataclass(frozen=True, eq=False)
+class Design:
+    """A design matrix (n, p) that is made anew, a few rows at a time, whenever it is needed.
+
+    Attributes:
+        rows: gives the rows named by a slice or by numbers (m, p).
+        near: (p,), not far from the mean of the rows: the nearer, the less is lost to rounding.
+        whitening: upper triangular (p, p), or None. The penalty is then on the coefficients of rows @ whitening; those of the fit are
+            still for the rows.
+    """
+
+    rows: Callable[[Any], Matrix]
+    near: Matrix
+    whitening: Matrix | None = None
+
+    def conditioned(self, rows: Matrix) -> Matrix:
+        """The rows times the whitening; they are overwritten."""
+        if self.whitening is None:
+            return rows
+        (trmm,) = get_blas_funcs(("trmm",), (rows,))
+        product: Matrix = trmm(1.0, self.whitening, rows.T, trans_a=1, overwrite_b=1).T
+        return product
+
+    def coefficients(self, conditioned: Matrix) -> Matrix:
+        """From columns of coefficients for the conditioned rows to those for the rows; they are overwritten."""
+        if self.whitening is None:
+            return conditioned
+        (trmm,) = get_blas_funcs(("trmm",), (conditioned,))
+        product: Matrix = trmm(1.0, self.whitening, conditioned, overwrite_b=1)
+        return product
+
+
 def primal_fit(
-    design: Matrix, goals: Matrix, regularisation: float, *, weights: Matrix | None = None, groups: Groups = None, overwrite: bool = False
+    design: Matrix | Design, goals: Matrix, regularisation: float, *, weights: Matrix | None = None, groups: Groups = None
 ) -> LeastSquaresFit | None:
-    """The same for a linear kernel, from the design matrix (n, p): quicker where n > p. Coefficients are (p, k)."""
-    n, p = design.shape
-    weight = np.ones(n, dtype=design.dtype) if weights is None else weights.astype(design.dtype)
+    """The same for a linear kernel, from the design matrix (n, p): quicker where n > p. Coefficients are (p, k).
+
+    The rows are gone through twice, in blocks: for the normal equations, and for what each row would be without itself.
+    """
+    if not isinstance(design, Design):
+        design = Design(design.__getitem__, design.mean(axis=0))
+    dtype = design.near.dtype
+    weight = np.ones(len(goals), dtype=dtype) if weights is None else weights.astype(dtype)
     total = float(weight.sum(dtype=np.float64))
-    mean = (weight @ design / total).astype(design.dtype)
     goal_mean = (weight @ goals / total).astype(np.float64)
     root = np.sqrt(weight)[:, None]
-    centred = np.subtract(design, mean, out=design if overwrite else None)
-    if weights is not None:
-        centred *= root
-    gram = centred.T @ centred
-    gram[np.diag_indices(p)] += regularisation
+    centred_goals = ((goals - goal_mean) * root).astype(dtype)
+    gram, right, mean = _normal_equations(design, centred_goals, root, total)
+    gram[np.diag_indices(len(gram))] += regularisation
     potrf, trtri = get_lapack_funcs(("potrf", "trtri"), (gram,))
-    upper, failed = potrf(gram.T, lower=0, clean=1, overwrite_a=1)
+    upper, failed = potrf(gram, lower=0, clean=1, overwrite_a=1)
     if failed:
         return None
     inverse, _ = trtri(upper, lower=0, overwrite_c=1)
-    centred_goals = ((goals - goal_mean) * root).astype(design.dtype)
-    coefficients = inverse @ (inverse.T @ (centred.T @ centred_goals))
-    residual = centred_goals - centred @ coefficients
-    left = np.empty_like(residual)
-    for single, many in _parts(groups, n):
-        if many is None:
-            hat = _row_squares(centred, inverse, single) + weight[single] / total
-            left[single] = residual[single] / np.maximum(1 - hat, np.finfo(design.dtype).eps)[:, None]
-        else:
-            rows = centred[many] @ inverse
-            hats = rows @ rows.T + root[many] * root[many].T / total
-            left[many] = _solve(np.eye(len(many), dtype=design.dtype) - hats, residual[many])
-    bias = goal_mean - (mean @ coefficients).astype(np.float64)
+    coefficients = design.coefficients(inverse @ (inverse.T @ right))
+    inverse = design.coefficients(inverse)
+    left = np.empty_like(centred_goals)
+    for rows, sizes in _whole_groups(groups, len(goals)):
+        centred = (design.rows(rows) - mean) * root[rows]
+        residual = centred_goals[rows] - centred @ coefficients
+        left[rows] = _without_themselves(centred, inverse, residual, root[rows], total, sizes)
+    bias = goal_mean - mean.astype(np.float64) @ coefficients.astype(np.float64)
     return LeastSquaresFit(coefficients, bias, goals - left / root)
 
 
-def _row_squares(rows: Matrix, upper: Matrix, which: Any) -> Matrix:
-    """|row @ upper|^2 for the rows named, in blocks."""
-    (trmm,) = get_blas_funcs(("trmm",), (rows,))
-    numbers = np.arange(len(rows))[which]
-    squares = np.empty(len(numbers), dtype=rows.dtype)
-    for start in range(0, len(numbers), 2048):
-        product = trmm(1.0, upper, rows[numbers[start : start + 2048]].T, trans_a=1)
-        squares[start : start + 2048] = np.einsum("ij,ij->j", product, product)
-    return squares
+def _normal_equations(design: Design, centred_goals: Matrix, root: Matrix, total: float) -> tuple[Matrix, Matrix, Matrix]:
+    """Upper triangle of the weighted Gram matrix of the centred, conditioned rows (p, p), their products with the goals, and the mean."""
+    p = len(design.near)
+    (syrk,) = get_blas_funcs(("syrk",), (design.near,))
+    gram, right, excess = np.zeros((p, p), dtype=design.near.dtype, order="F"), np.zeros((p, centred_goals.shape[1])), np.zeros(p)
+    for rows in blocks(len(root), ROWS):
+        part = design.rows(rows) - design.near
+        excess += root[rows, 0] ** 2 @ part
+        part = design.conditioned(part) * root[rows]
+        gram = syrk(1.0, part.T, beta=1.0, c=gram, overwrite_c=1)
+        right += part.T @ centred_goals[rows]
+    off = (excess / total).astype(gram.dtype)
+    gram = syrk(-total, design.conditioned(off[None].copy()).T, beta=1.0, c=gram, overwrite_c=1)
+    return gram, right.astype(gram.dtype), design.near + off
+
+
+def _without_themselves(centred: Matrix, inverse: Matrix, residual: Matrix, root: Matrix, total: float, sizes: list[int] | None) -> Matrix:
+    """Residuals of fits without each row, or without each group of consecutive rows; `centred` is overwritten."""
+    (trmm,) = get_blas_funcs(("trmm",), (centred,))
+    projected = trmm(1.0, inverse, centred.T, trans_a=1, overwrite_b=1).T
+    if sizes is None:
+        hat = np.einsum("ij,ij->i", projected, projected) + root[:, 0] ** 2 / total
+        left: Matrix = residual / np.maximum(1 - hat, np.finfo(hat.dtype).eps)[:, None]
+        return left
+    left = np.empty_like(residual)
+    for stop, size in zip(np.cumsum(sizes).tolist(), sizes, strict=True):
+        group = slice(stop - size, stop)
+        hats = projected[group] @ projected[group].T + root[group] * root[group].T / total
+        left[group] = _solve(np.eye(size, dtype=hats.dtype) - hats, residual[group])
+    return left
+
+
+def _whole_groups(groups: Groups, n: int) -> Iterator[tuple[Any, list[int] | None]]:
+    """Blocks of rows; with groups, the row numbers of as many whole groups as fit into one, and the sizes of these."""
+    if groups is None:
+        yield from ((rows, None) for rows in blocks(n, ROWS))
+        return
+    packed: list[npt.NDArray[np.int64]] = []
+    for single, many in _parts(groups, n):
+        if many is None:
+            yield from ((single[rows], None) for rows in blocks(len(single), ROWS))
+            continue
+        if packed and sum(map(len, packed)) + len(many) > ROWS:
+            yield np.concatenate(packed), [len(rows) for rows in packed]
+            packed = []
+        packed.append(many)
+    if packed:
+        yield np.concatenate(packed), [len(rows) for rows in packed]
 
 
 def _parts(groups: Groups, n: int) -> Iterator[tuple[Any, npt.NDArray[np.int64] | None]]:

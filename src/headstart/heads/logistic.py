@@ -48,18 +48,18 @@ class LogisticHead(LinearHead):
         self.class_weight = class_weight
         self.seed = seed
 
-    def _learn(self, X: Features, targets: Targets, weights: Floats | None, groups: Groups) -> None:
+    def _learn(self, X: Features, targets: Targets, weights: Floats | None, groups: Groups, *, overwrite: bool) -> None:
         if self.C is not None and not self.C > 0:
             raise ParameterError(f"C must be a positive number or None, got {self.C!r}.")
         if self.folds < 2:
             raise ParameterError(f"folds must be at least 2, got {self.folds!r}.")
         rows = stratified_rows(targets, SELECTION_ROWS, seed=self.seed)
-        rotation = rotate(X)
         if self.C is not None:
             self.C_ = float(self.C)
         elif len(rows) < len(X):
             w, g = None if weights is None else weights[rows], None if groups is None else groups[rows]
-            self.C_ = self._choose(rotate(X[rows]), targets.take(rows), w, g)[0]
+            self.C_ = self._choose(rotate(X[rows], overwrite=True), targets.take(rows), w, g)[0]
+        rotation = rotate(X, overwrite=overwrite)
         if self.C is None and len(rows) == len(X):
             self.C_, held_out, start = self._choose(rotation, targets, weights, groups)
         else:

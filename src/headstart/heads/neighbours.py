@@ -10,7 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from headstart.errors import ParameterError
 from headstart.heads.calibration import Calibration, calibrate, losses
-from headstart.heads.distances import squared_norms
+from headstart.heads.distances import BLOCK, blocks, squared_norms
 from headstart.heads.head import Features, Floats, Head
 from headstart.heads.least_squares import Groups
 from headstart.heads.targets import ClassWeight, Targets
@@ -38,7 +38,7 @@ class NearestNeighboursHead(Head):
         self.neighbours = neighbours
         self.class_weight = class_weight
 
-    def _learn(self, X: Features, targets: Targets, weights: Floats | None, groups: Groups) -> None:
+    def _learn(self, X: Features, targets: Targets, weights: Floats | None, groups: Groups, *, overwrite: bool) -> None:
         if self.neighbours is not None and self.neighbours < 1:
             raise ParameterError(f"neighbours must be at least 1 or None, got {self.neighbours!r}.")
         votes = targets.indicators.astype(np.float32)
@@ -49,7 +49,7 @@ class NearestNeighboursHead(Head):
         nearest, alone = _nearest_others(X, most, groups)
         best: tuple[float, int, Calibration, Floats] | None = None
         for count in (most,) if self.neighbours is not None else sorted({min(count, most) for count in NEIGHBOURS}):
-            scores = _scores(votes[nearest[:, :count]].mean(axis=1), count, multilabel=targets.multilabel)
+            scores = _scores(_shares(votes, nearest[:, :count]), count, multilabel=targets.multilabel)
             scores[alone] = scores.mean(axis=0)
             calibration = calibrate(scores, targets.indicators, multilabel=targets.multilabel, weights=weights)
             logits = calibration(scores)
@@ -66,10 +66,10 @@ class NearestNeighboursHead(Head):
         count = int(self.count_[0])
         norms = squared_norms(self.support_)
         out = np.empty((len(X), self.votes_.shape[1]))
-        for start in range(0, len(X), 1024):
-            closeness = 2 * (X[start : start + 1024] @ self.support_.T) - norms
+        for rows in blocks(len(X), _block(len(norms))):
+            closeness = 2 * (X[rows] @ self.support_.T) - norms
             nearest = _largest(closeness, count)
-            out[start : start + 1024] = _scores(self.votes_[nearest].mean(axis=1), count, multilabel=self.multilabel_)
+            out[rows] = _scores(_shares(self.votes_, nearest), count, multilabel=self.multilabel_)
         return out * self.scale_ + self.shift_
 
     def write_onnx(self, graph: OnnxGraph, features: str) -> str:
@@ -106,6 +106,19 @@ def _top_indices(columns: int, count: int) -> Any:
     )
 
 
+def _block(columns: int) -> int:
+    """Rows for which the closeness to so many others takes some megabytes."""
+    return max(16, min(BLOCK, 2**22 // columns))
+
+
+def _shares(votes: npt.NDArray[np.float32], nearest: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    """Mean votes (n, k) of the nearest (n, count)."""
+    shares = np.empty((len(nearest), votes.shape[1]), dtype=np.float32)
+    for rows in blocks(len(nearest)):
+        shares[rows] = votes[nearest[rows]].mean(axis=1)
+    return shares
+
+
 def _scores(share: npt.NDArray[Any], count: int, *, multilabel: bool) -> Floats:
     """Logarithms of the shares of votes, with one undecided vote added."""
     doubt = 1 / (count + 1)
@@ -129,11 +142,11 @@ def _nearest_others(X: Features, count: int, groups: Groups) -> tuple[npt.NDArra
     norms = squared_norms(X)
     nearest = np.empty((len(X), count), dtype=np.int64)
     alone = np.zeros(len(X), dtype=bool)
-    for start in range(0, len(X), 1024):
-        rows = np.arange(start, min(start + 1024, len(X)))
-        closeness = 2 * (X[rows] @ X.T) - norms
+    for block in blocks(len(X), _block(len(X))):
+        rows = np.arange(block.start, block.stop)
+        closeness = 2 * (X[block] @ X.T) - norms
         if groups is None:
-            closeness[rows - start, rows] = -np.inf
+            closeness[rows - block.start, rows] = -np.inf
         else:
             closeness[groups[rows, None] == groups] = -np.inf
         nearest[rows] = _largest(closeness, count)

@@ -6,8 +6,9 @@ import numpy as np
 
 from headstart.errors import ParameterError
 from headstart.heads.calibration import calibrate, losses
+from headstart.heads.distances import mean_square
 from headstart.heads.head import Features, Floats, LinearHead
-from headstart.heads.least_squares import Groups, LeastSquaresFit, dual_fit, primal_fit
+from headstart.heads.least_squares import Design, Groups, LeastSquaresFit, dual_fit, primal_fit
 from headstart.heads.subsample import stratified_rows
 from headstart.heads.targets import ClassWeight, Targets
 
@@ -34,41 +35,42 @@ class RidgeHead(LinearHead):
         self.class_weight = class_weight
         self.seed = seed
 
-    def _learn(self, X: Features, targets: Targets, weights: Floats | None, groups: Groups) -> None:
+    def _learn(self, X: Features, targets: Targets, weights: Floats | None, groups: Groups, *, overwrite: bool) -> None:
         if self.regularisation is not None and not self.regularisation > 0:
             raise ParameterError(f"regularisation must be a positive number or None, got {self.regularisation!r}.")
         mean = X.mean(axis=0)
-        centred = X - mean
-        norm = float(np.einsum("ij,ij->", centred, centred, dtype=np.float64)) / len(X) or 1.0
-        self.regularisation_ = self._choose(centred, targets, norm, weights, groups) if self.regularisation is None else self.regularisation
-        fit = _fit(centred, targets, self.regularisation_ * norm, weights, groups)
+        norm = mean_square(X, mean) or 1.0
+        self.regularisation_ = self._choose(X, mean, targets, norm, weights, groups) if self.regularisation is None else self.regularisation
+        fit = _fit(X, mean, targets, self.regularisation_ * norm, weights, groups)
         calibration = calibrate(fit.out_of_sample, targets.indicators, multilabel=targets.multilabel, weights=weights)
         self.out_of_sample_logits_ = calibration(fit.out_of_sample)
         coefficients = fit.coefficients * calibration.scale
         self.coef_ = np.ascontiguousarray(coefficients.T, dtype=np.float32)
         self.intercept_ = (fit.bias * calibration.scale + calibration.shift - mean @ coefficients).astype(np.float32)
 
-    def _choose(self, X: Features, targets: Targets, norm: float, weights: Floats | None, groups: Groups) -> float:
+    def _choose(self, X: Features, mean: Features, targets: Targets, norm: float, weights: Floats | None, groups: Groups) -> float:
         rows = stratified_rows(targets, SELECTION_ROWS, seed=self.seed)
         part, some = X[rows], targets.take(rows)
         w, g = None if weights is None else weights[rows], None if groups is None else groups[rows]
         scores = {}
         for regularisation in REGULARISATIONS:
-            out = _fit(part, some, regularisation * norm, w, g).out_of_sample
+            out = _fit(part, mean, some, regularisation * norm, w, g).out_of_sample
             calibration = calibrate(out, some.indicators, multilabel=some.multilabel, weights=w)
             scores[regularisation] = np.average(losses(calibration(out), some.indicators, multilabel=some.multilabel), weights=w)
         return min(scores, key=lambda regularisation: scores[regularisation])
 
 
-def _fit(X: Features, targets: Targets, regularisation: float, weights: Floats | None, groups: Groups) -> LeastSquaresFit:
-    """In the primal or the dual, whichever is smaller; the coefficients are those of the features (D, k)."""
+def _fit(X: Features, mean: Features, targets: Targets, regularisation: float, weights: Floats | None, groups: Groups) -> LeastSquaresFit:
+    """In the primal or the dual, whichever is smaller; the coefficients are those of the centred features (D, k)."""
     while True:
         if X.shape[1] < len(X):
-            fit = primal_fit(X, targets.signed, regularisation, weights=weights, groups=groups)
+            design = Design(lambda rows: X[rows] - mean, np.zeros_like(mean))
+            fit = primal_fit(design, targets.signed, regularisation, weights=weights, groups=groups)
         else:
-            fit = dual_fit(X @ X.T, targets.signed, regularisation, weights=weights, groups=groups, overwrite=True)
+            centred = X - mean
+            fit = dual_fit(centred @ centred.T, targets.signed, regularisation, weights=weights, groups=groups, overwrite=True)
             if fit is not None:
-                fit = LeastSquaresFit(X.T @ fit.coefficients, fit.bias, fit.out_of_sample)
+                fit = LeastSquaresFit(centred.T @ fit.coefficients, fit.bias, fit.out_of_sample)
         if fit is not None:
             return fit
         regularisation *= 3

@@ -15,7 +15,7 @@ from headstart.maps import LayerLike
 from headstart.strategy.choice import Candidate, Choice
 from headstart.strategy.pipeline import HeadPipeline
 
-VERSION = 3
+VERSION = 4
 """Changes with anything that changes what is chosen."""
 
 

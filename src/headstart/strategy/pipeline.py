@@ -37,7 +37,8 @@ class HeadPipeline(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Learn from features (n, D); arguments and errors as of `Head.fit`."""
         X, y = validate_data(self, X, y, dtype=np.float32, multi_output=True)
         self.map_ = (LayerMap() if self.map is None else clone(self.map)).fit(X)
-        self.head_ = (LogisticHead() if self.head is None else clone(self.head)).fit(self.map_.transform(X), y, sample_weight, groups)
+        head = LogisticHead() if self.head is None else clone(self.head)
+        self.head_ = head.fit_overwriting(self.map_.transform(X), y, sample_weight, groups)
         self._take_over()
         return self
 
