@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 import zlib
 from pathlib import Path
 
@@ -312,10 +311,8 @@ def test_hostile_files(shared_data):
 
 
 @pytest.mark.data
-def test_chest_xray_in_seconds(shared_data):
-    start = time.perf_counter()
+def test_chest_xray(shared_data):
     audit = check(read_dataset(shared_data / "chest_xray"))
-    assert time.perf_counter() - start < 30  # 3 s on an idle machine
     assert audit.ok
     finding = the(audit, "groups in names")
     assert finding.severity == "note"  # the set is split by patient

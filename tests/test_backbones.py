@@ -206,19 +206,13 @@ def test_features_tell_a_photograph_from_its_mirror_image_but_barely(backbone: B
 
 def test_a_kept_network_is_used_again_without_onnx_torch_or_numpy(cache: Path, backbone: Backbone) -> None:
     script = (
-        "import sys, time; from pathlib import Path; from headstart.backbones import load_backbone\n"
-        f"start = time.perf_counter(); found = load_backbone(cache=Path({str(cache)!r}), announce=sys.exit)\n"
+        "import sys; from pathlib import Path; from headstart.backbones import load_backbone\n"
+        f"found = load_backbone(cache=Path({str(cache)!r}), announce=sys.exit)\n"
         "heavy = {'onnx', 'torch', 'timm', 'numpy', 'safetensors', 'PIL'} & set(sys.modules)\n"
-        "print(found.network_digest, (time.perf_counter() - start) * 1000, *heavy)"
+        "print(found.network_digest, *heavy)"
     )
-    times = []
-    for _ in range(3):  # the best of three: other processes may be busy
-        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-        digest, elapsed, *heavy = done.stdout.split()
-        times.append(float(elapsed))
-        assert digest == backbone.network_digest
-        assert heavy == []
-    assert min(times) < 60
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [backbone.network_digest]
 
 
 def test_the_catalogue_is_read_without_anything_heavy() -> None:

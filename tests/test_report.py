@@ -7,7 +7,6 @@ import math
 import re
 import subprocess
 import sys
-import time
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -410,18 +409,6 @@ def test_files_are_written_and_written_again_byte_for_byte(tmp_path: Path) -> No
 def test_a_missing_folder_is_the_file_systems_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         write_report(tmp_path / "absent", run_report())
-
-
-def test_page_and_card_of_6000_images_take_under_50_ms() -> None:
-    classes = tuple(f"class {index}" for index in range(10))
-    report = run_report(classes, evaluation=evaluation(classes, n=6000, wrong=600))
-    took = []
-    for _ in range(5):
-        start = time.perf_counter()
-        page(report)
-        model_card(report)
-        took.append(time.perf_counter() - start)
-    assert min(took) < 0.05
 
 
 def test_nothing_is_imported_for_drawing_before_something_is_drawn() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -244,11 +242,12 @@ def test_shapes_that_do_not_fit():
         hold_out([])
 
 
-def test_sixty_thousand_images_in_seconds():
+def test_sixty_thousand_images():
     rng = np.random.default_rng(0)
     targets = rng.integers(0, 100, 60_000)
-    start = time.perf_counter()
-    folds(targets)
-    hold_out(targets, groups=rng.integers(0, 30_000, 60_000))
-    hold_out(rng.random((60_000, 10)) < 0.1)
-    assert time.perf_counter() - start < 20  # about 2 s on an idle machine
+    assert sorted(np.concatenate(folds(targets)).tolist()) == list(range(60_000))
+    groups = rng.integers(0, 30_000, 60_000)
+    train, test = hold_out(targets, groups=groups)
+    assert not set(groups[train]) & set(groups[test])
+    train, test = hold_out(rng.random((60_000, 10)) < 0.1)
+    assert abs(len(test) - 12_000) <= 600

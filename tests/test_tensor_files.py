@@ -316,7 +316,7 @@ def test_files_cut_anywhere_are_refused(tmp_path: Path, form: str) -> None:
         refusal(path)
 
 
-@settings(max_examples=300, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     form=st.sampled_from(["zip", "stream"]), flips=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=6)
 )
@@ -333,7 +333,7 @@ def test_damaged_files_are_read_or_refused_but_nothing_else(tmp_path: Path, form
     assert all(isinstance(value, np.ndarray) and value.nbytes <= 4 * len(data) for value in found.values())
 
 
-@settings(max_examples=200, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.binary(max_size=200))
 def test_arbitrary_programs_are_refused(tmp_path: Path, data: bytes) -> None:
     path = zipped(tmp_path / "any.pth", b"\x80\x02" + data + b".", {"0": bytes(16)})
