@@ -18,6 +18,7 @@ from typing import Any
 from headstart.backbones.backbone import Backbone, Layer
 from headstart.backbones.records import BackboneRecord, folded
 from headstart.errors import BackboneError
+from headstart.locations import networks_folder
 
 BUILD = 1  # raised whenever a conversion would come out differently
 
@@ -49,7 +50,7 @@ class KeptNetworks:
     """The folder ``networks`` inside the cache."""
 
     def __init__(self, cache: Path) -> None:
-        self.folder = cache / "networks"
+        self.folder = networks_folder(cache)
 
     def _stem(self, name: str, weights_digest: str) -> str:
         return f"{re.sub(r'[^A-Za-z0-9._-]', '_', name)}-{weights_digest[:16]}-v{BUILD}"

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from headstart.backbones.kept_networks import digest_of
 from headstart.datasets import Dataset
 from headstart.engine import Engine, available_cores, open_engine
 from headstart.errors import DataError, ImageError, ParameterError, RunError, nearest
@@ -191,8 +192,7 @@ def load(path: str | Path, *, engine: str = "auto") -> Run:
         try:
             if not file.is_file():  # a named pipe, for one, would never end
                 raise RunError(f"{file}: is missing. The run is incomplete: copy it again, or fit again.")
-            with file.open("rb") as stream:
-                found = hashlib.file_digest(stream, "sha256").hexdigest()
+            found = digest_of(file)
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             raise RunError(f"{file}: cannot be read ({reason}). {_AGAIN}") from None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import glob
-import hashlib
 import json
 import math
 import os
@@ -21,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headstart.backbones import Backbone
+from headstart.backbones.kept_networks import digest_of
 from headstart.bundle.run import MANIFEST, MODEL, PROTOCOL, is_run, manifest_digest, read_manifest
 from headstart.datasets.dataset import printable
 from headstart.errors import RunError
@@ -217,7 +217,7 @@ def _write_files(folder: Path, contents: RunContents) -> None:
             "layers": [{"name": layer.name, "start": layer.start, "stop": layer.stop} for layer in contents.backbone.layers],
         },
         **contents.manifest,
-        "files": {file.name: _sha256(file) for file in sorted(folder.iterdir())},
+        "files": {file.name: digest_of(file) for file in sorted(folder.iterdir())},
     }
     manifest = jsonable(manifest)
     manifest["digest"] = manifest_digest(manifest)
@@ -236,11 +236,6 @@ def jsonable(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return printable(str(value)) if isinstance(value, str | Path) else value
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def whole_model(contents: RunContents) -> onnx.ModelProto:

@@ -22,12 +22,6 @@ def _log_softmax(logits: npt.NDArray[Any]) -> Floats:
     return values
 
 
-def log_probabilities(logits: npt.NDArray[Any], *, multilabel: bool) -> Floats:
-    """Natural logarithms of the probabilities (n, k) that logits stand for."""
-    values: Floats = log_expit(logits) if multilabel else _log_softmax(logits)
-    return values
-
-
 def probabilities(logits: npt.NDArray[Any], *, multilabel: bool) -> Floats:
     """Probabilities (n, k): softmax of the logits, or sigmoid for multi-label."""
     values: Floats = expit(logits) if multilabel else np.exp(_log_softmax(logits))

@@ -6,7 +6,6 @@ ten was measured on a busy machine), so that loops over these run in one thread 
 
 from __future__ import annotations
 
-import os
 from contextlib import AbstractContextManager
 from functools import cache
 
@@ -22,8 +21,3 @@ def one_thread() -> AbstractContextManager[object]:
     """Within the returned context every BLAS call of this process uses one thread."""
     limits: AbstractContextManager[object] = _controller().limit(limits=1, user_api="blas")
     return limits
-
-
-def available_cores() -> int:
-    """Processors this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

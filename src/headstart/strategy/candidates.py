@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from headstart.engine import available_cores
 from headstart.heads import HEADS, Head
 from headstart.heads.calibration import losses
 from headstart.heads.distances import squared_distances
 from headstart.heads.kernel_ridge import REGULARISATIONS, WIDTHS, KernelTrial, search_kernel
 from headstart.heads.subsample import stratified_rows
 from headstart.heads.targets import ClassWeight, Targets, image_weights
-from headstart.heads.threads import available_cores, one_thread
+from headstart.heads.threads import one_thread
 from headstart.maps import LayerLike, LayerMap
 from headstart.strategy.choice import Candidate
 
