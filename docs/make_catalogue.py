@@ -1,10 +1,12 @@
 """Write src/headstart/backbones/catalogue.csv: settings and computed figures from timm, accuracies from imagenet_accuracies.csv.
+And stages.csv beside it: parameters and operations of every stage.
 
-    python docs/make_catalogue.py          (needs headstart[torch]; no download, under a minute)
+    python docs/make_catalogue.py              (needs headstart[torch]; no download, some minutes)
+    python docs/make_catalogue.py --stages     (stages.csv only)
 
 Parameters are counted. GFLOPs come from PyTorch's flop counter at the input size (a multiplication and an addition are two operations).
 Depth is followed through one forward pass: each convolution or linear layer is one deeper than the deepest of its inputs. All of this
-runs on PyTorch's "meta" device, which knows shapes and no numbers.
+runs on PyTorch's "meta" device, which knows shapes and no numbers. The stages are found by running each network with random weights.
 
 The accuracies were copied by hand from huggingface/pytorch-image-models (results/results-imagenet.csv at commit 0173a139; for MobileNet
 V1 its README) and hold for the size of the test images given there; those of the embedded weights are timm's for its own port of the
@@ -13,6 +15,7 @@ same TensorFlow checkpoints. A network without a published figure keeps an empty
 
 from __future__ import annotations
 
+import argparse
 import csv
 from pathlib import Path
 from typing import Any
@@ -25,10 +28,12 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from headstart.backbones import timm_models
 from headstart.backbones.loading import embedded_weights
-from headstart.backbones.records import BackboneRecord
+from headstart.backbones.records import BackboneRecord, catalogue
+from headstart.backbones.stage_table import computed
 
 HERE = Path(__file__).parent
 CATALOGUE = HERE.parent / "src" / "headstart" / "backbones" / "catalogue.csv"
+STAGES = CATALOGUE.with_name("stages.csv")
 
 # Where the literature's network exists with the weights of its time, these are taken and not timm's newest: label smoothing, heavy
 # augmentation and sigmoid losses raise ImageNet accuracy and make frozen features worse (Kornblith et al. 2019 and 2021).
@@ -142,10 +147,28 @@ def rows() -> list[dict[str, Any]]:
     return lines
 
 
-if __name__ == "__main__":
-    table = rows()
-    with CATALOGUE.open("w", encoding="utf-8", newline="") as stream:
+def stage_rows() -> list[dict[str, Any]]:
+    """The stages of every backbone of the catalogue, as it is on disk."""
+    return [
+        {"backbone": record.name, "stage": stage.name, "parameters": stage.parameters, "flops": stage.flops}
+        for record in catalogue()
+        for stage in computed(record).stages
+    ]
+
+
+def write(path: Path, table: list[dict[str, Any]]) -> None:
+    """Write a table as CSV."""
+    with path.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.DictWriter(stream, fieldnames=list(table[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(table)
-    print(f"{len(table)} backbones written to {CATALOGUE}")
+    print(f"{len(table)} rows written to {path}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stages", action="store_true", help="write stages.csv only")
+    if not parser.parse_args().stages:
+        write(CATALOGUE, rows())
+        catalogue.cache_clear()
+    write(STAGES, stage_rows())

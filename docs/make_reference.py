@@ -46,10 +46,9 @@ def commands() -> dict[str, Any]:
     import typer
 
     from headstart.cli import application
-    from headstart.cli.application import COMMANDS
+    from headstart.cli.application import register_commands
 
-    for name in COMMANDS:
-        importlib.import_module(f"headstart.cli.{name}_command")
+    register_commands()
     found: dict[str, Any] = {}
 
     def add(words: str, command: Any) -> None:

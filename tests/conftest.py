@@ -72,8 +72,7 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Simple
 
     from headstart.cli import application
 
-    for name in importlib.import_module("headstart.cli.application").COMMANDS:
-        importlib.import_module(f"headstart.cli.{name}_command")
+    importlib.import_module("headstart.cli.application").register_commands()
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
 

@@ -20,6 +20,7 @@ FLOORS: dict[str, int] = {
     "audit": 3, "splits": 3, "engine": 3, "feature_store": 3,
     "features": 4,
     "maps": 5, "heads": 5,
+    "finetune": 6,
     "strategy": 7,
     "classifier": 8,
     "evaluate": 9,
@@ -83,8 +84,8 @@ def test_nothing_heavy_is_imported_early(statement: str, forbidden: tuple[str, .
 
 
 PUBLIC = [
-    "BackboneExtractor", "Dataset", "Evaluation", "FeatureStore", "FitResult", "FitSettings", "HeadstartError", "Preprocessing", "Run",
-    "TransferClassifier", "__version__", "catalogue", "check", "dataset_from_arrays", "dataset_from_paths", "fit", "load",
+    "BackboneExtractor", "Dataset", "Evaluation", "FeatureStore", "FineTuning", "FitResult", "FitSettings", "HeadstartError", "Preprocessing",
+    "Run", "TransferClassifier", "__version__", "catalogue", "check", "dataset_from_arrays", "dataset_from_paths", "fit", "load",
     "load_backbone", "read_dataset",
 ]  # fmt: skip
 

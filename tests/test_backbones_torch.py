@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from headstart.backbones import Backbone, all_timm_models, find, load_backbone, state_dicts, timm_models
+from headstart.backbones import Backbone, all_timm_models, find, load_backbone, onnx_export, state_dicts, timm_models
 from headstart.backbones.backbone import Layer
 from headstart.backbones.downloads import published_weights
 from headstart.backbones.kept_networks import KeptNetworks
@@ -198,7 +198,7 @@ def test_converting_leaves_the_state_of_the_process_alone(tmp_path: Path, capfd:
 
 
 def test_a_network_that_computes_something_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timm_models, "_difference", lambda *arguments: 0.02)
+    monkeypatch.setattr(onnx_export, "_difference", lambda *arguments: 0.02)
     with (
         smaller(64),
         pytest.raises(BackboneError, match=r"converted mobilenetv3_small_050\.\S+ differs from PyTorch by 2\.0e-02 .* not used"),

@@ -15,9 +15,10 @@ import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from sklearn.utils.validation import validate_data
 
-import headstart.classifier
+import headstart.classifier.estimator
 from headstart import TransferClassifier
 from headstart.backbones import Layer
+from headstart.classifier.preparing import Ready
 from headstart.features import Features
 
 
@@ -38,9 +39,9 @@ class RowExtractor:
 @pytest.fixture(autouse=True)
 def _rows_for_images(monkeypatch: pytest.MonkeyPatch) -> None:
     def prepare(wanted: Any, **_: Any) -> Any:
-        return headstart.classifier._Ready(wanted, RowExtractor(), None)  # type: ignore[arg-type]
+        return Ready(wanted, RowExtractor(), None)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(headstart.classifier, "_prepare", prepare)
+    monkeypatch.setattr(headstart.classifier.estimator, "prepare", prepare)
 
 
 class OnTables(TransferClassifier):

@@ -20,7 +20,8 @@ from PIL import Image
 
 from headstart.errors import ParameterError
 from headstart.evaluate import Evaluation, evaluate
-from headstart.report import EvidenceRow, Finding, RunReport, confusion_matrix_png, write_report
+from headstart.finetune.history import Epoch, History
+from headstart.report import EvidenceRow, Finding, RunReport, confusion_matrix_png, training_curves_png, write_report
 from headstart.report.matrix import shades
 from headstart.report.model_card import markdown, model_card
 from headstart.report.page import SECTIONS, page
@@ -65,6 +66,17 @@ def run_report(classes: tuple[str, ...] = ("cats", "dogs"), **changes: Any) -> R
     return dataclasses.replace(report, **changes)
 
 
+def history(length: int = 3, *, best: int | None = 2, validated: bool = True, stages: tuple[str, ...] = ("stage5", "stage6")) -> History:
+    epochs = tuple(
+        Epoch(
+            number=number, loss=0.6 / number, accuracy=1 - 0.3 / number, val_loss=0.5 / number if validated else None,
+            val_accuracy=1 - 0.2 / number if validated else None, lr=0.001 / number, seconds=1.5, trained=stages,
+        )
+        for number in range(1, length + 1)
+    )  # fmt: skip
+    return History(epochs, best, "The validation loss had not fallen for 1 epoch.")
+
+
 class Reading(HTMLParser):
     """Collects text, tags and attributes, and fails on tags that do not close in order."""
 
@@ -105,7 +117,7 @@ def test_the_page_tells_the_result_in_a_sentence_with_its_interval() -> None:
 
 
 def test_the_page_has_every_part_of_the_report() -> None:
-    text = Reading(page(run_report())).text
+    text = Reading(page(run_report(history=history()))).text
     for heading in SECTIONS:
         assert heading in text
     for said in (
@@ -151,7 +163,7 @@ def test_a_bare_report_has_no_empty_sections() -> None:
 
 @pytest.mark.parametrize("count", [2, 4, 10, 15, 16, 40, 100])
 def test_the_page_loads_nothing_and_runs_nothing(count: int) -> None:
-    source = page(run_report(tuple(f"class {index}" for index in range(count))))
+    source = page(run_report(tuple(f"class {index}" for index in range(count)), history=history(count)))
     found = Reading(source)
     assert {"script", "link", "iframe", "img", "object", "embed"}.isdisjoint(tag for tag, _ in found.tags)
     assert {"src", "href", "srcset", "action"}.isdisjoint(name for _, attributes in found.tags for name in attributes)
@@ -186,6 +198,7 @@ def test_names_of_any_kind_stay_names(count: int) -> None:
         findings=(Finding(text=bad, advice=bad, examples=(bad,) * 5),),
         notes=(bad,),
         provenance={bad: bad, "group" + bad: {bad: [bad, bad]}},
+        history=dataclasses.replace(history(stages=(bad, bad + "2")), stopped=bad),
     )
     source = page(report)
     found = Reading(source)
@@ -260,6 +273,104 @@ def test_multilabel_reports_have_no_confusion_matrix(tmp_path: Path) -> None:
     card = written[1].read_text(encoding="utf-8")
     assert "confusion_matrix.png" not in card
     assert "multi-label" in card
+
+
+# training
+
+
+def _training(report: RunReport) -> tuple[str, str]:
+    """The section's HTML and its text."""
+    found = re.search(r"<section><h2>Training</h2>.*?</section>", page(report), flags=re.DOTALL)
+    assert found
+    return found[0], " ".join(Reading(found[0]).text.split())
+
+
+def test_the_training_is_told_in_sentences_curves_and_numbers() -> None:
+    source, text = _training(run_report(history=history()))
+    assert (
+        "The head and the stages stage5 and stage6 were trained for 3 epochs, in 4.5 s. The weights of epoch 2 are kept: "
+        "validation accuracy 90.0 %, validation loss 0.2500. The validation loss had not fallen for 1 epoch." in text
+    )
+    assert source.count("<svg class=chart role=img") == 2
+    assert text.count("epoch 2 kept") == 2
+    assert "The accuracy by epoch: training from 70.0 % to 90.0 % and validation from 80.0 % to 93.3 %." in text
+    assert "The loss by epoch: training from 0.6000 to 0.2000 and validation from 0.5000 to 0.1667." in text
+    assert "2 kept 85.0 % 90.0 % 0.3000 0.2500 5.00e-04 1.5 s" in text
+    assert "The test images took no part." in text
+
+
+def test_an_unvalidated_training_of_the_head_alone_shows_no_column_of_dashes() -> None:
+    source, text = _training(run_report(history=history(1, best=None, validated=False, stages=())))
+    assert "The head alone was trained for 1 epoch, in 1.5 s. The validation" in text
+    assert "No images were held out to choose an epoch." in text
+    assert "validation accuracy" not in text
+    assert "kept" not in text
+    assert "dashed" not in source
+    assert "1 70.0 % 0.6000 1.00e-03 1.5 s" in text
+
+
+def test_stages_that_join_later_are_told_by_epoch() -> None:
+    steps = ((), ("stage6",), ("stage5", "stage6"))
+    epochs = tuple(dataclasses.replace(epoch, trained=names) for epoch, names in zip(history().epochs, steps, strict=True))
+    _, text = _training(run_report(history=History(epochs)))
+    assert "The head and, stage by stage, stage5 and stage6 were trained for 3 epochs" in text
+    assert "1.5 s head alone 2 " in text
+    assert text.endswith("1.5 s stage5, stage6")
+
+
+def test_a_loss_over_many_powers_of_ten_has_a_logarithmic_axis_and_a_diverged_one_is_still_told() -> None:
+    epochs = [dataclasses.replace(epoch, loss=1000.0 ** (1 - epoch.number)) for epoch in history().epochs]
+    assert "lower is better (logarithmic)" in _training(run_report(history=History(tuple(epochs))))[1]
+    epochs = [dataclasses.replace(epoch, loss=math.nan, val_loss=math.inf, accuracy=math.nan) for epoch in history().epochs]
+    source, text = _training(run_report(history=History(tuple(epochs))))
+    assert "logarithmic" not in text
+    assert "1 - 80.0 % - inf 1.00e-03" in text
+    assert "nan" not in re.sub(r"<[^>]*>", "", source)
+    assert not re.search(r'(nan|inf)[ "L]', "".join(re.findall(r'd="[^"]*"', source)))
+
+
+@pytest.mark.parametrize("none", [None, History()])
+def test_without_a_training_nothing_is_said_of_one(none: History | None, tmp_path: Path) -> None:
+    report = run_report(history=none)
+    assert page(report) == page(run_report())
+    assert model_card(report) == model_card(run_report())
+    assert "<h2>Training" not in page(report)
+    assert "Fine-tuning" not in model_card(report)
+    assert len(write_report(tmp_path, report)) == 3
+
+
+def test_the_card_tells_the_training_and_shows_its_picture() -> None:
+    card = model_card(run_report(history=history()))
+    assert (
+        "- Fine-tuning: The head and the stages stage5 and stage6 were trained for 3 epochs, in 4.5 s. The weights of epoch 2 are kept"
+        in card
+    )
+    assert "![Accuracy and loss by epoch, of training and of validation](training_curves.png)" in card
+
+
+@pytest.mark.parametrize("length", [1, 2, 12, 300])
+def test_the_curves_are_drawn_where_the_numbers_are(length: int, tmp_path: Path) -> None:
+    training_curves_png(history(length, best=1), tmp_path / "curves.png")
+    with Image.open(tmp_path / "curves.png") as image:
+        assert image.format == "PNG"
+        assert image.size == (1600, 586)
+        pixels = np.asarray(image.convert("RGB")).astype(int)
+    below = pixels[176:515]  # without the keys
+    blue, orange = below[:, :, 2] > below[:, :, 0] + 60, below[:, :, 0] > below[:, :, 2] + 60
+    for half in (slice(0, 800), slice(800, 1600)):
+        assert blue[:, half].sum() > 40
+        assert orange[:, half].sum() > 40
+    if length == 12:
+        rows = np.arange(len(below))[:, None]
+        middle = slice(300, 700), slice(1100, 1500)
+        height = [[(rows * colour[:, half]).sum() / colour[:, half].sum() for half in middle] for colour in (blue, orange)]
+        assert height[0][0] < height[1][0]  # the accuracy of validation is the higher one, its loss the lower one
+        assert height[0][1] > height[1][1]
+
+
+def test_a_picture_of_no_epochs_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match="A training without an epoch has no curves; give a history with at least one"):
+        training_curves_png(History(), tmp_path / "curves.png")
 
 
 # MODEL_CARD.md
@@ -384,15 +495,17 @@ def test_a_picture_of_multilabel_data_is_refused(tmp_path: Path) -> None:
 
 
 def test_pillows_own_font_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from headstart.report import picture
+    from headstart.report import fonts
 
-    monkeypatch.setattr(picture, "_SYSTEM_FONTS", ())
-    picture._font.cache_clear()
+    monkeypatch.setattr(fonts, "SYSTEM_FONTS", ())
+    fonts.font_at.cache_clear()
     try:
         confusion_matrix_png(evaluation(("cats", "dogs")), tmp_path / "confusion.png")
+        training_curves_png(history(), tmp_path / "curves.png")
     finally:
-        picture._font.cache_clear()
+        fonts.font_at.cache_clear()
     assert (tmp_path / "confusion.png").stat().st_size > 500
+    assert (tmp_path / "curves.png").stat().st_size > 500
 
 
 # writing
@@ -404,6 +517,14 @@ def test_files_are_written_and_written_again_byte_for_byte(tmp_path: Path) -> No
     first = [path.read_bytes() for path in written]
     assert [path.read_bytes() for path in write_report(tmp_path, run_report())] == first
     assert b"\r" not in first[0] + first[1]
+
+
+def test_the_picture_of_the_training_is_written_with_the_others(tmp_path: Path) -> None:
+    report = run_report(history=history())
+    written = write_report(tmp_path, report)
+    assert [path.name for path in written] == ["report.html", "MODEL_CARD.md", "confusion_matrix.png", "training_curves.png"]
+    first = [path.read_bytes() for path in written]
+    assert [path.read_bytes() for path in write_report(tmp_path, report)] == first
 
 
 def test_a_missing_folder_is_the_file_systems_error(tmp_path: Path) -> None:

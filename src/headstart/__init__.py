@@ -21,6 +21,7 @@ _PUBLIC = {
     "BackboneExtractor": "headstart.features",
     "FeatureStore": "headstart.feature_store",
     "TransferClassifier": "headstart.classifier",
+    "FineTuning": "headstart.finetune",
     "FitSettings": "headstart.fitting",
     "FitResult": "headstart.fitting",
     "fit": "headstart.fitting",
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from headstart.evaluate import Evaluation
     from headstart.feature_store import FeatureStore
     from headstart.features import BackboneExtractor
+    from headstart.finetune import FineTuning
     from headstart.fitting import FitResult, FitSettings, fit
     from headstart.images import Preprocessing
 
@@ -49,6 +51,7 @@ __all__ = [
     "Dataset",
     "Evaluation",
     "FeatureStore",
+    "FineTuning",
     "FitResult",
     "FitSettings",
     "HeadstartError",

@@ -19,6 +19,10 @@ import difflib
 from collections.abc import Iterable
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C was pressed, and what was finished has been kept; the message says how to go on from there."""
+
+
 class HeadstartError(Exception):
     """Base class of all errors that Headstart raises on purpose."""
 

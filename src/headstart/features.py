@@ -101,11 +101,12 @@ class BackboneExtractor:
     @cached_property
     def engine(self) -> Engine:
         """The engine, opened at its first use: a run whose features are all stored never pays for it."""
-        if self._engine_kind == "torch" or (self._engine_kind == "auto" and gpu_is_there()):
+        if not self.backbone.tuned and (self._engine_kind == "torch" or (self._engine_kind == "auto" and gpu_is_there())):
             from headstart.engine.torch_engine import TorchEngine
 
             return TorchEngine(torch_network(self.backbone, weights=self._weights))
-        return open_engine(self.backbone.network, kind=self._engine_kind, size=self.preprocessing.size)
+        kind = "auto" if self._engine_kind == "torch" else self._engine_kind
+        return open_engine(self.backbone.network, kind=kind, size=self.preprocessing.size)
 
     def __call__(
         self,
@@ -159,7 +160,7 @@ class BackboneExtractor:
         """Fill in what the store has. Returns the store, or None when it turned out unusable."""
         where: dict[bytes, list[int]] = {}
         spans = [range(start, min(start + _READ_TOGETHER, len(images))) for start in range(0, len(images), _READ_TOGETHER)]
-        for span, read in zip(spans, _ahead(pool, lambda span: [_digest(images[index]) for index in span], spans), strict=True):
+        for span, read in zip(spans, ahead(pool, lambda span: [_digest(images[index]) for index in span], spans), strict=True):
             for index, digest in zip(span, read, strict=True):
                 if isinstance(digest, ImageError):
                     refused[index] = digest
@@ -227,6 +228,35 @@ class BackboneExtractor:
         return count
 
 
+def survey(images: Images, *, preprocessing: Preprocessing, progress: Progress | None = None) -> Features:
+    """Find out which images can be read, without computing anything from them: `Features` of length 0, with digests and refusals."""
+    kept: list[int] = []
+    digests: list[bytes] = []
+    refused: dict[int, ImageError] = {}
+    with quiet_decoding(), ThreadPoolExecutor(available_cores(), thread_name_prefix="headstart-decode") as pool:
+        results = run_images(images, range(len(images)), engine=_NothingComputed(), preprocessing=preprocessing, pool=pool)
+        for done, result in enumerate(results, 1):
+            if isinstance(result.outputs, ImageError):
+                refused[result.index] = result.outputs
+            else:
+                kept.append(result.index)
+                digests.append(result.digest)
+            if progress is not None:
+                progress(done, len(images))
+    values = np.empty((len(kept), 0), dtype=np.float32)
+    return Features(values, np.array(kept, dtype=np.int64), tuple(refused.values()), tuple(refused), 0, tuple(digests))
+
+
+class _NothingComputed:
+    """An engine without a network."""
+
+    name = "none"
+
+    def run(self, images: Iterable[_Pixels]) -> Iterator[Outputs]:
+        for _ in images:
+            yield ()
+
+
 @dataclass(frozen=True, eq=False)
 class ImageResult:
     """What came of one image: its position, the SHA-256 of its bytes, and the network's outputs or the refusal."""
@@ -260,7 +290,7 @@ def run_images(
             return index, digest, error
 
     def pixels() -> Iterator[_Pixels]:
-        for index, digest, result in _ahead(pool, decode, indices):
+        for index, digest, result in ahead(pool, decode, indices):
             refusal = result if isinstance(result, ImageError) else None
             begun.append((index, digest, refusal))
             if not isinstance(result, ImageError):
@@ -278,8 +308,8 @@ def run_images(
     yield from refusals()
 
 
-def _ahead(pool: ThreadPoolExecutor, function: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
-    """Like ``pool.map``, but only a few calls ahead of the consumer."""
+def ahead(pool: ThreadPoolExecutor, function: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
+    """The results in order, like those of ``pool.map``, but computed only a few calls ahead of whoever takes them."""
     waiting: deque[Future[_Result]] = deque()
     try:
         for item in items:

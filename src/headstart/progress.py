@@ -18,6 +18,9 @@ class Listener:
     def progress(self, done: int, total: int) -> None:
         """So much of the current stage is done."""
 
+    def detail(self, text: str) -> None:
+        """What is new in the current stage, such as the loss of a training; shown beside its progress."""
+
     def say(self, message: str) -> None:
         """Something worth knowing."""
 

@@ -42,6 +42,7 @@ class Backbone:
         weights_source: where these came from, in words.
         layers: the pooled outputs of the stages, in the order of the feature vector; the last one is called ``last``.
         any_size: whether images of another height and width than ``record.input_size`` may be fed.
+        tuned: whether its weights were trained further, so that `network` is the only file that has them.
     """
 
     record: BackboneRecord
@@ -51,11 +52,17 @@ class Backbone:
     weights_source: str
     layers: tuple[Layer, ...]
     any_size: bool = True
+    tuned: bool = False
 
     @property
     def name(self) -> str:
         """The record's name."""
         return self.record.name
+
+    @property
+    def last(self) -> Layer:
+        """The pooled features before the classifier."""
+        return next(layer for layer in self.layers if layer.name == "last")
 
     @property
     def dim(self) -> int:

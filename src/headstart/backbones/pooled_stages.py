@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 
-def _stage_modules(model: Any) -> Iterator[tuple[Any, int | None]]:
+def stage_modules(model: Any) -> Iterator[tuple[Any, int | None]]:
     """The modules at whose output a stage ends, with their channels where known, in the order of the forward pass."""
     blocks = getattr(model, "blocks", None)
     if isinstance(blocks, nn.Sequential) and len(blocks) > 0 and all(isinstance(stage, nn.Sequential) for stage in blocks):
@@ -34,6 +34,7 @@ class PooledStages(nn.Module):  # type: ignore[misc]
     Attributes:
         sizes: after the first call, the length of each part of the output.
         kept: which stages are given; all at first.
+        flat: whether every position of the last feature map follows at the end, channels last; False at first.
     """
 
     def __init__(self, model: Any, *, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
@@ -44,16 +45,19 @@ class PooledStages(nn.Module):  # type: ignore[misc]
         self._skipped = int(getattr(model, "num_prefix_tokens", 0) or 0)
         self._channels_last = getattr(model, "output_fmt", "NCHW") == "NHWC"
         self._caught: dict[int, Any] = {}
-        stages = list(_stage_modules(model))
+        self._catching = False
+        stages = list(stage_modules(model))
         self.kept = list(range(len(stages)))
         self.sizes: list[int] = []
+        self.flat = False
         for index, (module, channels) in enumerate(stages):
             module.register_forward_hook(self._catcher(index, channels))
         self.eval()
 
     def _catcher(self, index: int, channels: int | None) -> Any:
         def catch(_module: Any, _inputs: Any, output: Any) -> None:
-            self._caught[index] = self._pooled(output[0] if isinstance(output, tuple | list) else output, channels)
+            if self._catching:  # a training that runs the network in parts must not keep its outputs alive
+                self._caught[index] = self._pooled(output[0] if isinstance(output, tuple | list) else output, channels)
 
         return catch
 
@@ -67,17 +71,34 @@ class PooledStages(nn.Module):  # type: ignore[misc]
             return value[:, self._skipped :].mean(dim=1)
         return value
 
-    def _last(self, value: Any) -> Any:
+    def last(self, value: Any) -> Any:
+        """The features before the classifier (N, D), from what the network's ``forward_features`` gives."""
         if type(self.model).__name__ == "VGG":  # its head would add 120 million parameters of fully connected layers
             return self._pooled(value, None)
         return self._pooled(self.model.forward_head(value, pre_logits=True), None)
 
+    def flattened(self, last_map: Any) -> Any:
+        """Every position of what ``forward_features`` gives, channels last: (N, h * w * C)."""
+        if last_map.ndim == 4 and not self._channels_last:
+            last_map = last_map.permute(0, 2, 3, 1)
+        return last_map.flatten(1)
+
+    def normalised(self, images: Any) -> Any:
+        """Images (uint8, N x H x W x 3) to the network's input (float32, N x 3 x H x W)."""
+        return images.permute(0, 3, 1, 2).float() * self.scale - self.shift
+
     def forward(self, images: Any) -> Any:
         """Images (uint8, N x H x W x 3) to features (float32, N x D)."""
-        value = images.permute(0, 3, 1, 2).float() * self.scale - self.shift
         self._caught.clear()
-        last = self._last(self.model.forward_features(value))
+        self._catching = True
+        try:
+            last_map = self.model.forward_features(self.normalised(images))
+            last = self.last(last_map)
+        finally:
+            self._catching = False
         parts = [*(self._caught[index] for index in self.kept if index in self._caught), last]
+        if self.flat:
+            parts.append(self.flattened(last_map))
         self._caught.clear()
         self.sizes = [int(part.shape[1]) for part in parts]
         return torch.cat(parts, dim=1)
@@ -94,5 +115,7 @@ class PooledStages(nn.Module):  # type: ignore[misc]
 
 
 def named_sizes(network: PooledStages) -> tuple[tuple[str, int], ...]:
-    """(name, length) of each part: ``stage1``, ``stage2``, ... and ``last``."""
-    return (*((f"stage{number}", size) for number, size in enumerate(network.sizes[:-1], 1)), ("last", network.sizes[-1]))
+    """(name, length) of each part: ``stage1``, ``stage2``, ..., ``last``, and ``map`` where it is asked for."""
+    ends = ("last", "map") if network.flat else ("last",)
+    stages = range(1, len(network.sizes) - len(ends) + 1)
+    return tuple(zip((*(f"stage{number}" for number in stages), *ends), network.sizes, strict=True))

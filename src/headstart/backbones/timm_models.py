@@ -1,23 +1,15 @@
-"""Every network of timm: its record, and its conversion to an ONNX file. PyTorch is imported inside the functions only.
-
-The conversion takes PyTorch's TorchScript exporter: it writes operator set 17, which the rest of a saved model is written in, follows
-free image sizes, and took 1 to 7 s for each family tried, where the newer exporter took up to 560 s. Its result is compared with
-PyTorch's own output before it is accepted.
-"""
+"""Every network of timm: its record, and its conversion to an ONNX file. PyTorch is imported inside the functions only."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import importlib.util
-import io
-import logging
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from headstart.backbones.backbone import Layer, layers_from_sizes
+from headstart.backbones.onnx_export import exported, noise, quiet
 from headstart.backbones.records import FILE_SOURCE, HUB_SOURCE, URL_SOURCE, BackboneRecord
 from headstart.errors import BackboneError, MissingExtraError, nearest
 
@@ -25,9 +17,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from headstart.backbones.pooled_stages import PooledStages
-
-_TOLERANCE = 1e-3  # of ONNX Runtime against PyTorch, relative to the largest value of the layer
-_MAX_BYTES = (2 << 30) - (16 << 20)  # a larger ONNX file cannot be self-contained
 
 
 def installed() -> bool:
@@ -47,25 +36,9 @@ def require(what: str) -> None:
 
 def _timm(what: str) -> Any:
     require(what)
-    with _quiet():
+    with quiet():
         import timm
     return timm
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Hold back the chatter of PyTorch's and timm's imports and exports; errors still come as exceptions."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "timm", "onnxscript")]
-    levels = [logger.level for logger in loggers]
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            for logger in loggers:
-                logger.setLevel(logging.CRITICAL)
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 def _source(settings: Any) -> str:
@@ -159,18 +132,27 @@ def convert(record: BackboneRecord, *, tensors: Mapping[str, np.ndarray[Any, Any
         MissingExtraError: PyTorch or timm is not installed.
     """
     network, parameters = build(record, tensors=tensors, seed=seed)
-    with _quiet():
+    return written(dataclasses.replace(record, parameters=record.parameters or parameters), network)
+
+
+def written(record: BackboneRecord, network: PooledStages) -> Conversion:
+    """A network as `build` gives it, whatever its weights are by now, written as ONNX for images of `record.input_size`.
+
+    Raises:
+        BackboneError: the converted network does not compute what PyTorch computes.
+    """
+    with quiet():
         import onnx
         import timm
         import torch
 
         from headstart.backbones.pooled_stages import named_sizes
 
-        written, any_size = _exported(record, network)
-    record = dataclasses.replace(record, dim=network.sizes[-1], parameters=record.parameters or parameters)
+    free = not network.flat and not network.model.pretrained_cfg.get("fixed_input_size")
+    file, any_size = exported(network, name=record.name, side=record.input_size, any_size=free)
     return Conversion(
-        network=written,
-        record=record,
+        network=file,
+        record=dataclasses.replace(record, dim=network.sizes[-2 if network.flat else -1]),
         layers=layers_from_sizes(named_sizes(network)),
         any_size=any_size,
         versions={"torch": torch.__version__, "timm": timm.__version__, "onnx": onnx.__version__},
@@ -183,7 +165,7 @@ def build(record: BackboneRecord, *, tensors: Mapping[str, np.ndarray[Any, Any]]
     Arguments and errors as of `convert`.
     """
     timm = _timm(f"The backbone {record.name!r}")
-    with _quiet():
+    with quiet():
         import torch
 
         from headstart.backbones.pooled_stages import PooledStages
@@ -201,74 +183,5 @@ def build(record: BackboneRecord, *, tensors: Mapping[str, np.ndarray[Any, Any]]
         if tensors is not None:
             fit_weights(model, tensors, name=record.name)
         network = PooledStages(model, mean=record.mean, std=record.std)
-        network.drop_repeated(_noise(record.input_size, record.input_size, seed=1))
+        network.drop_repeated(noise(record.input_size, record.input_size, seed=1))
     return network, parameters
-
-
-def _noise(height: int, width: int, *, seed: int, count: int = 2) -> Any:
-    """Random images with coarse and fine structure, as a torch tensor (N, H, W, 3) of uint8."""
-    import torch
-
-    generator = torch.Generator().manual_seed(seed)
-    coarse = torch.rand(count, 3, 4, 4, generator=generator)
-    smooth = torch.nn.functional.interpolate(coarse, size=(height, width), mode="bilinear")
-    fine = torch.rand(count, 3, height, width, generator=generator)
-    return ((0.8 * smooth + 0.2 * fine) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
-
-
-def _exported(record: BackboneRecord, network: PooledStages) -> tuple[bytes, bool]:
-    """The network as ONNX, checked, and whether it follows other image sizes."""
-    import torch
-
-    from headstart.onnx_graph import OPSET
-
-    images = _noise(record.input_size, record.input_size, seed=2)
-    size_bytes = sum(value.numel() * value.element_size() for value in network.state_dict().values())
-    if size_bytes > _MAX_BYTES:
-        raise BackboneError(f"{record.name} has {size_bytes >> 20} MB of weights without its top; one ONNX file holds 2 GB at most.")
-    fixed = bool(network.model.pretrained_cfg.get("fixed_input_size"))
-    stream = io.BytesIO()
-    with torch.inference_mode():
-        torch.onnx.export(
-            network, (images,), stream, input_names=["images"], output_names=["features"], opset_version=OPSET, dynamo=False,
-            dynamic_axes={"images": {0: "N"} if fixed else {0: "N", 1: "H", 2: "W"}, "features": {0: "N"}},
-        )  # fmt: skip
-    written = stream.getvalue()
-    session = _session(written)
-    difference = _difference(session, network, images[:1])
-    if not difference <= _TOLERANCE:
-        raise BackboneError(
-            f"The converted {record.name} differs from PyTorch by {difference:.1e} (relative), more than {_TOLERANCE:g}: it is not used."
-        )
-    side = record.input_size
-    other = _noise(side + 32, max(side - 32, 32), seed=3, count=1)
-    return written, not fixed and _difference(session, network, other) <= _TOLERANCE
-
-
-def _session(written: bytes) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC  # it runs twice: more would not pay
-    return onnxruntime.InferenceSession(written, options, providers=["CPUExecutionProvider"])
-
-
-def _difference(session: Any, network: PooledStages, images: Any) -> float:
-    """The largest difference of the file from PyTorch over the layers, relative to the largest value of each; infinite where it fails."""
-    import numpy as np
-    import torch
-
-    try:
-        with torch.inference_mode():
-            expected = network(images).numpy()
-        found = session.run(["features"], {"images": images.numpy()})[0]
-    except Exception:  # a size that the network cannot take; each library has its own exceptions
-        return float("inf")
-    worst, start = 0.0, 0
-    for size in network.sizes:
-        part = slice(start, start + size)
-        scale = max(float(np.abs(expected[:, part]).max()), 1e-12)
-        worst = max(worst, float(np.abs(found[:, part] - expected[:, part]).max()) / scale)
-        start += size
-    return worst if np.isfinite(worst) else float("inf")

@@ -16,9 +16,9 @@ from typing import Annotated, Any, ParamSpec
 import typer
 
 import headstart
-from headstart.errors import HeadstartError, InputError, MissingExtraError, ParameterError
+from headstart.errors import HeadstartError, InputError, Interrupted, MissingExtraError, ParameterError
 
-COMMANDS = ("fit", "predict", "evaluate", "check", "backbones", "cache", "demo")
+COMMANDS = ("fit", "lr-find", "predict", "evaluate", "check", "backbones", "recipe", "cache", "demo")
 """In the order in which ``--help`` lists them; each is registered by the module of its name."""
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
@@ -73,6 +73,8 @@ def guarded(command: Callable[_P, None]) -> Callable[_P, None]:
             _stop(str(error), BAD_INPUT)
         except HeadstartError as error:
             _stop(str(error), FAILED)
+        except Interrupted as interrupted:
+            _stop(str(interrupted), INTERRUPTED, label="")
         except KeyboardInterrupt:
             _stop("Interrupted. What was finished is kept: the same command goes on from there.", INTERRUPTED, label="")
         except BrokenPipeError:
@@ -152,6 +154,12 @@ def _hint_for_a_path(arguments: list[str]) -> str:
     return f"There is no command {first!r}. Did you mean: headstart {meant}"
 
 
+def register_commands() -> None:
+    """Import the module of every command, which adds it to the application."""
+    for name in COMMANDS:
+        importlib.import_module(f"headstart.cli.{name.replace('-', '_')}_command")
+
+
 def main() -> None:
     """Entry point of the ``headstart`` command."""
     _prepare_streams()
@@ -159,8 +167,7 @@ def main() -> None:
         if hint := _hint_for_a_path(sys.argv[1:]):
             typer.echo(f"Error: {hint}", err=True)
             sys.exit(BAD_INPUT)
-        for name in COMMANDS:
-            importlib.import_module(f"headstart.cli.{name}_command")
+        register_commands()
         application()
     except KeyboardInterrupt:  # before or after the command itself
         sys.exit(INTERRUPTED)

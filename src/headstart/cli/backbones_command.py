@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from headstart.cli.application import Verbose, application, guarded
 from headstart.cli.terminal import print_result
+from headstart.errors import ParameterError
 
 if TYPE_CHECKING:
     from headstart.backbones import BackboneRecord
@@ -17,6 +19,7 @@ _EXAMPLES = """\b
 Examples:
   headstart backbones --sort top1
   headstart backbones ResNet50
+  headstart backbones ResNet50 --stages     (the names for `headstart fit --unfreeze`)
   headstart backbones --all          (every timm model; needs headstart[torch])
 """
 
@@ -27,13 +30,16 @@ def backbones_command(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show everything known of this one.")] = None,
     sort: Annotated[str, typer.Option(metavar="KEY", help="Best or smallest first; top1, gflops, parameters, ...")] = "catalogue",
     everything: Annotated[bool, typer.Option("--all", help="Every timm model, not only the catalogue.")] = False,
+    stages: Annotated[bool, typer.Option("--stages", help="Show the stages of NAME, with size and cost of each.")] = False,
     verbose: Verbose = False,
 ) -> None:
     """The catalogue of pre-trained backbones: size, cost, ImageNet accuracy, licence. Those marked * come with Headstart, offline."""
     from headstart.backbones import all_timm_models, catalogue, find, sorted_records
 
+    if stages and name is None:
+        raise ParameterError("--stages shows the stages of one backbone: give its NAME, as in `headstart backbones ResNet50 --stages`.")
     if name is not None:
-        _show_one(find(name))
+        (_show_stages if stages else _show_one)(find(name))
         return
     records = all_timm_models() if everything else catalogue()
     _show_table(list(sorted_records(records, key=sort)))
@@ -54,16 +60,44 @@ def _show_table(records: list[BackboneRecord]) -> None:
         )
         for record in records
     ]  # fmt: skip
-    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
-    for row in (header, *rows):
-        cells = [
-            f"{cell:<{width}}" if column in (0, 1, 9) else f"{cell:>{width}}"
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        print_result("  ".join(cells).rstrip(), style="bold" if row is header else None)
+    _print_table(header, rows, left=(0, 1, 9))
     print_result()
     print_result("* comes with Headstart and works offline; the others are downloaded when first used, which headstart[torch] does.")
     print_result("GFLOPs count a multiplication and an addition as two. `headstart backbones NAME` names the source of every figure.")
+
+
+def _print_table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]], *, left: tuple[int, ...]) -> None:
+    """Columns as wide as they need to be; those of `left` begin at the left, the others are numbers."""
+    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+    for row in (header, *rows):
+        cells = [
+            f"{cell:<{width}}" if column in left else f"{cell:>{width}}"
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        print_result("  ".join(cells).rstrip(), style="bold" if row is header else None)
+
+
+def _show_stages(record: BackboneRecord) -> None:
+    from headstart.backbones.stage_table import stage_table
+
+    table = stage_table(record)
+
+    def row(name: str, parameters: int, flops: int) -> tuple[str, ...]:
+        shares = f"{100 * parameters / table.parameters:.1f} %", f"{100 * flops / max(table.flops, 1):.1f} %"
+        return name, f"{parameters:,}", shares[0], _number(flops, scale=1e9, digits=3), shares[1]
+
+    rows = [row(stage.name, stage.parameters, stage.flops) for stage in table.stages]
+    rows.append(row("all", table.parameters, table.flops))
+    rows.append(("head", f"{table.dim + 1:,}", "a class", _number(2 * table.dim, scale=1e9, digits=3), "a class"))
+    print_result(record.name, style="bold")
+    _print_table(("stage", "parameters", "share", "GFLOPs", "share"), rows, left=(0,))
+    last_two = ",".join(table.names[-2:])
+    print_result()
+    print_result(f"GFLOPs are for one image of {record.input_size} px; a multiplication and an addition count as two.")
+    print_result(
+        f"The head is one layer from {table.dim} features to your classes. It is always trained; stages are trained if you name them:"
+    )
+    print_result(f"  headstart fit DATA --backbone {record.name} --strategy partial --unfreeze {last_two}")
 
 
 def _show_one(record: BackboneRecord) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headstart.cli.application import CacheFolder, Quiet, Verbose, application, guarded
+from headstart.cli import training_options
+from headstart.cli.application import INTERRUPTED, CacheFolder, Quiet, Verbose, application, check_writable, guarded, writable
 from headstart.cli.terminal import TerminalListener, hanging, print_result
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ Examples:
   headstart fit xrays/ --group-from 'person(\\d+)_'
       a patient never stands on both sides of a split
   headstart fit list.csv --head logistic --folds 5
+  headstart fit photos/ --strategy partial
+      trains the last stages of the backbone too; needs headstart[torch]
   headstart fit photos/ --shard 1/4 --cache shard1
       on each of four machines; then: headstart cache merge shard1 shard2 ...
 """
@@ -52,6 +56,35 @@ def fit_command(
     folds: Annotated[int, typer.Option(metavar="K", help="Also cross-validate over the training part.")] = 0,
     seed: Annotated[int, typer.Option(help="The same seed gives the same result.")] = 0,
     engine: Annotated[str, typer.Option(metavar="NAME", help="auto, openvino, onnxruntime or torch.")] = "auto",
+    strategy: training_options.Strategy = "probe",
+    unfreeze: training_options.Unfreeze = None,
+    lr: training_options.LearningRate = None,
+    layer_decay: training_options.LayerDecay = None,
+    epochs: training_options.Epochs = None,
+    steps: training_options.Steps = None,
+    batch_size: training_options.BatchSize = None,
+    augment: training_options.Augment = None,
+    views: training_options.Views = None,
+    show_augment: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.png", help="Write a sheet of what the network will see, and stop.", rich_help_panel="Training"),
+    ] = None,
+    optimizer: training_options.Optimizer = None,
+    loss: training_options.LossName = None,
+    label_smoothing: training_options.LabelSmoothing = None,
+    head_layers: training_options.HeadLayers = None,
+    dropout: training_options.Dropout = None,
+    pooling: training_options.Pooling = None,
+    image_size: training_options.ImageSize = None,
+    precision: training_options.Precision = None,
+    retain: training_options.Retain = None,
+    early_stop: training_options.EarlyStop = None,
+    average: training_options.Average = None,
+    device: training_options.Device = None,
+    logger: training_options.Logger = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Go on with a training that was interrupted.", rich_help_panel="Training")
+    ] = None,
     shard: Annotated[str | None, typer.Option(metavar="I/N", help="Only compute the I-th of N parts of the features.")] = None,
     cache: CacheFolder = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep no features and no converted network.")] = False,
@@ -59,24 +92,125 @@ def fit_command(
     verbose: Verbose = False,
 ) -> None:
     """Learn a classifier from labelled images."""
-    from headstart.fitting import FitSettings, Shard, fit
+    from headstart.fitting import FitSettings, Shard
 
-    settings = FitSettings(
-        test=test, test_share=test_share, group_from=group_from, columns=_columns(column), folds=folds, backbone=backbone, weights=weights,
-        head=head.replace("-", "_"), class_weight=class_weight, fit_image=fit_image, cache=None if no_cache else cache or "auto",
-        engine=engine, seed=seed,
+    _check_one_kind_of_work(shard=shard, show_augment=show_augment, resume=resume)
+    if strategy == "probe" and show_augment is not None:
+        strategy = "partial"
+    elif strategy == "probe" and resume is not None:
+        strategy = _strategy_of(resume)
+    plan = training_options.fine_tuning(
+        strategy, dict(  # noqa: C408
+            unfreeze=unfreeze, lr=lr, layer_decay=layer_decay, epochs=epochs, steps=steps, batch_size=batch_size, augment=augment,
+            views=views, optimizer=optimizer, loss=loss, label_smoothing=label_smoothing, head_layers=head_layers, dropout=dropout,
+            pooling=pooling, image_size=image_size, precision=precision, retain=retain, early_stop=early_stop, average=average,
+            device=device, logger=logger,
+        ),
     )  # fmt: skip
-    with TerminalListener(quiet=quiet, verbose=verbose) as listener:
-        if shard is not None:
+    kept = None if no_cache else cache or "auto"
+    settings = FitSettings(
+        test=test, test_share=test_share, group_from=group_from, columns=columns_of(column), folds=folds, backbone=backbone,
+        weights=weights, head=head.replace("-", "_"), class_weight=class_weight, fit_image=fit_image, cache=kept, engine=engine, seed=seed,
+        fine_tuning=plan,
+    )  # fmt: skip
+    with TerminalListener(quiet=quiet, verbose=verbose, mute=not leads()) as listener:
+        if show_augment is not None:
+            _show_augmentation(data, show_augment, augment or "light", settings, image_size)
+        elif shard is not None:
             _fit_shard(data, Shard.parse(shard), settings, listener, quiet=quiet)
-            return
-        target = out or _free_run(data)
-        command = "headstart " + shlex.join(sys.argv[1:])
-        result = fit(data, out=target, settings=settings, listener=listener, command=command)
-    show_result(result, quiet=quiet)
+        else:
+            _fit(data, out, settings, listener, resume=resume, quiet=quiet)
 
 
-def _columns(given: list[str] | None) -> dict[str, str] | None:
+def _check_one_kind_of_work(**given: Any) -> None:
+    from headstart.errors import ParameterError
+
+    names = [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None]
+    if len(names) > 1:
+        raise ParameterError(f"{' and '.join(names)} cannot be combined: each is a work of its own.")
+
+
+def leads() -> bool:
+    """Whether this process is the one that reports, where torchrun started several."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _fit(data: str, out: Path | None, settings: FitSettings, listener: TerminalListener, *, resume: Path | None, quiet: bool) -> None:
+    from headstart.errors import ParameterError
+    from headstart.fitting import fit, settings_to_resume
+
+    if resume is not None:
+        resume = _run_of(resume)
+        if out is not None and _run_of(out) != resume:
+            raise ParameterError(f"--resume {resume} goes on with that run; leave out --out {out}.")
+        begun, of = settings_to_resume(resume, cache=settings.cache)
+        settings = _same_but_for(begun, settings, run=resume)
+        listener.say(f"Going on with {resume}, which was begun on {of}.")
+    target = resume or out or free_run(data)
+    command = "headstart " + shlex.join(sys.argv[1:])
+    try:
+        result = fit(data, out=target, settings=settings, listener=listener, command=command, resume=resume is not None)
+    except KeyboardInterrupt:
+        if leads():
+            raise
+        raise typer.Exit(INTERRUPTED) from None  # one process says it for all
+    if leads():
+        show_result(result, quiet=quiet)
+
+
+def _run_of(path: Path) -> Path:
+    """The run that is meant, where somebody names the folder of its training instead, or a path without a name."""
+    path = path.expanduser()
+    path = path.resolve() if path.name in ("", "..") else path
+    return path.with_name(path.name.removesuffix(".training"))
+
+
+def _strategy_of(resumed: Path) -> str:
+    from headstart.fitting import settings_to_resume
+
+    plan = settings_to_resume(_run_of(resumed))[0].fine_tuning
+    return "probe" if plan is None else plan.strategy
+
+
+def _same_but_for(begun: FitSettings, given: FitSettings, *, run: Path) -> FitSettings:
+    """The settings with which a training was begun; what was typed now must not contradict them."""
+    from headstart.finetune import FineTuning
+    from headstart.fitting import FitSettings
+
+    before, now, default = begun.to_dict(), given.to_dict(), FitSettings().to_dict()
+    plan_before, plan_now = before.pop("fine_tuning"), now.pop("fine_tuning")
+    _check_not_contrary(now, default, before, run=run)
+    if plan_now is not None:
+        # A strategy has been typed, if it is the usual one or not.
+        _check_not_contrary(plan_now, FineTuning().to_dict() | {"strategy": None}, plan_before, run=run)
+    return begun
+
+
+def _check_not_contrary(now: Mapping[str, Any], default: Mapping[str, Any], before: Mapping[str, Any], *, run: Path) -> None:
+    from headstart.errors import ParameterError
+
+    for name, value in now.items():
+        if value not in (default[name], before[name]):
+            raise ParameterError(
+                f"The training of {run} was begun with {name} {before[name]!r} and cannot go on with {value!r}. Leave it out: all settings "
+                "are taken over."
+            )
+
+
+def _show_augmentation(data: str, path: Path, augment: str, settings: FitSettings, size: int | None) -> None:
+    from headstart.errors import ParameterError
+    from headstart.fitting import augmentation_sheet
+
+    if path.suffix.lower() != ".png":
+        raise ParameterError(f"--show-augment takes the name of a .png file, got {path}.")
+    check_writable(path)
+    with writable(path):
+        augmentation_sheet(data, settings, augment=augment, size=size).save(path)
+    print_result(f"{path}: what the network will see with --augment {augment}. Nothing was trained.")
+
+
+def columns_of(given: list[str] | None) -> dict[str, str] | None:
+    """What ``--column`` says, as `FitSettings` takes it."""
     from headstart.errors import ParameterError
 
     if not given:
@@ -90,14 +224,14 @@ def _columns(given: list[str] | None) -> dict[str, str] | None:
     return columns
 
 
-def _free_run(data: str) -> Path:
+def free_run(data: str) -> Path:
     """runs/NAME, or runs/NAME-2 and so on: an earlier run is only replaced when its name is given."""
     there = Path(data).expanduser()
     whole = there.resolve()
     name = (whole.name if whole.is_dir() else whole.stem) if there.exists() else data.replace(":", "-").replace("/", "-")
     first = Path("runs") / (name or "run")
     count, target = 1, first
-    while target.exists() or target.is_symlink():
+    while target.exists() or target.is_symlink() or target.with_name(target.name + ".training").exists():
         count += 1
         target = first.with_name(f"{first.name}-{count}")
     return target
@@ -129,6 +263,8 @@ def _facts(result: FitResult) -> Iterator[tuple[str, str, str | None]]:
     """(name, text, style) of each line of the summary."""
     yield "head", result.head, None
     yield "why", result.choice.reason, None
+    if result.probe is not None:
+        yield "before", result.probe.summary().removeprefix("before: "), None
     yield "tested on", result.held_out, None
     if result.cross_validation is not None:
         yield "folds", result.cross_validation.summary("cross-validated"), None

@@ -20,10 +20,12 @@ class TerminalListener(Listener):
     Args:
         quiet: show warnings only.
         verbose: say how long each stage took.
+        mute: show nothing at all, for all but one of several processes that work together.
     """
 
-    def __init__(self, *, quiet: bool = False, verbose: bool = False) -> None:
-        self._quiet = quiet
+    def __init__(self, *, quiet: bool = False, verbose: bool = False, mute: bool = False) -> None:
+        self._mute = mute
+        self._quiet = quiet = quiet or mute
         self._verbose = verbose
         self._bar: Progress | None = None
         self._task: Any = None
@@ -55,7 +57,7 @@ class TerminalListener(Listener):
 
     def stage(self, name: str) -> None:
         """Begin a stage."""
-        if self._verbose and self._name:
+        if self._verbose and self._name and not self._mute:
             self._print(f"  {self._name}: {time.perf_counter() - self._begun:.2f} s")
         self._close()
         self._name, self._begun = name, time.perf_counter()
@@ -74,6 +76,11 @@ class TerminalListener(Listener):
         if self._bar is not None:
             self._bar.update(self._task, completed=done, total=total)
 
+    def detail(self, text: str) -> None:
+        """Show what is new beside the bar; in a pipe, nothing."""
+        if self._bar is not None:
+            self._bar.update(self._task, description=f"{self._name}: {text}")
+
     def _draw(self, total: int | None) -> None:
         """What moves while a stage lasts, and is gone afterwards: a bar, or a mark as long as nothing is known of how much there is."""
         from rich.console import Console
@@ -91,7 +98,8 @@ class TerminalListener(Listener):
 
     def warn(self, message: str) -> None:
         """Print something that changes what the result means, even when quiet."""
-        self._print(f"Warning: {message}", style="yellow")
+        if not self._mute:
+            self._print(f"Warning: {message}", style="yellow")
 
 
 def hanging(text: str, *, indent: int) -> str:

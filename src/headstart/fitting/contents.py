@@ -19,6 +19,7 @@ import numpy.typing as npt
 import headstart
 from headstart.bundle import RunContents, jsonable
 from headstart.datasets.dataset import printable, relative_name
+from headstart.finetune.augment import Augmentation
 from headstart.report import EvidenceRow, Finding, RunReport, write_report
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def run_contents(result: FitResult, values: npt.NDArray[np.float32], *, settings
         command: for repeating it.
     """
     dataset, extractor = result.dataset, result.classifier.extractor_
-    train, last = dataset.part("train"), extractor.layers[-1]
+    train, last = dataset.part("train"), extractor.backbone.last
     provenance = jsonable(_provenance(result, settings, command))
     return RunContents(
         backbone=extractor.backbone,
@@ -57,6 +58,7 @@ def run_contents(result: FitResult, values: npt.NDArray[np.float32], *, settings
             "evidence": [_plain(row) for row in evidence_rows(result)],
             "reason": result.choice.reason,
             "held_out": result.held_out,
+            "training": _training(result, settings),
             "refused": [{"path": error.path, "reason": error.reason} for error in result.refused],
             "findings": [finding.to_dict() for finding in result.findings],
             "notes": list(dataset.notes),
@@ -64,6 +66,22 @@ def run_contents(result: FitResult, values: npt.NDArray[np.float32], *, settings
         },
         further=_further(result, provenance, command),
     )
+
+
+def _training(result: FitResult, settings: FitSettings) -> dict[str, Any] | None:
+    """How backbone and head were trained; None where the head was fitted on frozen features."""
+    tuned = result.classifier.fine_tuned_
+    if tuned is None or settings.fine_tuning is None:
+        return None
+    return {
+        "plan": settings.fine_tuning.to_dict(),
+        "augmentation": Augmentation.parse(settings.fine_tuning.augment).id,
+        "trained": list(tuned.trained),
+        "frozen": [stage.name for stage in tuned.stages if stage.name not in tuned.trained],
+        "history": tuned.history.to_dict(),
+        "facts": list(tuned.facts),
+        "probe": None if result.probe is None else result.probe.to_dict(),
+    }
 
 
 def evidence_rows(result: FitResult) -> list[EvidenceRow]:
@@ -158,6 +176,13 @@ def _further(result: FitResult, provenance: dict[str, Any], command: str) -> Cal
     return write
 
 
+def _about_training(result: FitResult) -> list[str]:
+    facts = (
+        [] if result.classifier.fine_tuned_ is None else [f"{fact[0].upper()}{fact[1:]}." for fact in result.classifier.fine_tuned_.facts]
+    )
+    return facts if result.probe is None else [*facts, f"The head on the frozen backbone ({result.probe.head}), {result.probe.summary()}."]
+
+
 def _report(result: FitResult, provenance: dict[str, Any], command: str) -> RunReport:
     dataset, extractor = result.dataset, result.classifier.extractor_
     record = extractor.backbone.record
@@ -174,6 +199,7 @@ def _report(result: FitResult, provenance: dict[str, Any], command: str) -> RunR
         head=result.head,
         evidence=tuple(evidence_rows(result)),
         reason=result.choice.reason,
+        history=None if result.classifier.fine_tuned_ is None else result.classifier.fine_tuned_.history,
         times=result.seconds,
         refused=tuple((printable(error.path), printable(error.reason)) for error in result.refused),
         findings=tuple(
@@ -181,6 +207,7 @@ def _report(result: FitResult, provenance: dict[str, Any], command: str) -> RunR
             for finding in result.findings
         ),
         notes=tuple(map(printable, dataset.notes)),
+        training_facts=tuple(_about_training(result)),
         command=printable(command),
         provenance={**stages, "settings": provenance["settings"], "versions": provenance["versions"]},
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from pathlib import Path
 from typing import Any, NoReturn
@@ -11,22 +12,26 @@ import numpy.typing as npt
 
 from headstart import locations
 from headstart.audit import Finding, check_known
+from headstart.backbones import timm_models
 from headstart.bundle import check_target, is_run, write_run
-from headstart.classifier import TransferClassifier
+from headstart.classifier import Keeping, TransferClassifier, check_plan, taken
 from headstart.datasets import Dataset, read_dataset
+from headstart.engine import gpu_is_there
 from headstart.errors import DataError, ParameterError, StoreError
 from headstart.evaluate import Evaluation, evaluate
 from headstart.features import Features
+from headstart.finetune.team import Team
 from headstart.fitting.contents import run_contents
+from headstart.fitting.keeping import check_keeping, command_that_began, keep, kept_or_removed
 from headstart.fitting.parts import kept_together, split
-from headstart.fitting.result import FitResult, ShardResult
+from headstart.fitting.result import FitResult, ProbeTest, ShardResult, head_in_words
 from headstart.fitting.settings import FitSettings, Shard
 from headstart.progress import Listener
 from headstart.splits import folds
-from headstart.strategy import choose_head
 
 
-def _read(data: str | Path | Dataset, settings: FitSettings) -> Dataset:
+def read(data: str | Path | Dataset, settings: FitSettings) -> Dataset:
+    """The data that a fit is asked to learn from; errors as of `fit`."""
     if isinstance(data, Dataset):
         given = [name for name in ("test", "group_from", "columns") if getattr(settings, name) is not None]
         if given:
@@ -59,7 +64,7 @@ def fit_shard(
     settings, listener = settings or FitSettings(), listener or Listener()
     if settings.cache is None:
         raise ParameterError("--shard computes features into the cache, so it cannot be combined with --no-cache.")
-    dataset = _read(data, settings)
+    dataset = read(data, settings)
     mine = dataset.take(np.arange(shard.index - 1, len(dataset), shard.count))
     if not len(mine):
         raise DataError(f"Shard {shard.index}/{shard.count} has no image: there are only {len(dataset)}.")
@@ -76,7 +81,7 @@ def _not_kept(message: str) -> NoReturn:
 
 def fit(
     data: str | Path | Dataset, *, out: str | Path | None = None, settings: FitSettings | None = None, listener: Listener | None = None,
-    command: str = "",
+    command: str = "", resume: bool = False,
 ) -> FitResult:  # fmt: skip
     """Learn a classifier from labelled images, test it on images it has not seen, and write a run folder.
 
@@ -86,57 +91,108 @@ def fit(
         settings: what is asked for.
         listener: is told how it goes.
         command: written into the run, for repeating it.
+        resume: go on with the fine-tuning of `out` that was interrupted; data and settings must be the same.
 
     Raises:
         DataError, ParameterError, BackboneError, RunError: what the user gave cannot be used; the message says what to do.
+        Interrupted: Ctrl-C during a fine-tuning, whose state has been kept.
     """
-    settings, listener = settings or FitSettings(), listener or Listener()
+    settings, listener, team = settings or FitSettings(), listener or Listener(), Team.from_environment()
+    out = None if out is None else _with_a_name(Path(out).expanduser())
     if out is not None:
-        check_target(Path(out))
+        check_target(out)
+    if settings.fine_tuning is not None:
+        timm_models.require("Fine-tuning")
+    check_keeping(out, settings, resume=resume)
     started = time.perf_counter()
     listener.stage("Reading the data")
-    dataset = _read(data, settings)
+    dataset = read(data, settings)
     _check_beforehand(dataset, settings)
     for note in dataset.notes:
         listener.say(note)
     seconds = {"reading": time.perf_counter() - started}
 
-    listener.stage(f"Extracting features of {len(dataset)} images")
     classifier = settings.classifier()
-    features = classifier.extract(dataset.images, progress=listener.progress, warn=listener.warn, announce=listener.say)
-    _say_refused(features, len(dataset), listener)
+    if settings.fine_tuning is not None:
+        team.join("cuda" if settings.fine_tuning.device != "cpu" and gpu_is_there() else "cpu")
+    with team.one_first():
+        features = _look_at_images(classifier, dataset, listener)
+    say_refused(features, len(dataset), listener)
     readable, held_out = split(dataset.take(features.kept), settings, digests=features.digests)
     findings = check_known(readable, features.digests)
     _say_findings(findings, listener)
     groups = kept_together(readable.groups, features.digests)
+    keeping = keep(out, settings, readable, features.digests, team=team, resume=resume, command=command)
+    if resume and out is not None:
+        command = command_that_began(out)
 
-    listener.stage("Choosing the head")
-    _learn(classifier, features, readable, groups, listener)
-    seconds |= classifier.seconds_
+    with kept_or_removed(keeping, to_go_on=_to_go_on(data, out)):
+        with team.one_first():
+            _learn(classifier, features, readable, groups, listener)
+        seconds |= classifier.seconds_
+        probe = classifier.choice_ if classifier.begins_with_probe else None
+        values = features.values
+        if settings.fine_tuning is not None:
+            _fine_tune(classifier, features, readable, groups, keeping, listener)
+            lap = time.perf_counter()
+            listener.stage("Extracting features of the trained network")
+            values = classifier.features_of(readable.images, progress=listener.progress).values
+            seconds |= classifier.seconds_ | {"trained features": time.perf_counter() - lap}
 
-    lap = time.perf_counter()
-    listener.stage("Testing")
-    test = readable.part("test")
-    evaluation = evaluate(classifier.choice_.estimator.predict_proba(features.values[test]), readable.targets[test], readable.classes)
-    crossed = _cross_validate(features.values, readable, groups, classifier, settings, listener) if settings.folds else None
-    seconds["testing"] = time.perf_counter() - lap
-
-    result = FitResult(
-        run=None if out is None else Path(out), dataset=readable, held_out=held_out, classifier=classifier, test=evaluation,
-        cross_validation=crossed, refused=features.refused, findings=findings, seconds=seconds,
-    )  # fmt: skip
-    if result.run is not None:
-        listener.stage("Writing the run")
         lap = time.perf_counter()
-        write_run(result.run, run_contents(result, features.values, settings=settings, command=command))
-        seconds["writing"] = time.perf_counter() - lap
+        listener.stage("Testing")
+        test = readable.part("test")
+        evaluation = evaluate(classifier.choice_.estimator.predict_proba(values[test]), readable.targets[test], readable.classes)
+        compared = None
+        if probe is not None and settings.fine_tuning is not None:
+            before = evaluate(probe.estimator.predict_proba(features.values[test]), readable.targets[test], readable.classes)
+            compared = ProbeTest.of(before, evaluation, head=head_in_words(probe))
+        crossed = _cross_validate(features.values, readable, groups, classifier, settings, listener) if settings.folds else None
+        seconds["testing"] = time.perf_counter() - lap
+
+        result = FitResult(
+            run=out, dataset=readable, held_out=held_out, classifier=classifier, test=evaluation, cross_validation=crossed,
+            refused=features.refused, findings=findings, probe=compared, seconds=seconds,
+        )  # fmt: skip
+        if out is not None and team.leads:
+            listener.stage("Writing the run")
+            lap = time.perf_counter()
+            write_run(out, run_contents(result, values, settings=settings, command=command))
+            seconds["writing"] = time.perf_counter() - lap
+    if keeping.checkpoints is not None and team.leads:
+        keeping.checkpoints.remove()
     seconds["total"] = time.perf_counter() - started
     return result
+
+
+def _with_a_name(out: Path) -> Path:
+    """The folder by a path that ends in its name, since something is to be put beside it."""
+    return out.resolve() if out.name in ("", "..") else out
+
+
+def _to_go_on(data: str | Path | Dataset, out: Path | None) -> str:
+    """What goes on with an interrupted training."""
+    return f"fit(..., out={str(out)!r}, resume=True)" if isinstance(data, Dataset) else shlex.join(
+        ["headstart", "fit", str(data), "--resume", str(out)]
+    )  # fmt: skip
+
+
+def _look_at_images(classifier: TransferClassifier, dataset: Dataset, listener: Listener) -> Features:
+    """Features of all images; or, where a training is to begin without, only whether they can be read."""
+    if not classifier.begins_with_probe:
+        listener.stage(f"Reading {len(dataset)} images")
+        return classifier.survey(dataset.images, progress=listener.progress, announce=listener.say)
+    listener.stage(f"Extracting features of {len(dataset)} images")
+    return classifier.extract(dataset.images, progress=listener.progress, warn=listener.warn, announce=listener.say)
 
 
 def _learn(
     classifier: TransferClassifier, features: Features, dataset: Dataset, groups: npt.NDArray[Any] | None, listener: Listener
 ) -> None:
+    """Fit the head on frozen features."""
+    if not classifier.begins_with_probe:
+        return
+    listener.stage("Choosing the head")
     train = dataset.part("train")
     classifier.fit_features(
         features.values[train],
@@ -147,9 +203,24 @@ def _learn(
     )
 
 
+def _fine_tune(
+    classifier: TransferClassifier, features: Features, dataset: Dataset, groups: npt.NDArray[Any] | None, keeping: Keeping,
+    listener: Listener,
+) -> None:  # fmt: skip
+    """Train on. Where no training images are held out to choose an epoch, the test images are watched, and nothing is chosen on them."""
+    train, test = dataset.part("train"), dataset.part("test")
+    classifier.fine_tune(
+        taken(dataset.images, train), dataset.targets[train], groups=None if groups is None else groups[train],
+        values=features.values[train], refused=features.refused, watched=(taken(dataset.images, test), dataset.targets[test]),
+        keeping=keeping, listener=listener,
+    )  # fmt: skip
+
+
 def _check_beforehand(dataset: Dataset, settings: FitSettings) -> None:
     """Say what is wrong with the parts before any work is done."""
     parted, _ = split(dataset, settings)
+    if settings.fine_tuning is not None:
+        check_plan(settings.fine_tuning, backbone=settings.backbone, classes=len(dataset.classes), multilabel=dataset.multilabel)
     if settings.folds:
         train = parted.part("train")
         folds(parted.targets[train], count=settings.folds, groups=None if parted.groups is None else parted.groups[train])
@@ -162,7 +233,8 @@ def _say_findings(findings: tuple[Finding, ...], listener: Listener) -> None:
         say(finding.message + examples)
 
 
-def _say_refused(features: Features, total: int, listener: Listener) -> None:
+def say_refused(features: Features, total: int, listener: Listener) -> None:
+    """Name images that cannot be read; refuse to go on where none can."""
     if not features.refused:
         return
     if not len(features.kept):
@@ -186,11 +258,36 @@ def _cross_validate(
     for done, held in enumerate(parts):
         listener.progress(done, len(parts))
         rest = np.setdiff1d(np.arange(len(train)), held)
-        choice = choose_head(
-            values[rest], targets[rest], layers=classifier.extractor_.layers, head=settings.head, class_weight=settings.class_weight,
-            groups=None if groups is None else groups[rest], seed=settings.seed,
+        fold = settings.classifier()
+        if fold.begins_with_probe:
+            fold.fit_features(values[rest], targets[rest], groups=None if groups is None else groups[rest])
+        if settings.fine_tuning is None:
+            probabilities[held] = fold.choice_.estimator.predict_proba(values[held])
+            continue
+        fold.fine_tune(
+            taken(dataset.images, train[rest]), targets[rest], groups=None if groups is None else groups[rest], values=values[rest],
+            keeping=Keeping(team=Team.from_environment()), listener=_Named(listener, f"fold {done + 1} of {len(parts)}: "),
         )  # fmt: skip
-        probabilities[held] = choice.estimator.predict_proba(values[held])  # every class is in the training images of every fold
+        probabilities[held] = fold.predict_proba(taken(dataset.images, train[held]))
     listener.progress(len(parts), len(parts))
     tested = np.sort(np.concatenate(parts))  # classes of a single image are never tested
     return evaluate(probabilities[tested], targets[tested], dataset.classes)
+
+
+class _Named(Listener):
+    """Tells another listener what stages are a part of."""
+
+    def __init__(self, listener: Listener, name: str) -> None:
+        self._listener, self._name = listener, name
+
+    def stage(self, name: str) -> None:
+        self._listener.stage(self._name + name)
+
+    def progress(self, done: int, total: int) -> None:
+        self._listener.progress(done, total)
+
+    def detail(self, text: str) -> None:
+        self._listener.detail(text)
+
+    def warn(self, message: str) -> None:
+        self._listener.warn(self._name + message)

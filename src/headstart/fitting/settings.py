@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from headstart.classifier import Cache, TransferClassifier
 from headstart.errors import ParameterError
+from headstart.finetune import FineTuning
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class FitSettings:
         group_from: regular expression on file names; images with the same first group (or match) stay on one side of every split.
         columns: of a list file, ``{"path": ..., "label": ..., "split": ..., "group": ...}``, where they are not recognised.
         folds: also cross-validate over the training part with this many folds; 0 for none.
-        backbone, weights, head, class_weight, fit_image, cache, engine, seed: as `TransferClassifier` takes them.
+        backbone, weights, head, class_weight, fit_image, cache, engine, seed, fine_tuning: as `TransferClassifier` takes them.
     """
 
     test: str | Path | None = None
@@ -57,6 +59,7 @@ class FitSettings:
     cache: Cache = "auto"
     engine: str = "auto"
     seed: int = 0
+    fine_tuning: FineTuning | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.test_share < 1:
@@ -78,6 +81,7 @@ class FitSettings:
             cache=self.cache,
             engine=self.engine,
             seed=self.seed,
+            fine_tuning=self.fine_tuning,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -87,4 +91,15 @@ class FitSettings:
             **{name: getattr(self, name) for name in ("test_share", "group_from", "columns", "folds", "backbone", "head", "class_weight",
                "fit_image", "engine", "seed")},
             **{name: None if value is None else str(value) for name, value in paths.items()},
+            "fine_tuning": None if self.fine_tuning is None else self.fine_tuning.to_dict(),
         }  # fmt: skip
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], *, cache: Cache = "auto") -> Self:
+        """The inverse of `to_dict`; where features are kept is not a part of it.
+
+        Raises:
+            ParameterError: a value outside its limits.
+        """
+        plan = values.get("fine_tuning")
+        return cls(**{**values, "fine_tuning": None if plan is None else FineTuning.from_dict(plan), "cache": cache})

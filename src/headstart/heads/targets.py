@@ -91,14 +91,15 @@ def image_weights(
     """
     if class_weight is None:
         return sample_weight
-    per_class = _class_weights(targets, class_weight)
+    per_class = class_weights(targets, class_weight)
     member = targets.indicators.astype(np.float64)
     labels = member.sum(axis=1)
     weights = np.where(labels > 0, member @ per_class / np.maximum(labels, 1), 1.0)
     return weights if sample_weight is None else weights * sample_weight
 
 
-def _class_weights(targets: Targets, class_weight: Mapping[Any, float] | str) -> npt.NDArray[np.float64]:
+def class_weights(targets: Targets, class_weight: Mapping[Any, float] | str) -> npt.NDArray[np.float64]:
+    """The weight of each class, float64 (k,); arguments and errors as of `image_weights`."""
     if isinstance(class_weight, str):
         if class_weight != "balanced":
             raise ParameterError(f"class_weight must be None, 'balanced' or a dictionary of label to weight, got {class_weight!r}.")

@@ -5,6 +5,7 @@ An average over classes is an average over the classes that occur in the targets
 """
 
 from headstart.metrics.calibration_error import CalibrationBins, calibration_bins, expected_calibration_error
+from headstart.metrics.comparison import PairedDifference, paired_difference
 from headstart.metrics.decisions import (
     ClassScores,
     accuracy,
@@ -23,6 +24,7 @@ from headstart.metrics.ranking import average_precision, defined_mean, indicator
 __all__ = [
     "CalibrationBins",
     "ClassScores",
+    "PairedDifference",
     "accuracy",
     "accuracy_interval",
     "average_precision",
@@ -37,6 +39,7 @@ __all__ = [
     "indicators",
     "log_loss",
     "micro_scores",
+    "paired_difference",
     "precision_recall_f1",
     "roc_auc",
     "roc_curve",

@@ -11,6 +11,7 @@ import re
 from typing import Any
 
 from headstart.evaluate.wording import CLASS_COLUMNS, SCORE_WORDS, number, plural, visible
+from headstart.report.curves import summary
 from headstart.report.record import RunReport
 from headstart.report.sections import sentence
 
@@ -142,15 +143,18 @@ def _class_table(report: RunReport) -> str:
 
 
 def _training(report: RunReport) -> list[str]:
+    trained = report.history is not None and bool(report.history.epochs)
     counts = ", ".join(f"{sum(by_class.values())} {markdown(part)}" for part, by_class in report.counts.items() if sum(by_class.values()))
     facts = [
         f"Images: {counts}." if counts else "",
         f"Refused: {plural(len(report.refused), 'file')} that could not be read." if report.refused else "",
         f"Features: {markdown(report.features)}" if report.features else "",
         f"Head: {markdown(report.head)}" if report.head else "",
+        f"Fine-tuning: {markdown(summary(report.history))}" if trained and report.history else "",
         f"Seed: {markdown(report.provenance['seed'])}" if "seed" in report.provenance else "",
     ]
-    return ["\n".join(f"- {fact}" for fact in facts if fact)]
+    curves = ["![Accuracy and loss by epoch, of training and of validation](training_curves.png)"] if trained else []
+    return ["\n".join(f"- {fact}" for fact in facts if fact), *curves]
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from headstart.evaluate.wording import percent, plural
-from headstart.report import sections
+from headstart.report import curves, sections
 from headstart.report.markup import text
 from headstart.report.record import RunReport
 
@@ -20,6 +20,7 @@ SECTIONS: Mapping[str, Section] = {
     "Images": sections.images,
     "What was found in the data": sections.findings,
     "What was tried": sections.evidence,
+    "Training": curves.training,
     "Time": sections.times,
     "To repeat this run": sections.repeat,
 }

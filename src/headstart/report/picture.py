@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +11,12 @@ from numpy.typing import NDArray
 from headstart.errors import ParameterError
 from headstart.evaluate import Evaluation
 from headstart.evaluate.wording import percent, shorten
+from headstart.report.fonts import font_at
 from headstart.report.matrix import shades
 
 if TYPE_CHECKING:
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageDraw
 
-_SYSTEM_FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "LiberationSans-Regular.ttf", "Arial.ttf", "arial.ttf")
 SIDE = 900  # pixels of the matrix, as long as the cells keep a fair size
 NAMED = 150  # more classes than this have no room for their names
 HIT, MISS, EMPTY = np.array([29, 88, 168]), np.array([214, 96, 10]), np.array([244, 246, 248])
@@ -38,12 +36,12 @@ def confusion_matrix_png(evaluation: Evaluation, path: str | Path, *, part: str 
         )
     confusion, count = evaluation.confusion, len(evaluation.classes)
     cell = min(110, max(14, SIDE // count)) if count <= NAMED else max(1, 1800 // count)
-    font = _font(min(18, max(10, round(cell * 0.7))))
+    font = font_at(min(18, max(10, round(cell * 0.7))))
     names = [shorten(name, 28) for name in evaluation.classes] if count <= NAMED else []
     wide = max((round(font.getlength(name)) for name in names), default=0)
     level = count <= 6 and wide < cell
     left, top, below = 44 + wide + 10, 86, (30 if level else wide + 14) + 34
-    title_font, quiet_font = _font(22), _font(15)
+    title_font, quiet_font = font_at(22), font_at(15)
     title = evaluation.summary(part)
     width = max(left + cell * count + 24, 48 + round(title_font.getlength(title)))
     image = Image.new("RGB", (width, top + cell * count + below), PAPER)
@@ -83,10 +81,10 @@ def _numbers(draw: ImageDraw.ImageDraw, confusion: NDArray[np.int64], cell: int,
         return
     with_share = cell >= 56
     strength, rows = shades(confusion), confusion.sum(axis=1)
-    small = _font(max(11, cell // 7))
+    small = font_at(max(11, cell // 7))
     for i, j in np.argwhere(confusion):
         digits = str(confusion[i, j])
-        font = _font(round(min(cell * (0.26 if with_share else 0.5), 1.5 * cell / max(2, len(digits)))))
+        font = font_at(round(min(cell * (0.26 if with_share else 0.5), 1.5 * cell / max(2, len(digits)))))
         x, y = corner[0] + cell * j + cell // 2, corner[1] + cell * i + cell // 2
         fill = PAPER if strength[i, j] > 0.55 else INK
         draw.text((x, y - (cell // 9 if with_share else 0)), digits, font=font, fill=fill, anchor="mm")
@@ -103,14 +101,3 @@ def _upright(image: Image.Image, words: str, font: Any, place: tuple[int, int], 
     ImageDraw.Draw(strip).text((0, 0), words, font=font, fill=INK if not centred else QUIET)
     turned = strip.transpose(Image.Transpose.ROTATE_90)
     image.paste(turned, (place[0] - turned.width // 2, place[1] - (turned.height // 2 if centred else 0)))
-
-
-@cache
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Return one of the system's fonts, which know far more scripts than Pillow's own; else that."""
-    from PIL import ImageFont
-
-    for name in _SYSTEM_FONTS:
-        with suppress(OSError):
-            return ImageFont.truetype(name, size)
-    return ImageFont.load_default(size)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from headstart.evaluate import Evaluation
+from headstart.finetune.history import History
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +67,8 @@ class RunReport:
         features: a sentence on what is taken from it.
         head: the chosen head in words.
         evidence: what was tried; `reason`: why the chosen one was chosen.
+        history: of the fine-tuning, epoch by epoch; None where the backbone stayed as it was and the head is a closed form.
+        training_facts: sentences on how it was trained, and what that changed.
         times: stage -> seconds, in the order of work.
         refused: (path, reason) of each image that could not be used.
         findings: what the audit found; `notes`: what was passed over while reading the data.
@@ -86,6 +89,8 @@ class RunReport:
     head: str = ""
     evidence: tuple[EvidenceRow, ...] = ()
     reason: str = ""
+    history: History | None = None
+    training_facts: tuple[str, ...] = ()
     times: Mapping[str, float] = field(default_factory=dict)
     refused: tuple[tuple[str, str], ...] = ()
     findings: tuple[Finding, ...] = ()

@@ -174,7 +174,7 @@ def _tried(rows: list[EvidenceRow]) -> str:
                 graph,
                 number(float(row.log_loss)),
                 text(settings),
-                _seconds(row.seconds),
+                duration(row.seconds),
             ]
         )
     marked = frozenset(index for index, row in enumerate(rows) if row.chosen)
@@ -186,8 +186,8 @@ def times(report: RunReport) -> str:
     if not report.times:
         return ""
     total, most = sum(report.times.values()), max([*report.times.values(), 1e-9])
-    rows = [[text(stage), bar([(seconds / most, "part0")]), _seconds(seconds)] for stage, seconds in report.times.items()]
-    rows.append(["<b>together</b>", "", f"<b>{_seconds(total)}</b>"])
+    rows = [[text(stage), bar([(seconds / most, "part0")]), duration(seconds)] for stage, seconds in report.times.items()]
+    rows.append(["<b>together</b>", "", f"<b>{duration(total)}</b>"])
     return table(["stage", "", "time"], rows, kind="numbers bars")
 
 
@@ -212,7 +212,8 @@ def _short(value: Any) -> str:
     return ", ".join(map(_short, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def _seconds(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return ``250 ms``, ``9.8 s``, ``61 min 40 s``, and ``-`` for nan."""
     if math.isnan(seconds):
         return "-"
     if seconds < 1:

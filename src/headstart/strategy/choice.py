@@ -3,12 +3,43 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from headstart.strategy.pipeline import HeadPipeline
+from headstart.onnx_graph import OnnxGraph
+
+
+class FittedHead(Protocol):
+    """What a fitted head offers, whether it was fitted in closed form (`HeadPipeline`) or trained (`TrainedHead`).
+
+    Attributes:
+        classes_: the labels, in the order of the columns; for multi-label the column numbers.
+    """
+
+    @property
+    def classes_(self) -> npt.NDArray[Any]: ...  # noqa: D102
+
+    def logits(self, X: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Calibrated log-odds (n, k) of full feature vectors (n, D)."""
+        ...
+
+    def predict_proba(self, X: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Their softmax, or for multi-label their sigmoid."""
+        ...
+
+    def predict(self, X: npt.ArrayLike) -> npt.NDArray[Any]:
+        """The most probable labels."""
+        ...
+
+    def write_onnx(self, graph: OnnxGraph, features: str) -> str:
+        """Append the head to a graph and return the name of its logits (N, k)."""
+        ...
+
+    def state(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
+        """Everything needed to make the head again: JSON values and arrays."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,11 +83,12 @@ class Choice:
     Attributes:
         estimator: fitted on all training images; takes the full feature vector.
         evidence: everything that was tried, best log loss first.
-        out_of_sample: calibrated logits (n, k) of all training images, each from a fit that did not see the image (or its group).
+        out_of_sample: calibrated logits (n, k) of all training images, each from a fit that did not see the image (or its group); nan for
+            images that have been learned from.
         reason: one sentence for the user.
     """
 
-    estimator: HeadPipeline
+    estimator: FittedHead
     evidence: tuple[Candidate, ...]
     out_of_sample: npt.NDArray[np.float64]
     reason: str

@@ -1,0 +1,323 @@
+"""The stages of a network in PyTorch, found by watching one forward pass, and the network cut in two between them.
+
+A stage begins at its first module with weights. Cutting there gives a *front*, from images to the activation that enters the stage,
+and a *tail*, from the activation to the features. The tail is the network itself with everything that ran before replaced by nothing;
+whether that computes the same is checked on noise, so a network that cannot be cut is noticed and not guessed at.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from headstart.backbones.pooled_stages import PooledStages, stage_modules
+
+STEM, LAST = "stem", "last"
+_TOLERANCE = 1e-4  # of front and tail against the whole network, relative to the largest value
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a network that is frozen or trained as one.
+
+    Attributes:
+        name: ``stem``, ``stage1``, ..., and ``last`` for what stands between the last stage and the features.
+        entry: the module at which it begins.
+        entries: names of its parameters and buffers in the network's ``state_dict``, in order.
+        parameters: how many numbers are learned in it.
+        flops: operations for one image, a multiplication and an addition counted as two.
+    """
+
+    name: str
+    entry: str
+    entries: tuple[str, ...]
+    parameters: int
+    flops: int
+
+
+class _Trace:
+    """One forward pass: when each module began and ended, and how much had been computed by then."""
+
+    def __init__(self, model: nn.Module, run: Callable[[], Any]) -> None:
+        from torch.utils.flop_counter import FlopCounterMode
+
+        self.began: dict[str, int] = {}
+        self.ended: dict[str, int] = {}
+        self.flops: dict[str, int] = {}
+        self._clock = 0
+        handles = []
+        learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        for parameter in learned:
+            parameter.requires_grad_(False)  # otherwise the counter follows gradients, and stumbles over a parameter given to a module
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            for name, module in model.named_modules():
+                if name:
+                    handles.append(module.register_forward_pre_hook(self._begins(name, counter)))
+                    handles.append(module.register_forward_hook(self._ends(name)))
+            try:
+                run()
+            finally:
+                for handle in handles:
+                    handle.remove()
+                for parameter in learned:
+                    parameter.requires_grad_(True)
+            self.total = int(counter.get_total_flops())
+        owners = {name.rpartition(".")[0] for name in model.state_dict()}
+        self.with_weights = [name for name in self.ended if name in owners]
+
+    def _begins(self, name: str, counter: Any) -> Callable[..., None]:
+        def hook(*_: Any) -> None:
+            self._clock += 1
+            if name not in self.began:
+                self.began[name], self.flops[name] = self._clock, int(counter.get_total_flops())
+
+        return hook
+
+    def _ends(self, name: str) -> Callable[..., None]:
+        def hook(*_: Any) -> None:
+            self._clock += 1
+            self.ended[name] = self._clock
+
+        return hook
+
+    def owner(self, name: str) -> str:
+        """The module itself or the nearest one around it that was called; empty for the network as a whole."""
+        while name and name not in self.began:
+            name = name.rpartition(".")[0]
+        return name
+
+
+def _images(network: PooledStages, side: int, count: int = 1) -> Any:
+    """Noise, on the device of the network."""
+    generator = torch.Generator().manual_seed(7)
+    images = torch.randint(0, 256, (count, side, side, 3), generator=generator, dtype=torch.uint8, device="cpu")
+    return images.to(network.scale.device)
+
+
+def stages_of(network: PooledStages, *, side: int) -> tuple[Stage, ...]:
+    """The stages of a network, in the order in which they run.
+
+    Args:
+        network: as `headstart.backbones.torch_network` gives it; one on PyTorch's "meta" device, without numbers, will do.
+        side: height and width of the images at which the operations are counted.
+    """
+    model = network.model
+    trace = _Trace(model, lambda: network(_images(network, side)))
+    declared = {id(module) for module, _ in stage_modules(model)}
+    modules = [(name, module) for name, module in model.named_modules() if id(module) in declared and name in trace.ended]
+    modules.sort(key=lambda named: trace.ended[named[0]])
+    ends = [trace.ended[name] for name, _ in modules]
+    kind = _NO_STEM if type(model).__name__ == "VGG" else _first_stage(*modules[0]) if modules else STEM
+    owned: dict[int, list[str]] = {}
+    for entry in model.state_dict():
+        owner = trace.owner(entry.rpartition(".")[0])
+        moment = trace.began.get(owner, 0)
+        number = sum(end < moment for end in ends) + 1
+        if number == 1 and kind == _AFTER_STEM and moment < trace.began[modules[0][0]]:
+            number = 0
+        owned.setdefault(number, []).append(entry)
+    learned = {name: value.numel() for name, value in model.named_parameters()}
+    entered = [(number, _entry(trace, entries), entries) for number, entries in sorted(owned.items())]
+    starts = [0, *(trace.flops[entry] for _, entry, _ in entered[1:]), trace.total]
+    return tuple(
+        Stage(_name(number, len(ends), kind), entry, tuple(entries), sum(learned.get(name, 0) for name in entries), stop - start)
+        for (number, entry, entries), start, stop in zip(entered, starts[:-1], starts[1:], strict=True)
+    )
+
+
+_AFTER_STEM, _NO_STEM = "after the stem", "no stem"
+
+
+def _first_stage(name: str, module: nn.Module) -> str:
+    """What the first stage that a network declares is: its stem, or a stage after an undeclared stem."""
+    return STEM if name.startswith("stem") or not any(True for child in module.children() for _ in child.parameters()) else _AFTER_STEM
+
+
+def _name(number: int, count: int, kind: str) -> str:
+    if number > count:
+        return LAST
+    if number == (1 if kind == STEM else 0):
+        return STEM
+    return f"stage{number - 1 if kind == STEM else number}"
+
+
+def _entry(trace: _Trace, entries: list[str]) -> str:
+    """The module at which the stage of these weights begins: the outermost one that holds nothing that ran before."""
+    entry = min((trace.owner(entry.rpartition(".")[0]) for entry in entries), key=lambda owner: trace.began.get(owner, 0))
+    if not entry:
+        return entry
+    before = max((trace.ended[name] for name in trace.with_weights if trace.ended[name] < trace.began[entry]), default=0)
+    while (above := trace.owner(entry.rpartition(".")[0])) and trace.began[above] > before:
+        entry = above
+    return entry
+
+
+class _Entered(Exception):  # noqa: N818 (it ends a forward pass and is no error)
+    """The stage has been reached, with this activation."""
+
+    def __init__(self, activation: Any) -> None:
+        super().__init__()
+        self.activation = activation
+
+
+def _copied(network: PooledStages) -> PooledStages:
+    """A copy whose stages are not watched: what watches them belongs to the original, and would keep their outputs alive there."""
+    copied = copy.deepcopy(network)
+    for module in copied.model.modules():
+        module._forward_hooks.clear()
+    return copied
+
+
+class Front(nn.Module):  # type: ignore[misc]
+    """Images (uint8, N x H x W x 3) to the activation that enters a stage, channels last: N x h x w x C, or N x tokens x C."""
+
+    def __init__(self, network: PooledStages, stage: Stage) -> None:
+        super().__init__()
+        self.network = network
+        network.model.get_submodule(stage.entry).register_forward_pre_hook(self._enter)
+        self.channels_first = getattr(network.model, "output_fmt", "NCHW") == "NCHW"
+        self.eval()  # all of it: an export puts every module back into the mode of the outermost one
+
+    @staticmethod
+    def _enter(_module: Any, inputs: tuple[Any, ...]) -> None:
+        raise _Entered(inputs[0])  # nothing behind is computed, and nothing there can change the activation in place
+
+    def forward(self, images: Any) -> Any:
+        """Images to activations."""
+        try:
+            self.network(images)
+        except _Entered as entered:
+            activation = entered.activation
+        else:
+            raise RuntimeError("the stage was never entered")
+        return activation.permute(0, 2, 3, 1) if activation.ndim == 4 and self.channels_first else activation
+
+
+class _Skipped(nn.Module):  # type: ignore[misc]
+    """In the place of a module that ran in the front."""
+
+    def forward(self, value: Any, *_: Any, **__: Any) -> Any:
+        return value
+
+
+class Tail(nn.Module):  # type: ignore[misc]
+    """The activation that enters a stage (or normalised images, N x 3 x H x W, for the first) to the last feature map.
+
+    Its parameters are those of the network from that stage on, under their own names; `model` holds them.
+
+    Args:
+        network: is changed, unless `stage` is None.
+        stage: where it begins; None for the whole network.
+        side: of the images with which it is found out what runs before; by default those that the network was made for.
+    """
+
+    def __init__(self, network: PooledStages, stage: Stage | None, *, side: int | None = None) -> None:
+        super().__init__()
+        self.network = network
+        self.model = network.model
+        self._entry = "" if stage is None else stage.entry
+        if stage is not None:
+            self._skip_before(stage.entry, side or int(self.model.pretrained_cfg["input_size"][-1]))
+        self.eval()
+
+    def _skip_before(self, entry: str, side: int) -> None:
+        trace = _Trace(self.model, lambda: self.network(_images(self.network, side)))
+        moment = trace.began[entry]
+
+        def walk(module: nn.Module, prefix: str) -> None:
+            for name, child in list(module.named_children()):
+                full = f"{prefix}{name}"
+                if entry == full:
+                    continue
+                if entry.startswith(full + ".") or full not in trace.ended:  # the latter: a list of modules, which is not called itself
+                    walk(child, full + ".")
+                elif trace.ended[full] < moment:
+                    setattr(module, name, _Skipped())
+
+        walk(self.model, "")
+        if hasattr(self.model, "_pos_embed"):
+            vars(self.model)["_pos_embed"] = _Skipped()  # past PyTorch's own register of modules, which a method would hide
+
+    def drop_unused(self, value: Any) -> None:
+        """Take out parameters of the modules around the stage that have no part in the features: a class token, embedded positions.
+
+        Args:
+            value: an activation that enters the stage.
+        """
+        names = self._entry.split(".")[:-1]
+        around = [self.model.get_submodule(".".join(names[:length])) for length in range(len(names) + 1)]
+        own = [(module, name, parameter) for module in around for name, parameter in module.named_parameters(recurse=False)]
+        parameters = [parameter.requires_grad_(True) for *_, parameter in own]
+        with torch.enable_grad():
+            features = self.pooled(self(value))
+            if own and features.requires_grad:
+                slopes = torch.autograd.grad(features.sum(), parameters, allow_unused=True)
+            else:
+                slopes = (None,) * len(own)
+        for (module, name, _), slope in zip(own, slopes, strict=True):
+            if slope is None:
+                setattr(module, name, None)
+
+    def forward(self, value: Any) -> Any:
+        """To the output of the network's ``forward_features``."""
+        return self.model.forward_features(value)
+
+    def pooled(self, last_map: Any) -> Any:
+        """The features before the classifier (N, D), from the last feature map."""
+        return self.network.last(last_map)
+
+    def flat(self, last_map: Any) -> Any:
+        """Every position of the last feature map, (N, h * w * C), channels last."""
+        return self.network.flattened(last_map)
+
+
+def cut(network: PooledStages, stage: Stage, *, side: int) -> tuple[Front, Tail] | None:
+    """Front and tail of a network before a stage, as copies; None where they do not compute what the whole does.
+
+    Args:
+        network: in evaluation mode; it is not changed.
+        stage: one of `stages_of`, not the first.
+        side: of the images on which they are compared.
+    """
+    images = _images(network, side, 2)
+    try:
+        front, tail = Front(_copied(network), stage), Tail(_copied(network), stage, side=side)
+        with torch.no_grad():  # and not inference_mode: drop_unused follows gradients
+            expected = network(images)[:, -network.sizes[-1] :]
+            value = as_tail_input(front(images), front.channels_first)
+            tail.drop_unused(value)
+            found = tail.flat(tail(value)) if network.flat else tail.pooled(tail(value))
+    except (RuntimeError, TypeError, ValueError, AttributeError, AssertionError, LookupError):  # a network that is no straight line
+        return None
+    if found.shape != expected.shape or not (found - expected).abs().max() <= _TOLERANCE * expected.abs().max():
+        return None
+    return front, tail
+
+
+def as_tail_input(activation: Any, channels_first: bool) -> Any:
+    """A stored activation as the tail takes it; four-dimensional ones stay channels last in memory."""
+    return activation.permute(0, 3, 1, 2) if activation.ndim == 4 and channels_first else activation
+
+
+def entries_of(stages: Iterable[Stage]) -> tuple[str, ...]:
+    """The names of all parameters and buffers of some stages."""
+    return tuple(entry for stage in stages for entry in stage.entries)
+
+
+class End(nn.Module):  # type: ignore[misc]
+    """Images (uint8, N x H x W x 3) to what a head takes where the whole backbone is frozen: pooled features, or the whole map."""
+
+    def __init__(self, network: PooledStages, *, flatten: bool) -> None:
+        super().__init__()
+        self.network, self._flatten = network, flatten
+        self.eval()
+
+    def forward(self, images: Any) -> Any:
+        """Images to features (N, D)."""
+        last_map = self.network.model.forward_features(self.network.normalised(images))
+        return self.network.flattened(last_map) if self._flatten else self.network.last(last_map)

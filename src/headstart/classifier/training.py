@@ -1,0 +1,217 @@
+"""From labelled images to a fine-tuned backbone and head: what is held out, what the training starts from, what came of it."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from headstart.backbones import find, timm_models
+from headstart.backbones.stage_table import stage_table
+from headstart.classifier.preparing import Ready
+from headstart.errors import DataError, MissingExtraError
+from headstart.features import BackboneExtractor, Images
+from headstart.finetune import FineTuning
+from headstart.finetune.freezing import trained_stages
+from headstart.finetune.learning_rates import LearningRates
+from headstart.finetune.plan import GRADUAL
+from headstart.finetune.team import Team
+from headstart.heads.calibration import losses
+from headstart.heads.targets import Targets, class_weights, encode
+from headstart.progress import Listener
+from headstart.splits import hold_out
+from headstart.strategy import Candidate, Choice
+
+if TYPE_CHECKING:
+    from headstart.finetune.checkpoint import CheckpointFolder
+    from headstart.finetune.tuning import FineTuned, Task
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """Where a training is kept while it lasts, and who shares it.
+
+    Attributes:
+        checkpoints: the folder; None is a temporary one.
+        resume: go on from its checkpoint.
+        team: the processes that train together.
+        events: folder for TensorBoard's event files, where they are asked for.
+    """
+
+    checkpoints: CheckpointFolder | None = None
+    resume: bool = False
+    team: Team = field(default_factory=Team)
+    events: Path | None = None
+
+
+def taken(images: Images, rows: npt.NDArray[np.int64]) -> Images:
+    """Some of the images."""
+    return images[rows] if isinstance(images, np.ndarray) else [images[row] for row in rows.tolist()]
+
+
+def check_plan(plan: FineTuning, *, backbone: str, classes: int, multilabel: bool) -> None:
+    """Refuse what could not be trained, before anything is computed.
+
+    Args:
+        plan: what is asked for.
+        backbone: its name.
+        classes: how many there are.
+        multilabel: whether an image may have several.
+
+    Raises:
+        ParameterError: stages that the backbone does not have, a loss that does not suit the labels, or a GPU that is not there.
+        MissingExtraError: PyTorch and timm, or what the logger needs, are not installed.
+    """
+    timm_models.require("Fine-tuning")
+    from headstart.finetune.losses import make_loss
+    from headstart.finetune.preparing import device_of
+
+    device_of(plan)
+    make_loss(plan, multilabel=multilabel, classes=classes, class_weights=None)
+    if plan.unfreeze not in (None, GRADUAL):
+        trained_stages(plan, stage_table(find(backbone)).names)
+    if plan.logger == "tensorboard" and importlib.util.find_spec("tensorboard") is None:
+        raise MissingExtraError("Writing event files for TensorBoard", extra="tensorboard")
+
+
+def train(
+    ready: Ready, plan: FineTuning, images: Images, y: npt.NDArray[Any], *, groups: npt.NDArray[Any] | None,
+    values: npt.NDArray[np.float32] | None, class_weight: Mapping[Any, float] | str | None, seed: int,
+    watched: tuple[Images, npt.NDArray[Any]] | None, probe: Choice | None, keeping: Keeping, listener: Listener, folder: Path,
+) -> tuple[FineTuned, Choice]:  # fmt: skip
+    """Fine-tune; arguments as of `TransferClassifier.fine_tune`. The trained network is written below `folder`.
+
+    Returns:
+        What came of it, and the head as a choice: the evidence of the probe with a line for the training.
+    """
+    timm_models.require("Fine-tuning")
+    from headstart.finetune.tuning import fine_tune
+
+    targets = encode(y)
+    task = _task(images, targets, plan, groups=groups, class_weight=class_weight, seed=seed, watched=watched)
+    tuned = fine_tune(
+        task, plan, backbone=ready.extractor.backbone, preprocessing=ready.extractor.preprocessing, cache=folder,
+        weights=ready.wanted.weights, start_features=_start_features(ready, plan, task, values, listener), engine=ready.wanted.engine,
+        seed=seed, checkpoints=keeping.checkpoints, resume=keeping.resume, team=keeping.team, listener=listener, events=keeping.events,
+    )  # fmt: skip
+    return tuned, _choice(tuned, task, plan, targets, probe)
+
+
+def search(
+    ready: Ready, plan: FineTuning, images: Images, y: npt.NDArray[Any], *, groups: npt.NDArray[Any] | None,
+    class_weight: Mapping[Any, float] | str | None, seed: int, low: float, high: float, steps: int, listener: Listener,
+) -> LearningRates:  # fmt: skip
+    """Search for a learning rate on the images that `train` would learn from; arguments as of `TransferClassifier.find_learning_rate`."""
+    timm_models.require("Searching for a learning rate")
+    from headstart.finetune.lr_finder import find_lr
+
+    task = _task(images, encode(y), plan, groups=groups, class_weight=class_weight, seed=seed, watched=None)
+    return find_lr(
+        task, plan, backbone=ready.extractor.backbone, preprocessing=ready.extractor.preprocessing, low=low, high=high, steps=steps,
+        weights=ready.wanted.weights, start_features=_start_features(ready, plan, task, None, listener), engine=ready.wanted.engine,
+        seed=seed, listener=listener,
+    )  # fmt: skip
+
+
+def _start_features(
+    ready: Ready, plan: FineTuning, task: Task, values: npt.NDArray[np.float32] | None, listener: Listener
+) -> Callable[[int], npt.NDArray[np.float32] | None]:
+    """What a training is to begin with; `values` are the frozen features of all images, where they are known."""
+    backbone = ready.extractor.backbone
+
+    def start_features(size: int) -> npt.NDArray[np.float32] | None:
+        """The frozen features of the images that are learned from, at this size."""
+        if plan.pixels != "backbone" or (size != backbone.record.input_size and not backbone.any_size):
+            return None
+        preprocessing, last = ready.extractor.preprocessing, backbone.last
+        if size == preprocessing.size and values is not None and values.shape[1] == backbone.dim:
+            return values[task.train, last.start : last.stop]
+        extractor = BackboneExtractor(backbone, preprocessing=replace(preprocessing, size=size), engine=ready.wanted.engine)
+        with ready.store() as store:
+            features = extractor(taken(task.images, task.train), store=store, progress=listener.progress, warn=listener.warn)
+        if features.refused:
+            raise DataError(f"An image cannot be read any longer: {features.refused[0]}. Do not change the images during a training.")
+        return features.values[:, last.start : last.stop]
+
+    return start_features
+
+
+def _task(
+    images: Images, targets: Targets, plan: FineTuning, *, groups: npt.NDArray[Any] | None,
+    class_weight: Mapping[Any, float] | str | None, seed: int, watched: tuple[Images, npt.NDArray[Any]] | None,
+) -> Task:  # fmt: skip
+    from headstart.finetune.tuning import Task
+
+    rows = np.arange(len(targets))
+    indicators, held, every = targets.indicators, np.empty(0, dtype=np.int64), images
+    if plan.validation_share:
+        codes = indicators if targets.multilabel else indicators.argmax(axis=1)
+        rows, held = hold_out(codes, share=plan.validation_share, groups=groups, seed=seed)
+    elif watched is not None:
+        held = np.arange(len(targets), len(targets) + len(watched[0]))
+        labels = np.asarray(watched[1])
+        further = labels.astype(bool) if targets.multilabel else labels[:, None] == targets.classes
+        indicators, every = np.concatenate([indicators, further]), _joined(images, watched[0])
+    weights = None if class_weight is None else class_weights(targets.take(rows), class_weight).astype(np.float32)
+    return Task(
+        images=every, targets=indicators.astype(np.float32), classes=targets.classes, multilabel=targets.multilabel,
+        train=rows.astype(np.int64), watched=held.astype(np.int64), chooses=bool(plan.validation_share), class_weights=weights,
+        groups=None if groups is None else np.unique(groups, return_inverse=True)[1], label_dtype=targets.dtype,
+    )  # fmt: skip
+
+
+def _joined(first: Images, second: Images) -> Images:
+    both_arrays = isinstance(first, np.ndarray) and isinstance(second, np.ndarray)
+    return np.concatenate([first, second]) if both_arrays else [*first, *second]
+
+
+def _choice(tuned: FineTuned, task: Task, plan: FineTuning, targets: Targets, probe: Choice | None) -> Choice:
+    """The trained head as a choice."""
+    count = len(targets)
+    out_of_sample = np.full((count, targets.indicators.shape[1]), np.nan)
+    accuracy = accuracy_error = log_loss = log_loss_error = float("nan")
+    if tuned.watched_logits is not None and task.chooses:
+        out_of_sample[task.watched] = tuned.watched_logits
+        right, lost = _scores(tuned.watched_logits, targets.indicators[task.watched], multilabel=task.multilabel)
+        accuracy, accuracy_error = _mean_and_error(right)
+        log_loss, log_loss_error = _mean_and_error(lost)
+    words = "linear" if not plan.head_layers else f"dense {'-'.join(map(str, plan.head_layers))}"
+    row = Candidate(
+        view=f"{', '.join(tuned.trained)} trained" if tuned.trained else "the frozen backbone", layers=("last",), head=f"{words} head",
+        hyperparameters={"epoch": float(tuned.history.best)} if tuned.history.best else {}, images=len(task.watched) * task.chooses,
+        accuracy=accuracy, accuracy_error=accuracy_error, log_loss=log_loss, log_loss_error=log_loss_error,
+        seconds=tuned.history.seconds, chosen=True,
+    )  # fmt: skip
+    earlier = () if probe is None else tuple(replace(candidate, chosen=False) for candidate in probe.evidence)
+    return Choice(estimator=tuned.head, evidence=(row, *earlier), out_of_sample=out_of_sample, reason=_reason(tuned, plan, task))
+
+
+def _reason(tuned: FineTuned, plan: FineTuning, task: Task) -> str:
+    epochs, history = len(tuned.history.epochs), tuned.history
+    if not task.chooses:
+        return f"the training was asked for, and its last epoch ({epochs}) is kept"
+    if plan.average or plan.keep == "last":
+        return f"the training was asked for, and its last {'epochs are averaged' if plan.average else 'epoch is kept'}"
+    if history.best is None:
+        return f"the training was asked for, but none of its {epochs} epochs was better on {len(task.watched)} validation images"
+    return f"the training was asked for; epoch {history.best} of {epochs} was best on {len(task.watched)} validation images"
+
+
+def _scores(
+    logits: npt.NDArray[np.float64], indicators: npt.NDArray[np.bool_], *, multilabel: bool
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Of each image: the share of right answers, and the log loss."""
+    if multilabel:
+        right = ((logits > 0) == indicators).mean(axis=1)
+    else:
+        right = (logits.argmax(axis=1) == indicators.argmax(axis=1)).astype(np.float64)
+    return right, losses(logits, indicators, multilabel=multilabel)
+
+
+def _mean_and_error(values: npt.NDArray[np.float64]) -> tuple[float, float]:
+    return float(values.mean()), float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else float("nan")

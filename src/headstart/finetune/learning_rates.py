@@ -1,0 +1,187 @@
+"""`LearningRates`: how the loss went while the learning rate rose, and which rate follows from it (NumPy only)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from headstart.errors import ParameterError
+
+Numbers = npt.NDArray[np.float64]
+
+DIVERGED = 4.0
+"""Times its lowest value: a smoothed loss above this, and above that of guessing, ends the search."""
+LEAST_STEPS = 20
+_MEMORY = 0.9  # of the mean that goes along with the search; the curve itself is smoothed afterwards, from both sides
+_WIDTH = 0.03  # standard deviation of the weights with which the curve is smoothed, as a share of all steps
+_BEGINNING = 0.1  # share of the steps that tell the loss before anything is learned
+_NOISE = 4.0  # standard errors; the lowest of some ten independent places is often two below the mean
+_NOTABLE = 0.05  # share of the loss of guessing; less is nothing that has to be learned, however far it falls towards 0
+_BEGUN = 0.25  # share of the fall, below which a steep place may be noise
+_CAREFUL = 10.0
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LearningRates:
+    """A search for a learning rate (Smith 2017, section 3.3): a short training in which the rate rises from step to step.
+
+    Attributes:
+        lrs: float64 (n,): the rate of each step, that of the head; stages below learn at less, as `layer_decay` says.
+        losses: float64 (n,): of each step's batch, before the step.
+        smoothed: float64 (n,): the same without most of the noise.
+        diverged: whether the search ended because the loss rose too high.
+        suggested: a rate to train with.
+        reason: the rule by which it was found, in sentences.
+    """
+
+    lrs: Numbers
+    losses: Numbers
+    smoothed: Numbers
+    diverged: bool
+    suggested: float
+    reason: str
+
+    @classmethod
+    def of(cls, lrs: Numbers, losses: Numbers, *, guessing: float, default: float, diverged: bool) -> LearningRates:
+        """Apply the rules to a curve.
+
+        Where the loss falls by more than its noise, and by more than a twentieth of the loss of guessing, two rules are applied and the
+        lower rate is taken: the rate at which the smoothed loss falls most steeply, and a tenth of the rate at which it is lowest. Where
+        it does not fall (the head is already good, or nothing can be learned) the curve says only what is too much: `default` is taken,
+        or a tenth of the rate from which on the loss has risen, if that is lower.
+
+        Args:
+            lrs: float64 (at least n,): the rates of the search; of one that ended early the first n count.
+            losses: float64 (n,): of its steps.
+            guessing: loss of a network that knows nothing; what is far above it is cut off, or it would blur the curve before it.
+            default: the rate where the curve suggests none.
+            diverged: as of the class.
+
+        Raises:
+            ParameterError: the loss has risen so early that nothing can be said.
+        """
+        if len(losses) < LEAST_STEPS // 2:
+            raise ParameterError(
+                f"The loss rose from the first steps on, at a learning rate of {in_words(lrs[0])}. Begin lower: "
+                f"--low {in_words(lrs[0] / 1000)}"
+            )
+        lrs, within = lrs[: len(losses)], np.minimum(losses, DIVERGED * guessing)
+        smoothed = smooth(within)
+        first = max(3, round(_BEGINNING * len(losses)))
+        start, lowest = float(within[:first].mean()), int(smoothed.argmin())
+        doubt = _doubt(within, smoothed, lowest, first)
+        margin = max(doubt, _NOTABLE * guessing)
+        if start - smoothed[lowest] > margin:
+            suggested, reason = _by_the_fall(lrs, smoothed, start, lowest)
+        else:
+            suggested, reason = _without_a_fall(lrs, smoothed, start + margin, default)
+            good = ": the head is already good" if start < guessing / 2 else ""
+            reason = f"The loss begins at {start:.2g} (guessing has {guessing:.2g}) and does not clearly fall{good}. {reason}"
+        return cls(lrs=lrs, losses=losses, smoothed=smoothed, diverged=diverged, suggested=suggested, reason=reason)
+
+    def rows(self, count: int = 13) -> list[tuple[float, float]]:
+        """Some (rate, smoothed loss) pairs, evenly spread over the search, the first and the last among them."""
+        places = np.unique(np.linspace(0, len(self.lrs) - 1, min(count, len(self.lrs))).round().astype(int))
+        return [(float(self.lrs[place]), float(self.smoothed[place])) for place in places]
+
+
+class Watch:
+    """Notices, while a search goes on, that it has diverged.
+
+    Args:
+        guessing: loss of a network that knows nothing. A good head begins far below it, and then four times the lowest loss may be noise.
+    """
+
+    def __init__(self, guessing: float) -> None:
+        self._guessing, self._sum, self._weight, self._count, self._lowest = guessing, 0.0, 0.0, 0, math.inf
+
+    def __call__(self, loss: float) -> bool:
+        """Whether it has, with this further loss."""
+        self._sum, self._weight = _MEMORY * self._sum + loss, _MEMORY * self._weight + 1
+        self._count += 1
+        if self._count < LEAST_STEPS // 2:  # a mean of two or three batches may be low by chance
+            return not math.isfinite(loss)
+        mean = self._sum / self._weight
+        self._lowest = min(self._lowest, mean)
+        return not mean <= max(DIVERGED * self._lowest, self._guessing)  # nan too
+
+
+def rising(low: float, high: float, steps: int) -> Numbers:
+    """The rates of a search: from `low` to `high`, each the same multiple of the one before.
+
+    Raises:
+        ParameterError: rates that are not above 0 or not finite, fewer than a factor of 10 apart, or fewer than `LEAST_STEPS` steps.
+    """
+    if not (low > 0 and math.isfinite(high) and high >= 10 * low):
+        raise ParameterError(f"The search must go from a rate above 0 to one at least 10 times as high, got {low:g} to {high:g}.")
+    if steps < LEAST_STEPS:
+        raise ParameterError(f"The search must have at least {LEAST_STEPS} steps, got {steps}.")
+    return np.geomspace(low, high, steps)
+
+
+def smooth(losses: Numbers, *, widely: bool = False) -> Numbers:
+    """Means with Gaussian weights, over steps before and after: a mean of earlier steps alone would lag, and suggest too high a rate.
+
+    Args:
+        losses: (n,).
+        widely: with twice the width, for slopes: they have more noise.
+    """
+    place = np.arange(len(losses))
+    weights = np.exp(-0.5 * ((place[:, None] - place) / (_width(len(losses)) * (1 + widely))) ** 2)
+    found: Numbers = (weights @ losses) / weights.sum(axis=1)
+    return found
+
+
+def _width(count: int) -> float:
+    return max(1.0, _WIDTH * count)
+
+
+def _doubt(losses: Numbers, smoothed: Numbers, lowest: int, first: int) -> float:
+    """By how much the lowest smoothed loss may lie below the first losses through noise alone."""
+    calm = slice(0, max(lowest + 1, 2 * first))  # before it rises
+    spread = float(np.std(losses[calm] - smoothed[calm]))
+    together = 2 * math.sqrt(math.pi) * _width(len(losses))  # so many independent values does a smoothed one have the noise of
+    return _NOISE * spread * math.sqrt(1 / first + 1 / together)
+
+
+def _by_the_fall(lrs: Numbers, smoothed: Numbers, start: float, lowest: int) -> tuple[float, str]:
+    fall = start - smoothed[lowest]
+    before = np.flatnonzero(smoothed[: lowest + 1] >= start - _BEGUN * fall)
+    begun = int(before[-1]) if len(before) else 0
+    slopes = np.gradient(smooth(smoothed, widely=True))[begun : lowest + 1]
+    steepest, tenth = float(lrs[begun + int(slopes.argmin())]), float(lrs[lowest] / _CAREFUL)
+    which = "a tenth of the second" if tenth <= steepest else "the first, which is less than a tenth of the second"
+    still = " It does not rise up to the highest rate that was tried." if lowest == len(lrs) - 1 else ""
+    return rounded_down(min(steepest, tenth)), (
+        f"The loss falls most steeply at {in_words(steepest)} and is lowest at {in_words(lrs[lowest])}.{still} The suggestion is {which}."
+    )
+
+
+def _without_a_fall(lrs: Numbers, smoothed: Numbers, most: float, default: float) -> tuple[float, str]:
+    calm = np.flatnonzero(smoothed <= most)
+    rise = int(calm[-1]) + 1 if len(calm) else 0
+    if rise >= len(lrs):
+        return default, "It rises nowhere either. The suggestion is the default."
+    risen, careful = float(lrs[rise]), float(lrs[rise] / _CAREFUL)
+    if default <= careful:
+        return default, f"From {in_words(risen)} on it has risen. The suggestion is the default, less than a tenth of that."
+    return rounded_down(careful), (
+        f"From {in_words(risen)} on it has risen. The suggestion is a tenth of that; the default, {in_words(default)}, is more."
+    )
+
+
+def rounded_down(rate: float) -> float:
+    """To one digit: a curve says no more than that."""
+    power = math.floor(math.log10(rate) + 1e-9)
+    return float(f"{math.floor(rate / 10.0**power + 1e-9)}e{power}")
+
+
+def in_words(rate: float) -> str:
+    """3e-4 or 0.02: with two digits at most, as it is typed."""
+    if 0.01 <= rate < 100:
+        return f"{rate:.2g}"
+    mantissa, exponent = f"{rate:.1e}".split("e")
+    return f"{mantissa.removesuffix('.0')}e{int(exponent)}"

@@ -1,0 +1,240 @@
+"""`TrainedHead`: what a training leaves of its head, for predicting, saving and writing into ONNX. NumPy only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from headstart.errors import ParameterError, RunError
+from headstart.heads.calibration import probabilities
+from headstart.heads.distances import blocks
+from headstart.onnx_graph import OnnxGraph
+
+Floats = npt.NDArray[np.float64]
+Array = npt.NDArray[Any]
+
+NAME = "trained"
+"""As in `state`."""
+
+_KINDS: Mapping[str, type | tuple[type, ...]] = {
+    "classes": list, "multilabel": bool, "label_dtype": str, "features": int, "columns": list, "single_sigmoid": bool,
+    "temperature": (int, float), "layers": int,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TrainedHead:
+    """Dense ReLU layers and a linear output on some columns of the features, with the interface of a fitted head.
+
+    Made by `of`, or `from_state`; ``dataclasses.replace(head, temperature=...)`` gives the same head with another temperature.
+
+    Attributes:
+        weights: of each layer, float32 (outputs, inputs), the output layer last.
+        biases: of each layer, float32 (outputs,).
+        classes_: the labels, in the order of the logits; for multi-label the column numbers.
+        multilabel_: whether an image may have several labels.
+        columns: (start, stop): the features that are used.
+        n_features_in_: length D of the whole feature vector.
+        label_dtype: of the labels that `predict` gives.
+        temperature: the logits are divided by it (Guo et al. 2017).
+    """
+
+    weights: tuple[npt.NDArray[np.float32], ...]
+    biases: tuple[npt.NDArray[np.float32], ...]
+    classes_: Array
+    multilabel_: bool
+    columns: tuple[int, int]
+    n_features_in_: int
+    label_dtype: np.dtype[Any]
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        start, stop = self.columns
+        if not 0 <= start < stop <= self.n_features_in_:
+            raise ParameterError(f"columns must lie within the {self.n_features_in_} features, got {start} to {stop}.")
+        if not (np.isfinite(self.temperature) and self.temperature > 0):
+            raise ParameterError(f"temperature must be a finite number above 0, got {self.temperature!r}.")
+        if self.classes_.ndim != 1 or len(self.classes_) < (1 if self.multilabel_ else 2):
+            raise ParameterError(
+                f"classes must be a list of labels, at least two where each image has one; got {self.classes_.tolist()!r}."
+            )
+        inputs = stop - start
+        for number, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            if weight.ndim != 2 or weight.shape[1] != inputs or bias.shape != weight.shape[:1]:
+                raise ParameterError(
+                    f"the weights {weight.shape} and biases {bias.shape} of layer {number} do not fit its {inputs} inputs."
+                )
+            if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
+                raise ParameterError(f"layer {number} holds values that are not finite. If a training made them, lower its learning rate.")
+            inputs = len(bias)
+        if inputs != len(self.classes_) and not (inputs == 1 and len(self.classes_) == 2 and not self.multilabel_):
+            raise ParameterError(f"the output layer gives {inputs} values for {len(self.classes_)} classes.")
+
+    @classmethod
+    def of(
+        cls,
+        network_state: Mapping[str, npt.ArrayLike],
+        classes: npt.ArrayLike,
+        multilabel: bool,
+        *,
+        columns: tuple[int, int],
+        single_sigmoid: bool = False,
+        temperature: float = 1.0,
+        features: int | None = None,
+        label_dtype: npt.DTypeLike | None = None,
+    ) -> Self:
+        """The head of a trained network.
+
+        Args:
+            network_state: arrays ``dense.0.weight``, ``dense.0.bias``, ``dense.1.weight``, ... as `HeadNetwork.arrays` gives them.
+            classes: the labels, in the order of the outputs; for multi-label the column numbers.
+            multilabel: an image may have several labels.
+            columns: (start, stop) of the features that the network takes.
+            single_sigmoid: the network's one output is the log-odds of the second of two classes.
+            temperature: the logits are divided by it.
+            features: length of the whole feature vector; by default it ends with these columns.
+            label_dtype: of the labels that `predict` gives; by default that of `classes`, and int64 for multi-label.
+
+        Raises:
+            KeyError: an array is missing.
+            ParameterError: arrays, classes and columns that do not belong together, or values that are not finite.
+        """
+        count = sum(name.endswith(".weight") for name in network_state)
+        arrays = {
+            part: tuple(np.array(network_state[f"dense.{number}.{part}"], dtype=np.float32, order="C") for number in range(max(1, count)))
+            for part in ("weight", "bias")
+        }
+        labels = np.asarray(classes)
+        head = cls(
+            weights=arrays["weight"],
+            biases=arrays["bias"],
+            classes_=labels,
+            multilabel_=bool(multilabel),
+            columns=(int(columns[0]), int(columns[1])),
+            n_features_in_=int(columns[1] if features is None else features),
+            label_dtype=np.dtype((np.int64 if multilabel else labels.dtype) if label_dtype is None else label_dtype),
+            temperature=float(temperature),
+        )
+        if single_sigmoid != head.single_sigmoid:
+            raise ParameterError(
+                f"single_sigmoid is {single_sigmoid}, but the output layer is {len(head.biases[-1])} wide for {len(labels)} classes."
+            )
+        return head
+
+    @property
+    def single_sigmoid(self) -> bool:
+        """Whether two exclusive classes are told apart by one output, the log-odds of the second."""
+        return not self.multilabel_ and len(self.biases[-1]) == 1
+
+    def logits(self, X: npt.ArrayLike) -> Floats:
+        """Log-odds (n, k): their softmax, or for multi-label their sigmoid, are the probabilities.
+
+        Args:
+            X: the whole features, float32 (n, D).
+
+        Raises:
+            ValueError: another shape, or values that are not finite.
+        """
+        features = np.asarray(X, dtype=np.float32)
+        if features.ndim != 2 or features.shape[1] != self.n_features_in_:
+            raise ValueError(f"X must be features of the shape (n, {self.n_features_in_}), got {features.shape}.")
+        if not np.isfinite(features).all():
+            raise ValueError("X holds NaN or infinity.")
+        layers = [(weight.T.astype(np.float64), bias.astype(np.float64)) for weight, bias in self._hidden()]
+        last, shift = self._output()
+        found = np.empty((len(features), len(self.classes_)))
+        for rows in blocks(len(features)):
+            value = features[rows, slice(*self.columns)].astype(np.float64)
+            for weight, bias in layers:
+                value = np.maximum(value @ weight + bias, 0)
+            found[rows] = value @ last.T + shift
+        return found
+
+    def _hidden(self) -> list[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]:
+        return list(zip(self.weights[:-1], self.biases[:-1], strict=True))
+
+    def _output(self) -> tuple[Floats, Floats]:
+        """Weights (k, inputs) and biases (k,) of the output layer, divided by the temperature; one sigmoid z becomes (-z/2, z/2)."""
+        weight, bias = (layer[-1].astype(np.float64) / self.temperature for layer in (self.weights, self.biases))
+        if self.single_sigmoid:
+            return np.concatenate([-weight / 2, weight / 2]), np.concatenate([-bias / 2, bias / 2])
+        return weight, bias
+
+    def predict_proba(self, X: npt.ArrayLike) -> Floats:
+        """Probabilities (n, k), columns in the order of `classes_`."""
+        return probabilities(self.logits(X), multilabel=self.multilabel_)
+
+    def decision_function(self, X: npt.ArrayLike) -> Floats:
+        """Scores as scikit-learn has them: (n,) for two classes, positive for the second; otherwise the logits (n, k)."""
+        logits = self.logits(X)
+        if self.multilabel_ or len(self.classes_) != 2:
+            return logits
+        difference: Floats = logits[:, 1] - logits[:, 0]
+        return difference
+
+    def predict(self, X: npt.ArrayLike) -> Array:
+        """The most probable label of each row (n,); for multi-label the matrix (n, k) of labels of probability above 1/2."""
+        logits = self.logits(X)
+        if self.multilabel_:
+            return (logits > 0).astype(self.label_dtype)
+        labels: Array = self.classes_[logits.argmax(axis=1)]
+        return labels
+
+    def write_onnx(self, graph: OnnxGraph, features: str) -> str:
+        """Append the head to a graph: `features` names a float32 value (N, D). Returns the name of the logits, float32 (N, k)."""
+        value = features
+        if self.columns != (0, self.n_features_in_):
+            start, stop, axis = (graph.constant([number], dtype=np.int64) for number in (*self.columns, 1))
+            value = graph.node("Slice", features, start, stop, axis)
+        for weight, bias in self._hidden():
+            value = graph.node("Relu", graph.node("Gemm", value, graph.constant(weight), graph.constant(bias), transB=1))
+        last, shift = self._output()
+        return graph.node("Gemm", value, graph.constant(last), graph.constant(shift), transB=1)
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Array]]:
+        """Everything needed to make the head again: JSON values, and arrays named as in `of`."""
+        settings: dict[str, Any] = {
+            "head": NAME,
+            "classes": self.classes_.tolist(),
+            "multilabel": self.multilabel_,
+            "label_dtype": self.label_dtype.str,
+            "features": self.n_features_in_,
+            "columns": list(self.columns),
+            "single_sigmoid": self.single_sigmoid,
+            "temperature": self.temperature,
+            "layers": len(self.weights),
+        }
+        arrays: dict[str, Array] = {f"dense.{number}.weight": weight for number, weight in enumerate(self.weights)}
+        return settings, arrays | {f"dense.{number}.bias": bias for number, bias in enumerate(self.biases)}
+
+    @classmethod
+    def from_state(cls, settings: dict[str, Any], arrays: Mapping[str, Array]) -> Self:
+        """Make a head from what `state` gave.
+
+        Raises:
+            RunError: an entry or an array is missing, or they do not belong together.
+        """
+        for key, kind in _KINDS.items():
+            if not isinstance(settings.get(key), kind):
+                raise RunError(f"The saved head ({NAME}) is damaged: {key!r} is missing or wrong. Fit it again.")
+        try:
+            start, stop = settings["columns"]
+            dtype = np.dtype(settings["label_dtype"])
+            return cls.of(
+                {name: arrays[name] for number in range(settings["layers"]) for name in (f"dense.{number}.weight", f"dense.{number}.bias")},
+                np.array(settings["classes"], dtype=None if settings["multilabel"] else dtype),
+                settings["multilabel"],
+                columns=(start, stop),
+                single_sigmoid=settings["single_sigmoid"],
+                temperature=settings["temperature"],
+                features=settings["features"],
+                label_dtype=dtype,
+            )
+        except KeyError as error:
+            raise RunError(f"The saved head ({NAME}) is damaged: {error} is missing. Fit it again.") from error
+        except (TypeError, ValueError) as error:
+            raise RunError(f"The saved head ({NAME}) is damaged: {str(error).rstrip('.')}. Fit it again.") from error

@@ -1,0 +1,99 @@
+"""A process that fine-tunes a small network; the tests kill it, and start two of it that train together.
+
+python fine_tuner.py CACHE FOLDER TRAININGS [KILLS]: TRAININGS is a JSON object of changes of the plan by name; what comes of each is
+written to FOLDER/NAME.npz, and NAME1.npz by a second process. KILLS are numbers of steps, as 3,5: after so many the first training is
+killed, and then resumed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+
+from conftest import draw
+from headstart.backbones import load_backbone, timm_models
+from headstart.backbones.timm_models import Conversion
+from headstart.finetune import FineTuning
+from headstart.finetune.checkpoint import PLAN, CheckpointFolder
+from headstart.finetune.team import Team
+from headstart.finetune.tuning import Task, fine_tune
+from headstart.progress import Listener
+
+NAME = "mobilenetv3_small_050"
+
+
+class Steps(Listener):
+    """Says on a pipe when a step is done."""
+
+    def __init__(self, pipe: int | None) -> None:
+        self.pipe = pipe
+
+    def detail(self, text: str) -> None:
+        if self.pipe is not None:
+            os.write(self.pipe, b".")
+
+
+def train(cache: Path, out: Path, changes: dict[str, Any], *, pipe: int | None = None) -> None:
+    """Train, or go on; write all weights and the losses."""
+    small = load_backbone(NAME, cache=cache, weights="random", announce=lambda message: None)
+    plan = FineTuning(**{"epochs": 3, "batch_size": 8, "image_size": 64, "device": "cpu", "lr": 2e-3, "keep": "last", **changes})
+    rows = np.arange(27)
+    given = Task(
+        images=np.stack([draw(index % 3, index, side=64) for index in rows]), targets=np.eye(3, dtype=np.float32)[rows % 3],
+        classes=np.array(["rings", "stripes", "checks"]), multilabel=False, train=rows[6:], watched=rows[:6],
+        class_weights=np.array([1.0, 2.0, 0.5], dtype=np.float32),
+    )  # fmt: skip
+    team, found = Team.from_environment(), {}
+
+    def written(record: Any, network: Any) -> Conversion:
+        found.update({name: value.numpy().copy() for name, value in network.model.state_dict().items()})
+        return Conversion(network=small.network.read_bytes(), record=record, layers=small.layers, any_size=True, versions={})
+
+    folder = CheckpointFolder.beside(out)
+    resume = (folder.path / PLAN).exists()
+    if not resume and team.leads:
+        folder.begin({})
+    team.join("cpu")
+    team.wait()
+    with mock.patch.object(timm_models, "written", written):
+        done = fine_tune(
+            given, plan, backbone=small, preprocessing=small.preprocessing, cache=out.with_suffix(".cache"), weights="random",
+            engine="torch", checkpoints=folder, resume=resume, team=team, listener=Steps(pipe),
+        )  # fmt: skip
+    _, head = done.head.state()
+    losses = np.array([[epoch.loss, epoch.accuracy, epoch.val_loss] for epoch in done.history.epochs])
+    np.savez(out.with_name(f"{out.name}{team.rank or ''}.npz"), **found, **head, losses=losses, logits=done.watched_logits)
+
+
+def killed_after(steps: int, *arguments: Any) -> None:
+    """Train in a child of this process, and kill it at some moment after it has done so many steps."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(read)
+        train(*arguments, pipe=write)
+        os._exit(0)
+    os.close(write)
+    for _ in range(steps):
+        if not os.read(read, 1):
+            raise RuntimeError("the training ended before it was killed")
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    os.close(read)
+
+
+if __name__ == "__main__":
+    cache, folder, trainings = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
+    first = next(iter(trainings))
+    for count in sys.argv[4].split(",") if len(sys.argv) > 4 else ():
+        killed_after(int(count), cache, folder / first, trainings[first])
+    for name, changes in trainings.items():
+        train(cache, folder / name, changes)
+    Team.from_environment().leave()

@@ -1,0 +1,324 @@
+"""Fine-tuning on the command line: every option, what is refused, and what is left of a training that was interrupted."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from headstart import load
+from headstart.cli import training_options
+from headstart.errors import ParameterError
+from headstart.finetune import FineTuning
+from headstart.finetune.plan import GRADUAL
+
+Cli = Callable[..., Any]
+needs_torch = pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="needs headstart[torch]")
+
+# Every option of training with a value that is not the default, and what it becomes
+OPTIONS: dict[str, tuple[str, Any]] = {
+    "unfreeze": ("stage6,last", "stage6,last"), "lr": ("3e-3", 3e-3), "layer_decay": ("0.5", 0.5), "epochs": ("7", 7),
+    "batch_size": ("4", 4), "augment": ("flip=0.5,rotation=10", "flip=0.5,rotation=10"), "views": ("3", 3), "optimizer": ("sgd", "sgd"),
+    "loss": ("focal", "focal"), "label_smoothing": ("0.1", 0.1), "head_layers": ("64,8", (64, 8)), "dropout": ("0.5", 0.5),
+    "pooling": ("flatten", "flatten"), "image_size": ("64", 64), "precision": ("bf16", "bf16"), "retain": ("l2sp", "l2sp"),
+    "early_stop": ("2", 2), "average": ("3", 3), "device": ("cpu", "cpu"), "logger": ("tensorboard", "tensorboard"),
+}  # fmt: skip
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The settings with which `fit` was called; it does nothing else."""
+    import headstart.fitting
+
+    seen: list[Any] = []
+
+    def fit(*_: Any, settings: Any, **__: Any) -> None:
+        seen.append(settings)
+        raise ParameterError("asked")
+
+    monkeypatch.setattr(headstart.fitting, "fit", fit)
+    return seen
+
+
+# What is asked for
+
+
+def test_every_option_reaches_the_training(cli: Cli, asked: list[Any]) -> None:
+    typed = [word for name, (text, _) in OPTIONS.items() for word in (f"--{name.replace('_', '-')}", text)]
+    cli("fit", "pictures", "--strategy", "partial", *typed)
+    assert asked[0].fine_tuning == FineTuning(**{name: value for name, (_, value) in OPTIONS.items()})
+    for name, (text, value) in OPTIONS.items():
+        cli("fit", "pictures", "--strategy", "partial", f"--{name.replace('_', '-')}", text)
+        assert asked[-1].fine_tuning == FineTuning(**{name: value}), name
+    annotated = {name for name in vars(training_options) if name[0].isupper() and name not in ("TYPE_CHECKING", "Annotated", "Any")}
+    assert len(annotated) == len(OPTIONS) + 2  # the strategy, and the steps instead of epochs
+
+
+def test_other_forms_of_options(cli: Cli, asked: list[Any]) -> None:
+    for typed, plan in (
+        ((), None),
+        (("--strategy", "full"), FineTuning(strategy="full")),
+        (("--strategy", "full", "--unfreeze", "gradual"), FineTuning(strategy="full", unfreeze=GRADUAL)),
+        (("--strategy", "partial", "--unfreeze", "3", "--steps", "9"), FineTuning(unfreeze=3, steps=9)),
+        (("--head-layers", "8"), FineTuning(strategy="probe", head_layers=(8,), start="random")),
+        (("--pooling", "flatten", "--lr", "1e-3"), FineTuning(strategy="probe", pooling="flatten", lr=1e-3, start="random")),
+    ):
+        cli("fit", "pictures", *typed)
+        assert asked[-1].fine_tuning == plan, typed
+
+
+def test_options_without_a_training_are_refused(cli: Cli, pictures: Path) -> None:
+    alone = {"head_layers", "dropout", "pooling"}
+    for name, (text, _) in OPTIONS.items():
+        if name not in alone:
+            option = f"--{name.replace('_', '-')}"
+            done = cli("fit", pictures, option, text)
+            assert done.code == 2
+            assert done.err.startswith(f"Error: {option}: for a training, and with --strategy probe there is none"), done.err
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--strategy parial", r"strategy must be one of probe, partial, full, got 'parial'\. Did you mean partial\?"),
+        ("--strategy partial --unfreeze 0", "unfreeze must be a number of stages from 1, .* got 0"),
+        ("--strategy partial --unfreeze -2", "unfreeze must be a number of stages from 1, .* got -2"),
+        ("--strategy full --unfreeze 2", "'full' trains all stages. To train some of them, give unfreeze with the strategy 'partial'"),
+        ("--strategy partial --lr -1", r"lr must be above 0, got -1\.0"),
+        ("--strategy partial --lr nan", "lr must be above 0, got nan"),
+        ("--strategy partial --epochs 3 --steps 3", "Give either epochs or steps"),
+        ("--strategy partial --epochs 0", "epochs must be a whole number of at least 1, got 0"),
+        ("--strategy partial --dropout 1", "dropout must be at least 0 and below 1, got 1.0"),
+        ("--strategy partial --augment flipp=0.5", "Augmentation knows no 'flipp'. Did you mean flip"),
+        ("--strategy partial --augment absent.toml", "There is no file absent.toml"),
+        ("--strategy partial --head-layers 2x", "--head-layers takes whole numbers, such as 256 or 512,128; got '2x'"),
+        ("--head-layers ,", "--head-layers takes whole numbers, such as 256 or 512,128; got ','"),
+        ("--head-layers 0", "head_layers must be a whole number of at least 1, got 0"),
+        ("--head-layers 8 --retain l2sp", "--retain: for training the backbone, and --strategy probe trains the head alone"),
+        ("--strategy partial --image-size 20", "image_size must be a whole number of at least 32, got 20"),
+        ("--strategy partial --optimizer lion", "optimizer must be one of adamw, adam, sgd, rmsprop, got 'lion'"),
+        ("--retain-strength 3", "No such option: --retain-strength"),
+        ("--resume x --shard 1/2", "--shard and --resume cannot be combined"),
+        ("--resume nowhere", r"nowhere: there is no interrupted training to resume \(no folder nowhere\.training\)"),
+        ("--resume .", "here: there is no interrupted training to resume"),
+        ("--show-augment x.jpg", "--show-augment takes the name of a .png file, got x.jpg"),
+        ("--show-augment no/x.png", "no/x.png cannot be written: there is no folder"),
+        ("--show-augment x.png --augment flap=1", "Augmentation knows no 'flap'"),
+        ("--show-augment x.png --lr -1", "lr must be above 0"),
+        ("--show-augment x.png --image-size 8", "image_size must be a whole number of at least 32, got 8"),
+    ],
+)
+def test_values_that_cannot_be(cli: Cli, pictures: Path, options: str, message: str) -> None:
+    done = cli("fit", pictures, *options.split())
+    assert done.code == 2, done.err
+    assert re.search(message, done.err), done.err
+    assert "Extracting" not in done.err
+    assert list(Path().iterdir()) == []
+
+
+@needs_torch
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--unfreeze stage99", "This backbone has no stage 'stage99'; it has stem, stage1, .* Did you mean stage7"),
+        ("--unfreeze 99", "This backbone has 9 stages"),
+        ("--loss binary", "The loss 'binary' is for two classes"),
+        ("--device cuda", "device is 'cuda', and PyTorch finds no GPU here"),
+    ],
+)
+def test_what_does_not_suit_is_refused_before_any_work(
+    cli: Cli, pictures: Path, monkeypatch: pytest.MonkeyPatch, options: str, message: str
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    done = cli("fit", pictures, "--strategy", "partial", *options.split())
+    assert done.code == 2
+    assert re.search(message, done.err), done.err
+    assert "Extracting" not in done.err
+    assert list(Path().iterdir()) == []
+
+
+def test_without_torch(cli: Cli, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from headstart.backbones import timm_models
+
+    if importlib.util.find_spec("timm") is not None:
+        monkeypatch.setattr(timm_models, "installed", lambda: False)
+    for options in (("--strategy", "partial"), ("--strategy", "full", "--out", "x"), ("--head-layers", "8")):
+        done = cli("fit", pictures, *options)
+        said = "Error: Fine-tuning needs an optional part of Headstart. Install it with: pip install 'headstart[torch]'\n"
+        assert (done.code, done.out, done.err) == (2, "", said)
+    assert list(Path().iterdir()) == []
+
+
+def test_a_sheet_of_what_the_network_sees(cli: Cli, pictures: Path) -> None:
+    done = cli("fit", pictures, "--show-augment", "sheet.png", "--augment", "flip=0.5,rotation=20", "--image-size", "64")
+    assert done.code == 0, done.err
+    assert done.out == "sheet.png: what the network will see with --augment flip=0.5,rotation=20. Nothing was trained.\n"
+    with Image.open("sheet.png") as sheet:
+        assert sheet.format == "PNG"
+        assert min(sheet.size) > 6 * 64
+    assert [path.name for path in Path().iterdir()] == ["sheet.png"]
+    assert cli("fit", pictures, "--strategy", "partial", "--show-augment", "light.PNG").out.startswith("light.PNG: what the network will")
+
+
+# Interruptions
+
+BEGIN = ("--strategy", "full", "--image-size", "32", "--epochs", "2", "--batch-size", "6", "--average", "2", "--head", "centroid")
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")} | {
+    "OMP_NUM_THREADS": "1"
+}
+COMMAND = [sys.executable, "-m", "headstart"]
+TOGETHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "headstart"]
+
+
+def call(*arguments: str | Path, command: list[str] = COMMAND) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*command, *map(str, arguments)], capture_output=True, text=True, timeout=200, check=False, env=ENVIRONMENT
+    )  # fmt: skip
+
+
+def interrupted(*arguments: str | Path, send: int, after: str, command: list[str] = COMMAND) -> tuple[int, str]:
+    """Start, and send a signal in the middle of the first step after the line that begins like this; exit code and stderr."""
+    with subprocess.Popen(
+        [*command, *map(str, arguments)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
+    ) as process:
+        watch = threading.Timer(200, process.kill)
+        watch.start()
+        assert process.stderr is not None
+        said = ""
+        for line in process.stderr:
+            said += line
+            if line.startswith(after):
+                process.send_signal(send)
+        watch.cancel()
+    return process.returncode, said
+
+
+@pytest.fixture(scope="module")
+def undisturbed(pictures: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("undisturbed") / "run"
+    done = call("fit", pictures, "--out", run, "--cache", cache, *BEGIN)
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in run.parent.iterdir()] == ["run"]
+    return run
+
+
+@needs_torch
+@pytest.mark.torch
+def test_ctrl_c_and_a_kill_and_then_the_same_model(cli: Cli, pictures: Path, cache: Path, undisturbed: Path) -> None:
+    code, said = interrupted("fit", pictures, "--out", "run", "--cache", cache, *BEGIN, send=signal.SIGINT, after="Epoch 1")
+    assert code == 130, said
+    assert said.splitlines()[-1] == f"Interrupted. The state of the training is kept. To go on: headstart fit {pictures} --resume run"
+    assert "Traceback" not in said
+    assert "epoch 1/2" not in said
+    assert sorted(path.name for path in Path().iterdir()) == ["run.training"]
+
+    # What is refused meanwhile
+    shutil.copytree(pictures, "other")
+    (Path("other/rings") / "rings 00.png").unlink()
+    for arguments, message in (
+        (
+            (pictures, "--out", "run", *BEGIN),
+            "run.training holds the state of a training that was interrupted. Go on with it: --resume run",
+        ),
+        ((pictures, "--resume", "run", "--lr", "0.1"), "begun with lr None and cannot go on with 0.1. Leave it out"),
+        ((pictures, "--resume", "run", "--seed", "4"), "begun with seed 0 and cannot go on with 4"),
+        ((pictures, "--resume", "run", "--strategy", "partial"), "begun with strategy 'full' and cannot go on with 'partial'"),
+        ((pictures, "--resume", "run", "--out", "elsewhere"), "--resume run goes on with that run; leave out --out elsewhere"),
+        (("other", "--resume", "run"), "The images or labels have changed since the training of run was begun"),
+    ):
+        done = cli("fit", *arguments)
+        assert done.code == 2
+        assert message in done.err
+    assert cli("fit", pictures, "--head", "centroid", "-q").code == 0  # another run is not hindered
+
+    code, said = interrupted("fit", pictures, "--resume", "run.training", "--cache", cache, send=signal.SIGKILL, after="Epoch 2")
+    assert code == -signal.SIGKILL
+    assert "Going on with run, which was begun on " in said
+    assert "Going on after step " in said
+    assert "epoch 1/2" in said
+    done = call(
+        "fit", pictures, "--resume", "run", "--out", "run", "--cache", cache, *BEGIN
+    )  # the whole command, typed again, does no harm
+    assert done.returncode == 0, done.stderr
+    assert "Going on after step 8 of 16." in done.stderr
+    assert not Path("run.training").exists()
+    assert Path("run/model.onnx").read_bytes() == (undisturbed / "model.onnx").read_bytes()
+    first, second = (json.loads((run / "manifest.json").read_text("utf-8")) for run in (undisturbed, Path("run")))
+    assert second["metrics"] == first["metrics"]
+    assert second["training"]["plan"] == first["training"]["plan"]
+    assert f"--out run --cache {cache} --strategy full" in second["provenance"]["command"]  # the one that repeats it
+    assert "--resume" not in second["provenance"]["command"]
+    assert cli("fit", pictures, "--resume", "run").err.startswith("Error: run: there is no interrupted training to resume")
+
+
+@needs_torch
+@pytest.mark.torch
+def test_two_processes_stop_together_and_come_to_the_same_predictions(cli: Cli, pictures: Path, cache: Path, undisturbed: Path) -> None:
+    code, said = interrupted(
+        "fit", pictures, "--out", "run", "--cache", cache, *BEGIN, send=signal.SIGINT, after="Epoch 2", command=TOGETHER
+    )  # fmt: skip
+    assert code != 0
+    assert said.count("Interrupted.") == 1
+    assert said.count("Reading the data\n") == 1
+    assert "bug in Headstart" not in said
+    assert sorted(path.name for path in Path().iterdir()) == ["run.training"]
+    done = call("fit", pictures, "--resume", "run", "--cache", cache, command=TOGETHER)
+    assert done.returncode == 0, done.stderr
+    assert sum(line.startswith("test accuracy ") for line in done.stdout.splitlines()) == 1
+    assert done.stderr.count("epoch 2/2") == 1
+    assert [path.name for path in Path().iterdir()] == ["run"]
+    images = sorted(pictures.glob("*/*.png"))
+    one, two = (load(run).predict(images).probabilities for run in (undisturbed, Path("run")))
+    np.testing.assert_allclose(two, one, atol=1e-4)
+    assert done.stdout.splitlines()[-1] == "test " + _summary(undisturbed)
+
+
+def _summary(run: Path) -> str:
+    metrics = json.loads((run / "manifest.json").read_text("utf-8"))["metrics"]
+    low, high = metrics["test_accuracy_interval"]
+    return f"accuracy {metrics['test_accuracy']:.4f} [{low:.4f}, {high:.4f}] on 12 images"
+
+
+@needs_torch
+@pytest.mark.torch
+def test_a_failure_leaves_nothing_to_be_resumed(cli: Cli, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import headstart.finetune.tuning as tuning
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise ParameterError("It was not to be.")
+
+    monkeypatch.setattr(tuning, "fine_tune", fail)
+    assert cli("fit", pictures, "--strategy", "partial", "--head", "centroid").err.endswith("Error: It was not to be.\n")
+    assert list(Path("runs").iterdir()) == []
+    for error, said in ((KeyboardInterrupt(), "Interrupted. What was finished is kept: the same command goes on from there."),):
+
+        def interrupt(*_: Any, error: BaseException = error, **__: Any) -> None:
+            raise error
+
+        monkeypatch.setattr(tuning, "fine_tune", interrupt)
+        done = cli("fit", pictures, "--strategy", "partial", "--head", "centroid")
+        assert (done.code, done.err.splitlines()[-1]) == (130, said)
+        assert list(Path("runs").iterdir()) == []
+
+
+def test_the_fields_that_have_no_option_are_known() -> None:
+    """Whoever adds a field to the plan decides here whether it becomes an option."""
+    rest = {field.name for field in fields(FineTuning)} - OPTIONS.keys() - {"strategy", "steps"}
+    assert rest == {
+        "weight_decay", "schedule", "warmup", "focal_gamma", "start", "batchnorm", "retain_strength", "clip", "validation_share", "keep", "pixels",
+    }  # fmt: skip

@@ -1,0 +1,144 @@
+"""BatchNorm computed inside the convolution before it, against the network as it is, output and gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("timm", reason="needs headstart[torch]")
+
+import timm
+import torch
+from torch import nn
+
+from headstart.backbones.onnx_export import quiet
+from headstart.finetune.folding import fold_batchnorm, unfold
+
+
+def network(name: str) -> Any:
+    """With statistics, factors and offsets as a trained network has them, and not 0 and 1."""
+    torch.manual_seed(0)
+    with quiet():
+        made = timm.create_model(name, pretrained=False, num_classes=0).eval()
+    generator = torch.Generator().manual_seed(1)
+    for module in made.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5, generator=generator)
+            nn.init.uniform_(module.bias, -0.5, 0.5, generator=generator)
+            nn.init.uniform_(module.running_mean, -0.5, 0.5, generator=generator)
+            nn.init.uniform_(module.running_var, 0.5, 1.5, generator=generator)
+    return made.double()
+
+
+def images(side: int = 32) -> torch.Tensor:
+    return torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+
+
+def learned(model: Any, given: torch.Tensor) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The output, and the gradient of each parameter of a sum in which every output has another weight."""
+    model.zero_grad()
+    found = model.forward_features(given)
+    (found * torch.linspace(-1, 1, found.numel(), dtype=found.dtype).view_as(found)).sum().backward()
+    return found.detach().numpy(), {name: value.grad.numpy().copy() for name, value in model.named_parameters() if value.grad is not None}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "efficientnet_lite0",
+        "resnet10t",
+        "mobilenetv3_small_050",
+        "mobilenetv2_050",
+        pytest.param("tf_efficientnet_lite0", id="conv2d_same"),
+    ],
+)
+def test_output_and_gradients_are_those_of_the_network_as_it_is(name: str) -> None:
+    model, given = network(name), images()
+    output, gradients = learned(model, given)
+    names, before = list(model.state_dict()), {key: value.clone() for key, value in model.state_dict().items()}
+    norms = sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+    assert fold_batchnorm(model, lambda: model.forward_features(given)) == norms
+    calls = [module.register_forward_hook(lambda *_: called.append(1)) for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    called: list[int] = []
+    folded_output, folded = learned(model, given)
+    assert len(called) == norms  # they are still passed, and do what else they do
+    assert len(calls) == norms
+    np.testing.assert_allclose(folded_output, output, rtol=1e-9, atol=1e-9)
+    assert folded.keys() == gradients.keys()
+    for key, gradient in gradients.items():
+        np.testing.assert_allclose(folded[key], gradient, rtol=1e-8, atol=1e-9 * max(1, np.abs(gradient).max()), err_msg=key)
+    assert list(model.state_dict()) == names
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_unfolding_gives_the_network_back() -> None:
+    model, given = network("resnet10t"), images()
+    usual = {name for name, module in model.named_modules() if "forward" in vars(module)}
+    output, _ = learned(model, given)
+    assert fold_batchnorm(model, lambda: model.forward_features(given))
+    unfold(model)
+    assert {name for name, module in model.named_modules() if "forward" in vars(module)} == usual
+    assert np.array_equal(learned(model, given)[0], output)
+
+
+def test_a_step_of_learning_counts_at_once() -> None:
+    """The product is formed anew in each pass: weights that change are not passed by."""
+    model, given = network("resnet10t"), images()
+    fold_batchnorm(model, lambda: model.forward_features(given))
+    changed = network("resnet10t")
+    for one in (model, changed):
+        with torch.no_grad():
+            for parameter in one.parameters():
+                parameter.mul_(1.05)
+    np.testing.assert_allclose(learned(model, given)[0], learned(changed, given)[0], rtol=1e-9, atol=1e-9)
+
+
+def test_nothing_is_folded_that_takes_its_statistics_from_the_batch() -> None:
+    model, given = network("resnet10t").train(), images()
+    expected = sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+    assert fold_batchnorm(model, lambda: model.forward_features(given)) == 0
+    model.eval()
+    next(module for module in model.modules() if isinstance(module, nn.BatchNorm2d)).train()
+    assert fold_batchnorm(model, lambda: model.forward_features(given)) == expected - 1
+
+
+class Odd(nn.Module):
+    """The output of its convolution is used beside BatchNorm: folding would change it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+        self.usual = nn.Sequential(nn.Conv2d(4, 4, 1, bias=True), nn.BatchNorm2d(4))
+
+    def forward(self, value: torch.Tensor) -> torch.Tensor:
+        made = self.convolution(value)
+        return self.usual(made + self.norm(made))
+
+
+def test_all_is_put_back_where_folding_would_change_the_result() -> None:
+    torch.manual_seed(0)
+    model, given = Odd().eval(), images().float()
+    with torch.no_grad():
+        model.norm.running_mean.fill_(0.7)
+        expected = model(given)
+        assert fold_batchnorm(model, lambda: model(given)) == 0
+        assert torch.equal(model(given), expected)
+    assert not any("forward" in vars(module) for module in model.modules())
+    for module in (model.norm, model.convolution):  # the same layers in a row are folded
+        module.requires_grad_(False)
+    assert fold_batchnorm(model.usual, lambda: model.usual(torch.ones(1, 4, 5, 5))) == 1
+
+
+def test_layers_that_are_used_twice_stay_as_they_are() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.convolution, self.first, self.second = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+
+        def forward(self, value: torch.Tensor) -> torch.Tensor:
+            return self.second(self.convolution(self.first(self.convolution(value))))
+
+    model, given = Twice().eval(), images().float()
+    assert fold_batchnorm(model, lambda: model(given)) == 0

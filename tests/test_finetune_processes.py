@@ -1,0 +1,86 @@
+"""Trainings that are killed and go on, and trainings that are shared by two processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("timm", reason="needs headstart[torch]")
+
+import torch
+
+from fine_tuner import NAME, train
+from headstart.backbones import Backbone, load_backbone
+
+TUNER = Path(__file__).with_name("fine_tuner.py")
+
+
+@pytest.fixture(scope="module")
+def small(cache: Path) -> Backbone:
+    return load_backbone(NAME, cache=cache, weights="random", announce=lambda message: None)
+
+
+def run(cache: Path, folder: Path, trainings: dict[str, Any], *more: str, processes: int = 1) -> None:
+    """See `fine_tuner`."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    together = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--standalone"] if processes > 1 else []
+    command = [sys.executable, *together, str(TUNER), str(cache), str(folder), json.dumps(trainings), *more]
+    subprocess.run(command, env={**environment, "OMP_NUM_THREADS": "1"}, check=True, timeout=300)
+
+
+def arrays(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path) as found:
+        return dict(found)
+
+
+def test_killed_at_random_moments_and_resumed(small: Backbone, cache: Path, tmp_path: Path) -> None:
+    changes = {"augment": "flip=0.5,crop=0.7,mixup=0.2", "views": 2, "dropout": 0.2, "epochs": 5, "unfreeze": "gradual", "average": 2}
+    generator = random.Random()
+    kills = ",".join(str(generator.randint(1, 3 * left)) for left in (3, 1))  # of three steps an epoch
+    run(cache, tmp_path, {"killed": changes, "undisturbed": changes}, kills)
+    found, expected = arrays(tmp_path / "killed.npz"), arrays(tmp_path / "undisturbed.npz")
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert np.array_equal(found[name], value), (name, kills)
+
+
+TOGETHER: dict[str, dict[str, Any]] = {
+    "stored": {
+        "augment": "flip=0.5,mixup=0.3",
+        "views": 2,
+        "dropout": 0.3,
+        "retain": "distill",
+        "retain_strength": 300,
+        "lr": 0.2,
+        "batch_size": 9,
+    },
+    "statistics": {"strategy": "full", "batchnorm": "train", "unfreeze": "gradual", "retain": "l2sp", "augment": "mixup=0.3"},
+}
+
+
+def test_two_processes_come_to_the_weights_of_one(small: Backbone, cache: Path, tmp_path: Path) -> None:
+    """21 images in batches of 9, the last of 3; or of 10, the last of one, so that one process has none of it. Classes have weights."""
+    trainings = {name: {"batch_size": 10, "dropout": 0.3, "optimizer": "sgd", "lr": 0.02, **changes} for name, changes in TOGETHER.items()}
+    run(cache, tmp_path, trainings, processes=2)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for name, changes in trainings.items():
+            train(cache, tmp_path / f"{name} alone", changes)
+    finally:
+        torch.set_num_threads(threads)
+    for training in trainings:
+        found, expected = arrays(tmp_path / f"{training}.npz"), arrays(tmp_path / f"{training} alone.npz")
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=2e-6, err_msg=f"{training}: {name}")
+        second = arrays(tmp_path / f"{training}1.npz")
+        assert all(np.array_equal(second[name], value) for name, value in found.items())  # every process has the same

@@ -1,0 +1,268 @@
+"""`fit` with a fine-tuning: what is written down, what the run predicts, and where a training is kept while it lasts."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from headstart import FineTuning, FitResult, FitSettings, fit, load
+from headstart.classifier import Keeping
+from headstart.datasets import Dataset, dataset_from_arrays, read_dataset
+from headstart.errors import DataError, Interrupted, ParameterError, RunError
+from headstart.finetune.checkpoint import CheckpointFolder
+from headstart.finetune.team import Team
+from headstart.fitting import augmentation_sheet, settings_to_resume
+from headstart.fitting.keeping import check_keeping, keep, kept_or_removed
+from headstart.metrics import paired_difference
+
+PLAN = FineTuning(epochs=2, batch_size=16, image_size=32, lr=1e-4, validation_share=0.25)
+SETTINGS = FitSettings(head="centroid", fine_tuning=PLAN)
+
+
+# From data to run
+
+
+@pytest.fixture(scope="module")
+def fitted(pictures: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> FitResult:
+    pytest.importorskip("timm", reason="needs headstart[torch]")
+    run = tmp_path_factory.mktemp("training") / "run"
+    result = fit(pictures, out=run, settings=replace(SETTINGS, folds=2, cache=cache), command="headstart fit pictures --strategy partial")
+    assert [path.name for path in run.parent.iterdir()] == ["run"]  # and no RUN.training
+    return result
+
+
+@pytest.fixture(scope="module")
+def run(fitted: FitResult) -> Path:
+    assert fitted.run is not None
+    return fitted.run
+
+
+@pytest.mark.torch
+def test_the_run_says_what_was_tested(fitted: FitResult, run: Path) -> None:
+    test = fitted.dataset.take(fitted.dataset.part("test"))
+    loaded = load(run)
+    np.testing.assert_allclose(loaded.predict(test.images).probabilities, fitted.test.outcome.probabilities, atol=1e-5)
+    np.testing.assert_allclose(fitted.classifier.predict_proba(test.images), fitted.test.outcome.probabilities, atol=1e-6)
+    named = np.array(loaded.classes)[fitted.classifier.predict(test.images)]
+    assert named.tolist() == [prediction.label for prediction in loaded.predict(test.images)]
+    assert loaded.metrics["test_accuracy"] == fitted.test.accuracy >= 0.75
+    assert fitted.cross_validation is not None
+    assert fitted.cross_validation.images == 48
+    assert fitted.cross_validation.accuracy > 0.7
+
+
+@pytest.mark.torch
+def test_the_manifest_tells_of_the_training(fitted: FitResult, run: Path) -> None:
+    manifest = json.loads((run / "manifest.json").read_text("utf-8"))
+    tuned = fitted.classifier.fine_tuned_
+    assert tuned is not None
+    training = manifest["training"]
+    assert FineTuning.from_dict(training["plan"]) == PLAN
+    assert training["augmentation"] == "flip=0.5,crop=0.7"
+    assert training["trained"] == ["stage7", "last"]
+    assert training["frozen"] == ["stem", *(f"stage{number}" for number in range(1, 7))]
+    assert type(tuned.history).from_dict(training["history"]) == tuned.history
+    assert len(tuned.history.epochs) == 2
+    assert training["facts"] == list(tuned.facts)
+    assert any("are bit-identical after training (SHA-256 " in fact for fact in training["facts"])
+    assert manifest["provenance"]["settings"]["fine_tuning"] == PLAN.to_dict()
+    assert manifest["backbone"]["weights_source"].endswith("fine-tuned (stage7, last)") if "backbone" in manifest else True
+
+    assert fitted.probe is not None
+    probe, part = fitted.probe, fitted.dataset.part("test")
+    targets = fitted.dataset.targets[part]
+    before = probe.test.outcome.predicted == targets
+    after = fitted.test.outcome.predicted == targets
+    assert probe.gain == paired_difference(after, before)
+    assert training["probe"]["gain"] == probe.gain.value == pytest.approx(fitted.test.accuracy - probe.test.accuracy)
+    assert training["probe"]["accuracy"] == before.mean()
+    assert training["probe"]["auc_gain"] == pytest.approx(fitted.test.scores["roc_auc"] - probe.test.scores["roc_auc"])
+
+
+@pytest.mark.torch
+def test_report_and_card_tell_of_the_training(fitted: FitResult, run: Path) -> None:
+    assert (run / "training_curves.png").read_bytes().startswith(b"\x89PNG")
+    page = (run / "report.html").read_text("utf-8")
+    for text in ("Training", "<svg", "are bit-identical after training", "The head on the frozen backbone (centroid on", "McNemar p ="):
+        assert text in page, text
+    assert re.search(r"2 epochs|epoch \d of 2", (run / "MODEL_CARD.md").read_text("utf-8"))
+
+
+@pytest.mark.torch
+def test_a_head_alone_from_the_beginning(tmp_path: Path, pictures: Path) -> None:
+    """No closed form anywhere, no validation images: the test images are watched, and nothing is chosen on them. Two labels an image."""
+    rows = ["path,label"]
+    for path in sorted(pictures.glob("*/*.png")):
+        rows.append(f"{path},{ {'rings': 'round;dark', 'stripes': 'dark', 'checks': ''}[path.parent.name] }")
+    (tmp_path / "list.csv").write_text("\n".join(rows), encoding="utf-8")
+    plan = FineTuning(
+        strategy="probe", start="random", head_layers=(16,), dropout=0.2, epochs=6, batch_size=8, image_size=64, lr=3e-3,
+        validation_share=0, keep="last", augment="none",
+    )  # fmt: skip
+    result = fit(tmp_path / "list.csv", out=tmp_path / "run", settings=FitSettings(fine_tuning=plan, class_weight="balanced"))
+    assert result.probe is None
+    assert result.classifier.fine_tuned_ is not None
+    assert result.classifier.fine_tuned_.history.watched == "test"
+    assert result.head == "dense 16 head on the frozen backbone"
+    assert result.test.accuracy > 0.6
+    loaded = load(tmp_path / "run")
+    assert loaded.multilabel
+    images = result.dataset.take(result.dataset.part("test")).images
+    np.testing.assert_allclose(loaded.predict(images).probabilities, result.test.outcome.probabilities, atol=1e-5)
+    assert json.loads((tmp_path / "run" / "manifest.json").read_text("utf-8"))["training"]["probe"] is None
+
+
+@pytest.mark.torch
+def test_interrupted_after_the_training_it_need_not_be_trained_again(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("timm", reason="needs headstart[torch]")
+    from headstart import TransferClassifier
+    from headstart.finetune.loop import Training
+
+    settings = replace(SETTINGS, fine_tuning=FineTuning(strategy="probe", start="random", steps=2, image_size=32))
+    with monkeypatch.context() as patch:
+        patch.setattr(TransferClassifier, "features_of", _interrupt)
+        with pytest.raises(Interrupted) as caught:
+            fit(pictures, out=tmp_path / "run", settings=settings, command="the first")
+    said = f"Interrupted. The state of the training is kept. To go on: headstart fit {pictures} --resume {tmp_path / 'run'}"
+    assert str(caught.value) == said
+    assert settings_to_resume(tmp_path / "run") == (settings, str(pictures))
+    monkeypatch.setattr(Training, "_step", lambda *_: pytest.fail("a step was done again"))
+    fit(pictures, out=tmp_path / "run", settings=settings, resume=True, command="the second")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert json.loads((tmp_path / "run" / "manifest.json").read_text("utf-8"))["provenance"]["command"] == "the first"
+
+
+def _interrupt(*_: Any, **__: Any) -> None:
+    raise KeyboardInterrupt
+
+
+# Where a training is kept
+
+
+def _begun(run: Path, settings: FitSettings, dataset: Dataset, digests: Sequence[bytes] = (b"1", b"2"), **more: Any) -> Keeping:
+    check_keeping(run, settings, resume=more.get("resume", False))
+    return keep(run, settings, dataset, digests, team=Team(), **{"resume": False, **more})
+
+
+@pytest.fixture
+def dataset() -> Dataset:
+    return dataset_from_arrays(np.zeros((2, 8, 8, 3), np.uint8), ["a", "b"])
+
+
+def test_only_a_training_is_kept(tmp_path: Path, dataset: Dataset) -> None:
+    with pytest.raises(ParameterError, match=r"Only a fine-tuning can be resumed \(--strategy partial or full\)"):
+        check_keeping(tmp_path / "run", FitSettings(), resume=True)
+    with pytest.raises(ParameterError, match="To resume a training, give the run that it was to become"):
+        check_keeping(None, SETTINGS, resume=True)
+    assert _begun(tmp_path / "run", FitSettings(), dataset) == Keeping()
+    check_keeping(None, SETTINGS, resume=False)
+    assert keep(None, SETTINGS, dataset, (), team=Team(), resume=False) == Keeping()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_may_be_resumed(tmp_path: Path, dataset: Dataset) -> None:
+    run, other = tmp_path / "run", replace(SETTINGS, seed=1)
+    with pytest.raises(RunError, match="there is no interrupted training to resume"):
+        check_keeping(run, SETTINGS, resume=True)
+    kept = _begun(run, SETTINGS, dataset)
+    assert kept.checkpoints is not None
+    assert kept.checkpoints.path == tmp_path / "run.training"
+    _begun(run, other, dataset)  # without a checkpoint nothing is lost
+    _begun(run, SETTINGS, dataset)
+    (tmp_path / "run.training" / "checkpoint.safetensors").write_bytes(b"")
+    with pytest.raises(
+        ParameterError, match=r"run\.training holds the state of a training that was interrupted\. .* --resume .*run\. To beg"
+    ):
+        check_keeping(run, SETTINGS, resume=False)
+    assert _begun(run, SETTINGS, dataset, resume=True).resume
+    for settings, message in (
+        (other, "begun with seed 0 and cannot go on with 1"),
+        (replace(SETTINGS, fine_tuning=replace(PLAN, epochs=3)), "begun with epochs 2 and cannot go on with 3"),
+        (replace(SETTINGS, head="ridge"), "begun with head 'centroid' and cannot go on with 'ridge'"),
+    ):
+        with pytest.raises(ParameterError, match=message):
+            check_keeping(run, settings, resume=True)
+    for changed, digests in (
+        (dataset, (b"1", b"3")),
+        (replace(dataset, targets=dataset.targets[::-1]), (b"1", b"2")),
+        (replace(dataset, parts=np.array(["train", "test"])), (b"1", b"2")),
+        (replace(dataset, classes=("a", "c")), (b"1", b"2")),
+    ):
+        with pytest.raises(DataError, match=r"The images or labels have changed since the training of .*run was begun"):
+            _begun(run, SETTINGS, changed, digests, resume=True)
+
+
+def test_an_augmentation_in_a_file_must_stay_as_it_was(tmp_path: Path, dataset: Dataset) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text("flip = 0.5\n")
+    settings = replace(SETTINGS, fine_tuning=replace(PLAN, augment=str(path)))
+    _begun(tmp_path / "run", settings, dataset)
+    assert settings_to_resume(tmp_path / "run")[0] == settings
+    path.write_text("flip = 0.1\n")
+    with pytest.raises(ParameterError, match=r"begun with augmentation 'flip=0\.5' and cannot go on with 'flip=0\.1'"):
+        check_keeping(tmp_path / "run", settings, resume=True)
+
+
+def test_event_files_lie_beside_the_run(tmp_path: Path, dataset: Dataset) -> None:
+    logged = _begun(tmp_path / "run", replace(SETTINGS, fine_tuning=replace(PLAN, logger="tensorboard")), dataset)
+    assert logged.events == tmp_path / "run-tensorboard"
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "checkpoint", "left"),
+    [
+        (ParameterError("x"), ParameterError, False, False),
+        (ParameterError("x"), ParameterError, True, True),
+        (ZeroDivisionError(), ZeroDivisionError, False, False),
+        (RunError("the disk is full"), RunError, False, True),
+        (KeyboardInterrupt(), KeyboardInterrupt, False, False),
+        (KeyboardInterrupt(), Interrupted, True, True),
+        (Interrupted("x"), Interrupted, True, True),
+    ],
+)
+def test_what_is_left_after_a_failure(
+    tmp_path: Path, dataset: Dataset, error: BaseException, raised: type[BaseException], checkpoint: bool, left: bool
+) -> None:
+    keeping = _begun(tmp_path / "run", SETTINGS, dataset)
+    folder = CheckpointFolder.beside(tmp_path / "run").path
+    if checkpoint:
+        (folder / "checkpoint.safetensors").write_bytes(b"")
+    with pytest.raises(BaseException) as caught, kept_or_removed(keeping, to_go_on="do this"):
+        raise error
+    assert type(caught.value) is raised
+    assert folder.exists() is left
+    if raised is Interrupted:
+        assert str(caught.value) == "Interrupted. The state of the training is kept. To go on: do this"
+
+
+def test_only_the_process_that_leads_writes_and_removes(tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Team, "wait", lambda self: None)
+    other = keep(tmp_path / "run", SETTINGS, dataset, (), team=Team(1, 2, 1), resume=False)
+    assert list(tmp_path.iterdir()) == []
+    _begun(tmp_path / "run", SETTINGS, dataset)
+    with pytest.raises(ParameterError), kept_or_removed(other, to_go_on=""):
+        raise ParameterError
+    assert (tmp_path / "run.training").exists()
+
+
+def test_the_sheet_shows_training_images_only(tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import headstart.fitting.sheet as module
+
+    shown: list[Any] = []
+    monkeypatch.setattr(module, "sheet", lambda images, *_, **more: shown.append((images, more)))
+    dataset = read_dataset(pictures)
+    parts = np.where(np.arange(len(dataset)) % 2, "test", "train")
+    augmentation_sheet(replace(dataset, parts=parts), FitSettings(seed=3, fit_image="squash"), augment="standard", size=64)
+    images, more = shown[0]
+    assert len(images) == 6
+    assert set(images) <= {image for image, part in zip(dataset.images, parts, strict=True) if part == "train"}
+    assert (more["preprocessing"].size, more["preprocessing"].fit, more["seed"]) == (64, "squash", 3)
