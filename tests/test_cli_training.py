@@ -165,9 +165,9 @@ def test_without_torch(cli: Cli, pictures: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_sheet_of_what_the_network_sees(cli: Cli, pictures: Path) -> None:
-    done = cli("fit", pictures, "--show-augment", "sheet.png", "--augment", "flip=0.5,rotation=20", "--image-size", "64")
+    done = cli("fit", pictures, "--show-augment", "sheet.png", "--augment", "flip=0.5,crop=0.6", "--image-size", "64")
     assert done.code == 0, done.err
-    assert done.out == "sheet.png: what the network will see with --augment flip=0.5,rotation=20. Nothing was trained.\n"
+    assert done.out == "sheet.png: what the network will see with --augment flip=0.5,crop=0.6. Nothing was trained.\n"
     with Image.open("sheet.png") as sheet:
         assert sheet.format == "PNG"
         assert min(sheet.size) > 6 * 64
@@ -320,5 +320,6 @@ def test_the_fields_that_have_no_option_are_known() -> None:
     """Whoever adds a field to the plan decides here whether it becomes an option."""
     rest = {field.name for field in fields(FineTuning)} - OPTIONS.keys() - {"strategy", "steps"}
     assert rest == {
-        "weight_decay", "schedule", "warmup", "focal_gamma", "start", "batchnorm", "retain_strength", "clip", "validation_share", "keep", "pixels",
+        "weight_decay", "schedule", "warmup", "focal_gamma", "start", "batchnorm", "retain_strength", "clip", "validation_share", "keep",
+        "pixels", "compile",
     }  # fmt: skip

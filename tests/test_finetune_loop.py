@@ -273,7 +273,7 @@ def test_the_weights_that_are_kept(
     assert history.best == best
     stopped = "early_stop" in changes
     assert len(history.epochs) == (3 if stopped else 4)
-    assert history.stopped == ("no better validation loss in 2 epochs" if stopped else "all epochs done")
+    assert history.stopped == ("The validation loss had not fallen for 2 epochs." if stopped else "All epochs were done.")
 
 
 def test_the_mean_of_the_last_epochs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from headstart import FineTuning, FitResult, FitSettings, fit, load
 from headstart.classifier import Keeping
 from headstart.datasets import Dataset, dataset_from_arrays, read_dataset
 from headstart.errors import DataError, Interrupted, ParameterError, RunError
+from headstart.finetune.augment import Augmentation
 from headstart.finetune.checkpoint import CheckpointFolder
 from headstart.finetune.team import Team
 from headstart.fitting import augmentation_sheet, settings_to_resume
@@ -51,7 +52,7 @@ def test_the_run_says_what_was_tested(fitted: FitResult, run: Path) -> None:
     np.testing.assert_allclose(loaded.predict(test.images).probabilities, fitted.test.outcome.probabilities, atol=1e-5)
     np.testing.assert_allclose(fitted.classifier.predict_proba(test.images), fitted.test.outcome.probabilities, atol=1e-6)
     named = np.array(loaded.classes)[fitted.classifier.predict(test.images)]
-    assert named.tolist() == [prediction.label for prediction in loaded.predict(test.images)]
+    assert tuple(named.tolist()) == loaded.predict(test.images).labels
     assert loaded.metrics["test_accuracy"] == fitted.test.accuracy >= 0.75
     assert fitted.cross_validation is not None
     assert fitted.cross_validation.images == 48
@@ -65,7 +66,7 @@ def test_the_manifest_tells_of_the_training(fitted: FitResult, run: Path) -> Non
     assert tuned is not None
     training = manifest["training"]
     assert FineTuning.from_dict(training["plan"]) == PLAN
-    assert training["augmentation"] == "flip=0.5,crop=0.7"
+    assert training["augmentation"] == Augmentation.parse("flip=0.5,crop=0.7").id
     assert training["trained"] == ["stage7", "last"]
     assert training["frozen"] == ["stem", *(f"stage{number}" for number in range(1, 7))]
     assert type(tuned.history).from_dict(training["history"]) == tuned.history
@@ -73,7 +74,7 @@ def test_the_manifest_tells_of_the_training(fitted: FitResult, run: Path) -> Non
     assert training["facts"] == list(tuned.facts)
     assert any("are bit-identical after training (SHA-256 " in fact for fact in training["facts"])
     assert manifest["provenance"]["settings"]["fine_tuning"] == PLAN.to_dict()
-    assert manifest["backbone"]["weights_source"].endswith("fine-tuned (stage7, last)") if "backbone" in manifest else True
+    assert manifest["backbone"]["weights_source"].endswith(", fine-tuned (stage7, last)")
 
     assert fitted.probe is not None
     probe, part = fitted.probe, fitted.dataset.part("test")
@@ -98,9 +99,9 @@ def test_report_and_card_tell_of_the_training(fitted: FitResult, run: Path) -> N
 @pytest.mark.torch
 def test_a_head_alone_from_the_beginning(tmp_path: Path, pictures: Path) -> None:
     """No closed form anywhere, no validation images: the test images are watched, and nothing is chosen on them. Two labels an image."""
-    rows = ["path,label"]
-    for path in sorted(pictures.glob("*/*.png")):
-        rows.append(f"{path},{ {'rings': 'round;dark', 'stripes': 'dark', 'checks': ''}[path.parent.name] }")
+    pytest.importorskip("timm", reason="needs headstart[torch]")
+    labels = {"rings": "round;dark", "stripes": "dark", "checks": ""}
+    rows = ["path,label", *(f"{path},{labels[path.parent.name]}" for path in sorted(pictures.glob("*/*.png")))]
     (tmp_path / "list.csv").write_text("\n".join(rows), encoding="utf-8")
     plan = FineTuning(
         strategy="probe", start="random", head_layers=(16,), dropout=0.2, epochs=6, batch_size=8, image_size=64, lr=3e-3,
@@ -208,7 +209,7 @@ def test_an_augmentation_in_a_file_must_stay_as_it_was(tmp_path: Path, dataset: 
     _begun(tmp_path / "run", settings, dataset)
     assert settings_to_resume(tmp_path / "run")[0] == settings
     path.write_text("flip = 0.1\n")
-    with pytest.raises(ParameterError, match=r"begun with augmentation 'flip=0\.5' and cannot go on with 'flip=0\.1'"):
+    with pytest.raises(ParameterError, match=r"begun with augmentation 'flip=0\.5.*' and cannot go on with 'flip=0\.1"):
         check_keeping(tmp_path / "run", settings, resume=True)
 
 

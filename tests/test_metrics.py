@@ -310,3 +310,64 @@ def test_no_heavy_library_is_imported() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+# two classifiers on the same images
+
+
+def _paired(both: int, first: int, second: int, neither: int) -> metrics.PairedDifference:
+    right = np.repeat([[True, True], [True, False], [False, True], [False, False]], [both, first, second, neither], axis=0)
+    right = right[np.random.default_rng(0).permutation(len(right))]
+    return metrics.paired_difference(right[:, 0], right[:, 1])
+
+
+counts = st.tuples(*[st.integers(0, 60)] * 4).filter(any)
+
+
+@given(counts)
+def test_mcnemar_is_scipys_binomial_test(found: tuple[int, int, int, int]) -> None:
+    both, first, second, neither = found
+    result = _paired(*found)
+    assert (result.first_only, result.second_only) == (first, second)
+    assert result.value == near((first - second) / sum(found))
+    expected = stats.binomtest(first, first + second).pvalue if first + second else 1.0
+    assert result.p_value == near(expected)
+    low, high = result.interval
+    assert -1 <= low <= high <= 1
+    turned = _paired(both, second, first, neither)
+    assert (turned.value, turned.p_value) == (-result.value, result.p_value)
+    assert turned.interval == near((-high, -low))
+
+
+def test_paired_difference_in_closed_form() -> None:
+    same = _paired(7, 0, 0, 3)
+    half = 1.959963984540054 * math.sqrt(1 / 12**2)  # half an image in each count: b = c = 1/2, n = 12
+    assert (same.value, same.p_value) == (0, 1)
+    assert same.interval == near((-half, half))
+    apart = _paired(40, 12, 2, 46)
+    b, c, n = 12.5, 2.5, 102
+    width = 1.959963984540054 * math.sqrt((b + c) / n - ((b - c) / n) ** 2) / math.sqrt(n)
+    assert apart.value == near(0.1)
+    assert apart.interval == near(((b - c) / n - width, (b - c) / n + width))
+    assert apart.p_value == near(2 * (1 + 14 + 91) / 2**14)
+    assert _paired(0, 5, 0, 0).interval[1] <= 1
+    assert _paired(0, 5000, 5000, 0).p_value == 1  # large counts, for which floats have no powers of two
+    assert _paired(0, 5100, 4900, 0).p_value == pytest.approx(stats.binomtest(5100, 10000).pvalue, rel=1e-9)
+
+
+@pytest.mark.parametrize(("first", "second", "n"), [(0.10, 0.05, 60), (0.02, 0.02, 100), (0.30, 0.10, 30), (0.08, 0.0, 300)])
+def test_the_interval_of_a_difference_covers_it(first: float, second: float, n: int) -> None:
+    drawn = np.random.default_rng(1).multinomial(n, [0.5, first, second, 0.5 - first - second], size=600)
+    covered = [low <= first - second <= high for low, high in (_paired(*row).interval for row in drawn.tolist())]
+    assert 0.93 <= np.mean(covered) <= 0.995
+
+
+def test_chance_is_seldom_called_a_difference() -> None:
+    drawn = np.random.default_rng(2).multinomial(80, [0.6, 0.1, 0.1, 0.2], size=600)
+    assert np.mean([_paired(*row).p_value < 0.05 for row in drawn.tolist()]) <= 0.05  # the exact test is never too bold
+
+
+def test_a_paired_comparison_needs_the_same_images() -> None:
+    for one, two in (([True], [True, False]), ([], []), ([[True]], [[True]])):
+        with pytest.raises(ParameterError, match="A paired comparison needs the same images twice"):
+            metrics.paired_difference(np.array(one, bool), np.array(two, bool))

@@ -6,6 +6,7 @@ import json
 import re
 import tomllib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -284,3 +285,43 @@ def test_exact_prints_the_layers_before_it_asks_for_the_weights(cli: Cli, pictur
     assert done.code == 2
     assert re.search(r"^frozen +14,714,688$", done.out, re.MULTILINE)
     assert OFFER.format("vgg16") in done.err
+
+
+@pytest.mark.torch
+def test_exact_from_pictures_to_curves(cli: Cli, pictures: Path) -> None:
+    """The first system whole, on 32 pixels as described, with random weights. A file of one's own makes it two epochs."""
+    pytest.importorskip("timm", reason="needs headstart[torch]")
+    from PIL import Image
+
+    for kind in ("rings", "stripes", "checks"):
+        for part, chosen in (("train", slice(0, 8)), ("test", slice(8, 12))):
+            Path("data", part, kind).mkdir(parents=True)
+            for path in sorted((pictures / kind).iterdir())[chosen]:
+                Image.open(path).resize((32, 32)).save(Path("data", part, kind, path.name))
+    own = read_recipe("cifar10-vgg16").path.read_text(encoding="utf-8")
+    written(re.sub(r"(?m)^epochs = 10$", "epochs = 2", own).replace('name = "cifar10-vgg16"', 'name = "quick"'), "quick.toml")
+    assert read_recipe("quick.toml").settings(True).fine_tuning == replace(
+        read_recipe("cifar10-vgg16").settings(True).fine_tuning or FineTuning(), epochs=2
+    )
+    done = cli("recipe", "run", "quick.toml", "data", "--exact", "--weights", "random")
+    assert done.code == 0, done.err
+    dense = (512 * 256 + 256) + (256 * 3 + 3)
+    assert re.search(rf"^parameters +{14_714_688 + dense:,}$", done.out, re.MULTILINE)
+    assert re.search(rf"^trained +{dense:,}$", done.out, re.MULTILINE)
+    assert re.search(r"^frozen +14,714,688$", done.out, re.MULTILINE)
+    assert done.err.count("Warning: RANDOM WEIGHTS.") == 2
+    epochs = re.findall(r"^epoch (\d)/2: loss \d+\.\d{4}, accuracy ", done.err, re.MULTILINE)
+    assert epochs == ["1", "2"]
+    last = re.fullmatch(r"test accuracy (\d\.\d{4}) \[\d\.\d{4}, \d\.\d{4}\] on 12 images", done.out.splitlines()[-1])
+    assert last, done.out
+    run = Path("runs/quick-exact")
+    assert (run / "training_curves.png").read_bytes().startswith(b"\x89PNG")
+    manifest = json.loads((run / "manifest.json").read_text("utf-8"))
+    assert manifest["metrics"]["test_accuracy"] == pytest.approx(float(last[1]), abs=5e-5)
+    training = manifest["training"]
+    assert training["trained"] == []
+    assert training["history"]["watched"] == "test"
+    # What the curves show last is what was tested.
+    assert training["history"]["epochs"][-1]["val_accuracy"] == pytest.approx(float(last[1]), abs=5e-5)
+    assert "random weights, seed 0" in json.dumps(manifest)
+    assert sorted(path.name for path in Path("runs").iterdir()) == ["quick-exact"]

@@ -119,7 +119,9 @@ def fit_command(
         elif shard is not None:
             _fit_shard(data, Shard.parse(shard), settings, listener, quiet=quiet)
         else:
-            _fit(data, out, settings, listener, resume=resume, quiet=quiet)
+            result = _fit(data, out, settings, listener, resume=resume)
+    if show_augment is None and shard is None and leads():  # below the progress, which is gone now
+        show_result(result, quiet=quiet)
 
 
 def _check_one_kind_of_work(**given: Any) -> None:
@@ -135,7 +137,7 @@ def leads() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _fit(data: str, out: Path | None, settings: FitSettings, listener: TerminalListener, *, resume: Path | None, quiet: bool) -> None:
+def _fit(data: str, out: Path | None, settings: FitSettings, listener: TerminalListener, *, resume: Path | None) -> FitResult:
     from headstart.errors import ParameterError
     from headstart.fitting import fit, settings_to_resume
 
@@ -149,13 +151,11 @@ def _fit(data: str, out: Path | None, settings: FitSettings, listener: TerminalL
     target = resume or out or free_run(data)
     command = "headstart " + shlex.join(sys.argv[1:])
     try:
-        result = fit(data, out=target, settings=settings, listener=listener, command=command, resume=resume is not None)
+        return fit(data, out=target, settings=settings, listener=listener, command=command, resume=resume is not None)
     except KeyboardInterrupt:
         if leads():
             raise
         raise typer.Exit(INTERRUPTED) from None  # one process says it for all
-    if leads():
-        show_result(result, quiet=quiet)
 
 
 def _run_of(path: Path) -> Path:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from headstart.errors import MissingExtraError
 from headstart.finetune.history import Epoch
+
+
+def require_tensorboard() -> None:
+    """Make sure, before a training begins, that event files can be written. Raises MissingExtraError where they cannot."""
+    if importlib.util.find_spec("tensorboard") is None:
+        raise MissingExtraError("Writing event files for TensorBoard", extra="tensorboard")
 
 
 class EventFiles:

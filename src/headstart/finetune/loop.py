@@ -189,7 +189,7 @@ class Training:
         number = self._state.best if self.problem.chooses else len(self._state.history.epochs)
         self._listener.warn(f"{trouble}. The weights of {f'epoch {number}' if number else 'the beginning'} are kept. {advice}.")
         self._put(self._kept)
-        self._state.history = replace(self._state.history, stopped=f"{trouble}; {advice[0].lower()}{advice[1:]}")
+        self._state.history = replace(self._state.history, stopped=f"{trouble}. {advice}.")
         return self._seen()
 
     def _enter(self, epoch: int) -> None:
@@ -210,6 +210,8 @@ class Training:
             if self.plan.pooling == "flatten":  # what comes after the last feature map does not run then
                 options["find_unused_parameters"] = True
             self._parallel = DistributedDataParallel(self.network, **options)
+        if self.plan.compile:
+            self._parallel = torch.compile(self._parallel)
 
     def _epoch(self, epoch: int) -> str | None:
         """The steps of an epoch that are not done yet. Returns why the training cannot go on, or None."""
@@ -312,9 +314,9 @@ class Training:
         best = state.best or None
         stopped = ""
         if self.plan.early_stop is not None and self.problem.chooses and state.waited >= self.plan.early_stop:
-            stopped = f"no better validation loss in {state.waited} epochs"
+            stopped = f"The validation loss had not fallen for {state.waited} epochs."
         elif state.step >= self.schedule.steps:
-            stopped = "all epochs done"
+            stopped = "All epochs were done."
         state.history = History((*state.history.epochs, done), best, stopped)
         state.loss = state.weight = state.right = state.seconds = 0.0
         state.seen = 0

@@ -94,7 +94,8 @@ class Distillation:
             raise ValueError(f"The features {tuple(features.shape)} and the teacher's {tuple(teacher.shape)} differ in shape.")
         exact = torch.promote_types(features.dtype, torch.float32)
         squares = (features.to(exact) - teacher.detach().to(exact)).square().sum(dim=self._channels)
-        return self.strength / 2 * squares.reshape(len(squares), -1).mean(dim=1)
+        each = squares if squares.ndim == 1 else squares.flatten(1).mean(dim=1)
+        return self.strength / 2 * each
 
 
 def _strength(name: str, value: float) -> float:

@@ -17,10 +17,10 @@ from headstart.backbones.kept_networks import KeptNetworks
 from headstart.backbones.staged import Stage
 from headstart.errors import HeadstartError, Interrupted
 from headstart.finetune.checkpoint import SUFFIX, CheckpointFolder
-from headstart.finetune.event_files import EventFiles
+from headstart.finetune.event_files import EventFiles, require_tensorboard
 from headstart.finetune.folding import unfold
 from headstart.finetune.freezing import phases, rates
-from headstart.finetune.history import History
+from headstart.finetune.history import Epoch, History
 from headstart.finetune.loop import Problem, Stopped, Training
 from headstart.finetune.network import frozen_digest, weights_digest
 from headstart.finetune.plan import FineTuning
@@ -94,6 +94,8 @@ def fine_tune(
         MissingExtraError: PyTorch and timm are not installed.
     """
     timm_models.require("Fine-tuning")
+    if plan.logger == "tensorboard":
+        require_tensorboard()
     scratch = None
     if checkpoints is None:
         scratch = tempfile.mkdtemp(prefix="headstart-training-")
@@ -126,18 +128,28 @@ class _Job:
         """Train; returns the history, and the logits of the watched images."""
         task, plan = self.task, self.plan
         epochs = Schedule.of(plan, len(task.train)).epochs
-        writer = EventFiles(events) if plan.logger == "tensorboard" and events is not None and self.team.leads else None
+        writers: list[EventFiles] = []
+
+        def write_event(epoch: Epoch) -> None:
+            assert events is not None
+            if not writers:  # only now is it known whether earlier epochs were written before an interruption
+                writers.append(EventFiles(events, first=epoch.number))
+            writers[0].epoch(epoch)
+
+        logs = plan.logger == "tensorboard" and events is not None and self.team.leads
         training = Training(
             prepared.network, prepared.inputs,
             Problem(targets=task.targets, train=task.train, watched=task.watched, chooses=task.chooses, multilabel=task.multilabel),
             plan, stages=prepared.stages, rates=rates(plan, prepared.trained), loss=prepared.loss, augmentation=prepared.augmentation,
             seed=seed, phases=phases(plan, prepared.trained, epochs, head_first=not prepared.closed_form and plan.start == "probe"),
             team=self.team, device=prepared.device, penalty=prepared.penalty, checkpoints=self.checkpoints, listener=self.listener,
-            on_epoch=None if writer is None else writer.epoch,
+            on_epoch=write_event if logs else None,
         )  # fmt: skip
-        history = training.run(resume=resume)
-        if writer is not None:
-            writer.close()
+        try:
+            history = training.run(resume=resume)
+        finally:
+            for writer in writers:
+                writer.close()
         return history, training.watched_logits
 
     def bring_home(self, prepared: Prepared) -> str:

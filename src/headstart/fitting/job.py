@@ -28,6 +28,7 @@ from headstart.fitting.result import FitResult, ProbeTest, ShardResult, head_in_
 from headstart.fitting.settings import FitSettings, Shard
 from headstart.progress import Listener
 from headstart.splits import folds
+from headstart.strategy import Choice
 
 
 def read(data: str | Path | Dataset, settings: FitSettings) -> Dataset:
@@ -131,28 +132,20 @@ def fit(
             _learn(classifier, features, readable, groups, listener)
         seconds |= classifier.seconds_
         probe = classifier.choice_ if classifier.begins_with_probe else None
-        values = features.values
-        if settings.fine_tuning is not None:
-            _fine_tune(classifier, features, readable, groups, keeping, listener)
-            lap = time.perf_counter()
-            listener.stage("Extracting features of the trained network")
-            values = classifier.features_of(readable.images, progress=listener.progress).values
-            seconds |= classifier.seconds_ | {"trained features": time.perf_counter() - lap}
+        values = _fine_tune(classifier, features, readable, groups, keeping, listener)
+        seconds |= classifier.seconds_
 
         lap = time.perf_counter()
         listener.stage("Testing")
-        test = readable.part("test")
-        evaluation = evaluate(classifier.choice_.estimator.predict_proba(values[test]), readable.targets[test], readable.classes)
-        compared = None
-        if probe is not None and settings.fine_tuning is not None:
-            before = evaluate(probe.estimator.predict_proba(features.values[test]), readable.targets[test], readable.classes)
-            compared = ProbeTest.of(before, evaluation, head=head_in_words(probe))
-        crossed = _cross_validate(features.values, readable, groups, classifier, settings, listener) if settings.folds else None
+        evaluation = _test(classifier.choice_, values, readable)
+        before = None if probe is None or settings.fine_tuning is None else _test(probe, features.values, readable)
+        crossed = _cross_validate(features.values, readable, groups, settings, listener) if settings.folds else None
         seconds["testing"] = time.perf_counter() - lap
 
         result = FitResult(
             run=out, dataset=readable, held_out=held_out, classifier=classifier, test=evaluation, cross_validation=crossed,
-            refused=features.refused, findings=findings, probe=compared, seconds=seconds,
+            refused=features.refused, findings=findings, seconds=seconds,
+            probe=None if before is None or probe is None else ProbeTest.of(before, evaluation, head=head_in_words(probe)),
         )  # fmt: skip
         if out is not None and team.leads:
             listener.stage("Writing the run")
@@ -206,14 +199,29 @@ def _learn(
 def _fine_tune(
     classifier: TransferClassifier, features: Features, dataset: Dataset, groups: npt.NDArray[Any] | None, keeping: Keeping,
     listener: Listener,
-) -> None:  # fmt: skip
-    """Train on. Where no training images are held out to choose an epoch, the test images are watched, and nothing is chosen on them."""
+) -> npt.NDArray[np.float32]:  # fmt: skip
+    """Train on where that is asked for, and return the features of all images by the backbone as it is then.
+
+    Where no training images are held out to choose an epoch, the test images are watched, and nothing is chosen on them.
+    """
+    if classifier.fine_tuning is None:
+        return features.values
     train, test = dataset.part("train"), dataset.part("test")
     classifier.fine_tune(
         taken(dataset.images, train), dataset.targets[train], groups=None if groups is None else groups[train],
         values=features.values[train], refused=features.refused, watched=(taken(dataset.images, test), dataset.targets[test]),
         keeping=keeping, listener=listener,
     )  # fmt: skip
+    lap = time.perf_counter()
+    listener.stage("Extracting features of the trained network")
+    values = classifier.features_of(dataset.images, progress=listener.progress).values
+    classifier.seconds_["trained features"] = time.perf_counter() - lap
+    return values
+
+
+def _test(choice: Choice, values: npt.NDArray[np.float32], dataset: Dataset) -> Evaluation:
+    test = dataset.part("test")
+    return evaluate(choice.estimator.predict_proba(values[test]), dataset.targets[test], dataset.classes)
 
 
 def _check_beforehand(dataset: Dataset, settings: FitSettings) -> None:
@@ -245,8 +253,7 @@ def say_refused(features: Features, total: int, listener: Listener) -> None:
 
 
 def _cross_validate(
-    values: npt.NDArray[np.float32], dataset: Dataset, groups: npt.NDArray[Any] | None, classifier: TransferClassifier,
-    settings: FitSettings, listener: Listener,
+    values: npt.NDArray[np.float32], dataset: Dataset, groups: npt.NDArray[Any] | None, settings: FitSettings, listener: Listener
 ) -> Evaluation:  # fmt: skip
     """Nested cross-validation over the training part: in every fold everything is chosen anew from the other folds alone."""
     listener.stage(f"Cross-validating, {settings.folds} folds")

@@ -145,7 +145,12 @@ def evidence(report: RunReport) -> str:
     rows = sorted(report.evidence, key=lambda row: (math.isnan(row.accuracy), -row.accuracy if not math.isnan(row.accuracy) else 0.0))
     if not rows:
         return lead
-    legend = "<p class=quiet>All scores from cross-validation inside the training part; the test images took no part in the choice.</p>"
+    told = (
+        "All scores from cross-validation inside the training part; the test images took no part in the choice."
+        if not (report.history and report.history.epochs)
+        else "Scores of the trained head from the validation images, all others from cross-validation inside the training part."
+    )
+    legend = f"<p class=quiet>{told}</p>"
     shown = rows[:OPEN_ROWS] + [row for row in rows[OPEN_ROWS:] if row.chosen]
     whole = folded(f"All {len(rows)}", _tried(rows)) if len(shown) < len(rows) else ""
     return f"{lead}{_tried(shown)}{whole}{legend}"
