@@ -84,9 +84,9 @@ def test_nothing_heavy_is_imported_early(statement: str, forbidden: tuple[str, .
 
 
 PUBLIC = [
-    "BackboneExtractor", "Dataset", "Evaluation", "FeatureStore", "FineTuning", "FitResult", "FitSettings", "HeadstartError", "Preprocessing",
-    "Run", "TransferClassifier", "__version__", "catalogue", "check", "dataset_from_arrays", "dataset_from_paths", "fit", "load",
-    "load_backbone", "read_dataset",
+    "BackboneExtractor", "Dataset", "Evaluation", "FeatureStore", "FineTuning", "FitResult", "FitSettings", "HeadstartError",
+    "Preprocessing", "Run", "TransferClassifier", "__version__", "catalogue", "check", "dataset_from_arrays", "dataset_from_paths", "fit",
+    "load", "load_backbone", "read_dataset",
 ]  # fmt: skip
 
 
