@@ -348,7 +348,7 @@ def test_the_epoch_that_is_gone_back_to_is_named(monkeypatch: pytest.MonkeyPatch
     )
     assert digest(one) == digests[kept - 1]
     assert history.best == (1 if chooses else None)
-    assert history.stopped.endswith("try a lower one: --lr 0.001")
+    assert history.stopped.endswith("Try a lower one: --lr 0.001.")
 
 
 def test_trouble_before_anything_good_is_an_error() -> None:
