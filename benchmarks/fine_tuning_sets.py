@@ -30,7 +30,10 @@ RUNS: dict[str, tuple[str, list[str]]] = {
     "chest_xray": ("chest_xray", ["--strategy", "partial", "--unfreeze", "3", "--epochs", "5"]),
     "digits": (
         "digits/usps",
-        "--strategy partial --unfreeze 5 --image-size 64 --epochs 3 --augment rotation=10,shift=0.05 --folds 5".split(),
+        [
+            "--strategy", "partial", "--unfreeze", "5", "--image-size", "64", "--epochs", "3",
+            "--augment", "rotation=10,shift=0.05", "--folds", "5",
+        ],
     ),
     "same_seed": ("cats_dogs", ["--strategy", "partial", "--epochs", "2"]),
 }  # fmt: skip
