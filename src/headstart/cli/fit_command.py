@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headstart.cli import training_options
+from headstart.cli import data_options, training_options
 from headstart.cli.application import INTERRUPTED, CacheFolder, Quiet, Verbose, application, check_writable, guarded, writable
 from headstart.cli.terminal import TerminalListener, hanging, print_result
 
@@ -40,22 +40,20 @@ Examples:
 @application.command(name="fit", help=_HELP, epilog=_EXAMPLES, short_help="Learn a classifier from labelled images, and test it.")
 @guarded
 def fit_command(
-    data: Annotated[str, typer.Argument(metavar="DATA", help="Folder, list file or named set of labelled images.")],
+    data: data_options.Data,
     test: Annotated[str | None, typer.Option(metavar="DIR", help="Test images: a folder or list with the same classes.")] = None,
     out: Annotated[Path | None, typer.Option(metavar="RUN", help="Run folder to write. [default: runs/NAME-OF-DATA]")] = None,
-    backbone: Annotated[str, typer.Option(metavar="NAME", help="See `headstart backbones`.")] = "efficientnet_lite0",
-    weights: Annotated[Path | None, typer.Option(metavar="FILE", help="Backbone weights: .safetensors, or .pth (read safely).")] = None,
+    backbone: data_options.Backbone = "efficientnet_lite0",
+    weights: data_options.Weights = None,
     head: Annotated[str, typer.Option(metavar="NAME", help="auto, logistic, ridge, kernel_ridge, neighbours or centroid.")] = "auto",
-    class_weight: Annotated[str | None, typer.Option(metavar="balanced", help="Let every class count the same.")] = None,
-    fit_image: Annotated[str | None, typer.Option(metavar="crop|squash", help="Cut the centre, or keep the whole image.")] = None,
-    test_share: Annotated[float, typer.Option(help="Share held out where there is no test part.")] = 0.2,
-    group_from: Annotated[str | None, typer.Option(metavar="REGEX", help="Group of an image, from its file name.")] = None,
-    column: Annotated[
-        list[str] | None, typer.Option(metavar="KIND=NAME", help="Column of a list: path=, label=, split= or group=.")
-    ] = None,
+    class_weight: data_options.ClassWeight = None,
+    fit_image: data_options.FitImage = None,
+    test_share: data_options.TestShare = 0.2,
+    group_from: data_options.GroupFrom = None,
+    column: data_options.Column = None,
     folds: Annotated[int, typer.Option(metavar="K", help="Also cross-validate over the training part.")] = 0,
     seed: Annotated[int, typer.Option(help="The same seed gives the same result.")] = 0,
-    engine: Annotated[str, typer.Option(metavar="NAME", help="auto, openvino, onnxruntime or torch.")] = "auto",
+    engine: data_options.Engine = "auto",
     strategy: training_options.Strategy = "probe",
     unfreeze: training_options.Unfreeze = None,
     lr: training_options.LearningRate = None,
@@ -87,7 +85,7 @@ def fit_command(
     ] = None,
     shard: Annotated[str | None, typer.Option(metavar="I/N", help="Only compute the I-th of N parts of the features.")] = None,
     cache: CacheFolder = None,
-    no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep no features and no converted network.")] = False,
+    no_cache: data_options.NoCache = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:

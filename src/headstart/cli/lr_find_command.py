@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headstart.cli import training_options
+from headstart.cli import data_options, training_options
 from headstart.cli.application import CacheFolder, Quiet, Verbose, application, check_writable, guarded, writable
 from headstart.cli.fit_command import columns_of
 from headstart.cli.terminal import TerminalListener, hanging, print_result
@@ -34,23 +34,21 @@ _OWN = ("data", "strategy", "low", "high", "steps", "out", "quiet", "verbose")
 @guarded
 def lr_find_command(
     context: typer.Context,
-    data: Annotated[str, typer.Argument(metavar="DATA", help="Folder, list file or named set of labelled images.")],
+    data: data_options.Data,
     out: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw the curve into this file.")] = None,
     low: Annotated[float, typer.Option(help="Learning rate of the first step.")] = 1e-6,
     high: Annotated[float, typer.Option(help="Learning rate of the last step, unless the loss diverges before.")] = 1.0,
     steps: Annotated[int, typer.Option(metavar="N", help="Steps of the search.")] = 100,
     test: Annotated[str | None, typer.Option(metavar="DIR", help="Test images, as of fit: they take no part.")] = None,
-    backbone: Annotated[str, typer.Option(metavar="NAME", help="See `headstart backbones`.")] = "efficientnet_lite0",
-    weights: Annotated[Path | None, typer.Option(metavar="FILE", help="Backbone weights: .safetensors, or .pth (read safely).")] = None,
-    class_weight: Annotated[str | None, typer.Option(metavar="balanced", help="Let every class count the same.")] = None,
-    fit_image: Annotated[str | None, typer.Option(metavar="crop|squash", help="Cut the centre, or keep the whole image.")] = None,
-    test_share: Annotated[float, typer.Option(help="Share held out where there is no test part.")] = 0.2,
-    group_from: Annotated[str | None, typer.Option(metavar="REGEX", help="Group of an image, from its file name.")] = None,
-    column: Annotated[
-        list[str] | None, typer.Option(metavar="KIND=NAME", help="Column of a list: path=, label=, split= or group=.")
-    ] = None,
+    backbone: data_options.Backbone = "efficientnet_lite0",
+    weights: data_options.Weights = None,
+    class_weight: data_options.ClassWeight = None,
+    fit_image: data_options.FitImage = None,
+    test_share: data_options.TestShare = 0.2,
+    group_from: data_options.GroupFrom = None,
+    column: data_options.Column = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same curve.")] = 0,
-    engine: Annotated[str, typer.Option(metavar="NAME", help="auto, openvino, onnxruntime or torch.")] = "auto",
+    engine: data_options.Engine = "auto",
     strategy: training_options.Strategy = "partial",
     unfreeze: training_options.Unfreeze = None,
     layer_decay: training_options.LayerDecay = None,
@@ -68,7 +66,7 @@ def lr_find_command(
     retain: training_options.Retain = None,
     device: training_options.Device = None,
     cache: CacheFolder = None,
-    no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep no features and no converted network.")] = False,
+    no_cache: data_options.NoCache = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:

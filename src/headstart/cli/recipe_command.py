@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from headstart.cli.application import CacheFolder, Quiet, Verbose, application, guarded
+from headstart.cli.data_options import Data
 from headstart.cli.fit_command import free_run, show_result
 from headstart.cli.terminal import TerminalListener, hanging, print_result
 
@@ -99,7 +100,7 @@ def _setting_lines(table: Mapping[str, Any], before: str = "") -> Iterator[str]:
 @guarded
 def run(
     name: Name,
-    data: Annotated[str, typer.Argument(metavar="DATA", help="Folder, list file or named set of labelled images.")],
+    data: Data,
     exact: Annotated[bool, typer.Option("--exact", help="As described, and not Headstart's own way; needs headstart[torch].")] = False,
     weights: Annotated[
         str | None,

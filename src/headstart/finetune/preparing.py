@@ -199,7 +199,6 @@ class Preparation:
             if inputs is not None:
                 channels_first = isinstance(front, Front) and front.channels_first
                 return tail, inputs, as_tail_input(activation.clone(), channels_first)
-            tail = None
         if first:
             self.listener.say("The frozen part runs in every epoch: its output cannot be stored.")
         tail = Tail(whole, None)

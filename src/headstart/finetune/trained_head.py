@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headstart.errors import ParameterError, RunError
-from headstart.heads.calibration import probabilities
+from headstart.heads.calibration import decision_scores, named, probabilities
 from headstart.heads.distances import blocks
 from headstart.onnx_graph import OnnxGraph
 
@@ -170,19 +170,11 @@ class TrainedHead:
 
     def decision_function(self, X: npt.ArrayLike) -> Floats:
         """Scores as scikit-learn has them: (n,) for two classes, positive for the second; otherwise the logits (n, k)."""
-        logits = self.logits(X)
-        if self.multilabel_ or len(self.classes_) != 2:
-            return logits
-        difference: Floats = logits[:, 1] - logits[:, 0]
-        return difference
+        return decision_scores(self.logits(X), multilabel=self.multilabel_)
 
     def predict(self, X: npt.ArrayLike) -> Array:
         """The most probable label of each row (n,); for multi-label the matrix (n, k) of labels of probability above 1/2."""
-        logits = self.logits(X)
-        if self.multilabel_:
-            return (logits > 0).astype(self.label_dtype)
-        labels: Array = self.classes_[logits.argmax(axis=1)]
-        return labels
+        return named(self.logits(X), self.classes_, multilabel=self.multilabel_, dtype=self.label_dtype)
 
     def write_onnx(self, graph: OnnxGraph, features: str) -> str:
         """Append the head to a graph: `features` names a float32 value (N, D). Returns the name of the logits, float32 (N, k)."""

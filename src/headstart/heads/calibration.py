@@ -28,6 +28,22 @@ def probabilities(logits: npt.NDArray[Any], *, multilabel: bool) -> Floats:
     return values
 
 
+def decision_scores(logits: Floats, *, multilabel: bool) -> Floats:
+    """Scores as scikit-learn has them: (n,) for two classes, positive for the second; otherwise the logits (n, k)."""
+    if multilabel or logits.shape[1] != 2:
+        return logits
+    difference: Floats = logits[:, 1] - logits[:, 0]
+    return difference
+
+
+def named(logits: Floats, classes: npt.NDArray[Any], *, multilabel: bool, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """The most probable of the classes for each row (n,); for multi-label the matrix (n, k) of labels of probability above 1/2."""
+    if multilabel:
+        return (logits > 0).astype(dtype)
+    labels: npt.NDArray[Any] = classes[logits.argmax(axis=1)]
+    return labels
+
+
 def losses(logits: Floats, indicators: npt.NDArray[np.bool_], *, multilabel: bool) -> Floats:
     """Log loss of each image (n,), in nats; for multi-label the mean over its labels."""
     if multilabel:

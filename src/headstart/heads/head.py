@@ -11,7 +11,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from headstart.errors import RunError
-from headstart.heads.calibration import probabilities
+from headstart.heads.calibration import decision_scores, named, probabilities
 from headstart.heads.distances import blocks
 from headstart.heads.targets import Targets, encode, image_weights
 from headstart.onnx_graph import OnnxGraph
@@ -103,18 +103,12 @@ class Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def decision_function(self, X: npt.ArrayLike) -> Floats:
         """Scores as scikit-learn has them: (n,) for two classes, positive for the second; otherwise the logits (n, k)."""
         logits = self.logits(X)
-        if self.multilabel_ or len(self.classes_) != 2:
-            return logits
-        difference: Floats = logits[:, 1] - logits[:, 0]
-        return difference
+        return decision_scores(logits, multilabel=self.multilabel_)
 
     def predict(self, X: npt.ArrayLike) -> npt.NDArray[Any]:
         """The most probable label of each row (n,); for multi-label the matrix (n, k) of labels of probability above 1/2."""
         logits = self.logits(X)
-        if self.multilabel_:
-            return (logits > 0).astype(self._label_dtype)
-        labels: npt.NDArray[Any] = self.classes_[logits.argmax(axis=1)]
-        return labels
+        return named(logits, self.classes_, multilabel=self.multilabel_, dtype=self._label_dtype)
 
     def state(self) -> State:
         """Everything needed to make the fitted head again: JSON values, and arrays. See `headstart.heads.head_from_state`."""
