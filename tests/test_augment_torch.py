@@ -15,31 +15,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage, stats
 
+from augmented import ALL, numbers, smooth
 from headstart.finetune.augment import Augmentation
 from headstart.finetune.mixing import Mixing
 from headstart.finetune.warp import View, one_thread, render
 
 pytest.importorskip("timm", reason="needs headstart[torch]")
 
-ALL = Augmentation(
-    flip=0.5, vertical_flip=0.5, rotation=30, shear=15, zoom=0.3, shift=0.2, crop=0.4, colour=0.5, hue=0.2, gray=0.3, erase=0.5
-)  # fmt: skip
-
-
-def smooth(side: int = 96, *, seed: int = 0) -> np.ndarray:
-    """A picture without sharp edges, uint8 (side, side, 3)."""
-    noise = np.random.default_rng(seed).normal(size=(side, side, 3))
-    soft = ndimage.gaussian_filter(noise, (side / 12, side / 12, 0))
-    return np.clip(128 + 45 * soft / soft.std(), 0, 255).astype(np.uint8)
-
 
 @pytest.fixture
 def pixels() -> np.ndarray:
     return np.stack([smooth(seed=seed) for seed in range(7)])
-
-
-def numbers(images: np.ndarray) -> np.ndarray:
-    return np.arange(100, 100 + len(images))
 
 
 def reference(image: np.ndarray, view: View, size: int) -> np.ndarray:

@@ -228,6 +228,25 @@ def test_a_newer_protocol_is_refused_in_words(tmp_path: Path) -> None:
         store.get(EXTRACTOR, [digest(1)])
 
 
+def test_a_store_that_another_process_is_creating_is_never_seen_half_made(tmp_path: Path) -> None:
+    path = tmp_path / "features.sqlite"
+    reader = sqlite3.connect(path, isolation_level=None)
+    reader.execute("PRAGMA journal_mode = WAL")
+    created: list[str] = []
+
+    def create(statement: str) -> None:
+        if "user_version" in statement and not created:  # between the two questions
+            created.append(statement)
+            with FeatureStore(path) as store:
+                store.put(EXTRACTOR, [digest(1)], vectors([1]))
+
+    reader.set_trace_callback(create)
+    assert not database._recognise(reader, path)
+    assert created
+    assert database._recognise(reader, path)
+    reader.close()
+
+
 def test_an_empty_file_becomes_a_store(tmp_path: Path) -> None:
     path = tmp_path / "s.sqlite"
     path.touch()

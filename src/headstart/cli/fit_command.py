@@ -118,7 +118,7 @@ def fit_command(
             _fit_shard(data, Shard.parse(shard), settings, listener, quiet=quiet)
         else:
             result = _fit(data, out, settings, listener, resume=resume)
-    if show_augment is None and shard is None and leads():  # below the progress, which is gone now
+    if show_augment is None and shard is None:  # below the progress, which is gone now
         show_result(result, quiet=quiet)
 
 
@@ -247,7 +247,9 @@ def _fit_shard(data: str, shard: Shard, settings: FitSettings, listener: Termina
 
 
 def show_result(result: FitResult, *, quiet: bool) -> None:
-    """Print the summary; the last line is the result, alike on a terminal and in a pipe."""
+    """Print the summary, in the process that leads; the last line is the result, alike on a terminal and in a pipe."""
+    if not leads():
+        return
     if not quiet:
         for line in result.test.lines():
             print_result(line)

@@ -13,7 +13,7 @@ import typer
 
 from headstart.cli.application import CacheFolder, Quiet, Verbose, application, guarded
 from headstart.cli.data_options import Data
-from headstart.cli.fit_command import free_run, show_result
+from headstart.cli.fit_command import free_run, leads, show_result
 from headstart.cli.terminal import TerminalListener, hanging, print_result
 
 if TYPE_CHECKING:
@@ -124,15 +124,15 @@ def run(
     settings = recipe.settings(exact, weights=weights, **overrides, **({"cache": cache} if cache else {}))
     target = out or free_run(f"{recipe.name}-exact" if exact else recipe.name)
     command = "headstart " + shlex.join(sys.argv[1:])
-    with TerminalListener(quiet=quiet, verbose=verbose) as listener, _offering_weights(settings, exact=exact):
+    with TerminalListener(quiet=quiet, verbose=verbose, mute=not leads()) as listener, _offering_weights(settings, exact=exact):
         if weights == _RANDOM:
             listener.warn(_meaningless(recipe))
-        if exact and not quiet:
+        if exact and not quiet and leads():
             _show_layers(data, settings)
         result = fit(data, out=target, settings=settings, listener=listener, command=command)
         if weights == _RANDOM:
             listener.warn(_meaningless(recipe))
-    if not quiet and recipe.expected:
+    if recipe.expected and not quiet and leads():
         print_result(hanging(f"{'reported':<9} {' '.join(recipe.expected.split())}", indent=10))
     show_result(result, quiet=quiet)
 

@@ -212,8 +212,7 @@ def _recognise(connection: sqlite3.Connection, path: Path, *, lenient: bool = Fa
     """Return True for a store, False for an empty file; refuse everything else."""
     if lenient:
         connection.execute("PRAGMA writable_schema = ON")  # lifts the checks of file length and schema, https://sqlite.org/pragma.html
-    (application,) = connection.execute("PRAGMA application_id").fetchone()
-    (protocol,) = connection.execute("PRAGMA user_version").fetchone()
+    application, protocol, tables = _marks(connection)
     if application == APPLICATION and protocol == PROTOCOL:
         return True
     if application == APPLICATION:
@@ -221,7 +220,6 @@ def _recognise(connection: sqlite3.Connection, path: Path, *, lenient: bool = Fa
             f"the feature store {path} was written by another version of Headstart (protocol {protocol}; this version reads {PROTOCOL}). "
             "Upgrade Headstart, or choose another folder with --cache DIR."
         )
-    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if application or protocol or tables:
         raise StoreError(
             f"{path} is the SQLite file of another program, not a feature store. Move it away, or choose another folder with --cache DIR."
@@ -325,3 +323,17 @@ def _after_fork_in_child() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+
+
+def _marks(connection: sqlite3.Connection) -> tuple[int, int, int]:
+    """Whose file it is, in which version, and how many tables it has, all of one moment: another process may be creating them just now."""
+    alone = not connection.in_transaction
+    if alone:
+        connection.execute("BEGIN")
+    try:
+        asked = ("PRAGMA application_id", "PRAGMA user_version", "SELECT count(*) FROM sqlite_master")
+        application, protocol, tables = (int(connection.execute(question).fetchone()[0]) for question in asked)
+    finally:
+        if alone:
+            connection.execute("ROLLBACK")
+    return application, protocol, tables

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import datetime
 import os
 from collections.abc import Iterator
@@ -62,6 +63,7 @@ class Team:
             if device == "cuda":
                 torch.cuda.set_device(self.local_rank)
             distributed.init_process_group("nccl" if device == "cuda" else "gloo", timeout=_PATIENCE)
+            atexit.register(self.leave)  # not after a fit: folds and a second fit go on with the same team
 
     def wait(self) -> None:
         """Until all have come here."""
@@ -102,7 +104,7 @@ class Team:
         return slice(self.rank * count // self.size, (self.rank + 1) * count // self.size)
 
     def leave(self) -> None:
-        """Part from the others, at the end."""
+        """Part from the others, at the end of the process."""
         if self.size > 1:
             from torch import distributed
 

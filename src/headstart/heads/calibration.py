@@ -98,7 +98,8 @@ def calibrate(
         length = 1.0
         while length > 1e-6:
             trial = theta - length * step
-            lower = _objective(trial, x, goal, w, multilabel) if trial[0] > 0 else np.inf
+            trial[0] = max(trial[0], _LEAST)
+            lower = _objective(trial, x, goal, w, multilabel)
             if lower <= value:
                 break
             length /= 2
@@ -108,7 +109,7 @@ def calibrate(
         theta, value = trial, lower
         if done:
             break
-    return Calibration(float(max(theta[0], 1e-3) / spread), theta[1:].copy())
+    return Calibration(float(theta[0] / spread), theta[1:].copy())
 
 
 def _smoothed(indicators: npt.NDArray[np.bool_], *, multilabel: bool) -> Floats:
@@ -119,6 +120,7 @@ def _smoothed(indicators: npt.NDArray[np.bool_], *, multilabel: bool) -> Floats:
 
 
 _PRIOR = 1.0
+_LEAST = 1e-3  # the scale, in units of the scores' spread: scores that tell nothing, or the opposite, keep their order and no more
 
 
 def _objective(theta: Floats, x: Floats, goal: Floats, w: Floats, multilabel: bool) -> float:
@@ -141,7 +143,7 @@ def _scale_step(theta: Floats, x: Floats, goal: Floats, w: Floats, *, multilabel
 
 
 def _newton_step(theta: Floats, x: Floats, goal: Floats, w: Floats, *, multilabel: bool) -> Floats:
-    """Newton step for scale and shifts."""
+    """Newton step for scale and shifts; for the shifts alone where the scale is at its bound and would go below."""
     p = probabilities(theta[0] * x + theta[1:], multilabel=multilabel)
     error = (p - goal) * w[:, None]
     gradient = np.concatenate([[np.vdot(error, x)], error.sum(axis=0) + _PRIOR * theta[1:]])
@@ -156,5 +158,7 @@ def _newton_step(theta: Floats, x: Floats, goal: Floats, w: Floats, *, multilabe
         hessian[1:, 1:] = np.diag(wp.sum(axis=0)) - p.T @ wp
     hessian[0, 1:] = hessian[1:, 0] = cross
     hessian[np.diag_indices(k + 1)] += np.concatenate([[1e-9 * len(x)], np.full(k, _PRIOR)])
+    if theta[0] <= _LEAST and gradient[0] > 0:
+        return np.concatenate([[0.0], np.linalg.solve(hessian[1:, 1:], gradient[1:])])
     step: Floats = np.linalg.solve(hessian, gradient)
     return step
