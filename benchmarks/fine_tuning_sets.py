@@ -31,7 +31,7 @@ RUNS: dict[str, tuple[str, list[str]]] = {
     "digits": (
         "digits/usps",
         [
-            "--strategy", "partial", "--unfreeze", "5", "--image-size", "64", "--epochs", "3",
+            "--strategy", "partial", "--unfreeze", "5", "--image-size", "64", "--epochs", "8",
             "--augment", "rotation=10,shift=0.05", "--folds", "5",
         ],
     ),

@@ -123,14 +123,28 @@ def prepare(folder: Path) -> None:
         kinds = {"temple": ("outdoors;building",) * 2, "flower": ("plant", "outdoors;plant")}
         tags = [(path, kinds[label][index % 2]) for index, (path, label) in enumerate(rows)]
         csv.writer(file).writerows([("path", "labels"), *tags])
-    digits = load_digits()
+    _prepare_digits(folder, load_digits())
+
+
+def _prepare_digits(folder: Path, digits: Any) -> None:
+    """Handwritten digits: `scans` with the writer in the name; `blurred` and `newer_blurred`, shrunk to 3 x 3, so that mistakes occur."""
+    import numpy as np
+    from PIL import Image
+
+    def picture(index: int) -> Any:
+        return Image.fromarray(np.rint(digits.images[index] * (255 / 16)).astype(np.uint8))
+
     for label, name in enumerate(("zero", "one")):
         target = folder / "scans" / name
         target.mkdir(parents=True)
         for count, index in enumerate(np.flatnonzero(digits.target == label)[:32]):
-            pixels = np.rint(digits.images[index] * (255 / 16)).astype(np.uint8)
-            picture = Image.fromarray(pixels).resize((64, 64), Image.Resampling.BICUBIC)
-            picture.save(target / f"writer{8 * label + count // 4}_{count % 4}.png")
+            picture(index).resize((64, 64), Image.Resampling.BICUBIC).save(target / f"writer{8 * label + count // 4}_{count % 4}.png")
+    for label, name in ((3, "three"), (5, "five"), (8, "eight"), (9, "nine")):
+        for count, index in enumerate(np.flatnonzero(digits.target == label)[:120]):
+            target = folder / ("blurred" if count < 80 else "newer_blurred") / name
+            target.mkdir(parents=True, exist_ok=True)
+            small = picture(index).resize((3, 3), Image.Resampling.BOX)
+            small.resize((64, 64), Image.Resampling.BICUBIC).save(target / f"{name}{count:03d}.png")
 
 
 def tidied(text: str, folder: Path) -> list[str]:

@@ -21,9 +21,9 @@ FLOORS: dict[str, int] = {
     "features": 4,
     "maps": 5, "heads": 5,
     "finetune": 6,
-    "strategy": 7,
+    "strategy": 7, "trust": 7,
     "classifier": 8,
-    "evaluate": 9,
+    "evaluate": 9, "explain": 9,
     "bundle": 10, "report": 10,
     "fitting": 11,
     "cli": 12,
@@ -85,7 +85,8 @@ def test_nothing_heavy_is_imported_early(statement: str, forbidden: tuple[str, .
 
 PUBLIC = [
     "BackboneExtractor", "Dataset", "Evaluation", "FeatureStore", "FineTuning", "FitResult", "FitSettings", "HeadstartError",
-    "Preprocessing", "Run", "TransferClassifier", "__version__", "catalogue", "check", "dataset_from_arrays", "dataset_from_paths", "fit",
+    "Preprocessing", "Run", "TransferClassifier", "__version__", "catalogue", "check", "compare_runs", "dataset_from_arrays",
+    "dataset_from_paths", "deep_check", "fit",
     "load", "load_backbone", "read_dataset",
 ]  # fmt: skip
 

@@ -28,8 +28,8 @@ from headstart.strategy import HEADS
 from headstart.strategy.pipeline import HeadPipeline
 
 FILES = {
-    "model.onnx", "head.safetensors", "reference.safetensors", "manifest.json", "report.html", "MODEL_CARD.md", "split.csv",
-    "confusion_matrix.png",
+    "model.onnx", "head.safetensors", "reference.safetensors", "evaluation.safetensors", "manifest.json", "report.html",
+    "MODEL_CARD.md", "split.csv", "confusion_matrix.png",
 }  # fmt: skip
 
 

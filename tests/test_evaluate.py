@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics as reference
 
+from headstart import metrics
 from headstart.errors import ParameterError
 from headstart.evaluate import MULTI_LABEL, SINGLE_LABEL, Evaluation, Outcome, evaluate
 from headstart.evaluate.wording import SCORE_WORDS, enumeration, pad, percent, plural, shorten, visible, width
@@ -165,12 +166,12 @@ def test_lines(cats_dogs: Evaluation) -> None:
     assert cats_dogs.lines() == [
         "test: 300 images, 2 classes",
         "  accuracy                        0.9867  95 % interval [0.9662, 0.9948] (Wilson)",
-        "  balanced accuracy               0.9867",
+        "  balanced accuracy               0.9867  95 % interval [0.9733, 0.9967] (bootstrap)",
         "  always the most frequent class  0.5000",
-        "  F1, mean of classes (macro)     0.9867",
-        "  log loss                        0.1347",
+        "  F1, mean of classes (macro)     0.9867  95 % interval [0.9733, 0.9967] (bootstrap)",
+        "  log loss                        0.1347  95 % interval [0.1127, 0.1640] (bootstrap)",
         "  Brier score                     0.0207",
-        "  ROC-AUC                         0.9867",
+        "  ROC-AUC                         0.9867  95 % interval [0.9733, 0.9967] (bootstrap)",
         "  average precision               0.9802",
         "  calibration error (ECE)         0.0867",
         "",
@@ -201,6 +202,30 @@ def test_of_many_classes_the_worst_ten_are_shown_and_the_rest_summed_up() -> Non
     assert "among the first five" in "\n".join(lines)
     assert len(many(20).lines()[12:32]) == 20
     assert "worst" not in "\n".join(many(20).lines())
+
+
+def test_intervals_are_those_of_the_metrics_and_said_to_be(cats_dogs: Evaluation, labels: Evaluation) -> None:
+    for found in (cats_dogs, labels):
+        expected = metrics.bootstrap_intervals(found.outcome.targets, found.outcome.probabilities)
+        assert found.bootstrap == expected
+        assert found.bootstrap is found.bootstrap  # made once
+        data = found.to_dict()
+        assert data["intervals"] == {name: list(bounds) for name, bounds in expected.intervals.items()}
+        assert data["intervals_method"] == expected.method
+        for name, (low, high) in expected.intervals.items():
+            assert low <= found.scores[name] <= high
+            line = next(line for line in found.lines() if line.startswith(f"  {SCORE_WORDS[name]} "))
+            assert line.endswith(f"  95 % interval [{low:.4f}, {high:.4f}] (bootstrap)")
+    assert cats_dogs.bootstrap.intervals.keys() == {"balanced_accuracy", "f1_macro", "log_loss", "roc_auc"}
+    assert "balanced_accuracy" not in labels.bootstrap.intervals
+    assert cats_dogs.to_dict()["intervals_method"] == "percentile bootstrap, 95 %, 1000 resamples, stratified by class, seed 0"
+
+
+def test_no_interval_is_claimed_where_every_image_is_right() -> None:
+    found = sure([0, 0, 1, 1], [0, 0, 1, 1], ("a", "b"))
+    assert found.to_dict()["intervals"] == {}
+    assert "  balanced accuracy               1.0000" in found.lines()
+    assert sum("interval" in line for line in found.lines()) == 1  # Wilson's, of the accuracy
 
 
 def test_the_rest_of_one_class_and_of_none() -> None:

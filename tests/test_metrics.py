@@ -371,3 +371,49 @@ def test_a_paired_comparison_needs_the_same_images() -> None:
     for one, two in (([True], [True, False]), ([], []), ([[True]], [[True]])):
         with pytest.raises(ParameterError, match="A paired comparison needs the same images twice"):
             metrics.paired_difference(np.array(one, bool), np.array(two, bool))
+
+
+# curves
+
+
+@given(problems)
+def test_precision_recall_curve_is_scikit_learns_and_its_area_the_average_precision(case: tuple[np.ndarray, np.ndarray]) -> None:
+    targets, probabilities = case
+    positive, scores = targets == 0, probabilities[:, 0]
+    precision, recall, thresholds = metrics.precision_recall_curve(positive, scores)
+    assert (precision[0], thresholds[0]) == (1, math.inf)
+    if not positive.any():
+        assert np.isnan(recall).all()
+        return
+    expected = reference.precision_recall_curve(positive, scores, drop_intermediate=False)
+    points = set(zip(*(np.round(values[::-1], 9).tolist() for values in (expected[0][:-1], expected[1][:-1], expected[2])), strict=True))
+    assert points >= set(zip(*(np.round(values[1:], 9).tolist() for values in (precision, recall, thresholds)), strict=True))
+    assert (np.diff(recall) * precision[1:]).sum() == near(metrics.average_precision(positive, scores)[0])
+    # What is left out lies between two points of its recall that are kept.
+    for share in np.unique(expected[1][:-1]):
+        kept, every = precision[1:][np.isclose(recall[1:], share)], expected[0][:-1][np.isclose(expected[1][:-1], share)]
+        assert (kept.min(), kept.max()) == near((every.min(), every.max()))
+    assert (recall[0], recall[-1]) == (0, 1)
+
+
+def test_precision_recall_curve_of_nothing() -> None:
+    precision, recall, thresholds = metrics.precision_recall_curve(np.empty(0, dtype=bool), np.empty(0))
+    assert (precision.tolist(), thresholds.tolist()) == ([1.0], [math.inf])
+    assert np.isnan(recall).all()
+
+
+@given(problems)
+def test_accuracy_by_coverage_is_that_of_the_surest_images(case: tuple[np.ndarray, np.ndarray]) -> None:
+    targets, probabilities = case
+    confidence, predicted = probabilities.max(axis=1), probabilities.argmax(axis=1)
+    coverage, accuracy, thresholds = metrics.accuracy_coverage(confidence, predicted == targets)
+    assert thresholds.tolist() == np.unique(confidence)[::-1].tolist()
+    for share, right, threshold in zip(coverage, accuracy, thresholds, strict=True):
+        answered = confidence >= threshold
+        assert share == near(answered.mean())
+        assert right == near(reference.accuracy_score(targets[answered], predicted[answered]))
+    assert coverage[-1] == 1
+
+
+def test_coverage_of_nothing() -> None:
+    assert [values.tolist() for values in metrics.accuracy_coverage(np.empty(0), np.empty(0, dtype=bool))] == [[], [], []]

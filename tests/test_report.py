@@ -7,9 +7,7 @@ import math
 import re
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,91 +17,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from headstart.errors import ParameterError
-from headstart.evaluate import Evaluation, evaluate
-from headstart.finetune.history import Epoch, History
-from headstart.report import EvidenceRow, Finding, RunReport, confusion_matrix_png, training_curves_png, write_report
+from headstart.evaluate import evaluate
+from headstart.finetune.history import History
+from headstart.report import EvidenceRow, Finding, RunReport, Trusted, confusion_matrix_png, training_curves_png, write_report
 from headstart.report.matrix import shades
 from headstart.report.model_card import markdown, model_card
 from headstart.report.page import SECTIONS, page
-
-VOID = {"meta", "rect", "br", "link", "img", "input"}
-
-
-def evaluation(classes: tuple[str, ...], *, n: int = 300, wrong: int = 4) -> Evaluation:
-    """`n` images, the classes in turn; the first `wrong` of them are named as the next class."""
-    k = len(classes)
-    targets = np.arange(n) % k
-    predicted = np.where(np.arange(n) < wrong, (targets + 1) % k, targets)
-    probabilities = np.full((n, k), 0.1 / k)
-    probabilities[np.arange(n), predicted] += 0.9
-    return evaluate(probabilities, targets, classes)
-
-
-def run_report(classes: tuple[str, ...] = ("cats", "dogs"), **changes: Any) -> RunReport:
-    report = RunReport(
-        title="cats_dogs",
-        evaluation=evaluation(classes),
-        held_out="The test part came with the data.",
-        counts={"train": dict.fromkeys(classes, 300), "val": {}, "test": dict.fromkeys(classes, 150)},
-        backbone="efficientnet_lite0",
-        backbone_licence="Apache-2.0",
-        backbone_source="https://example.org/weights",
-        features="Pooled outputs of the last layer.",
-        head="logistic regression",
-        evidence=(
-            EvidenceRow(head="logistic", layers="last", settings={"C": 0.1}, accuracy=0.97, error=0.007, log_loss=0.08, seconds=0.25),
-            EvidenceRow(head="kernel ridge", layers="stage4 + last", settings={"gamma": 0.0021}, accuracy=0.985, error=0.005, chosen=True),
-            EvidenceRow(head="ridge", layers="last", accuracy=math.nan),
-        ),
-        reason="It has the lowest log loss.",
-        times={"features": 9.84, "head": 0.5, "all night": 3700.0},
-        refused=(("train/cats/broken.jpg", "truncated file"),),
-        findings=(Finding(text="One file is large."), Finding(text="4 leaks.", advice="Take them out.", examples=("a = b",), serious=True)),
-        notes=("3 hidden files were passed over",),
-        command="headstart fit photos --seed 0",
-        provenance={"seed": 0, "digests": {"model.onnx": "9f86d0"}},
-    )
-    return dataclasses.replace(report, **changes)
-
-
-def history(length: int = 3, *, best: int | None = 2, validated: bool = True, stages: tuple[str, ...] = ("stage5", "stage6")) -> History:
-    epochs = tuple(
-        Epoch(
-            number=number, loss=0.6 / number, accuracy=1 - 0.3 / number, val_loss=0.5 / number if validated else None,
-            val_accuracy=1 - 0.2 / number if validated else None, lr=0.001 / number, seconds=1.5, trained=stages,
-        )
-        for number in range(1, length + 1)
-    )  # fmt: skip
-    return History(epochs, best, "The validation loss had not fallen for 1 epoch.")
-
-
-class Reading(HTMLParser):
-    """Collects text, tags and attributes, and fails on tags that do not close in order."""
-
-    def __init__(self, source: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.feed(source)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if not self.open or self.open[-1] != "style":
-            self.text += data.replace("\u00a0", " ") + " "
-
+from reports import Curve, Reading, evaluation, example, history, rich_report, run_report
 
 # report.html
 
@@ -117,9 +37,10 @@ def test_the_page_tells_the_result_in_a_sentence_with_its_interval() -> None:
 
 
 def test_the_page_has_every_part_of_the_report() -> None:
-    text = Reading(page(run_report(history=history()))).text
-    for heading in SECTIONS:
-        assert heading in text
+    source = page(rich_report(history=history()))
+    text = Reading(source).text
+    for anchor, (heading, _, _) in SECTIONS.items():
+        assert f'<section id="{anchor}"><h2>{heading}</h2>' in source
     for said in (
         "900 images: 600 train, 300 test.",
         "1 file could not be used",
@@ -163,10 +84,20 @@ def test_a_bare_report_has_no_empty_sections() -> None:
 
 @pytest.mark.parametrize("count", [2, 4, 10, 15, 16, 40, 100])
 def test_the_page_loads_nothing_and_runs_nothing(count: int) -> None:
-    source = page(run_report(tuple(f"class {index}" for index in range(count)), history=history(count)))
+    source = page(rich_report(tuple(f"class {index}" for index in range(count)), history=history(count)))
     found = Reading(source)
-    assert {"script", "link", "iframe", "img", "object", "embed"}.isdisjoint(tag for tag, _ in found.tags)
-    assert {"src", "href", "srcset", "action"}.isdisjoint(name for _, attributes in found.tags for name in attributes)
+    assert {"script", "link", "iframe", "object", "embed"}.isdisjoint(tag for tag, _ in found.tags)
+    assert {"srcset", "action", "background", "poster", "xlink:href"}.isdisjoint(
+        name for _, attributes in found.tags for name in attributes
+    )
+    anchors = {attributes["id"] for _, attributes in found.tags if "id" in attributes}
+    for tag, attributes in found.tags:
+        if "src" in attributes:
+            assert tag == "img"
+            assert (attributes["src"] or "").startswith("data:image/jpeg;base64,")
+        if "href" in attributes:
+            assert tag == "a"
+            assert (attributes["href"] or "").removeprefix("#") in anchors
     assert not any(name.startswith("on") for _, attributes in found.tags for name in attributes)
     assert "url(" not in source
     assert "@import" not in source
@@ -199,6 +130,14 @@ def test_names_of_any_kind_stay_names(count: int) -> None:
         notes=(bad,),
         provenance={bad: bad, "group" + bad: {bad: [bad, bad]}},
         history=dataclasses.replace(history(stages=(bad, bad + "2")), stopped=bad),
+        examples=tuple(
+            dataclasses.replace(example(target, predicted), name=bad, neighbours=((bad, bad, None),))
+            for target, predicted in ((classes[0], classes[1]), (bad, classes[0]), (classes[0], classes[0]))
+        ),
+        learning_curve=Curve((10, 20), (0.5, 0.6), (0.1, 0.1), bad),
+        trust=Trusted(sentences=(bad,)),
+        uses=(bad,),
+        leaks=((bad, 0.9, (0.8, 0.95), 100),),
     )
     source = page(report)
     found = Reading(source)
@@ -280,7 +219,7 @@ def test_multilabel_reports_have_no_confusion_matrix(tmp_path: Path) -> None:
 
 def _training(report: RunReport) -> tuple[str, str]:
     """The section's HTML and its text."""
-    found = re.search(r"<section><h2>Training</h2>.*?</section>", page(report), flags=re.DOTALL)
+    found = re.search(r"<section id=.training.><h2>Training</h2>.*?</section>", page(report), flags=re.DOTALL)
     assert found
     return found[0], " ".join(Reading(found[0]).text.split())
 

@@ -25,6 +25,8 @@ _PUBLIC = {
     "FitSettings": "headstart.fitting",
     "FitResult": "headstart.fitting",
     "fit": "headstart.fitting",
+    "deep_check": "headstart.fitting",
+    "compare_runs": "headstart.fitting",
     "Evaluation": "headstart.evaluate",
     "check": "headstart.audit",
     "Run": "headstart.bundle",
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
     from headstart.feature_store import FeatureStore
     from headstart.features import BackboneExtractor
     from headstart.finetune import FineTuning
-    from headstart.fitting import FitResult, FitSettings, fit
+    from headstart.fitting import FitResult, FitSettings, compare_runs, deep_check, fit
     from headstart.images import Preprocessing
 
 __all__ = [
@@ -61,8 +63,10 @@ __all__ = [
     "__version__",
     "catalogue",
     "check",
+    "compare_runs",
     "dataset_from_arrays",
     "dataset_from_paths",
+    "deep_check",
     "fit",
     "load",
     "load_backbone",

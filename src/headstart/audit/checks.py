@@ -20,11 +20,12 @@ _SMALL_TEST = 100  # images
 _EXAMPLES = 20
 
 
-def check(dataset: Dataset, *, deep: bool = False, progress: Progress | None = None) -> Audit:
+def check(dataset: Dataset, *, facts: Facts | None = None, deep: bool = False, progress: Progress | None = None) -> Audit:
     """Audit a data set: every file is read and decoded once, nothing is trained on pixels.
 
     Args:
         dataset: what `read_dataset` returned.
+        facts: what `gather` has found already; None reads the files.
         deep: decode at full size (JPEGs are otherwise decoded at a fraction of it).
         progress: called with (images done, images in all).
 
@@ -33,7 +34,7 @@ def check(dataset: Dataset, *, deep: bool = False, progress: Progress | None = N
         two sides, classes that are missing, small or very unequal, properties of the files that give the class away, groups that the file
         names tell of, and everything noted while the data were read.
     """
-    facts = gather(dataset, deep=deep, progress=progress)
+    facts = gather(dataset, deep=deep, progress=progress) if facts is None else facts
     findings = [
         *_unreadable(dataset, facts),
         *_copies(dataset, facts),

@@ -1,4 +1,7 @@
-"""`Facts`: what every file says about itself (digest, format, size, colour mode) and whether it can be decoded."""
+"""`Facts`: what every file says about itself (digest, format, size, colour mode, compression) and whether it can be decoded.
+
+Some images of each class are looked at more closely: their frames are measured, which takes them at a larger scale.
+"""
 
 from __future__ import annotations
 
@@ -7,24 +10,44 @@ import io
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
+from headstart.audit.frames import Frame, find_frame
 from headstart.datasets import Dataset
 from headstart.errors import ImageError
 from headstart.images import image_digest, quiet_decoding, read_image, source_bytes
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 Progress = Callable[[int, int], None]
 _THREADS = 2
 _IN_FLIGHT = 64  # bounds memory: so many files are read ahead at most
 _DECODED_SIDE = 32  # pixels; JPEGs are decoded at an eighth of their size at best, which still reads all their data
+_FRAME_SIDE = 512  # pixels; a frame that is thinner than a pixel at this scale is out of sight of any network
+_FRAMES = 1000  # images whose frame is measured, as many of each class as of the others
+_FRAMES_PER_CLASS = 20  # but so many of each at least
+# How brightness is quantised by the table of ITU-T T.81, annex K, which the IJG library scales by the quality asked for.
+_STANDARD_TABLE = np.array([
+    16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55, 14, 13, 16, 24, 40, 57, 69, 56, 14, 17, 22, 29, 51, 87, 80, 62,
+    18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92, 49, 64, 78, 87, 103, 121, 120, 101,
+    72, 92, 95, 98, 112, 100, 103, 99,
+])  # fmt: skip
 
 
 class Fact(NamedTuple):
-    """One file: `reason` is why it is refused, empty if it can be read; sizes are 0 where unknown."""
+    """One file.
+
+    `reason` is why it is refused, empty if it can be read; sizes are 0 where unknown. `quality` is what the quantisation of a JPEG comes
+    to on the usual scale of 1 to 100, `sampling` says how its colours are kept (``"4:2:0"``); 0 and empty for other formats. `frame` is
+    None where it was not looked for.
+    """
 
     digest: bytes
     reason: str
@@ -33,6 +56,9 @@ class Fact(NamedTuple):
     width: int
     height: int
     size: int
+    quality: float = 0.0
+    sampling: str = ""
+    frame: Frame | None = None
 
 
 @dataclass(frozen=True)
@@ -59,58 +85,132 @@ def gather(dataset: Dataset, *, deep: bool, progress: Progress | None) -> Facts:
 
     Args:
         dataset: files or an array.
-        deep: decode at full size; otherwise JPEGs are decoded at a fraction of it, which is several times as fast.
+        deep: decode at full size, and look for a frame around every image; otherwise JPEGs are decoded at a fraction of their size, which
+            is several times as fast, and frames are looked for around some images of each class.
         progress: called with (done, all) after each image.
     """
+    total = len(dataset)
+    closely = np.ones(total, bool) if deep else _sample(dataset)
     if isinstance(dataset.images, np.ndarray):
         height, width = dataset.images.shape[1:3]
-        return Facts(tuple(Fact(image_digest(image), "", "array", "RGB", width, height, image.nbytes) for image in dataset.images))
+        return Facts(
+            tuple(
+                Fact(image_digest(image), "", "array", "RGB", width, height, image.nbytes, frame=find_frame(image) if close else None)
+                for image, close in zip(dataset.images, closely, strict=True)
+            )
+        )
     rows: list[Fact] = []
-    total = len(dataset)
-    side = None if deep else _DECODED_SIDE
+
+    def inspect(task: tuple[Path, bool]) -> Fact:
+        path, close = task
+        side = None if deep else _FRAME_SIDE if close else _DECODED_SIDE
+        return inspect_file(path, at_least=side, framed=close)
+
     with quiet_decoding():
-        for row in _in_threads(lambda path: inspect_file(path, at_least=side), iter(dataset.images)):
+        for row in _in_threads(inspect, zip(dataset.images, closely.tolist(), strict=True)):
             rows.append(row)
             if progress is not None:
                 progress(len(rows), total)
     return Facts(tuple(rows))
 
 
-def _in_threads(work: Callable[[Path], Fact], paths: Iterator[Path]) -> Iterator[Fact]:
+def _sample(dataset: Dataset) -> npt.NDArray[np.bool_]:
+    """Choose images for a closer look, as many of each class; none where images have several labels, which no shortcut is measured for."""
+    chosen = np.zeros(len(dataset), bool)
+    if dataset.multilabel:
+        return chosen
+    random = np.random.default_rng(0)
+    each = max(_FRAMES_PER_CLASS, _FRAMES // max(1, len(dataset.classes)))
+    for target in range(min(len(dataset.classes), 2 * _FRAMES // each)):
+        members = np.flatnonzero(dataset.targets == target)
+        chosen[random.permutation(members)[:each]] = True
+    return chosen
+
+
+def _in_threads(work: Callable[[tuple[Path, bool]], Fact], tasks: Iterator[tuple[Path, bool]]) -> Iterator[Fact]:
     """Yield the results in order, with a bounded number of files in flight; an interruption waits for none of them."""
     executor = ThreadPoolExecutor(_THREADS)
     try:
-        waiting: list[Future[Fact]] = [executor.submit(work, path) for path in islice(paths, _IN_FLIGHT)]
+        waiting: list[Future[Fact]] = [executor.submit(work, task) for task in islice(tasks, _IN_FLIGHT)]
         waiting.reverse()
         while waiting:
             result = waiting.pop().result()
-            for path in islice(paths, 1):
-                waiting.insert(0, executor.submit(work, path))
+            for task in islice(tasks, 1):
+                waiting.insert(0, executor.submit(work, task))
             yield result
     finally:
         executor.shutdown(wait=False, cancel_futures=True)
 
 
-def inspect_file(path: Path, *, at_least: int | None) -> Fact:
-    """Return the facts of one file; a file that cannot be read or decoded is a fact too, and raises nothing."""
+def inspect_file(path: Path, *, at_least: int | None, framed: bool = False) -> Fact:
+    """Return the facts of one file; a file that cannot be read or decoded is a fact too, and raises nothing.
+
+    Args:
+        path: the file.
+        at_least: as for `headstart.images.read_image`.
+        framed: also look for a frame around the picture.
+    """
     try:
         data = source_bytes(path)
     except ImageError as error:
         return Fact(b"", error.reason, "", "", 0, 0, 0)
     if not isinstance(data, bytes):
         raise TypeError(f"{path!r} is not the path of a file")
-    kind, mode, width, height = _header(data)
-    reason = ""
+    header = _header(data)
+    reason, frame = "", None
     try:
-        read_image(data, at_least=at_least, name=str(path))
+        pixels = read_image(data, at_least=at_least, name=str(path))
+        if framed:
+            frame = find_frame(pixels).scaled(max(header.width, header.height) / max(pixels.shape[:2]))
     except ImageError as error:
         reason = error.reason
-    return Fact(image_digest(data), reason, kind, mode, width, height, len(data))
+    return Fact(image_digest(data), reason, header.format, header.mode, header.width, header.height, len(data), header.quality,
+                header.sampling, frame)  # fmt: skip
 
 
-def _header(data: bytes) -> tuple[str, str, int, int]:
+class _Header(NamedTuple):
+    format: str = ""
+    mode: str = ""
+    width: int = 0
+    height: int = 0
+    quality: float = 0.0
+    sampling: str = ""
+
+
+def _header(data: bytes) -> _Header:
     from PIL import Image
 
     with contextlib.suppress(Exception), Image.open(io.BytesIO(data)) as image:  # hostile headers raise anything; read_image says why
-        return image.format or "", image.mode, image.width, image.height
-    return "", "", 0, 0
+        known = _Header(image.format or "", image.mode, image.width, image.height)
+        with contextlib.suppress(Exception):
+            known = known._replace(quality=_jpeg_quality(image), sampling=_jpeg_sampling(image))
+        return known
+    return _Header()
+
+
+def _jpeg_quality(image: Image.Image) -> float:
+    """The quality at which the IJG library would have made a table as coarse as the first one of this JPEG; 0 for other formats."""
+    tables = getattr(image, "quantization", None)
+    if not tables or 0 not in tables:
+        return 0.0
+    sums = _sums_by_quality()
+    return round(float(np.interp(-sum(tables[0]), -sums, np.arange(1, 101))), 1)
+
+
+@lru_cache(maxsize=1)
+def _sums_by_quality() -> npt.NDArray[np.int64]:
+    """The sum of the table that the IJG library makes for each quality from 1 to 100; it falls as the quality grows."""
+    quality = np.arange(1, 101)[:, None]
+    percent = np.where(quality < 50, 5000 // quality, 200 - 2 * quality)
+    return np.asarray(np.clip((_STANDARD_TABLE * percent + 50) // 100, 1, 255).sum(axis=1))
+
+
+def _jpeg_sampling(image: Image.Image) -> str:
+    """How coarse the colours of a JPEG are, as photographers write it; empty for other formats and for grey."""
+    layers = getattr(image, "layer", None)
+    if not layers or len(layers) < 3:
+        return ""
+    _, across, down, _ = layers[0]
+    ratios = {layer[1:3] for layer in layers[1:3]}
+    usual = {(1, 1): "4:4:4", (2, 1): "4:2:2", (2, 2): "4:2:0", (1, 2): "4:4:0", (4, 1): "4:1:1"}
+    return usual.get((across, down), f"{across}x{down}") if ratios == {(1, 1)} else f"{across}x{down} to {max(ratios)}"

@@ -30,18 +30,29 @@ class _Candidate:
     together: int
 
 
-def find_groups_in_names(dataset: Dataset) -> list[Finding]:
-    """Return a finding if file names look as if several images belonged together and no groups are given."""
+def group_pattern(dataset: Dataset) -> str | None:
+    """The regular expression that finds groups in the file names, where they look as if several images belonged together."""
+    best = _best(dataset)
+    return None if best is None else best.pattern
+
+
+def _best(dataset: Dataset) -> _Candidate | None:
     if dataset.groups is not None or isinstance(dataset.images, np.ndarray) or len(dataset) < 20:
-        return []
+        return None
     names = dataset.names()
     depth = 2 if (dataset.parts == "").all() else 3
     deeper = sum(name.count("/") >= depth for name in names) >= _MATCHING * len(names)
     candidates = [_candidate(dataset, names, pattern) for pattern in (*PATTERNS, *([_FOLDER_PATTERN] if deeper else []))]
     found = [candidate for candidate in candidates if candidate is not None]
-    if not found:
+    return max(found, key=lambda candidate: candidate.together) if found else None
+
+
+def find_groups_in_names(dataset: Dataset) -> list[Finding]:
+    """Return a finding if file names look as if several images belonged together and no groups are given."""
+    best = _best(dataset)
+    if best is None:
         return []
-    best = max(found, key=lambda candidate: candidate.together)
+    names = dataset.names()
     sides = {key: set(dataset.parts[rows].tolist()) for key, rows in best.groups.items()}
     parted = [key for key, parts in sides.items() if "test" in parts and len(parts) > 1]
     several = sorted((key for key, rows in best.groups.items() if len(rows) > 1), key=lambda key: (-len(best.groups[key]), key))

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+from headstart.datasets.notebook import cell, counts_table
+
 Severity: TypeAlias = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 _CLASSES_SHOWN = 20
@@ -93,6 +95,17 @@ class Audit:
     def __str__(self) -> str:
         return "\n".join(self.lines())
 
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><td>{finding.severity}</td><td>{cell(finding.message)}{_listed(finding)}</td></tr>" for finding in self.findings
+        )
+        found = (
+            f"<table><thead><tr><th>severity</th><th>what was found</th></tr></thead><tbody>{rows}</tbody></table>"
+            if self.findings
+            else "<p>Nothing wrong was found.</p>"
+        )
+        return f"<p><strong>{_plural(self.images, 'image')}</strong> in {cell(self.source)}</p>{counts_table(self.counts)}{found}"
+
     def _table(self) -> Iterable[str]:
         classes = list(next(iter(self.counts.values()), {}))
         shown = classes[:_CLASSES_SHOWN]
@@ -103,6 +116,12 @@ class Audit:
             yield "  ".join([name.ljust(width), *(str(self.counts[part][name]).rjust(8) for part in self.counts)])
         if len(classes) > len(shown):
             yield f"... and {len(classes) - len(shown)} more classes"
+
+
+def _listed(finding: Finding) -> str:
+    shown = "".join(f"<br><code>{cell(example)}</code>" for example in finding.examples[:_EXAMPLES_SHOWN])
+    more = max(finding.count, len(finding.examples)) - _EXAMPLES_SHOWN
+    return shown + (f"<br>... and {more} more" if len(finding.examples) > _EXAMPLES_SHOWN else "")
 
 
 def _plural(count: int, word: str) -> str:

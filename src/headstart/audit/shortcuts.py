@@ -1,4 +1,4 @@
-"""Properties that give the class away without a look at the picture: file format, image size, colour mode, file size.
+"""Properties that give the class away without a look at the picture: file format, size, shape, colour mode, compression, frame, file size.
 
 Where there is one, a classifier may learn how the pictures were made instead of what they show. It is measured, not guessed: a
 small decision tree is cross-validated on each of these properties alone.
@@ -7,7 +7,8 @@ small decision tree is cross-validated on each of these properties alone.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -16,102 +17,248 @@ from headstart.audit.facts import Fact, Facts
 from headstart.audit.findings import Finding, Severity
 from headstart.datasets import Dataset
 
+Columns = npt.NDArray[np.float64]
+
 _AT_MOST = 4000  # images measured: enough for an error below one per cent
 _PER_CLASS = 10  # smaller classes are left out
 _FOLDS = 3
 _NOTE, _WARNING = 0.2, 0.5  # share of the way from guessing to certainty
 _CLEARLY = 4.0  # standard errors above guessing
-_ADVICE = {
-    "file format": "Save all images in one format",
-    "image size": "Crop or resize all images to one size and shape",
-    "colour mode": "Save all images in one colour mode",
-    "file size": "File size also follows from what a picture shows; make sure that all were saved with the same program and quality",
-}
+_RARE = 0.05  # kinds of frames in a smaller share of a class are not listed
+
+
+@dataclass(frozen=True)
+class _Property:
+    """What is measured: `columns` (n, p) of the images that `known` holds for, and the words for it."""
+
+    name: str
+    columns: Callable[[Sequence[Fact]], Columns]
+    summary: Callable[[Sequence[Fact]], str]
+    advice: str
+    known: Callable[[Fact], bool] = lambda row: True
+    follows_from: tuple[str, ...] = ()  # not worth a word where one of these was found
+    at_most: Severity = "warning"
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """How well a property tells the class, out of sample.
+
+    `recall` (k,) is the share of each class that is told, `mistaken` (k,) the share of the other images that is taken for it; `rows` and
+    `labels` are the images that were measured, `classes` (k,) the values of `labels`.
+    """
+
+    recall: Columns
+    mistaken: Columns
+    rows: tuple[Fact, ...]
+    labels: npt.NDArray[np.int64]
+    classes: npt.NDArray[np.int64]
+
+    @property
+    def score(self) -> float:
+        """Balanced accuracy."""
+        return float(self.recall.mean())
+
+    @property
+    def guess(self) -> float:
+        return 1 / len(self.classes)
+
+    @property
+    def gain(self) -> float:
+        """The share of the way from guessing to certainty."""
+        return (self.score - self.guess) / (1 - self.guess)
+
+    @property
+    def clear(self) -> bool:
+        counts = np.unique(self.labels, return_counts=True)[1]
+        smoothed = (self.recall * counts + 1) / (counts + 2)  # so that a recall of 0 or 1 is not without error
+        error = float(np.sqrt((smoothed * (1 - smoothed) / counts).sum()) / len(counts))
+        return self.gain >= _NOTE and self.score - self.guess >= _CLEARLY * error
+
+    @property
+    def given_away(self) -> list[int]:
+        """The positions of the classes that are told from all others, the plainest first: the mean over many classes hides one."""
+        apart = self.recall - self.mistaken
+        return [int(j) for j in np.argsort(-apart, kind="stable") if apart[j] >= _WARNING]
 
 
 def find_shortcuts(dataset: Dataset, facts: Facts, *, seed: int = 0) -> list[Finding]:
-    """Return a finding for each property from which alone the class can be told clearly better than by guessing."""
-    if dataset.multilabel or isinstance(dataset.images, np.ndarray):
+    """Return a finding for each property from which alone the class, or one class of many, can be told clearly better than by guessing.
+
+    The properties: file format, image size, aspect ratio, colour mode, JPEG compression (among JPEGs), border (among the images whose
+    frame was measured) and file size. What follows from another property that was found is not reported again. Nothing is measured for
+    data with several labels per image.
+    """
+    if dataset.multilabel:
         return []
-    usable = np.array([not row.reason and row.width > 0 for row in facts.rows], bool)
-    large = np.bincount(dataset.targets[usable], minlength=len(dataset.classes)) >= _PER_CLASS
-    rows = np.flatnonzero(usable & large[dataset.targets])
+    found: dict[str, _Measured] = {}
+    for wanted in _PROPERTIES:
+        measured = _measure(wanted, dataset, facts, seed)
+        if measured is None or found.keys() & set(wanted.follows_from):
+            continue
+        if measured.gain >= _WARNING or (wanted.at_most == "warning" and (measured.clear or measured.given_away)):
+            found[wanted.name] = measured
+    return [_finding(wanted, found[wanted.name], dataset.classes) for wanted in _PROPERTIES if wanted.name in found]
+
+
+def _measure(wanted: _Property, dataset: Dataset, facts: Facts, seed: int) -> _Measured | None:
+    """Measure one property on the classes that have enough images; None where there are not two of them or all images are the same."""
+    usable = np.array([not row.reason and row.width > 0 and wanted.known(row) for row in facts.rows], bool)
+    rows = _of_large_classes(np.flatnonzero(usable), dataset.targets)
     if len(rows) > _AT_MOST:
-        rows = np.sort(np.random.default_rng(seed).choice(rows, _AT_MOST, replace=False))
-        large &= np.bincount(dataset.targets[rows], minlength=len(dataset.classes)) >= _PER_CLASS
-        rows = rows[large[dataset.targets[rows]]]
-    if large.sum() < 2:
-        return []
+        drawn = np.sort(np.random.default_rng(seed).choice(rows, _AT_MOST, replace=False))
+        rows = _of_large_classes(drawn, dataset.targets)
     labels = dataset.targets[rows]
-    chosen = [facts.rows[i] for i in rows]
-    findings = []
-    for name, columns in _properties(chosen).items():
-        if (columns == columns[0]).all():
-            continue
-        score, error = _cross_validated(columns, labels, seed)
-        guess = 1 / len(np.unique(labels))
-        gain = (score - guess) / (1 - guess)
-        if gain < (_WARNING if name == "file size" else _NOTE) or score - guess < _CLEARLY * error:
-            continue
-        findings.append(_finding(name, score, guess, gain, chosen, labels, dataset.classes))
-    return findings
+    classes = np.unique(labels)
+    if len(classes) < 2:
+        return None
+    chosen = tuple(facts.rows[i] for i in rows)
+    columns = wanted.columns(chosen)
+    if (columns == columns[0]).all():
+        return None
+    told = _cross_validated(columns, labels, seed)
+    recall = np.array([(told[labels == name] == name).mean() for name in classes])
+    mistaken = np.array([(told[labels != name] == name).mean() for name in classes])
+    return _Measured(recall, mistaken, chosen, labels, classes)
 
 
-def _finding(
-    name: str, score: float, guess: float, gain: float, rows: Sequence[Fact], labels: npt.NDArray[np.int64], classes: tuple[str, ...]
-) -> Finding:
-    severity: Severity = "warning" if gain >= _WARNING and name != "file size" else "note"
+def _of_large_classes(rows: npt.NDArray[np.int64], targets: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    if not len(rows):
+        return rows
+    return rows[np.bincount(targets[rows])[targets[rows]] >= _PER_CLASS]
+
+
+def _finding(wanted: _Property, measured: _Measured, classes: tuple[str, ...]) -> Finding:
+    apart = measured.given_away
+    severity: Severity = "warning" if (measured.gain >= _WARNING or apart) and wanted.at_most == "warning" else "note"
+    if measured.clear:
+        told = (
+            f"the class can be told in {measured.score:.0%} of cases (guessing: {measured.guess:.0%}; mean over classes). "
+            "A classifier may learn this"
+        )
+    else:
+        named = ", ".join(
+            f"{classes[measured.classes[j]]!r} ({measured.recall[j]:.0%} of it; {measured.mistaken[j]:.0%} of the others are taken for it)"
+            for j in apart[:3]
+        )
+        told = f"{len(apart)} of {len(classes)} classes can be told from all others: {named}. A classifier may learn this"
     message = (
-        f"From the {name} alone, without a look at the picture, the class can be told in {score:.0%} of cases (guessing: {guess:.0%}; "
-        f"mean over classes). A classifier may learn this instead of what the pictures show, and fail elsewhere. {_ADVICE[name]}."
+        f"From the {wanted.name} alone, without a look at the picture, {told} instead of what the pictures show, and fail elsewhere. "
+        f"{wanted.advice}."
     )
     examples = []
-    for index in np.unique(labels):
-        members = [row for row, label in zip(rows, labels, strict=True) if label == index]
-        examples.append(f"{classes[index]}: {_summary(name, members)}")
+    for j in sorted(range(len(measured.classes)), key=lambda j: 0 if measured.clear else -(j in apart)):
+        members = [row for row, label in zip(measured.rows, measured.labels, strict=True) if label == measured.classes[j]]
+        examples.append(f"{classes[measured.classes[j]]}: {wanted.summary(members)}")
     return Finding("shortcut", severity, message, tuple(examples), len(examples))
 
 
-def _summary(name: str, rows: Sequence[Fact]) -> str:
-    if name == "file size":
-        return f"median {np.median([row.size for row in rows]):,.0f} bytes"
-    texts = {
-        "file format": [row.format for row in rows],
-        "image size": [f"{row.width}x{row.height}" for row in rows],
-        "colour mode": [row.mode for row in rows],
-    }[name]
-    common = Counter(texts).most_common(3)
-    listed = ", ".join(f"{text} {count / len(rows):.0%}" for text, count in common)
-    if name == "image size" and common[0][1] < len(rows) / 10:
-        return f"median {np.median([row.width for row in rows]):.0f}x{np.median([row.height for row in rows]):.0f}"
-    return listed
-
-
-def _properties(rows: Sequence[Fact]) -> dict[str, npt.NDArray[np.float64]]:
-    """Return the columns (n, p) of each property."""
-    width, height = (np.array([getattr(row, side) for row in rows], np.float64) for side in ("width", "height"))
-    size = np.array([row.size for row in rows], np.float64)
-    return {
-        "file format": _one_hot([row.format for row in rows]),
-        "image size": np.column_stack([width, height, width / height]),
-        "colour mode": _one_hot([row.mode for row in rows]),
-        "file size": np.column_stack([size, size / (width * height)]),
-    }
-
-
-def _one_hot(values: Sequence[str]) -> npt.NDArray[np.float64]:
-    names, index = np.unique(values, return_inverse=True)
-    return np.eye(len(names))[index]
-
-
-def _cross_validated(columns: npt.NDArray[np.float64], labels: npt.NDArray[np.int64], seed: int) -> tuple[float, float]:
-    """Return balanced accuracy of a small tree, out of sample, and its standard error."""
+def _cross_validated(columns: Columns, labels: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.int64]:
+    """Return what a small tree says of each image without having seen it."""
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
     from sklearn.tree import DecisionTreeClassifier
 
     tree = DecisionTreeClassifier(max_depth=5, min_samples_leaf=5, class_weight="balanced", random_state=seed)
-    predicted = cross_val_predict(tree, columns, labels, cv=StratifiedKFold(_FOLDS, shuffle=True, random_state=seed))
-    names, counts = np.unique(labels, return_counts=True)
-    recall = np.array([(predicted[labels == name] == name).mean() for name in names])
-    smoothed = (recall * counts + 1) / (counts + 2)  # so that a recall of 0 or 1 is not without error
-    return float(recall.mean()), float(np.sqrt((smoothed * (1 - smoothed) / counts).sum()) / len(names))
+    return np.asarray(cross_val_predict(tree, columns, labels, cv=StratifiedKFold(_FOLDS, shuffle=True, random_state=seed)))
+
+
+def _one_hot(values: Sequence[str]) -> Columns:
+    names, index = np.unique(values, return_inverse=True)
+    return np.eye(len(names))[index]
+
+
+def _stacked(rows: Sequence[Fact], *values: Callable[[Fact], float]) -> Columns:
+    return np.array([[value(row) for value in values] for row in rows], np.float64)
+
+
+def _shares(texts: Sequence[str], *, shown: int = 3) -> str:
+    return ", ".join(f"{text} {count / len(texts):.0%}" for text, count in Counter(texts).most_common(shown))
+
+
+def _size_summary(rows: Sequence[Fact]) -> str:
+    texts = [f"{row.width}x{row.height}" for row in rows]
+    if Counter(texts).most_common(1)[0][1] < len(rows) / 10:
+        return f"median {np.median([row.width for row in rows]):.0f}x{np.median([row.height for row in rows]):.0f}"
+    return _shares(texts)
+
+
+def _compression_columns(rows: Sequence[Fact]) -> Columns:
+    return np.column_stack([_stacked(rows, lambda row: row.quality), _one_hot([row.sampling for row in rows])])
+
+
+def _compression_summary(rows: Sequence[Fact]) -> str:
+    low, middle, high = np.quantile([row.quality for row in rows], [0.1, 0.5, 0.9])
+    spread = f" ({low:.0f} to {high:.0f})" if round(low) < round(high) else ""
+    return f"quality about {middle:.0f}{spread}, colours {_shares([row.sampling or 'none' for row in rows], shown=2)}"
+
+
+def _frame_columns(rows: Sequence[Fact]) -> Columns:
+    frames = [row.frame for row in rows if row.frame is not None]
+    return np.array([[frame.around, frame.across, frame.along, frame.grey] for frame in frames], np.float64)
+
+
+def _frame_summary(rows: Sequence[Fact]) -> str:
+    frames = [row.frame for row in rows if row.frame is not None]
+    kinds = {
+        "with a frame": [frame for frame in frames if frame.around],
+        "with bars left and right": [frame for frame in frames if frame.across and not frame.along],
+        "with bars at top and bottom": [frame for frame in frames if frame.along and not frame.across],
+    }
+    told = []
+    for name, members in kinds.items():
+        if len(members) >= _RARE * len(frames):
+            wide = np.median([frame.around or max(frame.across, frame.along) for frame in members])
+            grey = np.median([frame.grey for frame in members])
+            told.append(f"{len(members) / len(frames):.0%} {name} (median {wide:.0f} pixels wide, brightness {grey:.0f} of 255)")
+    without = sum(not frame.across and not frame.along for frame in frames)
+    return ", ".join([*told, *([f"{without / len(frames):.0%} without"] if without else [])])
+
+
+_PROPERTIES = (
+    _Property(
+        "file format",
+        lambda rows: _one_hot([row.format for row in rows]),
+        lambda rows: _shares([row.format for row in rows]),
+        "Save all images in one format",
+    ),
+    _Property(
+        "image size",
+        lambda rows: _stacked(rows, lambda row: row.width, lambda row: row.height),
+        _size_summary,
+        "Crop or resize all images to one size",
+    ),
+    _Property(
+        "aspect ratio",
+        lambda rows: _stacked(rows, lambda row: row.width / row.height),
+        lambda rows: f"median {np.median([row.width / row.height for row in rows]):.2f} (width / height)",
+        "Crop all images to one shape; squeezing them leaves a trace",
+    ),
+    _Property(
+        "colour mode",
+        lambda rows: _one_hot([row.mode for row in rows]),
+        lambda rows: _shares([row.mode for row in rows]),
+        "Save all images in one colour mode",
+    ),
+    _Property(
+        "JPEG compression",
+        _compression_columns,
+        _compression_summary,
+        "Save all images again with the same program at one quality, the lowest among them",
+        known=lambda row: row.quality > 0,
+    ),
+    _Property(
+        "border",
+        _frame_columns,
+        _frame_summary,
+        "Cut the border off, from all images",
+        known=lambda row: row.frame is not None,
+    ),
+    _Property(
+        "file size",
+        lambda rows: _stacked(rows, lambda row: row.size, lambda row: row.size / (row.width * row.height)),
+        lambda rows: f"median {np.median([row.size for row in rows]):,.0f} bytes",
+        "File size also follows from what a picture shows; make sure that all were saved with the same program and quality",
+        follows_from=("file format", "image size", "colour mode", "JPEG compression", "border"),
+        at_most="note",
+    ),
+)

@@ -1,6 +1,28 @@
 """The run folder: what `fit` writes, and what `predict`, `evaluate` and everything later read. No pickle in it."""
 
-from headstart.bundle.run import PROTOCOL, Predictions, Run, is_run, load
-from headstart.bundle.write import RunContents, check_target, jsonable, write_run
+from headstart.bundle.judging import Judgement
+from headstart.bundle.run import EVALUATION, MODEL, PAGES, PROTOCOL, TRUST, Predictions, Run, is_run, load
+from headstart.bundle.uses import Use, record_use, uses_of
+from headstart.bundle.write import RunContents, check_target, entries_of, jsonable, replace_pages, write_run
 
-__all__ = ["PROTOCOL", "Predictions", "Run", "RunContents", "check_target", "is_run", "jsonable", "load", "write_run"]
+__all__ = [
+    "EVALUATION",
+    "MODEL",
+    "PAGES",
+    "PROTOCOL",
+    "TRUST",
+    "Judgement",
+    "Predictions",
+    "Run",
+    "RunContents",
+    "Use",
+    "check_target",
+    "entries_of",
+    "is_run",
+    "jsonable",
+    "load",
+    "record_use",
+    "replace_pages",
+    "uses_of",
+    "write_run",
+]

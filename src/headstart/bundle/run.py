@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from headstart.backbones.kept_networks import digest_of
+from headstart.bundle.judging import Judgement, Judging
 from headstart.datasets import Dataset
 from headstart.engine import Engine, available_cores, open_engine
 from headstart.errors import DataError, ImageError, ParameterError, RunError, nearest
@@ -24,11 +27,18 @@ from headstart.features import Images, run_images
 from headstart.images import Preprocessing, quiet_decoding
 from headstart.progress import Progress
 
+if TYPE_CHECKING:
+    from headstart.trust import Trust
+
 PROTOCOL = 1
 """Raised when the meaning of a file in the folder changes; older protocols stay readable."""
 
 MANIFEST = "manifest.json"
 MODEL = "model.onnx"
+REFERENCE, EVALUATION, SPLIT = "reference.safetensors", "evaluation.safetensors", "split.csv"
+PAGES = ("report.html", "MODEL_CARD.md")  # what a person reads; the model does without
+TRUST = "trust."  # begins the names of the arrays of `Trust` in REFERENCE
+OUTPUTS = ("probabilities", "logits", "features")
 _MAX_MANIFEST = 256 << 20
 _REQUIRED: Mapping[str, type] = {
     "classes": list, "multilabel": bool, "preprocessing": dict, "files": dict, "metrics": dict, "backbone": dict, "digest": str,
@@ -46,6 +56,8 @@ class Predictions:
         kept: int64 (n,): the position of each row's image among the images given.
         refused: an error for each image left out, in order; `refused_at` has their positions.
         multilabel: whether an image may have several labels.
+        digests: the SHA-256 of each row's image, as `image_digest` has it.
+        judgement: prediction sets, and what is unlike the training images; None for runs of a version that did not keep what it needs.
     """
 
     classes: tuple[str, ...]
@@ -54,6 +66,8 @@ class Predictions:
     refused: tuple[ImageError, ...]
     refused_at: tuple[int, ...]
     multilabel: bool
+    digests: tuple[bytes, ...] = ()
+    judgement: Judgement | None = None
 
     def __len__(self) -> int:
         return len(self.probabilities)
@@ -110,25 +124,81 @@ class Run:
     @cached_property
     def engine(self) -> Engine:
         """The engine, opened at the first prediction."""
-        return open_engine(
-            self.path / MODEL,
-            kind=self._engine_kind,
-            outputs=("probabilities",),
-            size=self.preprocessing.size,
-        )
+        return open_engine(self.path / MODEL, kind=self._engine_kind, outputs=OUTPUTS, size=self.preprocessing.size)
 
-    def predict(self, images: Images, *, progress: Progress | None = None) -> Predictions:
+    @cached_property
+    def reference(self) -> dict[str, npt.NDArray[Any]]:
+        """What was kept of the training images, an array each.
+
+        ``features`` float16 (n, d) of the last layer, ``targets``, ``out_of_sample_logits`` float32 (n, k), ``digests`` uint8 (n, 32), and
+        what `trust` needs.
+        """
+        return self._arrays(REFERENCE)
+
+    @cached_property
+    def tested(self) -> dict[str, npt.NDArray[Any]]:
+        """The test images: ``logits`` float32 (m, k), ``targets``, ``digests`` uint8 (m, 32); empty for runs of an earlier version."""
+        return self._arrays(EVALUATION)
+
+    @cached_property
+    def trust(self) -> Trust | None:
+        """What was learned, beside the classes, about when to believe the model; None for runs of an earlier version."""
+        settings = self.manifest.get("trust")
+        if not isinstance(settings, dict):
+            return None
+        from headstart.trust import Trust
+
+        arrays = {name.removeprefix(TRUST): array for name, array in self.reference.items() if name.startswith(TRUST)}
+        return Trust.from_state(settings, arrays)
+
+    @cached_property
+    def training_names(self) -> tuple[str, ...]:
+        """The paths of the training images relative to the run folder, in the order of `reference`; empty where nothing tells them."""
+        return tuple(row["path"] for row in self._split() if row["split"] == "train")
+
+    @cached_property
+    def test_names(self) -> tuple[str, ...]:
+        """The same of the test images, in the order of `tested`."""
+        return tuple(row["path"] for row in self._split() if row["split"] == "test")
+
+    def _split(self) -> list[dict[str, str]]:
+        if SPLIT not in self.manifest["files"]:
+            return []
+        with (self.path / SPLIT).open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+
+    def _arrays(self, name: str) -> dict[str, npt.NDArray[Any]]:
+        if name not in self.manifest["files"]:
+            return {}
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        try:
+            return load_file(self.path / name)
+        except (OSError, SafetensorError) as error:
+            raise RunError(f"{self.path / name}: cannot be read ({error}). {_AGAIN}") from None
+
+    def seen(self, digests: Sequence[bytes]) -> tuple[int, int]:
+        """How many of these images the run was trained on, and how many it was tested on; by their bytes, not their names."""
+        known = [{row.tobytes() for row in arrays.get("digests", ())} for arrays in (self.reference, self.tested)]
+        trained, tested = (sum(digest in there for digest in digests) for there in known)
+        return trained, tested
+
+    def predict(self, images: Images, *, progress: Progress | None = None, neighbours: int = 1) -> Predictions:
         """Predict all images that can be read; the others are listed in the result with path and reason.
 
         Args:
             images: paths, bytes or uint8 arrays (H, W, 3); or one uint8 array (n, H, W, 3).
             progress: called as images are done.
+            neighbours: how many of the nearest training images to name for each.
         """
         if isinstance(images, str | bytes | os.PathLike):
             raise ParameterError("predict takes a list of images; put the single one into a list: predict([image]).")
         rows: list[npt.NDArray[np.float32]] = []
         kept: list[int] = []
+        digests: list[bytes] = []
         refused: dict[int, ImageError] = {}
+        judging = None if self.trust is None else Judging(self.trust, neighbours=neighbours)
         threads = min(available_cores(), max(1, len(images)))
         with quiet_decoding(), ThreadPoolExecutor(threads, thread_name_prefix="headstart-decode") as pool:
             results = run_images(images, range(len(images)), engine=self.engine, preprocessing=self.preprocessing, pool=pool)
@@ -136,8 +206,12 @@ class Run:
                 if isinstance(result.outputs, ImageError):
                     refused[result.index] = result.outputs
                 else:
-                    rows.append(result.outputs[0])
+                    probabilities, logits, features = result.outputs
+                    rows.append(probabilities)
                     kept.append(result.index)
+                    digests.append(result.digest)
+                    if judging is not None:
+                        judging.add(probabilities, logits, features)
                 if progress is not None:
                     progress(done, len(images))
         return Predictions(
@@ -147,6 +221,8 @@ class Run:
             refused=tuple(refused.values()),
             refused_at=tuple(refused),
             multilabel=self.multilabel,
+            digests=tuple(digests),
+            judgement=None if judging is None else judging.done(),
         )
 
     def evaluate(self, dataset: Dataset, *, progress: Progress | None = None) -> tuple[Evaluation, Predictions]:
@@ -173,12 +249,13 @@ class Run:
         return evaluate(predictions.probabilities, dataset.targets[predictions.kept], self.classes), predictions
 
 
-def load(path: str | Path, *, engine: str = "auto") -> Run:
+def load(path: str | Path, *, engine: str = "auto", without_pages: bool = False) -> Run:
     """Open a run folder.
 
     Args:
         path: the folder that ``headstart fit`` wrote.
         engine: ``auto``, ``openvino`` or ``onnxruntime``.
+        without_pages: do not look at its pages (`PAGES`), which are to be written anew.
 
     Raises:
         RunError: not a run folder, a file that is missing or differs from its digest, or a protocol newer than this version's.
@@ -188,6 +265,8 @@ def load(path: str | Path, *, engine: str = "auto") -> Run:
     for name, digest in manifest["files"].items():
         if not is_plain_name(name):
             raise RunError(f"{path}: the manifest names a file outside the run folder ({name!r}). Do not use this run.")
+        if without_pages and name in PAGES:
+            continue
         file = path / name
         try:
             if not file.is_file():  # a named pipe, for one, would never end
@@ -196,6 +275,11 @@ def load(path: str | Path, *, engine: str = "auto") -> Run:
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             raise RunError(f"{file}: cannot be read ({reason}). {_AGAIN}") from None
+        if found != digest and name in PAGES:
+            raise RunError(
+                f"{file}: has been changed since the run was written (its SHA-256 differs). "
+                f"Write it anew with: headstart report {shlex.quote(str(path))}"
+            )
         if found != digest:
             raise RunError(f"{file}: has been changed since the run was written (its SHA-256 differs). {_AGAIN}")
     if MODEL not in manifest["files"]:

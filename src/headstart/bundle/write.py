@@ -21,7 +21,8 @@ import numpy.typing as npt
 
 from headstart.backbones import Backbone
 from headstart.backbones.kept_networks import digest_of
-from headstart.bundle.run import MANIFEST, MODEL, PROTOCOL, is_run, manifest_digest, read_manifest
+from headstart.bundle.run import EVALUATION, MANIFEST, MODEL, PROTOCOL, REFERENCE, is_run, manifest_digest, read_manifest
+from headstart.bundle.uses import USES
 from headstart.datasets.dataset import printable
 from headstart.errors import RunError
 from headstart.images import Preprocessing
@@ -59,6 +60,7 @@ class RunContents:
         multilabel: sigmoid outputs instead of softmax.
         preprocessing: as used for fitting.
         reference: arrays that calibration, "unlike" scores and nearest images need, for ``reference.safetensors``.
+        evaluation: what the model said of the test images, for ``evaluation.safetensors``; see `Run.tested`.
         manifest: further entries of the manifest (metrics, provenance, evidence, ...).
         further: called with the folder while it is being written; may add files (report, pictures, lists).
     """
@@ -69,6 +71,7 @@ class RunContents:
     multilabel: bool
     preprocessing: Preprocessing
     reference: Mapping[str, npt.NDArray[Any]]
+    evaluation: Mapping[str, npt.NDArray[Any]]
     manifest: Mapping[str, Any]
     further: Callable[[Path], None]
 
@@ -122,7 +125,7 @@ def _check_earlier_run(path: Path, entries: Sequence[str]) -> None:
         files = read_manifest(path)["files"]
     except RunError as error:
         raise RunError(f"{path} is not a whole earlier run; {left} ({error})") from None
-    own = sorted(set(entries) - {MANIFEST, *files})
+    own = sorted(set(entries) - {MANIFEST, USES, *files})
     if own:
         raise RunError(f"{path} is an earlier run, but it also holds {', '.join(own[:3])}, which Headstart did not write; {left}")
 
@@ -200,29 +203,63 @@ def _write_files(folder: Path, contents: RunContents) -> None:
     described = json.dumps(jsonable(settings), allow_nan=False)
     head = save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, metadata={"head": described})
     (folder / "head.safetensors").write_bytes(head)
-    reference = save({name: np.ascontiguousarray(array) for name, array in contents.reference.items()})
-    (folder / "reference.safetensors").write_bytes(reference)
+    for name, kept in ((REFERENCE, contents.reference), (EVALUATION, contents.evaluation)):
+        (folder / name).write_bytes(save({key: np.ascontiguousarray(array) for key, array in kept.items()}))
+    manifest = entries_of(contents)
     contents.further(folder)
+    _write_manifest(folder, {**manifest, "files": {file.name: digest_of(file) for file in sorted(folder.iterdir())}})
+
+
+def entries_of(contents: RunContents) -> dict[str, Any]:
+    """The manifest without the digests of the files."""
     record = contents.backbone.record
-    manifest = {
-        "protocol": PROTOCOL,
-        "classes": list(contents.classes),
-        "multilabel": contents.multilabel,
-        "preprocessing": contents.preprocessing.to_dict(),
-        "backbone": {
-            "name": record.name,
-            "licence": record.licence or "unknown",
-            "weights_source": contents.backbone.weights_source,
-            "weights_digest": contents.backbone.weights_digest,
-            "layers": [{"name": layer.name, "start": layer.start, "stop": layer.stop} for layer in contents.backbone.layers],
-        },
-        **contents.manifest,
-        "files": {file.name: digest_of(file) for file in sorted(folder.iterdir())},
-    }
-    manifest = jsonable(manifest)
+    entries: dict[str, Any] = jsonable(
+        {
+            "protocol": PROTOCOL,
+            "classes": list(contents.classes),
+            "multilabel": contents.multilabel,
+            "preprocessing": contents.preprocessing.to_dict(),
+            "backbone": {
+                "name": record.name,
+                "licence": record.licence or "unknown",
+                "weights_source": contents.backbone.weights_source,
+                "weights_digest": contents.backbone.weights_digest,
+                "layers": [{"name": layer.name, "start": layer.start, "stop": layer.stop} for layer in contents.backbone.layers],
+            },
+            **contents.manifest,
+        }
+    )
+    return entries
+
+
+def _write_manifest(folder: Path, entries: Mapping[str, Any], *, name: str = MANIFEST) -> None:
+    manifest = {key: value for key, value in entries.items() if key != "digest"}
     manifest["digest"] = manifest_digest(manifest)
     text = json.dumps(manifest, indent=1, ensure_ascii=False, allow_nan=False)
-    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+    (folder / name).write_text(text + "\n", encoding="utf-8")
+
+
+def replace_pages(path: Path, pages: Mapping[str, str]) -> None:
+    """Write pages of a run (`PAGES`) anew, with their digests in the manifest.
+
+    Everything is written beside the old files first; they then take their places one after the other, the manifest last. A process that
+    is killed between two of them leaves a run whose page must be written again, and `load` says so.
+
+    Raises:
+        RunError: the folder cannot be written.
+    """
+    manifest = read_manifest(path)
+    try:
+        with tempfile.TemporaryDirectory(dir=path, prefix=".pages-", suffix=_PART, ignore_cleanup_errors=True) as temporary:
+            beside = Path(temporary)
+            for name, text in pages.items():
+                (beside / name).write_bytes(text.encode("utf-8", errors="replace"))  # as `write_report` does
+            digests = {name: digest_of(beside / name) for name in pages}
+            _write_manifest(beside, {**manifest, "files": {**manifest["files"], **digests}})
+            for name in (*pages, MANIFEST):
+                (beside / name).replace(path / name)
+    except OSError as error:
+        raise RunError(f"The pages of the run {path} cannot be written: {error.strerror or error}.") from None
 
 
 def jsonable(value: Any) -> Any:

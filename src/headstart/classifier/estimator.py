@@ -12,6 +12,7 @@ import numpy.typing as npt
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
+from headstart.backbones import Layer
 from headstart.classifier.given import check_images, one_each
 from headstart.classifier.preparing import Cache, Memo, Ready, Say, Wanted, extracted, prepare, tuned_folder, tuned_ready, tuned_ready_again
 from headstart.classifier.training import Keeping, check_plan, search, taken, train
@@ -110,6 +111,11 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def begins_with_probe(self) -> bool:
         """Whether a head is fitted on frozen features: always, except where a training is to begin with a random one."""
         return self.fine_tuning is None or self.fine_tuning.start == "probe"
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The slices of a feature vector that `extract` gives, one for each stage of the frozen backbone."""
+        return self._prepared().extractor.layers
 
     def fit_features(
         self,

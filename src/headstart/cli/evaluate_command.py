@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from headstart.cli.application import Quiet, Verbose, application, check_writable, guarded, writable, write_json
 from headstart.cli.terminal import TerminalListener, print_result
+
+if TYPE_CHECKING:
+    from headstart.bundle import Predictions, Run
+    from headstart.evaluate import Evaluation
+    from headstart.trust import TrustTest
 
 _EXAMPLES = """\b
 Examples:
@@ -31,8 +36,12 @@ def evaluate_command(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Test a run on labelled images: the saved model itself, from pixels to probabilities."""
-    from headstart.bundle import is_run, load
+    """Test a run on labelled images: the saved model itself, from pixels to probabilities.
+
+    Also how well its prediction sets, its confidence and its sense of what is unlike the training images hold on these images; with --out
+    the whole curves. Images that the run has learned from are counted and named; each look at its test part is written down in the run.
+    """
+    from headstart.bundle import Use, is_run, load, record_use
     from headstart.datasets import read_dataset
     from headstart.errors import DataError, ParameterError, RunError
 
@@ -54,8 +63,25 @@ def evaluate_command(
         evaluation, predictions = opened.evaluate(dataset, progress=listener.progress)
         for error in predictions.refused:
             listener.warn(f"{error} (left out)")
+        trained, tested = opened.seen(predictions.digests)
+        if trained:
+            listener.warn(
+                f"The run has learned from {trained} of these {evaluation.images} images: the score is too high. Test on other images."
+            )
+        if tested:
+            use = Use(data=data, images=evaluation.images, tested=tested, trained=trained, accuracy=evaluation.accuracy)
+            kept = record_use(opened.path, use)
+            listener.say(
+                f"{tested} of these images are the run's own test images. "
+                + (
+                    "This look at them was written down in the run."
+                    if kept
+                    else "This could not be written down: the run cannot be written to."
+                )
+            )
+    trusted = _trusted(opened, evaluation, predictions)
     if out is not None:
-        write_json(out, evaluation.to_dict())
+        write_json(out, {**evaluation.to_dict(), "seen": {"trained": trained, "tested": tested}, **_curves(evaluation, trusted)})
     if picture is not None:
         from headstart.report import confusion_matrix_png
 
@@ -64,4 +90,28 @@ def evaluate_command(
     if not quiet:
         for line in evaluation.lines():
             print_result(line)
+        for sentence in () if trusted is None else trusted.sentences():
+            print_result(f"  {sentence}")
     print_result(evaluation.summary("test"), style="bold green")
+
+
+def _trusted(run: Run, evaluation: Evaluation, predictions: Predictions) -> TrustTest | None:
+    """How well what the run knows about trust holds on these images; None for runs of an earlier version."""
+    from headstart.trust import TrustTest
+
+    if run.trust is None or predictions.judgement is None:
+        return None
+    return TrustTest.of(run.trust, evaluation.outcome.probabilities, evaluation.outcome.targets, predictions.judgement.unlike)
+
+
+def _curves(evaluation: Evaluation, trusted: TrustTest | None) -> dict[str, Any]:
+    """What --out holds beside the scores."""
+    from headstart.trust import Abstention, confidence
+
+    curve = Abstention.fit(*confidence(evaluation.outcome.probabilities, evaluation.outcome.targets))
+    return {
+        "trust": None if trusted is None else trusted.to_dict(),
+        "accuracy_coverage": {
+            "threshold": curve.thresholds.tolist(), "coverage": curve.coverage.tolist(), "accuracy": curve.accuracy.tolist(),
+        },
+    }  # fmt: skip

@@ -49,6 +49,8 @@ def fit_command(
     class_weight: data_options.ClassWeight = None,
     fit_image: data_options.FitImage = None,
     test_share: data_options.TestShare = 0.2,
+    plan: Annotated[Path | None, typer.Option(metavar="FILE", help="Follow the plan that `headstart check --fix` wrote.")] = None,
+    coverage: Annotated[float, typer.Option(help="How often the prediction sets are to hold the right class.")] = 0.95,
     group_from: data_options.GroupFrom = None,
     column: data_options.Column = None,
     folds: Annotated[int, typer.Option(metavar="K", help="Also cross-validate over the training part.")] = 0,
@@ -97,7 +99,7 @@ def fit_command(
         strategy = "partial"
     elif strategy == "probe" and resume is not None:
         strategy = _strategy_of(resume)
-    plan = training_options.fine_tuning(
+    training = training_options.fine_tuning(
         strategy, dict(  # noqa: C408
             unfreeze=unfreeze, lr=lr, layer_decay=layer_decay, epochs=epochs, steps=steps, batch_size=batch_size, augment=augment,
             views=views, optimizer=optimizer, loss=loss, label_smoothing=label_smoothing, head_layers=head_layers, dropout=dropout,
@@ -109,7 +111,7 @@ def fit_command(
     settings = FitSettings(
         test=test, test_share=test_share, group_from=group_from, columns=columns_of(column), folds=folds, backbone=backbone,
         weights=weights, head=head.replace("-", "_"), class_weight=class_weight, fit_image=fit_image, cache=kept, engine=engine, seed=seed,
-        fine_tuning=plan,
+        fine_tuning=training, plan=plan, coverage=coverage,
     )  # fmt: skip
     with TerminalListener(quiet=quiet, verbose=verbose, mute=not leads()) as listener:
         if show_augment is not None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shlex
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +17,7 @@ from headstart.cli.application import BAD_INPUT, Quiet, Verbose, application, gu
 from headstart.cli.terminal import TerminalListener
 
 if TYPE_CHECKING:
-    from headstart.bundle import Predictions
+    from headstart.bundle import Predictions, Run
 
 _EXAMPLES = """\b
 Examples:
@@ -38,8 +40,9 @@ def predict_command(
 ) -> None:
     """Predict the classes of new images.
 
-    CSV begins with the columns path,label,probability. Images that cannot be read are named on stderr and have an empty label; the exit
-    code is 2 when that is all of them.
+    Beside the class: the classes that come into question, where that is more than one, and whether the image is unlike anything seen in
+    training. CSV has the columns path,label,probability,error,set,unlike,nearest. Images that cannot be read are named on stderr and have
+    an empty label; the exit code is 2 when that is all of them.
     """
     from headstart.bundle import load
     from headstart.datasets import list_images
@@ -49,7 +52,7 @@ def predict_command(
         raise ParameterError(f"--format must be table, csv or json, got {form!r}.")
     if top < 1:
         raise ParameterError(f"--top must be at least 1, got {top}.")
-    _check_order(run, images)
+    check_order(run, images)
     opened = load(run, engine=engine)
     paths = list_images(images)
     with TerminalListener(quiet=quiet, verbose=verbose) as listener:
@@ -58,12 +61,12 @@ def predict_command(
         predictions = opened.predict(paths, progress=listener.progress if len(paths) > 1 else None)
         for error in predictions.refused:
             listener.warn(str(error))
-    _WRITERS[form](paths, predictions, min(top, len(predictions.classes)))
+    _WRITERS[form](_rows(paths, predictions, opened, min(top, len(predictions.classes))), predictions.multilabel)
     if not len(predictions):
         raise typer.Exit(BAD_INPUT)
 
 
-def _check_order(run: Path, images: list[Path]) -> None:
+def check_order(run: Path, images: list[Path]) -> None:
     """Say so when RUN does not come first."""
     from headstart.bundle import is_run
     from headstart.errors import RunError
@@ -74,14 +77,50 @@ def _check_order(run: Path, images: list[Path]) -> None:
         raise RunError(f"{swapped} is the run: it comes first. Type: headstart predict {shlex.quote(str(swapped))} {others}")
 
 
-def _rows(paths: list[Path], predictions: Predictions, top: int) -> list[tuple[Path, list[tuple[str, float]], str]]:
-    """(path, most probable classes, reason of a refusal) for each image, in the order given."""
-    rows: dict[int, tuple[Path, list[tuple[str, float]], str]] = {}
+@dataclass(frozen=True, kw_only=True)
+class _Row:
+    """One image: its most probable classes; or why it was refused.
+
+    `candidates` are the classes of its prediction set, `nearest` the training image most like it; empty or None where the run cannot tell.
+    """
+
+    path: Path
+    best: list[tuple[str, float]] = field(default_factory=list)
+    error: str = ""
+    candidates: list[str] | None = None
+    unlikeness: float | None = None
+    unlike: bool | None = None
+    nearest: str = ""
+
+    @property
+    def name(self) -> str:
+        """The path, printable even where its bytes are not valid UTF-8."""
+        return str(self.path).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _rows(paths: list[Path], predictions: Predictions, run: Run, top: int) -> list[_Row]:
+    """A row for each image, in the order given."""
+    judged, names = predictions.judgement, run.training_names
+    rows: dict[int, _Row] = {}
     for row, index in enumerate(predictions.kept.tolist()):
-        rows[index] = (paths[index], _best(predictions, row, top), "")
+        sets = None if judged is None or judged.sets is None else judged.sets[row]
+        nearest = -1 if judged is None or judged.nearest is None else int(judged.nearest[row, 0])
+        rows[index] = _Row(
+            path=paths[index],
+            best=_best(predictions, row, top),
+            candidates=None if sets is None else [name for name, inside in zip(predictions.classes, sets, strict=True) if inside],
+            unlikeness=None if judged is None or judged.unlikeness is None else float(judged.unlikeness[row]),
+            unlike=None if judged is None or judged.unlike is None else bool(judged.unlike[row]),
+            nearest=_from_here(run.path, names[nearest]) if 0 <= nearest < len(names) else "",
+        )
     for index, error in zip(predictions.refused_at, predictions.refused, strict=True):
-        rows[index] = (paths[index], [], error.reason)
+        rows[index] = _Row(path=paths[index], error=error.reason)
     return [rows[index] for index in sorted(rows)]
+
+
+def _from_here(run: Path, name: str) -> str:
+    """The path of a training image, which the run knows from its own folder."""
+    return os.path.normpath(run / name) if "/" in name or not name.startswith("array[") else name
 
 
 def _best(predictions: Predictions, row: int, top: int) -> list[tuple[str, float]]:
@@ -94,49 +133,54 @@ def _best(predictions: Predictions, row: int, top: int) -> list[tuple[str, float
     return [joined] if top == 1 else [joined, *predictions.top(row, top)]
 
 
-def _write_csv(paths: list[Path], predictions: Predictions, top: int) -> None:
-    rows = _rows(paths, predictions, top)
-    width = max((len(best) for _, best, _ in rows), default=1)
+def _write_csv(rows: list[_Row], multilabel: bool) -> None:
+    width = max((len(row.best) for row in rows), default=1)
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(
-        ["path", "label", "probability", "error", *(f"{name}_{k}" for k in range(2, width + 1) for name in ("label", "probability"))]
-    )
-    for path, best, error in rows:
-        cells = [cell for name, probability in best for cell in (name, f"{probability:.6f}")] or ["", ""]
-        writer.writerow([_text(path), *cells[:2], error, *cells[2:]])
+    further = [f"{name}_{k}" for k in range(2, width + 1) for name in ("label", "probability")]
+    writer.writerow(["path", "label", "probability", "error", "set", "unlike", "nearest", *further])
+    for row in rows:
+        cells = [cell for name, probability in row.best for cell in (name, f"{probability:.6f}")] or ["", ""]
+        unlike = "" if row.unlike is None else "yes" if row.unlike else "no"
+        writer.writerow([row.name, *cells[:2], row.error, ";".join(row.candidates or ()), unlike, row.nearest, *cells[2:]])
     sys.stdout.flush()
 
 
-def _write_json(paths: list[Path], predictions: Predictions, top: int) -> None:
+def _write_json(rows: list[_Row], multilabel: bool) -> None:
     entries = []
-    for path, best, error in _rows(paths, predictions, top):
-        entry: dict[str, object] = {"path": _text(path)}
-        if error:
-            entry["error"] = error
+    for row in rows:
+        entry: dict[str, object] = {"path": row.name}
+        if row.error:
+            entry["error"] = row.error
         else:
-            label = best[0][0].split(";") if predictions.multilabel else best[0][0]
-            entry |= {"label": [name for name in label if name] if predictions.multilabel else label, "probability": round(best[0][1], 6)}
-            listed = best if not predictions.multilabel else best[1:]
-            if top > 1:
+            label, probability = row.best[0]
+            entry |= {"label": [name for name in label.split(";") if name] if multilabel else label, "probability": round(probability, 6)}
+            listed = row.best if not multilabel else row.best[1:]
+            if listed and len(row.best) > 1:
                 entry["top"] = [{"label": name, "probability": round(probability, 6)} for name, probability in listed]
+            told = {"set": row.candidates, "unlike": row.unlike, "unlikeness": row.unlikeness, "nearest": row.nearest or None}
+            entry |= {key: value for key, value in told.items() if value is not None}
         entries.append(entry)
     print(json.dumps(entries, ensure_ascii=False, indent=1), flush=True)
 
 
-def _write_table(paths: list[Path], predictions: Predictions, top: int) -> None:
+def _write_table(rows: list[_Row], multilabel: bool) -> None:
     from headstart.evaluate.wording import pad, visible, width
 
-    rows = [(visible(_text(path)), best, error) for path, best, error in _rows(paths, predictions, top)]
-    column = min(60, max((width(path) for path, _, _ in rows), default=0))
-    for path, best, error in rows:
-        said = "  ".join(f"{visible(name) or '(none)'} {probability:.4f}" for name, probability in best)
-        print(f"{pad(path, column)}  {said or f'refused: {visible(error)}'}")
+    named = [(visible(row.name), row) for row in rows]
+    column = min(60, max((width(name) for name, _ in named), default=0))
+    for name, row in named:
+        said = "  ".join(f"{visible(label) or '(none)'} {probability:.4f}" for label, probability in row.best)
+        print(f"{pad(name, column)}  {said + visible(_doubts(row, multilabel)) if not row.error else f'refused: {visible(row.error)}'}")
     sys.stdout.flush()
 
 
-def _text(path: Path) -> str:
-    """A path that can be printed even where its bytes are not valid UTF-8."""
-    return str(path).encode("utf-8", "backslashreplace").decode("utf-8")
+def _doubts(row: _Row, multilabel: bool) -> str:
+    """What speaks against believing the first answer, if anything does."""
+    if row.unlike:
+        return "  unlike anything seen in training" + (f"; nearest: {row.nearest}" if row.nearest else "")
+    if multilabel or row.candidates is None or len(row.candidates) == 1:
+        return ""
+    return f"  may be {' or '.join(row.candidates)}" if row.candidates else "  no class fits well"
 
 
 _WRITERS = {"table": _write_table, "csv": _write_csv, "json": _write_json}

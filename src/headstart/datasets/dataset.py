@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from headstart.datasets.notebook import cell, counts_table
 from headstart.errors import DataError
 
 Images: TypeAlias = tuple[Path, ...] | npt.NDArray[np.uint8]
@@ -99,6 +100,17 @@ class Dataset:
         if isinstance(self.images, np.ndarray):
             return tuple(f"array[{i}]" for i in range(len(self.images)))
         return tuple(relative_name(path, self.root) for path in self.images)
+
+    def _repr_html_(self) -> str:
+        parts = [part for part in PARTS if (self.parts == part).any()]
+        kind = "several labels an image" if self.multilabel else "one label an image"
+        grouped = "" if self.groups is None else f", {len(np.unique(self.groups))} groups"
+        notes = "".join(f"<p>{cell(note)}</p>" for note in self.notes)
+        return (
+            f"<p><strong>{len(self)} image{'s' * (len(self) != 1)}</strong>, {len(self.classes)} "
+            f"class{'es' * (len(self.classes) != 1)}, {kind}{grouped}"
+            f"{' in ' + cell(self.source) if self.source else ''}</p>{counts_table({part: self.counts(part) for part in parts})}{notes}"
+        )
 
 
 def relative_name(path: Path, root: Path | None) -> str:

@@ -62,6 +62,11 @@ class Evaluation:
     by_class: dict[str, NDArray[Any]] = field(repr=False)
     interval: tuple[float, float]
 
+    @cached_property
+    def bootstrap(self) -> metrics.BootstrapIntervals:
+        """95 % intervals of balanced accuracy, macro F1, log loss and ROC-AUC, by name: percentiles of seeded resamples of the images."""
+        return metrics.bootstrap_intervals(self.outcome.targets, self.outcome.probabilities)
+
     @property
     def multilabel(self) -> bool:
         """Whether an image can have any number of labels."""
@@ -151,6 +156,8 @@ class Evaluation:
             "accuracy_interval": list(self.interval),
             "accuracy_interval_method": "Wilson, 95 %",
             **{name: _plain(value) for name, value in self.scores.items()},
+            "intervals": {name: list(found) for name, found in self.bootstrap.intervals.items()},
+            "intervals_method": self.bootstrap.method,
             "by_class": by_class,
             "confusion_matrix": None if self.confusion is None else self.confusion.tolist(),
         }
@@ -159,11 +166,12 @@ class Evaluation:
         """Return the evaluation as lines of plain text, without colours."""
         low, high = self.interval
         words = {**SCORE_WORDS, "accuracy": "accuracy (all labels right)" if self.multilabel else "accuracy"}
-        shown = [(words[name], number(self.scores[name])) for name in SCORE_WORDS if name in self.scores]
-        column = max(width(label) for label, _ in shown)
+        intervals = {name: f"  95 % interval [{a:.4f}, {b:.4f}] (bootstrap)" for name, (a, b) in self.bootstrap.intervals.items()}
+        intervals["accuracy"] = f"  95 % interval [{low:.4f}, {high:.4f}] (Wilson)"
+        shown = [(words[name], number(self.scores[name]), intervals.get(name, "")) for name in SCORE_WORDS if name in self.scores]
+        column = max(width(label) for label, _, _ in shown)
         found = [f"{title}: {plural(self.images, 'image')}, {plural(len(self.classes), 'class')}"]
-        found += [f"  {pad(label, column)}  {value:>6}" for label, value in shown]
-        found[1] += f"  95 % interval [{low:.4f}, {high:.4f}] (Wilson)"
+        found += [f"  {pad(label, column)}  {value:>6}{interval}" for label, value, interval in shown]
         found += ["", *self._class_lines()]
         if confusions := self.confusions():
             found += ["", "  most often confused:", *(f"    {confusion}" for confusion in confusions)]

@@ -176,6 +176,10 @@ class TrainedHead:
         """The most probable label of each row (n,); for multi-label the matrix (n, k) of labels of probability above 1/2."""
         return named(self.logits(X), self.classes_, multilabel=self.multilabel_, dtype=self.label_dtype)
 
+    def uncalibrated(self, logits: Floats) -> Floats:
+        """The logits (n, k) without the temperature."""
+        return logits * self.temperature
+
     def write_onnx(self, graph: OnnxGraph, features: str) -> str:
         """Append the head to a graph: `features` names a float32 value (N, D). Returns the name of the logits, float32 (N, k)."""
         value = features

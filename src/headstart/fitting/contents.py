@@ -7,7 +7,7 @@ import datetime
 import io
 import os
 import platform
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -17,10 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 import headstart
-from headstart.bundle import RunContents, jsonable
-from headstart.datasets.dataset import printable, relative_name
+from headstart.bundle import TRUST, Run, RunContents, entries_of
+from headstart.datasets.dataset import relative_name
 from headstart.finetune.augment import Augmentation
-from headstart.report import EvidenceRow, Finding, RunReport, write_report
+from headstart.fitting.reporting import array_of, report_of, shown_names, title_of
+from headstart.fitting.showing import Sources
+from headstart.report import EvidenceRow, write_report
 
 if TYPE_CHECKING:
     from headstart.fitting.result import FitResult
@@ -39,9 +41,13 @@ def run_contents(result: FitResult, values: npt.NDArray[np.float32], *, settings
         command: for repeating it.
     """
     dataset, extractor = result.dataset, result.classifier.extractor_
-    train, last = dataset.part("train"), extractor.backbone.last
-    provenance = jsonable(_provenance(result, settings, command))
-    return RunContents(
+    train, test, last = dataset.part("train"), dataset.part("test"), extractor.backbone.last
+    digests = array_of(result.digests)
+    logits = result.choice.estimator.logits(values[test])
+    scores = result.choice.estimator.uncalibrated(logits)
+    settings_of_trust, arrays_of_trust = result.trust.state()
+    contents: RunContents
+    contents = RunContents(
         backbone=extractor.backbone,
         head=result.choice.estimator,
         classes=dataset.classes,
@@ -49,23 +55,44 @@ def run_contents(result: FitResult, values: npt.NDArray[np.float32], *, settings
         preprocessing=extractor.preprocessing,
         reference={
             "features": values[train, last.start : last.stop].astype(np.float16),
-            "targets": dataset.targets[train].astype(np.int64),
+            "targets": _plain_targets(dataset.targets[train]),
             "out_of_sample_logits": result.choice.out_of_sample.astype(np.float32),
+            "digests": digests[train],
+            **{f"{TRUST}{name}": array for name, array in arrays_of_trust.items()},
+        },
+        evaluation={
+            "logits": logits.astype(np.float32),
+            "targets": _plain_targets(dataset.targets[test]),
+            "digests": digests[test],
+            **({} if scores is None else {"scores": scores.astype(np.float32)}),
         },
         manifest={
+            "title": title_of(dataset.source),
+            "head": result.head,
+            "features": f"pooled outputs of {len(extractor.layers)} stages ({extractor.dim} numbers) at {extractor.preprocessing.size} px",
             "metrics": _metrics(result),
             "seconds": {stage: round(value, 3) for stage, value in result.seconds.items()},
             "evidence": [_plain(row) for row in evidence_rows(result)],
             "reason": result.choice.reason,
             "held_out": result.held_out,
             "training": _training(result, settings),
+            "training_facts": _about_training(result),
+            "trust": settings_of_trust,
+            "trust_test": result.trust_test.to_dict(),
+            "learning_curve": None if result.learning_curve is None else result.learning_curve.to_dict(),
+            "leaks": [row.to_dict() for row in result.leaks],
             "refused": [{"path": error.path, "reason": error.reason} for error in result.refused],
             "findings": [finding.to_dict() for finding in result.findings],
             "notes": list(dataset.notes),
-            "provenance": provenance,
+            "provenance": _provenance(result, settings, command),
         },
-        further=_further(result, provenance, command),
+        further=lambda folder: _write_lists_and_pages(folder, result, contents),
     )
+    return contents
+
+
+def _plain_targets(targets: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return targets.astype(bool) if targets.ndim == 2 else targets.astype(np.int64)
 
 
 def _training(result: FitResult, settings: FitSettings) -> dict[str, Any] | None:
@@ -168,12 +195,18 @@ def _paths_from_run(result: FitResult) -> Iterable[str]:
     return map(path, dataset.images)
 
 
-def _further(result: FitResult, provenance: dict[str, Any], command: str) -> Callable[[Path], None]:
-    def write(folder: Path) -> None:
-        (folder / "split.csv").write_text(_split_list(result), encoding="utf-8")
-        write_report(folder, _report(result, provenance, command))
-
-    return write
+def _write_lists_and_pages(folder: Path, result: FitResult, contents: RunContents) -> None:
+    """Write the list of images, and the pages, from what already stands in the folder."""
+    (folder / "split.csv").write_text(_split_list(result), encoding="utf-8")
+    dataset = result.dataset
+    train, test = dataset.part("train"), dataset.part("test")
+    run = Run(folder, {**entries_of(contents), "files": dict.fromkeys((file.name for file in folder.iterdir()), "")})
+    names, training_names = shown_names(run)  # as `headstart report` has them
+    sources = Sources(
+        training=lambda row: dataset.images[train[row]], test=lambda row: dataset.images[test[row]],
+        names=names, training_names=training_names,
+    )  # fmt: skip
+    write_report(folder, report_of(run, sources))
 
 
 def _about_training(result: FitResult) -> list[str]:
@@ -181,33 +214,3 @@ def _about_training(result: FitResult) -> list[str]:
         [] if result.classifier.fine_tuned_ is None else [f"{fact[0].upper()}{fact[1:]}." for fact in result.classifier.fine_tuned_.facts]
     )
     return facts if result.probe is None else [*facts, f"The head on the frozen backbone ({result.probe.head}), {result.probe.summary()}."]
-
-
-def _report(result: FitResult, provenance: dict[str, Any], command: str) -> RunReport:
-    dataset, extractor = result.dataset, result.classifier.extractor_
-    record = extractor.backbone.record
-    stages = {key: value for key, value in provenance.items() if key not in ("command", "images", "versions", "settings")}
-    return RunReport(
-        title=printable(Path(dataset.source).resolve().name or dataset.source),
-        evaluation=result.test,
-        held_out=f"Tested on {result.held_out}.",
-        counts={part: dataset.counts(part) for part in ("train", "test")},
-        backbone=record.name,
-        backbone_licence=record.licence or "unknown",
-        backbone_source=extractor.backbone.weights_source,
-        features=f"pooled outputs of {len(extractor.layers)} stages ({extractor.dim} numbers) at {extractor.preprocessing.size} px",
-        head=result.head,
-        evidence=tuple(evidence_rows(result)),
-        reason=result.choice.reason,
-        history=None if result.classifier.fine_tuned_ is None else result.classifier.fine_tuned_.history,
-        times=result.seconds,
-        refused=tuple((printable(error.path), printable(error.reason)) for error in result.refused),
-        findings=tuple(
-            Finding(text=finding.message, examples=tuple(map(printable, finding.examples)), serious=finding.severity == "error")
-            for finding in result.findings
-        ),
-        notes=tuple(map(printable, dataset.notes)),
-        training_facts=tuple(_about_training(result)),
-        command=printable(command),
-        provenance={**stages, "settings": provenance["settings"], "versions": provenance["versions"]},
-    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headstart import locations
-from headstart.audit import Finding, check_known
+from headstart.audit import Finding, Plan, check_known
 from headstart.backbones import timm_models
 from headstart.bundle import check_target, is_run, write_run
 from headstart.classifier import Keeping, TransferClassifier, check_plan, taken
@@ -21,10 +22,12 @@ from headstart.errors import DataError, ParameterError, StoreError
 from headstart.evaluate import Evaluation, evaluate
 from headstart.features import Features
 from headstart.finetune.team import Team
+from headstart.fitting.believing import believe, suspicious_labels
 from headstart.fitting.contents import run_contents
 from headstart.fitting.keeping import check_keeping, command_that_began, keep, kept_or_removed
+from headstart.fitting.leaks import known_beforehand, leak_tests
 from headstart.fitting.parts import kept_together, split
-from headstart.fitting.result import FitResult, ProbeTest, ShardResult, head_in_words
+from headstart.fitting.result import FitResult, ProbeTest, ShardResult, head_in_words, right
 from headstart.fitting.settings import FitSettings, Shard
 from headstart.progress import Listener
 from headstart.splits import folds
@@ -32,7 +35,15 @@ from headstart.strategy import Choice
 
 
 def read(data: str | Path | Dataset, settings: FitSettings) -> Dataset:
-    """The data that a fit is asked to learn from; errors as of `fit`."""
+    """The data that a fit is asked to learn from, as a plan has changed them; errors as of `fit`."""
+    dataset = _read(data, settings)
+    if settings.plan is None:
+        return dataset
+    changed, notes = Plan.read(settings.plan).apply(dataset)
+    return replace(changed, notes=(*changed.notes, *notes))
+
+
+def _read(data: str | Path | Dataset, settings: FitSettings) -> Dataset:
     if isinstance(data, Dataset):
         given = [name for name in ("test", "group_from", "columns") if getattr(settings, name) is not None]
         if given:
@@ -142,9 +153,16 @@ def fit(
         crossed = _cross_validate(features.values, readable, groups, settings, listener) if settings.folds else None
         seconds["testing"] = time.perf_counter() - lap
 
+        lap = time.perf_counter()
+        listener.stage("Learning when to believe it")
+        believed = believe(classifier, values, readable, groups, evaluation, settings=settings, listener=listener)
+        findings = (*findings, *suspicious_labels(classifier, readable))
+        seconds["trust"] = time.perf_counter() - lap
         result = FitResult(
             run=out, dataset=readable, held_out=held_out, classifier=classifier, test=evaluation, cross_validation=crossed,
-            refused=features.refused, findings=findings, seconds=seconds,
+            refused=features.refused, findings=findings, seconds=seconds, digests=features.digests, trust=believed.trust,
+            trust_test=believed.test, learning_curve=believed.curve,
+            leaks=leak_tests(right(evaluation), known_beforehand(readable, features.digests)),
             probe=None if before is None or probe is None else ProbeTest.of(before, evaluation, head=head_in_words(probe)),
         )  # fmt: skip
         if out is not None and team.leads:

@@ -14,8 +14,10 @@ from headstart.classifier import TransferClassifier
 from headstart.datasets import Dataset
 from headstart.errors import ImageError
 from headstart.evaluate import Evaluation
+from headstart.fitting.leaks import LeakTest
 from headstart.metrics import PairedDifference, paired_difference
-from headstart.strategy import Choice
+from headstart.strategy import Choice, LearningCurve
+from headstart.trust import Trust, TrustTest
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -38,7 +40,7 @@ class ProbeTest:
     def of(cls, probe: Evaluation, tuned: Evaluation, *, head: str) -> Self:
         """Compare the two on the images that both were tested on."""
         auc = tuned.scores.get("roc_auc", float("nan")) - probe.scores.get("roc_auc", float("nan"))
-        return cls(test=probe, head=head, gain=paired_difference(_right(tuned), _right(probe)), auc_gain=auc)
+        return cls(test=probe, head=head, gain=paired_difference(right(tuned), right(probe)), auc_gain=auc)
 
     def summary(self) -> str:
         """In a sentence or two."""
@@ -59,10 +61,10 @@ class ProbeTest:
         }  # fmt: skip
 
 
-def _right(evaluation: Evaluation) -> npt.NDArray[np.bool_]:
+def right(evaluation: Evaluation) -> npt.NDArray[np.bool_]:
+    """Which images were named rightly, bool (m,); for multi-label with all their labels."""
     same = np.asarray(evaluation.outcome.targets) == np.asarray(evaluation.outcome.predicted)
-    right: npt.NDArray[np.bool_] = same if same.ndim == 1 else same.all(axis=1)
-    return right
+    return np.asarray(same if same.ndim == 1 else same.all(axis=1))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -79,6 +81,10 @@ class FitResult:
         refused: images that could not be read, with their reasons.
         findings: what is known to be wrong with the data, the gravest first.
         probe: where the backbone was fine-tuned, the head before that, tested on the same images.
+        digests: the SHA-256 of each image, in the order of `dataset`.
+        trust: what was learned about when to believe the model; `trust_test`: how well that held on the test part.
+        learning_curve: accuracy by number of training images; None where there were too few, or the backbone was fine-tuned.
+        leaks: the accuracy with and without the test images that training has seen in some form; empty where there are none.
         seconds: time by stage.
     """
 
@@ -89,6 +95,11 @@ class FitResult:
     test: Evaluation
     cross_validation: Evaluation | None
     refused: tuple[ImageError, ...]
+    digests: tuple[bytes, ...]
+    trust: Trust
+    trust_test: TrustTest
+    learning_curve: LearningCurve | None = None
+    leaks: tuple[LeakTest, ...] = ()
     findings: tuple[Finding, ...] = ()
     probe: ProbeTest | None = None
     seconds: dict[str, float] = field(default_factory=dict)

@@ -11,6 +11,7 @@ from typing import Any, Self
 from headstart.classifier import Cache, TransferClassifier
 from headstart.errors import ParameterError
 from headstart.finetune import FineTuning
+from headstart.trust import COVERAGE
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class FitSettings:
         test_share: share of the images held out for testing where the data have no test part; 0 < share < 1.
         group_from: regular expression on file names; images with the same first group (or match) stay on one side of every split.
         columns: of a list file, ``{"path": ..., "label": ..., "split": ..., "group": ...}``, where they are not recognised.
+        plan: a file that `headstart check --fix` wrote, whose changes are followed; see `headstart.audit.Plan`.
+        coverage: how often the prediction sets are to hold the right class; 0 < coverage < 1.
         folds: also cross-validate over the training part with this many folds; 0 for none.
         backbone, weights, head, class_weight, fit_image, cache, engine, seed, fine_tuning: as `TransferClassifier` takes them.
     """
@@ -50,6 +53,8 @@ class FitSettings:
     test_share: float = 0.2
     group_from: str | None = None
     columns: dict[str, str] | None = None
+    plan: str | Path | None = None
+    coverage: float = COVERAGE
     folds: int = 0
     backbone: str = "efficientnet_lite0"
     weights: str | Path | None = None
@@ -64,6 +69,8 @@ class FitSettings:
     def __post_init__(self) -> None:
         if not 0 < self.test_share < 1:
             raise ParameterError(f"test_share must be above 0 and below 1, got {self.test_share!r}.")
+        if not 0 < self.coverage < 1:
+            raise ParameterError(f"coverage must be above 0 and below 1, got {self.coverage!r}.")
         if self.folds < 0 or self.folds == 1:
             raise ParameterError(f"folds must be 0 (none) or at least 2, got {self.folds!r}.")
         if self.class_weight not in (None, "balanced"):
@@ -86,10 +93,10 @@ class FitSettings:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able values, for the manifest."""
-        paths = {"test": self.test, "weights": self.weights}
+        paths = {"test": self.test, "weights": self.weights, "plan": self.plan}
         return {
-            **{name: getattr(self, name) for name in ("test_share", "group_from", "columns", "folds", "backbone", "head", "class_weight",
-               "fit_image", "engine", "seed")},
+            **{name: getattr(self, name) for name in ("test_share", "group_from", "columns", "coverage", "folds", "backbone", "head",
+               "class_weight", "fit_image", "engine", "seed")},
             **{name: None if value is None else str(value) for name, value in paths.items()},
             "fine_tuning": None if self.fine_tuning is None else self.fine_tuning.to_dict(),
         }  # fmt: skip

@@ -64,6 +64,10 @@ class Calibration:
         """Log-odds (n, k) of raw scores (n, k)."""
         return np.asarray(scores, dtype=np.float64) * self.scale + self.shift
 
+    def undone(self, logits: npt.ArrayLike) -> Floats:
+        """The raw scores (n, k) of log-odds (n, k)."""
+        return (np.asarray(logits, dtype=np.float64) - self.shift) / self.scale
+
 
 def calibrate(
     scores: npt.ArrayLike,

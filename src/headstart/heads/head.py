@@ -11,7 +11,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from headstart.errors import RunError
-from headstart.heads.calibration import decision_scores, named, probabilities
+from headstart.heads.calibration import Calibration, decision_scores, named, probabilities
 from headstart.heads.distances import blocks
 from headstart.heads.targets import Targets, encode, image_weights
 from headstart.onnx_graph import OnnxGraph
@@ -28,6 +28,7 @@ class Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         classes_: the labels, sorted; for multi-label the column numbers.
         multilabel_: whether an image may have several labels.
         out_of_sample_logits_: logits (n, k) of the images it was fitted on, each from a fit that did not see the image (or its group).
+        calibration_: what turned raw log-odds into logits; None for heads whose raw scores are none, such as those of least squares.
     """
 
     name: ClassVar[str]
@@ -35,6 +36,7 @@ class Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     class_weight: Any
     seed: int
+    calibration_: Calibration | None = None
 
     def fit(
         self, X: npt.ArrayLike, y: npt.ArrayLike, sample_weight: npt.ArrayLike | None = None, groups: npt.ArrayLike | None = None
@@ -100,6 +102,10 @@ class Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         logits = self.logits(X)
         return probabilities(logits, multilabel=self.multilabel_)
 
+    def uncalibrated(self, logits: Floats) -> Floats | None:
+        """The log-odds (n, k) before the calibration that logits (n, k) went through; None where raw scores are no log-odds."""
+        return None if self.calibration_ is None else self.calibration_.undone(logits)
+
     def decision_function(self, X: npt.ArrayLike) -> Floats:
         """Scores as scikit-learn has them: (n,) for two classes, positive for the second; otherwise the logits (n, k)."""
         logits = self.logits(X)
@@ -120,6 +126,8 @@ class Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             "label_dtype": self._label_dtype.str,
             "features": int(self.n_features_in_),
         }
+        if self.calibration_ is not None:
+            settings["calibration"] = [float(self.calibration_.scale), *map(float, self.calibration_.shift)]
         return settings, {name: np.ascontiguousarray(getattr(self, name)) for name in self._arrays}
 
     _arrays: ClassVar[tuple[str, ...]] = ()
@@ -140,6 +148,8 @@ class Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             head.n_features_in_ = int(settings["features"])
             for name in cls._arrays:
                 setattr(head, name, np.asarray(arrays[name]))
+            if known := settings.get("calibration"):
+                head.calibration_ = Calibration(float(known[0]), np.array(known[1:], dtype=np.float64))
         except (KeyError, TypeError, ValueError) as error:
             raise RunError(f"The saved head ({cls.name}) is damaged: {error} is missing or wrong. Fit it again.") from error
         return head

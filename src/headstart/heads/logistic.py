@@ -104,6 +104,7 @@ class LogisticHead(LinearHead):
         problem.solve(self.C_, tolerance=1e-7, steps=200)
         calibration = calibrate(held_out, targets.indicators, multilabel=targets.multilabel, weights=weights, shifts=False)
         self.out_of_sample_logits_ = calibration(held_out)
+        self.calibration_ = calibration
         self.temperature_ = 1 / calibration.scale
         theta = problem.coefficients.astype(np.float64) * calibration.scale
         coef = theta[:, :-1] @ rotation.axes.T.astype(np.float64)

@@ -61,6 +61,7 @@ class NearestNeighboursHead(Head):
         self.count_ = np.array([self.neighbours_], dtype=np.int64)
         self.scale_ = np.array([calibration.scale], dtype=np.float32)
         self.shift_ = calibration.shift.astype(np.float32)
+        self.calibration_ = calibration
 
     def _logits(self, X: Features) -> npt.NDArray[Any]:
         count = int(self.count_[0])

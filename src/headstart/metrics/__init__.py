@@ -4,8 +4,10 @@ What cannot be known (the AUC of a class without images, the precision of a clas
 An average over classes is an average over the classes that occur in the targets.
 """
 
+from headstart.metrics.bootstrap import BootstrapIntervals, bootstrap_intervals, resamples
 from headstart.metrics.calibration_error import CalibrationBins, calibration_bins, expected_calibration_error
-from headstart.metrics.comparison import PairedDifference, paired_difference
+from headstart.metrics.comparison import AucDifference, PairedDifference, auc_difference, holm, paired_difference
+from headstart.metrics.coverage import accuracy_coverage
 from headstart.metrics.decisions import (
     ClassScores,
     accuracy,
@@ -19,16 +21,21 @@ from headstart.metrics.decisions import (
     top_k_accuracy,
 )
 from headstart.metrics.probabilities import brier_score, log_loss
-from headstart.metrics.ranking import average_precision, defined_mean, indicators, roc_auc, roc_curve
+from headstart.metrics.ranking import average_precision, defined_mean, indicators, precision_recall_curve, roc_auc, roc_curve
 
 __all__ = [
+    "AucDifference",
+    "BootstrapIntervals",
     "CalibrationBins",
     "ClassScores",
     "PairedDifference",
     "accuracy",
+    "accuracy_coverage",
     "accuracy_interval",
+    "auc_difference",
     "average_precision",
     "balanced_accuracy",
+    "bootstrap_intervals",
     "brier_score",
     "calibration_bins",
     "class_average",
@@ -36,11 +43,14 @@ __all__ = [
     "defined_mean",
     "expected_calibration_error",
     "hamming_loss",
+    "holm",
     "indicators",
     "log_loss",
     "micro_scores",
     "paired_difference",
+    "precision_recall_curve",
     "precision_recall_f1",
+    "resamples",
     "roc_auc",
     "roc_curve",
     "top_k_accuracy",

@@ -75,6 +75,24 @@ def roc_curve(positive: Bools, scores: Scores) -> tuple[Floats, Floats, Floats]:
     return _rates(misses), _rates(hits), thresholds
 
 
+def precision_recall_curve(positive: Bools, scores: Scores) -> tuple[Floats, Floats, Floats]:
+    """Return precision, recall and thresholds, float64 (m,), from the point (precision 1, recall 0) at threshold infinity downwards.
+
+    One point for each distinct score, highest first; of a run of points of the same recall only the first and the last are kept, as those
+    between them lie on their line. The area under its steps is the average precision. Recall without positives is nan. `positive` and
+    `scores` are vectors (n,).
+    """
+    labels, ends = _descending(np.asarray(positive, dtype=bool), np.asarray(scores))
+    hits = np.cumsum(labels)[ends] if len(ends) else np.empty(0, dtype=np.int64)
+    thresholds = np.sort(np.asarray(scores, dtype=np.float64))[::-1][ends]
+    precision = np.concatenate(([1.0], hits / (ends + 1)))
+    recall = _rates(np.concatenate(([0], hits)))
+    inside = np.diff(hits, prepend=0) == 0
+    inside &= np.append(inside[1:], False)  # neither it nor the next one gains recall
+    kept = np.concatenate(([True], ~inside))
+    return precision[kept], recall[kept], np.concatenate(([np.inf], thresholds))[kept]
+
+
 def defined_mean(values: Floats) -> float:
     """Return the mean of the values that are not nan, or nan when there are none."""
     there = ~np.isnan(values)

@@ -22,12 +22,13 @@ class Series:
     """One line of a chart.
 
     Attributes:
-        name: as the key to the chart says it.
+        name: as the key to the chart says it; one without a name is not in the key.
         x, y: as many numbers each. A point with a number that the axis cannot show (nan, infinite, or 0 and less on a logarithmic
             axis) is a gap.
         colour: a number; 0 is the colour of the page's accents.
         dashed: so that two lines can be told apart without colours too.
         dots: whether each point is marked. A point between two gaps always is.
+        thin: for what goes with another line, such as its intervals.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Series:
     colour: int = 0
     dashed: bool = False
     dots: bool = False
+    thin: bool = False
 
     def __post_init__(self) -> None:
         if len(self.x) != len(self.y):

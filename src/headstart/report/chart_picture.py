@@ -79,7 +79,7 @@ def _series(draw: ImageDraw.ImageDraw, chart: LineChart, series: Series, scales:
     for line in lines(series, *scales):
         points = [_place(point, frame) for point in line]
         for part in _dashes(points, DASH, GAP) if series.dashed else [points]:
-            _stroke(draw, part, colour, 3.0)
+            _stroke(draw, part, colour, 1.5 if series.thin else 3.0)
         if series.dots or len(points) == 1:
             for point in points:
                 _dot(draw, point, colour, 4.2)
@@ -121,7 +121,7 @@ def _words(draw: ImageDraw.ImageDraw, chart: LineChart, frame: Frame, start: int
     title = visible(chart.title)
     draw.text((start, above + 14), title, font=font_at(22), fill=INK)
     place = start + font_at(22).getlength(title) + 28
-    for series in chart.series:
+    for series in (series for series in chart.series if series.name):
         name, middle, colour = visible(series.name), above + 29, LINES[series.colour % COLOURS]
         for dash in (
             _dashes([(place, middle), (place + 38, middle)], 9.0, 5.5) if series.dashed else [[(place, middle), (place + 38, middle)]]

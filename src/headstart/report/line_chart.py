@@ -15,12 +15,12 @@ RIGHT, BELOW, TICK = 20, 42, 7.4  # margins; the width of a digit, at the size t
 def line_chart(chart: LineChart) -> str:
     """Return `chart` as an HTML figure with its title, its key and the drawing, which screen readers read as its description."""
     sample = '<svg class=sample viewBox="0 0 26 8" aria-hidden=true><path class="{}" d="M1 4H25" /></svg>'
-    key = "".join(f"<span>{sample.format(_kind(series))}{text(series.name)}</span>" for series in chart.series)
+    key = "".join(f"<span>{sample.format(_kind(series))}{text(series.name)}</span>" for series in chart.series if series.name)
     return f"<figure class=chart><figcaption><b>{text(chart.title)}</b> {key}</figcaption>{_drawing(chart)}</figure>"
 
 
 def _kind(series: Series) -> str:
-    return f"line{series.colour % COLOURS}{' dashed' if series.dashed else ''}"
+    return f"line{series.colour % COLOURS}{' dashed' if series.dashed else ''}{' thin' if series.thin else ''}"
 
 
 def _drawing(chart: LineChart) -> str:

@@ -28,6 +28,13 @@ def bar(segments: Sequence[tuple[float, str]]) -> str:
     return "<span class=bar>" + "".join(f'<i class="{kind}" style="width:{100 * share:.2f}%"></i>' for share, kind in segments) + "</span>"
 
 
+def whisker(value: float, interval: tuple[float, float], scale: tuple[float, float]) -> str:
+    """Return a point with its interval on a scale that begins at `scale[0]` and is `scale[1]` long."""
+    (low, high), (start, length) = interval, scale
+    left, wide, point = 100 * (low - start) / length, 100 * (high - low) / length, 100 * (value - start) / length
+    return f'<span class=whisker><i style="left:{left:.1f}%;width:{wide:.1f}%"></i><b style="left:{point:.1f}%"></b></span>'
+
+
 def folded(summary: str, content: str) -> str:
     """Return `content` behind a line that opens it; `summary` is ready HTML."""
     return f"<details><summary>{summary}</summary>{content}</details>"

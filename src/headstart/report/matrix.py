@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from headstart.evaluate import Evaluation
 from headstart.evaluate.wording import percent, shorten, width
+from headstart.report.gallery import Cell, cell_id
 from headstart.report.markup import text
 
 IN_A_TABLE = 15  # more columns than this do not fit on a page as a table
@@ -24,16 +25,16 @@ def shades(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.where(confusion > 0, strength, 0.0)
 
 
-def confusion_matrix(evaluation: Evaluation) -> str:
-    """Return the confusion matrix of `evaluation` as HTML, and nothing for multi-label data."""
+def confusion_matrix(evaluation: Evaluation, *, linked: frozenset[Cell] = frozenset()) -> str:
+    """Return the confusion matrix of `evaluation` as HTML, and nothing for multi-label data; cells in `linked` lead to their images."""
     if evaluation.confusion is None:
         return ""
     if len(evaluation.classes) <= IN_A_TABLE:
-        return _as_table(evaluation.classes, evaluation.confusion)
-    return _as_drawing(evaluation.classes, evaluation.confusion)
+        return _as_table(evaluation.classes, evaluation.confusion, linked)
+    return _as_drawing(evaluation.classes, evaluation.confusion, linked)
 
 
-def _as_table(classes: tuple[str, ...], confusion: NDArray[np.int64]) -> str:
+def _as_table(classes: tuple[str, ...], confusion: NDArray[np.int64], linked: frozenset[Cell]) -> str:
     names = [shorten(name, 22) for name in classes]
     strength, rows = shades(confusion), confusion.sum(axis=1)
     upright = "" if len(classes) <= 4 and max(map(width, names)) <= 14 else " upright"
@@ -41,7 +42,7 @@ def _as_table(classes: tuple[str, ...], confusion: NDArray[np.int64]) -> str:
     for i, name in enumerate(names):
         cells = "".join(
             f'<td class="{"hit" if i == j else "miss"}{" deep" if strength[i, j] > 0.55 else ""}" style="--a:{strength[i, j]:.2f}">'
-            f"{confusion[i, j]}<small>{percent(confusion[i, j] / rows[i])}</small></td>"
+            f"{_link((i, j), f'{confusion[i, j]}<small>{percent(confusion[i, j] / rows[i])}</small>', linked)}</td>"
             if confusion[i, j]
             else "<td>0</td>"
             for j in range(len(names))
@@ -55,7 +56,7 @@ def _as_table(classes: tuple[str, ...], confusion: NDArray[np.int64]) -> str:
     )
 
 
-def _as_drawing(classes: tuple[str, ...], confusion: NDArray[np.int64]) -> str:
+def _as_drawing(classes: tuple[str, ...], confusion: NDArray[np.int64], linked: frozenset[Cell]) -> str:
     """Draw only the cells that are not empty: the others, nearly all of them, are the background."""
     count = len(classes)
     names = [shorten(name, 24) for name in classes]
@@ -72,13 +73,18 @@ def _as_drawing(classes: tuple[str, ...], confusion: NDArray[np.int64]) -> str:
         x, y = left + cell * j, top + cell * i
         number = f"<text x={x + cell // 2} y={y + 14} class={'deep' if strength[i, j] > 0.55 else 'count'}>{confusion[i, j]}</text>"
         title = f"{confusion[i, j]} of {rows[i]} {names[i]} named {names[j]} ({percent(confusion[i, j] / rows[i])})"
-        parts.append(
+        drawn = (
             f"<g><title>{text(title)}</title><rect class={'hit' if i == j else 'miss'} x={x} y={y} width={cell} height={cell} "
             f'style="--a:{strength[i, j]:.2f}" />{number if count <= WITH_NUMBERS and confusion[i, j] < 1000 else ""}</g>'
         )
+        parts.append(_link((int(i), int(j)), drawn, linked))
     size = (left + cell * count + 4, top + cell * count + 4)
     return (
         f'<div class=scroll><svg class=matrix role=img aria-label="confusion matrix" viewBox="0 0 {size[0]} {size[1]}" '
         f'style="min-width:{min(size[0], 1100) * 0.8:.0f}px;max-width:{size[0]}px">{"".join(parts)}</svg></div>'
         "<p class=quiet>Rows: the true class. Columns: the class named by the model, with the numbers of the rows.</p>"
     )
+
+
+def _link(cell: Cell, shown: str, linked: frozenset[Cell]) -> str:
+    return f'<a href="#{cell_id(cell)}">{shown}</a>' if cell in linked else shown

@@ -11,9 +11,10 @@ import re
 from typing import Any
 
 from headstart.evaluate.wording import CLASS_COLUMNS, SCORE_WORDS, number, plural, visible
+from headstart.report.confidence import abstention_head, abstention_rows, calibrated, trusted
 from headstart.report.curves import summary
 from headstart.report.record import RunReport
-from headstart.report.sections import sentence
+from headstart.report.sections import sentence, times_more
 
 HUB_LICENCES = frozenset(
     {"apache-2.0", "mit", "bsd", "bsd-2-clause", "bsd-3-clause", "isc", "unlicense", "openrail", "mpl-2.0"}
@@ -102,28 +103,55 @@ def markdown(value: object) -> str:
 def _text(report: RunReport) -> str:
     found = report.evaluation
     low, high = found.interval
+    bounds = {name: f" (95 % interval {a:.4f} to {b:.4f})" for name, (a, b) in found.bootstrap.intervals.items()}
+    scores = [
+        [SCORE_WORDS[name], number(found.scores[name]) + bounds.get(name, "")]
+        for name in SCORE_WORDS
+        if name in found.scores and name != "accuracy"
+    ]
     blocks = [
         f"# {markdown(report.title)}",
         f"An image classifier for {len(found.classes)} classes, made by transfer learning with Headstart on the backbone "
         f"{markdown(report.backbone)} (licence: {markdown(report.backbone_licence)}).",
-        "## Result",
         markdown(f"{sentence(report)} {report.held_out}".strip()),
+        "## Uses",
+        "In the folder of this file:\n\n```\nheadstart predict . image.jpg\n```",
+        "## Bias, risks and limitations",
+        _limits(report),
+        "## Training details",
+        *_training(report),
+        "## Evaluation",
         *(markdown(remark) for remark in found.remarks(report.part)),
-        _table(
-            ["score", "value"],
-            [["accuracy", f"{found.accuracy:.4f} (95 % interval {low:.4f} to {high:.4f}, Wilson)"]]
-            + [[SCORE_WORDS[name], number(found.scores[name])] for name in SCORE_WORDS if name in found.scores and name != "accuracy"],
-        ),
+        _table(["score", "value"], [["accuracy", f"{found.accuracy:.4f} (95 % interval {low:.4f} to {high:.4f}, Wilson)"], *scores]),
     ]
+    if bounds:
+        blocks.append(f"Intervals of the other scores: {found.bootstrap.method}.")
     if not found.multilabel:
         blocks.append("![Confusion matrix: rows are true classes, columns the classes named](confusion_matrix.png)")
-    blocks += ["## Classes", _class_table(report), "## Training", *_training(report)]
-    blocks += ["## Limits", _limits(report)]
-    blocks += ["## Use", "In the folder of this file:\n\n```\nheadstart predict . image.jpg\n```"]
+    blocks += ["### Classes", _class_table(report), *_confidence(report), *_leaks(report)]
     if report.command:
         fence = "`" * max(3, 1 + max(map(len, re.findall("`+", report.command)), default=0))
         blocks += ["## To repeat", f"{fence}\n{visible(report.command)}\n{fence}"]
     return "\n\n".join(blocks) + "\n"
+
+
+def _confidence(report: RunReport) -> list[str]:
+    """How far the confidence can be trusted, in the sentences of the page."""
+    said = [calibrated(report), *(trusted(report.trust, report.part) if report.trust else ())]
+    blocks = ["### Confidence", "\n".join(f"- {markdown(line)}" for line in said)]
+    if report.trust and (rows := abstention_rows(report)):
+        blocks.append(_table([markdown(cell) for cell in abstention_head(report)], [[markdown(cell) for cell in row] for row in rows]))
+    return blocks
+
+
+def _leaks(report: RunReport) -> list[str]:
+    if not report.leaks:
+        return []
+    rows = [
+        [markdown(label), f"{accuracy:.4f} (95 % interval {low:.4f} to {high:.4f})", str(images)]
+        for label, accuracy, (low, high), images in report.leaks
+    ]
+    return ["### With and without leaks", _table(["images", "accuracy", "number"], rows)]
 
 
 def _limits(report: RunReport) -> str:
@@ -132,6 +160,10 @@ def _limits(report: RunReport) -> str:
     if not report.evaluation.multilabel:
         limits.append("The model names one of its classes for every image, also where none of them is right.")
     limits += [f"{finding.text} {finding.advice}".strip() for finding in report.findings]
+    if report.uses:
+        limits.append(f"The {report.part} part was used {times_more(report)} after the score was measured.")
+    if report.learning_curve is not None:
+        limits.append(report.learning_curve.sentence)
     return "\n".join(f"- {markdown(limit)}" for limit in limits)
 
 

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from headstart.evaluate.wording import CLASS_COLUMNS, SCORE_WORDS, number, percent, plural, shorten
-from headstart.report.markup import bar, folded, paragraphs, table, text
+from headstart.report.gallery import linked_cells
+from headstart.report.in_short import in_short
+from headstart.report.markup import bar, folded, paragraphs, table, text, whisker
 from headstart.report.matrix import confusion_matrix
 from headstart.report.record import EvidenceRow, RunReport
 
@@ -32,33 +34,44 @@ def result(report: RunReport) -> str:
     guess = found.scores.get("most_frequent_class_accuracy", math.nan)
     mark = "" if math.isnan(guess) else f'<i class=guess style="left:{100 * guess:.2f}%"></i>'
     legend = "" if math.isnan(guess) else f" The mark at {percent(guess)} is what always naming the most frequent class would score."
+    method = found.bootstrap.method if found.bootstrap.intervals else ""
+    bounds = f"Small numbers are intervals: {method}." if method else ""
     tiles = "".join(
-        f"<div><dt>{text(SCORE_WORDS[name])}</dt><dd>{number(found.scores[name])}</dd></div>"
+        f"<div><dt>{text(SCORE_WORDS[name])}</dt><dd>{number(found.scores[name])}{_interval(report, name)}</dd></div>"
         for name in SCORE_WORDS
         if name in found.scores and name not in ("accuracy", "most_frequent_class_accuracy")
     )
+    again = f"The {report.part} part has been used {times_more(report)} since this score was measured." if report.uses else ""
     return (
         f"<p class=headline>{percent(found.accuracy)}</p><p class=lead>{text(sentence(report))} {text(report.held_out)}</p>"
         f'<div class=scale aria-hidden=true>{mark}<i class=range style="left:{100 * low:.2f}%;width:{100 * (high - low):.2f}%"></i>'
         f'<i class=point style="left:{100 * found.accuracy:.2f}%"></i></div>'
         "<div class=ends aria-hidden=true><span>0 %</span><span>50 %</span><span>100 %</span></div>"
-        f"<p class=quiet>The band is the 95 % interval (Wilson).{legend}</p>"
-        f"{paragraphs(found.remarks(report.part), kind='remark')}<dl class=tiles>{tiles}</dl>"
+        f"<p class=quiet>The band is the 95&nbsp;% interval (Wilson).{legend}</p>"
+        f"{paragraphs([*found.remarks(report.part), again], kind='remark')}{in_short(report)}<dl class=tiles>{tiles}</dl>"
+        f"{paragraphs([bounds], kind='quiet')}"
     )
+
+
+def _interval(report: RunReport, name: str) -> str:
+    bounds = report.evaluation.bootstrap.intervals.get(name)
+    return "" if bounds is None else f" <small>{number(bounds[0])} to {number(bounds[1])}</small>"
 
 
 def confusion(report: RunReport) -> str:
     """The confusion matrix and the most frequent confusions."""
-    matrix = confusion_matrix(report.evaluation)
+    linked = linked_cells(report)
+    matrix = confusion_matrix(report.evaluation, linked=linked)
     if not matrix:
         return ""
+    matrix += "<p class='quiet screen'>A number with a line under it leads to images behind it.</p>" if linked else ""
     confusions = report.evaluation.confusions(8)
     listed = "".join(
-        f"<li><b>{c.images}</b> of {c.of} <q>{text(c.target)}</q> named <q>{text(c.predicted)}</q> ({percent(c.images / c.of)})</li>"
+        f"<li><b>{c.images}</b> of {c.of} <q>{text(c.target)}</q> named <q>{text(c.predicted)}</q> ({text(percent(c.images / c.of))})</li>"
         for c in confusions
     )
     after = f"<p>Most often confused:</p><ul>{listed}</ul>" if confusions else "<p>No image was named wrongly.</p>"
-    return f"{matrix}{after}"
+    return f"<div class=beside><div>{matrix}</div><div>{after}</div></div>"
 
 
 def classes(report: RunReport) -> str:
@@ -134,7 +147,42 @@ def findings(report: RunReport) -> str:
         kind = "serious" if finding.serious else "remark"
         found.append(f"<div class={kind}><p><b>{text(finding.text)}</b> {text(finding.advice)}</p>{shown if examples else ''}</div>")
     notes = "".join(f"<li>{text(note)}</li>" for note in report.notes)
-    return "".join(found) + (folded(f"{plural(len(report.notes), 'note')} from reading the data", f"<ul>{notes}</ul>") if notes else "")
+    after = folded(f"{plural(len(report.notes), 'note')} from reading the data", f"<ul>{notes}</ul>") if notes else ""
+    return f"{''.join(found)}{_leaks(report)}{after}"
+
+
+def _leaks(report: RunReport) -> str:
+    if not report.leaks:
+        return ""
+    start = min([interval[0] for _, _, interval, _ in report.leaks])
+    span = max(max(interval[1] for _, _, interval, _ in report.leaks) - start, 1e-9)
+    rows = [
+        [text(label), text(percent(accuracy)), whisker(accuracy, interval, (start, span)), text(_between(interval)), str(images)]
+        for label, accuracy, interval, images in report.leaks
+    ]
+    told = table(["accuracy on", "", "", "95 % interval", "images"], rows, kind="numbers leaks")
+    return f"<h3>Accuracy with and without leaks</h3>{told}"
+
+
+def _between(interval: tuple[float, float]) -> str:
+    return f"{percent(interval[0])} to {percent(interval[1])}"
+
+
+def times_more(report: RunReport) -> str:
+    """Return ``once more`` or ``3 times more``: the later uses of the test part."""
+    return "once more" if len(report.uses) == 1 else f"{len(report.uses)} times more"
+
+
+def uses(report: RunReport) -> str:
+    """Later uses of the test part: a score that was looked at while choosing is too good."""
+    if not report.uses:
+        return ""
+    listed = "".join(f"<li>{text(use)}</li>" for use in report.uses)
+    return (
+        f"<p>The score above is from the first use of the {text(report.part)} part. It was used "
+        f"{times_more(report)} after that. Whoever chooses between models by these scores makes them look better than they are.</p>"
+        f"<ul>{listed}</ul>"
+    )
 
 
 def evidence(report: RunReport) -> str:
@@ -166,9 +214,7 @@ def _tried(rows: list[EvidenceRow]) -> str:
         settings = ", ".join(f"{key} {_short(value)}" for key, value in row.settings.items())
         graph = ""
         if not math.isnan(row.accuracy):
-            left, wide = 100 * (row.accuracy - margin - start) / span, 100 * 2 * margin / span
-            point = 100 * (row.accuracy - start) / span
-            graph = f'<span class=whisker><i style="left:{left:.1f}%;width:{wide:.1f}%"></i><b style="left:{point:.1f}%"></b></span>'
+            graph = whisker(row.accuracy, (row.accuracy - margin, row.accuracy + margin), (start, span))
         error = "" if math.isnan(row.error) else f" ± {row.error:.4f}"
         chosen = " <em class=chosen>chosen</em>" if row.chosen else ""
         cells.append(

@@ -33,6 +33,10 @@ class FittedHead(Protocol):
         """The most probable labels."""
         ...
 
+    def uncalibrated(self, logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64] | None:
+        """The log-odds (n, k) before the calibration that logits (n, k) went through; None where raw scores are no log-odds."""
+        ...
+
     def write_onnx(self, graph: OnnxGraph, features: str) -> str:
         """Append the head to a graph and return the name of its logits (N, k)."""
         ...

@@ -80,6 +80,11 @@ class HeadPipeline(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         mapped = self._mapped(X)
         return self.head_.predict(mapped)
 
+    def uncalibrated(self, logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64] | None:
+        """As `Head.uncalibrated`."""
+        check_is_fitted(self, "head_")
+        return self.head_.uncalibrated(logits)
+
     def write_onnx(self, graph: OnnxGraph, features: str) -> str:
         """Append map and head to a graph: `features` names a float32 value (N, D). Returns the name of the logits, float32 (N, k)."""
         check_is_fitted(self, "head_")

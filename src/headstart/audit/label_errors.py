@@ -1,0 +1,182 @@
+"""Labels that are probably wrong: images whose label a model contradicts that did not see them while it was fitted.
+
+A hard picture is contradicted too, so being contradicted is not enough. Two explanations are fitted to the labels by maximum likelihood:
+that each was drawn with the probabilities of the model, and that a share of them was then replaced at random by another class. In the
+second the probabilities may be sharper: it is wrong labels that make a model seem less sure than it can be. Only where the second explains
+the labels better are any called wrong, and then those that it holds for rather wrong than right. The noise model is that of Lawrence and
+Schölkopf, "Estimating a kernel Fisher discriminant in the presence of label noise", ICML 2001. Ranking labels by out-of-sample
+probabilities: Northcutt, Jiang and Chuang, "Confident learning", JAIR 70 (2021) 1373.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from headstart.audit.findings import Finding, Severity
+from headstart.datasets import Dataset
+from headstart.errors import ParameterError
+
+Floats = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.int64]
+
+_SCALES = np.geomspace(0.5, 8.0, 33)  # of the logits; they come calibrated, to labels of which some may be wrong
+_MOST = 0.4  # share of wrong labels; of two classes half wrong could be all wrong
+_STEPS = 14  # of bisection: the share within 2.4e-5
+_LEAST = 1e-12  # probability; even a model that is surer than that pays no more than 28 nats for one label
+_BETTER = 1.0  # nats: of data without wrong labels 8 % gain so much by chance (half a chi-square variable of one degree, or nothing)
+_FEWEST, _MEASURED = 50, 20_000  # images: too few to tell wrong from hard; enough to fit two numbers
+_WARNED = 0.01  # share of wrong labels from which on it is a warning
+_EXAMPLES = 20
+
+
+@dataclass(frozen=True, eq=False)
+class LabelErrors:
+    """Images in the order in which to look at their labels.
+
+    Attributes:
+        order: int64 (m,), positions in the targets, likely wrong first; images without logits are left out.
+        suggested: int64 (m,), for each of `order` the class that the model prefers to the label. For several labels per image: the label
+            to be added or taken away.
+        score: float64 (m,), from 1 to 0: the probability, by the model, of any other label than the one given.
+        likely: so many of the first are probably wrong. 0 if the labels can be explained without wrong ones.
+        share: the estimated share of wrong labels.
+    """
+
+    order: Indices
+    suggested: Indices
+    score: Floats
+    likely: int
+    share: float
+
+
+def rank_label_errors(logits: npt.ArrayLike, targets: npt.ArrayLike, *, multilabel: bool = False) -> LabelErrors:
+    """Rank the images by how probably their label is wrong.
+
+    Args:
+        logits: float (n, k), calibrated, each row from a fit that did not see the image; rows of nan are left out.
+        targets: int (n,), from 0 to k - 1; for several labels per image bool (n, k).
+        multilabel: the logits are one log-odds for each label, not log-probabilities of classes that exclude each other.
+
+    Raises:
+        ParameterError: shapes or targets that do not fit.
+    """
+    scores, given = _checked(logits, targets, multilabel)
+    known = np.flatnonzero(~np.isnan(scores).any(axis=1))
+    scores, given = scores[known], given[known]
+    if not len(given):
+        return LabelErrors(known, known, np.empty(0), 0, 0.0)
+    scale, share = _explained(scores, given, multilabel)
+    if multilabel:
+        entries = _sigmoid(np.where(given, scores, -scores) * scale)
+        suggested, own, others = entries.argmin(axis=1), entries.min(axis=1), 1
+    else:
+        rivals = scores.copy()
+        rivals[np.arange(len(given)), given] = -np.inf
+        suggested, own, others = rivals.argmax(axis=1), _own(scores * scale, given), scores.shape[1] - 1
+    order = np.argsort(own, kind="stable")
+    likely = int((share * (1 - own) / others > (1 - share) * own).sum())
+    return LabelErrors(known[order], suggested[order].astype(np.int64), 1 - own[order], likely, share)
+
+
+def _explained(scores: Floats, given: npt.NDArray[Any], multilabel: bool) -> tuple[float, float]:
+    """The scale of the logits and the share of wrong labels that explain the labels best; the share is 0 if it is not needed for that."""
+    if len(given) < _FEWEST:
+        return 1.0, 0.0
+    if len(given) > _MEASURED:
+        drawn = np.random.default_rng(0).choice(len(given), _MEASURED, replace=False)
+        scores, given = scores[drawn], given[drawn]
+    best, plain = (-np.inf, 1.0, 0.0), -np.inf
+    for scale in _SCALES:
+        own = (_sigmoid(np.where(given, scores, -scores) * scale) if multilabel else _own(scores * scale, given)).ravel()
+        own = np.maximum(own, _LEAST)
+        gain = (1 - own) / (1 if multilabel else scores.shape[1] - 1) - own  # what a share of wrong labels adds to the probability
+        share = _best_share(own, gain)
+        plain = max(plain, float(np.log(own).sum()))
+        best = max(best, (float(np.log(own + share * gain).sum()), float(scale), share))
+    return best[1:] if best[0] >= plain + _BETTER else (1.0, 0.0)
+
+
+def _best_share(own: Floats, gain: Floats) -> float:
+    """Where the sum of log(own + share * gain), which is concave, is highest, between 0 and `_MOST`."""
+    low, high = 0.0, _MOST
+    for _ in range(_STEPS):
+        middle = (low + high) / 2
+        if (gain / (own + middle * gain)).sum() > 0:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def _own(logits: Floats, given: Indices) -> Floats:
+    """The probability of the given class of each image, by softmax."""
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return np.asarray(np.exp(shifted[np.arange(len(given)), given]) / np.exp(shifted).sum(axis=1))
+
+
+def find_label_errors(dataset: Dataset, rows: npt.ArrayLike, logits: npt.ArrayLike) -> list[Finding]:
+    """Return a finding if labels are probably wrong, with the images in the order in which to look at them.
+
+    Args:
+        dataset: labelled images.
+        rows: int64 (n,), the positions in `dataset` that the logits belong to.
+        logits: as for `rank_label_errors`.
+
+    Raises:
+        ParameterError: as `rank_label_errors`, or rows that are no positions in `dataset`.
+    """
+    positions = np.asarray(rows, np.int64)
+    if len(positions) and not 0 <= positions.min() <= positions.max() < len(dataset):
+        raise ParameterError(f"rows go from {positions.min()} to {positions.max()}, but the data have {len(dataset)} images")
+    errors = rank_label_errors(logits, dataset.targets[positions], multilabel=dataset.multilabel)
+    if not errors.likely:
+        return []
+    names = dataset.names()
+    total = len(errors.order)
+    message = (
+        f"{errors.likely} of {total} labels are probably wrong ({errors.likely / total:.1%}): models that did not learn from these images "
+        "are surer of another label than hard pictures explain. Wrong labels teach mistakes, and make a good model look "
+        "worse. Look at them in this order, and correct or delete them; some will be right."
+    )
+    examples = tuple(
+        f"{names[positions[i]]}: {describe(dataset, int(positions[i]), int(suggested))} ({score:.2f})"
+        for i, suggested, score in zip(errors.order[: min(errors.likely, _EXAMPLES)], errors.suggested, errors.score, strict=False)
+    )
+    severity: Severity = "warning" if errors.likely >= _WARNED * total else "note"
+    return [Finding("label errors", severity, message, examples, errors.likely)]
+
+
+def describe(dataset: Dataset, row: int, suggested: int) -> str:
+    """Say in words what is doubted: ``labelled cat, looks like dog``; for several labels ``labelled cat, probably not cat``."""
+    labels = dataset.labels(row)
+    said = ", ".join(labels) or "nothing"
+    name = dataset.classes[suggested]
+    if not dataset.multilabel:
+        return f"labelled {said}, looks like {name}"
+    return f"labelled {said}, probably {'not' if name in labels else 'also'} {name}"
+
+
+def _checked(logits: npt.ArrayLike, targets: npt.ArrayLike, multilabel: bool) -> tuple[Floats, npt.NDArray[Any]]:
+    scores, given = np.asarray(logits, np.float64), np.asarray(targets)
+    if scores.ndim != 2 or not scores.shape[1]:
+        raise ParameterError(f"logits have the shape {scores.shape}; they are (images, classes), one row an image")
+    wanted = scores.shape if multilabel else scores.shape[:1]
+    if given.shape != wanted:
+        raise ParameterError(f"targets have the shape {given.shape}; to logits of shape {scores.shape} belongs {wanted}")
+    if multilabel:
+        return scores, given.astype(bool)
+    if given.dtype.kind not in "iu":
+        raise ParameterError(f"targets are {given.dtype}; they are integers, the positions of the classes")
+    if given.size and not 0 <= given.min() <= given.max() < scores.shape[1]:
+        raise ParameterError(f"targets go from {given.min()} to {given.max()}, but the logits have {scores.shape[1]} classes")
+    if scores.shape[1] < 2:
+        raise ParameterError("logits have one class: with a single class no label can be wrong. For one yes-or-no label: multilabel=True")
+    return scores, given.astype(np.int64)
+
+
+def _sigmoid(logits: Floats) -> Floats:
+    return np.asarray(0.5 * (1 + np.tanh(0.5 * logits)))

@@ -1,0 +1,146 @@
+"""Images unlike the rest of their class: strange pictures, wrong files, pictures that do not belong there.
+
+The measure is the distance to the nearest images of the same class, on standardised features (Ramaswamy, Rastogi and Shim, "Efficient
+algorithms for mining outliers from large data sets", SIGMOD 2000). The cut-off is robust: it is set by the middle of the class, so that
+the outliers themselves cannot move it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from headstart.audit.findings import Finding
+from headstart.backbones import Layer
+from headstart.datasets import Dataset
+from headstart.errors import ParameterError
+
+_NEIGHBOURS = 10  # so that a few strange images of one kind do not vouch for each other
+_FEWEST = 20  # images in a class: with fewer there is no rest that an image could be unlike
+_FAR = 4.0  # robust standard deviations of the logarithm of the distance: 0.1 to 0.4 % of the images of ordinary sets
+_BLOCK = 1024
+_EXAMPLES = 20
+
+
+@dataclass(frozen=True, eq=False)
+class Outliers:
+    """How unlike the rest of its class each image is.
+
+    Attributes:
+        rows: int64 (m,), the outliers among the images given, the most unlike first.
+        score: float64 (n,), robust standard deviations from the middle of the class; nan in classes too small to tell.
+    """
+
+    rows: npt.NDArray[np.int64]
+    score: npt.NDArray[np.float64]
+
+
+def rank_outliers(features: npt.NDArray[np.float32], targets: npt.NDArray[np.generic], *, layers: Sequence[Layer] = ()) -> Outliers:
+    """Rank images by how far they lie from their nearest neighbours in their class.
+
+    Args:
+        features: float32 (n, D).
+        targets: the class of each image (n,); for several labels per image bool (n, k), and then all images are one class.
+        layers: which columns to use, and that each layer counts the same (all layers find strangers best); all columns alike by default.
+
+    Raises:
+        ParameterError: the number of targets is not that of the features, or a layer lies outside of them.
+    """
+    if len(features) != len(targets):
+        raise ParameterError(f"there are features of {len(features)} images and targets of {len(targets)}; one target for each is needed")
+    values = standardised(features, layers)
+    score = np.full(len(values), np.nan)
+    for rows in _classes(targets):
+        if len(rows) >= _FEWEST:
+            score[rows] = _robust(_to_neighbours(values[rows]))
+    far = np.flatnonzero(score > _FAR)
+    return Outliers(far[np.argsort(-score[far], kind="stable")], score)
+
+
+def find_outliers(dataset: Dataset, features: npt.NDArray[np.float32], *, layers: Sequence[Layer] = ()) -> list[Finding]:
+    """Return one finding that names the images unlike the rest of their class, the most unlike first; none where there are none.
+
+    Args:
+        dataset: images that can be read.
+        features: float32 (n, D), a row for each of them.
+        layers: as of `rank_outliers`.
+
+    Raises:
+        ParameterError: as `rank_outliers`.
+    """
+    outliers = rank_outliers(features, dataset.targets, layers=layers)
+    rows = outliers.rows.tolist()
+    if not rows:
+        return []
+    names = dataset.names()
+    rest = "the other images" if dataset.multilabel else "the rest of their class"
+    message = (
+        f"{len(rows)} images are unlike {rest}: strange pictures, wrong files, or rare cases. A wrong one teaches a wrong thing; a rare "
+        "one asks for more of its kind. Look at them, the strangest first; delete only what does not belong there."
+    )
+    examples = tuple(
+        f"{names[row]}{_class_of(dataset, row)}: {outliers.score[row]:.1f} deviations from the middle" for row in rows[:_EXAMPLES]
+    )
+    return [Finding("outliers", "note", message, examples, len(rows))]
+
+
+def standardised(features: npt.NDArray[np.float32], layers: Sequence[Layer] = ()) -> npt.NDArray[np.float32]:
+    """Return the columns of some layers with mean 0 and deviation 1, and scaled so that each layer has the same total variance.
+
+    Raises:
+        ParameterError: a layer lies outside of the features.
+    """
+    for layer in layers:
+        if not 0 <= layer.start < layer.stop <= features.shape[1]:
+            raise ParameterError(f"layer {layer.name} has the columns {layer.start} to {layer.stop}, but there are {features.shape[1]}")
+    parts = []
+    for columns in [slice(layer.start, layer.stop) for layer in layers] or [slice(None)]:
+        part = features[:, columns].astype(np.float32)
+        part -= part.mean(axis=0, dtype=np.float64).astype(np.float32)
+        deviation = part.std(axis=0)
+        part /= np.where(deviation > 0, deviation, 1) * np.float32(np.sqrt(part.shape[1]))
+        parts.append(part)
+    return np.concatenate(parts, axis=1)
+
+
+def _class_of(dataset: Dataset, row: int) -> str:
+    return "" if dataset.multilabel else f" ({dataset.labels(row)[0]})"
+
+
+def _classes(targets: npt.NDArray[np.generic]) -> Iterator[npt.NDArray[np.int64]]:
+    if targets.ndim == 2:
+        yield np.arange(len(targets))
+        return
+    for label in np.unique(targets):
+        yield np.flatnonzero(targets == label)
+
+
+def _to_neighbours(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Return the mean distance to the nearest others (n,); no image is a neighbour of itself."""
+    squares = np.einsum("ij,ij->i", values, values)
+    count = min(_NEIGHBOURS, len(values) // 2)
+    found = np.empty(len(values))
+    for start in range(0, len(values), _BLOCK):
+        block = slice(start, min(start + _BLOCK, len(values)))
+        distances = values[block] @ values.T
+        distances *= -2
+        distances += squares
+        distances += squares[block, None]
+        distances[np.arange(block.stop - start), np.arange(start, block.stop)] = np.inf
+        nearest = np.partition(distances, count - 1, axis=1)[:, :count]
+        found[block] = np.sqrt(np.maximum(nearest, 0)).mean(axis=1)
+    return found
+
+
+def _robust(distances: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return how many deviations each distance lies above the median, on a scale of logarithms.
+
+    The deviation is that of the upper half: distances have a longer tail above than below.
+    """
+    logs = np.log(np.maximum(distances, 1e-12))
+    middle = np.median(logs)
+    deviation = 1.4826 * np.median((logs - middle)[logs >= middle])
+    return np.asarray((logs - middle) / max(deviation, 1e-6))

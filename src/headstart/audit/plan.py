@@ -1,0 +1,290 @@
+"""`Plan`: what to leave out, to relabel and to keep together, in a file that a person reads and changes before `fit` follows it.
+
+The data themselves are never changed. Images are called as `Dataset.names` calls them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from headstart.audit.plan_fields import Fields
+from headstart.datasets import Dataset
+from headstart.datasets.grouping import groups_from_names
+from headstart.errors import DataError, ParameterError, nearest
+
+VERSION = 1
+_ABOUT = (
+    "Read this, change it, then: headstart fit DATA --plan THIS_FILE. No image file is changed. 'drop' is left out. 'keep_together' stays "
+    "on one side of every split, and so does what 'group_from', a regular expression, finds equal in the names. 'look_at' does nothing: "
+    "move an entry from there to 'relabel', where it gets the suggested label, or to 'drop'; or leave it."
+)
+_KEYS = ("headstart_plan", "about", "data", "group_from", "drop", "relabel", "keep_together", "look_at")
+
+
+class Drop(NamedTuple):
+    """An image to leave out, and why."""
+
+    path: str
+    reason: str = "by hand"
+
+
+class Relabel(NamedTuple):
+    """An image that gets other labels: those of `label`, or of `suggested` where an entry was moved here from `look_at` as it was."""
+
+    path: str
+    label: tuple[str, ...]
+    suggested: tuple[str, ...] | None = None
+
+
+class LookAt(NamedTuple):
+    """An image whose label is in doubt: its labels, what they perhaps should be, and how probable that is (0 to 1)."""
+
+    path: str
+    label: tuple[str, ...]
+    suggested: tuple[str, ...]
+    score: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `fit` is to do about the findings of an audit.
+
+    Attributes:
+        data: what was audited, as the user gave it.
+        drop: images to leave out.
+        group_from: a regular expression that finds the group of an image in its name, or None.
+        keep_together: lists of images that belong on one side of every split.
+        relabel: images with their right labels.
+        look_at: images whose label a person should look at; never applied.
+    """
+
+    data: str
+    drop: tuple[Drop, ...] = ()
+    group_from: str | None = None
+    keep_together: tuple[tuple[str, ...], ...] = ()
+    relabel: tuple[Relabel, ...] = ()
+    look_at: tuple[LookAt, ...] = ()
+
+    def write(self, path: str | Path) -> None:
+        """Write the plan as JSON, one image a line.
+
+        Raises:
+            ParameterError: the file cannot be written.
+        """
+        values: dict[str, Any] = {
+            "headstart_plan": VERSION,
+            "about": _ABOUT,
+            "data": self.data,
+            "group_from": self.group_from,
+            "drop": [entry._asdict() for entry in self.drop],
+            "relabel": [_relabel_json(entry) for entry in self.relabel],
+            "keep_together": [list(names) for names in self.keep_together],
+            "look_at": [
+                {"path": entry.path, "label": _json(entry.label), "suggested": _json(entry.suggested), "score": round(entry.score, 4)}
+                for entry in self.look_at
+            ],
+        }
+        text = ",\n".join(f" {json.dumps(key)}: {_lines(value)}" for key, value in values.items())
+        try:
+            Path(path).write_text(f"{{\n{text}\n}}\n", encoding="utf-8", errors="backslashreplace")
+        except OSError as error:
+            raise ParameterError(f"{path} cannot be written: {error.strerror or error}.") from None
+
+    @classmethod
+    def read(cls, path: str | Path) -> Plan:
+        """Read a plan that `write` wrote and a person may have changed.
+
+        Raises:
+            DataError: there is no such file, or it is not a plan; says where and why.
+        """
+        fields = Fields.read(path, version=VERSION, allowed=_KEYS)
+        plan = cls(
+            data=fields.text("data", default=""),
+            drop=tuple(Drop(entry.text("path"), entry.text("reason", default="by hand")) for entry in fields.entries("drop", _ENTRY)),
+            group_from=fields.text_or_none("group_from"),
+            keep_together=tuple(fields.lists("keep_together")),
+            relabel=tuple(
+                Relabel(entry.text("path"), entry.labels("label"), entry.labels("suggested") if "suggested" in entry else None)
+                for entry in fields.entries("relabel", _ENTRY)
+            ),
+            look_at=tuple(
+                LookAt(entry.text("path"), entry.labels("label"), entry.labels("suggested"), entry.number("score"))
+                for entry in fields.entries("look_at", _ENTRY)
+            ),
+        )
+        twice = {entry.path for entry in plan.drop} & {entry.path for entry in plan.relabel}
+        if twice:
+            raise fields.error(f"{min(twice)!r} stands in 'drop' and in 'relabel'; take it out of one of them")
+        again = [name for name, count in Counter(entry.path for entry in plan.relabel).items() if count > 1]
+        if again:
+            raise fields.error(f"{again[0]!r} stands in 'relabel' twice; keep one of the entries")
+        return plan
+
+    def apply(self, dataset: Dataset) -> tuple[Dataset, list[str]]:
+        """Return the data as the plan wants them, and one sentence for each thing that was done.
+
+        Images of one group, given before or by the plan, end in one group: groups that share an image are joined. Where the plan groups
+        images of data without groups, every other image is a group of its own.
+
+        Raises:
+            DataError: the plan names images or classes that the data do not have, or nothing is left.
+            ParameterError: `group_from` is no regular expression, or matches no name.
+        """
+        places = _Places(dataset, self.data)
+        dropped = places.rows("drop", (entry.path for entry in self.drop))
+        together = [places.rows("keep_together", names) for names in self.keep_together]
+        targets, relabelled = self._relabelled(dataset, places)
+        groups, grouped = self._grouped(dataset, together)
+        kept = np.ones(len(dataset), bool)
+        kept[dropped] = False
+        notes = []
+        if dropped:
+            reasons = _tally(entry.reason for entry in self.drop)
+            notes.append(f"The plan leaves out {len(set(dropped))} of {len(dataset)} images ({reasons}).")
+        if not kept.any():
+            raise DataError(f"the plan leaves out all {len(dataset)} images; take entries out of 'drop'")
+        result = replace(dataset, targets=targets, groups=groups).take(np.flatnonzero(kept))
+        before, after = dataset.counts("train", ""), result.counts("train", "")
+        lost = [name for name in dataset.classes if before[name] and not after[name]]
+        if lost:
+            notes.append(f"The plan leaves no training image of {', '.join(map(repr, lost))}.")
+        if relabelled:
+            notes.append(f"The plan gives {relabelled} images another label.")
+        if self.look_at:
+            notes.append(f"{len(self.look_at)} images of the plan stand under 'look_at'; nothing is done about them.")
+        return result, [*notes, *grouped]
+
+    def _relabelled(self, dataset: Dataset, places: _Places) -> tuple[npt.NDArray[Any], int]:
+        targets = dataset.targets.copy()
+        changed = 0
+        for entry in self.relabel:
+            for row in places.rows("relabel", [entry.path]):
+                labels = _wanted(entry, dataset.labels(row))
+                targets[row] = _target(entry.path, labels, dataset)
+                changed += set(labels) != set(dataset.labels(row))
+        return targets, changed
+
+    def _grouped(self, dataset: Dataset, together: Sequence[Sequence[int]]) -> tuple[npt.NDArray[np.str_] | None, list[str]]:
+        notes: list[str] = []
+        joined = [np.asarray(rows) for rows in together if len(rows) > 1]
+        names = dataset.names()
+        base = dataset.groups
+        if self.group_from is not None:
+            found, note = groups_from_names(names, self.group_from)
+            notes += [note] if note else []
+            if base is None:
+                base = np.array(found, dtype=np.str_)
+            else:
+                joined += _members(np.array(found, dtype=np.str_))
+            notes.append(f"The plan takes groups from the file names: {len(set(found))} groups of {len(names)} images.")
+        if joined and base is None:
+            base = np.array([f"{name} (alone)" for name in names], dtype=np.str_)
+        if base is None or not joined:
+            return base, notes
+        if together:
+            notes.append(f"The plan keeps {sum(map(len, together))} images together in {len(together)} groups.")
+        return _joined(base, joined), notes
+
+
+_ENTRY = ("path", "reason", "label", "suggested", "score")  # of all lists alike, so that a line can be moved from one to another as it is
+
+
+class _Places:
+    """Where images stand in the data, by name."""
+
+    def __init__(self, dataset: Dataset, made_for: str) -> None:
+        self._made_for, self._source = made_for, dataset.source
+        self._rows: dict[str, list[int]] = {}
+        for row, name in enumerate(dataset.names()):
+            self._rows.setdefault(name, []).append(row)
+
+    def rows(self, key: str, names: Iterable[str]) -> list[int]:
+        asked = list(dict.fromkeys(names))
+        unknown = [name for name in asked if name not in self._rows]
+        if unknown:
+            made = f" It was made for {self._made_for}, and these data are {self._source}." if self._made_for != self._source else ""
+            raise DataError(
+                f"the plan names {len(unknown)} images under {key!r} that the data do not have, for example {unknown[0]!r}."
+                f"{nearest(unknown[0], self._rows, count=1)}{made} Make the plan again, or take these entries out."
+            )
+        return [row for name in asked for row in self._rows[name]]
+
+
+def _wanted(entry: Relabel, present: tuple[str, ...]) -> tuple[str, ...]:
+    """The labels that an entry asks for: of one that was moved from `look_at` as it was, `label` is still the label in doubt."""
+    if entry.suggested is None or set(entry.label) == set(entry.suggested):
+        return entry.label
+    if set(entry.label) == set(present):
+        return entry.suggested
+    raise DataError(
+        f"the plan has two labels for {entry.path!r} under 'relabel': {', '.join(entry.label)!r} and, as suggested, "
+        f"{', '.join(entry.suggested)!r}. Write the right one as 'label' and take 'suggested' out."
+    )
+
+
+def _target(path: str, labels: tuple[str, ...], dataset: Dataset) -> Any:
+    unknown = [label for label in labels if label not in dataset.classes]
+    if unknown:
+        raise DataError(
+            f"the plan labels {path!r} as {unknown[0]!r}, which is no class of the data.{nearest(unknown[0], dataset.classes)} "
+            f"The classes are {', '.join(dataset.classes[:10])}{' ...' if len(dataset.classes) > 10 else ''}."
+        )
+    if dataset.multilabel:
+        return np.isin(dataset.classes, labels)
+    if len(labels) != 1:
+        raise DataError(f"the plan gives {path!r} {len(labels)} labels, but each image of these data has exactly one")
+    return dataset.classes.index(labels[0])
+
+
+def _members(groups: npt.NDArray[np.str_]) -> list[npt.NDArray[np.int64]]:
+    """The rows of each group that has several."""
+    order = np.argsort(groups, kind="stable")
+    ends = np.flatnonzero(groups[order][1:] != groups[order][:-1]) + 1
+    return [rows for rows in np.split(order, ends) if len(rows) > 1]
+
+
+def _joined(base: npt.NDArray[np.str_], joined: Sequence[npt.NDArray[np.int64]]) -> npt.NDArray[np.str_]:
+    """Join the groups that share a set of rows; each is called like the first of its groups by name."""
+    names, group = np.unique(base, return_inverse=True)
+    parent = np.arange(len(names))
+
+    def top(node: int) -> int:
+        while parent[node] != node:
+            parent[node] = parent[parent[node]]
+            node = int(parent[node])
+        return node
+
+    for rows in joined:
+        tops = [top(int(node)) for node in group[rows]]
+        parent[tops] = min(tops)
+    return np.array(names[[top(node) for node in range(len(names))]][group])
+
+
+def _tally(reasons: Iterable[str]) -> str:
+    """How often each reason is given, without the part that names another image."""
+    kinds = Counter(reason.split(":")[0].split(" of ")[0] for reason in reasons)
+    return ", ".join(f"{count} x {kind}" for kind, count in kinds.most_common(4))
+
+
+def _json(labels: tuple[str, ...]) -> str | list[str]:
+    return labels[0] if len(labels) == 1 else list(labels)
+
+
+def _relabel_json(entry: Relabel) -> dict[str, Any]:
+    moved = {} if entry.suggested is None else {"suggested": _json(entry.suggested)}
+    return {"path": entry.path, "label": _json(entry.label), **moved}
+
+
+def _lines(value: Any) -> str:
+    """JSON of one value: a list with one entry a line."""
+    if not isinstance(value, list) or not value:
+        return json.dumps(value, ensure_ascii=False)
+    return "[\n" + ",\n".join(f"  {json.dumps(entry, ensure_ascii=False)}" for entry in value) + "\n ]"

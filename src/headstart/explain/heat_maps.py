@@ -1,0 +1,279 @@
+"""Which places of an image speak for a class: heat maps of a saved run, for every backbone and every head, by the engine alone.
+
+Two methods. *cells*: the features are means over the positions of the stages' maps, so it can be asked, place by place, how the log-odds
+of the class change when that place counts for more in all of these means. The head and whatever else stands behind the pooling are computed
+as they are, not linearised; for a linear head and an infinitely small change this is Grad-CAM (Selvaraju et al. 2017), summed over the
+stages. It needs one pass of the network for an image. *occlusion* (Zeiler and Fergus 2014): how much the log-odds fall when a window of
+the image is blurred. It asks nothing of the network, and needs a pass for every window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from headstart.engine import Engine, open_engine
+from headstart.errors import BackboneError, ParameterError
+from headstart.explain.onnx_parts import OnnxParts
+from headstart.explain.stage_maps import LOGITS, BehindPooling, Pooling, StageMaps, UnknownMapError, find_poolings
+from headstart.images import Preprocessing
+
+Floats = npt.NDArray[np.float32]
+Pixels = npt.NDArray[np.uint8]
+
+METHODS = ("auto", "fast", "cells", "occlusion")
+CELLS = 7
+STEP = 0.2
+_WINDOW = 2 / 7  # of the side
+_BLUR = 12  # of the side
+_NOTHING = 1e-3  # log-odds: less is rounding
+
+
+class HeatMaps:
+    """Heat maps of a saved model.
+
+    Args:
+        model: ``model.onnx`` of a run.
+        preprocessing: of the run; heat maps are made of prepared images.
+        classes: the class names of the run.
+        multilabel: whether an image may have several classes, each with a probability of its own.
+        method: ``auto`` is ``occlusion``, which measured better where heads use all stages. ``fast`` is ``cells`` where all features are
+            means over positions and the head answers to small changes; else occlusion with a quarter of the windows, side by side.
+        engine: ``auto``, ``openvino`` or ``onnxruntime``.
+        cells: height and width of the grid on which evidence is found.
+        step: by how much more a place counts in *cells*: 1 would be an image that is this place only.
+
+    Attributes:
+        method: that will be used, ``cells`` or ``occlusion``.
+
+    Raises:
+        ParameterError: an unknown method or engine, or numbers outside their limits.
+        BackboneError: the model cannot be read; or the method ``cells`` was asked for and does not fit this network.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        preprocessing: Preprocessing,
+        classes: Sequence[str],
+        multilabel: bool = False,
+        method: str = "auto",
+        engine: str = "auto",
+        cells: int = CELLS,
+        step: float = STEP,
+    ) -> None:
+        if method not in METHODS:
+            raise ParameterError(f"method must be one of {', '.join(METHODS)}, got {method!r}.")
+        size = preprocessing.size
+        if not 2 <= cells <= size:
+            raise ParameterError(f"cells must be from 2 to the {size} pixels of the image, got {cells!r}.")
+        if not (np.isfinite(step) and -0.5 <= step <= 1 and step):
+            raise ParameterError(f"step must be from -0.5 to 1 and not 0, got {step!r}.")
+        self._model, self._size, self._classes, self._multilabel = Path(model), size, tuple(classes), multilabel
+        self._engine_kind, self._cells, self._step = engine, cells, step
+        self._asked = self.method = method
+        self._poolings: tuple[Pooling, ...] = ()
+        self._stages: StageMaps | None = None
+        self._behind: BehindPooling | None = None
+        self._whole: Engine | None = None
+        if method in ("fast", "cells"):
+            self._open_stages()
+        else:
+            self._use_occlusion()
+
+    def _open_stages(self) -> None:
+        try:
+            self._parts = OnnxParts(self._model.read_bytes())
+        except OSError as error:
+            raise BackboneError(f"{self._model}: cannot be opened ({error.strerror}).") from None
+        poolings = find_poolings(self._parts)
+        if poolings is None:
+            self._not_cells()
+            return
+        self.method = "cells"
+        self._poolings = poolings
+        self._stages = StageMaps(self._parts, poolings, size=self._size, cells=self._cells, engine=self._engine_kind)
+
+    def _not_cells(self) -> None:
+        if self._asked == "cells":
+            raise BackboneError(
+                "The features of this network are not only means over positions (a class token, for one, is none), so the method 'cells' "
+                "cannot tell where they come from. Use 'occlusion'."
+            )
+        self._use_occlusion()
+
+    def _use_occlusion(self) -> None:
+        self.method, self._stages, self._behind = "occlusion", None, None
+        self._whole = open_engine(self._model, kind=self._engine_kind, outputs=(LOGITS,), size=self._size)
+
+    def __call__(self, images: Pixels, targets: Sequence[int] | npt.NDArray[np.int64]) -> Floats:
+        """Where the evidence for a class lies.
+
+        Args:
+            images: uint8 (n, size, size, 3), prepared.
+            targets: the class of each whose evidence is wanted, (n,).
+
+        Returns:
+            float32 (n, size, size) from 0, nothing or evidence against the class, to 1, the most in this image. All 0 where no place
+            speaks for the class.
+        """
+        heat = np.zeros((len(images), self._size, self._size), np.float32)
+        for row, evidence in enumerate(self.evidence(images, targets)):
+            heat[row] = shown(evidence, size=self._size)
+        return heat
+
+    def evidence(self, images: Pixels, targets: Sequence[int] | npt.NDArray[np.int64]) -> Floats:
+        """Evidence on the grid, with its sign.
+
+        Args:
+            images: uint8 (n, size, size, 3), prepared.
+            targets: the class of each whose evidence is wanted, (n,).
+
+        Returns:
+            float32 (n, cells, cells), in log-odds: above 0 where a place speaks for the class, below where it speaks against it. By
+            *cells*, how much they rise for each unit by which the place counts more; by *occlusion*, how much they fall without it.
+
+        Raises:
+            ParameterError: images of another size or type, or targets that are no classes.
+        """
+        targets = np.asarray(targets)
+        self._check(images, targets)
+        if self.method == "cells":
+            try:
+                return self._by_cells_or_occlusion(images, targets)
+            except UnknownMapError:
+                self._not_cells()
+        return self._occluded(images, targets)
+
+    def _by_cells_or_occlusion(self, images: Pixels, targets: npt.NDArray[np.int64]) -> Floats:
+        found = self._by_cells(images, targets)
+        silent = np.flatnonzero(~found.any(axis=(1, 2)))  # nearest neighbours: a small change alters no vote
+        if len(silent) and self._asked != "cells":
+            found[silent] = self._occluded(images[silent], targets[silent])
+        return found
+
+    def _check(self, images: Pixels, targets: npt.NDArray[np.int64]) -> None:
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (self._size, self._size, 3):
+            raise ParameterError(
+                f"Heat maps are made of prepared images, uint8 (n, {self._size}, {self._size}, 3), got {images.dtype} {images.shape}."
+            )
+        if targets.shape != (len(images),) or (len(targets) and targets.dtype.kind not in "iu"):
+            raise ParameterError(
+                f"targets must be the number of a class for each of the {len(images)} images, got {targets.dtype} {targets.shape}."
+            )
+        if len(targets) and not (targets.min() >= 0 and targets.max() < len(self._classes)):
+            raise ParameterError(f"targets must be from 0 to {len(self._classes) - 1}, got {targets.min()} to {targets.max()}.")
+
+    def _odds(self, logits: Floats, target: int) -> npt.NDArray[np.float64]:
+        """The log-odds of a class in each row: of its probability against that of all others together."""
+        rows = logits.astype(np.float64)
+        if self._multilabel or rows.shape[1] == 1:
+            return rows[:, target]
+        others = np.delete(rows, target, axis=1)
+        top = others.max(axis=1)
+        odds: npt.NDArray[np.float64] = rows[:, target] - top - np.log(np.exp(others - top[:, None]).sum(axis=1))
+        return odds
+
+    def _by_cells(self, images: Pixels, targets: npt.NDArray[np.int64]) -> Floats:
+        assert self._stages is not None
+        found = np.zeros((len(images), self._cells, self._cells), np.float32)
+        for row, maps in enumerate(self._stages.run(iter(images))):
+            if self._behind is None:
+                shapes = [shape for _, shape in maps]
+                self._behind = BehindPooling(self._parts, self._poolings, shapes, engine=self._stages.engine_name)
+            changed = [_counting_more(grid, self._step) for grid, _ in maps]
+            odds = self._odds(self._behind(changed), int(targets[row]))
+            found[row] = ((odds[1:] - odds[0]) / self._step).reshape(self._cells, self._cells)
+        return _without_rounding(found)
+
+    def _occluded(self, images: Pixels, targets: npt.NDArray[np.int64]) -> Floats:
+        if self._whole is None:
+            self._whole = open_engine(self._model, kind=self._engine_kind, outputs=(LOGITS,), size=self._size)
+        apart = 1.0 if self._asked == "fast" else 0.5
+        hidden = windows(self._cells, apart=apart)
+        found = np.zeros((len(images), self._cells, self._cells), np.float32)
+        rows: list[Floats] = []
+        done = 0
+        for (logits,) in self._whole.run(self._with_windows(images, apart)):
+            rows.append(logits)
+            if len(rows) == len(hidden) + 1:
+                odds = self._odds(np.stack(rows), int(targets[done]))
+                fall = (odds[0] - odds[1:]).astype(np.float32)
+                found[done] = np.tensordot(fall, hidden, axes=1) / hidden.sum(axis=0)
+                rows, done = [], done + 1
+        return _without_rounding(found)
+
+    def _with_windows(self, images: Pixels, apart: float) -> Iterator[Pixels]:
+        """Each image as it is, and then with each window blurred."""
+        shares = _as_shares(self._size, self._cells, apart)
+        for image in images:
+            yield image
+            blurred = blur(image, radius=self._size / _BLUR)
+            whole, difference = image.astype(np.float32) + 0.5, blurred.astype(np.float32) - image
+            for share in shares:
+                yield (whole + share[:, :, None] * difference).astype(np.uint8)
+
+
+def _without_rounding(evidence: Floats) -> Floats:
+    """Evidence (n, cells, cells), where it is next to nothing in a whole image: nothing."""
+    evidence[np.abs(evidence).max(axis=(1, 2), initial=0) < _NOTHING] = 0
+    return evidence
+
+
+def _counting_more(grid: Floats, step: float) -> Floats:
+    """The mean of a map (cells, C), and with each of its cells counting more by `step`: float32 (1 + cells, C)."""
+    mean = grid.mean(axis=0, keepdims=True)
+    return np.concatenate([mean, mean + step * (grid - mean)])
+
+
+@lru_cache(maxsize=8)
+def windows(cells: int, *, apart: float = 0.5) -> Floats:
+    """Windows that together cover a grid evenly: float32 (m, cells, cells), 1 inside.
+
+    Args:
+        cells: height and width of the grid.
+        apart: from one to the next, in widths of a window: 1 puts them side by side, 0.5 lets each overlap half of the next.
+    """
+    stride = max(1, round(_WINDOW * apart * cells))
+    width = round(stride / apart)
+    made = []
+    for top in range(stride - width, cells, stride):
+        for left in range(stride - width, cells, stride):
+            window = np.zeros((cells, cells), np.float32)
+            window[max(0, top) : top + width, max(0, left) : left + width] = 1
+            made.append(window)
+    return np.stack(made)
+
+
+@lru_cache(maxsize=2)
+def _as_shares(size: int, cells: int, apart: float) -> Floats:
+    """The windows in pixels, with soft edges, float32 (m, size, size)."""
+    return np.stack([np.clip(_resized(window, size), 0, 1) for window in windows(cells, apart=apart)])
+
+
+def _resized(grid: Floats, size: int) -> Floats:
+    """float32 (h, w) to (size, size), smoothly."""
+    from PIL import Image
+
+    return np.asarray(Image.fromarray(grid, mode="F").resize((size, size), Image.Resampling.BICUBIC))
+
+
+def blur(image: Pixels, *, radius: float) -> Pixels:
+    """A uint8 image (H, W, 3), blurred with a Gaussian of this standard deviation in pixels."""
+    from PIL import Image, ImageFilter
+
+    return np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(radius)))
+
+
+def shown(evidence: Floats, *, size: int) -> Floats:
+    """Evidence float32 (cells, cells) as heat: float32 (size, size), 0 for none or evidence against, 1 for the most."""
+    heat: Floats = np.maximum(_resized(np.ascontiguousarray(evidence, np.float32), size), np.float32(0))
+    top = float(heat.max())
+    if top > 0:
+        heat /= np.float32(top)
+    return heat
