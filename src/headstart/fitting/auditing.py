@@ -26,15 +26,16 @@ from headstart.audit import (
     near_copies,
     rank_label_errors,
 )  # fmt: skip
+from headstart.backbones import Layer
 from headstart.datasets import Dataset
 from headstart.datasets.grouping import groups_from_names
-from headstart.features import Features
 from headstart.fitting.job import read, say_refused
 from headstart.fitting.leaks import known_beforehand, leak_tests
 from headstart.fitting.parts import kept_together
 from headstart.fitting.settings import FitSettings
 from headstart.metrics import paired_difference
 from headstart.progress import Listener
+from headstart.strategy import Candidate, Choice, HeadPipeline, unfitted
 
 _WORTH_A_WARNING = 0.5  # points of accuracy
 _FEW = 20  # images: fewer cannot be learned from
@@ -87,13 +88,17 @@ def deep_check(data: str | Path | Dataset, *, settings: FitSettings | None = Non
     if _can_be_learned(readable):
         listener.stage("Looking for wrong labels")
         together = _together(readable.groups, features.digests, near)
-        logits, head = _out_of_sample(settings, features.values, readable, together, listener)
-        settings = replace(settings, head=head)  # what follows compares data, and not heads
+        choice = _chosen(settings, features.values, readable, together, listener)
+        logits = _in_order(choice.out_of_sample, choice.estimator.classes_, readable)
         findings += find_label_errors(readable, np.arange(len(readable)), logits)
         errors = rank_label_errors(logits, readable.targets, multilabel=readable.multilabel)
         listener.stage("Measuring what leaks do to the score")
-        findings += _effect_of_groups(settings, features.values, readable, listener)
-        findings += _effect_of_leaks(settings, features, readable, near)
+        chosen = next(candidate for candidate in choice.evidence if candidate.chosen)
+        audited = _Audited(features.values, readable, layers, chosen, settings)
+        guessed = _guessed(readable)
+        apart = audited.right_apart(_together(guessed.groups, features.digests, near))
+        findings += audited.effect_of_groups(_right(readable, logits), apart)
+        findings += audited.effect_of_leaks(known_beforehand(guessed, features.digests, near.components), apart)
     everything = sorted((*audit.findings, *findings), key=lambda finding: SEVERITIES.index(finding.severity))
     kept = features.kept
     plan = make_plan(
@@ -121,19 +126,26 @@ def _together(groups: npt.NDArray[Any] | None, digests: Sequence[bytes], near: N
     return None if joined is None else np.unique(joined, return_inverse=True)[1].astype(np.int64)
 
 
-def _out_of_sample(
+def _guessed(dataset: Dataset) -> Dataset:
+    """The data with the groups that the file names tell of, where none are given."""
+    pattern = group_pattern(dataset)
+    return dataset if pattern is None else replace(dataset, groups=np.array(groups_from_names(dataset.names(), pattern)[0]))
+
+
+def _chosen(
     settings: FitSettings, values: npt.NDArray[np.float32], dataset: Dataset, groups: npt.NDArray[np.int64] | None, listener: Listener
-) -> tuple[npt.NDArray[np.float64], str]:  # fmt: skip
-    """Logits (n, k) of all images, in the order of the classes of the data, each from a head that has not seen its group; which head."""
+) -> Choice:  # fmt: skip
     classifier = replace(settings, fine_tuning=None).classifier()
-    classifier.fit_features(values, dataset.targets, groups=groups, progress=listener.progress)
-    found = classifier.choice_.out_of_sample
-    head = next(candidate.head for candidate in classifier.choice_.evidence if candidate.chosen)
+    return classifier.fit_features(values, dataset.targets, groups=groups, progress=listener.progress).choice_
+
+
+def _in_order(found: npt.NDArray[np.float64], classes: npt.NDArray[Any], dataset: Dataset) -> npt.NDArray[np.float64]:
+    """Logits (n, k) with a column for every class of the data, also for one without images."""
     if dataset.multilabel:
-        return found, head
-    logits = np.full((len(dataset), len(dataset.classes)), -np.inf)
-    logits[:, classifier.choice_.estimator.classes_.astype(np.int64)] = found
-    return logits, head
+        return found
+    logits = np.full((len(found), len(dataset.classes)), -np.inf)
+    logits[:, classes.astype(np.int64)] = found
+    return logits
 
 
 def _right(dataset: Dataset, logits: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
@@ -142,43 +154,72 @@ def _right(dataset: Dataset, logits: npt.NDArray[np.float64]) -> npt.NDArray[np.
     return np.asarray(logits.argmax(axis=1) == dataset.targets)
 
 
-def _effect_of_groups(settings: FitSettings, values: npt.NDArray[np.float32], dataset: Dataset, listener: Listener) -> list[Finding]:
-    """The score when images are split one by one beside the score when groups are kept together; groups are guessed if none are given."""
-    pattern = group_pattern(dataset)
-    groups, whence = dataset.groups, "the groups that were given"
-    if groups is None and pattern is not None:
-        groups, whence = np.array(groups_from_names(dataset.names(), pattern)[0]), f"groups from the file names ({pattern})"
-    if groups is None or len(set(groups.tolist())) == len(groups):
-        return []
-    numbers = np.unique(groups, return_inverse=True)[1].astype(np.int64)
-    one_by_one = _right(dataset, _out_of_sample(settings, values, dataset, None, listener)[0])
-    by_group = _right(dataset, _out_of_sample(settings, values, dataset, numbers, listener)[0])
-    difference = paired_difference(by_group, one_by_one)
+@dataclass(frozen=True, eq=False)
+class _Audited:
+    """What the effects are measured on: features of all images, and the layers and the head that were chosen for them."""
+
+    values: npt.NDArray[np.float32]
+    dataset: Dataset
+    layers: tuple[Layer, ...]
+    candidate: Candidate
+    settings: FitSettings
+
+    def _head(self) -> HeadPipeline:
+        return unfitted(self.candidate, layers=self.layers, class_weight=self.settings.class_weight, seed=self.settings.seed)
+
+    def right_apart(self, groups: npt.NDArray[np.int64] | None) -> npt.NDArray[np.bool_]:
+        """Which images are named rightly by a head that has seen nothing of their group, bool (n,)."""
+        fitted = self._head().fit(self.values, self.dataset.targets, groups=groups)
+        return _right(self.dataset, _in_order(fitted.out_of_sample_logits_, fitted.classes_, self.dataset))
+
+    def effect_of_groups(self, one_by_one: npt.NDArray[np.bool_], apart: npt.NDArray[np.bool_]) -> list[Finding]:
+        """The score when groups are kept together beside the one when they are not; where groups were not given but guessed.
+
+        Args:
+            one_by_one: bool (n,), which images are named rightly by a head that has not seen the image, or a copy of it.
+            apart: the same of a head that has not seen its group.
+        """
+        pattern = group_pattern(self.dataset)
+        if pattern is None:
+            return []
+        change, clear = _changed(apart, one_by_one)
+        message = (
+            f"Split image by image, the accuracy is {one_by_one.mean():.4f}; with groups from the file names ({pattern}) kept on one side, "
+            f"{apart.mean():.4f}: {change}; by cross-validation on {len(apart)} images). "
+            + ("The second is what to expect of new groups." if clear else "The groups make little difference here.")
+        )
+        return [Finding("effect of groups", "warning" if clear else "note", message, (), len(apart))]
+
+    def effect_of_leaks(self, known: dict[str, npt.NDArray[np.bool_]], apart: npt.NDArray[np.bool_]) -> list[Finding]:
+        """The score on the test part as it is, and without what training has seen.
+
+        Images that have leaked may be easier or harder than the others. Hence a second comparison, on the same images: of a head that was
+        trained on the training part with one that has seen nothing of the image's kind.
+
+        Args:
+            known: as `known_beforehand` gives it.
+            apart: as `right_apart` gives it.
+        """
+        if not known:
+            return []
+        train, test = self.dataset.part("train", "val"), self.dataset.part("test")
+        fitted = self._head().fit(self.values[train], self.dataset.targets[train])
+        right = _right(self.dataset.take(test), _in_order(fitted.logits(self.values[test]), fitted.classes_, self.dataset))
+        leaked = np.logical_or.reduce(list(known.values()))
+        change, _ = _changed(apart[test][leaked], right[leaked])
+        message = (
+            "; ".join(row.line() for row in leak_tests(right, known))
+            + f". The {int(leaked.sum())} that training has seen, judged instead by a head that has seen nothing of their kind: "
+            f"{apart[test][leaked].mean():.4f}, {change})."
+        )
+        sure = set(known) != {"groups"} or self.dataset.groups is not None  # groups from file names are a guess
+        return [Finding("effect of leaks", "error" if sure else "warning", f"{message[0].upper()}{message[1:]}", (), int(leaked.sum()))]
+
+
+def _changed(after: npt.NDArray[np.bool_], before: npt.NDArray[np.bool_]) -> tuple[str, bool]:
+    """A change of the accuracy on the same images in words, without the last bracket; and whether it is a drop worth a warning."""
+    difference = paired_difference(after, before)
     low, high = (100 * value for value in difference.interval)
-    drop = -100 * difference.value
-    clear = high < 0 and drop >= _WORTH_A_WARNING
-    message = (
-        f"Split image by image, the accuracy is {one_by_one.mean():.4f}; with {whence} kept on one side, {by_group.mean():.4f}: "
-        f"{'a drop of' if drop >= 0 else 'a rise of'} {abs(drop):.1f} points (95 % interval of the change {low:+.1f} to {high:+.1f}; by "
-        f"cross-validation on {len(dataset)} images). "
-        + ("The second is what to expect of new groups." if clear else "The groups make little difference here.")
-    )
-    return [Finding("effect of groups", "warning" if clear else "note", message, (), len(set(groups.tolist())))]
-
-
-def _effect_of_leaks(settings: FitSettings, features: Features, dataset: Dataset, near: NearCopies) -> list[Finding]:
-    """The score of a head on the test part with and without the images that training has seen in some form."""
-    train, test = dataset.part("train", "val"), dataset.part("test")
-    if not len(train) or not len(test):
-        return []
-    known = known_beforehand(dataset, features.digests, near.components)
-    if not known:
-        return []
-    classifier = replace(settings, fine_tuning=None).classifier()
-    classifier.fit_features(features.values[train], dataset.targets[train])
-    named = classifier.choice_.estimator.predict(features.values[test])
-    same = named == dataset.targets[test]
-    tests = leak_tests(same if same.ndim == 1 else same.all(axis=1), known)
-    message = "; ".join(test.line() for test in tests)
-    seen = int(np.logical_or.reduce(list(known.values())).sum())
-    return [Finding("effect of leaks", "error", f"{message[0].upper()}{message[1:]}.", (), seen)]
+    points = 100 * difference.value
+    words = f"{'a rise' if points > 0 else 'a drop'} of {abs(points):.1f} points (95 % interval of the change {low:+.1f} to {high:+.1f}"
+    return words, high < 0 and -points >= _WORTH_A_WARNING

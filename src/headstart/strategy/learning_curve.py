@@ -20,12 +20,11 @@ from headstart.errors import DataError, ParameterError
 from headstart.heads.subsample import stratified_rows
 from headstart.heads.targets import ClassWeight, Targets, encode
 from headstart.heads.threads import one_thread
-from headstart.maps import LayerLike, LayerMap
+from headstart.maps import LayerLike
 from headstart.metrics import resamples
 from headstart.splits import folds
-from headstart.strategy.candidates import make_head
+from headstart.strategy.again import unfitted
 from headstart.strategy.choice import Candidate, Choice
-from headstart.strategy.pipeline import HeadPipeline
 
 Floats = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
@@ -176,11 +175,8 @@ class _Fitter:
         class_weight: ClassWeight, groups: npt.ArrayLike | None, seed: int,
     ) -> None:  # fmt: skip
         self.candidate: Candidate = next(candidate for candidate in choice.evidence if candidate.chosen)
-        slices = {layer.name: (layer.name, layer.start, layer.stop) for layer in layers}
-        missing = [name for name in self.candidate.layers if name not in slices]
-        if missing:
-            raise ParameterError(f"The head was chosen on the layer {missing[0]!r}, which is not among {', '.join(slices)}.")
-        self._map = LayerMap([slices[name] for name in self.candidate.layers], weights=self.candidate.weights)
+        self._layers = layers
+        unfitted(self.candidate, layers=layers)  # layers that do not fit are noticed before any work
         self._values, self._labels, self._targets = values, labels, targets
         self._groups = None if groups is None else np.asarray(groups)
         self._weight, self._seed = class_weight, seed
@@ -210,10 +206,11 @@ class _Fitter:
     def _one(self, part: Rows, judged: Rows) -> tuple[npt.NDArray[np.bool_], Floats]:
         outside = ~np.isin(judged, part)
         rows = judged[outside]
-        head = make_head(self.candidate.head, self._fitting(len(part)), class_weight=self._class_weight(part), seed=self._seed)
-        fitted = HeadPipeline(self._map, head).fit(
-            self._values[part], self._labels[part], groups=None if self._groups is None else self._groups[part]
-        )
+        pipeline = unfitted(
+            self.candidate, layers=self._layers, hyperparameters=self._fitting(len(part)), class_weight=self._class_weight(part),
+            seed=self._seed,
+        )  # fmt: skip
+        fitted = pipeline.fit(self._values[part], self._labels[part], groups=None if self._groups is None else self._groups[part])
         same = np.asarray(fitted.predict(self._values[rows]) == self._labels[rows])
         return outside, np.asarray(same if same.ndim == 1 else same.all(axis=1), dtype=np.float64)
 

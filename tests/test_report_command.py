@@ -1,0 +1,270 @@
+"""``headstart report``: from the run alone it writes what `fit` wrote, with what has happened since; and it mends a page that was harmed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file, save_file
+
+from headstart import FitSettings, fit, load
+from headstart.backbones.kept_networks import digest_of
+from headstart.bundle import PAGES, Use, record_use, replace_pages
+from headstart.bundle.run import manifest_digest
+from headstart.errors import RunError
+from headstart.fitting import report_of
+
+Cli = Callable[..., Any]
+USE = Use(when="2031-05-06T07:08:09+00:00", data="photos", images=12, tested=10, trained=0, accuracy=0.75)
+
+
+@pytest.fixture
+def folder(run: Path, tmp_path: Path) -> Path:
+    """A run beside whose place the pictures still are: a folder deep, as the first one is."""
+    return Path(shutil.copytree(run, run.parent / f"{tmp_path.name}"))
+
+
+@pytest.fixture
+def far(run: Path, tmp_path: Path) -> Path:
+    """A run that was taken away from its pictures."""
+    return Path(shutil.copytree(run, tmp_path / "far" / "away" / "run"))
+
+
+def state(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
+
+
+def text(folder: Path, name: str = "report.html") -> str:
+    return (folder / name).read_text("utf-8")
+
+
+def without_digests(folder: Path) -> dict[str, Any]:
+    """The manifest without what must change with the pages."""
+    manifest = json.loads(text(folder, "manifest.json"))
+    files = {name: digest for name, digest in manifest["files"].items() if name not in PAGES}
+    assert set(manifest["files"]) - set(files) == set(PAGES)
+    return {**manifest, "files": files, "digest": ""}
+
+
+# anew
+
+
+def test_written_anew_it_is_what_fit_wrote(cli: Cli, folder: Path) -> None:
+    """To the byte, pictures and heat maps too; the manifest as well."""
+    before = state(folder)
+    assert text(folder).count("data:image/jpeg") > 12
+    done = cli("report", folder)
+    assert (done.code, done.out) == (0, f"{folder / 'report.html'}\n")
+    assert done.err.splitlines() == ["Writing the report"]
+    after = state(folder)
+    assert after.keys() == before.keys()
+    assert [name for name in before if after[name] != before[name]] in ([], ["manifest.json"])
+    assert without_digests(folder) == {**json.loads(before["manifest.json"]), "files": without_digests(folder)["files"], "digest": ""}
+    load(folder)
+
+
+def test_what_it_tells_is_what_fit_measured(pictures: Path, cache: Path, tmp_path: Path) -> None:
+    """Of a fit on groups and copies, where everything has something to tell."""
+    data = tmp_path / "data"
+    for part, numbers in (("train", range(15)), ("test", range(12, 20))):
+        for kind in ("rings", "checks"):
+            (data / part / kind).mkdir(parents=True)
+            for number in numbers:
+                shutil.copy(pictures / kind / f"{kind} {number:02d}.png", data / part / kind)
+    (data / "train" / "rings" / "broken.png").write_bytes(b"rubbish")
+    result = fit(data, out=tmp_path / "run", settings=FitSettings(head="centroid", cache=cache))
+    report = report_of(load(tmp_path / "run"))
+    assert report.evaluation.accuracy == result.test.accuracy
+    assert report.evaluation.interval == result.test.interval
+    assert (report.evaluation.outcome.targets == result.test.outcome.targets).all()
+    assert report.evaluation.outcome.probabilities == pytest.approx(result.test.outcome.probabilities, abs=1e-5)
+    assert report.counts == {part: result.dataset.counts(part) for part in ("train", "test")}
+    assert report.leaks == tuple((row.label, row.accuracy, row.interval, row.images) for row in result.leaks)
+    assert [images for _, _, _, images in report.leaks] == [16, 6, 10]
+    assert [finding.text for finding in report.findings] == [finding.message for finding in result.findings]
+    assert [path for path, _ in report.refused] == [error.path for error in result.refused]
+    assert report.trust is not None
+    assert (report.trust.coverage, report.trust.covered) == (result.trust_test.asked, result.trust_test.coverage)
+    assert report.trust.refused == result.trust_test.unlike
+    assert sum(report.trust.sizes.values()) == 16
+    mean = sum(size * images for size, images in report.trust.sizes.items()) / 16
+    assert mean == pytest.approx(report.trust.mean_size) == result.trust_test.size
+    rows = [example.row for example in report.examples]
+    assert len(set(rows)) == len(rows) == 16
+    tested = [path.relative_to(data).as_posix() for path in result.dataset.take(result.dataset.part("test")).images]  # type: ignore[union-attr]
+    for example in report.examples:
+        assert example.name == tested[example.row]
+        assert example.target == Path(example.name).parent.name
+        nearest, label, image = example.neighbours[0]
+        assert nearest.startswith("train/")
+        assert label == Path(nearest).parent.name
+        assert image is not None
+        if int(Path(example.name).stem[-2:]) < 15:  # it has a copy among the training images, which is the nearest of all
+            assert Path(nearest).name == Path(example.name).name
+
+
+def test_later_uses_are_told_and_nothing_else_is_changed(cli: Cli, far: Path) -> None:
+    cli("report", far)
+    before, told, files = text(far), without_digests(far), state(far)
+    record_use(far, USE)
+    assert cli("report", far).code == 0
+    assert USE.sentence() in text(far)
+    assert USE.sentence() not in before
+    assert without_digests(far) == told
+    changed = {name for name, content in state(far).items() if files.get(name) != content}
+    assert changed <= {*PAGES, "manifest.json", "uses.jsonl"}
+    assert {"report.html", "manifest.json"} <= changed
+    load(far)  # the digests are those of the new pages
+    assert sorted(entry.name for entry in far.iterdir()) == sorted([*told["files"], *PAGES, "manifest.json", "uses.jsonl"])
+
+
+def test_the_page_alone(cli: Cli, far: Path) -> None:
+    record_use(far, USE)
+    before = state(far)
+    done = cli("report", far, "--out", "page.html")
+    assert (done.code, done.out) == (0, "page.html\n")
+    assert state(far) == before
+    page = Path("page.html").read_bytes()
+    assert USE.sentence().encode() in page
+    cli("report", far)
+    assert (far / "report.html").read_bytes() == page
+
+
+def test_pages_that_cannot_be_written(cli: Cli, far: Path) -> None:
+    Path("folder").mkdir()
+    before = state(far)
+    for out, message in (("folder", "folder cannot be written: it is a folder"), ("absent/page.html", "there is no folder")):
+        done = cli("report", far, "--out", out)
+        assert done.code == 2
+        assert message in done.err
+    assert state(far) == before
+
+
+# pictures
+
+
+def test_pictures_that_are_gone(cli: Cli, far: Path) -> None:
+    done = cli("report", far)
+    assert done.code == 0
+    assert "None of the test images is where the run says, so the report shows no pictures." in done.err
+    assert "data:image/jpeg" not in text(far)
+    assert f"{load(far).metrics['test_accuracy']:.1%}" in text(far) or "100" in text(far)
+
+
+def test_some_pictures_are_gone(far: Path) -> None:
+    """They are left out; what is there is shown under its own name, with its own label and answer."""
+    opened = load(far)
+    left = [2, 7]
+    for number, name in enumerate(opened.test_names):
+        if number in left:
+            (far / name).parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (40, 40), (200, 10 * number, 0)).save(far / name)
+    report = report_of(opened)
+    assert sorted(example.row for example in report.examples) == left
+    for example in report.examples:
+        assert opened.test_names[example.row].endswith(example.name)
+        assert example.target == Path(example.name).parent.name
+        assert all(image is None for _, _, image in example.neighbours)
+
+
+# damage
+
+
+def test_a_damaged_page_is_named_and_mended(cli: Cli, folder: Path, photo: Path) -> None:
+    whole = state(folder)
+    for name in PAGES:
+        (folder / name).write_bytes(whole[name].replace(b"Image", b"Fake!"))
+        done = cli("predict", folder, photo)
+        assert done.code != 0
+        assert f"{name}: has been changed since the run was written" in done.err
+        assert done.err.rstrip().endswith(f"Write it anew with: headstart report {folder}")
+        with pytest.raises(RunError, match="Write it anew with"):
+            load(folder)
+        assert cli("report", folder).code == 0
+        assert (folder / name).read_bytes() == whole[name]
+        assert cli("predict", folder, photo).code == 0
+
+
+def test_the_advice_can_be_typed_as_it_is(cli: Cli, run: Path, tmp_path: Path) -> None:
+    import shlex
+
+    spaced = Path(shutil.copytree(run, tmp_path / "my run's copy"))
+    (spaced / "report.html").write_text("mine now")
+    with pytest.raises(RunError) as told:
+        load(spaced)
+    words = shlex.split(str(told.value).split("Write it anew with: ")[1])
+    assert words == ["headstart", "report", str(spaced)]
+    assert cli(*words[1:]).code == 0
+    load(spaced)
+
+
+def test_a_page_that_is_missing(cli: Cli, far: Path) -> None:
+    (far / "report.html").unlink()
+    with pytest.raises(RunError, match=r"report.html: is missing"):
+        load(far)
+    assert cli("report", far).code == 0
+    load(far)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "split.csv", "evaluation.safetensors", "reference.safetensors"])
+def test_what_no_report_can_mend(cli: Cli, far: Path, name: str) -> None:
+    (far / name).write_bytes(b"rubbish")
+    before = state(far)
+    done = cli("report", far)
+    assert done.code != 0
+    assert f"{name}: has been changed since the run was written (its SHA-256 differs). Copy the run again, or fit again." in done.err
+    assert state(far) == before
+
+
+def test_a_run_of_an_earlier_version(cli: Cli, far: Path) -> None:
+    """It did not keep what a report tells; that is said, and the pages stay as they are."""
+    manifest = json.loads(text(far, "manifest.json"))
+    for entry in ("trust", "trust_test", "learning_curve", "leaks", "title", "features", "head", "training_facts", "digest"):
+        del manifest[entry]
+    del manifest["files"]["evaluation.safetensors"]
+    (far / "evaluation.safetensors").unlink()
+    kept = {name: array for name, array in load_file(far / "reference.safetensors").items() if not name.startswith(("trust.", "digests"))}
+    save_file(kept, far / "reference.safetensors")
+    manifest["files"]["reference.safetensors"] = digest_of(far / "reference.safetensors")
+    (far / "manifest.json").write_text(json.dumps({**manifest, "digest": manifest_digest(manifest)}), "utf-8")
+    before = state(far)
+    done = cli("report", far)
+    assert done.code != 0
+    assert "was written by an earlier version of Headstart, which did not keep what the report tells." in done.err
+    assert state(far) == before
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_a_disk_that_is_full(far: Path, monkeypatch: pytest.MonkeyPatch, failing: int) -> None:
+    """Nothing is left behind; a page that was replaced before is named by `load`, and can be mended."""
+    before, replaced, replace = state(far), [], Path.replace
+
+    def full(self: Path, target: Path) -> Path:
+        if len(replaced) == failing:
+            raise OSError(28, "No space left on device")
+        replaced.append(target)
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(RunError, match="The pages of the run .* cannot be written: No space left on device"):
+        replace_pages(far, {"report.html": "new", "MODEL_CARD.md": "new"})
+    monkeypatch.setattr(Path, "replace", replace)
+    assert {name for name, content in state(far).items() if before[name] != content} == ({"report.html"} if failing else set())
+    assert sorted(state(far)) == sorted(before)
+    if failing:
+        with pytest.raises(RunError, match=r"report.html: has been changed .* headstart report"):
+            load(far)
+        replace_pages(far, {name: before[name].decode() for name in PAGES})
+    load(far)
+    assert state(far)["report.html"] == before["report.html"]
+
+
+def test_names_that_are_not_utf_8(far: Path) -> None:
+    replace_pages(far, {"report.html": "phot\udcffs"})
+    assert text(far) == "phot?s"
+    load(far)
