@@ -173,7 +173,7 @@ def test_lines(cats_dogs: Evaluation) -> None:
         "  Brier score                     0.0207",
         "  ROC-AUC                         0.9867  95 % interval [0.9733, 0.9967] (bootstrap)",
         "  average precision               0.9802",
-        "  calibration error (ECE)         0.0867",
+        "  calibration error (ECE)         0.0867  0.0000 to 0.0400 by chance alone",
         "",
         "  class     images  precision     recall         F1    ROC-AUC",
         "  cat          150     0.9803     0.9933     0.9868     0.9867",

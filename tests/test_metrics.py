@@ -417,3 +417,16 @@ def test_accuracy_by_coverage_is_that_of_the_surest_images(case: tuple[np.ndarra
 
 def test_coverage_of_nothing() -> None:
     assert [values.tolist() for values in metrics.accuracy_coverage(np.empty(0), np.empty(0, dtype=bool))] == [[], [], []]
+
+
+def test_the_calibration_error_that_comes_of_chance_is_that_of_true_probabilities() -> None:
+    generator = np.random.default_rng(5)
+    confidence = generator.uniform(0.5, 1, 400)
+    seen = [metrics.expected_calibration_error(confidence, generator.random(400) < confidence) for _ in range(2000)]
+    mean, low, high = metrics.calibration_error_by_chance(confidence, draws=2000)
+    assert mean == pytest.approx(np.mean(seen), rel=0.03)
+    assert 0.9 < np.mean([low <= value <= high for value in seen]) < 0.99
+    fewer = metrics.calibration_error_by_chance(confidence[:50])
+    assert fewer[0] > 2 * mean
+    assert metrics.calibration_error_by_chance(np.ones(10)) == (0, 0, 0)
+    assert np.isnan(metrics.calibration_error_by_chance(np.empty(0))).all()

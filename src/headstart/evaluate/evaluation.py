@@ -67,6 +67,11 @@ class Evaluation:
         """95 % intervals of balanced accuracy, macro F1, log loss and ROC-AUC, by name: percentiles of seeded resamples of the images."""
         return metrics.bootstrap_intervals(self.outcome.targets, self.outcome.probabilities)
 
+    @cached_property
+    def calibration_by_chance(self) -> tuple[float, float, float]:
+        """What the calibration error would be if every probability were exactly true, on so many images: mean, and the middle 95 %."""
+        return metrics.calibration_error_by_chance(self.outcome.statements[0])
+
     @property
     def multilabel(self) -> bool:
         """Whether an image can have any number of labels."""
@@ -158,6 +163,7 @@ class Evaluation:
             **{name: _plain(value) for name, value in self.scores.items()},
             "intervals": {name: list(found) for name, found in self.bootstrap.intervals.items()},
             "intervals_method": self.bootstrap.method,
+            "calibration_error_by_chance": [_plain(value) for value in self.calibration_by_chance],
             "by_class": by_class,
             "confusion_matrix": None if self.confusion is None else self.confusion.tolist(),
         }
@@ -168,6 +174,8 @@ class Evaluation:
         words = {**SCORE_WORDS, "accuracy": "accuracy (all labels right)" if self.multilabel else "accuracy"}
         intervals = {name: f"  95 % interval [{a:.4f}, {b:.4f}] (bootstrap)" for name, (a, b) in self.bootstrap.intervals.items()}
         intervals["accuracy"] = f"  95 % interval [{low:.4f}, {high:.4f}] (Wilson)"
+        least, most = self.calibration_by_chance[1:]
+        intervals["calibration_error"] = f"  {least:.4f} to {most:.4f} by chance alone"
         shown = [(words[name], number(self.scores[name]), intervals.get(name, "")) for name in SCORE_WORDS if name in self.scores]
         column = max(width(label) for label, _, _ in shown)
         found = [f"{title}: {plural(self.images, 'image')}, {plural(len(self.classes), 'class')}"]

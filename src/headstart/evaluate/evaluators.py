@@ -44,6 +44,13 @@ class Outcome:
         """Which image has which label, bool (n, k)."""
         return metrics.indicators(self.targets, count=self.probabilities.shape[1])
 
+    @property
+    def statements(self) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """The confidence of each statement, and whether it came true: of the class named (n,); multi-label: of each label (n * k,)."""
+        if self.multilabel:
+            return self.probabilities.ravel().astype(np.float64), self.targets.ravel()
+        return self.probabilities.max(axis=1).astype(np.float64), np.asarray(self.predicted == self.targets)
+
     @cached_property
     def class_scores(self) -> metrics.ClassScores:
         """Precision, recall and F1 of each class."""
@@ -102,11 +109,7 @@ def ranking(outcome: Outcome) -> Iterator[tuple[str, float | NDArray[Any]]]:
 
 def calibration(outcome: Outcome) -> Iterator[tuple[str, float]]:
     """Expected calibration error, 15 bins: of the class that is named; multi-label: of the probability of every label."""
-    if outcome.multilabel:
-        confidence, correct = outcome.probabilities.ravel(), outcome.targets.ravel()
-    else:
-        confidence, correct = outcome.probabilities.max(axis=1), outcome.predicted == outcome.targets
-    yield "calibration_error", metrics.expected_calibration_error(confidence, correct)
+    yield "calibration_error", metrics.expected_calibration_error(*outcome.statements)
 
 
 SINGLE_LABEL: tuple[Evaluator, ...] = (correctness, runners_up, class_scores, probability_scores, ranking, calibration)

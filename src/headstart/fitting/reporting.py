@@ -17,6 +17,7 @@ from headstart.evaluate import Evaluation, evaluate
 from headstart.finetune.history import History
 from headstart.fitting.showing import Sources, examples_of
 from headstart.heads.calibration import probabilities
+from headstart.images import image_digest
 from headstart.report import EvidenceRow, Finding, RunReport, Trusted
 from headstart.strategy import LearningCurve
 from headstart.trust import TrustTest
@@ -118,11 +119,26 @@ def _sizes(run: Run) -> dict[int, int]:
 
 
 def _from_lists(run: Run) -> Sources:
-    def path(names: tuple[str, ...]) -> Callable[[int], Path | None]:
-        return lambda row: run.path / names[row] if row < len(names) and not names[row].startswith("array[") else None
-
     names, training_names = shown_names(run)
-    return Sources(training=path(run.training_names), test=path(run.test_names), names=names, training_names=training_names)
+    return Sources(
+        training=_finder(run, run.training_names, run.reference["digests"]), test=_finder(run, run.test_names, run.tested["digests"]),
+        names=names, training_names=training_names,
+    )  # fmt: skip
+
+
+def _finder(run: Run, names: Sequence[str], digests: npt.NDArray[np.uint8]) -> Callable[[int], Path | None]:
+    """From a position to the image, where it is still there and still the same: what was said was said of that one."""
+
+    def find(row: int) -> Path | None:
+        if row >= len(names):
+            return None
+        path = run.path / names[row]
+        try:
+            return path if image_digest(path.read_bytes()) == digests[row].tobytes() else None
+        except (OSError, ValueError):
+            return None
+
+    return find
 
 
 def shown_names(run: Run) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -42,12 +42,13 @@ class Sources:
 def examples_of(run: Run, evaluation: Evaluation, sources: Sources) -> tuple[Example, ...]:
     """The mistakes that the model was surest of, and of each class some images that it named rightly; images that are gone are left out."""
     pixels: dict[int, _Pixels] = {}
+    images: dict[int, ImageSource] = {}
     with quiet_decoding():
         for row in example_rows(evaluation, wrong=WRONG, right=RIGHT).tolist():
             source = sources.test(row)
             try:
                 if source is not None:
-                    pixels[row] = run.preprocessing(source)
+                    pixels[row], images[row] = run.preprocessing(source), source
             except ImageError:
                 continue
     if not pixels:
@@ -55,8 +56,10 @@ def examples_of(run: Run, evaluation: Evaluation, sources: Sources) -> tuple[Exa
     rows = np.array(list(pixels))
     stacked = np.stack(list(pixels.values()))
     heat = _heat(run, stacked, evaluation, rows)
-    predictions = run.predict(stacked, neighbours=_NEIGHBOURS)
-    nearest = None if predictions.judgement is None else predictions.judgement.nearest
+    # of the images, and not of the pixels, which would be prepared, and so cropped, once more
+    predictions = run.predict(list(images.values()), neighbours=_NEIGHBOURS)
+    judged = None if predictions.judgement is None else predictions.judgement.nearest
+    nearest = {} if judged is None else dict(zip(predictions.kept.tolist(), judged, strict=True))
     return tuple(
         Example(
             name=printable(sources.names[row]) if row < len(sources.names) else f"test image {row}",
@@ -65,7 +68,7 @@ def examples_of(run: Run, evaluation: Evaluation, sources: Sources) -> tuple[Exa
             probability=_probability(evaluation, row),
             image=jpeg(stacked[place], side=_SIDE),
             heat=jpeg(overlay(stacked[place], heat[place]), side=_SIDE) if place < len(heat) else None,
-            neighbours=() if nearest is None else _neighbours(run, nearest[place], sources),
+            neighbours=_neighbours(run, nearest[place], sources) if place in nearest else (),
             row=row,
         )
         for place, row in enumerate(rows.tolist())

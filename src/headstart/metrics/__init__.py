@@ -5,7 +5,7 @@ An average over classes is an average over the classes that occur in the targets
 """
 
 from headstart.metrics.bootstrap import BootstrapIntervals, bootstrap_intervals, resamples
-from headstart.metrics.calibration_error import CalibrationBins, calibration_bins, expected_calibration_error
+from headstart.metrics.calibration_error import CalibrationBins, calibration_bins, calibration_error_by_chance, expected_calibration_error
 from headstart.metrics.comparison import AucDifference, PairedDifference, auc_difference, holm, paired_difference
 from headstart.metrics.coverage import accuracy_coverage
 from headstart.metrics.decisions import (
@@ -38,6 +38,7 @@ __all__ = [
     "bootstrap_intervals",
     "brier_score",
     "calibration_bins",
+    "calibration_error_by_chance",
     "class_average",
     "confusion_matrix",
     "defined_mean",

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+_WORK = 10_000_000  # statements drawn, at most
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,3 +46,21 @@ def expected_calibration_error(confidence: NDArray[np.floating[Any]], correct: N
         return math.nan
     filled = found.images > 0
     return float((np.abs(found.accuracy - found.confidence)[filled] * found.images[filled]).sum() / total)
+
+
+def calibration_error_by_chance(
+    confidence: NDArray[np.floating[Any]], *, bins: int = 15, draws: int | None = None, seed: int = 0
+) -> tuple[float, float, float]:
+    """Return what `expected_calibration_error` would be if every confidence were exactly true: mean, and the middle 95 %.
+
+    The error is never 0 on a finite number of images, and the fewer there are, the larger it is by chance alone. What comes true is drawn
+    `draws` times, by default 200 or fewer for very many, with the probabilities `confidence` (m,); nan where there are none.
+    """
+    confidence = np.asarray(confidence, dtype=np.float64)
+    if not len(confidence):
+        return math.nan, math.nan, math.nan
+    generator = np.random.default_rng(seed)
+    draws = int(np.clip(_WORK // len(confidence), 20, 200)) if draws is None else draws
+    found = [expected_calibration_error(confidence, generator.random(len(confidence)) < confidence, bins=bins) for _ in range(draws)]
+    low, high = np.percentile(found, [2.5, 97.5])
+    return float(np.mean(found)), float(low), float(high)

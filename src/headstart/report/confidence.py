@@ -49,15 +49,9 @@ def calibrated(report: RunReport) -> str:
     was = ""
     if report.uncalibrated is not None:
         was = f"; before calibration they were {100 * report.uncalibrated.scores['calibration_error']:.1f} points"
-    return f"Confidence and truth are {100 * error:.1f} points apart on average (calibration error){was}."
-
-
-def statements(found: Evaluation) -> tuple[Floats, NDArray[np.bool_]]:
-    """Return the confidence of each statement, and whether it is right: of the class named; multi-label: of each label."""
-    outcome = found.outcome
-    if outcome.multilabel:
-        return outcome.probabilities.ravel().astype(np.float64), outcome.targets.ravel()
-    return outcome.probabilities.max(axis=1).astype(np.float64), np.asarray(outcome.predicted == outcome.targets)
+    _, least, most = report.evaluation.calibration_by_chance
+    chance = f" On so few images, {100 * least:.1f} to {100 * most:.1f} points come of chance alone."
+    return f"Confidence and truth are {100 * error:.1f} points apart on average (calibration error){was}.{chance}"
 
 
 def reliability(found: Evaluation) -> tuple[Floats, Floats, NDArray[np.int64]]:
@@ -65,7 +59,7 @@ def reliability(found: Evaluation) -> tuple[Floats, Floats, NDArray[np.int64]]:
 
     The groups are the bins of the calibration error; one with too few images is joined to the next, the last to the one before it.
     """
-    bins = metrics.calibration_bins(*statements(found), bins=BINS)
+    bins = metrics.calibration_bins(*found.outcome.statements, bins=BINS)
     filled = np.flatnonzero(bins.images)
     sure, right, count = bins.confidence[filled] * bins.images[filled], bins.accuracy[filled] * bins.images[filled], bins.images[filled]
     starts, together = [0], 0
@@ -108,7 +102,7 @@ def reliability_chart(found: Evaluation, before: Evaluation | None) -> LineChart
 
 def coverage_chart(report: RunReport) -> LineChart:
     """Return accuracy by share of images answered."""
-    share, right, _ = metrics.accuracy_coverage(*statements(report.evaluation))
+    share, right, _ = metrics.accuracy_coverage(*report.evaluation.outcome.statements)
     enough = share * report.evaluation.images >= FIRST
     share, right = share[enough], right[enough]
     half = float(right[np.searchsorted(share, 0.5)])
@@ -128,7 +122,7 @@ def _mark(report: RunReport) -> Mark | None:
         return None
     for wanted, threshold, _ in report.trust.abstention:
         if threshold is not None:
-            answered = float((statements(report.evaluation)[0] >= threshold).mean())
+            answered = float((report.evaluation.outcome.statements[0] >= threshold).mean())
             if 0 < answered < 1:
                 return Mark(x=answered, label=f"for {percent(wanted)}: answers {percent(answered)}")
     return None
@@ -146,7 +140,7 @@ def abstention_rows(report: RunReport) -> list[list[str]]:
     for wanted, threshold, coverage in () if report.trust is None else report.trust.abstention:
         row = ["cannot be promised", "", ""]
         if threshold is not None:
-            sure, right = statements(report.evaluation)
+            sure, right = report.evaluation.outcome.statements
             chosen = right[sure >= threshold]
             then = percent(float(chosen.mean())) if len(chosen) else "-"
             row = [percent(threshold), "-" if coverage is None else percent(coverage), then]

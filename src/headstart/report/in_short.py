@@ -6,7 +6,7 @@ import numpy as np
 
 from headstart import metrics
 from headstart.evaluate.wording import percent, plural, shorten
-from headstart.report.confidence import FIRST, calibrated, statements
+from headstart.report.confidence import FIRST, calibrated
 from headstart.report.markup import text
 from headstart.report.record import RunReport
 
@@ -37,7 +37,7 @@ def _mistakes(report: RunReport) -> tuple[str, str]:
 def _sure(report: RunReport) -> tuple[str, str]:
     said, found = calibrated(report), report.evaluation
     if not found.multilabel and found.images >= 5 * FIRST:
-        share, right, _ = metrics.accuracy_coverage(*statements(found))
+        share, right, _ = metrics.accuracy_coverage(*found.outcome.statements)
         surest = float(right[np.searchsorted(share, ANSWERED - 1e-9)])
         said += f" On the {percent(ANSWERED, digits=0)} of the images that it is surest of, it is right in {percent(surest)}."
     return "confidence", said

@@ -31,6 +31,8 @@ Rows = npt.NDArray[np.int64]
 
 PARTS = 8
 """Fits for one size, at most."""
+FITTED = 6000
+"""Images in all fits of one size together, at most, but one fit at least: the time grows faster than with the images."""
 TESTED = 2000
 """Images that every size is tested on, at most."""
 HALVINGS = 6
@@ -158,7 +160,9 @@ def _parts(targets: Targets, groups: Rows | None, *, sizes: Sequence[int] | None
     found = []
     for size in sorted(set(wanted)):
         try:
-            parts = folds(targets.codes, count=max(2, round(n / size)), groups=groups, seed=seed)[:PARTS]
+            parts = folds(targets.codes, count=max(2, round(n / size)), groups=groups, seed=seed)[
+                : min(PARTS, max(1, round(FITTED / size)))
+            ]
         except ParameterError:  # fewer groups than that
             continue
         fit = [part for part in parts if targets.multilabel or np.count_nonzero(targets.indicators[part].any(axis=0)) > 1]
