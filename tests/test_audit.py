@@ -89,7 +89,7 @@ def test_copies_within_a_class(clean):
     finding = the(check(read_dataset(clean)), "copies")
     assert finding.count == 1
     assert finding.examples == ("train/cat/copy.png",)
-    assert "1 images are exact copies of another image of their class: they count more than once" in finding.message
+    assert "1 image is an exact copy of another image of their class: they count more than once" in finding.message
     unsplit = the(check(read_dataset(clean / "train")), "copies")
     assert unsplit.severity == "warning"
     assert "may fall on both sides of a split" in unsplit.message
@@ -110,7 +110,7 @@ def test_copies_in_the_test_part(clean):
     finding = the(audit, "leak")
     assert not audit.ok
     assert finding.count == 1
-    assert "1 test images are exact copies of training images" in finding.message
+    assert "1 test image is an exact copy of training images" in finding.message
     assert "the score is too high" in finding.message
     assert finding.examples == ("test/cat/leak.png = train/cat/000.png",)
     assert "copies" not in kinds(audit)
@@ -120,7 +120,7 @@ def test_copies_in_the_validation_part(clean):
     (clean / "val/cat").mkdir(parents=True)
     shutil.copy(clean / "train/cat/000.png", clean / "val/cat/leak.png")
     finding = the(check(read_dataset(clean)), "leak into validation")
-    assert "1 validation images are exact copies of training images" in finding.message
+    assert "1 validation image is an exact copy of training images" in finding.message
 
 
 def test_groups_on_both_sides(clean):

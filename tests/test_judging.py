@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
+from conftest import draw
 from headstart import FitSettings, fit, load
 from headstart.backbones.kept_networks import digest_of
 from headstart.bundle import Run
@@ -86,7 +87,7 @@ def test_predictions_are_judged_as_trust_judges_them(opened: Run, images: list[P
     assert trust.sets is not None
     assert trust.unlike is not None
     np.testing.assert_array_equal(judged.sets, trust.sets(said["probabilities"], never_empty=True))
-    np.testing.assert_allclose(judged.unlikeness, trust.unlike.score(said["features"]), atol=1e-3)
+    assert judged.unlikeness == pytest.approx(trust.unlike.score(said["features"]), abs=1e-3)
     np.testing.assert_array_equal(judged.unlike, trust.unlike(said["features"]))
     np.testing.assert_array_equal(judged.nearest, trust.unlike.nearest(said["features"], 3)[0])
     assert judged.nearest is not None
@@ -150,7 +151,7 @@ def test_hundreds_of_images_are_judged_in_parts(count: int) -> None:
         judging.add(answers[row], answers[row], features[row])
     found = judging.done()
     np.testing.assert_array_equal(found.sets, trust.sets(answers, never_empty=True))
-    np.testing.assert_allclose(found.unlikeness, trust.unlike.score(features), rtol=1e-5, atol=1e-5)
+    assert found.unlikeness == pytest.approx(trust.unlike.score(features), rel=1e-5, abs=1e-5)
     np.testing.assert_array_equal(found.unlike, trust.unlike(features))
     np.testing.assert_array_equal(found.nearest, trust.unlike.nearest(features, 2)[0])
 
@@ -283,3 +284,26 @@ def test_the_table_names_the_classes_that_come_into_question(cli: Cli, run: Path
     del manifest["digest"]
     (careful / "manifest.json").write_text(json.dumps({**manifest, "digest": manifest_digest(manifest)}), "utf-8")
     assert cli("predict", careful, images[0]).out.rstrip("\n").endswith("  may be checks or rings")
+
+
+def test_where_an_accuracy_is_asked_for_the_doubtful_and_the_foreign_stay_open(cli: Cli, tmp_path: Path, cache: Path) -> None:
+    generator = np.random.default_rng(0)
+    folder = tmp_path / "data"
+    for kind, name in enumerate(("rings", "stripes")):
+        (folder / name).mkdir(parents=True)
+        for seed in range(60):
+            Image.fromarray(draw(kind, seed)).save(folder / name / f"{seed}.png")
+    fit(folder, out=tmp_path / "run", settings=FitSettings(head="centroid", cache=cache))
+    Image.fromarray(generator.integers(0, 255, (64, 64, 3)).astype(np.uint8)).save(tmp_path / "noise.png")
+    asked = cli("predict", tmp_path / "run", tmp_path / "noise.png", folder / "rings" / "0.png", "--accuracy", "0.9", "--format", "json", "-q")
+    noise, ring = json.loads(asked.out)
+    assert noise["unlike"]
+    assert noise["error"].startswith("no answer: ")
+    assert ring["label"] == "rings"
+    assert "error" not in ring
+    table = cli("predict", tmp_path / "run", tmp_path / "noise.png", "--accuracy", "0.9", "-q").out
+    assert "no answer: " in table
+    assert "refused" not in table
+    asked = cli("predict", tmp_path / "run", tmp_path / "noise.png", "--accuracy", "0.9999")
+    assert asked.code == 2
+    assert "cannot be assured with" in asked.err

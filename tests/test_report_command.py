@@ -97,7 +97,7 @@ def test_what_it_tells_is_what_fit_measured(pictures: Path, cache: Path, tmp_pat
     assert mean == pytest.approx(report.trust.mean_size) == result.trust_test.size
     rows = [example.row for example in report.examples]
     assert len(set(rows)) == len(rows) == 16
-    tested = [path.relative_to(data).as_posix() for path in result.dataset.take(result.dataset.part("test")).images]  # type: ignore[union-attr]
+    tested = [path.relative_to(data).as_posix() for path in result.dataset.take(result.dataset.part("test")).images]
     for example in report.examples:
         assert example.name == tested[example.row]
         assert example.target == Path(example.name).parent.name
@@ -177,8 +177,9 @@ def test_some_pictures_are_gone_and_some_are_others_now(run: Path, far: Path) ->
 # damage
 
 
-def test_a_damaged_page_is_named_and_mended(cli: Cli, folder: Path, photo: Path) -> None:
-    whole = state(folder)
+def test_a_damaged_page_is_named_and_mended(cli: Cli, far: Path, photo: Path) -> None:
+    cli("report", far)
+    folder, whole = far, state(far)
     for name in PAGES:
         (folder / name).write_bytes(whole[name].replace(b"Image", b"Fake!"))
         done = cli("predict", folder, photo)
@@ -195,7 +196,7 @@ def test_a_damaged_page_is_named_and_mended(cli: Cli, folder: Path, photo: Path)
 def test_the_advice_can_be_typed_as_it_is(cli: Cli, run: Path, tmp_path: Path) -> None:
     import shlex
 
-    spaced = Path(shutil.copytree(run, tmp_path / "my run's copy"))
+    spaced = Path(shutil.copytree(run, tmp_path / "far" / "my run's copy"))
     (spaced / "report.html").write_text("mine now")
     with pytest.raises(RunError) as told:
         load(spaced)
@@ -244,7 +245,8 @@ def test_a_run_of_an_earlier_version(cli: Cli, far: Path) -> None:
 @pytest.mark.parametrize("failing", [0, 1])
 def test_a_disk_that_is_full(far: Path, monkeypatch: pytest.MonkeyPatch, failing: int) -> None:
     """Nothing is left behind; a page that was replaced before is named by `load`, and can be mended."""
-    before, replaced, put = state(far), [], Path.replace
+    before, put = state(far), Path.replace
+    replaced: list[Path] = []
 
     def full(self: Path, target: Path) -> Path:
         if len(replaced) == failing:

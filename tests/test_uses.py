@@ -18,8 +18,8 @@ from PIL import Image
 from headstart import load
 from headstart.bundle import Run, Use, check_target, record_use, uses_of
 from headstart.bundle.uses import USES
-from headstart.features import image_digest
 from headstart.fitting import report_of
+from headstart.images import image_digest
 from headstart.report import model_card, page
 
 Cli = Callable[..., Any]
@@ -30,6 +30,12 @@ USE = Use(when="2031-05-06T07:08:09+00:00", data="photos", images=12, tested=10,
 def folder(run: Path, tmp_path: Path) -> Path:
     """A run that may be looked at."""
     return Path(shutil.copytree(run, tmp_path / "run"))
+
+
+@pytest.fixture
+def far(run: Path, tmp_path: Path) -> Path:
+    """One that is far from its pictures, whose report is quick."""
+    return Path(shutil.copytree(run, tmp_path / "far" / "away" / "run"))
 
 
 def parts_of(run: Path) -> tuple[list[Path], list[Path]]:
@@ -190,15 +196,15 @@ def test_a_run_that_cannot_be_written_to_is_evaluated_all_the_same(cli: Cli, fol
     assert done.out.splitlines()[-1].endswith("on 12 images")
 
 
-def test_the_report_and_the_card_say_it(folder: Path) -> None:
-    before = report_of(load(folder))
+def test_the_report_and_the_card_say_it(far: Path) -> None:
+    before = report_of(load(far))
     assert before.uses == ()
     uses = (USE, replace(USE, when="2032-01-01T00:00:00+00:00", data="<b>phot\udcffs", trained=3))
     for use in uses:
-        record_use(folder, use)
-    with (folder / USES).open("a", encoding="utf-8") as file:
+        record_use(far, use)
+    with (far / USES).open("a", encoding="utf-8") as file:
         file.write("damaged\n")
-    report = report_of(load(folder))
+    report = report_of(load(far))
     assert report.uses == tuple(use.sentence() for use in uses)
     html = page(report)
     assert USE.sentence() in html
@@ -208,7 +214,7 @@ def test_the_report_and_the_card_say_it(folder: Path) -> None:
         text.encode("utf-8")
 
 
-def test_an_opened_run_sees_what_is_written_down_later(folder: Path) -> None:
-    opened: Run = load(folder)
-    record_use(folder, USE)
+def test_an_opened_run_sees_what_is_written_down_later(far: Path) -> None:
+    opened: Run = load(far)
+    record_use(far, USE)
     assert report_of(opened).uses == (USE.sentence(),)

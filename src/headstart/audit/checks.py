@@ -10,8 +10,9 @@ import numpy as np
 
 from headstart.audit.facts import Fact, Facts, Progress, gather
 from headstart.audit.file_names import find_groups_in_names
-from headstart.audit.findings import SEVERITIES, Audit, Finding, Severity
+from headstart.audit.findings import SEVERITIES, Audit, Finding, Severity, are_copies
 from headstart.audit.shortcuts import find_shortcuts
+from headstart.audit.suspicious import find_suspicious
 from headstart.datasets import Dataset
 
 _FEW = 10  # training images in a class
@@ -41,6 +42,7 @@ def check(dataset: Dataset, *, facts: Facts | None = None, deep: bool = False, p
         *_parted_groups(dataset),
         *_classes(dataset),
         *find_shortcuts(dataset, facts),
+        *find_suspicious(dataset, facts),
         *find_groups_in_names(dataset),
         *(Finding("reading", "note", note) for note in dataset.notes),
     ]
@@ -134,7 +136,7 @@ def _contradictory(dataset: Dataset, names: Sequence[str], contradictory: Sequen
         return []
     count = sum(map(len, contradictory))
     message = (
-        f"{count} image files are exact copies of files in another class ({len(contradictory)} different pictures): "
+        f"{are_copies(count, 'image file', 'exact')} of files in another class ({len(contradictory)} different pictures): "
         "at least one label of each is wrong, and no classifier can be right about both. Look at them and delete the wrong ones."
     )
     pairs = [" = ".join(f"{names[i]} ({', '.join(dataset.labels(i))})" for i in rows[:3]) for rows in contradictory[:_EXAMPLES]]
@@ -145,12 +147,14 @@ def _leaks(names: Sequence[str], leaking: Sequence[int], examples: Sequence[str]
     found = []
     if leaking:
         message = (
-            f"{len(leaking)} test images are exact copies of training images: their answers are known beforehand, so the score "
+            f"{are_copies(len(leaking), 'test image', 'exact')} of training images: their answers are known beforehand, so the score "
             "is too high. Delete them from the test part."
         )
         found.append(Finding("leak", "error", message, tuple(examples[:_EXAMPLES]), len(leaking)))
     if validation:
-        message = f"{len(validation)} validation images are exact copies of training images: choices made on them are wrong. Delete them."
+        message = (
+            f"{are_copies(len(validation), 'validation image', 'exact')} of training images: choices made on them are wrong. Delete them."
+        )
         found.append(Finding("leak into validation", "warning", message, tuple(names[i] for i in validation[:_EXAMPLES]), len(validation)))
     return found
 
@@ -160,7 +164,7 @@ def _surplus(dataset: Dataset, names: Sequence[str], surplus: list[int]) -> list
         return []
     unsplit = bool((dataset.parts[surplus] == "").any())
     effect = "they may fall on both sides of a split, and the score is then too high" if unsplit else "they count more than once"
-    message = f"{len(surplus)} images are exact copies of another image of their class: {effect}. Delete the copies."
+    message = f"{are_copies(len(surplus), 'image', 'exact')} of another image of their class: {effect}. Delete the copies."
     severity: Severity = "warning" if unsplit or len(surplus) > len(dataset) / 100 else "note"
     return [Finding("copies", severity, message, tuple(names[i] for i in surplus[:_EXAMPLES]), len(surplus))]
 

@@ -124,5 +124,12 @@ def _listed(finding: Finding) -> str:
     return shown + (f"<br>... and {more} more" if len(finding.examples) > _EXAMPLES_SHOWN else "")
 
 
+def are_copies(count: int, images: str, kind: str) -> str:
+    """``1 test image is an exact copy`` or ``5 test images are exact copies``, for the images ``test image`` and the kind ``exact``."""
+    if count == 1:
+        return f"1 {images} is {'an' if kind[0] in 'aeiou' else 'a'} {kind} copy"
+    return f"{count} {images}s are {kind} copies"
+
+
 def _plural(count: int, word: str) -> str:
     return f"{count} {word}{'s' if count != 1 else ''}"

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headstart.audit.alignment import COARSE, Pictures, details, likeness
-from headstart.audit.findings import Finding, Severity
+from headstart.audit.findings import Finding, Severity, are_copies
 from headstart.audit.outliers import standardised
 from headstart.audit.thumbnails import thumbnails
 from headstart.backbones import Layer
@@ -139,13 +139,13 @@ def _leaks(names: Sequence[str], leaks: Sequence[tuple[int, int]], validation: S
     found = []
     if leaks:
         message = (
-            f"{len(leaks)} test images are near copies of training images (resized, recompressed, cropped or mirrored): their answers are "
+            f"{are_copies(len(leaks), 'test image', 'near')} of training images (resized, recompressed, cropped or mirrored): their answers are "
             "known beforehand, so the score is too high. Delete them from the test part, or keep each picture and its copies in one part."
         )
         found.append(Finding("near copies across parts", "error", message, _examples(names, leaks), len(leaks)))
     if validation:
         message = (
-            f"{len(validation)} validation images are near copies of training images: choices made on them are wrong. Delete them, or keep "
+            f"{are_copies(len(validation), 'validation image', 'near')} of training images: choices made on them are wrong. Delete them, or keep "
             "each picture and its copies in one part."
         )
         found.append(Finding("near copies in validation", "warning", message, _examples(names, validation), len(validation)))
@@ -156,7 +156,7 @@ def _two_classes(dataset: Dataset, names: Sequence[str], pairs: Sequence[tuple[i
     if not pairs:
         return []
     message = (
-        f"{len(pairs)} images are near copies of images in another class: at least one label of each is wrong. "
+        f"{are_copies(len(pairs), 'image', 'near')} of images in another class: at least one label of each is wrong. "
         "Look at them and delete the wrong ones."
     )
     labelled = [f"{name} ({', '.join(dataset.labels(i)) or 'no label'})" for i, name in enumerate(names)]
@@ -170,7 +170,7 @@ def _surplus(dataset: Dataset, names: Sequence[str], surplus: Sequence[tuple[int
     unsplit = bool((dataset.parts[[row for row, _ in surplus]] == "").any())
     effect = "they may fall on both sides of a split, and the score is then too high" if unsplit else "they count more than once"
     message = (
-        f"{len(surplus)} images are near copies of another image (resized, recompressed, cropped or mirrored): {effect}. "
+        f"{are_copies(len(surplus), 'image', 'near')} of another image (resized, recompressed, cropped or mirrored): {effect}. "
         "Keep each picture and its copies together, or delete the copies."
     )
     severity: Severity = "warning" if unsplit or len(surplus) > len(dataset) / 100 else "note"

@@ -12,6 +12,7 @@ from headstart.audit.label_errors import LabelErrors
 from headstart.audit.plan import Drop, LookAt, Plan
 from headstart.datasets import Dataset
 
+_DOUBTFUL, _LOOKED_AT = 0.9, 50  # score of a label worth a look, and how many such there may be
 _ORDER = ("train", "", "val", "test")  # of two copies the one in the earlier part stays
 _WORDS = {"train": "training", "val": "validation", "test": "test"}
 
@@ -88,8 +89,9 @@ class _Proposal:
         self.together.append(stay)
 
     def doubt(self, errors: LabelErrors, rows: npt.NDArray[np.int64]) -> None:
-        """Put the labels that are probably wrong among those to be looked at."""
-        for position, suggested, score in zip(errors.order[: errors.likely], errors.suggested, errors.score, strict=False):
+        """Put the labels that are probably wrong among those to be looked at; and, in small sets that prove nothing, the most doubtful."""
+        count = max(errors.likely, min(_LOOKED_AT, int((errors.score >= _DOUBTFUL).sum())))
+        for position, suggested, score in zip(errors.order[:count], errors.suggested, errors.score, strict=False):
             row = int(rows[position])
             if row in self.drop or row in self.look_at:
                 continue

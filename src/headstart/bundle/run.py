@@ -184,6 +184,25 @@ class Run:
         trained, tested = (sum(digest in there for digest in digests) for there in known)
         return trained, tested
 
+    def threshold_for(self, accuracy: float) -> float:
+        """The probability from which on the most probable class is right so often, assured with 95 % confidence on training images.
+
+        Raises:
+            ParameterError: an accuracy outside of 0 to 1, one that cannot be assured, or images with several labels.
+            RunError: a run of an earlier version.
+        """
+        if self.trust is None or self.trust.abstention is None:
+            raise RunError(f"{self.path}: does not know how right it is by confidence: an earlier version wrote it. Fit again.")
+        if self.multilabel:
+            raise ParameterError("an accuracy can be asked for where each image has one class, and here it may have several.")
+        found = self.trust.abstention.threshold_for(accuracy)
+        if found is None:
+            raise ParameterError(
+                f"an accuracy of {accuracy:.1%} cannot be assured with {self.trust.abstention.images} training images, whatever is left "
+                "open. Ask for less, or add images."
+            )
+        return found[0]
+
     def predict(self, images: Images, *, progress: Progress | None = None, neighbours: int = 1) -> Predictions:
         """Predict all images that can be read; the others are listed in the result with path and reason.
 

@@ -51,6 +51,7 @@ def fit_command(
     test_share: data_options.TestShare = 0.2,
     plan: Annotated[Path | None, typer.Option(metavar="FILE", help="Follow the plan that `headstart check --fix` wrote.")] = None,
     coverage: Annotated[float, typer.Option(help="How often the prediction sets are to hold the right class.")] = 0.95,
+    by_class: Annotated[bool, typer.Option("--by-class", help="Promise that coverage within each class.")] = False,
     group_from: data_options.GroupFrom = None,
     column: data_options.Column = None,
     folds: Annotated[int, typer.Option(metavar="K", help="Also cross-validate over the training part.")] = 0,
@@ -111,7 +112,7 @@ def fit_command(
     settings = FitSettings(
         test=test, test_share=test_share, group_from=group_from, columns=columns_of(column), folds=folds, backbone=backbone,
         weights=weights, head=head.replace("-", "_"), class_weight=class_weight, fit_image=fit_image, cache=kept, engine=engine, seed=seed,
-        fine_tuning=training, plan=plan, coverage=coverage,
+        fine_tuning=training, plan=plan, coverage=coverage, coverage_by_class=by_class,
     )  # fmt: skip
     with TerminalListener(quiet=quiet, verbose=verbose, mute=not leads()) as listener:
         if show_augment is not None:
@@ -276,6 +277,11 @@ def _facts(result: FitResult) -> Iterator[tuple[str, str, str | None]]:
     grave = [finding for finding in result.findings if finding.severity == "error"]
     if grave:
         yield "beware", "the score cannot be believed before this is settled: " + " ".join(f.message for f in grave), "bold red"
+    trusted = result.trust_test
+    if trusted.coverage is not None and trusted.size is not None:
+        yield "sets", f"of {trusted.size:.2f} classes on average hold the right one in {trusted.coverage:.1%} of cases", None
+    if result.learning_curve is not None:
+        yield "more", result.learning_curve.sentence, None
     seconds = ", ".join(f"{stage} {value:.1f}" for stage, value in result.seconds.items() if stage != "total" and value >= 0.05)
     yield "time", f"{result.seconds['total']:.1f} s" + (f": {seconds}" if seconds else ""), None
     if result.run is not None:

@@ -34,6 +34,9 @@ def predict_command(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE|FOLDER...", help="Images, or folders of images at any depth.")],
     form: Annotated[str, typer.Option("--format", metavar="table|csv|json", help="How to print.")] = "table",
     top: Annotated[int, typer.Option(metavar="K", help="How many classes of each image, the most probable first.")] = 1,
+    accuracy: Annotated[
+        float | None, typer.Option(metavar="A", help="Answer only where the model is right that often, such as 0.99; leave the rest open.")
+    ] = None,
     engine: Annotated[str, typer.Option(metavar="NAME", help="auto, openvino or onnxruntime.")] = "auto",
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -54,6 +57,7 @@ def predict_command(
         raise ParameterError(f"--top must be at least 1, got {top}.")
     check_order(run, images)
     opened = load(run, engine=engine)
+    least = None if accuracy is None else opened.threshold_for(accuracy)
     paths = list_images(images)
     with TerminalListener(quiet=quiet, verbose=verbose) as listener:
         if len(paths) > 1:
@@ -61,7 +65,7 @@ def predict_command(
         predictions = opened.predict(paths, progress=listener.progress if len(paths) > 1 else None)
         for error in predictions.refused:
             listener.warn(str(error))
-    _WRITERS[form](_rows(paths, predictions, opened, min(top, len(predictions.classes))), predictions.multilabel)
+    _WRITERS[form](_rows(paths, predictions, opened, min(top, len(predictions.classes)), least), predictions.multilabel)
     if not len(predictions):
         raise typer.Exit(BAD_INPUT)
 
@@ -79,7 +83,7 @@ def check_order(run: Path, images: list[Path]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class _Row:
-    """One image: its most probable classes; or why it was refused.
+    """One image: its most probable classes; or why it was refused, or left `open`.
 
     `candidates` are the classes of its prediction set, `nearest` the training image most like it; empty or None where the run cannot tell.
     """
@@ -87,6 +91,7 @@ class _Row:
     path: Path
     best: list[tuple[str, float]] = field(default_factory=list)
     error: str = ""
+    open: bool = False
     candidates: list[str] | None = None
     unlikeness: float | None = None
     unlike: bool | None = None
@@ -98,24 +103,36 @@ class _Row:
         return str(self.path).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _rows(paths: list[Path], predictions: Predictions, run: Run, top: int) -> list[_Row]:
-    """A row for each image, in the order given."""
+def _rows(paths: list[Path], predictions: Predictions, run: Run, top: int, least: float | None) -> list[_Row]:
+    """A row for each image, in the order given; with `least`, no answer for one that the model is less sure of, or that it finds unlike."""
     judged, names = predictions.judgement, run.training_names
     rows: dict[int, _Row] = {}
     for row, index in enumerate(predictions.kept.tolist()):
         sets = None if judged is None or judged.sets is None else judged.sets[row]
         nearest = -1 if judged is None or judged.nearest is None else int(judged.nearest[row, 0])
+        unlike = None if judged is None or judged.unlike is None else bool(judged.unlike[row])
+        doubt = "" if least is None else _doubt(predictions, row, least, unlike=bool(unlike))
         rows[index] = _Row(
             path=paths[index],
-            best=_best(predictions, row, top),
+            best=[] if doubt else _best(predictions, row, top),
+            error=doubt,
+            open=bool(doubt),
             candidates=None if sets is None else [name for name, inside in zip(predictions.classes, sets, strict=True) if inside],
             unlikeness=None if judged is None or judged.unlikeness is None else float(judged.unlikeness[row]),
-            unlike=None if judged is None or judged.unlike is None else bool(judged.unlike[row]),
+            unlike=unlike,
             nearest=_from_here(run.path, names[nearest]) if 0 <= nearest < len(names) else "",
         )
     for index, error in zip(predictions.refused_at, predictions.refused, strict=True):
         rows[index] = _Row(path=paths[index], error=error.reason)
     return [rows[index] for index in sorted(rows)]
+
+
+def _doubt(predictions: Predictions, row: int, least: float, *, unlike: bool) -> str:
+    """Why an image gets no answer; empty if it gets one."""
+    guess, probability = predictions.top(row, 1)[0]
+    if probability < least:
+        return f"no answer: {guess} {probability:.4f} is not sure enough (less than {least:.4f})"
+    return f"no answer: {guess} {probability:.4f}, but unlike anything seen in training" if unlike else ""
 
 
 def _from_here(run: Path, name: str) -> str:
@@ -149,6 +166,7 @@ def _write_json(rows: list[_Row], multilabel: bool) -> None:
     entries = []
     for row in rows:
         entry: dict[str, object] = {"path": row.name}
+        told = {"set": row.candidates, "unlike": row.unlike, "unlikeness": row.unlikeness, "nearest": row.nearest or None}
         if row.error:
             entry["error"] = row.error
         else:
@@ -157,8 +175,7 @@ def _write_json(rows: list[_Row], multilabel: bool) -> None:
             listed = row.best if not multilabel else row.best[1:]
             if listed and len(row.best) > 1:
                 entry["top"] = [{"label": name, "probability": round(probability, 6)} for name, probability in listed]
-            told = {"set": row.candidates, "unlike": row.unlike, "unlikeness": row.unlikeness, "nearest": row.nearest or None}
-            entry |= {key: value for key, value in told.items() if value is not None}
+        entry |= {key: value for key, value in told.items() if value is not None}
         entries.append(entry)
     print(json.dumps(entries, ensure_ascii=False, indent=1), flush=True)
 
@@ -170,7 +187,8 @@ def _write_table(rows: list[_Row], multilabel: bool) -> None:
     column = min(60, max((width(name) for name, _ in named), default=0))
     for name, row in named:
         said = "  ".join(f"{visible(label) or '(none)'} {probability:.4f}" for label, probability in row.best)
-        print(f"{pad(name, column)}  {said + visible(_doubts(row, multilabel)) if not row.error else f'refused: {visible(row.error)}'}")
+        answer = said + visible(_doubts(row, multilabel))
+        print(f"{pad(name, column)}  {answer if not row.error else visible(row.error) if row.open else f'refused: {visible(row.error)}'}")
     sys.stdout.flush()
 
 

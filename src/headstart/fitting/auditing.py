@@ -37,6 +37,7 @@ from headstart.metrics import paired_difference
 from headstart.progress import Listener
 from headstart.strategy import Candidate, Choice, HeadPipeline, unfitted
 
+_NOTHING = 0.05  # points of accuracy
 _WORTH_A_WARNING = 0.5  # points of accuracy
 _FEW = 20  # images: fewer cannot be learned from
 
@@ -203,6 +204,8 @@ class _Audited:
         if not known:
             return []
         train, test = self.dataset.part("train", "val"), self.dataset.part("test")
+        if len(np.unique(self.dataset.targets[train])) < 2:
+            return []  # one class alone, perhaps because no image of another can be read: nothing can be learned from it
         fitted = self._head().fit(self.values[train], self.dataset.targets[train])
         right = _right(self.dataset.take(test), _in_order(fitted.logits(self.values[test]), fitted.classes_, self.dataset))
         leaked = np.logical_or.reduce(list(known.values()))
@@ -221,5 +224,6 @@ def _changed(after: npt.NDArray[np.bool_], before: npt.NDArray[np.bool_]) -> tup
     difference = paired_difference(after, before)
     low, high = (100 * value for value in difference.interval)
     points = 100 * difference.value
-    words = f"{'a rise' if points > 0 else 'a drop'} of {abs(points):.1f} points (95 % interval of the change {low:+.1f} to {high:+.1f}"
+    how = "no change" if abs(points) < _NOTHING else f"{'a rise' if points > 0 else 'a drop'} of {abs(points):.1f} points"
+    words = f"{how} (95 % interval of the change {low:+.1f} to {high:+.1f}"
     return words, high < 0 and -points >= _WORTH_A_WARNING

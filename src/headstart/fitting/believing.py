@@ -52,7 +52,7 @@ def believe(
     with one_thread():  # many small products: threads would rather wait for each other than help
         trust = Trust.fit(
             values[train], dataset.targets[train], probabilities(choice.out_of_sample, multilabel=dataset.multilabel), choice.out_of_sample,
-            layers=layers, groups=of_training, coverage=settings.coverage, seed=settings.seed,
+            layers=layers, groups=of_training, coverage=settings.coverage, by_class=settings.coverage_by_class, seed=settings.seed,
         )  # fmt: skip
     unlike = None if trust.unlike is None else trust.unlike.score(values[test], logits) > trust.unlike.threshold
     curve = None

@@ -156,7 +156,9 @@ def fit(
         lap = time.perf_counter()
         listener.stage("Learning when to believe it")
         believed = believe(classifier, values, readable, groups, evaluation, settings=settings, listener=listener)
-        findings = (*findings, *suspicious_labels(classifier, readable))
+        wrong_labels = suspicious_labels(classifier, readable)
+        _say_findings(tuple(wrong_labels), listener)
+        findings = (*findings, *wrong_labels)
         seconds["trust"] = time.perf_counter() - lap
         result = FitResult(
             run=out, dataset=readable, held_out=held_out, classifier=classifier, test=evaluation, cross_validation=crossed,

@@ -44,7 +44,7 @@ class FitSettings:
         group_from: regular expression on file names; images with the same first group (or match) stay on one side of every split.
         columns: of a list file, ``{"path": ..., "label": ..., "split": ..., "group": ...}``, where they are not recognised.
         plan: a file that `headstart check --fix` wrote, whose changes are followed; see `headstart.audit.Plan`.
-        coverage: how often the prediction sets are to hold the right class; 0 < coverage < 1.
+        coverage: how often the prediction sets are to hold the right class; 0 < coverage < 1; with `coverage_by_class` within each class.
         folds: also cross-validate over the training part with this many folds; 0 for none.
         backbone, weights, head, class_weight, fit_image, cache, engine, seed, fine_tuning: as `TransferClassifier` takes them.
     """
@@ -55,6 +55,7 @@ class FitSettings:
     columns: dict[str, str] | None = None
     plan: str | Path | None = None
     coverage: float = COVERAGE
+    coverage_by_class: bool = False
     folds: int = 0
     backbone: str = "efficientnet_lite0"
     weights: str | Path | None = None
@@ -95,8 +96,8 @@ class FitSettings:
         """JSON-able values, for the manifest."""
         paths = {"test": self.test, "weights": self.weights, "plan": self.plan}
         return {
-            **{name: getattr(self, name) for name in ("test_share", "group_from", "columns", "coverage", "folds", "backbone", "head",
-               "class_weight", "fit_image", "engine", "seed")},
+            **{name: getattr(self, name) for name in ("test_share", "group_from", "columns", "coverage", "coverage_by_class", "folds",
+               "backbone", "head", "class_weight", "fit_image", "engine", "seed")},
             **{name: None if value is None else str(value) for name, value in paths.items()},
             "fine_tuning": None if self.fine_tuning is None else self.fine_tuning.to_dict(),
         }  # fmt: skip

@@ -46,6 +46,7 @@ class Trust:
         layers: Sequence[LayerLike],
         groups: npt.NDArray[Any] | None = None,
         coverage: float = COVERAGE,
+        by_class: bool = False,
         seed: int = 0,
     ) -> Self:
         """Learn from the training images.
@@ -58,13 +59,14 @@ class Trust:
             layers: slices of the features.
             groups: of the images, (n,).
             coverage: asked of the prediction sets.
+            by_class: promise it within each class.
             seed: where images are drawn.
         """
         known = np.isfinite(probabilities).all(axis=1)
         sets = abstention = None
         if known.any():
             labelled = targets.ndim == 1 or bool(targets[known].any())
-            sets = PredictionSets.fit(probabilities[known], targets[known], coverage=coverage) if labelled else None
+            sets = PredictionSets.fit(probabilities[known], targets[known], coverage=coverage, by_class=by_class) if labelled else None
             abstention = Abstention.fit(*confidence(probabilities[known], targets[known]))
         unlike = Unlike.fit(features, targets, layers=layers, logits=logits, groups=groups, seed=seed)
         return cls(sets=sets, abstention=abstention, unlike=unlike)
