@@ -295,7 +295,8 @@ def test_where_an_accuracy_is_asked_for_the_doubtful_and_the_foreign_stay_open(c
             Image.fromarray(draw(kind, seed)).save(folder / name / f"{seed}.png")
     fit(folder, out=tmp_path / "run", settings=FitSettings(head="centroid", cache=cache))
     Image.fromarray(generator.integers(0, 255, (64, 64, 3)).astype(np.uint8)).save(tmp_path / "noise.png")
-    asked = cli("predict", tmp_path / "run", tmp_path / "noise.png", folder / "rings" / "0.png", "--accuracy", "0.9", "--format", "json", "-q")
+    images = (tmp_path / "noise.png", folder / "rings" / "0.png")
+    asked = cli("predict", tmp_path / "run", *images, "--accuracy", "0.9", "--format", "json", "-q")
     noise, ring = json.loads(asked.out)
     assert noise["unlike"]
     assert noise["error"].startswith("no answer: ")
