@@ -139,14 +139,15 @@ def _leaks(names: Sequence[str], leaks: Sequence[tuple[int, int]], validation: S
     found = []
     if leaks:
         message = (
-            f"{are_copies(len(leaks), 'test image', 'near')} of training images (resized, recompressed, cropped or mirrored): their answers "
-            "are known beforehand, so the score is too high. Delete them from the test part, or keep each picture and its copies in one part."
+            f"{are_copies(len(leaks), 'test image', 'near')} of training images (resized, recompressed, cropped or mirrored): their "
+            "answers are known beforehand, so the score is too high. Delete them from the test part, or keep each picture and its "
+            "copies in one part."
         )
         found.append(Finding("near copies across parts", "error", message, _examples(names, leaks), len(leaks)))
     if validation:
         message = (
-            f"{are_copies(len(validation), 'validation image', 'near')} of training images: choices made on them are wrong. Delete them, or "
-            "keep each picture and its copies in one part."
+            f"{are_copies(len(validation), 'validation image', 'near')} of training images: choices made on them are wrong. Delete them, "
+            "or keep each picture and its copies in one part."
         )
         found.append(Finding("near copies in validation", "warning", message, _examples(names, validation), len(validation)))
     return found
