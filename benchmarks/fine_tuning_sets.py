@@ -27,7 +27,10 @@ RUNS: dict[str, tuple[str, list[str]]] = {
         "cifar10_12k",
         ["--strategy", "partial", "--unfreeze", "5", "--image-size", "160", "--epochs", "5", "--label-smoothing", "0.1"],
     ),
-    "chest_xray": ("chest_xray", ["--strategy", "partial", "--unfreeze", "5", "--epochs", "4", "--lr", "3e-4", "--augment", "rotation=5,shift=0.05"]),
+    "chest_xray": (
+        "chest_xray",
+        ["--strategy", "partial", "--unfreeze", "5", "--epochs", "4", "--lr", "3e-4", "--augment", "rotation=5,shift=0.05"],
+    ),
     "digits": (
         "digits/usps",
         [
