@@ -143,7 +143,7 @@ def test_copies_in_the_test_part_are_a_leak(copied: Path, tmp_path: Path) -> Non
     assert "test/checks/checks 00.png = train/checks/checks 00.png" in heard.warned[0]
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text("utf-8"))
     assert manifest["findings"][0]["kind"] == "leak"
-    assert "exact copies of training images" in (tmp_path / "run" / "report.html").read_text("utf-8")
+    assert "an exact copy of training images" in (tmp_path / "run" / "report.html").read_text("utf-8")
 
 
 def test_one_picture_under_two_labels(copied: Path) -> None:
