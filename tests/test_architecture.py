@@ -15,7 +15,7 @@ SOURCE = Path(headstart.__file__).parent
 
 FLOORS: dict[str, int] = {
     "errors": 0,
-    "images": 1, "metrics": 1, "onnx_graph": 1, "locations": 1, "progress": 1,
+    "images": 1, "metrics": 1, "onnx_graph": 1, "locations": 1, "progress": 1, "shards": 1,
     "datasets": 2, "backbones": 2,
     "audit": 3, "splits": 3, "engine": 3, "feature_store": 3,
     "features": 4,
@@ -25,7 +25,7 @@ FLOORS: dict[str, int] = {
     "classifier": 8,
     "evaluate": 9, "explain": 9,
     "bundle": 10, "report": 10,
-    "fitting": 11,
+    "fitting": 11, "export": 11, "serve": 11, "batch": 11,
     "cli": 12,
 }  # fmt: skip
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from headstart import FitSettings, fit, load
+from headstart.backbones.kept_networks import digest_of
 from headstart.bundle.run import manifest_digest
 from headstart.errors import RunError
 
@@ -170,4 +171,18 @@ def test_a_pipe_in_place_of_a_file_does_not_hang(folder: Path) -> None:
     (folder / "report.html").unlink()
     os.mkfifo(folder / "report.html")
     with pytest.raises(RunError, match=r"report.html: is missing"):
+        load(folder)
+
+
+def test_a_model_with_weights_in_another_file_is_refused(folder: Path) -> None:
+    import onnx
+    from onnx.external_data_helper import set_external_data
+
+    model = onnx.load(folder / "model.onnx")
+    weights = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+    set_external_data(weights, "../../etc/passwd")
+    weights.ClearField("raw_data")
+    (folder / "model.onnx").write_bytes(model.SerializeToString())
+    _sealed(folder, lambda manifest: manifest["files"].update({"model.onnx": digest_of(folder / "model.onnx")}))
+    with pytest.raises(RunError, match=r"keeps its weights in another file.*Do not use this run"):
         load(folder)

@@ -43,6 +43,7 @@ _MAX_MANIFEST = 256 << 20
 _REQUIRED: Mapping[str, type] = {
     "classes": list, "multilabel": bool, "preprocessing": dict, "files": dict, "metrics": dict, "backbone": dict, "digest": str,
 }  # fmt: skip
+_EXTERNAL = b"\x0a\x08location\x12"  # the key that names a file in onnx.TensorProto.external_data, as Protocol Buffers writes it
 _AGAIN = "Copy the run again, or fit again."
 
 
@@ -303,6 +304,8 @@ def load(path: str | Path, *, engine: str = "auto", without_pages: bool = False)
             raise RunError(f"{file}: has been changed since the run was written (its SHA-256 differs). {_AGAIN}")
     if MODEL not in manifest["files"]:
         raise RunError(f"{path}: the manifest lists no {MODEL}. Fit again.")
+    if _EXTERNAL in (path / MODEL).read_bytes():
+        raise RunError(f"{path / MODEL}: keeps its weights in another file, which may be any file of this machine. Do not use this run.")
     return Run(path, manifest, engine=engine)
 
 

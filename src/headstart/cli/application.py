@@ -18,7 +18,10 @@ import typer
 import headstart
 from headstart.errors import HeadstartError, InputError, Interrupted, MissingExtraError, ParameterError
 
-COMMANDS = ("fit", "lr-find", "predict", "evaluate", "explain", "report", "compare", "check", "backbones", "recipe", "cache", "demo")
+COMMANDS = (
+    "fit", "lr-find", "predict", "evaluate", "explain", "serve", "export", "report",
+    "compare", "check", "backbones", "recipe", "cache", "bench", "demo",
+)  # fmt: skip
 """In the order in which ``--help`` lists them; each is registered by the module of its name."""
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130

@@ -17,8 +17,8 @@ LAYOUT = (
     "The layout must be DATA/CLASS/image.jpg or DATA/train/CLASS/image.jpg (beside train also val and test), "
     "with one folder for each class; or give a CSV list with the columns path and label."
 )
-_SYSTEM_NAMES = frozenset({"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "@eadir", "__pycache__", "icon\r"})
-_RUN_FILES = frozenset({"manifest.json", "model.onnx", "head.safetensors"})  # together the mark of a run folder
+SYSTEM_NAMES = frozenset({"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "@eadir", "__pycache__", "icon\r"})
+RUN_FILES = frozenset({"manifest.json", "model.onnx", "head.safetensors"})  # together the mark of a run folder
 _MAX_DESCENT = 5
 
 
@@ -50,7 +50,7 @@ class Tree:
                 for entry in entries:
                     name = entry.name
                     names.add(name)
-                    if name[0] == "." or name.lower() in _SYSTEM_NAMES:
+                    if name[0] == "." or name.lower() in SYSTEM_NAMES:
                         self.hidden += 1
                     elif entry.is_dir():
                         folders.append(entry.path)
@@ -62,7 +62,7 @@ class Tree:
                         others[os.path.splitext(name)[1].lower() or "without a suffix"] += 1  # noqa: PTH122 - called for every file
         except OSError as error:
             self.unreadable.append(f"{folder} ({error.strerror or error})")
-        if names >= _RUN_FILES:  # pictures of an earlier run are no data
+        if names >= RUN_FILES:  # pictures of an earlier run are no data
             self.runs.append(folder)
             return [], []
         self.others.update(others)

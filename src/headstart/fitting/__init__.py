@@ -7,8 +7,9 @@ from headstart.fitting.keeping import settings_to_resume
 from headstart.fitting.lr_find import find_learning_rate
 from headstart.fitting.reporting import report_of
 from headstart.fitting.result import FitResult, ProbeTest, ShardResult
-from headstart.fitting.settings import FitSettings, Shard
+from headstart.fitting.settings import FitSettings
 from headstart.fitting.sheet import augmentation_sheet
+from headstart.shards import Shard
 
 __all__ = [
     "Comparison", "DeepAudit", "FitResult", "FitSettings", "ProbeTest", "Shard", "ShardResult", "augmentation_sheet", "compare_runs",

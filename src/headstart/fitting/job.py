@@ -28,8 +28,9 @@ from headstart.fitting.keeping import check_keeping, command_that_began, keep, k
 from headstart.fitting.leaks import known_beforehand, leak_tests
 from headstart.fitting.parts import kept_together, split
 from headstart.fitting.result import FitResult, ProbeTest, ShardResult, head_in_words, right
-from headstart.fitting.settings import FitSettings, Shard
+from headstart.fitting.settings import FitSettings
 from headstart.progress import Listener
+from headstart.shards import Shard
 from headstart.splits import folds
 from headstart.strategy import Choice
 

@@ -1,0 +1,199 @@
+"""The parts of a job on a Ray cluster, through Ray Data.
+
+Every node must see the run and the images under the same path. Parts go out as lists of names and come back as bytes; this process writes
+them, as it does its own, so that a job may be begun here and gone on with on a cluster, or the other way round.
+
+Whoever reaches a Ray cluster can run any program on it. So it must be on this machine's loopback address, or ask for a token. The one that
+is started here listens on every address of the machine, as Ray does, and asks for a token that only this process and its children know.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import os
+import secrets
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from headstart.batch.job import Compute, Tasks
+from headstart.batch.work import Part, Work
+from headstart.bundle import Run
+from headstart.engine import available_cores
+from headstart.errors import DataError, HeadstartError, MissingExtraError, ParameterError
+from headstart.progress import Listener, Progress
+
+_TOGETHER = 1024  # parts given out in one go: bounds what this process holds, and starts the workers anew seldom enough
+
+
+def on_ray(address: str, sources: Sequence[str | Path], *, listener: Listener | None = None) -> Compute:
+    """Have parts made by a Ray cluster, one worker a node.
+
+    Args:
+        address: ``local`` starts Ray on this machine alone; ``auto`` is the cluster that this machine belongs to; else ``HOST:PORT``.
+        sources: what the job reads; every node is asked whether it sees them.
+        listener: told how many nodes there are.
+
+    Returns:
+        What `predict_folder` takes as `compute`. It raises `MissingExtraError` where Ray is not installed, `ParameterError` for a
+        cluster that is open to a network without a token, and `DataError` where a node does not see the run or the images.
+    """
+    if address.startswith("ray://"):
+        raise ParameterError(
+            f"--ray {address}: Ray Data does not work through Ray's client. Run this on a machine of the cluster with --ray auto, "
+            "or give the HOST:PORT of its head node."
+        )
+    if address not in ("local", "auto"):
+        _check_guarded(address)
+
+    def compute(work: Work, run: Run, tasks: Tasks, progress: Progress) -> Iterator[Part]:
+        del run, progress  # each worker opens the run itself; what is done comes back a part at a time
+        first = next(tasks, None)
+        if first is None:
+            return
+        with _connected(address) as ray:
+            workers, cores = _workers(ray)
+            if listener is not None:
+                listener.say(f"Ray: {workers} workers with {cores} cores each on {len(_nodes(ray))} nodes.")
+            yield from _parts(ray, work, [str(source) for source in sources], first, tasks, workers=workers, cores=cores)
+
+    return compute
+
+
+def _check_guarded(address: str) -> None:
+    """Refuse a cluster that anybody on the network could use.
+
+    Raises:
+        ParameterError: the address is not of this machine alone, and no token is asked for.
+    """
+    host = address.rpartition(":")[0].strip("[]") or address
+    try:
+        loopback = all(ipaddress.ip_address(found[4][0]).is_loopback for found in socket.getaddrinfo(host, None))
+    except (OSError, ValueError):
+        loopback = False
+    if not loopback and os.environ.get("RAY_AUTH_MODE") != "token":
+        raise ParameterError(
+            f"the Ray cluster at {address} is open to its network: whoever reaches it can run any program there. Start it with tokens and "
+            "set RAY_AUTH_MODE=token here too (see Ray's documentation on token authentication), or use --ray local."
+        )
+
+
+@contextmanager
+def _connected(address: str) -> Iterator[Any]:
+    """Ray, connected to the cluster for as long as the context lasts; nothing is reported to Ray's makers."""
+    settings = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+    if address == "local":
+        settings |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)  # Ray reads them when it is imported
+    try:
+        ray = _begun(address)
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _begun(address: str) -> Any:
+    try:
+        import ray
+        import ray.data
+    except ImportError:
+        raise MissingExtraError("A Ray cluster", extra="ray") from None
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+    try:
+        if address == "local":
+            ray.init("local", num_cpus=available_cores(), include_dashboard=False, **quiet)
+        else:
+            ray.init(address, **quiet)
+            _check_guarded(ray.get_runtime_context().gcs_address)
+    except ParameterError:
+        ray.shutdown()
+        raise
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        raise ParameterError(f"no Ray cluster answers at {address}: {str(error).strip().splitlines()[0]}") from None
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    return ray
+
+
+def _nodes(ray: Any) -> list[int]:
+    """The cores of every node that has some."""
+    return [int(node["Resources"]["CPU"]) for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
+
+
+def _workers(ray: Any) -> tuple[int, int]:
+    """How many workers, and the cores of each: as many as the smallest node has, since an engine uses all cores of its machine."""
+    nodes = _nodes(ray)
+    if not nodes:
+        raise ParameterError("the Ray cluster has no node with a core to spare. Start its nodes with --num-cpus 1 or more.")
+    cores = min(nodes)
+    return sum(node // cores for node in nodes), cores
+
+
+def _parts(
+    ray: Any, work: Work, sources: list[str], first: tuple[int, list[str]], tasks: Tasks, *, workers: int, cores: int
+) -> Iterator[Part]:
+    waiting = [first, *islice(tasks, _TOGETHER - 1)]
+    while waiting:
+        items = [{"index": index, "names": b"\0".join(map(os.fsencode, names))} for index, names in waiting]
+        data = ray.data.from_items(items, override_num_blocks=len(items))
+        done = data.map(
+            _Worker,
+            fn_constructor_kwargs={"work": work, "sources": sources, "here": str(Path.cwd())},
+            compute=ray.data.ActorPoolStrategy(size=min(workers, len(items)), max_tasks_in_flight_per_actor=2),
+            num_cpus=cores,
+            scheduling_strategy="SPREAD",
+        )
+        for row in done.iter_rows():
+            if row["failure"]:
+                raise DataError(f"on the node {row['node']}: {row['failure']}")
+            yield Part(row["index"], row["rows"], row["refused"], row["body"])
+        waiting = list(islice(tasks, _TOGETHER))
+
+
+class _Worker:
+    """Makes parts on a node of the cluster.
+
+    Args:
+        work: what to do.
+        sources: what the node must see.
+        here: the folder that the paths start from.
+    """
+
+    def __init__(self, work: Work, sources: list[str], here: str) -> None:
+        self._work, self._sources, self._here = work, sources, here
+        self._run: Run | None = None
+
+    def __call__(self, task: dict[str, Any]) -> dict[str, Any]:
+        """Make one part; what the user can mend comes back as a sentence, since Ray would wrap an exception in its own."""
+        answer = {"index": task["index"], "rows": 0, "refused": 0, "body": b"", "failure": "", "node": socket.gethostname()}
+        try:
+            part = self._work.do(self._opened(), task["index"], [os.fsdecode(name) for name in task["names"].split(b"\0")])
+        except HeadstartError as error:
+            return answer | {"failure": str(error)}
+        return answer | {"rows": part.rows, "refused": part.refused, "body": part.body}
+
+    def _opened(self) -> Run:
+        if self._run is None:
+            try:
+                os.chdir(self._here)
+            except OSError:
+                raise DataError(f"there is no folder {self._here}. Every node must see the same folders under the same paths.") from None
+            unseen = next((source for source in self._sources if not Path(source).exists()), None)
+            if unseen is not None:
+                raise DataError(f"{unseen} is not there. Every node must see the images under the same path.")
+            self._run = self._work.open()
+        return self._run

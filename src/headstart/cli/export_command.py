@@ -1,0 +1,93 @@
+"""``headstart export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from headstart.cli.application import Quiet, Verbose, application, check_writable, guarded
+from headstart.cli.terminal import TerminalListener, print_result
+
+if TYPE_CHECKING:
+    from headstart.bundle import Run
+    from headstart.export import Parity
+
+_EXAMPLES = """\b
+Examples:
+  headstart export runs/photos
+  headstart export runs/photos --format int8 --max-drop 0.5% --out photos-int8.xml
+  headstart export runs/photos --snippet python > predict.py
+"""
+
+
+@application.command(name="export", epilog=_EXAMPLES, short_help="One file that takes raw pixels, for other programs.")
+@guarded
+def export_command(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder that `headstart fit` wrote.")],
+    form: Annotated[
+        str,
+        typer.Option("--format", metavar="onnx|openvino|int8", help="int8 is OpenVINO's format with whole numbers, which is faster."),
+    ] = "onnx",
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="What to write. [default: the run's name with .onnx or .xml, in this folder]")
+    ] = None,
+    max_drop: Annotated[str, typer.Option(metavar="SHARE", help="How much accuracy int8 may lose.")] = "0.5%",
+    images: Annotated[int, typer.Option(metavar="N", help="How many of the run's images to compare with, at most.")] = 300,
+    data: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of the data, where the images have been moved since the fit.")
+    ] = None,
+    language: Annotated[
+        str | None,
+        typer.Option("--snippet", metavar="python|javascript|cpp", help="Print a program that uses the ONNX file; write nothing."),
+    ] = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Write the run as one file: images of any size in; probabilities, logits, features and the score for what is unlike them out.
+
+    Resizing, cropping and normalising are inside. Before it is written, the file is compared with the run on real images, the same arrays
+    for both; the differences stand in FILE.parity.json. int8 is written only if accuracy falls by no more than --max-drop on the run's
+    test images; layers that suffer most are left in float32 if need be, and each look at the test images is written down in the run.
+    """
+    from headstart.bundle import load
+    from headstart.export import SUFFIXES, check_format, export, read_drop
+
+    check_format(form)
+    drop = read_drop(max_drop)
+    opened = load(run)
+    name = out or Path(f"{opened.path.resolve().name}{'-int8' if form == 'int8' else ''}{SUFFIXES[form]}")
+    if language is not None:
+        print_result(_program(opened, language, name))
+        return
+    check_writable(name, name.with_name(f"{name.name}.parity.json"))
+    with TerminalListener(quiet=quiet, verbose=verbose) as listener:
+        done = export(opened, name, form=form, max_drop=drop, images=images, data=data, listener=listener)
+    if not quiet:
+        for parity in done.parities:
+            print_result(_compared(parity, int8=form == "int8"))
+        if done.gates:
+            print_result(done.gates[-1].sentence())
+    print_result(" ".join(str(file) for file in (*done.files, done.report)), style="bold green")
+
+
+def _program(run: Run, language: str, file: Path) -> str:
+    from headstart.export import snippet
+
+    unlike = None if run.trust is None else run.trust.unlike
+    name = file.with_suffix(".onnx").name
+    return snippet(language, file=name, classes=run.classes, threshold=None if unlike is None else unlike.threshold).rstrip("\n")
+
+
+def _compared(parity: Parity, *, int8: bool) -> str:
+    same = "all" if parity.same == 1 else f"{parity.same:.1%}"
+    text = (
+        f"{parity.engine}: same label for {same} of {parity.images} {parity.part} images; probabilities differ by {parity.probability:.1e} "
+        f"at most ({parity.typical:.1e} typically)"
+    )
+    if not int8 and parity.default_engine != parity.engine:
+        text += f", and by {parity.against_default:.1e} from the run in {parity.default_engine}"
+    return (
+        f"{text}. When the run reads the files itself, which may decode them smaller: {parity.scaled:.1e}, {parity.scaled_same:.1%} same."
+    )

@@ -1,0 +1,23 @@
+"""Exporting a run: one file that takes raw pixels, compared with the run on real images before it is written."""
+
+from headstart.export.gate import MAX_DROP, Gate, read_drop
+from headstart.export.job import IMAGES, SUFFIXES, ExportError, ExportResult, check_format, export
+from headstart.export.onnx_file import onnx_model
+from headstart.export.parity import Parity
+from headstart.export.snippets import LANGUAGES, snippet
+
+__all__ = [
+    "IMAGES",
+    "LANGUAGES",
+    "MAX_DROP",
+    "SUFFIXES",
+    "ExportError",
+    "ExportResult",
+    "Gate",
+    "Parity",
+    "check_format",
+    "export",
+    "onnx_model",
+    "read_drop",
+    "snippet",
+]

@@ -1,0 +1,119 @@
+"""How fast a run and its exported files are on this machine, measured in turn."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from headstart.bundle import Run
+from headstart.errors import ParameterError
+from headstart.export.exported import Exported, engines_for
+from headstart.export.real_images import some_real_images
+from headstart.progress import Listener
+
+_AT_ONCE = 256  # megabytes of decoded images
+_SINGLE = 20  # images whose times are taken one by one, in each round
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """One way of predicting.
+
+    Attributes:
+        what: in words.
+        rate: images a second, many together; the median of the rounds.
+        median, slow: seconds for one image given alone: the median, and what 99 of 100 do not exceed.
+    """
+
+    what: str
+    rate: float
+    median: float
+    slow: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self)
+
+
+def measure(
+    run: Run,
+    exported: Sequence[Path] = (),
+    *,
+    images: int = 100,
+    rounds: int = 3,
+    data: Path | None = None,
+    listener: Listener | None = None,
+) -> list[Speed]:
+    """Measure the run, from files and from decoded arrays, in each engine that is installed; and exported files, from the same arrays.
+
+    Args:
+        run: the run.
+        exported: files that `export` wrote.
+        images: how many of the run's images to take, at most; of very large ones, fewer.
+        rounds: how often each way is measured, in turn.
+        data: the folder of the data, where the images have been moved.
+        listener: told how it goes.
+
+    Raises:
+        ParameterError: fewer than one image or round.
+        DataError: none of the run's images are there.
+        BackboneError: an exported file cannot be opened.
+    """
+    if images < 1 or rounds < 1:
+        raise ParameterError("The numbers of images and of rounds must be at least 1.")
+    listener = listener or Listener()
+    sample = some_real_images(run, images, data=data)
+    arrays: list[npt.NDArray[np.uint8]] = []
+    for image in sample.images:
+        arrays.append(image)
+        if sum(one.nbytes for one in arrays) > _AT_ONCE << 20:
+            break
+    paths = list(sample.images.paths[: len(arrays)])
+    ways: dict[str, tuple[Callable[[Any], Any], Sequence[Any]]] = {}
+    for engine in ("openvino", "onnxruntime"):
+        if importlib.util.find_spec(engine) is not None:
+            opened = Run(run.path, run.manifest, engine=engine)
+            ways[f"run, files, {engine}"] = (opened.predict, paths)
+            ways[f"run, decoded, {engine}"] = (opened.predict, arrays)
+    for file in exported:
+        for engine in engines_for(file):
+            ways[f"{file.name}, decoded, {engine}"] = (_all_at_once(Exported(file, engine=engine)), arrays)
+    return _in_turn(ways, rounds, listener)
+
+
+def _all_at_once(program: Exported) -> Callable[[Any], Any]:
+    return lambda given: list(program(given))
+
+
+def _in_turn(ways: dict[str, tuple[Callable[[Any], Any], Sequence[Any]]], rounds: int, listener: Listener) -> list[Speed]:
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    singles: dict[str, list[float]] = {name: [] for name in ways}
+    listener.stage("Measuring")
+    for turn in range(rounds + 1):  # the first is for warming up: engines prepare themselves for each new size of image
+        for place, (name, (predict, images)) in enumerate(ways.items()):
+            seconds = _timed(predict, images)
+            alone = [_timed(predict, [image]) for image in images[:_SINGLE]]
+            if turn:
+                rates[name].append(len(images) / seconds)
+                singles[name] += alone
+            listener.progress(turn * len(ways) + place + 1, (rounds + 1) * len(ways))
+    return [
+        Speed(
+            what=name, rate=float(np.median(rates[name])), median=float(np.median(singles[name])),
+            slow=float(np.quantile(singles[name], 0.99)),
+        )
+        for name in ways
+    ]  # fmt: skip
+
+
+def _timed(predict: Callable[[Any], Any], images: Any) -> float:
+    begun = time.perf_counter()
+    predict(images)
+    return time.perf_counter() - begun

@@ -1,0 +1,198 @@
+// Draws one picture's result: its row in the table, and the details below it. Only ever text and elements, never markup from outside.
+
+const BARS = 5;
+const NAMES = 12; // of a prediction set that are written out
+
+/** An element with properties (`class`, `text`, any attribute, `on…` as a listener) and children. */
+export function el(name, { class: classes, text, ...rest } = {}, ...children) {
+  const made = document.createElement(name);
+  if (classes) made.className = classes;
+  if (text !== undefined) made.textContent = text;
+  for (const [key, value] of Object.entries(rest)) {
+    if (key.startsWith("on")) made.addEventListener(key.slice(2), value);
+    else if (value === true) made.setAttribute(key, "");
+    else if (value !== false && value !== null && value !== undefined) made.setAttribute(key, value);
+  }
+  made.append(...children.filter(Boolean));
+  return made;
+}
+
+/** What went wrong, in the reader's language as far as it is known; the server's own words are English. */
+export function reasonOf(trouble, words) {
+  if (trouble.reason) return trouble.reason;
+  const sentence = words[trouble.word] ?? words.odd;
+  return typeof sentence === "function" ? sentence(trouble.status ?? trouble.type ?? "") : sentence;
+}
+
+/** The class, or the classes, of an answer in words. */
+export const labelOf = (answer, words) => answer.labels.join(", ") || words.noLabel;
+
+/** What is said aloud when an answer comes. */
+export function spoken(entry, words) {
+  if (entry.trouble) return words.spokenFailed(entry.name, reasonOf(entry.trouble, words));
+  const { answer } = entry;
+  const share = answer.probability ?? answer.top[0]?.probability ?? 0;
+  const first = words.spoken(entry.name, labelOf(answer, words), words.percent(share));
+  return [first, answer.unlike && words.unlikeSpoken, setSentence(answer, words)].filter(Boolean).join(words.between);
+}
+
+function setSentence(answer, words) {
+  if (answer.set === null) return "";
+  if (answer.unlike) return words.setUnlike;
+  if (answer.set.length === 0) return words.setNone;
+  return answer.set.length === 1 && answer.labels.length === 1 && answer.set[0] === answer.labels[0]
+    ? words.setOne
+    : words.setMany(answer.set.length);
+}
+
+const namesOf = (set) => set.slice(0, NAMES).join(", ") + (set.length > NAMES ? `, … (${set.length})` : "");
+
+function bar(share, classes = "") {
+  const fill = el("i", { class: classes });
+  fill.style.width = `${Math.min(100, Math.max(0, share * 100))}%`;
+  return el("span", { class: "track", "aria-hidden": "true" }, fill);
+}
+
+function preview(entry, words, classes) {
+  if (entry.unseen) return el("span", { class: `absent ${classes}`, text: classes === "thumb" ? "" : words.previewNone });
+  return el("img", {
+    class: classes, src: entry.url, alt: classes === "thumb" ? "" : words.alt(entry.name), loading: "lazy", decoding: "async",
+    onerror: (event) => {
+      entry.unseen = true;
+      event.target.replaceWith(preview(entry, words, classes));
+    },
+  });
+}
+
+/** The small picture of a row; kept, so that it is decoded once however often the row is drawn. */
+function thumb(entry, words) {
+  if (!entry.thumb?.isConnected || entry.unseen) entry.thumb = preview(entry, words, "thumb");
+  return entry.thumb;
+}
+
+/** Draw, or draw again, the row of an entry, and its details if it is open. `entry.body` is its <tbody>. */
+export function paint(entry, context) {
+  const { words } = context;
+  const kept = entry.body.contains(document.activeElement) ? document.activeElement.dataset.act : null;
+  const button = el("button", {
+    type: "button", class: "open", "data-act": "open", "aria-expanded": String(entry.open), "aria-controls": `detail-${entry.id}`,
+    onclick: () => context.toggle(entry),
+  }, thumb(entry, words), el("span", { class: "name", text: entry.name, title: entry.name }));
+  const cells = entry.answer ? answered(entry, words) : unanswered(entry, words);
+  const row = el("tr", { class: "row" }, el("th", { scope: "row" }, button), ...cells);
+  const detail = el("tr", { class: "detail", id: `detail-${entry.id}`, hidden: !entry.open });
+  if (entry.open) detail.append(el("td", { colspan: "5" }, details(entry, context)));
+  entry.body.className = `${entry.state}${entry.answer?.unlike ? " unlike" : ""}${entry.open ? " opened" : ""}`;
+  entry.body.replaceChildren(row, detail);
+  if (kept) entry.body.querySelector(`[data-act="${kept}"]`)?.focus();
+}
+
+function unanswered(entry, words) {
+  if (entry.trouble) return [el("td", { class: "problem", colspan: "4", text: reasonOf(entry.trouble, words) })];
+  return [el("td", { class: "quiet", colspan: "4", text: entry.state === "asking" ? words.working : words.waiting })];
+}
+
+function answered(entry, words) {
+  const { answer } = entry;
+  const share = answer.probability ?? answer.top[0]?.probability ?? 0;
+  const remark = [answer.unlike && words.unlikeShort].filter(Boolean).join(", ");
+  return [
+    el("td", { class: "label", text: labelOf(answer, words) }),
+    el("td", { class: "sure" }, bar(share), el("span", { text: words.percent(share) })),
+    el("td", { class: "set", text: answer.set === null ? "" : namesOf(answer.set) }),
+    el("td", { class: "remarks", text: remark }),
+  ];
+}
+
+function details(entry, context) {
+  const { words } = context;
+  const said = el("div", { class: "said" });
+  const inside = el("div", { class: "result", lang: words.code }, figure(entry, context), said);
+  if (entry.trouble) {
+    said.append(
+      el("h2", { text: words.failed }),
+      el("p", { class: "serious", text: reasonOf(entry.trouble, words) }),
+      el("button", { type: "button", "data-act": "retry", text: words.again, onclick: () => context.retry(entry) }),
+    );
+  } else if (entry.answer) said.append(...verdict(entry, context));
+  else said.append(el("p", { class: "quiet", text: entry.state === "asking" ? words.working : words.waiting }));
+  return inside;
+}
+
+function verdict(entry, context) {
+  const { words, model } = context;
+  const { answer } = entry;
+  const multilabel = model?.multilabel || answer.labels.length !== 1;
+  const label = el("h2", { class: answer.unlike ? "answer doubtful" : "answer" },
+    el("span", { class: "label", text: answer.labels.length ? answer.labels.join(", ") : words.noLabelLong }),
+    !multilabel && answer.probability !== null && el("span", { class: "headline", text: words.percent(answer.probability) }));
+  const coverage = model?.coverage && !answer.unlike ? words.between + words.setCoverage(model.coverage) : "";
+  return [
+    answer.unlike && el("p", { class: "serious", text: words.unlikeLong }),
+    label,
+    bars(answer, { words, multilabel, classes: model?.classes.length ?? 0 }),
+    answer.set !== null && el("p", { class: "in-set", text: setSentence(answer, words) + coverage }),
+    answer.set !== null && answer.set.length > 1 && !answer.unlike && el("p", { class: "names", text: namesOf(answer.set) }),
+    entry.shrunk && el("p", { class: "remark", text: words.shrunk(entry.shrunk) }),
+    answer.nearest.length > 0 && nearest(answer, words),
+  ].filter(Boolean);
+}
+
+function bars(answer, { words, multilabel, classes }) {
+  const set = new Set(answer.set ?? []);
+  const marked = answer.set !== null && !answer.unlike;
+  const line = (label, share, kind, spokenKind) =>
+    el("tr", { class: kind },
+      el("th", { scope: "row", text: label }),
+      el("td", {}, bar(share)),
+      el("td", { class: "figure" }, words.percent(share), spokenKind && el("span", { class: "unseen", text: ` (${spokenKind})` })));
+  const shown = answer.top.slice(0, BARS);
+  const lines = shown.map(({ label, probability }) => {
+    if (!marked) return line(label, probability, answer.unlike ? "out" : "in", "");
+    return set.has(label) ? line(label, probability, "in", words.inSet) : line(label, probability, "out", words.outOfSet);
+  });
+  const rest = 1 - shown.reduce((sum, { probability }) => sum + probability, 0);
+  const others = classes - shown.length;
+  if (!multilabel && others > 0) lines.push(line(words.rest(others), Math.max(0, rest), "rest", ""));
+  const table = el("table", { class: "bars" },
+    el("caption", { class: "unseen", text: words.probability }), el("tbody", {}, ...lines));
+  if (!marked) return table;
+  return el("div", {}, table, el("p", { class: "key quiet", "aria-hidden": "true" },
+    el("i", { class: "in" }), words.inSet, el("i", { class: "out" }), words.outOfSet));
+}
+
+function nearest(answer, words) {
+  // In multi-label runs the labels of one image come joined.
+  const shares = (label) => answer.labels.includes(label) || label.split(";").some((one) => answer.labels.includes(one));
+  const items = answer.nearest.map(({ name, label }) =>
+    el("li", { class: shares(label) ? "same" : "other" },
+      el("b", { text: answer.labels.includes(label) ? label : label.split(";").join(", ") }), " ",
+      el("span", { class: "quiet", text: name })));
+  return el("div", { class: "nearest" }, el("h3", { text: words.nearest }), el("ol", {}, ...items));
+}
+
+function figure(entry, context) {
+  const { words, heatOn } = context;
+  const made = el("figure", {});
+  const frame = el("div", { class: "frame" });
+  const showsHeat = heatOn && entry.answer && entry.heat;
+  frame.append(showsHeat ? el("img", { class: "heat", src: entry.heat, alt: words.altHeat(entry.name) }) : preview(entry, words, "whole"));
+  made.append(frame, el("figcaption", { class: "name", text: entry.name, title: entry.name }));
+  if (!entry.answer) return made;
+  made.append(el("button", {
+    type: "button", class: "switch", "data-act": "heat", "aria-pressed": String(heatOn), text: words.heat,
+    onclick: () => context.heat(entry),
+  }));
+  if (heatOn) made.append(heatNote(entry, words));
+  return made;
+}
+
+function heatNote(entry, words) {
+  if (entry.heatTrouble) return el("p", { class: "quiet", role: "status", text: words.heatFailed(reasonOf(entry.heatTrouble, words)) });
+  if (!entry.heat) return el("p", { class: "quiet", role: "status", text: words.heatWaiting });
+  const caption = entry.answer.labels.length === 1 ? words.heatCaption(entry.answer.labels[0]) : words.heatPlain;
+  return el("div", { class: "quiet" },
+    el("p", { class: "ramp" },
+      el("span", { text: words.heatLow }), el("i", { "aria-hidden": "true" }), el("span", { text: words.heatHigh })),
+    el("p", { text: caption }));
+}

@@ -1,0 +1,161 @@
+"""Who may ask, and what a browser may do with the answers."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from headstart.errors import ParameterError
+from headstart.serve.refusals import Refusal, refuse
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+SHORTEST_TOKEN = 16
+_LONGEST_TOKEN_FILE = 4096
+OPEN = frozenset({"/healthz", "/v2/health/live", "/v2/health/ready"})
+"""Paths that need no token: they tell nothing but that the service runs. The page itself and its parts need none either."""
+
+PAGE_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+REPORT_POLICY = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; font-src data:; base-uri 'none'; form-action 'none'"
+"""A report is one file with its styles inside and without scripts. It came with the run, so it gets no rights of this service's pages."""
+
+HEADERS = {
+    "content-security-policy": PAGE_POLICY,
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(self), microphone=(), geolocation=(), payment=(), usb=()",
+    "cache-control": "no-store",
+}
+"""Added to every answer that does not set them itself."""
+
+
+def read_token(file: Path) -> str:
+    """The token that a file holds: one line, spaces at its ends do not count.
+
+    Raises:
+        ParameterError: the file cannot be read, or what it holds is no token of at least `SHORTEST_TOKEN` printable ASCII characters.
+    """
+    try:
+        with file.open("rb") as opened:
+            data = opened.read(_LONGEST_TOKEN_FILE + 1)
+    except OSError as error:
+        raise ParameterError(f"--token-file {file}: cannot be read ({error.strerror or error}).") from None
+    token = data.decode("latin-1").strip()
+    if not SHORTEST_TOKEN <= len(token) <= _LONGEST_TOKEN_FILE or not token.isascii() or not token.isprintable() or " " in token:
+        raise ParameterError(
+            f"--token-file {file}: must hold one line of at least {SHORTEST_TOKEN} letters, digits or signs. Make one with: "
+            'python -c "import secrets; print(secrets.token_urlsafe(32))"'
+        )
+    return token
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address can be reached from this machine only."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+class SecurityHeaders:
+    """ASGI middleware that adds `HEADERS` to every answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                given = list(message.get("headers", []))
+                names = {name.lower() for name, _ in given}
+                message["headers"] = given + [
+                    (name.encode(), value.encode()) for name, value in HEADERS.items() if name.encode() not in names
+                ]
+            await send(message)
+
+        await self._app(scope, receive, with_headers if scope["type"] == "http" else send)
+
+
+class Guard:
+    """ASGI middleware that lets in those who may ask, before anything of the body is read.
+
+    Args:
+        app: what is guarded.
+        token: wanted as ``Authorization: Bearer TOKEN``; without one, anyone on this machine may ask.
+        open_paths: paths that need no token.
+        origins: origins of web pages, beside the service's own, which may ask.
+        hosts: names under which the service may be called; anyone's with a token, as a page cannot know that. Without this a web page
+            anywhere could have its own name lead to this machine, and read the answers (DNS rebinding).
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, token: str | None, open_paths: Iterable[str] = OPEN, origins: Iterable[str] = (), hosts: Iterable[str] = ()
+    ) -> None:
+        self._app = app
+        self._token = None if token is None else _digest(token.encode())
+        self._open, self._origins = frozenset(open_paths), frozenset(origins)
+        self._hosts = frozenset(host.lower().strip("[]") for host in hosts)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] == "http":
+            try:
+                self._check(scope)
+            except Refusal as refusal:
+                await refuse(receive, send, refusal, unread=_may_have_body(scope))
+                return
+        await self._app(scope, receive, send)
+
+    def _check(self, scope: Scope) -> None:
+        headers = dict(scope["headers"])
+        host = headers.get(b"host", b"").decode("latin-1")
+        if self._token is None and _name_of(host) not in self._hosts:
+            raise Refusal(421, "unknown_host", "This service is not known under that name. Call it by the address that it printed.")
+        origin = headers.get(b"origin", b"").decode("latin-1")
+        if origin and origin not in self._origins and _netloc(origin) != host.lower():
+            raise Refusal(403, "foreign_origin", "Web pages of other addresses may not use this service. Name them with --cors.")
+        if self._token is None or scope["path"] in self._open or scope["method"] == "OPTIONS":
+            return
+        kind, _, given = headers.get(b"authorization", b"").partition(b" ")
+        # Digests are compared, so that not even the length of the token shows in the time that it takes.
+        if not hmac.compare_digest(_digest(given.strip()), self._token) or kind.lower() != b"bearer":
+            raise Refusal(401, "token_wanted", "This service wants a token. Send the header Authorization: Bearer TOKEN.")
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()
+
+
+def _name_of(host: str) -> str:
+    """The name in a Host header, without its port."""
+    name = host.lower()
+    if name.startswith("["):
+        return name[1:].partition("]")[0]
+    return name.partition(":")[0]
+
+
+def _netloc(origin: str) -> str:
+    """The host and port of an origin; empty where it is none, as ``null`` is."""
+    try:
+        return urlsplit(origin.lower()).netloc
+    except ValueError:
+        return ""
+
+
+def _may_have_body(scope: Scope) -> bool:
+    names = {name: value for name, value in scope["headers"] if name in (b"content-length", b"transfer-encoding")}
+    return bool(names) and names.get(b"content-length") != b"0"

@@ -1,0 +1,147 @@
+"""The graphs of an exported file give what the run's own code gives: pixels as Pillow makes them, and the score for what is unlike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from headstart.export import resize_graph
+from headstart.export.resize_graph import tall_images_begin_with_rows, write_preprocessing
+from headstart.export.unlike_graph import write_unlikeness
+from headstart.images import Preprocessing
+from headstart.onnx_graph import OnnxGraph
+from headstart.trust.unlike import Unlike
+
+ENGINES = ("onnxruntime", "openvino")
+Runner = Callable[[np.ndarray], np.ndarray]
+
+
+def runner(model: bytes, engine: str) -> Runner:
+    if engine == "onnxruntime":
+        session = pytest.importorskip("onnxruntime").InferenceSession(model, providers=["CPUExecutionProvider"])
+        name = session.get_inputs()[0].name
+        return lambda given: session.run(None, {name: given})[0]
+    ov = pytest.importorskip("openvino")
+    compiled = ov.Core().compile_model(ov.Core().read_model(model), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return lambda given: np.array(compiled([given])[0])
+
+
+@cache
+def resizer(preprocessing: Preprocessing, engine: str) -> Runner:
+    graph, size = OnnxGraph(), preprocessing.size
+    graph.node("Identity", write_preprocessing(graph, "images", preprocessing), output="pixels")
+    model = graph.model(inputs={"images": (np.uint8, ("N", "h", "w", 3))}, outputs={"pixels": (np.uint8, ("N", size, size, 3))})
+    return runner(model.SerializeToString(), engine)
+
+
+def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Hard edges and noise: what shows every fault of a filter."""
+    random = np.random.default_rng(seed)
+    coarse = random.integers(0, 256, (max(2, height // 9), max(2, width // 9), 3), dtype=np.uint8)
+    edges = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.NEAREST)).astype(int)
+    return np.clip(edges + random.integers(-30, 30, edges.shape), 0, 255).astype(np.uint8)
+
+
+def check(found: np.ndarray, wanted: np.ndarray) -> None:
+    """Equal, but for single levels at few places, where a sum lies at the boundary between two."""
+    away = np.abs(found.astype(int) - wanted.astype(int))
+    assert away.max() <= 2
+    assert (away > 0).mean() < 0.005
+
+
+SIZES = [
+    (64, 64), (40, 120), (130, 31), (8, 8), (1, 5), (5, 1), (200, 90), (90, 200), (300, 100), (460, 500), (611, 577), (150, 900),
+    (900, 150),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    "preprocessing",
+    [
+        Preprocessing(64, 0.875),
+        Preprocessing(64, 0.95, "lanczos"),
+        Preprocessing(64, 1.0, "bicubic", "squash"),
+        Preprocessing(64, 1.0, "lanczos", "squash"),
+    ],
+    ids=lambda preprocessing: preprocessing.id,
+)
+def test_images_of_all_sizes_come_out_as_from_pillow(preprocessing: Preprocessing, engine: str) -> None:
+    resize = resizer(preprocessing, engine)
+    for seed, (height, width) in enumerate(SIZES):
+        image = picture(height, width, seed)
+        check(resize(image[None])[0], preprocessing(image))
+
+
+@pytest.mark.parametrize("fit", ["crop", "squash"])
+def test_bilinear_too_where_weights_are_often_at_a_boundary(fit: str) -> None:
+    preprocessing = Preprocessing(64, 0.9, "bilinear", fit)
+    for height, width in SIZES:
+        away = resizer(preprocessing, "onnxruntime")(picture(height, width)[None])[0].astype(int) - preprocessing(picture(height, width))
+        assert np.abs(away).max() <= 2
+        assert (away != 0).mean() < 0.1
+
+
+def test_nearest_takes_the_same_pixels() -> None:
+    preprocessing = Preprocessing(64, 0.9, "nearest")
+    for height, width in ((40, 121), (333, 251), (97, 83)):
+        assert np.array_equal(resizer(preprocessing, "onnxruntime")(picture(height, width)[None])[0], preprocessing(picture(height, width)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(height=st.integers(1, 420), width=st.integers(1, 420), seed=st.integers(0, 99))
+def test_any_size(height: int, width: int, seed: int) -> None:
+    image = picture(height, width, seed)
+    check(resizer(Preprocessing(48, 0.875), "onnxruntime")(image[None])[0], Preprocessing(48, 0.875)(image))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_batch_gives_what_its_images_give(engine: str) -> None:
+    resize = resizer(Preprocessing(64, 0.875), engine)
+    images = np.stack([picture(300, 100, seed) for seed in range(3)])
+    for found, image in zip(resize(images), images, strict=True):
+        check(found, Preprocessing(64, 0.875)(image))
+
+
+def test_the_size_may_change_from_image_to_image_and_back() -> None:
+    resize = resizer(Preprocessing(64, 0.875), "openvino")
+    for height, width in ((100, 120), (300, 100), (100, 120), (301, 100), (120, 100), (300, 100)):
+        image = picture(height, width)
+        check(resize(image[None])[0], Preprocessing(64, 0.875)(image))
+
+
+def test_the_order_of_the_passes_is_that_of_the_pillow_that_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    tall, preprocessing = picture(400, 100), Preprocessing(64)
+    wanted = preprocessing(tall)
+    shares = {}
+    for order in (True, False):
+        monkeypatch.setattr(resize_graph, "tall_images_begin_with_rows", lambda order=order: order)
+        found = resizer.__wrapped__(preprocessing, "onnxruntime")(tall[None])[0]
+        shares[order] = (found != wanted).mean()
+    here = tall_images_begin_with_rows()
+    assert shares[here] < 0.005
+    assert shares[not here] > 0.05
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_score_is_that_of_unlike(engine: str) -> None:
+    random = np.random.default_rng(4)
+    mixed = random.normal(size=(300, 8)) @ random.normal(size=(8, 260)) + random.normal(size=(300, 260)) * 0.3
+    features = np.abs(mixed).astype(np.float32)
+    layers = [type("Layer", (), {"name": "", "start": start, "stop": stop}) for start, stop in ((0, 20), (20, 60), (60, 260))]
+    unlike = Unlike.fit(features, random.integers(0, 2, 300), layers=layers)
+    graph = OnnxGraph()
+    graph.node("Identity", write_unlikeness(graph, "features", *unlike.state()), output="score")
+    model = graph.model(inputs={"features": (np.float32, ("N", 260))}, outputs={"score": (np.float32, ("N",))})
+    score = runner(model.SerializeToString(), engine)
+    new = np.abs(random.normal(size=(40, 8)) @ random.normal(size=(8, 260)) * random.uniform(0.2, 5, (40, 1))).astype(np.float32)
+    for given_ in (new, features[:20] * np.float32(1.01)):
+        wanted = unlike.score(given_)
+        assert np.ptp(wanted) > 0.3
+        assert np.abs(score(given_) - wanted).max() < 5e-3
