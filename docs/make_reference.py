@@ -32,6 +32,8 @@ PARTS = (
     ("headstart.explain", "Heat maps, their judges, and the nearest training images."),
     ("headstart.fitting", "What `fit` takes and returns, and shards."),
     ("headstart.bundle", "The run folder."),
+    ("headstart.batch", "Predicting whole folders: resumable, in shards, on a Ray cluster."),
+    ("headstart.export", "One file that takes raw pixels, compared with the run on real images."),
     ("headstart.backbones", "The catalogue and loading."),
     ("headstart.feature_store", "Stored features."),
     ("headstart.images", "Decoding and preprocessing."),

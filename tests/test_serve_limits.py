@@ -31,3 +31,15 @@ def test_what_is_no_size_is_refused(text: str) -> None:
 def test_limits_that_make_no_sense_are_refused(values: dict[str, float], words: str) -> None:
     with pytest.raises(ParameterError, match=words):
         Limits(**values)
+
+
+def test_a_million_empty_images_are_refused_before_anything_is_made_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    from headstart.serve import inputs
+    from headstart.serve.limits import Limits
+    from headstart.serve.refusals import Refusal
+
+    made: list[object] = []
+    monkeypatch.setattr(inputs, "_of_entry", made.append)
+    with pytest.raises(Refusal, match="Send them in several"):
+        inputs._of_json(b'{"images":[' + b'"",' * 100_000 + b'""]}', Limits(images=8))
+    assert made == []

@@ -17,7 +17,7 @@ from headstart.explain import HeatMaps, overlay
 from headstart.images import ImageSource, quiet_decoding, read_image
 from headstart.report import Example, example_rows, jpeg
 
-WRONG, RIGHT = 32, 16  # at most so many examples
+WRONG, RIGHT = 24, 12  # at most so many examples
 _NEIGHBOURS = 3
 _SLOWLY = 8  # heat maps that take many passes each
 _SIDE, _SMALL = 192, 88  # pixels

@@ -38,7 +38,9 @@ DECODER_VERSION = 1
 """Part of every extractor's id: raise it whenever a change here alters a single pixel."""
 
 MAX_PIXELS = 100_000_000
-"""Larger images are refused: 100 megapixels take 300 MB as RGB, and a bomb of a few KB can announce far more."""
+"""Larger images are refused: 100 megapixels take 300 MB as RGB, and three times that while Pillow converts some kinds.
+
+A bomb of a few KB can announce far more."""
 
 _MAX_JPEG_PIXELS = 250_000_000  # decoded at an eighth of the scale if need be, so that phone panoramas pass
 _MAX_BYTES = 1 << 29

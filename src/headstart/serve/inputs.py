@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 FIELD = "file"
 _FIELDS = 16
 _LONGEST_NAME = 200
+_RAW = ("application/octet-stream", "application/x-www-form-urlencoded")  # the latter is what curl --data-binary says of any file
 _ALLOWED = "Send multipart/form-data with the field 'file', an image itself (image/* or application/octet-stream), or application/json."
 
 
@@ -42,8 +43,8 @@ async def images_of(request: Request, *, limits: Limits, lanes: Lanes) -> list[G
     if kind == "multipart/form-data":
         given = await _of_form(request, body, limits)
     elif kind == "application/json":
-        given = await lanes.read(lambda: _of_json(body))
-    elif kind.startswith("image/") or kind == "application/octet-stream":
+        given = await lanes.read(lambda: _of_json(body, limits))
+    elif kind.startswith("image/") or kind in _RAW:
         given = [Given("", body)] if body else []
     else:
         raise Refusal(415, "unsupported_type", f"Bodies of the type {kind[:80]!r} are not read. {_ALLOWED}")
@@ -81,12 +82,14 @@ def _bad_form() -> Refusal:
     return Refusal(422, "bad_form", "The body is no complete multipart/form-data.")
 
 
-def _of_json(body: bytes) -> list[Given]:
+def _of_json(body: bytes, limits: Limits) -> list[Given]:
     """``{"images": [...]}``, each base64, a data URI, or an object with ``data`` and, if wanted, ``name``."""
     said = read_json(body)
     images = said.get("images") if isinstance(said, dict) else None
     if not isinstance(images, list):
         raise Refusal(422, "bad_json", 'The body must be a JSON object such as {"images": ["...base64..."]}.')
+    if len(images) > limits.images:  # before anything is made of them: a few megabytes can hold a million
+        raise Refusal(413, "too_many_images", f"More than {limits.images} images in one request. Send them in several.")
     return [_of_entry(entry) for entry in images]
 
 

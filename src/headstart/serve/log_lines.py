@@ -29,6 +29,8 @@ class JsonLines(logging.Formatter):
 def logging_settings(*, level: str = "INFO") -> dict[str, Any]:
     """Settings for `logging.config.dictConfig`: everything of the service and of uvicorn goes to stderr as JSON."""
     loggers = {name: {"handlers": ["lines"], "level": level, "propagate": False} for name in ("uvicorn", "headstart.serve")}
+    # It has a line of its own, as plain text, for every odd byte that a client sends.
+    loggers["python_multipart"] = {"level": "CRITICAL", "propagate": False}
     return {
         "version": 1,
         "disable_existing_loggers": False,

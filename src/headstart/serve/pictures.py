@@ -1,6 +1,6 @@
 """From the bytes of an image to the network's input, in threads, with a lane of their own for very large images.
 
-An image of a few hundred kilobytes may announce a hundred megapixels, and takes a second and 300 MB to decode. These go through one
+An image of a few hundred kilobytes may announce a hundred megapixels, and takes seconds and a gigabyte to decode. These go through one
 thread, one after the other. So they never take more than that, and never keep ordinary images waiting.
 """
 
