@@ -41,7 +41,7 @@ PAGES: tuple[Path, ...] = (*examples.PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CH
 WITH_EXAMPLES = [
     page for page in PAGES if any(b.kind in ("python", "console") and not b.skip for b in examples.blocks(page.read_text("utf-8")))
 ]
-_COMMANDS_OF_OTHERS = re.compile(r"(pip install|make |python (benchmarks|docs)/|git |#|\.venv|HEADSTART_SHARED_DATA=\S+ make )")
+_COMMANDS_OF_OTHERS = re.compile(r"(pip install|make |docker |python (benchmarks|docs)/|git |#|\.venv|HEADSTART_SHARED_DATA=\S+ make )")
 
 
 def _name(page: Path) -> str:

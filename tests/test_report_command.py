@@ -19,6 +19,7 @@ from headstart.bundle import PAGES, Use, record_use, replace_pages
 from headstart.bundle.run import manifest_digest
 from headstart.errors import RunError
 from headstart.fitting import report_of
+from headstart.fitting.showing import RIGHT
 
 Cli = Callable[..., Any]
 USE = Use(when="2031-05-06T07:08:09+00:00", data="photos", images=12, tested=10, trained=0, accuracy=0.75)
@@ -96,7 +97,7 @@ def test_what_it_tells_is_what_fit_measured(pictures: Path, cache: Path, tmp_pat
     mean = sum(size * images for size, images in report.trust.sizes.items()) / 16
     assert mean == pytest.approx(report.trust.mean_size) == result.trust_test.size
     rows = [example.row for example in report.examples]
-    assert len(set(rows)) == len(rows) == 16
+    assert len(set(rows)) == len(rows) == RIGHT  # none is wrong
     tested = [path.relative_to(data).as_posix() for path in result.dataset.take(result.dataset.part("test")).images]
     for example in report.examples:
         assert example.name == tested[example.row]
