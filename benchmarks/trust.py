@@ -211,13 +211,13 @@ def measure_unlike(bench: Bench, names: list[str]) -> None:
         unlike = Unlike.fit(of.values[of.train], of.y[of.train], layers=of.layers, logits=of.choice.out_of_sample, groups=of.groups)
         fitting = time.perf_counter() - begun
         begun = time.perf_counter()
-        own = unlike.score(of.values[of.test], of.choice.estimator.logits(of.values[of.test]))
+        own = unlike.score(of.values[of.test])
         scoring = time.perf_counter() - begun
         size = sum(array.nbytes for array in unlike.state()[1].values()) / 2**20
         refused = 100 * (own > unlike.threshold).mean()
         print(f"{name:<14}{'own test part':<15}{'':>8}{'':>7}{refused:>10.1f}{fitting:>9.2f}{scoring:>9.3f}{size:>10.2f}", flush=True)
         for other, (values, goal) in foreign(bench, name).items():
-            score = unlike.score(values, of.choice.estimator.logits(values))
+            score = unlike.score(values)
             label = np.repeat([False, True], [len(own), len(score)])
             area = float(roc_auc(label, np.concatenate([own, score]))[0])
             own_parts, parts = unlike.parts(of.values[of.test]), unlike.parts(values)

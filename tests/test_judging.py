@@ -148,7 +148,7 @@ def test_hundreds_of_images_are_judged_in_parts(count: int) -> None:
     features, answers = rng.normal(size=(count, 8)).astype(np.float32), rng.random((count, 3)).astype(np.float32)
     judging = Judging(trust, neighbours=2)
     for row in range(count):
-        judging.add(answers[row], answers[row], features[row])
+        judging.add(answers[row], features[row])
     found = judging.done()
     np.testing.assert_array_equal(found.sets, trust.sets(answers, never_empty=True))
     assert found.unlikeness == pytest.approx(trust.unlike.score(features), rel=1e-5, abs=1e-5)
@@ -159,7 +159,7 @@ def test_hundreds_of_images_are_judged_in_parts(count: int) -> None:
 def test_what_cannot_be_told_is_left_out() -> None:
     sets = PredictionSets(0.9, np.array([0.3, 0.3]), by_class=False)
     judging = Judging(Trust(sets=sets, abstention=None, unlike=None), neighbours=1)
-    judging.add(np.array([0.8, 0.2], np.float32), np.zeros(2, np.float32), np.zeros(4, np.float32))
+    judging.add(np.array([0.8, 0.2], np.float32), np.zeros(4, np.float32))
     found = judging.done()
     assert found.sets is not None
     assert found.sets.tolist() == [[True, False]]
@@ -167,7 +167,7 @@ def test_what_cannot_be_told_is_left_out() -> None:
     curve = Abstention.fit(np.array([0.9]), np.array([True]))
     blind = Unlike.fit(np.eye(4, dtype=np.float32)[[0, 1, 2, 3] * 3], np.zeros(12), layers=[Whole()])
     judging = Judging(Trust(sets=None, abstention=curve, unlike=blind), neighbours=99)
-    judging.add(np.array([0.8, 0.2], np.float32), np.zeros(2, np.float32), np.eye(4, dtype=np.float32)[0])
+    judging.add(np.array([0.8, 0.2], np.float32), np.eye(4, dtype=np.float32)[0])
     found = judging.done()
     assert found.sets is None
     assert found.nearest is not None

@@ -1,12 +1,27 @@
-"""Who is told how a long job goes."""
+"""Who is told how a long job goes, and what is not worth telling."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeAlias
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with (done, in all)."""
+
+
+@contextmanager
+def quiet(*loggers: str) -> Iterator[None]:
+    """Hold back what libraries log below errors; what comes of their work is told by those who use them."""
+    before = {logger: logger.level for logger in map(logging.getLogger, loggers)}
+    try:
+        for logger in before:
+            logger.setLevel(logging.ERROR)
+        yield
+    finally:
+        for logger, level in before.items():
+            logger.setLevel(level)
 
 
 class Listener:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import expit, softmax
 
 from headstart.audit.findings import Finding, Severity
 from headstart.datasets import Dataset
@@ -71,7 +72,7 @@ def rank_label_errors(logits: npt.ArrayLike, targets: npt.ArrayLike, *, multilab
         return LabelErrors(known, known, np.empty(0), 0, 0.0)
     scale, share = _explained(scores, given, multilabel)
     if multilabel:
-        entries = _sigmoid(np.where(given, scores, -scores) * scale)
+        entries = expit(np.where(given, scores, -scores) * scale)
         suggested, own, others = entries.argmin(axis=1), entries.min(axis=1), 1
     else:
         rivals = scores.copy()
@@ -91,7 +92,7 @@ def _explained(scores: Floats, given: npt.NDArray[Any], multilabel: bool) -> tup
         scores, given = scores[drawn], given[drawn]
     best, plain = (-np.inf, 1.0, 0.0), -np.inf
     for scale in _SCALES:
-        own = (_sigmoid(np.where(given, scores, -scores) * scale) if multilabel else _own(scores * scale, given)).ravel()
+        own = (expit(np.where(given, scores, -scores) * scale) if multilabel else _own(scores * scale, given)).ravel()
         own = np.maximum(own, _LEAST)
         gain = (1 - own) / (1 if multilabel else scores.shape[1] - 1) - own  # what a share of wrong labels adds to the probability
         share = _best_share(own, gain)
@@ -114,8 +115,7 @@ def _best_share(own: Floats, gain: Floats) -> float:
 
 def _own(logits: Floats, given: Indices) -> Floats:
     """The probability of the given class of each image, by softmax."""
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    return np.asarray(np.exp(shifted[np.arange(len(given)), given]) / np.exp(shifted).sum(axis=1))
+    return np.asarray(softmax(logits, axis=1)[np.arange(len(given)), given])
 
 
 def find_label_errors(dataset: Dataset, rows: npt.ArrayLike, logits: npt.ArrayLike) -> list[Finding]:
@@ -176,7 +176,3 @@ def _checked(logits: npt.ArrayLike, targets: npt.ArrayLike, multilabel: bool) ->
     if scores.shape[1] < 2:
         raise ParameterError("logits have one class: with a single class no label can be wrong. For one yes-or-no label: multilabel=True")
     return scores, given.astype(np.int64)
-
-
-def _sigmoid(logits: Floats) -> Floats:
-    return np.asarray(0.5 * (1 + np.tanh(0.5 * logits)))

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from headstart.backbones.kept_networks import digest_of
 from headstart.backbones.records import HUB_SOURCE, URL_SOURCE, BackboneRecord
 from headstart.errors import BackboneError, MissingExtraError
+from headstart.progress import quiet
 
 _FILES = ("model.safetensors", "pytorch_model.bin")
 _HELP = (
@@ -32,18 +31,6 @@ def _checked_by_name(path: Path, digest: str) -> None:
         raise BackboneError(f"{path} is damaged: its SHA-256 is {digest}, it should begin with {told}. Delete it and try again.")
 
 
-@contextlib.contextmanager
-def _without_retries_on_screen() -> Iterator[None]:
-    """The Hub's client writes two lines for each of its five attempts; what came of them is told in the error."""
-    logger = logging.getLogger("huggingface_hub")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
 def _from_hub(record: BackboneRecord, announce: Callable[[str], None]) -> Path:
     try:
         import huggingface_hub
@@ -61,7 +48,7 @@ def _from_hub(record: BackboneRecord, announce: Callable[[str], None]) -> Path:
     announce(f"Downloading the weights of {record.name} ({_megabytes(record)}) from https://huggingface.co/{where} to {folder}")
     for name in names:
         try:
-            with _without_retries_on_screen():
+            with quiet("huggingface_hub"):  # it writes two lines for each of its five attempts
                 return Path(huggingface_hub.hf_hub_download(where, name))
         except LocalEntryNotFoundError as error:
             raise _unreachable(f"{where}/{name}", error) from None

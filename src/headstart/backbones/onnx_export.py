@@ -8,31 +8,23 @@ from __future__ import annotations
 
 import contextlib
 import io
-import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from headstart.errors import BackboneError
+from headstart.progress import quiet
 
 _TOLERANCE = 1e-3  # of ONNX Runtime against PyTorch, relative to the largest value of each part of the output
 _MAX_BYTES = (2 << 30) - (16 << 20)  # a larger ONNX file cannot be self-contained
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def silence() -> Iterator[None]:
     """Hold back the chatter of PyTorch's and timm's imports and exports; errors still come as exceptions."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "timm", "onnxscript")]
-    levels = [logger.level for logger in loggers]
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            for logger in loggers:
-                logger.setLevel(logging.CRITICAL)
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    with quiet("torch.onnx", "timm", "onnxscript"), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
 
 
 def noise(height: int, width: int, *, seed: int, count: int = 2) -> Any:
@@ -69,7 +61,7 @@ def exported(module: Any, *, name: str, side: int, output: str = "features", any
         raise BackboneError(f"{name} has {size_bytes >> 20} MB of weights without its top; one ONNX file holds 2 GB at most.")
     images = noise(side, side, seed=2)
     stream = io.BytesIO()
-    with quiet(), torch.inference_mode():
+    with silence(), torch.inference_mode():
         torch.onnx.export(
             module, (images,), stream, input_names=["images"], output_names=[output], opset_version=OPSET, dynamo=False,
             dynamic_axes={"images": {0: "N", 1: "H", 2: "W"} if any_size else {0: "N"}, output: {0: "N"}},

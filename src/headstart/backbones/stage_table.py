@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from headstart.backbones import timm_models
-from headstart.backbones.onnx_export import quiet
+from headstart.backbones.onnx_export import silence
 from headstart.backbones.records import BackboneRecord
 
 
@@ -88,7 +88,7 @@ def computed(record: BackboneRecord) -> StageTable:
     """
     timm_models.require(f"The stages of {record.name}")
     network, _ = timm_models.build(record, tensors=None)
-    with quiet():
+    with silence():
         from headstart.backbones.staged import stages_of
 
         stages = stages_of(network, side=record.input_size)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from headstart.backbones.backbone import Layer, layers_from_sizes
-from headstart.backbones.onnx_export import exported, noise, quiet
+from headstart.backbones.onnx_export import exported, noise, silence
 from headstart.backbones.records import FILE_SOURCE, HUB_SOURCE, URL_SOURCE, BackboneRecord
 from headstart.errors import BackboneError, MissingExtraError, nearest
 
@@ -36,7 +36,7 @@ def require(what: str) -> None:
 
 def _timm(what: str) -> Any:
     require(what)
-    with quiet():
+    with silence():
         import timm
     return timm
 
@@ -141,7 +141,7 @@ def written(record: BackboneRecord, network: PooledStages) -> Conversion:
     Raises:
         BackboneError: the converted network does not compute what PyTorch computes.
     """
-    with quiet():
+    with silence():
         import onnx
         import timm
         import torch
@@ -165,7 +165,7 @@ def build(record: BackboneRecord, *, tensors: Mapping[str, np.ndarray[Any, Any]]
     Arguments and errors as of `convert`.
     """
     timm = _timm(f"The backbone {record.name!r}")
-    with quiet():
+    with silence():
         import torch
 
         from headstart.backbones.pooled_stages import PooledStages

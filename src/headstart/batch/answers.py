@@ -52,17 +52,16 @@ def answers(paths: Sequence[Path], predictions: Predictions, run: Run, *, top: i
     judged, names = predictions.judgement, run.training_names
     rows: dict[int, Answer] = {}
     for row, index in enumerate(predictions.kept.tolist()):
-        sets = None if judged is None or judged.sets is None else judged.sets[row]
         nearest = -1 if judged is None or judged.nearest is None else int(judged.nearest[row, 0])
-        unlike = None if judged is None or judged.unlike is None else bool(judged.unlike[row])
+        unlike, unlikeness = predictions.unlikeness(row)
         doubt = "" if least is None else _doubt(predictions, row, least, unlike=bool(unlike))
         rows[index] = Answer(
             path=paths[index],
             best=[] if doubt else _best(predictions, row, top),
             error=doubt,
             open=bool(doubt),
-            candidates=None if sets is None else [name for name, inside in zip(predictions.classes, sets, strict=True) if inside],
-            unlikeness=None if judged is None or judged.unlikeness is None else float(judged.unlikeness[row]),
+            candidates=predictions.candidates(row),
+            unlikeness=unlikeness,
             unlike=unlike,
             nearest=_from_here(run.path, names[nearest]) if 0 <= nearest < len(names) else "",
         )

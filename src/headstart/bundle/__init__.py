@@ -1,13 +1,14 @@
 """The run folder: what `fit` writes, and what `predict`, `evaluate` and everything later read. No pickle in it."""
 
 from headstart.bundle.judging import Judgement
-from headstart.bundle.run import EVALUATION, MODEL, PAGES, PROTOCOL, TRUST, Predictions, Run, is_run, load
+from headstart.bundle.run import EVALUATION, MODEL, OUTPUTS, PAGES, PROTOCOL, TRUST, Predictions, Run, is_run, load
 from headstart.bundle.uses import Use, record_use, uses_of
 from headstart.bundle.write import RunContents, check_target, entries_of, jsonable, replace_pages, write_run
 
 __all__ = [
     "EVALUATION",
     "MODEL",
+    "OUTPUTS",
     "PAGES",
     "PROTOCOL",
     "TRUST",

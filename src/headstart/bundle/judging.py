@@ -44,9 +44,9 @@ class Judging:
         self._waiting: list[tuple[npt.NDArray[Any], ...]] = []
         self._parts: list[Judgement] = []
 
-    def add(self, probabilities: npt.NDArray[np.float32], logits: npt.NDArray[np.float32], features: npt.NDArray[np.float32]) -> None:
-        """Take the outputs for one image: (k,), (k,) and (D,)."""
-        self._waiting.append((probabilities, logits, features))
+    def add(self, probabilities: npt.NDArray[np.float32], features: npt.NDArray[np.float32]) -> None:
+        """Take the outputs for one image: (k,) and (D,)."""
+        self._waiting.append((probabilities, features))
         if len(self._waiting) == _TOGETHER:
             self._judge()
 
@@ -66,12 +66,12 @@ class Judging:
         if not count:
             self._parts.append(Judgement(None, None, None, None))
             return
-        probabilities, logits, features = (np.stack(outputs) for outputs in zip(*self._waiting, strict=True))
+        probabilities, features = (np.stack(outputs) for outputs in zip(*self._waiting, strict=True))
         self._waiting.clear()
         sets = None if trust.sets is None else trust.sets(probabilities, never_empty=True)
         if trust.unlike is None:
             self._parts.append(Judgement(sets, None, None, None))
             return
-        score = trust.unlike.score(features, logits)
+        score = trust.unlike.score(features)
         nearest, _ = trust.unlike.nearest(features, self._neighbours)
         self._parts.append(Judgement(sets, score, score > trust.unlike.threshold, nearest))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import mmap
 import os
 import shlex
 from collections.abc import Mapping, Sequence
@@ -85,6 +86,18 @@ class Predictions:
         order = np.argsort(-self.probabilities[row], kind="stable")[:count]
         return [(self.classes[j], float(self.probabilities[row, j])) for j in order]
 
+    def candidates(self, row: int) -> list[str] | None:
+        """The classes in the prediction set of one row; None where the run cannot tell."""
+        if self.judgement is None or self.judgement.sets is None:
+            return None
+        return [name for name, inside in zip(self.classes, self.judgement.sets[row], strict=True) if inside]
+
+    def unlikeness(self, row: int) -> tuple[bool | None, float | None]:
+        """Whether the image of one row is unlike anything seen in training, and by which score; None where the run cannot tell."""
+        if self.judgement is None or self.judgement.unlike is None or self.judgement.unlikeness is None:
+            return None, None
+        return bool(self.judgement.unlike[row]), float(self.judgement.unlikeness[row])
+
 
 class Run:
     """A saved run, opened with `load`.
@@ -155,13 +168,14 @@ class Run:
     @cached_property
     def training_names(self) -> tuple[str, ...]:
         """The paths of the training images relative to the run folder, in the order of `reference`; empty where nothing tells them."""
-        return tuple(row["path"] for row in self._split() if row["split"] == "train")
+        return tuple(row["path"] for row in self._split if row["split"] == "train")
 
     @cached_property
     def test_names(self) -> tuple[str, ...]:
         """The same of the test images, in the order of `tested`."""
-        return tuple(row["path"] for row in self._split() if row["split"] == "test")
+        return tuple(row["path"] for row in self._split if row["split"] == "test")
 
+    @cached_property
     def _split(self) -> list[dict[str, str]]:
         if SPLIT not in self.manifest["files"]:
             return []
@@ -226,12 +240,12 @@ class Run:
                 if isinstance(result.outputs, ImageError):
                     refused[result.index] = result.outputs
                 else:
-                    probabilities, logits, features = result.outputs
+                    probabilities, _, features = result.outputs
                     rows.append(probabilities)
                     kept.append(result.index)
                     digests.append(result.digest)
                     if judging is not None:
-                        judging.add(probabilities, logits, features)
+                        judging.add(probabilities, features)
                 if progress is not None:
                     progress(done, len(images))
         return Predictions(
@@ -304,9 +318,15 @@ def load(path: str | Path, *, engine: str = "auto", without_pages: bool = False)
             raise RunError(f"{file}: has been changed since the run was written (its SHA-256 differs). {_AGAIN}")
     if MODEL not in manifest["files"]:
         raise RunError(f"{path}: the manifest lists no {MODEL}. Fit again.")
-    if _EXTERNAL in (path / MODEL).read_bytes():
+    if _names_a_file(path / MODEL):
         raise RunError(f"{path / MODEL}: keeps its weights in another file, which may be any file of this machine. Do not use this run.")
     return Run(path, manifest, engine=engine)
+
+
+def _names_a_file(model: Path) -> bool:
+    """Tell whether a network asks for weights from another file."""
+    with model.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return content.find(_EXTERNAL) >= 0
 
 
 def is_run(path: Path) -> bool:

@@ -147,7 +147,7 @@ def _int8(
     for share in FLOAT_SHARES:
         leave = order[: round(share * len(layers))]
         listener.stage(f"Quantising with {len(training)} training images, {len(leave)} of {len(layers)} layers left in float32")
-        made = quantised(model, training.images, leave=leave)
+        made = quantised(model, training.images, leave=leave, progress=listener.progress)
         order = order or by_damage(model, made, training.images)
         write_openvino(made, file)
         given = answers(Exported(file, engine="openvino"), sample)

@@ -7,16 +7,17 @@ of them at a time. Which these are is found on the training images as well, so t
 from __future__ import annotations
 
 import importlib.util
-import logging
+import io
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import redirect_stdout
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from headstart.errors import MissingExtraError
+from headstart.progress import Progress, quiet
 
 FLOAT_SHARES = (0.0, 0.1, 0.25, 0.5)
 """Shares of the layers that are left in float32, one after the other until the gate is passed."""
@@ -49,21 +50,22 @@ def layers_of(model: Any) -> list[str]:
     ]
 
 
-def quantised(model: Any, images: Images, *, leave: Sequence[str] = ()) -> Any:
+def quantised(model: Any, images: Images, *, leave: Sequence[str] = (), progress: Progress | None = None) -> Any:
     """An int8 copy of an OpenVINO model.
 
     Args:
         model: as `openvino_model` makes it.
         images: training images, uint8 (H, W, 3), which tell the ranges of values.
         leave: names of layers that stay in float32.
+        progress: called as images are looked at.
     """
     nncf = _nncf()
     inner = _inside(model)
     outside = [node.get_friendly_name() for node in model.get_ordered_ops() if node.get_friendly_name() not in inner]
     ignored = nncf.IgnoredScope(names=[*outside, *leave], validate=False)
-    with _quiet_nncf():
+    with quiet("nncf"), redirect_stdout(io.StringIO()):  # it names every layer that is left alone, and draws bars of its own
         return nncf.quantize(
-            model, nncf.Dataset(_Batches(images)),
+            model, nncf.Dataset(_Batches(images, progress)),
             preset=nncf.QuantizationPreset.MIXED, subset_size=len(images), ignored_scope=ignored,
         )  # fmt: skip
 
@@ -71,11 +73,14 @@ def quantised(model: Any, images: Images, *, leave: Sequence[str] = ()) -> Any:
 class _Batches:
     """The images as batches of one, decoded when they are drawn."""
 
-    def __init__(self, images: Images) -> None:
-        self._images = images
+    def __init__(self, images: Images, progress: Progress | None) -> None:
+        self._images, self._progress = images, progress
 
     def __iter__(self) -> Iterator[npt.NDArray[np.uint8]]:
-        return (image[None] for image in self._images)
+        for done, image in enumerate(self._images, 1):
+            if self._progress is not None:
+                self._progress(done, len(self._images))
+            yield image[None]
 
     def __len__(self) -> int:
         return len(self._images)
@@ -125,18 +130,6 @@ def _inside(model: Any) -> set[str]:
         found.add(one.get_friendly_name())
         waiting += [given.get_source_output().get_node() for given in one.inputs()]
     return found
-
-
-@contextmanager
-def _quiet_nncf() -> Iterator[None]:
-    """NNCF logs every layer that is left alone, and draws bars of its own."""
-    log = logging.getLogger("nncf")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        log.setLevel(level)
 
 
 def _nncf() -> Any:

@@ -48,13 +48,12 @@ def believe(
     train, test = dataset.part("train"), dataset.part("test")
     choice, layers = classifier.choice_, classifier.extractor_.layers
     of_training = None if groups is None else groups[train]
-    logits = choice.estimator.logits(values[test])
     with one_thread():  # many small products: threads would rather wait for each other than help
         trust = Trust.fit(
             values[train], dataset.targets[train], probabilities(choice.out_of_sample, multilabel=dataset.multilabel), choice.out_of_sample,
             layers=layers, groups=of_training, coverage=settings.coverage, by_class=settings.coverage_by_class, seed=settings.seed,
         )  # fmt: skip
-    unlike = None if trust.unlike is None else trust.unlike.score(values[test], logits) > trust.unlike.threshold
+    unlike = None if trust.unlike is None else trust.unlike(values[test])
     curve = None
     if classifier.fine_tuned_ is None and len(train) >= _FEW:
         curve = learning_curve(

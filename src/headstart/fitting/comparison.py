@@ -16,6 +16,7 @@ from headstart.bundle import EVALUATION, load
 from headstart.errors import DataError, ParameterError, RunError
 from headstart.evaluate import Evaluation, evaluate
 from headstart.evaluate.wording import enumeration, number, pad, plural, shorten, visible, width
+from headstart.heads.calibration import probabilities
 from headstart.metrics import AucDifference, PairedDifference, auc_difference, holm, paired_difference
 
 SIGNIFICANT = 0.05
@@ -51,11 +52,7 @@ class TestResults:
     @property
     def probabilities(self) -> npt.NDArray[np.float64]:
         """Softmax of the logits, or their sigmoid for multi-label; float64 (m, k)."""
-        logits = self.logits.astype(np.float64)
-        if self.multilabel:
-            return np.asarray(0.5 + 0.5 * np.tanh(logits / 2))
-        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+        return probabilities(self.logits.astype(np.float64), multilabel=self.multilabel)
 
     def ordered(self, classes: Sequence[str]) -> TestResults:
         """The same with the classes in another order."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shlex
 import time
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -111,19 +113,19 @@ def fit(
         Interrupted: Ctrl-C during a fine-tuning, whose state has been kept.
     """
     settings, listener, team = settings or FitSettings(), listener or Listener(), Team.from_environment()
+    started, seconds = time.perf_counter(), dict[str, float]()
     out = None if out is None else _with_a_name(Path(out).expanduser())
     if out is not None:
         check_target(out)
     if settings.fine_tuning is not None:
         timm_models.require("Fine-tuning")
     check_keeping(out, settings, resume=resume)
-    started = time.perf_counter()
     listener.stage("Reading the data")
-    dataset = read(data, settings)
-    _check_beforehand(dataset, settings)
+    with _lap(seconds, "reading"):
+        dataset = read(data, settings)
+        _check_beforehand(dataset, settings)
     for note in dataset.notes:
         listener.say(note)
-    seconds = {"reading": time.perf_counter() - started}
 
     classifier = settings.classifier()
     if settings.fine_tuning is not None:
@@ -134,49 +136,74 @@ def fit(
     readable, held_out = split(dataset.take(features.kept), settings, digests=features.digests)
     findings = check_known(readable, features.digests)
     _say_findings(findings, listener)
-    groups = kept_together(readable.groups, features.digests)
     keeping = keep(out, settings, readable, features.digests, team=team, resume=resume, command=command)
     if resume and out is not None:
         command = command_that_began(out)
-
+    known = _Known(
+        dataset=readable, held_out=held_out, features=features, groups=kept_together(readable.groups, features.digests), findings=findings
+    )
     with kept_or_removed(keeping, to_go_on=_to_go_on(data, out)):
-        with team.one_first():
-            _learn(classifier, features, readable, groups, listener)
-        seconds |= classifier.seconds_
-        probe = classifier.choice_ if classifier.begins_with_probe else None
-        values = _fine_tune(classifier, features, readable, groups, keeping, listener)
-        seconds |= classifier.seconds_
-
-        lap = time.perf_counter()
-        listener.stage("Testing")
-        evaluation = _test(classifier.choice_, values, readable)
-        before = None if probe is None or settings.fine_tuning is None else _test(probe, features.values, readable)
-        crossed = _cross_validate(features.values, readable, groups, settings, listener) if settings.folds else None
-        seconds["testing"] = time.perf_counter() - lap
-
-        lap = time.perf_counter()
-        listener.stage("Learning when to believe it")
-        believed = believe(classifier, values, readable, groups, evaluation, settings=settings, listener=listener)
-        wrong_labels = suspicious_labels(classifier, readable)
-        _say_findings(tuple(wrong_labels), listener)
-        findings = (*findings, *wrong_labels)
-        seconds["trust"] = time.perf_counter() - lap
-        result = FitResult(
-            run=out, dataset=readable, held_out=held_out, classifier=classifier, test=evaluation, cross_validation=crossed,
-            refused=features.refused, findings=findings, seconds=seconds, digests=features.digests, trust=believed.trust,
-            trust_test=believed.test, learning_curve=believed.curve,
-            leaks=leak_tests(right(evaluation), known_beforehand(readable, features.digests)),
-            probe=None if before is None or probe is None else ProbeTest.of(before, evaluation, head=head_in_words(probe)),
-        )  # fmt: skip
+        result, values = _learned(classifier, known, keeping, out=out, settings=settings, listener=listener, seconds=seconds)
         if out is not None and team.leads:
             listener.stage("Writing the run")
-            lap = time.perf_counter()
-            write_run(out, run_contents(result, values, settings=settings, command=command))
-            seconds["writing"] = time.perf_counter() - lap
+            with _lap(seconds, "writing"):
+                write_run(out, run_contents(result, values, settings=settings, command=command))
     if keeping.checkpoints is not None and team.leads:
         keeping.checkpoints.remove()
     seconds["total"] = time.perf_counter() - started
     return result
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Known:
+    """What is known before anything is learned: the images that can be read, in their parts, and what was noticed about them."""
+
+    dataset: Dataset
+    held_out: str
+    features: Features
+    groups: npt.NDArray[np.int64] | None
+    findings: tuple[Finding, ...]
+
+
+def _learned(
+    classifier: TransferClassifier, known: _Known, keeping: Keeping, *, out: Path | None, settings: FitSettings, listener: Listener,
+    seconds: dict[str, float],
+) -> tuple[FitResult, npt.NDArray[np.float32]]:  # fmt: skip
+    """Learn and test; the features of all images by the network as it is then, float32 (n, D), come as well."""
+    dataset, features, groups = known.dataset, known.features, known.groups
+    with keeping.team.one_first():
+        _learn(classifier, features, dataset, groups, listener)
+    probe = classifier.choice_ if classifier.begins_with_probe else None
+    values = _fine_tune(classifier, features, dataset, groups, keeping, listener)
+    seconds |= classifier.seconds_
+
+    listener.stage("Testing")
+    with _lap(seconds, "testing"):
+        evaluation = _test(classifier.choice_, values, dataset)
+        before = None if probe is None or settings.fine_tuning is None else _test(probe, features.values, dataset)
+        crossed = _cross_validate(features.values, dataset, groups, settings, listener) if settings.folds else None
+
+    listener.stage("Learning when to believe it")
+    with _lap(seconds, "trust"):
+        believed = believe(classifier, values, dataset, groups, evaluation, settings=settings, listener=listener)
+        wrong_labels = suspicious_labels(classifier, dataset)
+        _say_findings(tuple(wrong_labels), listener)
+    result = FitResult(
+        run=out, dataset=dataset, held_out=known.held_out, classifier=classifier, test=evaluation, cross_validation=crossed,
+        refused=features.refused, findings=(*known.findings, *wrong_labels), seconds=seconds, digests=features.digests,
+        trust=believed.trust, trust_test=believed.test, learning_curve=believed.curve,
+        leaks=leak_tests(right(evaluation), known_beforehand(dataset, features.digests)),
+        probe=None if before is None or probe is None else ProbeTest.of(before, evaluation, head=head_in_words(probe)),
+    )  # fmt: skip
+    return result, values
+
+
+@contextmanager
+def _lap(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    """Write down how long a stage took."""
+    began = time.perf_counter()
+    yield
+    seconds[stage] = time.perf_counter() - began
 
 
 def _with_a_name(out: Path) -> Path:
@@ -233,11 +260,9 @@ def _fine_tune(
         values=features.values[train], refused=features.refused, watched=(taken(dataset.images, test), dataset.targets[test]),
         keeping=keeping, listener=listener,
     )  # fmt: skip
-    lap = time.perf_counter()
     listener.stage("Extracting features of the trained network")
-    values = classifier.features_of(dataset.images, progress=listener.progress).values
-    classifier.seconds_["trained features"] = time.perf_counter() - lap
-    return values
+    with _lap(classifier.seconds_, "trained features"):
+        return classifier.features_of(dataset.images, progress=listener.progress).values
 
 
 def _test(choice: Choice, values: npt.NDArray[np.float32], dataset: Dataset) -> Evaluation:

@@ -43,7 +43,7 @@ def report_of(run: Run, sources: Sources | None = None) -> RunReport:
         )
     provenance, backbone = entries["provenance"], entries["backbone"]
     stages = {key: value for key, value in provenance.items() if key not in _AT_THE_END}
-    evaluation = tested(run)
+    evaluation = evaluation_of(run)
     return RunReport(
         title=entries["title"],
         evaluation=evaluation,
@@ -68,25 +68,18 @@ def report_of(run: Run, sources: Sources | None = None) -> RunReport:
         command=printable(provenance["command"]),
         provenance={**stages, "settings": provenance["settings"], "versions": provenance["versions"]},
         examples=examples_of(run, evaluation, sources or _from_lists(run)),
-        uncalibrated=_uncalibrated(run),
+        uncalibrated=evaluation_of(run, "scores") if "scores" in run.tested else None,
         learning_curve=None if entries["learning_curve"] is None else LearningCurve.from_dict(entries["learning_curve"]),
-        trust=_trusted(run, entries["trust_test"]),
+        trust=_trusted(run, entries["trust_test"], evaluation),
         uses=tuple(use.sentence() for use in uses_of(run.path)),
         leaks=tuple((row["label"], row["accuracy"], tuple(row["interval"]), row["images"]) for row in entries["leaks"]),
     )
 
 
-def tested(run: Run) -> Evaluation:
-    """The evaluation on the test part, from what the run kept of it."""
-    arrays = run.tested
-    return evaluate(probabilities(arrays["logits"].astype(np.float64), multilabel=run.multilabel), arrays["targets"], run.classes)
-
-
-def _uncalibrated(run: Run) -> Evaluation | None:
-    scores = run.tested.get("scores")
-    if scores is None:
-        return None
-    return evaluate(probabilities(scores.astype(np.float64), multilabel=run.multilabel), run.tested["targets"], run.classes)
+def evaluation_of(run: Run, kept: str = "logits") -> Evaluation:
+    """The evaluation on the test part, from what the run kept of it: its ``logits``, or its ``scores`` before they were calibrated."""
+    scores = run.tested[kept].astype(np.float64)
+    return evaluate(probabilities(scores, multilabel=run.multilabel), run.tested["targets"], run.classes)
 
 
 def _evidence(rows: Sequence[Mapping[str, Any]]) -> tuple[EvidenceRow, ...]:
@@ -94,7 +87,7 @@ def _evidence(rows: Sequence[Mapping[str, Any]]) -> tuple[EvidenceRow, ...]:
     return tuple(EvidenceRow(**{**row, **{name: float("nan") if row[name] is None else row[name] for name in measured}}) for row in rows)
 
 
-def _trusted(run: Run, entries: Mapping[str, Any] | None) -> Trusted | None:
+def _trusted(run: Run, entries: Mapping[str, Any] | None, evaluation: Evaluation) -> Trusted | None:
     if entries is None or run.trust is None:
         return None
     test, nan = TrustTest.from_dict(entries), float("nan")
@@ -103,18 +96,17 @@ def _trusted(run: Run, entries: Mapping[str, Any] | None) -> Trusted | None:
         covered=nan if test.coverage is None else test.coverage,
         covered_interval=test.coverage_interval,
         mean_size=nan if test.size is None else test.size,
-        sizes=_sizes(run),
+        sizes=_sizes(run, evaluation),
         refused=nan if test.unlike is None else test.unlike,
         abstention=tuple((row.wanted, row.threshold, row.share) for row in test.answered),
     )
 
 
-def _sizes(run: Run) -> dict[int, int]:
+def _sizes(run: Run, evaluation: Evaluation) -> dict[int, int]:
     """How many test images have prediction sets of which size."""
     if run.trust is None or run.trust.sets is None:
         return {}
-    values = probabilities(run.tested["logits"].astype(np.float64), multilabel=run.multilabel)
-    sizes, counts = np.unique(run.trust.sets(values, never_empty=True).sum(axis=1), return_counts=True)
+    sizes, counts = np.unique(run.trust.sets(evaluation.outcome.probabilities, never_empty=True).sum(axis=1), return_counts=True)
     return dict(zip(sizes.tolist(), counts.tolist(), strict=True))
 
 

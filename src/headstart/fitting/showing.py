@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from headstart.bundle import MODEL, Run
+from headstart.bundle import MODEL, OUTPUTS, Run
 from headstart.datasets.dataset import printable
 from headstart.errors import ImageError
 from headstart.evaluate import Evaluation
@@ -42,13 +42,12 @@ class Sources:
 def examples_of(run: Run, evaluation: Evaluation, sources: Sources) -> tuple[Example, ...]:
     """The mistakes that the model was surest of, and of each class some images that it named rightly; images that are gone are left out."""
     pixels: dict[int, _Pixels] = {}
-    images: dict[int, ImageSource] = {}
     with quiet_decoding():
         for row in example_rows(evaluation, wrong=WRONG, right=RIGHT).tolist():
             source = sources.test(row)
             try:
                 if source is not None:
-                    pixels[row], images[row] = run.preprocessing(source), source
+                    pixels[row] = run.preprocessing(source)
             except ImageError:
                 continue
     if not pixels:
@@ -56,19 +55,16 @@ def examples_of(run: Run, evaluation: Evaluation, sources: Sources) -> tuple[Exa
     rows = np.array(list(pixels))
     stacked = np.stack(list(pixels.values()))
     heat = _heat(run, stacked, evaluation, rows)
-    # of the images, and not of the pixels, which would be prepared, and so cropped, once more
-    predictions = run.predict(list(images.values()), neighbours=_NEIGHBOURS)
-    judged = None if predictions.judgement is None else predictions.judgement.nearest
-    nearest = {} if judged is None else dict(zip(predictions.kept.tolist(), judged, strict=True))
+    nearest = _nearest(run, stacked)
     return tuple(
         Example(
             name=printable(sources.names[row]) if row < len(sources.names) else f"test image {row}",
-            target=_labels(evaluation, evaluation.outcome.targets, row),
-            predicted=_labels(evaluation, evaluation.outcome.predicted, row),
+            target=_label(evaluation.classes, evaluation.outcome.targets[row]),
+            predicted=_label(evaluation.classes, evaluation.outcome.predicted[row]),
             probability=_probability(evaluation, row),
             image=jpeg(stacked[place], side=_SIDE),
             heat=jpeg(overlay(stacked[place], heat[place]), side=_SIDE) if place < len(heat) else None,
-            neighbours=_neighbours(run, nearest[place], sources) if place in nearest else (),
+            neighbours=_neighbours(run, nearest[place], sources),
             row=row,
         )
         for place, row in enumerate(rows.tolist())
@@ -84,10 +80,19 @@ def _heat(run: Run, pixels: _Pixels, evaluation: Evaluation, rows: npt.NDArray[n
     return found
 
 
-def _labels(evaluation: Evaluation, values: npt.NDArray[Any], row: int) -> str:
-    if evaluation.outcome.multilabel:
-        return ", ".join(evaluation.classes[j] for j in np.flatnonzero(values[row])) or "(none)"
-    return evaluation.classes[int(values[row])]
+def _nearest(run: Run, pixels: _Pixels) -> npt.NDArray[np.int64]:
+    """The nearest training images (m, c) of each image; c is 0 where the run cannot tell."""
+    if run.trust is None or run.trust.unlike is None:
+        return np.empty((len(pixels), 0), np.int64)
+    features = np.stack([outputs[OUTPUTS.index("features")] for outputs in run.engine.run(pixels)])
+    return run.trust.unlike.nearest(features, _NEIGHBOURS)[0]
+
+
+def _label(classes: Sequence[str], target: npt.NDArray[Any]) -> str:
+    """A target in words: the number of a class, or which of several an image has."""
+    if not target.ndim:
+        return classes[int(target)]
+    return ", ".join(classes[j] for j in np.flatnonzero(target).tolist()) or "(none)"
 
 
 def _probability(evaluation: Evaluation, row: int) -> float:
@@ -100,7 +105,7 @@ def _probability(evaluation: Evaluation, row: int) -> float:
 def _neighbours(run: Run, nearest: npt.NDArray[np.int64], sources: Sources) -> tuple[tuple[str, str, bytes | None], ...]:
     found = []
     for index in nearest.tolist():
-        label = _training_label(run, index)
+        label = _label(run.classes, run.reference["targets"][index])
         name = printable(sources.training_names[index]) if index < len(sources.training_names) else f"training image {index}"
         source, image = sources.training(index), None
         try:
@@ -109,10 +114,3 @@ def _neighbours(run: Run, nearest: npt.NDArray[np.int64], sources: Sources) -> t
             image = None
         found.append((name, label, image))
     return tuple(found)
-
-
-def _training_label(run: Run, index: int) -> str:
-    target = run.reference["targets"][index]
-    if run.multilabel:
-        return ", ".join(run.classes[j] for j in np.flatnonzero(target)) or "(none)"
-    return run.classes[int(target)]

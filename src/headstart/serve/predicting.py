@@ -100,8 +100,8 @@ async def predict(model: Model, given: Sequence[Given], *, lanes: Lanes, neighbo
         if trust is None or not outputs:
             return None
         judging = Judging(trust, neighbours=max(1, neighbours))
-        for probabilities, logits, features in outputs:
-            judging.add(probabilities, logits, features)
+        for probabilities, _, features in outputs:
+            judging.add(probabilities, features)
         return judging.done()
 
     predictions = Predictions(
@@ -136,14 +136,14 @@ def entries_of(model: Model, given: Sequence[Given], predicted: Predicted, *, to
         entries[place]["error"] = error.reason
     for row, place in enumerate(predictions.kept.tolist()):
         label, probability = _best(predictions, row)
-        sets = None if judged is None or judged.sets is None else judged.sets[row]
+        unlike, unlikeness = predictions.unlikeness(row)
         entries[place] |= {
             "label": label,
             "probability": probability,
             "top": [{"label": name, "probability": chance} for name, chance in predictions.top(row, top)],
-            "set": None if sets is None else [name for name, inside in zip(predictions.classes, sets, strict=True) if inside],
-            "unlike": None if judged is None or judged.unlike is None else bool(judged.unlike[row]),
-            "unlikeness": None if judged is None or judged.unlikeness is None else float(judged.unlikeness[row]),
+            "set": predictions.candidates(row),
+            "unlike": unlike,
+            "unlikeness": unlikeness,
             "nearest": _nearest(model, judged, row, nearest),
         }
     return entries

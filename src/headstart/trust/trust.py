@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,10 @@ import numpy.typing as npt
 from headstart.metrics import accuracy_interval
 from headstart.trust.abstention import Abstention
 from headstart.trust.prediction_sets import PredictionSets
-from headstart.trust.unlike import LayerLike, Unlike
+from headstart.trust.unlike import Unlike
+
+if TYPE_CHECKING:
+    from headstart.maps import LayerLike
 
 COVERAGE = 0.95
 """Share of images whose prediction set is to hold the right class."""

@@ -17,13 +17,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from headstart.errors import ParameterError, RunError
 from headstart.trust.axes import Gaussian, Neighbourhood
+
+if TYPE_CHECKING:
+    from headstart.maps import LayerLike
 
 Features = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
@@ -38,25 +41,6 @@ SMALL = 1500  # images up to which several threads would rather wait for each ot
 FEWEST = 50  # left-out images that a threshold needs
 BLOCK = 1024
 _LEAST = 1e-12
-
-
-class LayerLike(Protocol):
-    """A slice of the feature vector with a name."""
-
-    @property
-    def name(self) -> str:
-        """As shown to the user."""
-        ...
-
-    @property
-    def start(self) -> int:
-        """First column."""
-        ...
-
-    @property
-    def stop(self) -> int:
-        """One past the last column."""
-        ...
 
 
 class Unlike:
@@ -137,12 +121,11 @@ class Unlike:
             refused_share=float(refused_share), features=values.shape[1],
         )  # fmt: skip
 
-    def score(self, features: npt.NDArray[Any], logits: npt.NDArray[Any] | None = None) -> Floats:
+    def score(self, features: npt.NDArray[Any]) -> Floats:
         """How unlike the training images each image is, float64 (m,): higher is more unlike, about 0 is usual.
 
         Args:
             features: float32 (m, D).
-            logits: not used; taken so that a score that needs them can come later without a change for callers.
 
         Raises:
             ParameterError: feature vectors of another length.
@@ -157,9 +140,9 @@ class Unlike:
             found[start : start + BLOCK] = _distances(self._gaussians, self._neighbourhood, values[start : start + BLOCK])
         return (found - self._centre) / self._spread
 
-    def __call__(self, features: npt.NDArray[Any], logits: npt.NDArray[Any] | None = None) -> npt.NDArray[np.bool_]:
+    def __call__(self, features: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
         """Whether each image is unlike anything seen in training: bool (m,); arguments and errors as of `score`."""
-        unlike: npt.NDArray[np.bool_] = self.score(features, logits) > self.threshold
+        unlike: npt.NDArray[np.bool_] = self.score(features) > self.threshold
         return unlike
 
     def nearest(self, features: npt.NDArray[Any], count: int) -> tuple[Rows, Floats]:
