@@ -122,7 +122,13 @@ PREDICT_BODY: dict[str, Any] = {
                 "schema": {
                     "type": "object",
                     "required": ["file"],
-                    "properties": {"file": {"type": "array", "items": {"type": "string", "contentMediaType": "application/octet-stream"}}},
+                    "properties": {
+                        "file": {
+                            "type": "array",
+                            "minItems": 1,
+                            "items": {"type": "string", "contentMediaType": "application/octet-stream"},
+                        }
+                    },
                 }
             },
             "application/json": {
@@ -147,8 +153,8 @@ PREDICT_BODY: dict[str, Any] = {
                     },
                 }
             },
-            "application/octet-stream": {"schema": {"type": "string", "contentMediaType": "application/octet-stream"}},
-            "image/*": {"schema": {"type": "string", "contentMediaType": "image/*"}},
+            "application/octet-stream": {"schema": {"type": "string", "contentMediaType": "application/octet-stream", "minLength": 1}},
+            "image/*": {"schema": {"type": "string", "contentMediaType": "image/*", "minLength": 1}},
         },
     }
 }

@@ -36,6 +36,11 @@ _ABOUT = "Predictions of a saved run. Images are sent as they are; the service o
 _router = APIRouter(responses=REFUSALS)
 
 
+def _told(kind: str) -> dict[int | str, dict[str, Any]]:
+    """For the OpenAPI document: a route that answers with text of this kind, and refuses with JSON as the others do."""
+    return {200: {"content": {kind: {"schema": {"type": "string"}}}}}
+
+
 def create_app(
     runs: Sequence[Path],
     *,
@@ -139,13 +144,13 @@ async def list_models(request: Request) -> Response:
     return JSONResponse({"models": service.models.facts(), "limits": limits})
 
 
-@_router.get("/models/{name}/report", summary="The report of a model.", response_class=HTMLResponse)
+@_router.get("/models/{name}/report", summary="The report of a model.", response_class=Response, responses=_told("text/html"))
 async def report(request: Request, name: str) -> Response:
     """The page that was written when it was fitted."""
     return HTMLResponse(_page(request, name, REPORT), headers={"content-security-policy": REPORT_POLICY})
 
 
-@_router.get("/models/{name}/card", summary="The model card of a model.", response_class=PlainTextResponse)
+@_router.get("/models/{name}/card", summary="The model card of a model.", response_class=Response, responses=_told("text/plain"))
 async def card(request: Request, name: str) -> Response:
     """Markdown, sent as plain text so that a browser shows it."""
     return PlainTextResponse(_page(request, name, CARD))
@@ -164,7 +169,9 @@ async def health(request: Request) -> Response:
     return JSONResponse({"status": "ok", "models": len(_service(request).models.names)})
 
 
-@_router.get("/metrics", summary="Counters, in the text format of Prometheus.", response_class=PlainTextResponse)
+@_router.get(
+    "/metrics", summary="Counters, in the text format of Prometheus.", response_class=Response, responses=_told("text/plain")
+)
 async def metrics(request: Request) -> Response:
     """Of all processes of the service together."""
     text = await asyncio.to_thread(_service(request).metrics.text)
