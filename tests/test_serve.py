@@ -255,6 +255,23 @@ def test_a_fault_inside_is_not_shown_outside(client: TestClient, files: list[byt
     assert client.post("/predict", files=form(files[:1])).status_code == 200
 
 
+def test_large_images_of_one_request_are_few(run: Path, files: list[bytes]) -> None:
+    """A form of 64 images of 98 megapixels each takes a minute to decode, in a body of 1 MB."""
+    large = io.BytesIO()
+    Image.new("1", (3000, 3000)).save(large, "PNG")
+    some = [large.getvalue()] * 3
+    with TestClient(create_app([run], limits=Limits(large_pixels=20_000_000), watch_seconds=0), base_url=HERE) as client:
+        refused = client.post("/predict", files=form([*some, *files[:2]]))
+        assert (refused.status_code, refused.json()["code"]) == (413, "too_many_pixels")
+        assert "27 megapixels" in refused.json()["error"]
+        tensor = {"name": "images", "shape": [3], "datatype": "BYTES", "data": [base64.b64encode(one).decode() for one in some]}
+        assert client.post("/v2/models/pictures/infer", json={"inputs": [tensor]}).json()["code"] == "too_many_pixels"
+        for taken in (some[:2] + files[:4], some[:1]):
+            said = client.post("/predict", files=form(taken))
+            assert said.status_code == 200
+            assert len(said.json()["predictions"]) == len(taken)
+
+
 class _Stuck:
     """An engine that waits for a sign."""
 

@@ -169,9 +169,7 @@ async def health(request: Request) -> Response:
     return JSONResponse({"status": "ok", "models": len(_service(request).models.names)})
 
 
-@_router.get(
-    "/metrics", summary="Counters, in the text format of Prometheus.", response_class=Response, responses=_told("text/plain")
-)
+@_router.get("/metrics", summary="Counters, in the text format of Prometheus.", response_class=Response, responses=_told("text/plain"))
 async def metrics(request: Request) -> Response:
     """Of all processes of the service together."""
     text = await asyncio.to_thread(_service(request).metrics.text)

@@ -11,7 +11,18 @@ from typing import Any, Self
 from headstart.errors import ParameterError
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
-_WHOLE = ("body", "bodies", "headers", "images", "explained", "waiting", "waiting_per_client", "connections", "connections_per_client")
+_WHOLE = (
+    "body",
+    "bodies",
+    "headers",
+    "images",
+    "large_pixels",
+    "explained",
+    "waiting",
+    "waiting_per_client",
+    "connections",
+    "connections_per_client",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +34,8 @@ class Limits:
         bodies: bytes of all bodies in memory together; beyond them the slowest sender is answered with 503.
         headers: bytes of one request's headers; more is answered with 431.
         images: in one request; more is answered with 413.
+        large_pixels: of the images of one request together, those counted that are slow to decode: JPEGs of more than 50 megapixels, and
+            others, progressive JPEGs among them, of more than 8; more is answered with 413.
         explained: images in one request for heat maps; more is answered with 413.
         waiting: images that are being predicted or wait for it; beyond them requests are answered with 503.
         waiting_per_client: the same of one client address; beyond them its requests are answered with 429.
@@ -40,6 +53,7 @@ class Limits:
     bodies: int = 256_000_000
     headers: int = 16_384
     images: int = 64
+    large_pixels: int = 300_000_000
     explained: int = 8
     waiting: int = 256
     waiting_per_client: int = 128
@@ -55,7 +69,7 @@ class Limits:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            whole = field.name in _WHOLE
+            whole = field.type == "int"
             if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or not 0 < value < float("inf"):
                 kind = "a whole number" if whole else "a number"
                 raise ParameterError(f"The limit {field.name!r} must be {kind} above 0, got {value!r}.")

@@ -50,7 +50,7 @@ class Lanes:
         loop = asyncio.get_running_loop()
 
         def small() -> tuple[_Result] | None:  # even to read a header is left to a thread: hostile ones take long
-            return None if isinstance(data, bytes) and is_large(data) else (function(),)
+            return None if isinstance(data, bytes) and large_pixels(data) else (function(),)
 
         def large() -> _Result:
             try:
@@ -79,16 +79,16 @@ def looks_like_an_image(data: bytes) -> bool:
     return data.startswith(_KNOWN) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
 
 
-def is_large(data: bytes) -> bool:
-    """Whether the header of an image announces so many pixels that it is decoded apart; what cannot be read is."""
+def large_pixels(data: bytes) -> int:
+    """The pixels that the header of an image announces if they are so many that it is decoded apart, else 0; 1 if it cannot be read."""
     from PIL import Image
 
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF")) as image:
             pixels = image.width * image.height
-            return pixels > (_LARGE_JPEG if _cheap(image, data) else _LARGE)
+            return pixels if pixels > (_LARGE_JPEG if _cheap(image, data) else _LARGE) else 0
     except Exception:  # decoders raise everything on hostile files; the one that decodes will say why
-        return True
+        return 1
 
 
 def _cheap(image: Image.Image, data: bytes) -> bool:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from headstart.serve.limits import Limits
 from headstart.serve.metrics_text import Metrics
 from headstart.serve.models import Model, Models
-from headstart.serve.pictures import Lanes
+from headstart.serve.pictures import Lanes, large_pixels
 from headstart.serve.predicting import Given, Predicted, Waiting, add_heat, predict
 from headstart.serve.refusals import Refusal
 
@@ -91,10 +91,24 @@ class Service:
         if len(given) > self.limits.images:
             raise Refusal(413, "too_many_images", f"More than {self.limits.images} images in one request. Send them in several.")
         async with self._place(request, len(given)):
+            await self._check_pixels(given)
             predicted = await predict(model, given, lanes=self.lanes, neighbours=neighbours)
         self.metrics.images(model.name, predicted=len(predicted.predictions), refused=len(predicted.predictions.refused))
         request.state.images = len(given)
         return predicted
+
+    async def _check_pixels(self, given: Sequence[Given]) -> None:
+        """Refuse, before any is decoded, several images that together would keep the thread for large ones busy for long."""
+        files = [one.data for one in given if isinstance(one.data, bytes)]
+        if len(files) < 2:  # one is within the limits of `headstart.images`, or refused
+            return
+        pixels = await self.lanes.read(lambda: sum(map(large_pixels, files)))
+        if pixels > self.limits.large_pixels:
+            raise Refusal(
+                413, "too_many_pixels",
+                f"The large images of this request have {pixels / 1e6:.0f} megapixels together, more than the "
+                f"{self.limits.large_pixels / 1e6:.0f} that are taken at once. Send them in several requests.",
+            )  # fmt: skip
 
     async def explain(
         self, request: Request, model: Model, given: Sequence[Given], entries: list[dict[str, Any]], predicted: Predicted
