@@ -86,7 +86,7 @@ def run_contents(result: FitResult, values: npt.NDArray[np.float32], *, settings
             "notes": list(dataset.notes),
             "provenance": _provenance(result, settings, command),
         },
-        further=lambda folder: _write_lists_and_pages(folder, result, contents),
+        further=lambda folder: _write_lists_and_pages(folder, result, contents, values[test]),
     )
     return contents
 
@@ -195,8 +195,8 @@ def _paths_from_run(result: FitResult) -> Iterable[str]:
     return map(path, dataset.images)
 
 
-def _write_lists_and_pages(folder: Path, result: FitResult, contents: RunContents) -> None:
-    """Write the list of images, and the pages, from what already stands in the folder."""
+def _write_lists_and_pages(folder: Path, result: FitResult, contents: RunContents, features: npt.NDArray[np.float32]) -> None:
+    """Write the list of images, and the pages, from what already stands in the folder, and the features of the test images."""
     (folder / "split.csv").write_text(_split_list(result), encoding="utf-8")
     dataset = result.dataset
     train, test = dataset.part("train"), dataset.part("test")
@@ -204,7 +204,7 @@ def _write_lists_and_pages(folder: Path, result: FitResult, contents: RunContent
     names, training_names = shown_names(run)  # as `headstart report` has them
     sources = Sources(
         training=lambda row: dataset.images[train[row]], test=lambda row: dataset.images[test[row]],
-        names=names, training_names=training_names,
+        names=names, training_names=training_names, features=features,
     )  # fmt: skip
     write_report(folder, report_of(run, sources))
 

@@ -31,12 +31,14 @@ class Sources:
     Attributes:
         training, test: from a position in the part to the image, or None where it is not known.
         names: of the test images; `training_names`: of the training images.
+        features: float32 (m, D) of the test images, where they are at hand and need not be computed.
     """
 
     training: Callable[[int], ImageSource | None]
     test: Callable[[int], ImageSource | None]
     names: Sequence[str]
     training_names: Sequence[str]
+    features: npt.NDArray[np.float32] | None = None
 
 
 def examples_of(run: Run, evaluation: Evaluation, sources: Sources) -> tuple[Example, ...]:
@@ -55,7 +57,7 @@ def examples_of(run: Run, evaluation: Evaluation, sources: Sources) -> tuple[Exa
     rows = np.array(list(pixels))
     stacked = np.stack(list(pixels.values()))
     heat = _heat(run, stacked, evaluation, rows)
-    nearest = _nearest(run, stacked)
+    nearest = _nearest(run, stacked, None if sources.features is None else sources.features[rows])
     return tuple(
         Example(
             name=printable(sources.names[row]) if row < len(sources.names) else f"test image {row}",
@@ -80,11 +82,12 @@ def _heat(run: Run, pixels: _Pixels, evaluation: Evaluation, rows: npt.NDArray[n
     return found
 
 
-def _nearest(run: Run, pixels: _Pixels) -> npt.NDArray[np.int64]:
-    """The nearest training images (m, c) of each image; c is 0 where the run cannot tell."""
+def _nearest(run: Run, pixels: _Pixels, features: npt.NDArray[np.float32] | None) -> npt.NDArray[np.int64]:
+    """The nearest training images (m, c) of each image, by its features or else its pixels; c is 0 where the run cannot tell."""
     if run.trust is None or run.trust.unlike is None:
         return np.empty((len(pixels), 0), np.int64)
-    features = np.stack([outputs[OUTPUTS.index("features")] for outputs in run.engine.run(pixels)])
+    if features is None:
+        features = np.stack([outputs[OUTPUTS.index("features")] for outputs in run.engine.run(pixels)])
     return run.trust.unlike.nearest(features, _NEIGHBOURS)[0]
 
 
