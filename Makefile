@@ -21,7 +21,7 @@ types: $(FULL)/installed
 
 # One test process a core; linear algebra must not multiply that by threads of its own.
 tests: $(FULL)/installed
-	OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(FULL)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(FULL)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 docs: $(FULL)/installed
 	$(FULL)/bin/python docs/make_reference.py

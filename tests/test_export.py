@@ -235,8 +235,8 @@ def test_the_command_writes_and_tells(cli: Cli, run: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--format", "litert"), "no maintained converter"),
-        (("--format", "coreml"), "no longer reads ONNX"),
+        (("--format", "litert", "--out", "x.onnx"), "named x.tflite"),
+        (("--format", "coreml"), "reads no ONNX any more"),
         (("--format", "pdf"), "--format must be onnx, openvino, int8"),
         (("--out", "x.bin"), "named x.onnx"),
         (("--images", "0"), "at least 1"),

@@ -28,10 +28,11 @@ def export_command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder that `headstart fit` wrote.")],
     form: Annotated[
         str,
-        typer.Option("--format", metavar="onnx|openvino|int8", help="int8 is OpenVINO's format with whole numbers, which is faster."),
+        typer.Option("--format", metavar="onnx|openvino|int8|litert", help="int8 is OpenVINO's format in whole numbers, which is faster."),
     ] = "onnx",
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="What to write. [default: the run's name with .onnx or .xml, in this folder]")
+        Path | None,
+        typer.Option(metavar="FILE", help="File to write. [default: the run's name and .onnx, .xml or .tflite, here]"),
     ] = None,
     max_drop: Annotated[str, typer.Option(metavar="SHARE", help="How much accuracy int8 may lose.")] = "0.5%",
     images: Annotated[int, typer.Option(metavar="N", help="How many of the run's images to compare with, at most.")] = 300,
@@ -40,7 +41,7 @@ def export_command(
     ] = None,
     language: Annotated[
         str | None,
-        typer.Option("--snippet", metavar="python|javascript|cpp", help="Print a program that uses the ONNX file; write nothing."),
+        typer.Option("--snippet", metavar="python|javascript|cpp", help="Print a program that uses the file; write nothing."),
     ] = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -50,6 +51,7 @@ def export_command(
     Resizing, cropping and normalising are inside. Before it is written, the file is compared with the run on real images, the same arrays
     for both; the differences stand in FILE.parity.json. int8 is written only if accuracy falls by no more than --max-drop on the run's
     test images; layers that suffer most are left in float32 if need be, and each look at the test images is written down in the run.
+    LiteRT files take one image of the network's own size, prepared already, and are made by the program onnx2tf: pipx install onnx2tf.
     """
     from headstart.bundle import load
     from headstart.export import SUFFIXES, check_format, export, read_drop
@@ -59,7 +61,7 @@ def export_command(
     opened = load(run)
     name = out or Path(f"{opened.path.resolve().name}{'-int8' if form == 'int8' else ''}{SUFFIXES[form]}")
     if language is not None:
-        print_result(_program(opened, language, name))
+        print_result(_program(opened, language, name, form))
         return
     check_writable(name, name.with_name(f"{name.name}.parity.json"))
     with TerminalListener(quiet=quiet, verbose=verbose) as listener:
@@ -72,9 +74,15 @@ def export_command(
     print_result(" ".join(str(file) for file in (*done.files, done.report)), style="bold green")
 
 
-def _program(run: Run, language: str, file: Path) -> str:
-    from headstart.export import snippet
+def _program(run: Run, language: str, file: Path, form: str) -> str:
+    from headstart.errors import ParameterError
+    from headstart.export import litert_snippet, snippet
 
+    if form == "litert":
+        if language != "python":
+            raise ParameterError(f"--snippet {language}: for LiteRT there is a program in python only.")
+        program = litert_snippet(file=file.name, classes=run.classes, preprocessing=run.preprocessing, multilabel=run.multilabel)
+        return program.rstrip("\n")
     unlike = None if run.trust is None else run.trust.unlike
     name = file.with_suffix(".onnx").name
     return snippet(language, file=name, classes=run.classes, threshold=None if unlike is None else unlike.threshold).rstrip("\n")

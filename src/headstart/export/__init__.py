@@ -2,21 +2,24 @@
 
 from headstart.export.gate import MAX_DROP, Gate, read_drop
 from headstart.export.job import IMAGES, SUFFIXES, ExportError, ExportResult, check_format, export
+from headstart.export.litert_file import ConverterError
 from headstart.export.onnx_file import onnx_model
 from headstart.export.parity import Parity
-from headstart.export.snippets import LANGUAGES, snippet
+from headstart.export.snippets import LANGUAGES, litert_snippet, snippet
 
 __all__ = [
     "IMAGES",
     "LANGUAGES",
     "MAX_DROP",
     "SUFFIXES",
+    "ConverterError",
     "ExportError",
     "ExportResult",
     "Gate",
     "Parity",
     "check_format",
     "export",
+    "litert_snippet",
     "onnx_model",
     "read_drop",
     "snippet",

@@ -16,6 +16,7 @@ from headstart.bundle import Run, Use, record_use
 from headstart.errors import DataError, HeadstartError, ParameterError
 from headstart.export.exported import Exported, engines_for
 from headstart.export.gate import MAX_DROP, Gate
+from headstart.export.litert_file import find_converter, write_litert
 from headstart.export.onnx_file import metadata, onnx_model
 from headstart.export.openvino_files import openvino_model, write_openvino
 from headstart.export.parity import Parity, answers, parity, told_by_run
@@ -23,11 +24,11 @@ from headstart.export.quantised import CALIBRATION, FLOAT_SHARES, by_damage, che
 from headstart.export.real_images import RealImages, real_images, some_real_images
 from headstart.progress import Listener
 
-SUFFIXES: Mapping[str, str] = {"onnx": ".onnx", "openvino": ".xml", "int8": ".xml"}
+SUFFIXES: Mapping[str, str] = {"onnx": ".onnx", "openvino": ".xml", "int8": ".xml", "litert": ".tflite"}
 IMAGES = 300
 WITHOUT_CONVERTER: Mapping[str, str] = {
-    "litert": "LiteRT (TensorFlow Lite): no maintained converter from ONNX is known to us. Use the ONNX file with ONNX Runtime Mobile",
-    "coreml": "Core ML: Apple's coremltools no longer reads ONNX. Use the ONNX file with ONNX Runtime's Core ML provider",
+    "coreml": "Core ML: Apple's coremltools reads no ONNX any more, and what it writes can be compared with the run on a Mac only. "
+    "Use the ONNX file with ONNX Runtime's Core ML provider",
 }
 """Formats that are asked for and cannot be written, with the reason and what to do instead."""
 
@@ -80,8 +81,8 @@ def export(
 
     Args:
         run: opened with `headstart.load`.
-        out: the file to write; ``.onnx``, or ``.xml`` for OpenVINO and int8. ``OUT.parity.json`` is written beside it.
-        form: ``onnx``, ``openvino`` or ``int8``.
+        out: the file to write; ``.onnx``, ``.xml`` for OpenVINO and int8, or ``.tflite``. ``OUT.parity.json`` is written beside it.
+        form: ``onnx``, ``openvino``, ``int8`` or ``litert``.
         max_drop: of int8: how much accuracy may be lost, as a share.
         images: how many of the run's images to compare with, at most.
         data: the folder of the data, where the images have been moved.
@@ -91,7 +92,8 @@ def export(
         ExportError: the file differs from the run; nothing is written.
         ParameterError: an unknown format, or a name with another suffix.
         DataError: none of the run's images are there.
-        MissingExtraError: OpenVINO or NNCF is not installed.
+        MissingExtraError: OpenVINO, NNCF or LiteRT is not installed.
+        ConverterError: onnx2tf, which makes LiteRT files, failed.
     """
     check_format(form)
     if out.suffix != SUFFIXES[form]:
@@ -100,34 +102,42 @@ def export(
         raise ParameterError(f"The number of images must be at least 1, got {images}.")
     if form == "int8":
         check_nncf()
+    if form == "litert":
+        find_converter()
     listener = listener or Listener()
     sample = some_real_images(run, images, data=data)
     with tempfile.TemporaryDirectory(dir=out.absolute().parent, prefix=f".{out.stem}-", suffix=".part") as temporary:
         file = Path(temporary) / out.name
         listener.stage("Writing the graph")
-        told, content = metadata(run), onnx_model(run).SerializeToString()
         gates: tuple[Gate, ...] = ()
-        if form == "onnx":
-            file.write_bytes(content)
-            parities = _compared(run, file, sample, listener)
-        elif form == "openvino":
-            write_openvino(openvino_model(content, told), file)
-            parities = _compared(run, file, sample, listener)
+        if form == "int8":
+            parities, gates = _int8(run, file, sample, max_drop=max_drop, data=data, listener=listener)
         else:
-            parities, gates = _int8(run, content, file, sample, max_drop=max_drop, data=data, listener=listener)
+            if form == "onnx":
+                file.write_bytes(onnx_model(run).SerializeToString())
+            elif form == "openvino":
+                write_openvino(_for_openvino(run), file)
+            else:
+                listener.stage("Converting with onnx2tf, which takes a minute or two")
+                write_litert(run, file, list(sample.images[:20]))
+            parities = _compared(run, file, sample, listener)
         report = file.with_name(f"{out.name}.parity.json")
         report.write_text(json.dumps(_report(run, form, file, parities, gates), indent=1) + "\n", encoding="utf-8")
         # the file itself comes last: without it, the others are nothing
-        written = [path.replace(out.absolute().with_name(path.name)) for path in sorted(Path(temporary).iterdir(), key=lambda p: p == file)]
+        written = [path.replace(out.with_name(path.name)) for path in sorted(Path(temporary).iterdir(), key=lambda p: p == file)]
     kept = sorted((path for path in written if path.suffix != ".json"), key=lambda path: path.name != out.name)
     return ExportResult(files=tuple(kept), report=out.with_name(report.name), parities=parities, gates=gates)
+
+
+def _for_openvino(run: Run) -> Any:
+    return openvino_model(onnx_model(run).SerializeToString(), metadata(run))
 
 
 def _compared(run: Run, file: Path, sample: RealImages, listener: Listener) -> tuple[Parity, ...]:
     found: list[Parity] = []
     for engine in engines_for(file):
         listener.stage(f"Comparing with the run on {len(sample)} {sample.part} images ({engine})")
-        one = parity(run, sample, answers(Exported(file, engine=engine), sample), engine=engine)
+        one = parity(run, sample, answers(Exported(file, engine=engine, preprocessing=run.preprocessing), sample), engine=engine)
         if faults := one.faults():
             raise ExportError(f"The exported file differs from the run in {engine}, and is not written: {'; '.join(faults)}.")
         found.append(one)
@@ -135,12 +145,12 @@ def _compared(run: Run, file: Path, sample: RealImages, listener: Listener) -> t
 
 
 def _int8(
-    run: Run, content: bytes, file: Path, sample: RealImages, *, max_drop: float, data: Path | None, listener: Listener
+    run: Run, file: Path, sample: RealImages, *, max_drop: float, data: Path | None, listener: Listener
 ) -> tuple[tuple[Parity, ...], tuple[Gate, ...]]:
     training = real_images(run, "train", CALIBRATION, data=data)
     if not len(training):
         raise DataError("int8 needs training images, and none are where they were. Give their folder with --data.")
-    model = openvino_model(content, metadata(run))
+    model = _for_openvino(run)
     layers, gates = layers_of(model), []
     own = told_by_run(run, sample).probabilities
     order: Sequence[str] = ()

@@ -30,7 +30,7 @@ class Parity:
     """How far an exported file is from the run, over all images.
 
     Attributes:
-        engine: runs both.
+        engine: runs both; ``litert`` runs the file only, and the default engine the run.
         part, images: which images of the run, and how many.
         same: share of them with the same label, or labels.
         probability: the largest difference of a probability; `typical`: the median, over the images, of the largest of each.
@@ -105,10 +105,10 @@ def parity(run: Run, sample: RealImages, given: Answers, *, engine: str) -> Pari
         run: the run.
         sample: the images.
         given: what the file said of them, in `engine`.
-        engine: ``onnxruntime`` or ``openvino``.
+        engine: ``onnxruntime``, ``openvino`` or ``litert``, in which the run itself cannot be; it is then compared in its own engine.
     """
     own, default, from_files = (
-        told_by_run(run, sample, engine=engine),
+        told_by_run(run, sample, engine="auto" if engine == "litert" else engine),
         told_by_run(run, sample),
         told_by_run(run, sample, files=True),
     )

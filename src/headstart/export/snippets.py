@@ -1,10 +1,11 @@
-"""Programs that use an exported ONNX file without Headstart."""
+"""Programs that use an exported file without Headstart."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from headstart.errors import ParameterError, nearest
+from headstart.images import Preprocessing
 
 _PYTHON = """\
 # pip install onnxruntime pillow numpy
@@ -96,6 +97,28 @@ Prediction predict(Ort::Session& session, std::vector<std::uint8_t>& rgb, std::i
 // Ort::Env env;  Ort::Session session(env, {file}, Ort::SessionOptions{{}});
 """
 
+_LITERT = """\
+# pip install ai-edge-litert pillow numpy
+import sys
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+from PIL import Image, ImageOps
+
+classes = {classes}
+model = Interpreter({file}).get_signature_runner()
+
+for path in sys.argv[1:]:
+    with Image.open(path) as image:
+        image = ImageOps.exif_transpose(image).convert("RGB")
+    width, height = {cut}
+    left, top = (image.width - width) / 2, (image.height - height) / 2
+    part = (left, top, left + width, top + height)
+    square = image.resize(({size}, {size}), Image.Resampling.{filter}, box=part, reducing_gap=3.0)
+    probabilities = model(pixels=np.asarray(square)[None])["probabilities"][0]
+    print(f"{{path}}  {{{label}}}  {{probabilities.max():.4f}}")
+"""
+
 _PROGRAMS: Mapping[str, str] = {"python": _PYTHON, "javascript": _JAVASCRIPT, "cpp": _CPP}
 LANGUAGES = tuple(_PROGRAMS)
 
@@ -123,6 +146,16 @@ def snippet(language: str, *, file: str, classes: tuple[str, ...], threshold: fl
         )  # fmt: skip
     names = "[" + ", ".join(_quoted(name) for name in classes) + "]"
     return _PROGRAMS[language].format(file=_quoted(file), classes=names, threshold="null" if threshold is None else f"{threshold:.6g}")
+
+
+def litert_snippet(*, file: str, classes: tuple[str, ...], preprocessing: Preprocessing, multilabel: bool) -> str:
+    """A program in Python that uses an exported LiteRT file, and prepares each image as the run does."""
+    return _LITERT.format(
+        file=_quoted(file), classes="[" + ", ".join(_quoted(name) for name in classes) + "]", size=preprocessing.size,
+        cut="image.size" if preprocessing.fit == "squash" else f"(min(image.size) * {preprocessing.crop:g},) * 2",
+        filter=preprocessing.interpolation.upper(),
+        label="';'.join(classes[i] for i in np.flatnonzero(probabilities >= 0.5))" if multilabel else "classes[probabilities.argmax()]",
+    )  # fmt: skip
 
 
 def _quoted(text: str) -> str:

@@ -84,7 +84,7 @@ def measure(
             ways[f"run, decoded, {engine}"] = (opened.predict, arrays)
     for file in exported:
         for engine in engines_for(file):
-            ways[f"{file.name}, decoded, {engine}"] = (_all_at_once(Exported(file, engine=engine)), arrays)
+            ways[f"{file.name}, decoded, {engine}"] = (_all_at_once(Exported(file, engine=engine, preprocessing=run.preprocessing)), arrays)
     return _in_turn(ways, rounds, listener)
 
 

@@ -215,10 +215,10 @@ class KernelRidgeHead(Head):
         # -d^2 / 2 = x.z - |x|^2 / 2 - |z|^2 / 2
         products = graph.node("Gemm", scaled, graph.constant(self.support_), graph.constant(-squared_norms(self.support_) / 2), transB=1)
         halved = graph.node("Sub", products, graph.node("Mul", norms, half))
-        # The kernel less 1: sums of many values near 1 lose digits in float32, and engines differ in which. Of half the exponent h,
-        # exp(2h) - 1 = 2 exp(h) sinh(h); at -40 that is -1, and far below it sinh would be infinite.
-        h = graph.node("Max", graph.node("Min", halved, graph.constant(0.0)), graph.constant(-40.0))
-        less_one = graph.node("Mul", graph.node("Mul", graph.node("Exp", h), graph.node("Sinh", h)), graph.constant(2.0))
+        # The kernel less 1: sums of many values near 1 lose digits in float32, and engines differ in which. With t = tanh of half the
+        # exponent, exp(2h) - 1 = 2t / (1 - t).
+        t = graph.node("Tanh", graph.node("Min", halved, graph.constant(0.0)))
+        less_one = graph.node("Div", graph.node("Mul", t, graph.constant(2.0)), graph.node("Sub", graph.constant(1.0), t))
         shift = (self.intercept_.astype(np.float64) + self.dual_coef_.astype(np.float64).sum(axis=0)).astype(np.float32)
         return graph.node("Gemm", less_one, graph.constant(self.dual_coef_), graph.constant(shift))
 
