@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -86,14 +87,21 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Simple
     return run
 
 
-@pytest.fixture(scope="module")
-def run(pictures: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that was fitted on the pictures."""
+@pytest.fixture(scope="session")
+def _fitted(pictures: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from headstart import FitSettings, fit
 
     folder = tmp_path_factory.mktemp("runs") / "pictures"
     fit(pictures, out=folder, settings=FitSettings(head="centroid", cache=cache))
     return folder
+
+
+@pytest.fixture(scope="module")
+def run(_fitted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was fitted on the pictures, for one file of tests: as far from the pictures as the one that was written, whose list
+    names them relative to itself.
+    """
+    return shutil.copytree(_fitted, tmp_path_factory.mktemp("runs") / "pictures")
 
 
 @pytest.fixture

@@ -35,7 +35,9 @@ def export_command(
         typer.Option(metavar="FILE", help="File to write. [default: the run's name and .onnx, .xml or .tflite, here]"),
     ] = None,
     max_drop: Annotated[str, typer.Option(metavar="SHARE", help="How much accuracy int8 may lose.")] = "0.5%",
-    images: Annotated[int, typer.Option(metavar="N", help="How many of the run's images to compare with, at most.")] = 300,
+    images: Annotated[
+        int | None, typer.Option(metavar="N", help="How many of the run's images to compare with, at most. [default: 300, for int8 1000]")
+    ] = None,
     data: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder of the data, where the images have been moved since the fit.")
     ] = None,
@@ -50,7 +52,7 @@ def export_command(
 
     Resizing, cropping and normalising are inside. Before it is written, the file is compared with the run on real images, the same arrays
     for both; the differences stand in FILE.parity.json. int8 is written only if accuracy falls by no more than --max-drop on the run's
-    test images; layers that suffer most are left in float32 if need be, and each look at the test images is written down in the run.
+    test images; layers that do most harm are left in float32 if need be, and each look at the test images is written down in the run.
     LiteRT files take one image of the network's own size, prepared already, and are made by the program onnx2tf: pipx install onnx2tf.
     """
     from headstart.bundle import load

@@ -24,8 +24,12 @@ def openvino_model(onnx_bytes: bytes, told: Mapping[str, str]) -> Any:
     if importlib.util.find_spec("openvino") is None:
         raise MissingExtraError("An export for OpenVINO", extra="openvino")
     import openvino as ov
+    from openvino.passes import ConstantFolding, Manager
 
     model = ov.Core().read_model(onnx_bytes)
+    folding = Manager()
+    folding.register_pass(ConstantFolding())  # without it NNCF sees no biases, and every engine works out what is known
+    folding.run_passes(model)
     for output in model.outputs:  # each also has the name of the node that an Identity stood for
         output.get_tensor().set_names(output.get_names() & {*OUTPUTS})
     for name, value in told.items():

@@ -1,6 +1,6 @@
 """int8 by post-training quantisation (NNCF) of the network; preprocessing, head and the score for what is unlike stay in float32.
 
-Ranges of values are taken from training images. Where the accuracy gate fails, the layers that suffer most are left in float32, a share
+Ranges of values are taken from training images. Where the accuracy gate fails, the layers that do most harm are left in float32, a share
 of them at a time. Which these are is found on the training images as well, so that the images of the gate decide nothing but yes or no.
 """
 
@@ -25,6 +25,7 @@ FLOAT_SHARES = (0.0, 0.1, 0.25, 0.5)
 CALIBRATION = 300
 _RANKING = 16  # images that tell which layers suffer
 _LAYERS = ("Convolution", "GroupConvolution", "MatMul")
+_POOLINGS = ("ReduceMean", "ReduceMax")  # take no time, and rounding before them would cost features that are small
 
 Images = Sequence[npt.NDArray[np.uint8]]
 
@@ -61,7 +62,11 @@ def quantised(model: Any, images: Images, *, leave: Sequence[str] = (), progress
     """
     nncf = _nncf()
     inner = _inside(model)
-    outside = [node.get_friendly_name() for node in model.get_ordered_ops() if node.get_friendly_name() not in inner]
+    outside = [
+        node.get_friendly_name()
+        for node in model.get_ordered_ops()
+        if node.get_friendly_name() not in inner or node.get_type_name() in _POOLINGS
+    ]
     ignored = nncf.IgnoredScope(names=[*outside, *leave], validate=False)
     with quiet("nncf"), redirect_stdout(io.StringIO()):  # it names every layer that is left alone, and draws bars of its own
         return nncf.quantize(
@@ -86,32 +91,51 @@ class _Batches:
         return len(self._images)
 
 
-def by_damage(model: Any, int8: Any, images: Images) -> list[str]:
-    """The layers of `model`, that first which loses most by int8: whose output gains most error over the layer before it."""
-    names = layers_of(model)
-    exact, rough = (_LayerOutputs(one, names) for one in (model, int8))
-    errors = np.zeros(len(names))
-    for image in images[:_RANKING]:
-        for place, (want, found) in enumerate(zip(exact(image), rough(image), strict=True)):
-            errors[place] += np.linalg.norm(found - want) / max(float(np.linalg.norm(want)), 1e-12)
-    gained = np.diff(errors, prepend=0.0)
-    return [names[place] for place in np.argsort(-gained, kind="stable")]
+def by_damage(model: Any, int8: Any, images: Images, *, progress: Progress | None = None) -> list[str]:
+    """The layers of `model`, that first which does most harm in int8: each alone, to the features at the end.
+
+    What a layer does to its own output tells little: a small error of the first ones is carried through all the others.
+
+    Args:
+        model: in float32.
+        int8: what `quantised` made of it, all layers.
+        images: some training images.
+        progress: called as layers are tried.
+    """
+    names, few = layers_of(model), [image[None] for image in images[:_RANKING]]
+    exact = _features(model, few)
+    scale = exact.std(axis=0) + 1e-3 * exact.std()
+    harm = []
+    for done, name in enumerate(names, 1):
+        harm.append(float(np.abs((_features(_with_one_layer(model, int8, name), few) - exact) / scale).mean()))
+        if progress is not None:
+            progress(done, len(names))
+    return [names[place] for place in np.argsort(-np.array(harm), kind="stable")]
 
 
-class _LayerOutputs:
-    """The outputs of some layers of a model."""
+def _with_one_layer(model: Any, int8: Any, name: str) -> Any:
+    """A copy of `model` in which this layer rounds its input and its weights as in `int8`."""
+    import openvino as ov
 
-    def __init__(self, model: Any, names: Sequence[str]) -> None:
-        import openvino as ov
+    copy = model.clone()
+    layer, rough = (next(node for node in one.get_ordered_ops() if node.get_friendly_name() == name) for one in (copy, int8))
+    rounded = rough.input_value(0).get_node()
+    if rounded.get_type_name() == "FakeQuantize":
+        ends = [ov.opset13.constant(rounded.input_value(place).get_node().get_data()) for place in range(1, 5)]
+        same = ov.opset13.fake_quantize(layer.input_value(0), *ends, levels=rounded.get_attributes()["levels"])
+        layer.input(0).replace_source_output(same.output(0))
+    weights = rough.input_value(1)
+    if weights.get_partial_shape() == layer.input_value(1).get_partial_shape():
+        layer.input(1).replace_source_output(weights)
+    copy.validate_nodes_and_infer_types()
+    return copy
 
-        copy = model.clone()
-        nodes = {node.get_friendly_name(): node for node in copy.get_ordered_ops()}
-        cut = ov.Model([ov.opset13.result(nodes[name].output(0)) for name in names], copy.get_parameters(), "layers")
-        self._compiled = ov.Core().compile_model(cut, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
-    def __call__(self, image: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.float32]]:
-        found = self._compiled([image[None]])
-        return [np.array(found[output]) for output in self._compiled.outputs]
+def _features(model: Any, batches: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
+    import openvino as ov
+
+    compiled = ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return np.concatenate([np.array(compiled(batch)["features"]) for batch in batches])
 
 
 def _inside(model: Any) -> set[str]:
@@ -135,6 +159,7 @@ def _inside(model: Any) -> set[str]:
 def _nncf() -> Any:
     """NNCF, which would otherwise report its use over the network without a question (its telemetry is off where this variable is set)."""
     os.environ.setdefault("NNCF_CI", "1")
-    import nncf
+    with quiet("torch"):  # which NNCF imports where it is there, and which tells of graphics cards
+        import nncf
 
     return nncf

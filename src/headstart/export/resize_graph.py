@@ -71,7 +71,9 @@ def write_preprocessing(graph: OnnxGraph, images: str, preprocessing: Preprocess
         tall = _is_tall(graph, rows, columns, preprocessing.size)
         ways = [_one_way(graph, values, rows, columns, tall, rows_first=first) for first in (True, False)]
         resized = graph.node("Where", tall, *ways)
-    return graph.node("Cast", graph.node("Transpose", resized, perm=[0, 2, 3, 1]), to=_UINT8)
+    square = graph.node("Cast", graph.node("Transpose", resized, perm=[0, 2, 3, 1]), to=_UINT8)
+    # Nothing changes, but engines know from here on what is always the same, and plan for it once.
+    return graph.node("Reshape", square, graph.constant([-1, preprocessing.size, preprocessing.size, 3], dtype=np.int64))
 
 
 @cache
