@@ -34,7 +34,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 _FENCE = re.compile(r"^( *)```(\w*)\s*$")
-_PLAIN = re.compile(r"headstart [^|<>&;$*?`\\]*")  # nothing for a shell to do
+_PLAIN = re.compile(r"headstart [^|<>&;$*?`~\\\[\](){}]*")  # nothing for a shell to do
 _ready: list[Any] = []
 _NOT_RUN = re.compile(r"^\s*<!-- not run: (.+?) -->\s*$")
 

@@ -16,12 +16,20 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from headstart.serve.limits import Limits
+
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Starlette says that it will want another client one day
     fastapi = pytest.importorskip("fastapi", reason="needs headstart[serve]")
     from fastapi.testclient import TestClient
 
-__all__ = ["Process", "TestClient", "everything", "head", "refusal", "service", "trickle"]
+__all__ = ["SMALL", "Process", "TestClient", "everything", "head", "refusal", "service", "trickle"]
+
+SMALL = Limits(
+    body=100_000, bodies=400_000, headers=8192, connections=12, connections_per_client=8, header_seconds=0.7, body_seconds=1.0,
+    idle_seconds=1, send_seconds=0.7, stop_seconds=5,
+)  # fmt: skip
+"""Limits so small that a test can reach them."""
 
 SERVE = """
 import sys

@@ -4,43 +4,19 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from headstart.serve.limits import Limits
-from served import Process, everything, head, refusal, service, trickle
+from served import SMALL, Process, everything, head, refusal, trickle
 
 pytest.importorskip("fastapi", reason="needs headstart[serve]")
 httpx = pytest.importorskip("httpx", reason="needs httpx")
 unix = pytest.mark.skipif(sys.platform != "linux", reason="binds to further loopback addresses")
 
-LIMITS = Limits(
-    body=100_000, bodies=400_000, headers=8192, connections=12, connections_per_client=8, header_seconds=0.7, body_seconds=1.0,
-    idle_seconds=1, send_seconds=0.7, stop_seconds=5,
-)  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def served(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    with service([run], tmp_path_factory.mktemp("log") / "log", limits=LIMITS) as process:
-        yield process
-
-
-@pytest.fixture(autouse=True)
-def _still_well(served: Process, photo: Path) -> Iterator[None]:
-    """After every test the service answers a good request, and has written no traceback."""
-    yield
-    for _ in range(50):  # connections of the test may still be closing
-        answer = httpx.post(f"{served.address}/predict", files={"file": photo.read_bytes()}, timeout=5)
-        if answer.status_code != 429:
-            break
-        time.sleep(0.1)
-    assert answer.status_code == 200
-    assert answer.json()["predictions"][0]["label"] == "rings"
-    assert "Traceback" not in served.log.read_text()
+pytest_plugins = ["served_small"]
+pytestmark = pytest.mark.usefixtures("still_well")
 
 
 def test_a_body_that_never_ends_is_cut_off(served: Process) -> None:
@@ -80,7 +56,7 @@ def test_a_client_that_sends_all_of_a_large_body_still_reads_the_answer(served: 
 
 
 def test_a_body_of_the_largest_size_is_read(served: Process) -> None:
-    answer = httpx.post(f"{served.address}/predict", content=b"x" * LIMITS.body, headers={"content-type": "image/png"}, timeout=10)
+    answer = httpx.post(f"{served.address}/predict", content=b"x" * SMALL.body, headers={"content-type": "image/png"}, timeout=10)
     assert answer.status_code == 415
     assert answer.json()["code"] == "no_image_format"
 

@@ -7,43 +7,19 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from headstart.serve.limits import Limits
-from served import Process, everything, head, refusal, service, trickle
+from served import SMALL, Process, everything, head, refusal, service, trickle
 
 pytest.importorskip("fastapi", reason="needs headstart[serve]")
 httpx = pytest.importorskip("httpx", reason="needs httpx")
 unix = pytest.mark.skipif(sys.platform != "linux", reason="binds to further loopback addresses")
 
-LIMITS = Limits(
-    body=100_000, bodies=400_000, headers=8192, connections=12, connections_per_client=8, header_seconds=0.7, body_seconds=1.0,
-    idle_seconds=1, send_seconds=0.7, stop_seconds=5,
-)  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def served(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    with service([run], tmp_path_factory.mktemp("log") / "log", limits=LIMITS) as process:
-        yield process
-
-
-@pytest.fixture(autouse=True)
-def _still_well(served: Process, photo: Path) -> Iterator[None]:
-    """After every test the service answers a good request, and has written no traceback."""
-    yield
-    for _ in range(50):  # connections of the test may still be closing
-        answer = httpx.post(f"{served.address}/predict", files={"file": photo.read_bytes()}, timeout=5)
-        if answer.status_code != 429:
-            break
-        time.sleep(0.1)
-    assert answer.status_code == 200
-    assert answer.json()["predictions"][0]["label"] == "rings"
-    assert "Traceback" not in served.log.read_text()
+pytest_plugins = ["served_small"]
+pytestmark = pytest.mark.usefixtures("still_well")
 
 
 def test_headers_that_never_end_are_cut_off(served: Process) -> None:
@@ -95,7 +71,7 @@ def test_what_is_no_http_is_refused(served: Process) -> None:
 
 def test_one_client_may_not_take_all_connections(served: Process) -> None:
     with ExitStack() as stack:
-        for _ in range(LIMITS.connections_per_client):
+        for _ in range(SMALL.connections_per_client):
             stack.enter_context(served.connect())
         time.sleep(0.2)
         answer = everything(stack.enter_context(served.connect()))
@@ -106,7 +82,7 @@ def test_one_client_may_not_take_all_connections(served: Process) -> None:
 @unix
 def test_all_clients_together_may_not_have_more_connections_than_the_limit(served: Process) -> None:
     with ExitStack() as stack:
-        for place in range(LIMITS.connections):
+        for place in range(SMALL.connections):
             stack.enter_context(served.connect(source=f"127.0.0.{2 + place % 2}"))
         time.sleep(0.2)
         answer = everything(stack.enter_context(served.connect(source="127.0.0.9")))
@@ -126,7 +102,7 @@ def test_an_answer_that_is_not_read_is_cut_off(served: Process) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are those of Unix")
 def test_a_request_under_way_is_finished_when_the_service_is_told_to_end(run: Path, tmp_path: Path, photo: Path) -> None:
     data = photo.read_bytes()
-    with service([run], tmp_path / "log", limits=LIMITS) as ending, ending.connect() as connection:
+    with service([run], tmp_path / "log", limits=SMALL) as ending, ending.connect() as connection:
         httpx.get(f"{ending.address}/healthz")
         connection.sendall(head("POST", "/predict", Content_Type="image/png", Content_Length=len(data)) + data[:50])
         time.sleep(0.2)
