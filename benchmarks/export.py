@@ -27,6 +27,7 @@ from headstart.export import ExportError, export
 from headstart.export.openvino_files import openvino_model, write_openvino
 from headstart.export.quantised import quantised
 from headstart.images import Preprocessing
+from headstart.locations import cache_folder
 from measurement_data import DATA
 
 
@@ -87,7 +88,7 @@ def main() -> None:
     parser.add_argument("--network")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--speed-images", type=int, default=60)
-    parser.add_argument("--cache", type=Path)
+    parser.add_argument("--cache", type=Path, default=cache_folder(None))
     options = parser.parse_args()
     for path in options.runs:
         compare(path, options)

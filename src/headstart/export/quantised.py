@@ -159,7 +159,7 @@ def _inside(model: Any) -> set[str]:
 def _nncf() -> Any:
     """NNCF, which would otherwise report its use over the network without a question (its telemetry is off where this variable is set)."""
     os.environ.setdefault("NNCF_CI", "1")
-    with quiet("torch"):  # which NNCF imports where it is there, and which tells of graphics cards
+    with quiet("torch.utils.cpp_extension"):  # NNCF imports it where PyTorch is there, and it tells of graphics cards that are not
         import nncf
 
     return nncf
