@@ -1,9 +1,9 @@
-"""Make the pictures in docs/images from a real run: the terminal during `headstart fit`, and the top of its report.
+"""Make the pictures in docs/images from real runs: the terminal during `headstart fit`, the top of its report, and the service's page.
 
     python docs/make_images.py FOLDER [--name NAME]
 
-FOLDER holds labelled images, as for `headstart fit`; `cats_dogs` was used for the pictures in the README. Needs Chromium, and a system
-with pseudo-terminals.
+FOLDER holds labelled images, as for `headstart fit`; `cats_dogs` was used for the pictures in the README. The page shows photographs that
+come with scikit-learn. Needs the extras serve and dev, Chromium, a Chinese font, and a system with pseudo-terminals.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.terminal_theme import TerminalTheme
 from rich.text import Text
+from run_examples import prepare
 
 IMAGES = Path(__file__).parent / "images"
 COLUMNS = 106
@@ -54,11 +55,17 @@ def on_a_terminal(command: list[str], folder: Path) -> str:
     return printed.decode().replace("\r\n", "\n")
 
 
-def photograph(page: Path, picture: Path, *, width: int, height: int, scale: float = 1.5) -> None:
-    """Write a picture of an HTML or SVG file as Chromium shows it."""
+def chromium() -> str:
+    """The browser."""
     browser = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
     if browser is None:
         raise SystemExit("Chromium is needed to make the pictures.")
+    return browser
+
+
+def photograph(page: Path, picture: Path, *, width: int, height: int, scale: float = 1.5) -> None:
+    """Write a picture of an HTML or SVG file as Chromium shows it."""
+    browser = chromium()
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--force-device-scale-factor={scale}"]
     size = f"--window-size={width},{height}"
     subprocess.run([browser, *options, size, f"--screenshot={picture}", page.as_uri()], check=True, capture_output=True, timeout=120)
@@ -82,6 +89,34 @@ def terminal(text: Text, picture: Path, *, title: str) -> None:
         page = Path(folder) / "terminal.html"
         page.write_text(f"<!doctype html><body style='margin:0;background:#fff'><style>svg{{display:block}}</style>{svg}", encoding="utf-8")
         photograph(page, picture, width=1000, height=round(1000 * height / width))
+    _smaller(picture)
+
+
+def served(run: Path, images: list[Path], picture: Path) -> None:
+    """Write a picture of the page of the service, to which some images were given; the last one is open and has its heat map."""
+    from playwright.sync_api import sync_playwright
+
+    command = [sys.executable, "-m", "headstart", "serve", str(run), "--port", "0"]
+    service = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert service.stdout is not None
+    address = service.stdout.readline().split("http://")[1].split()[0]
+    try:
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
+            page = browser.new_page(viewport={"width": 1000, "height": 1130}, device_scale_factor=1.5, locale="en")
+            page.goto(f"http://{address}")
+            for image in images:
+                page.set_input_files("input[type=file]", image)
+                page.wait_for_selector(f"#status:has-text('{image.name}')", state="attached")
+                page.wait_for_timeout(500)
+            page.click("[data-act=heat]")
+            page.wait_for_selector("img.heat")
+            page.wait_for_timeout(500)
+            page.evaluate("scrollTo(0, 0)")
+            page.screenshot(path=picture)
+    finally:
+        service.terminate()
+        service.wait()
     _smaller(picture)
 
 
@@ -111,6 +146,10 @@ def main() -> None:
         terminal(shown, IMAGES / "fit.png", title="headstart")
         photograph(folder / "runs" / name / "report.html", IMAGES / "report.png", width=1000, height=880)
         _smaller(IMAGES / "report.png")
+        prepare(folder)
+        on_a_terminal(["headstart", "fit", "photos", "-q"], folder)
+        images = ("scans/zero/writer0_0.png", "new_photos/flower00.jpg", "new_photos/temple00.jpg")
+        served(folder / "runs" / "photos", [folder / image for image in images], IMAGES / "page.png")
 
 
 _CONVERT = (
