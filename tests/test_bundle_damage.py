@@ -15,7 +15,7 @@ import pytest
 from headstart import FitSettings, fit, load
 from headstart.backbones.kept_networks import digest_of
 from headstart.bundle.run import manifest_digest
-from headstart.errors import RunError
+from headstart.errors import BackboneError, RunError
 
 FILES = {
     "model.onnx", "head.safetensors", "reference.safetensors", "manifest.json", "report.html", "MODEL_CARD.md", "split.csv",
@@ -186,3 +186,10 @@ def test_a_model_with_weights_in_another_file_is_refused(folder: Path) -> None:
     _sealed(folder, lambda manifest: manifest["files"].update({"model.onnx": digest_of(folder / "model.onnx")}))
     with pytest.raises(RunError, match=r"keeps its weights in another file.*Do not use this run"):
         load(folder)
+
+
+def test_an_empty_model_is_told_when_it_is_asked(folder: Path) -> None:
+    (folder / "model.onnx").write_bytes(b"")
+    _sealed(folder, lambda manifest: manifest["files"].update({"model.onnx": digest_of(folder / "model.onnx")}))
+    with pytest.raises(BackboneError, match="cannot load this network"):
+        load(folder).predict([np.zeros((32, 32, 3), np.uint8)])

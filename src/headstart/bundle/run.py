@@ -325,6 +325,8 @@ def load(path: str | Path, *, engine: str = "auto", without_pages: bool = False)
 
 def _names_a_file(model: Path) -> bool:
     """Tell whether a network asks for weights from another file."""
+    if not model.stat().st_size:  # nothing, which cannot be mapped
+        return False
     with model.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         return content.find(_EXTERNAL) >= 0
 
