@@ -34,6 +34,7 @@ PARTS = (
     ("headstart.bundle", "The run folder."),
     ("headstart.batch", "Predicting whole folders: resumable, in shards, on a Ray cluster."),
     ("headstart.export", "One file that takes raw pixels, compared with the run on real images."),
+    ("headstart.serve", "A service around saved runs."),
     ("headstart.backbones", "The catalogue and loading."),
     ("headstart.feature_store", "Stored features."),
     ("headstart.images", "Decoding and preprocessing."),
