@@ -1,7 +1,8 @@
 """The run folder: what `fit` writes, and what `predict`, `evaluate` and everything later read. No pickle in it."""
 
 from headstart.bundle.judging import Judgement
-from headstart.bundle.run import EVALUATION, MODEL, OUTPUTS, PAGES, PROTOCOL, TRUST, Predictions, Run, is_run, load
+from headstart.bundle.predictions import Predictions
+from headstart.bundle.run import EVALUATION, MODEL, OUTPUTS, PAGES, PROTOCOL, TRUST, Run, is_run, load
 from headstart.bundle.uses import Use, record_use, uses_of
 from headstart.bundle.write import RunContents, check_target, entries_of, jsonable, replace_pages, write_run
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from headstart.bundle import Predictions
 from headstart.bundle.judging import Judgement, Judging
-from headstart.bundle.run import Predictions
 from headstart.engine import Outputs
 from headstart.errors import ImageError
 from headstart.serve.gather import Pixels

@@ -99,12 +99,12 @@ def app_of_environment() -> FastAPI:
     return app_of(ServerSettings.from_json(os.environ[SETTINGS]))
 
 
-def serve(settings: ServerSettings, *, announce: Callable[[str], None]) -> None:
+def serve(settings: ServerSettings, *, announce: Callable[[str], None] = print) -> None:
     """Serve until the process is told to end by SIGINT or SIGTERM; requests under way are finished first.
 
     Args:
         settings: what to serve, and where.
-        announce: called with the address when the service listens.
+        announce: called with the address when the service listens; by default it is printed.
 
     Raises:
         ParameterError: the address cannot be had, or what `app_of` raises.
