@@ -68,7 +68,8 @@ def quantised(model: Any, images: Images, *, leave: Sequence[str] = (), progress
         if node.get_friendly_name() not in inner or node.get_type_name() in _POOLINGS
     ]
     ignored = nncf.IgnoredScope(names=[*outside, *leave], validate=False)
-    with quiet("nncf"), redirect_stdout(io.StringIO()):  # it names every layer that is left alone, and draws bars of its own
+    # NNCF names every layer that is left alone and draws bars of its own; PyTorch, where it is there, tells of graphics cards that are not
+    with quiet("nncf", "torch.utils.cpp_extension"), redirect_stdout(io.StringIO()):
         return nncf.quantize(
             model, nncf.Dataset(_Batches(images, progress)),
             preset=nncf.QuantizationPreset.MIXED, subset_size=len(images), ignored_scope=ignored,
@@ -159,7 +160,6 @@ def _inside(model: Any) -> set[str]:
 def _nncf() -> Any:
     """NNCF, which would otherwise report its use over the network without a question (its telemetry is off where this variable is set)."""
     os.environ.setdefault("NNCF_CI", "1")
-    with quiet("torch.utils.cpp_extension"):  # NNCF imports it where PyTorch is there, and it tells of graphics cards that are not
-        import nncf
+    import nncf
 
     return nncf
