@@ -13,7 +13,6 @@ from headstart.datasets import Dataset
 from headstart.evaluate import Evaluation
 from headstart.fitting.settings import FitSettings
 from headstart.heads.calibration import probabilities
-from headstart.heads.threads import one_thread
 from headstart.progress import Listener
 from headstart.strategy import LearningCurve, learning_curve
 from headstart.trust import Trust, TrustTest
@@ -48,11 +47,10 @@ def believe(
     train, test = dataset.part("train"), dataset.part("test")
     choice, layers = classifier.choice_, classifier.extractor_.layers
     of_training = None if groups is None else groups[train]
-    with one_thread():  # many small products: threads would rather wait for each other than help
-        trust = Trust.fit(
-            values[train], dataset.targets[train], probabilities(choice.out_of_sample, multilabel=dataset.multilabel), choice.out_of_sample,
-            layers=layers, groups=of_training, coverage=settings.coverage, by_class=settings.coverage_by_class, seed=settings.seed,
-        )  # fmt: skip
+    trust = Trust.fit(
+        values[train], dataset.targets[train], probabilities(choice.out_of_sample, multilabel=dataset.multilabel), choice.out_of_sample,
+        layers=layers, groups=of_training, coverage=settings.coverage, by_class=settings.coverage_by_class, seed=settings.seed,
+    )  # fmt: skip
     unlike = None if trust.unlike is None else trust.unlike(values[test])
     curve = None
     if classifier.fine_tuned_ is None and len(train) >= _FEW:

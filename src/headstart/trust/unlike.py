@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from headstart.engine import available_cores
 from headstart.errors import ParameterError, RunError
 from headstart.trust.axes import Gaussian, Neighbourhood
 
@@ -37,7 +38,6 @@ MOST = 8192
 
 NEIGHBOURS = 5
 FOLDS = 4
-SMALL = 1500  # images up to which several threads would rather wait for each other than help
 FEWEST = 50  # left-out images that a threshold needs
 BLOCK = 1024
 _LEAST = 1e-12
@@ -109,7 +109,7 @@ class Unlike:
         fold = _folds(None if groups is None else np.asarray(groups)[rows], len(rows), rng)
         from headstart.heads.threads import one_thread  # predicting does without it
 
-        with one_thread() if len(rows) <= SMALL else nullcontext():
+        with one_thread():  # several at once, each in one thread, are done before one that would use them all
             logs = _left_out(values, fold, slices, seed)[judges]
             gaussians, neighbourhood = _fit_parts(values, rows, slices, seed)
         centre = np.median(logs, axis=0)
@@ -230,10 +230,15 @@ def _fit_parts(values: Features, rows: Rows, slices: Sequence[tuple[int, int]], 
 
 def _left_out(values: Features, fold: Rows, slices: Sequence[tuple[int, int]], seed: int) -> Floats:
     """Logarithms of the distances (n, l + 1) of each image from a fit without its fold."""
+    outside = [fold == number for number in np.unique(fold)]
+
+    def one(out: npt.NDArray[np.bool_]) -> Floats:
+        return _distances(*_fit_parts(values[~out], np.flatnonzero(~out), slices, seed), values[out])
+
     found = np.empty((len(values), len(slices) + 1))
-    for number in np.unique(fold):
-        out = fold == number
-        found[out] = _distances(*_fit_parts(values[~out], np.flatnonzero(~out), slices, seed), values[out])
+    with ThreadPoolExecutor(available_cores()) as pool:
+        for out, distances in zip(outside, pool.map(one, outside), strict=True):
+            found[out] = distances
     return found
 
 
