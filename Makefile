@@ -19,9 +19,10 @@ lint: $(FULL)/installed
 types: $(FULL)/installed
 	$(FULL)/bin/mypy
 
-# One test process a core; linear algebra must not multiply that by threads of its own.
+# One test process a core; linear algebra must not multiply that by threads of its own. A file goes to one process, which prepares what
+# it needs once. A process that dies ends the run and its test is named: another in its place would have the run wait for ever.
 tests: $(FULL)/installed
-	OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(FULL)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(FULL)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 docs: $(FULL)/installed
 	$(FULL)/bin/python docs/make_reference.py
