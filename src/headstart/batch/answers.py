@@ -87,9 +87,8 @@ def _best(predictions: Predictions, row: int, top: int) -> list[tuple[str, float
     """The classes to print first: the most probable; in multi-label runs those above one half, joined, before them."""
     if not predictions.multilabel:
         return predictions.top(row, top)
-    labels = predictions.labels[row]
-    chance = {name: float(value) for name, value in zip(predictions.classes, predictions.probabilities[row], strict=True)}
-    joined = (";".join(labels), min((chance[name] for name in labels), default=1 - max(chance.values())))
+    labels, probability = predictions.answer(row)
+    joined = (";".join(labels), probability)
     return [joined] if top == 1 else [joined, *predictions.top(row, top)]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from headstart.backbones.kept_networks import digest_of
 from headstart.batch.listing import read_listing, write_listing
 from headstart.batch.output import form_for
 from headstart.batch.parts import Kept, PartsFolder, bodies, check_same, folder_of, read_json, record_of
@@ -192,7 +192,7 @@ def _work_in(
     listener.stage(f"Writing {out.name}")
     work.form.join(bodies(kept), folder.joined)
     record = {"asked": asked, "listing": listed.digest, "listed": listed.images, "images": images, "refused": refused}
-    folder.finish(out, record | {"sha256": digest_of_file(folder.joined)})
+    folder.finish(out, record | {"sha256": digest_of(folder.joined)})
     return BatchResult(out=out, images=images, refused=refused, computed=images - found, seconds=time.perf_counter() - begun)
 
 
@@ -215,12 +215,6 @@ def _here(work: Work, run: Run, tasks: Tasks, progress: Progress) -> Iterator[Pa
     """Make the parts in this process, one after the other."""
     for index, names in tasks:
         yield work.do(run, index, names, progress=progress)
-
-
-def digest_of_file(file: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with file.open("rb") as source:
-        return hashlib.file_digest(source, "sha256").hexdigest()
 
 
 class _Telling:

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from headstart.batch.job import BatchResult, digest_of_file
+from headstart.backbones.kept_networks import digest_of
+from headstart.batch.job import BatchResult
 from headstart.batch.output import Form, form_for
 from headstart.batch.parts import making_sure, read_json, record_of, write_json
 from headstart.bundle import load
@@ -47,7 +48,7 @@ def merge(run: str | Path, tables: Sequence[str | Path], *, out: str | Path) -> 
         images, refused = (sum(record[key] for record in records) for key in ("images", "refused"))
         if images != records[0]["listed"]:
             raise DataError(f"the shards have {images} rows together, and {records[0]['listed']} images were listed. Make them again.")
-        digest = digest_of_file(making)
+        digest = digest_of(making)
         making.replace(out)
     finally:
         making.unlink(missing_ok=True)
@@ -63,7 +64,7 @@ def _record(table: Path) -> dict[str, Any]:
     record = read_json(record_of(table))
     if record is None or not isinstance(record.get("asked"), dict):
         raise DataError(f"{table}: there is no {record_of(table).name} beside it, which says how it came about. Copy it along.")
-    if record.get("sha256") != digest_of_file(table):
+    if record.get("sha256") != digest_of(table):
         raise DataError(f"{table}: has been changed since it was written (its SHA-256 differs). Copy it again, or make it again.")
     if record["asked"].get("--shard") is None:
         raise DataError(f"{table}: is a whole table and not that of a shard.")

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from headstart.backbones.kept_networks import digest_of
 from headstart.batch.listing import Listed
 from headstart.batch.work import Part
 from headstart.errors import ParameterError
@@ -132,9 +133,7 @@ class PartsFolder:
                 file.unlink()
             if match is None:
                 continue
-            with file.open("rb") as source:
-                digest = hashlib.file_digest(source, "sha256").hexdigest()
-            if digest == match[4]:
+            if digest_of(file) == match[4]:
                 kept[int(match[1])] = Kept(file, int(match[2]), int(match[3]))
             else:
                 file.unlink()

@@ -49,6 +49,17 @@ class Predictions:
         order = np.argsort(-self.probabilities[row], kind="stable")[:count]
         return [(self.classes[j], float(self.probabilities[row, j])) for j in order]
 
+    def answer(self, row: int) -> tuple[str | tuple[str, ...], float]:
+        """The label of one row and its probability; in multi-label runs all labels, and the smallest of their probabilities.
+
+        An image without any label has the probability that its most probable one is not there.
+        """
+        if not self.multilabel:
+            return self.top(row, 1)[0]
+        chances = self.probabilities[row]
+        chosen = np.flatnonzero(chances >= 0.5)
+        return tuple(self.classes[j] for j in chosen), float(chances[chosen].min()) if len(chosen) else 1 - float(chances.max())
+
     def candidates(self, row: int) -> list[str] | None:
         """The classes in the prediction set of one row; None where the run cannot tell."""
         if self.judgement is None or self.judgement.sets is None:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from headstart.bundle import Run, load
+from headstart.bundle import MODEL, PAGES, Run, load
+from headstart.bundle.run import MANIFEST, REFERENCE, SPLIT
 from headstart.errors import HeadstartError, ParameterError, RunError, nearest
 from headstart.serve.gather import Gather
 from headstart.serve.refusals import Refusal
@@ -23,8 +24,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-MANIFEST = "manifest.json"
-REPORT, CARD = "report.html", "MODEL_CARD.md"
+REPORT, CARD = PAGES
 _TRY_AGAIN_SECONDS = 2.0  # a run that is being copied is whole a little later
 _LARGEST_PAGE = 64 << 20
 
@@ -68,7 +68,7 @@ class Model:
 
         run = self.run
         return HeatMaps(
-            run.path / "model.onnx",
+            run.path / MODEL,
             preprocessing=run.preprocessing,
             classes=run.classes,
             multilabel=run.multilabel,
@@ -119,7 +119,6 @@ class Models:
         self._lock = threading.Lock()
         self._tried: dict[str, tuple[float, str]] = {}
         self._models = {name: self._open(name) for name in self._paths}
-        self.reloads = 0
 
     def _open(self, name: str) -> Model:
         return Model(name, self._paths[name], engine=self._engine, on_burst=self._on_burst)
@@ -179,7 +178,6 @@ class Models:
             with self._lock:
                 self._models[name] = new
                 unused = old.users == 0
-                self.reloads += 1
             if unused:
                 old.gather.close()
             changed.append(name)
@@ -215,7 +213,7 @@ def signature_of(path: Path) -> _Signature:
     found = []
     try:
         for file in path.iterdir():
-            if file.name in (MANIFEST, "model.onnx", "reference.safetensors", "split.csv", REPORT, CARD):
+            if file.name in (MANIFEST, MODEL, REFERENCE, SPLIT, *PAGES):
                 status = file.stat()
                 found.append((file.name, status.st_size, status.st_mtime_ns, status.st_ino))
     except OSError:

@@ -135,10 +135,10 @@ def entries_of(model: Model, given: Sequence[Given], predicted: Predicted, *, to
     for place, error in zip(predictions.refused_at, predictions.refused, strict=True):
         entries[place]["error"] = error.reason
     for row, place in enumerate(predictions.kept.tolist()):
-        label, probability = _best(predictions, row)
+        label, probability = predictions.answer(row)
         unlike, unlikeness = predictions.unlikeness(row)
         entries[place] |= {
-            "label": label,
+            "label": label if isinstance(label, str) else list(label),
             "probability": probability,
             "top": [{"label": name, "probability": chance} for name, chance in predictions.top(row, top)],
             "set": predictions.candidates(row),
@@ -147,16 +147,6 @@ def entries_of(model: Model, given: Sequence[Given], predicted: Predicted, *, to
             "nearest": _nearest(model, judged, row, nearest),
         }
     return entries
-
-
-def _best(predictions: Predictions, row: int) -> tuple[str | list[str], float]:
-    """The label and its probability; where an image may have several, all of one half or more and the smallest of theirs."""
-    if not predictions.multilabel:
-        return predictions.top(row, 1)[0]
-    labels = list(predictions.labels[row])
-    chances = predictions.probabilities[row]
-    chosen = [float(chances[predictions.classes.index(name)]) for name in labels]
-    return labels, min(chosen) if chosen else 1 - float(chances.max())
 
 
 def _nearest(model: Model, judged: Judgement | None, row: int, count: int) -> list[dict[str, str]]:
