@@ -22,7 +22,7 @@ import time
 from itertools import cycle, islice
 from pathlib import Path
 
-from headstart.datasets import list_images
+from headstart.data import list_images
 
 MAIN = """
 import resource, sys

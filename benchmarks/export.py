@@ -26,8 +26,8 @@ from headstart.engine import open_engine
 from headstart.export import ExportError, export
 from headstart.export.openvino_files import openvino_model, write_openvino
 from headstart.export.quantised import quantised
-from headstart.images import Preprocessing
 from headstart.locations import cache_folder
+from headstart.modalities.image import Preprocessing
 from measurement_data import DATA
 
 

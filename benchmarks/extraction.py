@@ -22,10 +22,9 @@ from pathlib import Path
 import numpy as np
 
 from headstart.backbones import Backbone, load_backbone
-from headstart.feature_store import FeatureStore
-from headstart.features import BackboneExtractor
-from headstart.images import Preprocessing
+from headstart.features import BackboneExtractor, FeatureStore
 from headstart.locations import cache_folder
+from headstart.modalities.image import Preprocessing
 from measurement_data import DATA
 
 

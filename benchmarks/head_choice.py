@@ -25,7 +25,7 @@ from headstart.features import BackboneExtractor
 from headstart.heads import LogisticHead
 from headstart.locations import cache_folder
 from headstart.maps import LayerMap
-from headstart.strategy import choose_head
+from headstart.selection import choose_head
 from measurement_data import DATA
 
 SIZE = 128

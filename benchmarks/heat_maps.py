@@ -19,10 +19,10 @@ from pathlib import Path
 import numpy as np
 
 from headstart import TransferClassifier
-from headstart.datasets import list_images
+from headstart.data import list_images
 from headstart.engine import open_engine
 from headstart.explain import HeatMaps, centre_map, judge, mean_interval, random_maps
-from headstart.images import Preprocessing
+from headstart.modalities.image import Preprocessing
 from headstart.onnx_graph import OnnxGraph
 from measurement_data import DATA
 

@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 from headstart.errors import ImageError
-from headstart.images import Preprocessing, quiet_decoding
+from headstart.modalities.image import Preprocessing, quiet_decoding
 from measurement_data import DATA
 
 

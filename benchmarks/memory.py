@@ -19,7 +19,7 @@ from PIL import Image
 CODE = """
 import resource, sys
 from pathlib import Path
-from headstart.fitting import FitSettings, fit
+from headstart.pipeline import FitSettings, fit
 result = fit(sys.argv[1], out=Path(sys.argv[2]) / "run", settings=FitSettings(cache=sys.argv[2], head="logistic"))
 dim = result.classifier.extractor_.dim
 print(len(result.dataset) * dim * 4 / 2**20, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10)

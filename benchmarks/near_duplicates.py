@@ -23,8 +23,8 @@ import numpy as np
 from PIL import Image
 
 from headstart.audit.near_copies import NearCopies, find_near_copies, near_copies
-from headstart.datasets import Dataset, read_dataset
-from headstart.images import image_digest, read_image
+from headstart.data import Dataset, read_dataset
+from headstart.modalities.image import image_digest, read_image
 from measurement_data import DATA
 
 SETS = ("cats_dogs", "chest_xray", "cifar10_12k", "digits/usps")

@@ -24,10 +24,10 @@ from PIL.JpegImagePlugin import get_sampling
 from headstart.audit import check
 from headstart.audit.label_errors import rank_label_errors
 from headstart.backbones import load_backbone
-from headstart.datasets import Dataset, read_dataset
+from headstart.data import Dataset, read_dataset
 from headstart.features import BackboneExtractor
 from headstart.locations import cache_folder
-from headstart.strategy import choose_head
+from headstart.selection import choose_head
 from measurement_data import DATA
 
 WRONG = 0.01

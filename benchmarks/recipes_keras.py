@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument("--keras-python", default=sys.executable)
     parser.add_argument("--recipes", nargs="*", default=list(SETS))
     arguments = parser.parse_args()
-    from headstart.fitting.recipes import read_recipe
+    from headstart.pipeline.recipes import read_recipe
 
     for name in arguments.recipes:
         recipe = read_recipe(name)

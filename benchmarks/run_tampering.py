@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from headstart import load
-from headstart.datasets import list_images
+from headstart.data import list_images
 from headstart.errors import HeadstartError
 from measurement_data import DATA
 

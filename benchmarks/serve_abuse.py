@@ -33,7 +33,7 @@ from typing import Any
 
 import numpy as np
 
-from headstart.datasets import list_images
+from headstart.data import list_images
 from hostile_requests import FORM, Hostile, bombs, form, mutated, part
 from measurement_data import DATA
 from serve_process import HOST, Client, Served, serving, wait_until

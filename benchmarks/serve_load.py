@@ -31,7 +31,7 @@ from pathlib import Path
 
 import numpy as np
 
-from headstart.datasets import list_images
+from headstart.data import list_images
 from measurement_data import DATA
 from serve_process import Client, Served, serving, wait_until
 

@@ -23,8 +23,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from headstart.feature_store import FeatureStore
-from headstart.features import BATCH
+from headstart.features import FeatureStore
+from headstart.features.extractor import BATCH
 from headstart.locations import feature_store_file
 from memory import make_images
 

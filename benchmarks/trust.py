@@ -23,12 +23,12 @@ import numpy as np
 from PIL import Image
 
 from headstart.classifier import TransferClassifier
-from headstart.datasets import Dataset, read_dataset
+from headstart.data import Dataset, read_dataset
+from headstart.data.split import hold_out
 from headstart.heads.calibration import probabilities
 from headstart.metrics import accuracy_interval, expected_calibration_error, roc_auc
-from headstart.splits import hold_out
-from headstart.strategy import Choice, HeadPipeline, choose_head
-from headstart.trust import Abstention, PredictionSets, Unlike
+from headstart.reliability import Abstention, PredictionSets, Unlike
+from headstart.selection import Choice, HeadPipeline, choose_head
 from measurement_data import DATA
 
 SPLITS = 100

@@ -23,21 +23,21 @@ NOTICE = "<!-- Written by docs/make_reference.py from the code. Do not edit: run
 PARTS = (
     ("headstart.heads", "Heads: scikit-learn classifiers on a matrix of features."),
     ("headstart.maps", "Maps: features to features."),
-    ("headstart.strategy", "Choosing layers and head."),
-    ("headstart.splits", "Stratified and grouped splits."),
+    ("headstart.selection", "Choosing layers and head."),
+    ("headstart.data.split", "Stratified and grouped splits."),
     ("headstart.metrics", "Scores from arrays."),
     ("headstart.evaluate", "All scores of one set of images."),
     ("headstart.audit", "The findings of a check, and plans."),
-    ("headstart.trust", "When to believe a model: prediction sets, abstention, images from elsewhere."),
+    ("headstart.reliability", "When to believe a model: prediction sets, abstention, images from elsewhere."),
     ("headstart.explain", "Heat maps, their judges, and the nearest training images."),
-    ("headstart.fitting", "What `fit` takes and returns, and shards."),
-    ("headstart.bundle", "The run folder."),
+    ("headstart.pipeline", "What `fit` takes and returns, and shards."),
+    ("headstart.run", "The run folder."),
     ("headstart.batch", "Predicting whole folders: resumable, in shards, on a Ray cluster."),
     ("headstart.export", "One file that takes raw pixels, compared with the run on real images."),
     ("headstart.serve", "A service around saved runs."),
     ("headstart.backbones", "The catalogue and loading."),
-    ("headstart.feature_store", "Stored features."),
-    ("headstart.images", "Decoding and preprocessing."),
+    ("headstart.features", "Stored features."),
+    ("headstart.modalities.image", "Decoding and preprocessing."),
 )
 _WIDE = 110
 _SECTIONS = ("Args", "Returns", "Raises", "Attributes", "Yields")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
-from headstart.finetune.augment import Augmentation
+from headstart.modalities.image.augment import Augmentation
 
 ALL = Augmentation(
     flip=0.5, vertical_flip=0.5, rotation=30, shear=15, zoom=0.3, shift=0.2, crop=0.4, colour=0.5, hue=0.2, gray=0.3, erase=0.5

@@ -20,11 +20,11 @@ import numpy as np
 from conftest import draw
 from headstart.backbones import load_backbone, timm_models
 from headstart.backbones.timm_models import Conversion
-from headstart.finetune import FineTuning
-from headstart.finetune.checkpoint import PLAN, CheckpointFolder
-from headstart.finetune.team import Team
-from headstart.finetune.tuning import Task, fine_tune
 from headstart.progress import Listener
+from headstart.training import FineTuning
+from headstart.training.checkpoint import PLAN, CheckpointFolder
+from headstart.training.team import Team
+from headstart.training.tuning import Task, fine_tune
 
 NAME = "mobilenetv3_small_050"
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from headstart.evaluate import Evaluation, evaluate
-from headstart.finetune.history import Epoch, History
 from headstart.report import EvidenceRow, Example, Finding, RunReport, Trusted, jpeg
+from headstart.training.history import Epoch, History
 
 VOID = {"meta", "rect", "br", "link", "img", "input"}
 

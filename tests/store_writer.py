@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from headstart.errors import StoreError
-from headstart.feature_store import FeatureStore
+from headstart.features import FeatureStore
 
 DIM = 700
 EXTRACTOR = "weights=0123;layers=all;size=224"

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from headstart.errors import ParameterError, RunError
-from headstart.trust import Abstention
-from headstart.trust.abstention import POINTS, _at_most
+from headstart.reliability import Abstention
+from headstart.reliability.abstention import POINTS, _at_most
 
 Array = npt.NDArray[Any]
 

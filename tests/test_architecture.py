@@ -15,17 +15,17 @@ SOURCE = Path(headstart.__file__).parent
 
 FLOORS: dict[str, int] = {
     "errors": 0,
-    "images": 1, "metrics": 1, "onnx_graph": 1, "locations": 1, "progress": 1, "shards": 1,
-    "datasets": 2, "backbones": 2,
-    "audit": 3, "splits": 3, "engine": 3, "feature_store": 3,
-    "features": 4,
-    "maps": 5, "heads": 5,
-    "finetune": 6,
-    "strategy": 7, "trust": 7,
-    "classifier": 8,
-    "evaluate": 9, "explain": 9,
-    "bundle": 10, "report": 10,
-    "fitting": 11, "export": 11, "serve": 11, "batch": 11,
+    "locations": 1, "onnx_graph": 1, "progress": 1,
+    "modalities": 2, "metrics": 2,
+    "data": 3, "backbones": 3,
+    "engine": 4,
+    "features": 5,
+    "heads": 6, "maps": 6,
+    "training": 7,
+    "reliability": 8, "selection": 8,
+    "audit": 9, "classifier": 9, "evaluate": 9, "explain": 9,
+    "run": 10, "report": 10,
+    "export": 11, "pipeline": 11, "serve": 11, "batch": 11,
     "cli": 12,
 }  # fmt: skip
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from headstart.audit import Audit, Finding, check
-from headstart.datasets import dataset_from_arrays, dataset_from_paths, read_dataset
+from headstart.data import dataset_from_arrays, dataset_from_paths, read_dataset
 
 
 def picture(path: Path, seed: int, *, size: tuple[int, int] = (24, 24), mode: str = "RGB", **options) -> Path:

@@ -18,10 +18,10 @@ from scipy import stats
 
 from augmented import ALL, numbers, smooth
 from headstart.errors import ImageError, MissingExtraError, ParameterError
-from headstart.finetune.augment import LIGHT, NONE, STANDARD, Augmentation
-from headstart.finetune.augment_sheet import describe, sheet
-from headstart.finetune.warp import View, render
-from headstart.images import Preprocessing
+from headstart.modalities.image import Preprocessing
+from headstart.modalities.image.augment import LIGHT, NONE, STANDARD, Augmentation
+from headstart.modalities.image.augment_sheet import describe, sheet
+from headstart.modalities.image.warp import View, render
 
 
 @pytest.fixture
@@ -115,7 +115,8 @@ def test_still() -> None:
 
 def test_parsing_does_not_import_torch() -> None:
     code = (
-        "import sys; from headstart.finetune.augment import Augmentation; Augmentation.parse('standard'); assert 'torch' not in sys.modules"
+        "import sys; from headstart.modalities.image.augment import Augmentation; Augmentation.parse('standard'); "
+        "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from scipy import ndimage, stats
 
 from augmented import ALL, numbers, smooth
-from headstart.finetune.augment import Augmentation
-from headstart.finetune.mixing import Mixing
-from headstart.finetune.warp import View, one_thread, render
+from headstart.modalities.image.augment import Augmentation
+from headstart.modalities.image.mixing import Mixing
+from headstart.modalities.image.warp import View, one_thread, render
 
 pytest.importorskip("timm", reason="needs headstart[torch]")
 
@@ -162,7 +162,7 @@ def test_a_view_depends_on_seed_number_and_key_alone(pixels: np.ndarray) -> None
 def test_a_view_is_the_same_in_another_process(pixels: np.ndarray, tmp_path: Path) -> None:
     np.save(tmp_path / "pixels.npy", pixels)
     code = (
-        "import sys, numpy as np; from headstart.finetune.augment import Augmentation\n"
+        "import sys, numpy as np; from headstart.modalities.image.augment import Augmentation\n"
         "pixels = np.load(sys.argv[1] + '/pixels.npy', mmap_mode='r')\n"  # read-only, as stored images are
         "views = Augmentation.parse(sys.argv[2]).views(pixels, size=64, keys=np.arange(100, 107), seed=4, view=2)\n"
         "np.save(sys.argv[1] + '/views.npy', views)"

@@ -17,11 +17,11 @@ from headstart.batch import listing as listing_module
 from headstart.batch.job import Tasks
 from headstart.batch.listing import read_listing, write_listing
 from headstart.batch.work import Part, Work
-from headstart.bundle import Run, load
-from headstart.datasets import list_images
-from headstart.datasets.tables import read_table
+from headstart.data import list_images
+from headstart.data.tables import read_table
 from headstart.errors import DataError, HeadstartError, RunError
 from headstart.progress import Progress
+from headstart.run import Run, load
 
 Cli = Callable[..., Any]
 SMALL = BatchSettings(part=8, top=2)

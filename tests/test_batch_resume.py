@@ -18,12 +18,12 @@ from batches import make_many
 from headstart.batch import BatchSettings, predict_folder
 from headstart.batch.job import Tasks
 from headstart.batch.work import Part, Work
-from headstart.bundle import Run
-from headstart.datasets import list_images
-from headstart.datasets.tables import read_table
+from headstart.data import list_images
+from headstart.data.shards import Shard
+from headstart.data.tables import read_table
 from headstart.errors import Interrupted, ParameterError
 from headstart.progress import Progress
-from headstart.shards import Shard
+from headstart.run import Run
 
 Cli = Callable[..., Any]
 SMALL = BatchSettings(part=8, top=2)

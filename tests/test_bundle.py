@@ -19,13 +19,13 @@ from safetensors.numpy import load_file
 
 import headstart
 from headstart import FitResult, FitSettings, fit, load
-from headstart.bundle import PROTOCOL, RunContents, check_target, write, write_run
-from headstart.datasets import dataset_from_paths
+from headstart.data import dataset_from_paths
 from headstart.errors import DataError, ParameterError, RunError
-from headstart.fitting.contents import run_contents
-from headstart.images import read_image
-from headstart.strategy import HEADS
-from headstart.strategy.pipeline import HeadPipeline
+from headstart.modalities.image import read_image
+from headstart.pipeline.contents import run_contents
+from headstart.run import PROTOCOL, RunContents, check_target, write, write_run
+from headstart.selection import HEADS
+from headstart.selection.pipeline import HeadPipeline
 
 FILES = {
     "model.onnx", "head.safetensors", "reference.safetensors", "evaluation.safetensors", "manifest.json", "report.html",

@@ -14,8 +14,8 @@ import pytest
 
 from headstart import FitSettings, fit, load
 from headstart.backbones.kept_networks import digest_of
-from headstart.bundle.run import manifest_digest
 from headstart.errors import BackboneError, RunError
+from headstart.run.run import manifest_digest
 
 FILES = {
     "model.onnx", "head.safetensors", "reference.safetensors", "manifest.json", "report.html", "MODEL_CARD.md", "split.csv",

@@ -22,7 +22,7 @@ from sklearn.preprocessing import FunctionTransformer
 from headstart import HeadstartError, TransferClassifier, load_backbone
 from headstart.backbones import Backbone
 from headstart.errors import DataError, ParameterError
-from headstart.images import read_image
+from headstart.modalities.image import read_image
 
 Data = tuple[list[Path], np.ndarray]
 

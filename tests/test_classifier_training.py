@@ -19,7 +19,7 @@ from sklearn.model_selection import cross_val_score
 
 from headstart import FineTuning, TransferClassifier
 from headstart.errors import DataError, ParameterError
-from headstart.images import read_image
+from headstart.modalities.image import read_image
 
 pytestmark = pytest.mark.torch
 Data = tuple[list[Path], np.ndarray]
@@ -136,7 +136,7 @@ def test_several_labels(data: Data) -> None:
 
 
 def test_class_weights_reach_the_training(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
-    import headstart.finetune.tuning as tuning
+    import headstart.training.tuning as tuning
 
     seen: list[Any] = []
 
@@ -159,7 +159,7 @@ def test_class_weights_reach_the_training(data: Data, monkeypatch: pytest.Monkey
 
 
 def test_validation_is_cut_by_groups(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
-    import headstart.finetune.tuning as tuning
+    import headstart.training.tuning as tuning
 
     def stop(task: Any, *_: Any, **__: Any) -> None:
         held, rest = set(task.groups[task.watched]), set(task.groups[task.train])

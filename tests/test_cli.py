@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import typer
 
-from headstart.bundle import load
+from headstart.run import load
 
 app = importlib.import_module("headstart.cli.application")  # the package has the Typer object under this name
 

@@ -23,8 +23,8 @@ from PIL import Image
 from headstart import load
 from headstart.cli import training_options
 from headstart.errors import ParameterError
-from headstart.finetune import FineTuning
-from headstart.finetune.plan import GRADUAL
+from headstart.training import FineTuning
+from headstart.training.plan import GRADUAL
 
 Cli = Callable[..., Any]
 needs_torch = pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="needs headstart[torch]")
@@ -42,7 +42,7 @@ OPTIONS: dict[str, tuple[str, Any]] = {
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The settings with which `fit` was called; it does nothing else."""
-    import headstart.fitting
+    import headstart.pipeline
 
     seen: list[Any] = []
 
@@ -50,7 +50,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         seen.append(settings)
         raise ParameterError("asked")
 
-    monkeypatch.setattr(headstart.fitting, "fit", fit)
+    monkeypatch.setattr(headstart.pipeline, "fit", fit)
     return seen
 
 
@@ -297,7 +297,7 @@ def _summary(run: Path) -> str:
 @needs_torch
 @pytest.mark.torch
 def test_a_failure_leaves_nothing_to_be_resumed(cli: Cli, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import headstart.finetune.tuning as tuning
+    import headstart.training.tuning as tuning
 
     def fail(*_: Any, **__: Any) -> None:
         raise ParameterError("It was not to be.")

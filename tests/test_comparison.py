@@ -15,11 +15,11 @@ from safetensors.numpy import save_file
 
 from headstart import FitSettings, fit
 from headstart.backbones.kept_networks import digest_of
-from headstart.bundle.run import manifest_digest
 from headstart.errors import DataError, ParameterError, RunError
-from headstart.fitting.comparison import compare_runs, read_test_results
-from headstart.images import Preprocessing
 from headstart.metrics import auc_difference, paired_difference
+from headstart.modalities.image import Preprocessing
+from headstart.pipeline.comparison import compare_runs, read_test_results
+from headstart.run.run import manifest_digest
 
 Cli = Callable[..., Any]
 ANIMALS = ("cat", "dog", "hare")

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from headstart.datasets import Dataset, read_dataset
+from headstart.data import Dataset, read_dataset
 from headstart.errors import DataError, ParameterError
 
 

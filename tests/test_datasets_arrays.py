@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from headstart.datasets import dataset_from_arrays, dataset_from_paths, read_dataset
-from headstart.datasets.named import TORCHVISION
+from headstart.data import dataset_from_arrays, dataset_from_paths, read_dataset
+from headstart.data.named import TORCHVISION
 from headstart.errors import DataError, MissingExtraError, ParameterError
 
 PIXELS = np.arange(4 * 5 * 6 * 3, dtype=np.uint8).reshape(4, 5, 6, 3)

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headstart.datasets import Dataset, dataset_from_paths
-from headstart.datasets.labels import detect_separator, natural_order
+from headstart.data import Dataset, dataset_from_paths
+from headstart.data.labels import detect_separator, natural_order
 from headstart.errors import DataError
 
 

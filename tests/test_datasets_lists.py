@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from headstart.datasets import read_dataset
+from headstart.data import read_dataset
 from headstart.errors import DataError, ParameterError
 
 NAMES = ("1.jpg", "2.jpg", "3.jpg", "4.jpg")

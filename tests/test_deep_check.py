@@ -18,9 +18,9 @@ from PIL import Image
 from conftest import draw
 from headstart import FitSettings, fit
 from headstart.audit import Finding, Plan
-from headstart.datasets import dataset_from_paths
+from headstart.data import dataset_from_paths
 from headstart.errors import DataError
-from headstart.fitting import DeepAudit, deep_check
+from headstart.pipeline import DeepAudit, deep_check
 
 Cli = Callable[..., Any]
 KINDS = ("rings", "stripes", "checks")
@@ -59,8 +59,8 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _few_examples(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reports, whose pictures take time, are tested elsewhere."""
-    monkeypatch.setattr("headstart.fitting.showing.WRONG", 1)
-    monkeypatch.setattr("headstart.fitting.showing.RIGHT", 1)
+    monkeypatch.setattr("headstart.pipeline.showing.WRONG", 1)
+    monkeypatch.setattr("headstart.pipeline.showing.RIGHT", 1)
 
 
 @pytest.fixture(scope="module")
@@ -212,7 +212,7 @@ def _scores(message: str) -> list[str]:
 
 
 def dataset_of(folder: Path) -> Any:
-    from headstart.datasets import read_dataset
+    from headstart.data import read_dataset
 
     return read_dataset(folder)
 

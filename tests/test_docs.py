@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 import headstart
-from headstart.fitting import FitSettings, fit
+from headstart.pipeline import FitSettings, fit
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

@@ -9,7 +9,7 @@ import pytest
 
 from headstart.backbones import Backbone, torch_network
 from headstart.features import BackboneExtractor
-from headstart.images import Preprocessing
+from headstart.modalities.image import Preprocessing
 
 pytest.importorskip("timm", reason="needs headstart[torch]")
 

@@ -25,7 +25,7 @@ from headstart.explain import (
 from headstart.explain.heat_maps import windows
 from headstart.explain.onnx_parts import OnnxParts
 from headstart.explain.stage_maps import BehindPooling, StageMaps, find_poolings
-from headstart.images import Preprocessing
+from headstart.modalities.image import Preprocessing
 from headstart.onnx_graph import OnnxGraph
 
 SIDE, CELLS = 56, 14
@@ -331,7 +331,7 @@ def planted_model(backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) 
     from headstart.features import BackboneExtractor
     from headstart.heads import LogisticHead
     from headstart.maps import LayerMap
-    from headstart.strategy.pipeline import HeadPipeline
+    from headstart.selection.pipeline import HeadPipeline
 
     images, targets, _ = planted(60)
     extractor = BackboneExtractor(backbone)

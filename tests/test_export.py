@@ -16,13 +16,13 @@ from PIL import Image
 
 from conftest import draw
 from headstart import load
-from headstart.bundle import Run, uses_of
 from headstart.errors import BackboneError, DataError, ParameterError
 from headstart.export import ExportError, Gate, Parity, export, job, onnx_model, quantised, read_drop, snippet
 from headstart.export.exported import Exported, engines_for
 from headstart.export.onnx_file import IMAGES, OUTPUTS
 from headstart.export.parity import Answers, answers, parity
 from headstart.export.real_images import real_images, some_real_images
+from headstart.run import Run, uses_of
 
 Cli = Callable[..., Any]
 onnxruntime = pytest.importorskip("onnxruntime")

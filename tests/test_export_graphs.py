@@ -14,9 +14,9 @@ from PIL import Image
 from headstart.export import resize_graph
 from headstart.export.resize_graph import tall_images_begin_with_rows, write_preprocessing
 from headstart.export.unlike_graph import write_unlikeness
-from headstart.images import Preprocessing
+from headstart.modalities.image import Preprocessing
 from headstart.onnx_graph import OnnxGraph
-from headstart.trust.unlike import Unlike
+from headstart.reliability.unlike import Unlike
 
 ENGINES = ("onnxruntime", "openvino")
 Runner = Callable[[np.ndarray], np.ndarray]

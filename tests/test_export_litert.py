@@ -16,12 +16,12 @@ import pytest
 
 from conftest import draw
 from headstart import load
-from headstart.bundle import Run
 from headstart.errors import ParameterError
 from headstart.export import ConverterError, ExportError, export, litert_snippet
 from headstart.export.exported import Exported
 from headstart.export.litert_file import CONVERTER, find_converter, square_model
-from headstart.images import Preprocessing
+from headstart.modalities.image import Preprocessing
+from headstart.run import Run
 
 Cli = Callable[..., Any]
 onnxruntime = pytest.importorskip("onnxruntime")

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from headstart.errors import ParameterError, StoreError
-from headstart.feature_store import FeatureStore, store
-from headstart.feature_store.rows import now
+from headstart.features import FeatureStore, store
+from headstart.features.rows import now
 
 
 def digest(number: int) -> bytes:
@@ -353,7 +353,7 @@ def test_a_failed_or_interrupted_transaction_leaves_nothing_behind(kept: Feature
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("headstart.feature_store.rows.Extractor.checksum", interrupt)
+        patched.setattr("headstart.features.rows.Extractor.checksum", interrupt)
         with pytest.raises(KeyboardInterrupt):
             kept.put("new", digests(2), vectors(2))
     assert [each.extractor_id for each in kept.summary().extractors] == ["e"]

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from headstart.errors import StoreError
-from headstart.feature_store import FeatureStore, database
+from headstart.features import FeatureStore, database
 from store_writer import EXTRACTOR, digest, vectors
 
 WRITER = Path(__file__).with_name("store_writer.py")
@@ -338,7 +338,7 @@ def test_a_writer_that_was_killed_in_the_middle_of_a_transaction_leaves_nothing_
 FORK = """
 import os, sys, numpy as np
 from pathlib import Path
-from headstart.feature_store import FeatureStore
+from headstart.features import FeatureStore
 store = FeatureStore(Path(sys.argv[1]))
 key = lambda n: bytes([n]) * 32
 put = lambda n: store.put("e", [key(n)], np.full((1, 9), n, np.float32))

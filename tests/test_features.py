@@ -10,9 +10,9 @@ import pytest
 
 from headstart.backbones import Backbone
 from headstart.errors import StoreError
-from headstart.feature_store import FeatureStore
-from headstart.features import BATCH, BackboneExtractor
-from headstart.images import Preprocessing, read_image
+from headstart.features import BackboneExtractor, FeatureStore
+from headstart.features.extractor import BATCH
+from headstart.modalities.image import Preprocessing, read_image
 
 
 @pytest.fixture

@@ -17,18 +17,18 @@ from headstart.backbones import Backbone, load_backbone, timm_models, torch_netw
 from headstart.backbones.timm_models import Conversion
 from headstart.errors import Interrupted, ParameterError
 from headstart.features import BackboneExtractor
-from headstart.finetune import FineTuning
+from headstart.training import FineTuning
 
 pytest.importorskip("timm", reason="needs headstart[torch]")
 
 import torch
 
 from conftest import draw
-from headstart.finetune import inputs
-from headstart.finetune.checkpoint import FILE, CheckpointFolder
-from headstart.finetune.network import STATISTICS
-from headstart.finetune.tuning import FineTuned, FrozenWeightsError, Task, fine_tune
 from headstart.progress import Listener
+from headstart.training import inputs
+from headstart.training.checkpoint import FILE, CheckpointFolder
+from headstart.training.network import STATISTICS
+from headstart.training.tuning import FineTuned, FrozenWeightsError, Task, fine_tune
 
 NAME = "mobilenetv3_small_050"
 """The smallest at hand; a part of it lies behind the last feature map."""
@@ -214,7 +214,7 @@ def test_gradual_unfreezing(tune: Tune, original: dict[str, torch.Tensor]) -> No
 
 @pytest.mark.parametrize("name", ["blocks.1.0.conv_pw.weight", "conv_stem.weight", "bn1.running_mean", "blocks.5.0.bn1.running_var"])
 def test_a_frozen_weight_that_was_changed_is_an_error(tune: Tune, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    from headstart.finetune.loop import Training
+    from headstart.training.loop import Training
 
     usual = Training.run
     found: list[Any] = []
@@ -388,7 +388,7 @@ def test_a_gpu_that_is_not_there(tune: Tune) -> None:
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")])
 def test_memory_that_is_not_there(tune: Tune, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     from headstart.errors import HeadstartError
-    from headstart.finetune.loop import Training
+    from headstart.training.loop import Training
 
     def fail(*_: Any) -> Iterator[Any]:
         raise error

@@ -19,16 +19,16 @@ pytest.importorskip("timm", reason="needs headstart[torch]")
 
 import torch
 
-from headstart.finetune import inputs
-from headstart.finetune.augment import NONE, Augmentation
-from headstart.finetune.checkpoint import FILE, PLAN, Checkpoint, CheckpointFolder
-from headstart.finetune.history import Epoch, History
-from headstart.finetune.inputs import StoredInputs, affordable_views
-from headstart.finetune.mixing import Mixing
-from headstart.finetune.pixels import Pixels
-from headstart.finetune.state import State, packed, unpacked
-from headstart.finetune.team import Team
-from headstart.images import Preprocessing
+from headstart.modalities.image import Preprocessing
+from headstart.modalities.image.augment import NONE, Augmentation
+from headstart.modalities.image.mixing import Mixing
+from headstart.training import inputs
+from headstart.training.checkpoint import FILE, PLAN, Checkpoint, CheckpointFolder
+from headstart.training.history import Epoch, History
+from headstart.training.inputs import StoredInputs, affordable_views
+from headstart.training.pixels import Pixels
+from headstart.training.state import State, packed, unpacked
+from headstart.training.team import Team
 
 
 def checkpoint(value: float = 1.0) -> Checkpoint:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from headstart.backbones.onnx_export import quiet
-from headstart.finetune.folding import fold_batchnorm, unfold
+from headstart.training.folding import fold_batchnorm, unfold
 
 
 def network(name: str) -> Any:

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headstart.errors import MissingExtraError, ParameterError
-from headstart.finetune.event_files import EventFiles
-from headstart.finetune.history import Epoch, History
+from headstart.training.event_files import EventFiles
+from headstart.training.history import Epoch, History
 
 NUMBERS = st.floats(allow_nan=False) | st.just(math.nan)
 
@@ -152,7 +152,7 @@ def test_a_process_that_is_cut_off_leaves_every_finished_epoch(tmp_path: Path) -
     pytest.importorskip("tensorboard", reason="needs headstart[tensorboard]")
     pytest.importorskip("torch", reason="needs headstart[torch]")
     code = (
-        "import os, sys\nfrom headstart.finetune.event_files import EventFiles\nfrom headstart.finetune.history import Epoch\n"
+        "import os, sys\nfrom headstart.training.event_files import EventFiles\nfrom headstart.training.history import Epoch\n"
         "files = EventFiles(sys.argv[1])\n"
         "for number in (1, 2):\n    files.epoch(Epoch(number=number, loss=1.0, accuracy=0.5, lr=0.1, seconds=1.0))\n"
         "os._exit(0)"

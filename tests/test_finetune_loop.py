@@ -15,7 +15,7 @@ import pytest
 
 from conftest import draw
 from headstart.errors import ParameterError
-from headstart.finetune import FineTuning
+from headstart.training import FineTuning
 
 pytest.importorskip("timm", reason="needs headstart[torch]")
 
@@ -23,21 +23,21 @@ import torch
 from torch import nn
 
 from headstart.backbones.staged import Stage
-from headstart.finetune.augment import Augmentation
-from headstart.finetune.checkpoint import CheckpointFolder
-from headstart.finetune.freezing import Phase, rates
-from headstart.finetune.head_network import HeadNetwork
-from headstart.finetune.history import Epoch, History
-from headstart.finetune.inputs import ImageInputs
-from headstart.finetune.interrupts import interrupts_noted
-from headstart.finetune.loop import Problem, Stopped, Training
-from headstart.finetune.losses import make_loss
-from headstart.finetune.network import STATISTICS, Network, frozen_digest, make_optimizer, set_mode, weights_digest
-from headstart.finetune.pixels import Pixels
-from headstart.finetune.shared_norm import share_batchnorm
-from headstart.finetune.team import Team
-from headstart.images import Preprocessing
+from headstart.modalities.image import Preprocessing
+from headstart.modalities.image.augment import Augmentation
 from headstart.progress import Listener
+from headstart.training.checkpoint import CheckpointFolder
+from headstart.training.freezing import Phase, rates
+from headstart.training.head_network import HeadNetwork
+from headstart.training.history import Epoch, History
+from headstart.training.inputs import ImageInputs
+from headstart.training.interrupts import interrupts_noted
+from headstart.training.loop import Problem, Stopped, Training
+from headstart.training.losses import make_loss
+from headstart.training.network import STATISTICS, Network, frozen_digest, make_optimizer, set_mode, weights_digest
+from headstart.training.pixels import Pixels
+from headstart.training.shared_norm import share_batchnorm
+from headstart.training.team import Team
 
 IMAGES = np.stack([draw(index % 3, index, side=32) for index in range(45)])
 LABELS = np.arange(45) % 3

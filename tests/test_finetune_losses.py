@@ -9,13 +9,13 @@ import pytest
 from scipy.special import expit, log_softmax
 
 from headstart.errors import ParameterError
-from headstart.finetune import FineTuning
+from headstart.training import FineTuning
 
 pytest.importorskip("timm", reason="needs headstart[torch]")
 
 import torch
 
-from headstart.finetune.losses import make_loss
+from headstart.training.losses import make_loss
 
 WEIGHTS = np.array([0.5, 1.0, 2.5, 0.25], dtype=np.float32)
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from headstart.errors import ParameterError
-from headstart.finetune import FineTuning
-from headstart.finetune.freezing import Phase, phases, rates, trained_stages
-from headstart.finetune.plan import DEFAULT_LR, DEFAULT_STEPS, LEAST_EPOCHS
-from headstart.finetune.schedule import Schedule
+from headstart.training import FineTuning
+from headstart.training.freezing import Phase, phases, rates, trained_stages
+from headstart.training.plan import DEFAULT_LR, DEFAULT_STEPS, LEAST_EPOCHS
+from headstart.training.schedule import Schedule
 
 NAMES = ("stem", "stage1", "stage2", "stage3", "last")
 NONE_CHOSEN: dict[str, Any] = {"validation_share": 0, "keep": "last"}

@@ -15,10 +15,10 @@ from PIL import Image
 from conftest import draw
 from headstart import FeatureStore, FitResult, FitSettings, fit, load, read_dataset
 from headstart.backbones import Backbone
-from headstart.datasets import dataset_from_arrays, dataset_from_paths
+from headstart.data import dataset_from_arrays, dataset_from_paths
 from headstart.errors import DataError, HeadstartError, ParameterError, RunError, StoreError
-from headstart.fitting import Shard, fit_shard
 from headstart.locations import feature_store_file
+from headstart.pipeline import Shard, fit_shard
 from headstart.progress import Listener
 
 QUICK = FitSettings(head="centroid")

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headstart import FitSettings, fit
-from headstart.datasets import Dataset, dataset_from_paths
+from headstart.data import Dataset, dataset_from_paths
 from headstart.errors import DataError
-from headstart.fitting.parts import kept_together, split
+from headstart.pipeline.parts import kept_together, split
 from headstart.progress import Listener
 
 QUICK = FitSettings(head="centroid")

@@ -14,14 +14,14 @@ import pytest
 
 from headstart import FineTuning, FitResult, FitSettings, fit, load
 from headstart.classifier import Keeping
-from headstart.datasets import Dataset, dataset_from_arrays, read_dataset
+from headstart.data import Dataset, dataset_from_arrays, read_dataset
 from headstart.errors import DataError, Interrupted, ParameterError, RunError
-from headstart.finetune.augment import Augmentation
-from headstart.finetune.checkpoint import CheckpointFolder
-from headstart.finetune.team import Team
-from headstart.fitting import augmentation_sheet, settings_to_resume
-from headstart.fitting.keeping import check_keeping, keep, kept_or_removed
 from headstart.metrics import paired_difference
+from headstart.modalities.image.augment import Augmentation
+from headstart.pipeline import augmentation_sheet, settings_to_resume
+from headstart.pipeline.keeping import check_keeping, keep, kept_or_removed
+from headstart.training.checkpoint import CheckpointFolder
+from headstart.training.team import Team
 
 PLAN = FineTuning(epochs=2, batch_size=16, image_size=32, lr=1e-4, validation_share=0.25)
 SETTINGS = FitSettings(head="centroid", fine_tuning=PLAN)
@@ -126,7 +126,7 @@ def test_interrupted_after_the_training_it_need_not_be_trained_again(
 ) -> None:
     pytest.importorskip("timm", reason="needs headstart[torch]")
     from headstart import TransferClassifier
-    from headstart.finetune.loop import Training
+    from headstart.training.loop import Training
 
     settings = replace(SETTINGS, fine_tuning=FineTuning(strategy="probe", start="random", steps=2, image_size=32))
     with monkeypatch.context() as patch:
@@ -256,7 +256,7 @@ def test_only_the_process_that_leads_writes_and_removes(tmp_path: Path, dataset:
 
 
 def test_the_sheet_shows_training_images_only(tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import headstart.fitting.sheet as module
+    import headstart.pipeline.sheet as module
 
     shown: list[Any] = []
     monkeypatch.setattr(module, "sheet", lambda images, *_, **more: shown.append((images, more)))

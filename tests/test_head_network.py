@@ -11,11 +11,11 @@ pytest.importorskip("timm", reason="needs headstart[torch]")
 
 import torch
 
-from headstart.finetune import FineTuning
-from headstart.finetune.head_network import HeadNetwork
-from headstart.finetune.losses import make_loss
-from headstart.finetune.trained_head import TrainedHead
 from headstart.heads import LogisticHead
+from headstart.training import FineTuning
+from headstart.training.head_network import HeadNetwork
+from headstart.training.losses import make_loss
+from headstart.training.trained_head import TrainedHead
 
 
 def features(n: int = 12, d: int = 20, *, seed: int = 0) -> np.ndarray:

@@ -10,7 +10,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from headstart.heads import KernelRidgeHead, LogisticHead, NearestCentroidHead, NearestNeighboursHead, RidgeHead
 from headstart.maps import LayerMap
-from headstart.strategy import HeadPipeline
+from headstart.selection import HeadPipeline
 
 WEIGHTS_ARE_NO_COPIES = (
     "an image given twice is its own neighbour in another fold, so that what is chosen and calibrated out of sample differs from one of "

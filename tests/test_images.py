@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from headstart.errors import ImageError, ParameterError
-from headstart.images import Preprocessing, image_digest, is_image_name, quiet_decoding, read_image
-from headstart.images import decode as decoding
+from headstart.modalities.image import Preprocessing, image_digest, is_image_name, quiet_decoding, read_image
+from headstart.modalities.image import decode as decoding
 
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:

@@ -21,12 +21,12 @@ from safetensors.numpy import load_file, save_file
 from conftest import draw
 from headstart import FitSettings, fit, load
 from headstart.backbones.kept_networks import digest_of
-from headstart.bundle import Run
-from headstart.bundle.judging import Judging
-from headstart.bundle.run import manifest_digest
-from headstart.datasets import dataset_from_paths
+from headstart.data import dataset_from_paths
 from headstart.errors import ParameterError
-from headstart.trust import Abstention, PredictionSets, Trust, Unlike
+from headstart.reliability import Abstention, PredictionSets, Trust, Unlike
+from headstart.run import Run
+from headstart.run.judging import Judging
+from headstart.run.run import manifest_digest
 
 Array = npt.NDArray[Any]
 Cli = Callable[..., Any]
@@ -184,7 +184,7 @@ def test_no_images_and_no_neighbours(opened: Run, images: list[Path]) -> None:
 
 def test_the_saved_model_holds_what_fit_measured(pictures: Path, cache: Path, tmp_path: Path) -> None:
     """The test of trust in the manifest, made from features in memory, comes out again from the pixels; of several labels too."""
-    from headstart.trust import TrustTest
+    from headstart.reliability import TrustTest
 
     paths = sorted(pictures.glob("*/*.png"))
     labels = [{path.parent.name, path.name[-5]} for path in paths]
@@ -232,7 +232,7 @@ def test_predicting_imports_none_of_what_only_learning_needs(run: Path, images: 
     learning = ("sklearn", "scipy", "torch", "timm", "onnx", "matplotlib", "pandas")
     program = (
         "import sys\n"
-        "from headstart.bundle import load\n"
+        "from headstart.run import load\n"
         "judged = load(sys.argv[1]).predict(sys.argv[2:]).judgement\n"
         "assert judged.sets.shape == (2, 3) and judged.unlike is not None and judged.nearest.shape == (2, 1)\n"
         f"print([name for name in {learning!r} if name in sys.modules])\n"

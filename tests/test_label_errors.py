@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headstart.audit.label_errors import describe, find_label_errors, rank_label_errors
-from headstart.datasets import dataset_from_arrays
+from headstart.data import dataset_from_arrays
 from headstart.errors import ParameterError
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from headstart.errors import DataError, ParameterError
-from headstart.strategy import HEADS, Choice, LearningCurve, choose_head, learning_curve
-from headstart.strategy.learning_curve import FEWEST, _law, _sentence
+from headstart.selection import HEADS, Choice, LearningCurve, choose_head, learning_curve
+from headstart.selection.learning_curve import FEWEST, _law, _sentence
 from test_strategy import LAYERS, layered
 
 

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headstart.errors import ParameterError
-from headstart.finetune.learning_rates import LearningRates, Watch, in_words, rising, rounded_down, smooth
 from headstart.report.chart import Scale, lines
 from headstart.report.lr_curve import lr_chart
+from headstart.training.learning_rates import LearningRates, Watch, in_words, rising, rounded_down, smooth
 
 
 def searched(losses: np.ndarray, *, guessing: float = 1.0, default: float = 5e-4, low: float = 1e-6, high: float = 1.0) -> LearningRates:

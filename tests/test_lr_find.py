@@ -20,10 +20,10 @@ from PIL import Image
 
 from headstart import FitSettings, TransferClassifier, fit
 from headstart.errors import DataError, Interrupted, ParameterError
-from headstart.finetune import FineTuning
-from headstart.finetune.learning_rates import LearningRates
-from headstart.fitting import find_learning_rate
+from headstart.pipeline import find_learning_rate
 from headstart.progress import Listener
+from headstart.training import FineTuning
+from headstart.training.learning_rates import LearningRates
 
 Cli = Callable[..., Any]
 
@@ -126,7 +126,7 @@ def test_the_images_are_those_that_fit_learns_from(pictures: Path, tmp_path: Pat
 def test_what_lies_about_is_removed_and_ctrl_c_says_that_nothing_is_kept(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from headstart.finetune.loop import Training
+    from headstart.training.loop import Training
 
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt

@@ -430,3 +430,17 @@ def test_the_calibration_error_that_comes_of_chance_is_that_of_true_probabilitie
     assert fewer[0] > 2 * mean
     assert metrics.calibration_error_by_chance(np.ones(10)) == (0, 0, 0)
     assert np.isnan(metrics.calibration_error_by_chance(np.empty(0))).all()
+
+
+def test_the_threshold_belongs_to_the_label_and_softmax_and_sigmoid_agree_with_scipy() -> None:
+    from scipy.special import expit, softmax
+
+    logits = np.random.default_rng(3).normal(size=(40, 5)) * 20
+    np.testing.assert_allclose(metrics.SOFTMAX.probabilities(logits), softmax(logits, axis=1), rtol=1e-12)
+    np.testing.assert_allclose(metrics.SIGMOID.probabilities(logits), expit(logits), rtol=1e-12)
+    assert metrics.SIGMOID.decisions(np.array([[0.5, np.nextafter(0.5, 0)]])).tolist() == [[True, False]]
+    assert metrics.SOFTMAX.decisions(np.array([[0.4, 0.4, 0.2]])).tolist() == [0]
+    assert metrics.SIGMOID.correct(np.array([[True, False], [True, True]]), np.array([[True, False], [True, False]])).tolist() == [
+        True,
+        False,
+    ]

@@ -14,9 +14,9 @@ from sklearn.datasets import load_digits
 from headstart.audit.alignment import likeness
 from headstart.audit.near_copies import NearCopies, find_near_copies, near_copies
 from headstart.audit.thumbnails import SIDE, thumbnails
-from headstart.datasets import Dataset
+from headstart.data import Dataset
 from headstart.errors import ParameterError
-from headstart.images import image_digest
+from headstart.modalities.image import image_digest
 
 
 def texture(seed: int, *, side: int = 120) -> np.ndarray:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from headstart.audit import Audit, Finding
-from headstart.datasets import Dataset
-from headstart.datasets.notebook import SHOWN, counts_table
+from headstart.data import Dataset
+from headstart.data.notebook import SHOWN, counts_table
 from reports import Reading
 
 BAD = "<script>alert(1)</script>\x1b"

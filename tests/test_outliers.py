@@ -8,7 +8,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from headstart.audit.outliers import find_outliers, rank_outliers, standardised
 from headstart.backbones import Layer
-from headstart.datasets import Dataset
+from headstart.data import Dataset
 from headstart.errors import ParameterError
 
 

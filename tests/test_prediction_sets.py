@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headstart.errors import ParameterError, RunError
-from headstart.trust import PredictionSets
+from headstart.reliability import PredictionSets
 
 Array = npt.NDArray[Any]
 

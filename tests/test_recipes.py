@@ -14,9 +14,9 @@ import pytest
 
 from headstart.backbones.summary import head_summary
 from headstart.errors import ParameterError
-from headstart.finetune import FineTuning
-from headstart.fitting import FitSettings
-from headstart.fitting.recipes import model_summary, read_recipe, recipes
+from headstart.pipeline import FitSettings
+from headstart.pipeline.recipes import model_summary, read_recipe, recipes
+from headstart.training import FineTuning
 
 Cli = Callable[..., Any]
 
@@ -91,7 +91,7 @@ def test_the_layers_have_the_parameters_of_the_described_network(name: str, clas
 
 def test_the_head_of_a_summary_is_the_head_that_is_trained() -> None:
     pytest.importorskip("torch", reason="needs headstart[torch]")
-    from headstart.finetune.head_network import HeadNetwork
+    from headstart.training.head_network import HeadNetwork
 
     for shape, outputs, layers in (((512, 4, 4), 1, (256,)), ((100,), 7, ()), ((20,), 3, (16, 8))):
         summary = head_summary(shape, outputs=outputs, layers=layers, dropout=0.5)

@@ -18,11 +18,11 @@ from PIL import Image
 
 from headstart.errors import ParameterError
 from headstart.evaluate import evaluate
-from headstart.finetune.history import History
 from headstart.report import EvidenceRow, Finding, RunReport, Trusted, confusion_matrix_png, training_curves_png, write_report
 from headstart.report.matrix import shades
 from headstart.report.model_card import markdown, model_card
 from headstart.report.page import SECTIONS, page
+from headstart.training.history import History
 from reports import Curve, Reading, evaluation, example, history, rich_report, run_report
 
 # report.html

@@ -15,11 +15,11 @@ from safetensors.numpy import load_file, save_file
 
 from headstart import FitSettings, fit, load
 from headstart.backbones.kept_networks import digest_of
-from headstart.bundle import PAGES, Use, record_use, replace_pages
-from headstart.bundle.run import manifest_digest
 from headstart.errors import RunError
-from headstart.fitting import report_of
-from headstart.fitting.showing import RIGHT
+from headstart.pipeline import report_of
+from headstart.pipeline.showing import RIGHT
+from headstart.run import PAGES, Use, record_use, replace_pages
+from headstart.run.run import manifest_digest
 
 Cli = Callable[..., Any]
 USE = Use(when="2031-05-06T07:08:09+00:00", data="photos", images=12, tested=10, trained=0, accuracy=0.75)

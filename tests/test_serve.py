@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from headstart import load
-from headstart.bundle import Predictions
+from headstart.run import Predictions
 
 pytest.importorskip("fastapi", reason="needs headstart[serve]")
 from headstart.serve.app import create_app

@@ -13,7 +13,7 @@ from PIL import Image
 from headstart.audit import Finding, check
 from headstart.audit.facts import inspect_file
 from headstart.audit.frames import Frame, find_frame
-from headstart.datasets import dataset_from_arrays, dataset_from_paths, read_dataset
+from headstart.data import dataset_from_arrays, dataset_from_paths, read_dataset
 
 
 def photo(seed: int, *, width: int = 64, height: int = 48) -> np.ndarray:

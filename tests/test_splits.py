@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from headstart.data.split import folds, hold_out
 from headstart.errors import DataError, ParameterError
-from headstart.splits import folds, hold_out
 
 SLOW = settings(deadline=None, max_examples=60)
 

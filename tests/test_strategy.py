@@ -16,9 +16,9 @@ from headstart.heads import Head, KernelRidgeHead, LogisticHead, NearestCentroid
 from headstart.heads.targets import encode
 from headstart.maps import LayerMap
 from headstart.onnx_graph import OnnxGraph
-from headstart.strategy import HEADS, Candidate, HeadPipeline, choose_head
-from headstart.strategy.candidates import Trial, views
-from headstart.strategy.choose import pick
+from headstart.selection import HEADS, Candidate, HeadPipeline, choose_head
+from headstart.selection.candidates import Trial, views
+from headstart.selection.choose import pick
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from conftest import draw
 from headstart.audit import check
-from headstart.datasets import read_dataset
+from headstart.data import read_dataset
 
 KINDS = {"misnamed", "tiny", "strips", "nearly empty"}
 
@@ -46,7 +46,7 @@ def test_each_kind_is_named_with_its_file_and_nothing_else(tmp_path: Path) -> No
 
 
 def test_arrays_have_no_files() -> None:
-    from headstart.datasets import dataset_from_arrays
+    from headstart.data import dataset_from_arrays
 
     images = np.stack([draw(0, seed) for seed in range(12)])
     assert not {finding.kind for finding in check(dataset_from_arrays(images, ["a", "b"] * 6)).findings} & KINDS

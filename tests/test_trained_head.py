@@ -16,9 +16,9 @@ from safetensors.numpy import load, save
 from scipy.special import expit, softmax
 
 from headstart.errors import ParameterError, RunError
-from headstart.finetune.trained_head import TrainedHead
 from headstart.heads import LogisticHead
 from headstart.onnx_graph import OnnxGraph
+from headstart.training.trained_head import TrainedHead
 
 Array = np.ndarray[Any, Any]
 D, START, STOP = 30, 4, 24
@@ -246,5 +246,5 @@ def test_features_are_checked() -> None:
 
 
 def test_it_needs_no_torch() -> None:
-    code = "import sys, headstart.finetune.trained_head; print('torch' in sys.modules)"
+    code = "import sys, headstart.training.trained_head; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"

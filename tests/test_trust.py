@@ -13,7 +13,7 @@ from safetensors.numpy import load, save
 from scipy.stats import binomtest
 
 from headstart.errors import ParameterError, RunError
-from headstart.trust import Abstention, Answered, PredictionSets, Trust, TrustTest, Unlike, confidence
+from headstart.reliability import Abstention, Answered, PredictionSets, Trust, TrustTest, Unlike, confidence
 
 Array = npt.NDArray[Any]
 

@@ -16,8 +16,8 @@ from sklearn.neighbors import NearestNeighbors
 
 from headstart.errors import ParameterError, RunError
 from headstart.metrics import roc_auc
-from headstart.trust import Unlike, axes, unlike
-from headstart.trust.axes import Gaussian, Neighbourhood, _principal_axes
+from headstart.reliability import Unlike, axes, unlike
+from headstart.reliability.axes import Gaussian, Neighbourhood, _principal_axes
 
 Array = npt.NDArray[Any]
 
@@ -262,7 +262,7 @@ def test_what_is_kept_of_many_images_is_small() -> None:
 
 def test_needs_nothing_but_numpy() -> None:
     code = (
-        "import sys, headstart.trust;"
+        "import sys, headstart.reliability;"
         "print(*sorted({n.split('.')[0] for n in sys.modules} & {'sklearn', 'scipy', 'torch', 'onnx', 'matplotlib', 'PIL'}))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == []

@@ -16,11 +16,11 @@ import pytest
 from PIL import Image
 
 from headstart import load
-from headstart.bundle import Run, Use, check_target, record_use, uses_of
-from headstart.bundle.uses import USES
-from headstart.fitting import report_of
-from headstart.images import image_digest
+from headstart.modalities.image import image_digest
+from headstart.pipeline import report_of
 from headstart.report import model_card, page
+from headstart.run import Run, Use, check_target, record_use, uses_of
+from headstart.run.uses import USES
 
 Cli = Callable[..., Any]
 USE = Use(when="2031-05-06T07:08:09+00:00", data="photos", images=12, tested=10, trained=0, accuracy=0.75)

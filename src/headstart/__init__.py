@@ -11,42 +11,41 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "Dataset": "headstart.datasets",
-    "read_dataset": "headstart.datasets",
-    "dataset_from_arrays": "headstart.datasets",
-    "dataset_from_paths": "headstart.datasets",
-    "Preprocessing": "headstart.images",
+    "Dataset": "headstart.data",
+    "read_dataset": "headstart.data",
+    "dataset_from_arrays": "headstart.data",
+    "dataset_from_paths": "headstart.data",
+    "Preprocessing": "headstart.modalities.image",
     "catalogue": "headstart.backbones",
     "load_backbone": "headstart.backbones",
     "BackboneExtractor": "headstart.features",
-    "FeatureStore": "headstart.feature_store",
+    "FeatureStore": "headstart.features",
     "TransferClassifier": "headstart.classifier",
-    "FineTuning": "headstart.finetune",
-    "FitSettings": "headstart.fitting",
-    "FitResult": "headstart.fitting",
-    "fit": "headstart.fitting",
-    "deep_check": "headstart.fitting",
-    "compare_runs": "headstart.fitting",
+    "FineTuning": "headstart.training",
+    "FitSettings": "headstart.pipeline",
+    "FitResult": "headstart.pipeline",
+    "fit": "headstart.pipeline",
+    "deep_check": "headstart.pipeline",
+    "compare_runs": "headstart.pipeline",
     "Evaluation": "headstart.evaluate",
     "check": "headstart.audit",
-    "Run": "headstart.bundle",
-    "load": "headstart.bundle",
+    "Run": "headstart.run",
+    "load": "headstart.run",
     "HeadstartError": "headstart.errors",
 }
 
 if TYPE_CHECKING:
     from headstart.audit import check
     from headstart.backbones import catalogue, load_backbone
-    from headstart.bundle import Run, load
     from headstart.classifier import TransferClassifier
-    from headstart.datasets import Dataset, dataset_from_arrays, dataset_from_paths, read_dataset
+    from headstart.data import Dataset, dataset_from_arrays, dataset_from_paths, read_dataset
     from headstart.errors import HeadstartError
     from headstart.evaluate import Evaluation
-    from headstart.feature_store import FeatureStore
-    from headstart.features import BackboneExtractor
-    from headstart.finetune import FineTuning
-    from headstart.fitting import FitResult, FitSettings, compare_runs, deep_check, fit
-    from headstart.images import Preprocessing
+    from headstart.features import BackboneExtractor, FeatureStore
+    from headstart.modalities.image import Preprocessing
+    from headstart.pipeline import FitResult, FitSettings, compare_runs, deep_check, fit
+    from headstart.run import Run, load
+    from headstart.training import FineTuning
 
 __all__ = [
     "BackboneExtractor",

@@ -13,7 +13,7 @@ from headstart.audit.file_names import find_groups_in_names
 from headstart.audit.findings import SEVERITIES, Audit, Finding, Severity, are_copies
 from headstart.audit.shortcuts import find_shortcuts
 from headstart.audit.suspicious import find_suspicious
-from headstart.datasets import Dataset
+from headstart.data import Dataset
 
 _FEW = 10  # training images in a class
 _NOTED_RATIO, _WARNED_RATIO = 4, 10  # largest class over smallest

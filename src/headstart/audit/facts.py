@@ -19,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from headstart.audit.frames import Frame, find_frame
-from headstart.datasets import Dataset
+from headstart.data import Dataset
 from headstart.errors import ImageError
-from headstart.images import image_digest, quiet_decoding, read_image, source_bytes
+from headstart.modalities.image import image_digest, quiet_decoding, read_image, source_bytes
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -147,7 +147,7 @@ def inspect_file(path: Path, *, at_least: int | None, framed: bool = False) -> F
 
     Args:
         path: the file.
-        at_least: as for `headstart.images.read_image`.
+        at_least: as for `headstart.modalities.image.read_image`.
         framed: also look for a frame around the picture.
     """
     try:

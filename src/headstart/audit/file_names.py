@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from headstart.audit.findings import Finding
-from headstart.datasets import Dataset
+from headstart.data import Dataset
 
 PATTERNS = (
     r"(?:^|/)([^/]*\d)[-_ ][^/]*$",  # person12_bacteria_3.jpg, NORMAL2-IM-0001-0002.jpeg: up to the last number that something follows

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from scipy.special import expit, softmax
 
 from headstart.audit.findings import Finding, Severity
-from headstart.datasets import Dataset
+from headstart.data import Dataset
 from headstart.errors import ParameterError
 
 Floats = npt.NDArray[np.float64]

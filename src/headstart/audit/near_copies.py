@@ -20,8 +20,8 @@ from headstart.audit.findings import Finding, Severity, are_copies
 from headstart.audit.outliers import standardised
 from headstart.audit.thumbnails import thumbnails
 from headstart.backbones import Layer
-from headstart.datasets import Dataset
-from headstart.datasets.dataset import Images
+from headstart.data import Dataset
+from headstart.data.dataset import Images
 from headstart.errors import ParameterError
 
 _CANDIDATES = 5  # of each image in each search

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from headstart.audit.findings import Finding
 from headstart.backbones import Layer
-from headstart.datasets import Dataset
+from headstart.data import Dataset
 from headstart.errors import ParameterError
 
 _NEIGHBOURS = 10  # so that a few strange images of one kind do not vouch for each other

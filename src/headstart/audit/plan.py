@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from headstart.audit.plan_fields import Fields
-from headstart.datasets import Dataset
-from headstart.datasets.grouping import groups_from_names
+from headstart.data import Dataset
+from headstart.data.grouping import groups_from_names
 from headstart.errors import DataError, ParameterError, nearest
 
 VERSION = 1

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from headstart.audit.facts import Facts
 from headstart.audit.label_errors import LabelErrors
 from headstart.audit.plan import Drop, LookAt, Plan
-from headstart.datasets import Dataset
+from headstart.data import Dataset
 
 _DOUBTFUL, _LOOKED_AT = 0.9, 50  # score of a label worth a look, and how many such there may be
 _ORDER = ("train", "", "val", "test")  # of two copies the one in the earlier part stays

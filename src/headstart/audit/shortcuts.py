@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from headstart.audit.facts import Fact, Facts
 from headstart.audit.findings import Finding, Severity
-from headstart.datasets import Dataset
+from headstart.data import Dataset
 
 Columns = npt.NDArray[np.float64]
 

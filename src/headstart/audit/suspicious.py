@@ -8,7 +8,7 @@ import numpy as np
 
 from headstart.audit.facts import Fact, Facts
 from headstart.audit.findings import Finding
-from headstart.datasets import Dataset
+from headstart.data import Dataset
 
 _EXAMPLES = 20
 _TINY = 1 / 8  # of the median shorter side

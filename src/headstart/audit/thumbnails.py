@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headstart.errors import ImageError
-from headstart.images import Preprocessing, quiet_decoding
+from headstart.modalities.image import Preprocessing, quiet_decoding
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 

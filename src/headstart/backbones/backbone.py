@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from headstart.backbones.records import BackboneRecord
 
 if TYPE_CHECKING:
-    from headstart.images import Preprocessing
+    from headstart.modalities.image import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Backbone:
     @property
     def preprocessing(self) -> Preprocessing:
         """How an image becomes the network's input."""
-        from headstart.images import Preprocessing
+        from headstart.modalities.image import Preprocessing
 
         record = self.record
         return Preprocessing(size=record.input_size, crop=record.crop, interpolation=record.interpolation, fit=record.fit)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from headstart.bundle import Predictions, Run
+from headstart.run import Predictions, Run
 
 
 @dataclass(frozen=True, kw_only=True)

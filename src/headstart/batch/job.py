@@ -15,10 +15,10 @@ from headstart.batch.listing import read_listing, write_listing
 from headstart.batch.output import form_for
 from headstart.batch.parts import Kept, PartsFolder, bodies, check_same, folder_of, read_json, record_of
 from headstart.batch.work import PART, Part, Work
-from headstart.bundle import Run, load
+from headstart.data.shards import Shard
 from headstart.errors import HeadstartError, Interrupted, ParameterError
 from headstart.progress import Listener, Progress
-from headstart.shards import Shard
+from headstart.run import Run, load
 
 _SAY_EVERY = 300.0  # seconds between two lines in a log
 

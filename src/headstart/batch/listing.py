@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headstart.datasets import list_images
-from headstart.datasets.folders import RUN_FILES, SYSTEM_NAMES
+from headstart.data import list_images
+from headstart.data.folders import RUN_FILES, SYSTEM_NAMES
 from headstart.errors import DataError
-from headstart.images import is_image_name
+from headstart.modalities.image import is_image_name
 
 _SORTED_TOGETHER = 200_000  # names
 _READ = 1 << 16  # bytes

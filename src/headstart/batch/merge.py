@@ -11,9 +11,9 @@ from headstart.backbones.kept_networks import digest_of
 from headstart.batch.job import BatchResult
 from headstart.batch.output import Form, form_for
 from headstart.batch.parts import making_sure, read_json, record_of, write_json
-from headstart.bundle import load
+from headstart.data.shards import Shard
 from headstart.errors import DataError, ParameterError
-from headstart.shards import Shard
+from headstart.run import load
 
 
 def merge(run: str | Path, tables: Sequence[str | Path], *, out: str | Path) -> BatchResult:

@@ -22,10 +22,10 @@ from typing import Any
 
 from headstart.batch.job import Compute, Tasks
 from headstart.batch.work import Part, Work
-from headstart.bundle import Run
 from headstart.engine import available_cores
 from headstart.errors import DataError, HeadstartError, MissingExtraError, ParameterError
 from headstart.progress import Listener, Progress
+from headstart.run import Run
 
 _TOGETHER = 1024  # parts given out in one go: bounds what this process holds, and starts the workers anew seldom enough
 

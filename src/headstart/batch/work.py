@@ -8,9 +8,9 @@ from pathlib import Path
 
 from headstart.batch.answers import answers
 from headstart.batch.output import Form
-from headstart.bundle import Run, load
 from headstart.errors import RunError
 from headstart.progress import Progress
+from headstart.run import Run, load
 
 PART = 512  # images in a part: what a killed job loses at most; a multiple of the images that are judged together
 

@@ -19,15 +19,15 @@ from headstart.classifier.training import Keeping, check_plan, search, taken, tr
 from headstart.engine import ENGINES
 from headstart.errors import BackboneError, DataError, ImageError, ParameterError, nearest
 from headstart.features import Features, Images, survey
-from headstart.finetune import FineTuning
-from headstart.finetune.augment import Augmentation
-from headstart.finetune.learning_rates import LearningRates
 from headstart.heads.targets import encode
+from headstart.modalities.image.augment import Augmentation
 from headstart.progress import Listener, Progress
-from headstart.strategy import HEADS, Choice, choose_head
+from headstart.selection import HEADS, Choice, choose_head
+from headstart.training import FineTuning
+from headstart.training.learning_rates import LearningRates
 
 if TYPE_CHECKING:
-    from headstart.finetune.tuning import FineTuned
+    from headstart.training.tuning import FineTuned
 
 
 class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -36,7 +36,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     Args:
         backbone: a name of the catalogue.
         weights: a ``.safetensors`` or ``.pth`` file to use in place of the published weights.
-        head: ``auto`` chooses layers and head from out-of-sample scores; or one of `headstart.strategy.HEADS`.
+        head: ``auto`` chooses layers and head from out-of-sample scores; or one of `headstart.selection.HEADS`.
         class_weight: None, ``balanced`` (each class counts the same) or a dictionary of weights.
         fit_image: ``crop`` keeps the aspect ratio and cuts the centre; ``squash`` keeps the whole image. The backbone's own by default.
         cache: folder for converted networks and features; ``auto`` is the user's cache folder; None keeps nothing.

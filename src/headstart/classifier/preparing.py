@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from headstart import locations
 from headstart.backbones import Backbone, load_backbone
 from headstart.errors import BackboneError, ParameterError, StoreError
-from headstart.feature_store import FeatureStore
-from headstart.features import BackboneExtractor, Features, Images
-from headstart.images import Preprocessing
+from headstart.features import BackboneExtractor, Features, FeatureStore, Images
+from headstart.modalities.image import Preprocessing
 from headstart.progress import Progress
 
 if TYPE_CHECKING:
-    from headstart.finetune.tuning import FineTuned
+    from headstart.training.tuning import FineTuned
 
 Cache = str | Path | Literal["auto"] | None
 Say = Callable[[str], None]

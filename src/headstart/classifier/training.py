@@ -14,22 +14,22 @@ import numpy.typing as npt
 from headstart.backbones import find, timm_models
 from headstart.backbones.stage_table import stage_table
 from headstart.classifier.preparing import Ready
+from headstart.data.split import hold_out
 from headstart.errors import DataError, MissingExtraError
 from headstart.features import BackboneExtractor, Images
-from headstart.finetune import FineTuning
-from headstart.finetune.freezing import trained_stages
-from headstart.finetune.learning_rates import LearningRates
-from headstart.finetune.plan import GRADUAL
-from headstart.finetune.team import Team
 from headstart.heads.calibration import losses
 from headstart.heads.targets import Targets, class_weights, encode
 from headstart.progress import Listener
-from headstart.splits import hold_out
-from headstart.strategy import Candidate, Choice
+from headstart.selection import Candidate, Choice
+from headstart.training import FineTuning
+from headstart.training.freezing import trained_stages
+from headstart.training.learning_rates import LearningRates
+from headstart.training.plan import GRADUAL
+from headstart.training.team import Team
 
 if TYPE_CHECKING:
-    from headstart.finetune.checkpoint import CheckpointFolder
-    from headstart.finetune.tuning import FineTuned, Task
+    from headstart.training.checkpoint import CheckpointFolder
+    from headstart.training.tuning import FineTuned, Task
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,8 @@ def check_plan(plan: FineTuning, *, backbone: str, classes: int, multilabel: boo
         MissingExtraError: PyTorch and timm, or what the logger needs, are not installed.
     """
     timm_models.require("Fine-tuning")
-    from headstart.finetune.losses import make_loss
-    from headstart.finetune.preparing import device_of
+    from headstart.training.losses import make_loss
+    from headstart.training.preparing import device_of
 
     device_of(plan)
     make_loss(plan, multilabel=multilabel, classes=classes, class_weights=None)
@@ -90,7 +90,7 @@ def train(
         What came of it, and the head as a choice: the evidence of the probe with a line for the training.
     """
     timm_models.require("Fine-tuning")
-    from headstart.finetune.tuning import fine_tune
+    from headstart.training.tuning import fine_tune
 
     targets = encode(y)
     task = _task(images, targets, plan, groups=groups, class_weight=class_weight, seed=seed, watched=watched)
@@ -108,7 +108,7 @@ def search(
 ) -> LearningRates:  # fmt: skip
     """Search for a learning rate on the images that `train` would learn from; arguments as of `TransferClassifier.find_learning_rate`."""
     timm_models.require("Searching for a learning rate")
-    from headstart.finetune.lr_finder import find_lr
+    from headstart.training.lr_finder import find_lr
 
     task = _task(images, encode(y), plan, groups=groups, class_weight=class_weight, seed=seed, watched=None)
     return find_lr(
@@ -145,7 +145,7 @@ def _task(
     images: Images, targets: Targets, plan: FineTuning, *, groups: npt.NDArray[Any] | None,
     class_weight: Mapping[Any, float] | str | None, seed: int, watched: tuple[Images, npt.NDArray[Any]] | None,
 ) -> Task:  # fmt: skip
-    from headstart.finetune.tuning import Task
+    from headstart.training.tuning import Task
 
     rows = np.arange(len(targets))
     indicators, held, every = targets.indicators, np.empty(0, dtype=np.int64), images

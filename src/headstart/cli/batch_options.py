@@ -69,7 +69,7 @@ def run_batch(
         ParameterError: options that cannot be combined, or no ``--out``.
     """
     from headstart.batch import BatchSettings, merge, on_ray, predict_folder
-    from headstart.shards import Shard
+    from headstart.data.shards import Shard
 
     if given.out is None:
         raise ParameterError("--batch and --merge write a table: say where, for example --out predictions.parquet.")

@@ -40,8 +40,8 @@ def bench_command(
 
     Each way is measured in turn, round after round, because machines drift: compare the lines with each other and not with another day's.
     """
-    from headstart.bundle import load
     from headstart.export.speed import measure
+    from headstart.run import load
 
     opened = load(run)
     with TerminalListener(quiet=quiet, verbose=verbose) as listener:

@@ -11,7 +11,7 @@ from headstart.cli.application import FAILED, CacheFolder, Verbose, application,
 from headstart.cli.terminal import TerminalListener, print_result
 
 if TYPE_CHECKING:
-    from headstart.feature_store import FeatureStore
+    from headstart.features import FeatureStore
 
 _EXAMPLES = """\b
 Examples:
@@ -35,7 +35,7 @@ application.add_typer(cache_application)
 def _store(cache: str | None, *, must_exist: bool = True) -> FeatureStore:
     from headstart import locations
     from headstart.errors import InputError
-    from headstart.feature_store import FeatureStore
+    from headstart.features import FeatureStore
 
     path = locations.feature_store_file(locations.cache_folder(cache))
     if must_exist and not path.exists():

@@ -44,7 +44,7 @@ def check_command(
     the picture. With --deep, what only features show: near copies, labels that are probably wrong, outliers.
     """
     from headstart.audit import check
-    from headstart.datasets import read_dataset
+    from headstart.data import read_dataset
     from headstart.errors import ParameterError
 
     if fix is not None and not deep:
@@ -52,7 +52,7 @@ def check_command(
     check_writable(out, fix)
     with TerminalListener(quiet=quiet, verbose=verbose) as listener:
         if deep:
-            from headstart.fitting import FitSettings, deep_check
+            from headstart.pipeline import FitSettings, deep_check
 
             kept = None if no_cache else cache or "auto"
             settings = FitSettings(test=test, group_from=group_from, backbone=backbone, weights=weights, engine=engine, cache=kept)

@@ -26,7 +26,7 @@ def compare_command(
     verbose: Verbose = False,
 ) -> None:
     """Compare runs, image by image, on the images that all of them were tested on: which is better, and whether that may be chance."""
-    from headstart.fitting.comparison import compare_runs
+    from headstart.pipeline.comparison import compare_runs
 
     check_writable(out)
     comparison = compare_runs(runs)

@@ -24,9 +24,9 @@ def demo_command(
     verbose: Verbose = False,
 ) -> None:
     """See the whole thing on real images that come with scikit-learn: 1,000 handwritten digits. Offline, half a minute at most."""
-    from headstart.bundle import check_target, load
     from headstart.errors import ParameterError
-    from headstart.fitting import FitSettings, fit
+    from headstart.pipeline import FitSettings, fit
+    from headstart.run import check_target, load
 
     run, images = out / "run", out / "digits"
     check_target(run)

@@ -12,9 +12,9 @@ from headstart.cli.application import Quiet, Verbose, application, check_writabl
 from headstart.cli.terminal import TerminalListener, print_result
 
 if TYPE_CHECKING:
-    from headstart.bundle import Predictions, Run
     from headstart.evaluate import Evaluation
-    from headstart.trust import TrustTest
+    from headstart.reliability import TrustTest
+    from headstart.run import Predictions, Run
 
 _EXAMPLES = """\b
 Examples:
@@ -41,9 +41,9 @@ def evaluate_command(
     Also how well its prediction sets, its confidence and its sense of what is unlike the training images hold on these images; with --out
     the whole curves. Images that the run has learned from are counted and named; each look at its test part is written down in the run.
     """
-    from headstart.bundle import Use, is_run, load, record_use
-    from headstart.datasets import read_dataset
+    from headstart.data import read_dataset
     from headstart.errors import DataError, ParameterError, RunError
+    from headstart.run import Use, is_run, load, record_use
 
     if part not in (None, "train", "val", "test"):
         raise ParameterError(f"--part must be train, val or test, got {part!r}.")
@@ -97,7 +97,7 @@ def evaluate_command(
 
 def _trusted(run: Run, evaluation: Evaluation, predictions: Predictions) -> TrustTest | None:
     """How well what the run knows about trust holds on these images; None for runs of an earlier version."""
-    from headstart.trust import TrustTest
+    from headstart.reliability import TrustTest
 
     if run.trust is None or predictions.judgement is None:
         return None
@@ -106,7 +106,7 @@ def _trusted(run: Run, evaluation: Evaluation, predictions: Predictions) -> Trus
 
 def _curves(evaluation: Evaluation, trusted: TrustTest | None) -> dict[str, Any]:
     """What --out holds beside the scores."""
-    from headstart.trust import Abstention, confidence
+    from headstart.reliability import Abstention, confidence
 
     curve = Abstention.fit(*confidence(evaluation.outcome.probabilities, evaluation.outcome.targets))
     return {

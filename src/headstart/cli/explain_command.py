@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from headstart.bundle import Run
     from headstart.explain import HeatMaps, Neighbour, TrainingImages
+    from headstart.run import Run
 
 _TOGETHER = 32  # images in memory
 _SHARP = 400  # pixels of the picture that is drawn, whatever the network takes
@@ -57,11 +57,11 @@ def explain_command(
 
     For each image a picture is written: the image, its heat map, and the nearest training images with their labels.
     """
-    from headstart.bundle import load
     from headstart.cli.predict_command import check_order
-    from headstart.datasets import list_images
+    from headstart.data import list_images
     from headstart.errors import ParameterError
     from headstart.errors import nearest as names_near
+    from headstart.run import load
 
     if nearest < 0:
         raise ParameterError(f"--nearest must be 0 or more, got {nearest}.")
@@ -107,9 +107,9 @@ class _Explainer:
     """Everything that is opened once for all images."""
 
     def __init__(self, run: Run, out: Path, *, method: str, engine: str, nearest: int, target: int | None) -> None:
-        from headstart.bundle.run import MODEL
         from headstart.engine import open_engine
         from headstart.explain import HeatMaps, TrainingImages
+        from headstart.run.run import MODEL
 
         self._run, self._out, self._nearest, self._target = run, out, nearest, target
         model, size = run.path / MODEL, run.preprocessing.size
@@ -126,7 +126,7 @@ class _Explainer:
         """For each image, in order, the lines to print, or why it is refused."""
         from headstart.engine import available_cores
         from headstart.errors import ImageError
-        from headstart.images import quiet_decoding
+        from headstart.modalities.image import quiet_decoding
 
         def prepared(path: Path) -> npt.NDArray[np.uint8] | ImageError:
             try:
@@ -215,7 +215,7 @@ class _Explainer:
 
 def _thumbnail(path: Path) -> npt.NDArray[np.uint8] | None:
     from headstart.errors import ImageError
-    from headstart.images import read_image
+    from headstart.modalities.image import read_image
 
     try:
         return read_image(path, at_least=160)

@@ -11,8 +11,8 @@ from headstart.cli.application import Quiet, Verbose, application, check_writabl
 from headstart.cli.terminal import TerminalListener, print_result
 
 if TYPE_CHECKING:
-    from headstart.bundle import Run
     from headstart.export import Parity
+    from headstart.run import Run
 
 _EXAMPLES = """\b
 Examples:
@@ -55,8 +55,8 @@ def export_command(
     test images; layers that do most harm are left in float32 if need be, and each look at the test images is written down in the run.
     LiteRT files take one image of the network's own size, prepared already, and are made by the program onnx2tf: pipx install onnx2tf.
     """
-    from headstart.bundle import load
     from headstart.export import SUFFIXES, check_format, export, read_drop
+    from headstart.run import load
 
     check_format(form)
     drop = read_drop(max_drop)

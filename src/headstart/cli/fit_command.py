@@ -16,7 +16,7 @@ from headstart.cli.application import INTERRUPTED, CacheFolder, Quiet, Verbose, 
 from headstart.cli.terminal import TerminalListener, hanging, print_result
 
 if TYPE_CHECKING:
-    from headstart.fitting import FitResult, FitSettings, Shard
+    from headstart.pipeline import FitResult, FitSettings, Shard
 
 _HELP = """Learn a classifier from labelled images, test it on images it has not seen, and write a run folder.
 
@@ -93,7 +93,7 @@ def fit_command(
     verbose: Verbose = False,
 ) -> None:
     """Learn a classifier from labelled images."""
-    from headstart.fitting import FitSettings, Shard
+    from headstart.pipeline import FitSettings, Shard
 
     _check_one_kind_of_work(shard=shard, show_augment=show_augment, resume=resume)
     if strategy == "probe" and show_augment is not None:
@@ -140,7 +140,7 @@ def leads() -> bool:
 
 def _fit(data: str, out: Path | None, settings: FitSettings, listener: TerminalListener, *, resume: Path | None) -> FitResult:
     from headstart.errors import ParameterError
-    from headstart.fitting import fit, settings_to_resume
+    from headstart.pipeline import fit, settings_to_resume
 
     if resume is not None:
         resume = _run_of(resume)
@@ -167,7 +167,7 @@ def _run_of(path: Path) -> Path:
 
 
 def _strategy_of(resumed: Path) -> str:
-    from headstart.fitting import settings_to_resume
+    from headstart.pipeline import settings_to_resume
 
     plan = settings_to_resume(_run_of(resumed))[0].fine_tuning
     return "probe" if plan is None else plan.strategy
@@ -175,8 +175,8 @@ def _strategy_of(resumed: Path) -> str:
 
 def _same_but_for(begun: FitSettings, given: FitSettings, *, run: Path) -> FitSettings:
     """The settings with which a training was begun; what was typed now must not contradict them."""
-    from headstart.finetune import FineTuning
-    from headstart.fitting import FitSettings
+    from headstart.pipeline import FitSettings
+    from headstart.training import FineTuning
 
     before, now, default = begun.to_dict(), given.to_dict(), FitSettings().to_dict()
     plan_before, plan_now = before.pop("fine_tuning"), now.pop("fine_tuning")
@@ -200,7 +200,7 @@ def _check_not_contrary(now: Mapping[str, Any], default: Mapping[str, Any], befo
 
 def _show_augmentation(data: str, path: Path, augment: str, settings: FitSettings, size: int | None) -> None:
     from headstart.errors import ParameterError
-    from headstart.fitting import augmentation_sheet
+    from headstart.pipeline import augmentation_sheet
 
     if path.suffix.lower() != ".png":
         raise ParameterError(f"--show-augment takes the name of a .png file, got {path}.")
@@ -239,7 +239,7 @@ def free_run(data: str) -> Path:
 
 
 def _fit_shard(data: str, shard: Shard, settings: FitSettings, listener: TerminalListener, *, quiet: bool) -> None:
-    from headstart.fitting import fit_shard
+    from headstart.pipeline import fit_shard
 
     done = fit_shard(data, shard, settings=settings, listener=listener)
     for error in done.refused:

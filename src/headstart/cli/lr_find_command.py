@@ -14,7 +14,7 @@ from headstart.cli.fit_command import columns_of
 from headstart.cli.terminal import TerminalListener, hanging, print_result
 
 if TYPE_CHECKING:
-    from headstart.finetune.learning_rates import LearningRates
+    from headstart.training.learning_rates import LearningRates
 
 _HELP = """Find a learning rate: train for a moment with a rate that rises from step to step, and see where the loss falls.
 
@@ -72,7 +72,7 @@ def lr_find_command(
 ) -> None:
     """Find a learning rate."""
     from headstart.errors import ParameterError
-    from headstart.fitting import FitSettings, find_learning_rate
+    from headstart.pipeline import FitSettings, find_learning_rate
 
     plan = training_options.fine_tuning(
         strategy,
@@ -109,7 +109,7 @@ def lr_find_command(
 
 def _show(found: LearningRates, out: Path | None) -> None:
     """Print the curve as a small table, and what follows from it."""
-    from headstart.finetune.learning_rates import in_words
+    from headstart.training.learning_rates import in_words
 
     print_result(f"{'lr':>8}  {'loss':>8}", style="bold")
     for rate, smoothed in found.rows():
@@ -124,7 +124,7 @@ def _show(found: LearningRates, out: Path | None) -> None:
 
 def _command(context: typer.Context, data: str, strategy: str, rate: float) -> str:
     """The command that trains with this rate: what was typed, as far as `headstart fit` has it."""
-    from headstart.finetune.learning_rates import in_words
+    from headstart.training.learning_rates import in_words
 
     words = ["headstart", "fit", data, "--strategy", strategy]
     for parameter in context.command.params:

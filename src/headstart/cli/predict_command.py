@@ -56,9 +56,9 @@ def predict_command(
     For folders of any size: --batch writes the same columns into a file, in bounded memory, and --resume goes on after a stop of any kind.
     """
     from headstart.batch import answers
-    from headstart.bundle import load
-    from headstart.datasets import list_images
+    from headstart.data import list_images
     from headstart.errors import ParameterError
+    from headstart.run import load
 
     if form is not None and form not in _WRITERS:
         raise ParameterError(f"--format must be table, csv or json, got {form!r}.")
@@ -87,8 +87,8 @@ def predict_command(
 
 def check_order(run: Path, images: list[Path]) -> None:
     """Say so when RUN does not come first."""
-    from headstart.bundle import is_run
     from headstart.errors import RunError
+    from headstart.run import is_run
 
     swapped = next((path for path in images if is_run(path)), None)
     if swapped is not None and not is_run(run):

@@ -17,8 +17,8 @@ from headstart.cli.fit_command import free_run, leads, show_result
 from headstart.cli.terminal import TerminalListener, hanging, print_result
 
 if TYPE_CHECKING:
-    from headstart.fitting import FitSettings
-    from headstart.fitting.recipes import Recipe
+    from headstart.pipeline import FitSettings
+    from headstart.pipeline.recipes import Recipe
 
 _EXAMPLES = """\b
 Examples:
@@ -55,7 +55,7 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="See `headstart recipe
 @guarded
 def list_recipes(verbose: Verbose = False) -> None:
     """The recipes that come with Headstart."""
-    from headstart.fitting.recipes import recipes
+    from headstart.pipeline.recipes import recipes
 
     found = recipes()
     width = max(len(recipe.name) for recipe in found)
@@ -69,7 +69,7 @@ def list_recipes(verbose: Verbose = False) -> None:
 @guarded
 def show(name: Name, verbose: Verbose = False) -> None:
     """Everything that a recipe says: what it is, what was reported, and every setting."""
-    from headstart.fitting.recipes import read_recipe
+    from headstart.pipeline.recipes import read_recipe
 
     recipe = read_recipe(name)
     print_result(f"{recipe.name}: {recipe.title}", style="bold")
@@ -114,8 +114,8 @@ def run(
 ) -> None:
     """Run a recipe on your data: learn, test, and write a run folder, as `headstart fit` does."""
     from headstart.errors import ParameterError
-    from headstart.fitting import fit
-    from headstart.fitting.recipes import read_recipe
+    from headstart.pipeline import fit
+    from headstart.pipeline.recipes import read_recipe
 
     recipe = read_recipe(name)
     if weights is not None and not exact:
@@ -146,8 +146,8 @@ def _meaningless(recipe: Recipe) -> str:
 
 def _show_layers(data: str, settings: FitSettings) -> None:
     """Print the layers, as they will be trained; the number of classes is read from the data."""
-    from headstart.datasets import read_dataset
-    from headstart.fitting.recipes import model_summary
+    from headstart.data import read_dataset
+    from headstart.pipeline.recipes import model_summary
 
     if settings.fine_tuning is None:
         return

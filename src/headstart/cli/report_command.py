@@ -31,9 +31,9 @@ def report_command(
     """
     check_writable(out)
     with TerminalListener(quiet=quiet, verbose=verbose) as listener:
-        from headstart.bundle import load, replace_pages
-        from headstart.fitting import report_of
+        from headstart.pipeline import report_of
         from headstart.report import model_card, page
+        from headstart.run import load, replace_pages
 
         listener.stage("Writing the report")
         opened = load(run, without_pages=True)

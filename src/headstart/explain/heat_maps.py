@@ -20,7 +20,7 @@ from headstart.engine import Engine, open_engine
 from headstart.errors import BackboneError, ParameterError
 from headstart.explain.onnx_parts import OnnxParts
 from headstart.explain.stage_maps import LOGITS, BehindPooling, Pooling, StageMaps, UnknownMapError, find_poolings
-from headstart.images import Preprocessing
+from headstart.modalities.image import Preprocessing
 
 Floats = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.uint8]

@@ -14,7 +14,7 @@ from headstart.engine import available_cores
 from headstart.errors import BackboneError, MissingExtraError, ParameterError
 from headstart.export.litert_file import with_litert
 from headstart.export.onnx_file import OUTPUTS
-from headstart.images import Preprocessing
+from headstart.modalities.image import Preprocessing
 
 _MODULES = {"onnxruntime": "onnxruntime", "openvino": "openvino", "litert": "ai_edge_litert"}
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import headstart
 from headstart.backbones.kept_networks import digest_of
-from headstart.bundle import Run, Use, record_use
 from headstart.errors import DataError, HeadstartError, ParameterError
 from headstart.export.exported import Exported, engines_for
 from headstart.export.gate import MAX_DROP, Gate
@@ -23,6 +22,7 @@ from headstart.export.parity import Parity, answers, parity, told_by_run
 from headstart.export.quantised import CALIBRATION, FLOAT_SHARES, by_damage, check_nncf, layers_of, quantised
 from headstart.export.real_images import RealImages, real_images, some_real_images
 from headstart.progress import Listener
+from headstart.run import Run, Use, record_use
 
 SUFFIXES: Mapping[str, str] = {"onnx": ".onnx", "openvino": ".xml", "int8": ".xml", "litert": ".tflite"}
 IMAGES, GATE_IMAGES = 300, 1000

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from headstart.bundle import MODEL, Run
 from headstart.errors import HeadstartError, MissingExtraError, ParameterError
+from headstart.run import MODEL, Run
 
 if TYPE_CHECKING:
     import onnx

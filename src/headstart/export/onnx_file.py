@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import headstart
-from headstart.bundle import MODEL, Run
 from headstart.errors import RunError
 from headstart.export.resize_graph import write_preprocessing
 from headstart.export.unlike_graph import write_unlikeness
 from headstart.onnx_graph import OPSET, OnnxGraph
+from headstart.run import MODEL, Run
 
 if TYPE_CHECKING:
     import onnx

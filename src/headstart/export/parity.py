@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from headstart.bundle import Predictions, Run
 from headstart.errors import ParameterError
 from headstart.export.exported import Exported
 from headstart.export.onnx_file import UNLIKENESS
 from headstart.export.real_images import RealImages
+from headstart.run import Predictions, Run
 
 PROBABILITY = 1e-3
 """By more than this, no probability of an exported file may differ from that of the run in the same engine."""

@@ -10,9 +10,9 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from headstart.bundle import Run
 from headstart.errors import DataError, ImageError
-from headstart.images import image_digest, read_image, source_bytes
+from headstart.modalities.image import image_digest, read_image, source_bytes
+from headstart.run import Run
 
 
 class Decoded(Sequence[npt.NDArray[np.uint8]]):

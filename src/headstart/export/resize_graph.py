@@ -13,7 +13,7 @@ from functools import cache
 
 import numpy as np
 
-from headstart.images import Preprocessing
+from headstart.modalities.image import Preprocessing
 from headstart.onnx_graph import OnnxGraph
 
 _SUPPORT = {"nearest": 0.5, "bilinear": 1.0, "bicubic": 2.0, "lanczos": 3.0}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from headstart.errors import ParameterError, nearest
-from headstart.images import Preprocessing
+from headstart.modalities.image import Preprocessing
 
 _PYTHON = """\
 # pip install onnxruntime pillow numpy

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from headstart.bundle import Run
 from headstart.errors import ParameterError
 from headstart.export.exported import Exported, engines_for
 from headstart.export.real_images import some_real_images
 from headstart.progress import Listener
+from headstart.run import Run
 
 _AT_ONCE = 256  # megabytes of decoded images
 _SINGLE = 20  # images whose times are taken one by one, in each round

@@ -1,4 +1,4 @@
-"""`Unlike` as a graph: features in, the score out, as `headstart.trust` computes it."""
+"""`Unlike` as a graph: features in, the score out, as `headstart.reliability` computes it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headstart.onnx_graph import IR_VERSION, OPSET, OnnxGraph
-from headstart.trust.unlike import NEIGHBOURS
+from headstart.reliability.unlike import NEIGHBOURS
 
 if TYPE_CHECKING:
     import onnx

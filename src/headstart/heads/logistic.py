@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from headstart.data.split import folds
 from headstart.errors import ParameterError
 from headstart.heads.calibration import calibrate, losses
 from headstart.heads.head import Features, Floats, LinearHead
@@ -12,7 +13,6 @@ from headstart.heads.least_squares import Groups, Matrix
 from headstart.heads.logistic_path import LogisticProblem, Rotation, rotate
 from headstart.heads.subsample import stratified_rows
 from headstart.heads.targets import ClassWeight, Targets
-from headstart.splits import folds
 
 STRENGTHS = tuple(10.0**step for step in range(-1, 4))
 """The path of C, from strong to weak, in units of one over the mean squared norm of the centred features."""

@@ -20,14 +20,19 @@ from headstart.metrics.decisions import (
     precision_recall_f1,
     top_k_accuracy,
 )
+from headstart.metrics.link import SIGMOID, SOFTMAX, THRESHOLD, Link, link_named, link_of
 from headstart.metrics.probabilities import brier_score, log_loss
 from headstart.metrics.ranking import average_precision, defined_mean, indicators, precision_recall_curve, roc_auc, roc_curve
 
 __all__ = [
+    "SIGMOID",
+    "SOFTMAX",
+    "THRESHOLD",
     "AucDifference",
     "BootstrapIntervals",
     "CalibrationBins",
     "ClassScores",
+    "Link",
     "PairedDifference",
     "accuracy",
     "accuracy_coverage",
@@ -46,6 +51,8 @@ __all__ = [
     "hamming_loss",
     "holm",
     "indicators",
+    "link_named",
+    "link_of",
     "log_loss",
     "micro_scores",
     "paired_difference",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from headstart.finetune.learning_rates import LearningRates, in_words
 from headstart.report.chart import Axis, LineChart, Mark, Series
 from headstart.report.chart_picture import line_charts_png
+from headstart.training.learning_rates import LearningRates, in_words
 
 
 def lr_chart(found: LearningRates) -> LineChart:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from headstart.errors import ParameterError
 from headstart.evaluate import Evaluation
-from headstart.finetune.history import History
+from headstart.training.history import History
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,7 +27,7 @@ _WHOLE = (
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """The limits of a service, each for one process of it. Images have those of `headstart.images` beside these.
+    """The limits of a service, each for one process of it. Images have those of `headstart.modalities.image` beside these.
 
     Attributes:
         body: bytes of one request's body; more is answered with 413.

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from headstart.bundle import MODEL, PAGES, Run, load
-from headstart.bundle.run import MANIFEST, REFERENCE, SPLIT
 from headstart.errors import HeadstartError, ParameterError, RunError, nearest
+from headstart.run import MODEL, PAGES, Run, load
+from headstart.run.run import MANIFEST, REFERENCE, SPLIT
 from headstart.serve.gather import Gather
 from headstart.serve.refusals import Refusal
 

@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from headstart.engine import available_cores
-from headstart.images import quiet_decoding
+from headstart.modalities.image import quiet_decoding
 
 if TYPE_CHECKING:
     from PIL import Image

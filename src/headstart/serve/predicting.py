@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from headstart.bundle import Predictions
-from headstart.bundle.judging import Judgement, Judging
 from headstart.engine import Outputs
 from headstart.errors import ImageError
+from headstart.run import Predictions
+from headstart.run.judging import Judgement, Judging
 from headstart.serve.gather import Pixels
 from headstart.serve.limits import Limits
 from headstart.serve.models import Model
@@ -41,7 +41,7 @@ class Predicted:
     """What came of the images of a request.
 
     Attributes:
-        predictions: as `headstart.bundle.Run.predict` gives them.
+        predictions: as `headstart.run.Run.predict` gives them.
         outputs: of the network for each row: probabilities (k,), logits (k,), features (D,).
     """
 

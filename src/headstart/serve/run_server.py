@@ -130,7 +130,7 @@ def serve(settings: ServerSettings, *, announce: Callable[[str], None] = print) 
 def _run_workers(settings: ServerSettings, listening: socket.socket, until_the_end: ExitStack, announce: Callable[[], None]) -> None:
     from uvicorn.supervisors import Multiprocess
 
-    from headstart.bundle.run import read_manifest
+    from headstart.run.run import read_manifest
 
     for path in named(settings.runs).values():  # rather here than in each worker
         read_manifest(path)

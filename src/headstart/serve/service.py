@@ -100,7 +100,7 @@ class Service:
     async def _check_pixels(self, given: Sequence[Given]) -> None:
         """Refuse, before any is decoded, several images that together would keep the thread for large ones busy for long."""
         files = [one.data for one in given if isinstance(one.data, bytes)]
-        if len(files) < 2:  # one is within the limits of `headstart.images`, or refused
+        if len(files) < 2:  # one is within the limits of `headstart.modalities.image`, or refused
             return
         pixels = await self.lanes.read(lambda: sum(map(large_pixels, files)))
         if pixels > self.limits.large_pixels:

@@ -1,0 +1,129 @@
+"""`Dataset`: labelled images, as paths or as one array, with their classes, parts and groups."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from headstart.data.notebook import cell, counts_table
+from headstart.errors import DataError
+
+Images: TypeAlias = tuple[Path, ...] | npt.NDArray[np.uint8]
+PARTS = ("train", "val", "test", "")
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Labelled images. Pixels are never held here unless the user gave an array.
+
+    Attributes:
+        images: one path per image, or uint8 (n, H, W, 3).
+        targets: int64 (n,), indices into `classes`; for data with several labels per image bool (n, k).
+        classes: the k class names, in natural order ("9" before "10") unless they were given.
+        parts: unicode (n,): ``"train"``, ``"val"``, ``"test"``, or ``""`` where the data say nothing.
+        groups: unicode (n,): images of one group (a patient, a scene) belong on the same side of every split; None without groups.
+        source: what the user gave.
+        notes: one sentence for each thing that was met while reading and passed over, joined or guessed.
+        root: the folder that `names` are relative to; None for arrays.
+
+    Raises:
+        DataError: the fields do not fit each other in length.
+    """
+
+    images: Images
+    targets: npt.NDArray[Any]
+    classes: tuple[str, ...]
+    parts: npt.NDArray[np.str_]
+    groups: npt.NDArray[np.str_] | None = None
+    source: str = ""
+    notes: tuple[str, ...] = ()
+    root: Path | None = None
+
+    def __post_init__(self) -> None:
+        lengths = {"images": len(self.images), "labels": len(self.targets), "parts": len(self.parts)}
+        if self.groups is not None:
+            lengths["groups"] = len(self.groups)
+        if len(set(lengths.values())) > 1:
+            raise DataError("one entry per image is needed, but there are " + ", ".join(f"{n} {what}" for what, n in lengths.items()))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __iter__(self) -> Iterator[tuple[Path | npt.NDArray[np.uint8], tuple[str, ...]]]:
+        """Yield (image, its labels)."""
+        return ((image, self.labels(i)) for i, image in enumerate(self.images))
+
+    @property
+    def multilabel(self) -> bool:
+        """Whether an image may have several labels, or none."""
+        return self.targets.ndim == 2
+
+    def take(self, indices: npt.ArrayLike) -> Dataset:
+        """Return the images at `indices` (integers, or a bool mask), in that order; the classes stay all there."""
+        chosen = np.asarray(indices)
+        rows = np.arange(len(self))[chosen if chosen.size else chosen.astype(np.int64)]
+        images = self.images[rows] if isinstance(self.images, np.ndarray) else tuple(self.images[i] for i in rows.tolist())
+        groups = None if self.groups is None else self.groups[rows]
+        return replace(self, images=images, targets=self.targets[rows], parts=self.parts[rows], groups=groups)
+
+    def part(self, *names: str) -> npt.NDArray[np.int64]:
+        """Return the indices (int64, ascending) of the images in any of the named parts.
+
+        Raises:
+            DataError: a name that is no part.
+        """
+        wrong = [name for name in names if name not in PARTS]
+        if wrong:
+            raise DataError(f"{wrong[0]!r} is no part of a data set; parts are {', '.join(map(repr, PARTS))}")
+        return np.flatnonzero(np.isin(self.parts, names))
+
+    def counts(self, *parts: str) -> dict[str, int]:
+        """Return the number of images with each class, zeros included; of some parts only if any are named."""
+        targets = self.targets[self.part(*parts)] if parts else self.targets
+        per_class = targets.sum(axis=0) if self.multilabel else np.bincount(targets, minlength=len(self.classes))
+        return dict(zip(self.classes, (int(count) for count in per_class), strict=True))
+
+    def labels(self, index: int) -> tuple[str, ...]:
+        """Return the class names of one image: exactly one, or any number for multi-label data."""
+        target = self.targets[index]
+        if self.multilabel:
+            return tuple(self.classes[j] for j in np.flatnonzero(target))
+        return (self.classes[int(target)],)
+
+    def names(self) -> tuple[str, ...]:
+        """Return what to call each image: its path relative to `root` with ``/``, or ``array[i]``; always printable as UTF-8."""
+        if isinstance(self.images, np.ndarray):
+            return tuple(f"array[{i}]" for i in range(len(self.images)))
+        return tuple(relative_name(path, self.root) for path in self.images)
+
+    def _repr_html_(self) -> str:
+        parts = [part for part in PARTS if (self.parts == part).any()]
+        kind = "several labels an image" if self.multilabel else "one label an image"
+        grouped = "" if self.groups is None else f", {len(np.unique(self.groups))} groups"
+        notes = "".join(f"<p>{cell(note)}</p>" for note in self.notes)
+        return (
+            f"<p><strong>{len(self)} image{'s' * (len(self) != 1)}</strong>, {len(self.classes)} "
+            f"class{'es' * (len(self.classes) != 1)}, {kind}{grouped}"
+            f"{' in ' + cell(self.source) if self.source else ''}</p>{counts_table({part: self.counts(part) for part in parts})}{notes}"
+        )
+
+
+def relative_name(path: Path, root: Path | None) -> str:
+    """Return `path` relative to `root` (whole where it lies elsewhere) with ``/``; always printable."""
+    text = path.as_posix()
+    if root is not None:
+        folder = root.as_posix().rstrip("/") + "/"
+        if folder == "./":
+            folder = ""
+        text = text.removeprefix(folder)
+    return printable(text)
+
+
+def printable(text: str) -> str:
+    """Return `text` with lone surrogates (from file names that are not UTF-8) written out, so that it can be printed and stored."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")

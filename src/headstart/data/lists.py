@@ -1,0 +1,285 @@
+"""Lists as data sets: a table with a path and a label in each row, and perhaps a part and a group."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from headstart.data.folders import part_of
+from headstart.data.labels import detect_separator, label_text, shortened, split_cell, whole_numbers
+from headstart.data.listing import Labels, Listing
+from headstart.data.tables import Table, read_table
+from headstart.errors import DataError, ParameterError, nearest
+from headstart.modalities.image import IMAGE_SUFFIXES, is_image_name
+
+SYNONYMS: Mapping[str, tuple[str, ...]] = {
+    "path": (
+        "path", "filepath", "file", "filename", "image", "imagepath", "imagefile", "imagefilename", "imagename", "img", "imgpath",
+        "imgname", "imgfile", "picture", "photo", "relpath", "fname", "imageid", "id", "name",
+    ),
+    "label": (
+        "label", "labels", "class", "classes", "classname", "target", "targets", "category", "categories", "labelname", "classlabel",
+        "tag", "tags", "species", "breed", "diagnosis", "y",
+    ),
+    "split": ("split", "part", "subset", "fold", "partition", "set", "phase", "dataset", "usage"),
+    "group": (
+        "group", "groups", "groupid", "patient", "patientid", "subject", "subjectid", "source", "person", "case", "caseid", "scene",
+        "individual",
+    ),
+}  # fmt: skip
+"""Column names that are recognised, letters and digits only, the likeliest first."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of a list to use; None for those that are to be recognised by name."""
+
+    path: str | None = None
+    label: str | None = None
+    split: str | None = None
+    group: str | None = None
+
+
+def read_list(
+    source: Path,
+    *,
+    columns: Columns,
+    image_root: Path | None = None,
+    label_separator: str | None = None,
+    allow_missing: bool = False,
+) -> Listing:
+    """Read a list of images.
+
+    Args:
+        source: a .csv, .tsv, .txt, .jsonl, .ndjson, .json, .parquet or .pq file.
+        columns: which columns to use.
+        image_root: the folder that paths in the list are relative to; the list's own folder by default.
+        label_separator: what stands between several labels in one cell; None: found out; "": labels are never split.
+        allow_missing: pass over rows whose file is missing or whose label is empty, with a note, instead of refusing the list.
+
+    Raises:
+        DataError: columns are missing, files are missing, labels are empty, or a file is listed with two labels or in two parts.
+    """
+    table = read_table(source)
+    notes = list(table.notes)
+    chosen = _choose_columns(table, columns, source, notes)
+    root = image_root or source.parent
+    texts = _path_texts(table.columns[chosen["path"]], chosen["path"], source)
+    labels = _labels(table.columns[chosen["label"]], label_separator, notes)
+    parts = _parts(table, chosen.get("split"), source, notes, explicit=columns.split is not None)
+    groups = _groups(table, chosen.get("group"), texts, notes)
+    keep = _labelled_rows(labels, texts, chosen["label"], source, notes, allow_missing=allow_missing)
+    resolved = _resolve(texts, keep, root, source, notes, allow_missing=allow_missing)
+    rows = _distinct(resolved, labels, parts, groups, source, notes)
+    if not rows:
+        raise DataError(f"no row of {source} has both a file and a label")
+    return Listing(
+        images=tuple(Path(resolved[i]) for i in rows),
+        labels=cast("Labels", [labels[i] for i in rows]),
+        parts=[parts[i] for i in rows],
+        groups=None if groups is None else [groups[i] for i in rows],
+        source=str(source),
+        root=root,
+        notes=notes,
+    )
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name.casefold())
+
+
+def _choose_columns(table: Table, columns: Columns, source: Path, notes: list[str]) -> dict[str, str]:
+    """Return the column for each role; path and label are always there."""
+    names = list(table.columns)
+    chosen: dict[str, str] = {}
+    for role in SYNONYMS:
+        given = getattr(columns, role)
+        if given is None:
+            continue
+        if given not in table.columns:
+            raise DataError(f"{source} has no column {given!r} ({role}_column). Columns found: {shortened(names)}.{nearest(given, names)}")
+        chosen[role] = given
+    if len(set(chosen.values())) < len(chosen):
+        raise ParameterError(f"one column of {source} is given for two purposes: {chosen}")
+    for role, synonyms in SYNONYMS.items():
+        by_plain = {_plain(name): name for name in names if name not in chosen.values()}
+        match = next((by_plain[synonym] for synonym in synonyms if synonym in by_plain), None)
+        if role not in chosen and match is not None:
+            chosen[role] = match
+    if ("path" in chosen) != ("label" in chosen) and len(names) == 2:
+        present, missing = ("path", "label") if "path" in chosen else ("label", "path")
+        chosen[missing] = next(name for name in names if name != chosen[present])
+        notes.append(f"The column {chosen[missing]!r} of {source.name} is taken as the {missing}.")
+    for role in ("path", "label"):
+        if role not in chosen:
+            examples = ", ".join(SYNONYMS[role][:6])
+            guess = nearest(role, names) or nearest(SYNONYMS[role][1], names)
+            raise DataError(
+                f"{source} has no column for the {role}. Expected one called {examples} or the like; columns found: {shortened(names)}."
+                f"{guess} Name it with {role}_column=..."
+            )
+    return chosen
+
+
+def _path_texts(cells: Sequence[Any], column: str, source: Path) -> list[str]:
+    if any(isinstance(cell, dict | bytes) for cell in cells):
+        raise DataError(
+            f"the column {column!r} of {source} holds images themselves, not paths. "
+            "Save them as files and list their paths, or read the data set with hf:NAME"
+        )
+    texts = [label_text(cell) for cell in cells]
+    empty = sum(not text for text in texts)
+    if empty:
+        raise DataError(f"{empty} rows of {source} have no path in the column {column!r}; fill it or remove the rows")
+    address = next((text for text in texts if re.match(r"(https?|s3|gs|ftp)://", text)), None)
+    if address is not None:
+        raise DataError(
+            f"{source} lists an address, {address!r}; images are read from files only: download them first and list their paths"
+        )
+    return texts
+
+
+def _labels(cells: Sequence[Any], separator: str | None, notes: list[str]) -> Labels:
+    if any(isinstance(cell, list | tuple) for cell in cells):
+        several = [
+            tuple(dict.fromkeys(filter(None, map(label_text, cell if isinstance(cell, list | tuple) else [cell])))) for cell in cells
+        ]
+        if all(len(row) == 1 for row in several):
+            return [row[0] for row in several]
+        return several
+    texts = whole_numbers([label_text(cell) for cell in cells])
+    if separator is None:
+        separator = detect_separator(texts)
+        if separator is not None:
+            example = next(text for text in texts if separator in text)
+            notes.append(
+                f"Several labels in one cell, separated by {separator!r} (as in {example!r}): each image may have any number of labels."
+            )
+    if not separator:
+        return texts
+    return [split_cell(text, separator) for text in texts]
+
+
+def _parts(table: Table, column: str | None, source: Path, notes: list[str], *, explicit: bool) -> list[str]:
+    if column is None:
+        return [""] * len(table)
+    texts = [label_text(cell) for cell in table.columns[column]]
+    known = {text: part_of(text) if text else "" for text in set(texts)}
+    wrong = sorted(text for text, part in known.items() if part is None)
+    if wrong and explicit:
+        raise DataError(
+            f"the column {column!r} of {source} must hold train, val or test; found {shortened(wrong)}."
+            f"{nearest(wrong[0], ('train', 'val', 'test'))}"
+        )
+    if wrong:
+        notes.append(f"The column {column!r} does not hold train, val or test but {shortened(wrong, limit=4)}: it is not used.")
+        return [""] * len(table)
+    parts = [known[text] or "" for text in texts]
+    if "" in parts and any(parts):
+        notes.append(f"{parts.count('')} rows have no part in the column {column!r}: they are taken for training.")
+        parts = [part or "train" for part in parts]
+    return parts
+
+
+def _groups(table: Table, column: str | None, texts: Sequence[str], notes: list[str]) -> list[str] | None:
+    if column is None:
+        return None
+    groups = whole_numbers([label_text(cell) for cell in table.columns[column]])
+    if not any(groups):
+        return None
+    empty = groups.count("")
+    if empty:
+        notes.append(f"{empty} rows have no group in the column {column!r}: each is a group of its own.")
+    return [group or f"{text} (alone)" for group, text in zip(groups, texts, strict=True)]
+
+
+def _labelled_rows(labels: Labels, texts: Sequence[str], column: str, source: Path, notes: list[str], *, allow_missing: bool) -> list[int]:
+    empty = [i for i, label in enumerate(labels) if not label]
+    if empty and isinstance(labels[0], tuple):
+        notes.append(f"{len(empty)} images have no label: they count as examples of none of the classes.")
+        return list(range(len(labels)))
+    if empty and not allow_missing:
+        raise DataError(
+            f"{len(empty)} rows of {source} have no label in the column {column!r}, for example "
+            f"{shortened([texts[i] for i in empty[:3]])}. Fill them in or remove the rows; allow_missing=True passes over them."
+        )
+    if empty:
+        notes.append(f"Passed over {len(empty)} rows without a label.")
+    return [i for i, label in enumerate(labels) if label]
+
+
+def _resolve(
+    texts: Sequence[str], rows: Sequence[int], root: Path, source: Path, notes: list[str], *, allow_missing: bool
+) -> dict[int, str]:
+    """Return the path of each row whose file exists."""
+    resolved: dict[int, str] = {}
+    missing: list[str] = []
+    folder = os.fspath(root)
+    for i in rows:
+        path = _existing(os.path.join(folder, texts[i]))  # noqa: PTH118 - called for every row
+        if path is None:
+            missing.append(texts[i])
+        else:
+            resolved[i] = path
+    if missing and (not allow_missing or not resolved):
+        raise DataError(
+            f"{len(missing)} of {len(rows)} files listed in {source} do not exist, for example {shortened(missing[:3])}. "
+            f"Paths are relative to {folder or '.'}.{_elsewhere(missing[0], root)}"
+            + (" allow_missing=True passes over them." if resolved else "")
+        )
+    if missing:
+        notes.append(f"Passed over {len(missing)} rows whose file does not exist, for example {shortened(missing[:3])}.")
+    return resolved
+
+
+def _existing(path: str) -> str | None:
+    """Return the path of a regular file as it is, with ``/`` for a backslash, or with the suffix that a list of ids leaves out."""
+    for candidate in (path, path.replace("\\", "/")):
+        if os.path.isfile(candidate):  # noqa: PTH113 - called for every row
+            return os.path.normpath(candidate)
+        if not is_image_name(candidate):
+            for suffix in sorted(IMAGE_SUFFIXES):
+                if os.path.isfile(candidate + suffix):  # noqa: PTH113 - called for every row
+                    return os.path.normpath(candidate + suffix)
+    return None
+
+
+def _elsewhere(text: str, root: Path) -> str:
+    """Say where a file of that name lies, if it is in a folder next to the list."""
+    name = text.replace("\\", "/")
+    folders = [folder for folder in sorted(root.glob("*/"))[:200] if folder.is_dir()] if root.is_dir() else []
+    for folder in [*folders, root.parent]:
+        for tail in (name, name.rsplit("/", 1)[-1]):
+            if _existing(os.path.join(folder, tail)):  # noqa: PTH118
+                return f" {tail!r} is in {folder}: give that folder as image_root."
+    return ""
+
+
+def _distinct(
+    resolved: Mapping[int, str], labels: Labels, parts: Sequence[str], groups: Sequence[str] | None, source: Path, notes: list[str]
+) -> list[int]:
+    """Return one row for each file; refuse files listed with two labels, parts or groups."""
+    by_path: dict[str, list[int]] = defaultdict(list)
+    for i, path in resolved.items():
+        by_path[path].append(i)
+    repeated = {path: rows for path, rows in by_path.items() if len(rows) > 1}
+    kinds: list[tuple[str, Sequence[Any], str]] = [
+        ("labels", labels, "Give each file one row; several labels go into one cell, as in cat;dog."),
+        ("parts", parts, "A file in two parts makes the test score worthless; keep one of the rows."),
+        ("groups", groups or [], "Keep one of the rows."),
+    ]
+    for what, values, advice in kinds:
+        differing = [(path, rows) for path, rows in repeated.items() if values and len({values[i] for i in rows}) > 1]
+        if differing:
+            examples = "; ".join(f"{path} ({', '.join(str(values[i]) for i in rows[:3])})" for path, rows in differing[:3])
+            raise DataError(f"{len(differing)} files of {source} are listed with different {what}: {examples}. {advice}")
+    if repeated:
+        extra = sum(len(rows) - 1 for rows in repeated.values())
+        most = Counter({path: len(rows) for path, rows in repeated.items()}).most_common(1)[0][0]
+        notes.append(f"Passed over {extra} rows that list a file again, for example {most}.")
+    return [rows[0] for rows in by_path.values()]

@@ -1,0 +1,227 @@
+"""Public data sets by name: ``torchvision:Flowers102`` and ``hf:owner/name``. They download only because the user named them."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from headstart.data.arrays import image_array
+from headstart.data.dataset import Images
+from headstart.data.folders import part_of
+from headstart.data.labels import shortened
+from headstart.data.listing import Labels, Listing
+from headstart.data.lists import SYNONYMS
+from headstart.errors import DataError, MissingExtraError, nearest
+from headstart.locations import cache_folder, create_folder
+
+PREFIXES = ("torchvision:", "hf:")
+Announce = Callable[[str], None]
+
+_THREE = (("train", {"split": "train"}), ("val", {"split": "val"}), ("test", {"split": "test"}))
+_TWO = (("train", {"split": "train"}), ("test", {"split": "test"}))
+_FLAG = (("train", {"train": True}), ("test", {"train": False}))
+_WHOLE: tuple[tuple[str, dict[str, Any]], ...] = (("", {}),)
+TORCHVISION: Mapping[str, tuple[tuple[str, dict[str, Any]], ...]] = {
+    "CIFAR10": _FLAG,
+    "CIFAR100": _FLAG,
+    "Caltech101": _WHOLE,
+    "Caltech256": _WHOLE,
+    "Country211": (("train", {"split": "train"}), ("val", {"split": "valid"}), ("test", {"split": "test"})),
+    "DTD": _THREE,
+    "EuroSAT": _WHOLE,
+    "FGVCAircraft": _THREE,
+    "FashionMNIST": _FLAG,
+    "Flowers102": _THREE,
+    "Food101": _TWO,
+    "GTSRB": _TWO,
+    "Imagenette": (("train", {"split": "train"}), ("test", {"split": "val"})),
+    "KMNIST": _FLAG,
+    "MNIST": _FLAG,
+    "OxfordIIITPet": (("train", {"split": "trainval"}), ("test", {"split": "test"})),
+    "RenderedSST2": _THREE,
+    "STL10": _TWO,
+    "SUN397": _WHOLE,
+    "SVHN": _TWO,
+    "USPS": _FLAG,
+}
+"""The sets of torchvision with one label per image that it can download itself, with the arguments for each part."""
+
+
+def to_stderr(text: str) -> None:
+    """Announce on stderr, so that output stays clean."""
+    print(text, file=sys.stderr)
+
+
+def read_named(source: str, *, cache: str | Path | None = None, announce: Announce | None = None) -> Listing:
+    """Read ``torchvision:NAME`` or ``hf:NAME`` (``hf:NAME:CONFIGURATION``), downloading what is missing below the cache folder.
+
+    Raises:
+        DataError: the name is not known, or the data cannot be downloaded and are not there.
+        MissingExtraError: torchvision or datasets is not installed.
+    """
+    kind, _, name = source.partition(":")
+    folder = cache_folder(cache) / "datasets"
+    reader = read_torchvision if kind == "torchvision" else read_hub
+    return reader(name, folder=folder / kind, announce=announce or to_stderr)
+
+
+def read_torchvision(name: str, *, folder: Path, announce: Announce) -> Listing:
+    """Read one of the sets in `TORCHVISION`, all parts of it."""
+    if name not in TORCHVISION:
+        raise DataError(f"torchvision:{name} is not known.{nearest(name, TORCHVISION)} Known: {', '.join(TORCHVISION)}")
+    try:
+        from torchvision import datasets as sets
+    except ImportError:
+        raise MissingExtraError(f"Reading torchvision:{name}", extra="torch") from None
+    announce(f"torchvision:{name}: what is not yet in {folder} is downloaded from its publisher.")
+    create_folder(folder)
+    found: list[tuple[str, Images, list[str]]] = []
+    for part, arguments in TORCHVISION[name]:
+        try:
+            data = getattr(sets, name)(root=str(folder), download=True, **arguments)
+        except Exception as error:  # torchvision raises RuntimeError, URLError, ValueError and more
+            raise _unavailable(f"torchvision:{name}", folder, error) from error
+        texts = class_names(data)
+        images, numbers = torchvision_samples(data, folder / f"{name}-images" / (part or "all"))
+        found.append((part, images, [texts.get(number, str(number)) for number in numbers]))
+    return _join_parts(f"torchvision:{name}", found, folder)
+
+
+def class_names(data: Any) -> dict[int, str]:
+    """Return the class names of a torchvision data set by number; an empty dict where it has none."""
+    names = getattr(data, "classes", None) or getattr(data, "categories", None) or ()
+    texts = [", ".join(name) if isinstance(name, tuple) else str(name) for name in names]
+    return dict(enumerate(texts)) if len(set(texts)) == len(texts) else {i: f"{i} {text}" for i, text in enumerate(texts)}
+
+
+def torchvision_samples(data: Any, folder: Path) -> tuple[Images, list[int]]:
+    """Return images and label numbers of a torchvision data set: its own files or array where it keeps them, else saved below `folder`."""
+    labels = next((getattr(data, key) for key in ("_labels", "targets", "labels") if getattr(data, key, None) is not None), None)
+    paths = next((getattr(data, key) for key in ("_image_files", "_images") if getattr(data, key, None) is not None), None)
+    samples = next((getattr(data, key) for key in ("_samples", "samples") if getattr(data, key, None)), None)
+    if paths is not None and labels is not None and all(isinstance(path, str | Path) for path in paths):
+        return tuple(Path(path) for path in paths), [int(label) for label in labels]
+    if samples and isinstance(samples[0][0], str | Path):
+        return tuple(Path(path) for path, *_ in samples), [int(label) for _, label, *_ in samples]
+    pixels = np.asarray(getattr(data, "data", ()))
+    if pixels.ndim in (3, 4) and labels is not None:
+        if pixels.ndim == 4 and pixels.shape[1] == 3 and pixels.shape[3] != 3:
+            pixels = np.moveaxis(pixels, 1, -1)
+        return image_array(pixels), [int(label) for label in labels]
+    saved, numbers = [], []
+    create_folder(folder)
+    for i in range(len(data)):
+        image, label = data[i]
+        path = folder / f"{i:06d}.png"
+        if not path.exists():
+            partial = path.with_suffix(".partial")
+            image.convert("RGB").save(partial, format="PNG")
+            partial.replace(path)
+        saved.append(path)
+        numbers.append(int(label))
+    return tuple(saved), numbers
+
+
+def _unavailable(source: str, folder: Path, error: Exception) -> DataError:
+    reason = " ".join(str(error).split())[:300] or type(error).__name__
+    return DataError(
+        f"{source} could not be had ({type(error).__name__}: {reason}). It is downloaded on first use: "
+        f"check the name and the internet connection, or copy it into {folder} from a machine that has it, or give a folder of your own."
+    )
+
+
+def _join_parts(source: str, found: Sequence[tuple[str, Images, list[str]]], root: Path) -> Listing:
+    arrays = [images for _, images, _ in found if isinstance(images, np.ndarray)]
+    images: Images = np.concatenate(arrays) if arrays else tuple(cast("Path", path) for _, several, _ in found for path in several)
+    labels = [label for _, _, several in found for label in several]
+    parts = [part for part, several, _ in found for _ in range(len(several))]
+    return Listing(images=images, labels=labels, parts=parts, source=source, root=None if arrays else root)
+
+
+def read_hub(name: str, *, folder: Path, announce: Announce) -> Listing:
+    """Read an image data set of the Hugging Face hub (or a local folder in its format); images keep their original bytes."""
+    name, _, configuration = name.partition(":")
+    try:
+        import datasets as hub
+    except ImportError:
+        raise MissingExtraError(f"Reading hf:{name}", extra="hub") from None
+    announce(f"hf:{name}: what is not yet in {folder} is downloaded from huggingface.co.")
+    create_folder(folder)
+    try:
+        loaded = hub.load_dataset(name, *([configuration] if configuration else []), cache_dir=str(folder))
+    except Exception as error:  # connection, unknown name, gated, needs a script: all of them with their own classes
+        raise _unavailable(f"hf:{name}", folder, error) from error
+    splits = dict(loaded) if isinstance(loaded, Mapping) else {"": loaded}
+    notes = []
+    paths: list[Path] = []
+    labels: list[Any] = []
+    parts: list[str] = []
+    for split, rows in splits.items():
+        part = part_of(str(split)) if len(splits) > 1 else ""
+        if part is None:
+            notes.append(f"The split {split!r} is neither train nor val nor test, and is passed over.")
+            continue
+        target = folder / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}-images" / configuration / str(split)
+        unlabelled = 0
+        for path, label in hub_samples(rows, name, target, hub.Image(decode=False)):
+            if label is None:
+                unlabelled += 1
+                continue
+            paths.append(path)
+            labels.append(label)
+            parts.append(part)
+        if unlabelled:
+            notes.append(f"Passed over {unlabelled} images without a label in the split {split!r}.")
+    if not paths:
+        raise DataError(f"hf:{name} has no labelled images in the splits {shortened([str(s) for s in splits])}")
+    return Listing(images=tuple(paths), labels=cast("Labels", labels), parts=parts, source=f"hf:{name}", root=folder, notes=notes)
+
+
+def hub_samples(rows: Any, name: str, folder: Path, undecoded: Any) -> Iterator[tuple[Path, str | tuple[str, ...] | None]]:
+    """Yield (path, label or labels) for each row of one split; bytes are written below `folder` as they came."""
+    features = rows.features
+    image = next((key for key, feature in features.items() if type(feature).__name__ == "Image"), None)
+    label = next((key for key, feature in features.items() if _label_names(feature) is not None), None)
+    if label is None:
+        label = next((key for synonym in SYNONYMS["label"] for key in features if re.sub(r"[\W_]+", "", key.casefold()) == synonym), None)
+    if image is None or label is None:
+        missing = "images" if image is None else "labels"
+        raise DataError(
+            f"hf:{name} has no column of {missing}; its columns are {shortened(list(features))}. Save it as a folder or a list instead."
+        )
+    names = _label_names(features[label])
+    create_folder(folder)
+    for i, row in enumerate(rows.cast_column(image, undecoded).select_columns([image, label])):
+        yield _saved(row[image], folder, i), _hub_label(row[label], names)
+
+
+def _label_names(feature: Any) -> list[str] | None:
+    """Return the names of a ClassLabel feature, or of a list of them."""
+    inner: Any = getattr(feature, "feature", feature[0] if isinstance(feature, list) else feature)
+    return list(inner.names) if type(inner).__name__ == "ClassLabel" else None
+
+
+def _hub_label(value: Any, names: list[str] | None) -> str | tuple[str, ...] | None:
+    if isinstance(value, list):
+        return tuple(text for one in value if isinstance(text := _hub_label(one, names), str))
+    if value is None or (names is not None and value < 0):  # -1 is the hub's mark of a test image whose label is kept secret
+        return None
+    return names[value] if names is not None else str(value).strip() or None
+
+
+def _saved(cell: Mapping[str, Any], folder: Path, number: int) -> Path:
+    data, origin = cell.get("bytes"), cell.get("path")
+    if data is None:
+        return Path(str(origin))
+    suffix = Path(str(origin)).suffix.lower() if origin else ""
+    path = folder / f"{number:06d}{suffix or '.image'}"
+    if not path.exists() or path.read_bytes() != data:
+        partial = path.with_suffix(".partial")
+        partial.write_bytes(data)
+        partial.replace(path)
+    return path

@@ -1,0 +1,187 @@
+"""Tables: CSV, TSV, JSON lines and Parquet as columns of plain Python values."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from headstart.errors import DataError
+from headstart.modalities.image import is_image_name
+
+_DELIMITERS = (",", ";", "\t", "|")
+_SNIFFED_LINES = 50
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns by name, all of one length, and what had to be guessed in reading them."""
+
+    columns: dict[str, list[Any]]
+    notes: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values()), []))
+
+
+def read_table(path: Path) -> Table:
+    """Read a table by its suffix.
+
+    Raises:
+        DataError: the suffix is not known, the file cannot be read, or it is damaged.
+    """
+    reader = READERS.get(path.suffix.lower())
+    if reader is None:
+        raise DataError(f"{path} is no list that can be read; lists end in {', '.join(READERS)}")
+    try:
+        table = reader(path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
+    if not len(table):
+        raise DataError(f"the list {path} has no rows; it needs one row for each image, with the columns path and label")
+    return table
+
+
+def _text(path: Path, notes: list[str]) -> str:
+    data = path.read_bytes()
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        encoding = "utf-16"
+    else:
+        encoding = "utf-8-sig"
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        if b"\0" in data[:4096] or encoding == "utf-16":
+            raise DataError(f"{path} is not a text file (byte {error.start} is not {encoding}); save it as CSV in UTF-8") from None
+        notes.append(f"{path.name} is not UTF-8 and was read as Windows-1252; save it as CSV in UTF-8 if names look wrong.")
+        return data.decode("cp1252", "replace")
+
+
+def _read_csv(path: Path) -> Table:
+    notes: list[str] = []
+    text = _text(path, notes)
+    if "\0" in text:
+        raise DataError(f"{path} is not a text file (it holds zero bytes); save it as CSV in UTF-8")
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else _sniff(text)
+    try:
+        numbered = [(reader.line_num, row) for reader in [csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)] for row in reader]
+    except csv.Error as error:
+        raise DataError(f"{path} is not a CSV file that can be read: {error}") from None
+    numbered = [(line, row) for line, row in numbered if any(cell.strip() for cell in row)]
+    if not numbered:
+        return Table({})
+    header = [cell.strip() for cell in numbered[0][1]]
+    if any(is_image_name(cell) for cell in header):
+        header = _names_for(numbered[0][1], path)
+        notes.append(f"{path.name} has no line of column names; its columns are taken as {', '.join(header)}.")
+    else:
+        numbered = numbered[1:]
+    header = [name or f"column {i + 1}" for i, name in enumerate(header)]
+    if len(set(header)) < len(header):
+        twice = next(name for name in header if header.count(name) > 1)
+        raise DataError(f"{path} has two columns called {twice!r}; rename one of them")
+    wrong = [(line, row) for line, row in numbered if len(row) != len(header)]
+    if wrong:
+        line, row = wrong[0]
+        raise DataError(
+            f"{path}: {len(wrong)} rows do not have {len(header)} cells as the first line has; line {line} has {len(row)}. "
+            f"A cell that contains the delimiter {delimiter!r} must stand in double quotes."
+        )
+    columns = {name: [row[i] for _, row in numbered] for i, name in enumerate(header)}
+    return Table(columns, notes)
+
+
+def _sniff(text: str) -> str:
+    """Return the delimiter that cuts the first lines into the most columns, the same number in each."""
+    lines = text.split("\n", _SNIFFED_LINES)[:_SNIFFED_LINES]
+    best, most = ",", 1
+    for delimiter in _DELIMITERS:
+        try:
+            rows = [row for row in csv.reader(lines, delimiter=delimiter) if row]
+        except csv.Error:
+            continue
+        widths = {len(row) for row in rows}
+        if len(widths) == 1 and (width := widths.pop()) > most:
+            best, most = delimiter, width
+    if most == 1 and lines and all(len(line.split(" ")) == 2 for line in lines if line.strip()):
+        return " "  # image and label with one space between, as older lists have it
+    if most == 1 and lines:  # rows of different length: leave it to the line of column names, and let the reader complain
+        best = max(_DELIMITERS, key=lambda delimiter: lines[0].count(delimiter))
+    return best
+
+
+def _names_for(row: list[str], path: Path) -> list[str]:
+    """Name the columns of a list without a line of names: the one with an image in it, and the other."""
+    if len(row) != 2:
+        raise DataError(
+            f"{path} has {len(row)} columns and no line of column names; "
+            "write a first line that names them, for example path,label,split,group"
+        )
+    return ["path", "label"] if is_image_name(row[0].strip()) else ["label", "path"]
+
+
+def _read_json_lines(path: Path) -> Table:
+    notes: list[str] = []
+    rows = _json_rows(_text(path, notes), path)
+    wrong = next((i for i, row in enumerate(rows) if not isinstance(row, dict)), None)
+    if wrong is not None:
+        raise DataError(f'{path}: row {wrong + 1} is not an object; expected {{"path": "cats/1.jpg", "label": "cat"}}')
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return Table({name: [row.get(name) for row in rows] for name in names}, notes)
+
+
+def _json_rows(text: str, path: Path) -> list[Any]:
+    """Parse one value per line, or the one array that some write into a .json file."""
+    if text.lstrip().startswith("["):
+        lines = [(1, text)]
+    else:
+        lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    rows: list[Any] = []
+    for number, line in lines:
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path}, line {number}, is not JSON: {error}. Expected one object per line") from None
+        rows += value if isinstance(value, list) else [value]
+    return rows
+
+
+def _read_parquet(path: Path) -> Table:
+    try:
+        from arro3.io import read_parquet
+    except ImportError as error:
+        raise DataError(
+            f"reading {path.name} needs the packages arro3-core and arro3-io, which cannot be imported here ({error}); "
+            "install them with: pip install arro3-core arro3-io. Or save the list as CSV."
+        ) from None
+    with path.open("rb") as file:
+        start = file.read(4)
+        file.seek(0, io.SEEK_END)
+        size = file.tell()
+        file.seek(max(size - 4, 0))
+        if start != b"PAR1" or file.read(4) != b"PAR1" or size < 12:
+            raise DataError(f"{path} is not a Parquet file, or it is cut off; write it again, or save the list as CSV")
+    try:
+        table = read_parquet(str(path)).read_all()
+        columns = {name: table.column(name).to_pylist() for name in table.column_names}
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:  # damaged files end in pyo3's PanicException, which is no Exception
+        raise DataError(f"{path} is a damaged Parquet file: {error}. Write it again, or save the list as CSV") from None
+    return Table(columns)
+
+
+READERS: dict[str, Callable[[Path], Table]] = {
+    ".csv": _read_csv,
+    ".tsv": _read_csv,
+    ".txt": _read_csv,
+    ".jsonl": _read_json_lines,
+    ".ndjson": _read_json_lines,
+    ".json": _read_json_lines,
+    ".parquet": _read_parquet,
+    ".pq": _read_parquet,
+}

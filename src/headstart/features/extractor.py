@@ -1,0 +1,330 @@
+"""Extractors: images in, one float32 vector an image out, computed once and then kept in the feature store.
+
+Decoding runs in threads ahead of the engine. What is in the store is not decoded at all: only the file's bytes are read, for their digest.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from headstart.backbones import Backbone, Layer, torch_network
+from headstart.backbones.kept_networks import BUILD
+from headstart.engine import Engine, Outputs, available_cores, check_kind, gpu_is_there, open_engine
+from headstart.errors import ImageError, StoreError
+from headstart.modalities.image import ImageSource, Preprocessing, image_digest, image_name, quiet_decoding, source_bytes
+from headstart.progress import Progress
+
+if TYPE_CHECKING:
+    from headstart.features.store import FeatureStore
+
+Images: TypeAlias = Sequence[ImageSource] | npt.NDArray[np.uint8]
+BATCH = 64
+"""Images whose features are written to the store in one transaction: the most that a killed process loses."""
+
+_READ_TOGETHER = 32  # files a thread reads and digests in one go
+_Pixels: TypeAlias = npt.NDArray[np.uint8]
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """Features of the images that could be read.
+
+    Attributes:
+        values: float32 (n, dim), in the order of the images.
+        kept: int64 (n,): the position of each row's image among the images given.
+        refused: an error for each image left out, in order; `refused_at` has their positions.
+        computed: how many rows were computed now rather than found in the store.
+        digests: the SHA-256 of each row's image, as `image_digest` has it; equal digests are the same image.
+    """
+
+    values: npt.NDArray[np.float32]
+    kept: npt.NDArray[np.int64]
+    refused: tuple[ImageError, ...]
+    refused_at: tuple[int, ...]
+    computed: int
+    digests: tuple[bytes, ...] = ()
+
+
+class BackboneExtractor:
+    """Turns images into the pooled outputs of every stage of a backbone.
+
+    Args:
+        backbone: as `load_backbone` returns it.
+        preprocessing: how an image becomes the network's input; the backbone's own by default.
+        engine: ``auto`` (PyTorch where it finds an NVIDIA GPU, else OpenVINO, else ONNX Runtime), ``openvino``, ``onnxruntime``, ``torch``.
+        weights: as given to `load_backbone`; the engine ``torch`` reads them again.
+        warn: called with one line when the store cannot be used any longer; extraction goes on without it.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        preprocessing: Preprocessing | None = None,
+        engine: str = "auto",
+        weights: str | Path | None = None,
+        warn: Callable[[str], None] | None = None,
+    ) -> None:
+        self.backbone = backbone
+        self.preprocessing = preprocessing or backbone.preprocessing
+        self._engine_kind = check_kind(engine)
+        self._weights = weights
+        self._warn = warn or (lambda message: None)
+
+    @property
+    def id(self) -> str:
+        """Covers everything that changes the features: weights, graph, pooling, layers, preprocessing, decoder and precision."""
+        backbone = self.backbone
+        return f"{backbone.name}:{backbone.weights_digest}:v{BUILD}:avg{backbone.dim}:{self.preprocessing.id}:f32"
+
+    @property
+    def dim(self) -> int:
+        """Length of a feature vector."""
+        return self.backbone.dim
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The slices of a feature vector, one for each stage."""
+        return self.backbone.layers
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The engine, opened at its first use: a run whose features are all stored never pays for it."""
+        if not self.backbone.tuned and (self._engine_kind == "torch" or (self._engine_kind == "auto" and gpu_is_there())):
+            from headstart.engine.torch_engine import TorchEngine
+
+            return TorchEngine(torch_network(self.backbone, weights=self._weights))
+        kind = "auto" if self._engine_kind == "torch" else self._engine_kind
+        return open_engine(self.backbone.network, kind=kind, size=self.preprocessing.size)
+
+    def __call__(
+        self,
+        images: Images,
+        *,
+        store: FeatureStore | None = None,
+        progress: Progress | None = None,
+        warn: Callable[[str], None] | None = None,
+    ) -> Features:
+        """Compute, or look up, the features of all images.
+
+        Args:
+            images: paths, bytes or arrays; or one uint8 array (n, H, W, 3).
+            store: where features are looked up and kept; none by default.
+            progress: called as images are done.
+            warn: in place of the extractor's own.
+
+        Returns:
+            The features of the images that could be read; the others are listed in it with path and reason.
+        """
+        values = np.empty((len(images), self.dim), dtype=np.float32)
+        present = np.zeros(len(images), dtype=bool)
+        refused: dict[int, ImageError] = {}
+        digests: dict[int, bytes] = {}
+        with quiet_decoding(), ThreadPoolExecutor(available_cores(), thread_name_prefix="headstart-decode") as pool:
+            if store is not None:
+                store = self._look_up(images, values, present, refused, digests, store, pool, warn or self._warn)
+            missing = [index for index in range(len(images)) if not present[index] and index not in refused]
+            computed = self._compute(images, missing, values, present, refused, digests, store, pool, progress, warn or self._warn)
+        kept = np.flatnonzero(present)
+        return Features(
+            values=values if len(kept) == len(values) else values[kept],
+            kept=kept.astype(np.int64),
+            refused=tuple(refused[index] for index in sorted(refused)),
+            refused_at=tuple(sorted(refused)),
+            computed=computed,
+            digests=tuple(digests[index] for index in kept.tolist()),
+        )
+
+    def _look_up(
+        self,
+        images: Images,
+        values: npt.NDArray[np.float32],
+        present: npt.NDArray[np.bool_],
+        refused: dict[int, ImageError],
+        digests: dict[int, bytes],
+        store: FeatureStore,
+        pool: ThreadPoolExecutor,
+        warn: Callable[[str], None],
+    ) -> FeatureStore | None:
+        """Fill in what the store has. Returns the store, or None when it turned out unusable."""
+        where: dict[bytes, list[int]] = {}
+        spans = [range(start, min(start + _READ_TOGETHER, len(images))) for start in range(0, len(images), _READ_TOGETHER)]
+        for span, read in zip(spans, ahead(pool, lambda span: [_digest(images[index]) for index in span], spans), strict=True):
+            for index, digest in zip(span, read, strict=True):
+                if isinstance(digest, ImageError):
+                    refused[index] = digest
+                else:
+                    digests[index] = digest
+                    where.setdefault(digest, []).append(index)
+        try:
+            found = store.get(self.id, list(where))
+        except StoreError as error:
+            warn(f"{error} Going on without keeping features.")
+            return None
+        for digest, row in found.items():
+            for index in where[digest]:
+                values[index] = row
+                present[index] = True
+        return store
+
+    def _compute(
+        self,
+        images: Images,
+        missing: Sequence[int],
+        values: npt.NDArray[np.float32],
+        present: npt.NDArray[np.bool_],
+        refused: dict[int, ImageError],
+        digests: dict[int, bytes],
+        store: FeatureStore | None,
+        pool: ThreadPoolExecutor,
+        progress: Progress | None,
+        warn: Callable[[str], None],
+    ) -> int:
+        """Run the missing images, writing to the store every `BATCH` images, and on the way out of an interruption."""
+        unwritten: dict[int, bytes] = {}
+        done, count = len(images) - len(missing), 0
+
+        def write() -> None:
+            nonlocal store
+            if store is not None and unwritten:
+                try:
+                    store.put(self.id, list(unwritten.values()), values[list(unwritten)])
+                except StoreError as error:
+                    warn(f"{error} Going on without keeping features.")
+                    store = None
+            unwritten.clear()
+
+        if progress is not None:
+            progress(done, len(images))
+        if not missing:
+            return 0
+        try:
+            for result in run_images(images, missing, engine=self.engine, preprocessing=self.preprocessing, pool=pool):
+                done += 1
+                if isinstance(result.outputs, ImageError):
+                    refused[result.index] = result.outputs
+                else:
+                    values[result.index] = result.outputs[0]
+                    present[result.index] = True
+                    unwritten[result.index] = digests[result.index] = result.digest
+                    count += 1
+                if len(unwritten) == BATCH:
+                    write()
+                if progress is not None:
+                    progress(done, len(images))
+        finally:
+            write()
+        return count
+
+
+def survey(images: Images, *, preprocessing: Preprocessing, progress: Progress | None = None) -> Features:
+    """Find out which images can be read, without computing anything from them: `Features` of length 0, with digests and refusals."""
+    kept: list[int] = []
+    digests: list[bytes] = []
+    refused: dict[int, ImageError] = {}
+    with quiet_decoding(), ThreadPoolExecutor(available_cores(), thread_name_prefix="headstart-decode") as pool:
+        results = run_images(images, range(len(images)), engine=_NothingComputed(), preprocessing=preprocessing, pool=pool)
+        for done, result in enumerate(results, 1):
+            if isinstance(result.outputs, ImageError):
+                refused[result.index] = result.outputs
+            else:
+                kept.append(result.index)
+                digests.append(result.digest)
+            if progress is not None:
+                progress(done, len(images))
+    values = np.empty((len(kept), 0), dtype=np.float32)
+    return Features(values, np.array(kept, dtype=np.int64), tuple(refused.values()), tuple(refused), 0, tuple(digests))
+
+
+class _NothingComputed:
+    """An engine without a network."""
+
+    name = "none"
+
+    def run(self, images: Iterable[_Pixels]) -> Iterator[Outputs]:
+        for _ in images:
+            yield ()
+
+
+@dataclass(frozen=True, eq=False)
+class ImageResult:
+    """What came of one image: its position, the SHA-256 of its bytes, and the network's outputs or the refusal."""
+
+    index: int
+    digest: bytes
+    outputs: Outputs | ImageError
+
+
+def run_images(
+    images: Images, indices: Iterable[int], *, engine: Engine, preprocessing: Preprocessing, pool: ThreadPoolExecutor
+) -> Iterator[ImageResult]:
+    """Decode in the pool, a bounded number of images ahead of the engine, and yield the results in order.
+
+    Args:
+        images: paths, bytes or arrays; or one uint8 array (n, H, W, 3).
+        indices: which of them to run, in which order.
+        engine: runs the network.
+        preprocessing: turns an image into the network's input.
+        pool: the threads that decode.
+    """
+    begun: deque[tuple[int, bytes, ImageError | None]] = deque()
+
+    def decode(index: int) -> tuple[int, bytes, _Pixels | ImageError]:
+        digest = b""
+        try:
+            data = source_bytes(images[index])
+            digest = image_digest(data)
+            return index, digest, preprocessing(data, name=image_name(images[index]))
+        except ImageError as error:
+            return index, digest, error
+
+    def pixels() -> Iterator[_Pixels]:
+        for index, digest, result in ahead(pool, decode, indices):
+            refusal = result if isinstance(result, ImageError) else None
+            begun.append((index, digest, refusal))
+            if not isinstance(result, ImageError):
+                yield result
+
+    def refusals() -> Iterator[ImageResult]:
+        while begun and (refusal := begun[0][2]) is not None:
+            index, digest, _ = begun.popleft()
+            yield ImageResult(index, digest, refusal)
+
+    for outputs in engine.run(pixels()):
+        yield from refusals()
+        index, digest, _ = begun.popleft()
+        yield ImageResult(index, digest, outputs)
+    yield from refusals()
+
+
+def ahead(pool: ThreadPoolExecutor, function: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
+    """The results in order, like those of ``pool.map``, but computed only a few calls ahead of whoever takes them."""
+    waiting: deque[Future[_Result]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > 4 * available_cores():
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def _digest(source: Any) -> bytes | ImageError:
+    try:
+        return image_digest(source_bytes(source))
+    except ImageError as error:
+        return error

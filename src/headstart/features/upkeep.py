@@ -1,0 +1,370 @@
+"""What ``headstart cache`` does to a store: sums it up, verifies, prunes and merges it."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypeVar
+
+from headstart.errors import ParameterError, StoreError, nearest
+from headstart.features import rows
+from headstart.features.database import SCHEMA, Database, is_damage
+
+Progress = Callable[[int, int], None]
+_T = TypeVar("_T")
+_LAST_ROW = 1 << 40  # far more rows than any disk holds; where the file is damaged, the search ends here
+_CHUNK = 256  # rows looked at between two reports, and written in one transaction
+_FREED_AT_ONCE = 2048  # pages given back to the disk in one transaction
+
+
+@dataclass(frozen=True)
+class ExtractorSummary:
+    """What the store holds of one extractor: rows, the bytes of their vectors, numbers in a vector, first entry and last use (UTC)."""
+
+    extractor_id: str
+    rows: int
+    bytes: int
+    dim: int
+    created: datetime
+    last_used: datetime
+
+
+@dataclass(frozen=True)
+class StoreSummary:
+    """What the store holds: its file, the bytes of the file and of its log, the extractors (most recently used first), and the memos."""
+
+    path: Path
+    file_bytes: int
+    extractors: tuple[ExtractorSummary, ...]
+    memos: int
+    memo_bytes: int
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What `verify` found: whole rows, damaged ones, how many were removed, faults of the file itself, whether it was written anew."""
+
+    good: int
+    bad: int
+    removed: int
+    faults: tuple[str, ...]
+    rebuilt: bool
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing was found to be wrong."""
+        return not self.bad and not self.faults
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What `prune` removed: rows and memos, and the bytes of the file before and after."""
+
+    rows: int
+    memos: int
+    bytes_before: int
+    bytes_after: int
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What `merge` did: rows added or replaced, there already, damaged in the other store, and there already with another vector."""
+
+    added: int
+    present: int
+    damaged: int
+    different: int
+
+
+@dataclass(frozen=True)
+class _Row:
+    number: int
+    extractor: rows.Extractor | None
+    digest: bytes
+    vector: bytes
+    whole: bool
+
+
+def summarise(database: Database) -> StoreSummary:
+    """Return what the store holds; an absent one holds nothing."""
+    with database.reading() as connection:
+        if connection is None:
+            return StoreSummary(database.path, 0, (), 0, 0)
+        counts = dict(connection.execute("SELECT extractor, count(*) FROM features GROUP BY extractor"))
+        used = dict(connection.execute("SELECT extractor, max(used) FROM batches GROUP BY extractor"))
+        created = dict(connection.execute("SELECT extractor, created FROM extractors"))
+        extractors = rows.all_extractors(connection)
+        memos, memo_bytes = connection.execute("SELECT count(*), ifnull(sum(length(value)), 0) FROM memos").fetchone()
+    parts = [
+        ExtractorSummary(
+            extractor_id=each.name,
+            rows=counts.get(key, 0),
+            bytes=counts.get(key, 0) * each.dim * rows.FLOAT_BYTES,
+            dim=each.dim,
+            created=datetime.fromtimestamp(created[key], UTC),
+            last_used=datetime.fromtimestamp(used.get(key, created[key]), UTC),
+        )
+        for key, each in extractors.items()
+    ]
+    parts.sort(key=lambda part: part.last_used, reverse=True)
+    return StoreSummary(database.path, _file_bytes(database), tuple(parts), memos, memo_bytes)
+
+
+def verify(database: Database, *, repair: bool, progress: Progress | None) -> Verification:
+    """Check every row and the structure of the file; see `FeatureStore.verify`."""
+    good = 0
+    bad: list[int] = []
+    faults: list[str] = []
+    lenient = Database(database.path, lenient=True)
+    try:
+        for chunk in _scan(lenient, faults, progress):
+            good += sum(row.whole for row in chunk)
+            bad += [row.number for row in chunk if not row.whole]
+    finally:
+        lenient.close()
+    faults += [fault for fault in _structural_faults(database) if fault not in faults]
+    if not repair or not (bad or faults):
+        return Verification(good, len(bad), 0, tuple(faults), rebuilt=False)
+    if faults:
+        _rebuild(database)
+        return Verification(good, len(bad), len(bad), tuple(faults), rebuilt=True)
+    with database.writing() as connection:
+        connection.executemany("DELETE FROM features WHERE row = ?", [(number,) for number in bad])
+        _forget_empty(connection)
+    return Verification(good, len(bad), len(bad), (), rebuilt=False)
+
+
+def prune(database: Database, *, extractor_id: str | None, older_than_days: float | None, max_bytes: int | None) -> Pruned:
+    """Remove batches, those used longest ago first, and shrink the file; see `FeatureStore.prune`."""
+    before = _file_bytes(database)
+    with database.reading() as connection:
+        if connection is None:
+            return Pruned(0, 0, 0, 0)
+        known = rows.all_extractors(connection)
+        wanted = [key for key, each in known.items() if extractor_id in (None, each.name)]
+        if extractor_id is not None and not wanted:
+            names = [each.name for each in known.values()]
+            raise ParameterError(
+                f"the store has no extractor {extractor_id!r}.{nearest(extractor_id, names)} 'headstart cache' lists them."
+            )
+        order = connection.execute("SELECT batch, extractor, used FROM batches ORDER BY used, batch").fetchall()
+    cutoff = None if older_than_days is None else time.time() - older_than_days * 86400
+    everything = cutoff is None and max_bytes is None
+    removed, forgotten = 0, 0
+    for batch, extractor, used in order:
+        if extractor not in wanted:
+            continue
+        with database.writing() as connection:
+            old = cutoff is not None and used <= cutoff
+            if not (everything or old or (max_bytes is not None and _live_bytes(connection) > max_bytes)):
+                break  # the following ones were used later
+            removed += connection.execute("DELETE FROM features WHERE batch = ?", (batch,)).rowcount
+            connection.execute("DELETE FROM batches WHERE batch = ?", (batch,))
+    with database.writing() as connection:
+        if extractor_id is None and cutoff is not None:
+            forgotten += connection.execute("DELETE FROM memos WHERE used <= ?", (cutoff,)).rowcount
+        if extractor_id is None and max_bytes is not None and _live_bytes(connection) > max_bytes:
+            forgotten += forget_memos(connection, max(0, max_bytes - _live_bytes(connection) + _memo_bytes(connection)))
+        _forget_empty(connection)
+    _give_back(database)
+    return Pruned(removed, forgotten, before, _file_bytes(database))
+
+
+def merge(database: Database, other: Path, *, progress: Progress | None) -> Merged:
+    """Copy the whole rows of the store at `other` that are missing here; see `FeatureStore.merge`."""
+    if not other.is_file():
+        raise StoreError(f"there is no feature store at {other}. Give the file that a run with --shard filled.")
+    if database.path.exists() and database.path.samefile(other):
+        raise StoreError(f"{other} is the store it should be merged into. Give another file.")
+    added = present = different = damaged = 0
+    source = Database(other)
+    try:
+        for chunk in _scan(source, None, progress):
+            damaged += sum(not row.whole for row in chunk)
+            for inserted in _write(database, chunk):
+                added += inserted.added + inserted.replaced
+                present += inserted.present
+                different += inserted.different
+    finally:
+        source.close()
+    return Merged(added, present, damaged, different)
+
+
+def forget_memos(connection: sqlite3.Connection, limit: int) -> int:
+    """Remove the memos used longest ago until the others take `limit` bytes at most, and return how many went."""
+    total, gone = _memo_bytes(connection), 0
+    for row, size in connection.execute("SELECT rowid, length(value) FROM memos ORDER BY used, rowid").fetchall() if total > limit else ():
+        if total <= limit:
+            break
+        connection.execute("DELETE FROM memos WHERE rowid = ?", (row,))
+        total, gone = total - size, gone + 1
+    return gone
+
+
+def _scan(database: Database, faults: list[str] | None, progress: Progress | None) -> Iterator[list[_Row]]:
+    """Yield all rows in the order of the file, some at a time.
+
+    Where a part of the file cannot be read, what SQLite says is added to `faults` and the scan goes on behind it; with None it
+    raises `StoreError`.
+    """
+    nothing: dict[int, rows.Extractor] = {}
+    known = _tolerant(lambda: _known_extractors(database), nothing, faults)
+    total = _tolerant(lambda: _count(database), 0, faults)
+    done, last, limit, step = 0, -1, _CHUNK, 1
+    while last + step < _LAST_ROW:
+        chunk = _tolerant(lambda: _read_chunk(database, known, last, limit), None, faults)  # noqa: B023 - called at once
+        if chunk:
+            last, limit, step, done = chunk[-1].number, min(_CHUNK, limit * 2), 1, done + len(chunk)
+            yield chunk
+            if progress is not None:
+                progress(done, max(done, total))
+        elif chunk is not None:
+            return
+        elif limit > 1:
+            limit = 1  # come as near to the damage as possible
+        else:
+            last, step = last + step, step * 2
+
+
+def _tolerant(attempt: Callable[[], _T], otherwise: _T, faults: list[str] | None) -> _T:
+    """Return what `attempt` returns; where the file is damaged, note that in `faults` (or raise, if None) and return `otherwise`."""
+    try:
+        return attempt()
+    except StoreError as error:
+        if faults is None or not is_damage(error.__cause__):
+            raise
+        if str(error.__cause__) not in faults:
+            faults.append(str(error.__cause__))
+        return otherwise
+
+
+def _known_extractors(database: Database) -> dict[int, rows.Extractor]:
+    with database.reading() as connection:
+        return rows.all_extractors(connection) if connection else {}
+
+
+def _count(database: Database) -> int:
+    with database.reading() as connection:
+        return int(connection.execute("SELECT count(*) FROM features").fetchone()[0]) if connection else 0
+
+
+def _read_chunk(database: Database, known: dict[int, rows.Extractor], last: int, limit: int) -> list[_Row] | None:
+    """Return rows behind `last`, none at the end, None where the file is damaged."""
+    with database.reading() as connection:
+        if connection is None:
+            return []
+        query = "SELECT row, extractor, digest, vector, checksum FROM features WHERE row > ? ORDER BY row LIMIT ?"
+        found = connection.execute(query, (last, limit)).fetchall()
+    chunk: list[_Row] = []
+    for number, key, digest, vector, checksum in found:
+        extractor = known.get(key)
+        whole = extractor is not None and extractor.is_whole(digest, vector, checksum)
+        if number <= last:
+            return chunk or None  # the order of the file is damaged, and going on would go round in circles
+        last = number
+        chunk.append(_Row(number, extractor, digest, vector, whole))
+    return chunk
+
+
+def _structural_faults(database: Database) -> list[str]:
+    """Return what SQLite's own check of the file finds, at most ten lines."""
+    faults: list[str] = []
+    nothing: list[str] = []
+
+    def check() -> list[str]:
+        with database.outside_transactions() as connection:
+            if connection is None:
+                return []
+            found = [line for (line,) in connection.execute("PRAGMA integrity_check(10)") if line != "ok"]
+            schema = {
+                " ".join(text.split())
+                for (text,) in connection.execute("SELECT sql FROM sqlite_master WHERE sql NOT NULL AND tbl_name NOT LIKE 'sqlite%'")
+            }
+            return found if schema == set(SCHEMA) else [*found, "the tables are not those of a feature store"]
+
+    return _tolerant(check, nothing, faults) + faults
+
+
+def _write(database: Database, chunk: list[_Row]) -> list[rows.Inserted]:
+    """Insert the whole rows of `chunk` in one transaction."""
+    groups: dict[rows.Extractor, dict[bytes, bytes]] = {}
+    for row in chunk:
+        if row.whole and row.extractor is not None:
+            groups.setdefault(row.extractor, {}).setdefault(row.digest, row.vector)
+    if not groups:
+        return []
+    with database.writing() as connection:
+        return [
+            rows.insert(connection, rows.need_extractor(connection, extractor.name, extractor.dim), vectors)
+            for extractor, vectors in groups.items()
+        ]
+
+
+def _rebuild(database: Database) -> None:
+    """Write the whole rows into a new file and put it in the place of the damaged one."""
+    path = database.path
+    new = path.with_name(path.name + ".rebuilt")
+    lenient, fresh = Database(path, lenient=True), Database(new)
+    try:
+        _remove(new)
+        try:
+            with fresh.writing():
+                pass  # makes the tables, for the case that there is no row
+            for chunk in _scan(lenient, [], None):
+                _write(fresh, chunk)
+        finally:
+            fresh.close()
+            lenient.close()
+            database.close()
+        _remove(path, file=False)  # a log of the old file must never be applied to the new one
+        new.replace(path)
+    except OSError as error:
+        raise StoreError(
+            f"the feature store {path} cannot be written anew ({error.strerror or error}). Delete it, and it is made anew."
+        ) from error
+
+
+def _remove(path: Path, *, file: bool = True) -> None:
+    for ending in ("-wal", "-shm", "-journal", *([""] if file else [])):
+        path.with_name(path.name + ending).unlink(missing_ok=True)
+
+
+def _forget_empty(connection: sqlite3.Connection) -> None:
+    connection.execute("DELETE FROM batches WHERE NOT EXISTS (SELECT 1 FROM features WHERE features.batch = batches.batch)")
+    connection.execute("DELETE FROM extractors WHERE NOT EXISTS (SELECT 1 FROM features WHERE features.extractor = extractors.extractor)")
+
+
+def _memo_bytes(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("SELECT ifnull(sum(length(value)), 0) FROM memos").fetchone()[0])
+
+
+def _live_bytes(connection: sqlite3.Connection) -> int:
+    """Return the size of the file without the pages that are free."""
+    pages, free, size = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size"))
+    return int((pages - free) * size)
+
+
+def _give_back(database: Database) -> None:
+    """Shrink the file by its free pages, in place: unlike VACUUM this needs no room for a second file on a disk that may be full."""
+    with database.outside_transactions() as connection:
+        if connection is None:
+            return
+        free = -1
+        while free and free != (free := connection.execute("PRAGMA freelist_count").fetchone()[0]):
+            connection.execute(f"PRAGMA incremental_vacuum({_FREED_AT_ONCE})").fetchall()  # works page by page, as its rows are fetched
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+
+def _file_bytes(database: Database) -> int:
+    """Return the bytes of the file and its log on disk, 0 where there is none."""
+    total = 0
+    for ending in ("", "-wal"):
+        try:
+            total += database.path.with_name(database.path.name + ending).stat().st_size
+        except OSError:
+            continue
+    return total

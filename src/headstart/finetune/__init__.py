@@ -1,5 +1,0 @@
-"""Fine-tuning: the one training loop, freezing plans, learning rates by depth, checkpoints. Needs the extra ``torch``, imported late."""
-
-from headstart.finetune.plan import FineTuning
-
-__all__ = ["FineTuning"]

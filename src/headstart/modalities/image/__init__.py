@@ -1,0 +1,31 @@
+"""Images: a file, bytes or an array in; uint8 RGB out, or a refusal with its reason.
+
+This is the only code path from an image to a network: fitting, predicting, evaluating and serving all go through it, so that
+they all see the same pixels.
+"""
+
+from headstart.modalities.image.decode import (
+    IMAGE_SUFFIXES,
+    MAX_PIXELS,
+    ImageSource,
+    image_digest,
+    image_name,
+    is_image_name,
+    quiet_decoding,
+    read_image,
+    source_bytes,
+)
+from headstart.modalities.image.preprocessing import Preprocessing
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "MAX_PIXELS",
+    "ImageSource",
+    "Preprocessing",
+    "image_digest",
+    "image_name",
+    "is_image_name",
+    "quiet_decoding",
+    "read_image",
+    "source_bytes",
+]

@@ -1,0 +1,245 @@
+"""`Augmentation`: how training images are varied, as plain numbers. Needs torch only when pixels are computed."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from headstart.errors import ParameterError, nearest
+from headstart.modalities.image.mixing import Mixing, draw_mixing
+from headstart.modalities.image.warp import Box, View, one_thread, render
+
+AUGMENT_VERSION = 1
+"""Part of every `Augmentation.id`: raise it whenever a change alters a view for the same seed."""
+
+_LIMITS: Mapping[str, tuple[float, float, str]] = {
+    "flip": (0, 1, "a probability"), "vertical_flip": (0, 1, "a probability"),
+    "rotation": (0, 180, "degrees"), "shear": (0, 60, "degrees"),
+    "zoom": (0, 0.9, "a share of the size"), "shift": (0, 1, "a share of the side"), "crop": (0.01, 1, "the smallest share of the area"),
+    "colour": (0, 1, "a share of the value"), "hue": (0, 0.5, "a share of the colour circle"),
+    "gray": (0, 1, "a probability"), "erase": (0, 1, "a probability"),
+    "mixup": (0, 100, "alpha of the beta distribution"), "cutmix": (0, 100, "alpha of the beta distribution"),
+}  # fmt: skip
+_CROP_ASPECTS = (3 / 4, 4 / 3)
+_ERASED_AREAS = (0.02, 0.2)
+_ERASED_ASPECTS = (0.3, 1 / 0.3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """Random changes of training images. Without any argument nothing is changed.
+
+    What happens to an image depends on the seed, the number of the view and the key of the image, and on nothing else: not on its
+    neighbours, the order, the batch, the thread or the process.
+
+    Attributes:
+        flip: probability of a mirror image.
+        vertical_flip: probability of turning the image upside down.
+        rotation: degrees; the angle is uniform in [-rotation, rotation].
+        shear: degrees; the angle by which vertical lines lean is uniform in [-shear, shear].
+        zoom: height and width are each enlarged by a factor uniform in [1 - zoom, 1 + zoom].
+        shift: share of the side; the image moves by up to this, down or up and right or left.
+        crop: smallest share of the area of a random crop, uniform in [crop, 1]; its aspect ratio, relative to that of the image, is
+            log-uniform in [3/4, 4/3] as far as the crop fits into the image (Szegedy et al. 2015). 1 crops nothing.
+        colour: brightness, contrast and saturation are each multiplied by a factor uniform in [1 - colour, 1 + colour].
+        hue: all hues move by a share of the colour circle, uniform in [-hue, hue]. Takes several times as long as everything else.
+        gray: probability of a gray image.
+        erase: probability that a rectangle of 2 to 20 % of the area is replaced by noise (random erasing, Zhong et al. 2017).
+        mixup: alpha of MixUp (Zhang et al. 2017); 0 for not at all.
+        cutmix: alpha of CutMix (Yun et al. 2019); 0 for not at all. With both, each batch takes one of them at random.
+
+    Raises:
+        ParameterError: a value outside its limits.
+    """
+
+    flip: float = 0.0
+    vertical_flip: float = 0.0
+    rotation: float = 0.0
+    shear: float = 0.0
+    zoom: float = 0.0
+    shift: float = 0.0
+    crop: float = 1.0
+    colour: float = 0.0
+    hue: float = 0.0
+    gray: float = 0.0
+    erase: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, (least, most, meaning) in _LIMITS.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+                raise ParameterError(f"Augmentation: {name} must be a number from {least:g} to {most:g} ({meaning}), got {value!r}.")
+            object.__setattr__(self, name, float(value))
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read ``none``, ``light``, ``standard``, ``flip=0.5,rotation=10``, or the path of a TOML file with such entries.
+
+        Raises:
+            ParameterError: anything else, an unknown name, a value outside its limits, or a file that cannot be read.
+        """
+        text = text.strip()
+        if text in _NAMED:
+            return cls.from_dict(_NAMED[text].to_dict())
+        if text.casefold().endswith(".toml"):
+            return cls.from_dict(_read_toml(Path(text)))
+        values: dict[str, float] = {}
+        for entry in text.split(","):
+            name, equals, number = (part.strip() for part in entry.partition("="))
+            if not equals:
+                raise ParameterError(
+                    f"Augmentation must be {', '.join(_NAMED)}, entries such as 'flip=0.5,rotation=10', or a .toml file; got {text!r}."
+                    f"{nearest(entry.strip(), (*_NAMED, *_LIMITS))}"
+                )
+            if name in values:
+                raise ParameterError(f"Augmentation: {name} is given twice in {text!r}. Keep one.")
+            try:
+                values[name] = float(number)
+            except ValueError as error:
+                raise ParameterError(f"Augmentation: {name} must be a number, as in '{name}=0.5'; got {number!r}.") from error
+        return cls.from_dict(values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The inverse of `to_dict`; absent entries take their defaults.
+
+        Raises:
+            ParameterError: an unknown name, or a value outside its limits.
+        """
+        for name in values:
+            if name not in _LIMITS:
+                raise ParameterError(f"Augmentation knows no {name!r}.{nearest(name, _LIMITS)} Allowed: {', '.join(_LIMITS)}.")
+        return cls(**values)
+
+    @property
+    def text(self) -> str:
+        """All that differs from the defaults, as `parse` reads it; ``none`` where nothing does."""
+        entries = [(field.name, getattr(self, field.name)) for field in fields(self) if getattr(self, field.name) != field.default]
+        return ",".join(f"{name}={repr(value).removesuffix('.0')}" for name, value in entries) or "none"
+
+    @property
+    def id(self) -> str:
+        """Covers everything that changes a view for a given seed, the version of this code included."""
+        return f"{self.text}-a{AUGMENT_VERSION}"
+
+    @property
+    def still(self) -> bool:
+        """Whether it changes no image; mixing, which comes later, does not count."""
+        defaults = {field.name: field.default for field in fields(self)} | {"mixup": self.mixup, "cutmix": self.cutmix}
+        return asdict(self) == defaults
+
+    def view(self, *, key: int, seed: int, view: int) -> View:
+        """What happens to the image `key` in view number `view`."""
+        generator = np.random.default_rng([seed, view, key & 0xFFFF_FFFF_FFFF_FFFF])
+        # Always as many numbers in the same order: what is drawn for the rotation does not depend on whether there is a crop.
+        spare = generator.random(24).tolist()
+
+        def around(centre: float, limit: float) -> float:
+            value: float = centre + limit * (2 * spare.pop() - 1)
+            return value
+
+        mirrored, upside_down, gray, erase = (spare.pop() < chance for chance in (self.flip, self.vertical_flip, self.gray, self.erase))
+        return View(
+            mirrored=mirrored,
+            upside_down=upside_down,
+            rotation=around(0, self.rotation),
+            shear=around(0, self.shear),
+            zoom=(around(1, self.zoom), around(1, self.zoom)),
+            shift=(around(0, self.shift), around(0, self.shift)),
+            crop=_box(spare, (self.crop, 1.0), _CROP_ASPECTS),
+            brightness=around(1, self.colour),
+            contrast=around(1, self.colour),
+            saturation=around(1, self.colour),
+            hue=around(0, self.hue),
+            gray=gray,
+            erased=_box(spare, _ERASED_AREAS, _ERASED_ASPECTS) if erase else None,
+            noise=int(generator.integers(1 << 32)),
+        )
+
+    def views(
+        self, pixels: npt.NDArray[np.uint8], *, size: int, keys: npt.NDArray[np.int64], seed: int, view: int
+    ) -> npt.NDArray[np.uint8]:
+        """Return one view of each image.
+
+        All changes of shape, and the resizing, are one resampling, so that quality is lost once: bilinear, and outside of the image
+        the nearest pixel of its edge. Flips and crops alone are resized with an antialiased bilinear filter; with rotation, shear,
+        zoom or shift there is none, so that `pixels` should then be less than twice as large as the view.
+
+        Args:
+            pixels: uint8 (n, H, W, 3). They may be larger than the view: without a crop it then covers the whole image, scaled.
+            size: height and width of the views.
+            keys: int64 (n,): what an image is known by, whatever its place.
+            seed: of the whole training, 0 or more.
+            view: number of the view, from 0.
+
+        Returns:
+            uint8 (n, size, size, 3).
+
+        Raises:
+            ParameterError: an array of another shape or type, or a number below its limit.
+            MissingExtraError: the augmentation needs torch, which is not installed; flips and crops do not.
+        """
+        if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] != 3 or 0 in pixels.shape[1:3]:
+            raise ParameterError(f"Views are made of pixels of type uint8 and shape (n, H, W, 3), got {pixels.dtype} {pixels.shape}.")
+        if keys.shape != (len(pixels),) or keys.dtype.kind not in "iu":
+            raise ParameterError(f"Views of {len(pixels)} images need as many whole numbers as keys, got {keys.dtype} {keys.shape}.")
+        for name, value, least in (("size", size, 1), ("seed", seed, 0), ("view", view, 0)):
+            if value < least:
+                raise ParameterError(f"Views: {name} must be at least {least}, got {value!r}.")
+        out = np.empty((len(pixels), size, size, 3), dtype=np.uint8)
+        with one_thread():
+            for index, key in enumerate(keys.tolist()):
+                out[index] = render(pixels[index], self.view(key=key, seed=seed, view=view), size=size)
+        return out
+
+    def mix(self, *, seed: int, step: int, count: int) -> Mixing | None:
+        """Which images of a batch of `count` are mixed in this step, and how; None without MixUp and CutMix."""
+        return draw_mixing(mixup=self.mixup, cutmix=self.cutmix, seed=seed, step=step, count=count)
+
+
+NONE = Augmentation()
+
+LIGHT = Augmentation(flip=0.5, crop=0.7)
+"""What holds for nearly all photos: they may be mirrored, and taken from a bit closer. The object stays in the picture."""
+
+STANDARD = Augmentation(flip=0.5, crop=0.5, rotation=10, colour=0.2, erase=0.1)
+"""For longer trainings, where the weights would learn the images by heart: also tilted a little, in another light, partly hidden."""
+
+_NAMED: Mapping[str, Augmentation] = {"none": NONE, "light": LIGHT, "standard": STANDARD}
+
+
+def _box(spare: list[float], areas: tuple[float, float], aspects: tuple[float, float]) -> Box:
+    """Draw a box in shares of the sides, from four numbers in [0, 1): its area, aspect ratio and place.
+
+    The aspect ratio is drawn from where a box of this area fits. Drawing again until it fits would favour small areas.
+    """
+    area = areas[0] + (areas[1] - areas[0]) * spare.pop()
+    least, most = math.log(max(aspects[0], area)), math.log(min(aspects[1], 1 / area))
+    aspect = math.exp(least + (most - least) * spare.pop())
+    height, width = min(1.0, math.sqrt(area / aspect)), min(1.0, math.sqrt(area * aspect))
+    top, left = (1 - height) * spare.pop(), (1 - width) * spare.pop()
+    return (top, left, min(1.0, top + height), min(1.0, left + width))
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ParameterError(f"There is no file {path} to read the augmentation from.") from error
+    except OSError as error:
+        raise ParameterError(f"{path} cannot be read: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ParameterError(f"{path} is not a TOML file: {error}. Write one entry on each line, such as: flip = 0.5") from error

@@ -1,0 +1,229 @@
+"""`deep_check`: the audit that also looks at features: near copies, outliers, wrong labels, and what leaks do to the score."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from headstart.audit import (
+    SEVERITIES,
+    Audit,
+    Finding,
+    NearCopies,
+    Plan,
+    check,
+    find_label_errors,
+    find_near_copies,
+    find_outliers,
+    gather,
+    group_pattern,
+    make_plan,
+    near_copies,
+    rank_label_errors,
+)  # fmt: skip
+from headstart.backbones import Layer
+from headstart.data import Dataset
+from headstart.data.grouping import groups_from_names
+from headstart.metrics import paired_difference
+from headstart.pipeline.job import read, say_refused
+from headstart.pipeline.leaks import known_beforehand, leak_tests
+from headstart.pipeline.parts import kept_together
+from headstart.pipeline.settings import FitSettings
+from headstart.progress import Listener
+from headstart.selection import Candidate, Choice, HeadPipeline, unfitted
+
+_NOTHING = 0.05  # points of accuracy
+_WORTH_A_WARNING = 0.5  # points of accuracy
+_FEW = 20  # images: fewer cannot be learned from
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class DeepAudit:
+    """What was found, and a plan of what to do about it.
+
+    Attributes:
+        audit: all findings, the gravest first.
+        plan: what a fit should leave out or keep together, and which labels a person should look at.
+    """
+
+    audit: Audit
+    plan: Plan
+
+
+def deep_check(data: str | Path | Dataset, *, settings: FitSettings | None = None, listener: Listener | None = None) -> DeepAudit:
+    """Audit files and features.
+
+    Features are computed once and kept, as by `fit`. Labels are judged by a head that has not seen the image (or its group): all images
+    take part, whatever their part of the data, since this is not a test of a model.
+
+    Args:
+        data: as `fit` takes it.
+        settings: which backbone, seed, test images and groups.
+        listener: is told how it goes.
+
+    Raises:
+        DataError, ParameterError, BackboneError: what the user gave cannot be used.
+    """
+    settings, listener = settings or FitSettings(), listener or Listener()
+    listener.stage("Reading the data")
+    dataset = read(data, settings)
+    listener.stage(f"Checking {len(dataset)} files")
+    facts = gather(dataset, deep=False, progress=listener.progress)
+    audit = check(dataset, facts=facts)
+    classifier = settings.classifier()
+    listener.stage(f"Extracting features of {len(dataset)} images")
+    features = classifier.extract(dataset.images, progress=listener.progress, warn=listener.warn, announce=listener.say)
+    say_refused(features, len(dataset), Listener())
+    readable = dataset.take(features.kept)
+    layers = classifier.layers
+    listener.stage("Looking for near copies")
+    near = near_copies(readable.images, digests=features.digests, features=features.values, layers=layers, progress=listener.progress)
+    findings = find_near_copies(readable, near, digests=features.digests)
+    findings += find_outliers(readable, features.values, layers=layers)
+    errors = None
+    if _can_be_learned(readable):
+        listener.stage("Looking for wrong labels")
+        together = _together(readable.groups, features.digests, near)
+        choice = _chosen(settings, features.values, readable, together, listener)
+        logits = _in_order(choice.out_of_sample, choice.estimator.classes_, readable)
+        findings += find_label_errors(readable, np.arange(len(readable)), logits)
+        errors = rank_label_errors(logits, readable.targets, multilabel=readable.multilabel)
+        listener.stage("Measuring what leaks do to the score")
+        chosen = next(candidate for candidate in choice.evidence if candidate.chosen)
+        audited = _Audited(features.values, readable, layers, chosen, settings)
+        guessed = _guessed(readable)
+        apart = audited.right_apart(_together(guessed.groups, features.digests, near))
+        findings += audited.effect_of_groups(_right(readable, logits), apart)
+        findings += audited.effect_of_leaks(known_beforehand(guessed, features.digests, near.components), apart)
+    everything = sorted((*audit.findings, *findings), key=lambda finding: SEVERITIES.index(finding.severity))
+    kept = features.kept
+    plan = make_plan(
+        dataset, facts, near_copies=[kept[list(component)].tolist() for component in near.components], label_errors=errors, rows=kept,
+        group_from=group_pattern(readable),
+    )  # fmt: skip
+    return DeepAudit(audit=replace(audit, findings=tuple(everything)), plan=plan)
+
+
+def _can_be_learned(dataset: Dataset) -> bool:
+    counts = np.array(list(dataset.counts().values()))
+    return len(dataset) >= _FEW and int((counts >= 2).sum()) >= 2
+
+
+def _together(groups: npt.NDArray[Any] | None, digests: Sequence[bytes], near: NearCopies) -> npt.NDArray[np.int64] | None:
+    """Groups that also keep copies and near copies on one side; None where every image stands alone."""
+    groups = kept_together(groups, digests)
+    if not near.components:
+        return None if groups is None else np.unique(groups, return_inverse=True)[1].astype(np.int64)
+    pictures = [str(index) for index in range(len(digests))]
+    for number, component in enumerate(near.components):
+        for index in component:
+            pictures[index] = f"component {number}"
+    joined = kept_together(groups, [picture.encode() for picture in pictures])
+    return None if joined is None else np.unique(joined, return_inverse=True)[1].astype(np.int64)
+
+
+def _guessed(dataset: Dataset) -> Dataset:
+    """The data with the groups that the file names tell of, where none are given."""
+    pattern = group_pattern(dataset)
+    return dataset if pattern is None else replace(dataset, groups=np.array(groups_from_names(dataset.names(), pattern)[0]))
+
+
+def _chosen(
+    settings: FitSettings, values: npt.NDArray[np.float32], dataset: Dataset, groups: npt.NDArray[np.int64] | None, listener: Listener
+) -> Choice:  # fmt: skip
+    classifier = replace(settings, fine_tuning=None).classifier()
+    return classifier.fit_features(values, dataset.targets, groups=groups, progress=listener.progress).choice_
+
+
+def _in_order(found: npt.NDArray[np.float64], classes: npt.NDArray[Any], dataset: Dataset) -> npt.NDArray[np.float64]:
+    """Logits (n, k) with a column for every class of the data, also for one without images."""
+    if dataset.multilabel:
+        return found
+    logits = np.full((len(found), len(dataset.classes)), -np.inf)
+    logits[:, classes.astype(np.int64)] = found
+    return logits
+
+
+def _right(dataset: Dataset, logits: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    if dataset.multilabel:
+        return np.asarray(((logits > 0) == dataset.targets).all(axis=1))
+    return np.asarray(logits.argmax(axis=1) == dataset.targets)
+
+
+@dataclass(frozen=True, eq=False)
+class _Audited:
+    """What the effects are measured on: features of all images, and the layers and the head that were chosen for them."""
+
+    values: npt.NDArray[np.float32]
+    dataset: Dataset
+    layers: tuple[Layer, ...]
+    candidate: Candidate
+    settings: FitSettings
+
+    def _head(self) -> HeadPipeline:
+        return unfitted(self.candidate, layers=self.layers, class_weight=self.settings.class_weight, seed=self.settings.seed)
+
+    def right_apart(self, groups: npt.NDArray[np.int64] | None) -> npt.NDArray[np.bool_]:
+        """Which images are named rightly by a head that has seen nothing of their group, bool (n,)."""
+        fitted = self._head().fit(self.values, self.dataset.targets, groups=groups)
+        return _right(self.dataset, _in_order(fitted.out_of_sample_logits_, fitted.classes_, self.dataset))
+
+    def effect_of_groups(self, one_by_one: npt.NDArray[np.bool_], apart: npt.NDArray[np.bool_]) -> list[Finding]:
+        """The score when groups are kept together beside the one when they are not; where groups were not given but guessed.
+
+        Args:
+            one_by_one: bool (n,), which images are named rightly by a head that has not seen the image, or a copy of it.
+            apart: the same of a head that has not seen its group.
+        """
+        pattern = group_pattern(self.dataset)
+        if pattern is None:
+            return []
+        change, clear = _changed(apart, one_by_one)
+        message = (
+            f"Split image by image, the accuracy is {one_by_one.mean():.4f}; with groups from the file names ({pattern}) kept on one side, "
+            f"{apart.mean():.4f}: {change}; by cross-validation on {len(apart)} images). "
+            + ("The second is what to expect of new groups." if clear else "The groups make little difference here.")
+        )
+        return [Finding("effect of groups", "warning" if clear else "note", message, (), len(apart))]
+
+    def effect_of_leaks(self, known: dict[str, npt.NDArray[np.bool_]], apart: npt.NDArray[np.bool_]) -> list[Finding]:
+        """The score on the test part as it is, and without what training has seen.
+
+        Images that have leaked may be easier or harder than the others. Hence a second comparison, on the same images: of a head that was
+        trained on the training part with one that has seen nothing of the image's kind.
+
+        Args:
+            known: as `known_beforehand` gives it.
+            apart: as `right_apart` gives it.
+        """
+        if not known:
+            return []
+        train, test = self.dataset.part("train", "val"), self.dataset.part("test")
+        if len(np.unique(self.dataset.targets[train])) < 2:
+            return []  # one class alone, perhaps because no image of another can be read: nothing can be learned from it
+        fitted = self._head().fit(self.values[train], self.dataset.targets[train])
+        right = _right(self.dataset.take(test), _in_order(fitted.logits(self.values[test]), fitted.classes_, self.dataset))
+        leaked = np.logical_or.reduce(list(known.values()))
+        change, _ = _changed(apart[test][leaked], right[leaked])
+        message = (
+            "; ".join(row.line() for row in leak_tests(right, known))
+            + f". The {int(leaked.sum())} that training has seen, judged instead by a head that has seen nothing of their kind: "
+            f"{apart[test][leaked].mean():.4f}, {change})."
+        )
+        sure = set(known) != {"groups"} or self.dataset.groups is not None  # groups from file names are a guess
+        return [Finding("effect of leaks", "error" if sure else "warning", f"{message[0].upper()}{message[1:]}", (), int(leaked.sum()))]
+
+
+def _changed(after: npt.NDArray[np.bool_], before: npt.NDArray[np.bool_]) -> tuple[str, bool]:
+    """A change of the accuracy on the same images in words, without the last bracket; and whether it is a drop worth a warning."""
+    difference = paired_difference(after, before)
+    low, high = (100 * value for value in difference.interval)
+    points = 100 * difference.value
+    how = "no change" if abs(points) < _NOTHING else f"{'a rise' if points > 0 else 'a drop'} of {abs(points):.1f} points"
+    words = f"{how} (95 % interval of the change {low:+.1f} to {high:+.1f}"
+    return words, high < 0 and -points >= _WORTH_A_WARNING

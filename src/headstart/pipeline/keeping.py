@@ -1,0 +1,154 @@
+"""Where a training is kept while it lasts, so that it can be resumed; and whether what is resumed is the same."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from headstart.classifier import Keeping
+from headstart.data import Dataset
+from headstart.errors import DataError, Interrupted, ParameterError, RunError
+from headstart.modalities.image.augment import Augmentation
+from headstart.pipeline.settings import FitSettings
+from headstart.training.checkpoint import CheckpointFolder
+from headstart.training.team import Team
+
+_EVENTS = "-tensorboard"
+
+
+def check_keeping(out: Path | None, settings: FitSettings, *, resume: bool) -> None:
+    """Refuse, before any work is done, a training that could not be kept at its place, or that is not there to be resumed.
+
+    Raises:
+        ParameterError: an interrupted training is there and is not to be resumed; or it was begun with other settings.
+        RunError: there is none to be resumed.
+    """
+    if settings.fine_tuning is None:
+        if resume:
+            raise ParameterError("Only a fine-tuning can be resumed (--strategy partial or full). Everything else is kept in the cache.")
+        return
+    if out is None:
+        if resume:
+            raise ParameterError("To resume a training, give the run that it was to become.")
+        return
+    folder = CheckpointFolder.beside(out)
+    if resume:
+        _check_same(folder.plan()["settings"], _described(settings), out)
+    elif folder.has_begun():
+        raise ParameterError(
+            f"{folder.path} holds the state of a training that was interrupted. Go on with it: --resume {out}. To begin anew, remove "
+            "that folder or give another --out."
+        )
+
+
+def keep(
+    out: Path | None, settings: FitSettings, dataset: Dataset, digests: Sequence[bytes], *, team: Team, resume: bool, command: str = ""
+) -> Keeping:
+    """Where the training of a run is kept: beside the run, which does not exist yet. After `check_keeping`.
+
+    Args:
+        out: the run.
+        settings: of the fit.
+        dataset: in its final parts.
+        digests: of its images.
+        team: who shares the work.
+        resume: go on with what is there.
+        command: that began it.
+
+    Raises:
+        DataError: what is there was begun with other data.
+        RunError: the folder cannot be written.
+    """
+    if settings.fine_tuning is None or out is None:
+        return Keeping(team=team)
+    folder, fingerprint = CheckpointFolder.beside(out), _fingerprint(dataset, digests)
+    if resume:
+        if folder.plan()["fingerprint"] != fingerprint:
+            raise DataError(f"The images or labels have changed since the training of {out} was begun. Begin anew with another --out.")
+    elif team.leads:
+        folder.begin({"settings": _described(settings), "data": dataset.source, "fingerprint": fingerprint, "command": command})
+    team.wait()
+    events = out.with_name(out.name + _EVENTS) if settings.fine_tuning.logger == "tensorboard" else None
+    return Keeping(checkpoints=folder, resume=resume, team=team, events=events)
+
+
+@contextmanager
+def kept_or_removed(keeping: Keeping, *, to_go_on: str) -> Iterator[None]:
+    """After an interruption, say how to go on; after a failure from which there is nothing to go on, leave nothing behind.
+
+    Args:
+        keeping: of the training.
+        to_go_on: what goes on from a checkpoint.
+
+    Raises:
+        Interrupted: Ctrl-C, and a state has been kept.
+    """
+    folder = keeping.checkpoints
+    if folder is None:
+        yield
+        return
+    try:
+        yield
+    except KeyboardInterrupt:
+        if folder.has_begun() or folder.activations.exists():
+            raise Interrupted(f"Interrupted. The state of the training is kept. To go on: {to_go_on}") from None
+        _remove(keeping)
+        raise
+    except RunError:  # the disk is full, and there will be room another time
+        raise
+    except Exception:
+        if not folder.has_begun():
+            _remove(keeping)
+        raise
+
+
+def _remove(keeping: Keeping) -> None:
+    if keeping.checkpoints is not None and keeping.team.leads:
+        keeping.checkpoints.remove()
+
+
+def settings_to_resume(run: Path, *, cache: Any = "auto") -> tuple[FitSettings, str]:
+    """The settings and the data with which the interrupted training of a run was begun.
+
+    Raises:
+        RunError: there is none.
+    """
+    told = CheckpointFolder.beside(run).plan()
+    settings = {name: value for name, value in told["settings"].items() if name != "augmentation"}
+    return FitSettings.from_dict(settings, cache=cache), str(told["data"])
+
+
+def _described(settings: FitSettings) -> dict[str, Any]:
+    """All that the result depends on: the settings, and what stands in a file that they name."""
+    plan = settings.fine_tuning
+    return settings.to_dict() | {"augmentation": None if plan is None else Augmentation.parse(plan.augment).id}
+
+
+def command_that_began(run: Path) -> str:
+    """The command that the interrupted training of a run was begun with; errors as of `settings_to_resume`."""
+    return str(CheckpointFolder.beside(run).plan().get("command", ""))
+
+
+def _check_same(before: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> None:
+    for name, value in now.items():
+        old = before.get(name)
+        if isinstance(value, dict) and isinstance(old, dict):
+            _check_same(old, value, out)
+        elif old != value:
+            raise ParameterError(
+                f"The training of {out} was begun with {name} {old!r} and cannot go on with {value!r}. Leave that setting as it was, or "
+                "begin anew with another --out."
+            )
+
+
+def _fingerprint(dataset: Dataset, digests: Sequence[bytes]) -> str:
+    """SHA-256 over all images, labels and parts, hexadecimal."""
+    digest = hashlib.sha256(b"".join(digests))
+    for array in (np.asarray(dataset.targets), np.asarray(dataset.parts).astype("U5"), np.array(dataset.classes)):
+        digest.update(f"{array.dtype} {array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,43 @@
+"""A picture of what a network would be shown in training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from headstart.backbones import find
+from headstart.classifier import taken
+from headstart.modalities.image import Preprocessing
+from headstart.modalities.image.augment import Augmentation
+from headstart.modalities.image.augment_sheet import sheet
+from headstart.pipeline.job import read
+from headstart.pipeline.settings import FitSettings
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_ROWS = 6
+
+
+def augmentation_sheet(data: str | Path, settings: FitSettings, *, augment: str, size: int | None = None) -> Image:
+    """A few training images, each as in testing and in several augmented views.
+
+    Args:
+        data: as `fit` takes it.
+        settings: of the fit.
+        augment: as `Augmentation.parse` takes it.
+        size: of the network's input in pixels; the backbone's own by default.
+
+    Raises:
+        DataError, ParameterError: as `fit`.
+    """
+    augmentation, dataset = Augmentation.parse(augment), read(data, settings)
+    record = find(settings.backbone)
+    preprocessing = Preprocessing(
+        size or record.input_size, crop=record.crop, interpolation=record.interpolation, fit=settings.fit_image or record.fit
+    )
+    rows = dataset.part("train") if len(dataset.part("train")) else np.arange(len(dataset))
+    chosen = np.sort(np.random.default_rng(settings.seed).permutation(rows)[:_ROWS])
+    return sheet(list(taken(dataset.images, chosen)), augmentation, preprocessing=preprocessing, seed=settings.seed)
