@@ -86,7 +86,8 @@ class Softmax(Link):
 
     def targets(self, indicators: NDArray[np.bool_]) -> NDArray[Any]:
         """Column numbers, int64 (n,)."""
-        return indicators.argmax(axis=1).astype(np.int64)
+        columns: NDArray[np.int64] = indicators.argmax(axis=1)
+        return columns
 
 
 class Sigmoid(Link):
@@ -111,7 +112,7 @@ class Sigmoid(Link):
 
     def decisions(self, probabilities: NDArray[Any]) -> NDArray[Any]:
         """Bool (n, k): a probability of at least `THRESHOLD`."""
-        assigned: NDArray[np.bool_] = np.asarray(probabilities) >= THRESHOLD
+        assigned: NDArray[np.bool_] = np.greater_equal(probabilities, THRESHOLD)
         return assigned
 
     def targets(self, indicators: NDArray[np.bool_]) -> NDArray[Any]:
