@@ -262,7 +262,7 @@ def test_nothing_is_left_behind_when_the_disk_is_full(tmp_path: Path, monkeypatc
     def full(_handle: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("headstart.backbones.kept_networks.os.fsync", full)
+    monkeypatch.setattr("headstart.files.os.fsync", full)
     with pytest.raises(BackboneError, match=r"No space left on device\. Free some space"):
         load_backbone(cache=tmp_path, **SILENT)
     assert list((tmp_path / "networks").iterdir()) == []

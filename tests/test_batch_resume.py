@@ -87,7 +87,7 @@ def test_damaged_parts_are_made_again(run: Path, many: Path, tmp_path: Path) -> 
     assert len(parts) == 4
     parts[0].write_bytes(parts[0].read_bytes()[:-1])
     parts[1].write_bytes(parts[1].read_bytes().replace(b"0.", b"1.", 1))
-    parts[2].with_name("00000002.making").write_bytes(b"half a part")
+    parts[2].with_name(".00000002.partial").write_bytes(b"half a part")
     made: list[int] = []
     predict_folder(run, [many], out=out, settings=resumed, compute=counting(made))
     assert made == [0, 1, 4, 5]

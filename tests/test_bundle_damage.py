@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from headstart import FitSettings, fit, load
-from headstart.backbones.kept_networks import digest_of
 from headstart.errors import BackboneError, RunError
+from headstart.files import file_digest
 from headstart.run.run import manifest_digest
 
 FILES = {
@@ -183,13 +183,13 @@ def test_a_model_with_weights_in_another_file_is_refused(folder: Path) -> None:
     set_external_data(weights, "../../etc/passwd")
     weights.ClearField("raw_data")
     (folder / "model.onnx").write_bytes(model.SerializeToString())
-    _sealed(folder, lambda manifest: manifest["files"].update({"model.onnx": digest_of(folder / "model.onnx")}))
+    _sealed(folder, lambda manifest: manifest["files"].update({"model.onnx": file_digest(folder / "model.onnx")}))
     with pytest.raises(RunError, match=r"keeps its weights in another file.*Do not use this run"):
         load(folder)
 
 
 def test_an_empty_model_is_told_when_it_is_asked(folder: Path) -> None:
     (folder / "model.onnx").write_bytes(b"")
-    _sealed(folder, lambda manifest: manifest["files"].update({"model.onnx": digest_of(folder / "model.onnx")}))
+    _sealed(folder, lambda manifest: manifest["files"].update({"model.onnx": file_digest(folder / "model.onnx")}))
     with pytest.raises(BackboneError, match="cannot load this network"):
         load(folder).predict([np.zeros((32, 32, 3), np.uint8)])

@@ -14,8 +14,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from headstart import FitSettings, fit
-from headstart.backbones.kept_networks import digest_of
 from headstart.errors import DataError, ParameterError, RunError
+from headstart.files import file_digest
 from headstart.metrics import auc_difference, paired_difference
 from headstart.modalities.image import Preprocessing
 from headstart.pipeline.comparison import compare_runs, read_test_results
@@ -27,7 +27,7 @@ ANIMALS = ("cat", "dog", "hare")
 
 def seal(folder: Path, entries: dict[str, Any]) -> None:
     """Write the manifest with the digests of the files that are there."""
-    files = {file.name: digest_of(file) for file in sorted(folder.iterdir()) if file.name != "manifest.json"}
+    files = {file.name: file_digest(file) for file in sorted(folder.iterdir()) if file.name != "manifest.json"}
     manifest = {**entries, "files": files}
     manifest.pop("digest", None)
     (folder / "manifest.json").write_text(json.dumps({**manifest, "digest": manifest_digest(manifest)}), encoding="utf-8")

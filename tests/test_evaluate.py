@@ -16,7 +16,8 @@ from sklearn import metrics as reference
 from headstart import metrics
 from headstart.errors import ParameterError
 from headstart.evaluate import MULTI_LABEL, SINGLE_LABEL, Evaluation, Outcome, evaluate
-from headstart.evaluate.wording import SCORE_WORDS, enumeration, pad, percent, plural, shorten, visible, width
+from headstart.evaluate.wording import SCORE_WORDS
+from headstart.text import enumeration, pad, percent, plural, shorten, visible, width
 
 
 def sure(targets: list[int], predicted: list[int], classes: tuple[str, ...], *, confidence: float = 0.9) -> Evaluation:

@@ -20,9 +20,9 @@ from safetensors.numpy import load_file, save_file
 
 from conftest import draw
 from headstart import FitSettings, fit, load
-from headstart.backbones.kept_networks import digest_of
 from headstart.data import dataset_from_paths
 from headstart.errors import ParameterError
+from headstart.files import file_digest
 from headstart.reliability import Abstention, PredictionSets, Trust, Unlike
 from headstart.run import Run
 from headstart.run.judging import Judging
@@ -71,7 +71,7 @@ def of_earlier_version(run: Path, place: Path) -> Path:
     save_file(kept, folder / "reference.safetensors")
     (folder / "evaluation.safetensors").unlink()
     del manifest["files"]["evaluation.safetensors"]
-    manifest["files"]["reference.safetensors"] = digest_of(folder / "reference.safetensors")
+    manifest["files"]["reference.safetensors"] = file_digest(folder / "reference.safetensors")
     (folder / "manifest.json").write_text(json.dumps({**manifest, "digest": manifest_digest(manifest)}), "utf-8")
     return folder
 

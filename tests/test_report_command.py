@@ -14,8 +14,8 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from headstart import FitSettings, fit, load
-from headstart.backbones.kept_networks import digest_of
 from headstart.errors import RunError
+from headstart.files import file_digest
 from headstart.pipeline import report_of
 from headstart.pipeline.showing import RIGHT
 from headstart.run import PAGES, Use, record_use, replace_pages
@@ -234,7 +234,7 @@ def test_a_run_of_an_earlier_version(cli: Cli, far: Path) -> None:
     (far / "evaluation.safetensors").unlink()
     kept = {name: array for name, array in load_file(far / "reference.safetensors").items() if not name.startswith(("trust.", "digests"))}
     save_file(kept, far / "reference.safetensors")
-    manifest["files"]["reference.safetensors"] = digest_of(far / "reference.safetensors")
+    manifest["files"]["reference.safetensors"] = file_digest(far / "reference.safetensors")
     (far / "manifest.json").write_text(json.dumps({**manifest, "digest": manifest_digest(manifest)}), "utf-8")
     before = state(far)
     done = cli("report", far)

@@ -7,9 +7,9 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from headstart.backbones.kept_networks import digest_of
 from headstart.backbones.records import HUB_SOURCE, URL_SOURCE, BackboneRecord
 from headstart.errors import BackboneError, MissingExtraError
+from headstart.files import file_digest
 from headstart.progress import quiet
 
 _FILES = ("model.safetensors", "pytorch_model.bin")
@@ -98,7 +98,7 @@ def published_weights(record: BackboneRecord, *, announce: Callable[[str], None]
         path = _from_address(record, announce)
     else:
         raise BackboneError(f"Nobody publishes ImageNet weights for {record.name} that timm knows of. Give your own with --weights FILE.")
-    digest = digest_of(path)
+    digest = file_digest(path)
     if record.weights_digest not in (None, digest):
         raise BackboneError(f"{path} is not the published file: its SHA-256 is {digest}, it should be {record.weights_digest}.")
     _checked_by_name(path, digest)

@@ -5,10 +5,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 import re
 from collections.abc import Callable
 from dataclasses import asdict
@@ -18,32 +16,10 @@ from typing import Any
 from headstart.backbones.backbone import Backbone, Layer
 from headstart.backbones.records import BackboneRecord, folded
 from headstart.errors import BackboneError
+from headstart.files import file_digest, write_file
 from headstart.locations import networks_folder
 
 BUILD = 1  # raised whenever a conversion would come out differently
-
-
-def digest_of(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write `data` so that `path` is at every moment either its old self or complete."""
-    import tempfile
-
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-", suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            Path(name).unlink()
-        raise
 
 
 class KeptNetworks:
@@ -68,7 +44,7 @@ class KeptNetworks:
                 layers=tuple(Layer(**layer) for layer in told["layers"]),
                 any_size=told["any_size"],
             )
-            return found if accept(found) and digest_of(found.network) == found.network_digest else None
+            return found if accept(found) and file_digest(found.network) == found.network_digest else None
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
@@ -113,8 +89,8 @@ class KeptNetworks:
         }  # fmt: skip
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            _write(path, network)
-            _write(path.with_suffix(".json"), json.dumps(description, indent=2).encode())
+            write_file(path, network, shared=True)
+            write_file(path.with_suffix(".json"), json.dumps(description, indent=2).encode(), shared=True)
         except OSError as error:
             raise BackboneError(
                 f"The converted network cannot be kept in {self.folder}: {error.strerror or error}. "

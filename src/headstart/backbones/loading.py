@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from headstart.backbones.backbone import Backbone, layers_from_sizes
-from headstart.backbones.kept_networks import KeptNetworks, digest_of
+from headstart.backbones.kept_networks import KeptNetworks
 from headstart.backbones.records import EMBEDDED_SOURCE, BackboneRecord, find_in_catalogue, folded, spellings
 from headstart.errors import BackboneError, nearest
+from headstart.files import file_digest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -201,7 +202,7 @@ def _known_digest(record: BackboneRecord | None, weights: str | Path | None) -> 
     """The SHA-256 of the weights as far as it can be told without a download; None stands for those that are published."""
     if weights is None:
         return record.weights_digest if record else None
-    return digest_of(_given(weights)) if weights != RANDOM else None
+    return file_digest(_given(weights)) if weights != RANDOM else None
 
 
 def _given(weights: str | Path) -> Path:
@@ -221,14 +222,14 @@ def _weights(record: BackboneRecord, weights: str | Path | None, *, seed: int, a
         return None, _random_digest(record, seed), f"random weights, seed {seed}"
     if weights is not None:
         path = _given(weights)
-        return path, digest_of(path), f"{path.name} (given)"
+        return path, file_digest(path), f"{path.name} (given)"
     if not record.embedded:
         from headstart.backbones.downloads import published_weights
 
         path, digest = published_weights(record, announce=announce)
         return path, digest, record.source
     path = embedded_weights(record)
-    digest = digest_of(path)
+    digest = file_digest(path)
     if digest != record.weights_digest:
         told = record.weights_digest
         raise BackboneError(f"{path} is not the published file: its SHA-256 is {digest}, it should be {told}. Reinstall its package.")

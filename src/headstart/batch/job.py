@@ -10,13 +10,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from headstart.backbones.kept_networks import digest_of
 from headstart.batch.listing import read_listing, write_listing
 from headstart.batch.output import form_for
 from headstart.batch.parts import Kept, PartsFolder, bodies, check_same, folder_of, read_json, record_of
 from headstart.batch.work import PART, Part, Work
 from headstart.data.shards import Shard
 from headstart.errors import HeadstartError, Interrupted, ParameterError
+from headstart.files import file_digest
 from headstart.progress import Listener, Progress
 from headstart.run import Run, load
 
@@ -192,7 +192,7 @@ def _work_in(
     listener.stage(f"Writing {out.name}")
     work.form.join(bodies(kept), folder.joined)
     record = {"asked": asked, "listing": listed.digest, "listed": listed.images, "images": images, "refused": refused}
-    folder.finish(out, record | {"sha256": digest_of(folder.joined)})
+    folder.finish(out, record | {"sha256": file_digest(folder.joined)})
     return BatchResult(out=out, images=images, refused=refused, computed=images - found, seconds=time.perf_counter() - begun)
 
 

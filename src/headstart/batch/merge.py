@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from headstart.backbones.kept_networks import digest_of
 from headstart.batch.job import BatchResult
 from headstart.batch.output import Form, form_for
-from headstart.batch.parts import making_sure, read_json, record_of, write_json
+from headstart.batch.parts import read_json, record_of, write_json
 from headstart.data.shards import Shard
 from headstart.errors import DataError, ParameterError
+from headstart.files import file_digest, replacing
 from headstart.run import load
 
 
@@ -41,17 +41,12 @@ def merge(run: str | Path, tables: Sequence[str | Path], *, out: str | Path) -> 
     form = form_for(out, top=asked["--top"], multilabel=opened.multilabel)
     if form.name != asked["form"]:
         raise ParameterError(f"--out {out} asks for {form.name}, and the shards are {asked['form']}. Give it the same suffix as theirs.")
-    making = out.with_name(out.name + ".making")
-    try:
-        form.join(_by_turns(form, ordered, rows=asked["images in a part"]), making)
-        making_sure(making)
+    with replacing(out) as partial:
+        form.join(_by_turns(form, ordered, rows=asked["images in a part"]), partial)
         images, refused = (sum(record[key] for record in records) for key in ("images", "refused"))
         if images != records[0]["listed"]:
             raise DataError(f"the shards have {images} rows together, and {records[0]['listed']} images were listed. Make them again.")
-        digest = digest_of(making)
-        making.replace(out)
-    finally:
-        making.unlink(missing_ok=True)
+        digest = file_digest(partial)
     kept = {key: records[0][key] for key in ("listing", "listed")}
     write_json(record_of(out), {"asked": asked | {"--shard": None}, **kept, "images": images, "refused": refused, "sha256": digest})
     return BatchResult(out=out, images=images, refused=refused, computed=0, seconds=time.perf_counter() - begun)
@@ -64,7 +59,7 @@ def _record(table: Path) -> dict[str, Any]:
     record = read_json(record_of(table))
     if record is None or not isinstance(record.get("asked"), dict):
         raise DataError(f"{table}: there is no {record_of(table).name} beside it, which says how it came about. Copy it along.")
-    if record.get("sha256") != digest_of(table):
+    if record.get("sha256") != file_digest(table):
         raise DataError(f"{table}: has been changed since it was written (its SHA-256 differs). Copy it again, or make it again.")
     if record["asked"].get("--shard") is None:
         raise DataError(f"{table}: is a whole table and not that of a shard.")

@@ -6,10 +6,8 @@ killed at any moment: what has its name is there, and what is damaged is found a
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -17,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headstart.backbones.kept_networks import digest_of
 from headstart.batch.listing import Listed
 from headstart.batch.work import Part
 from headstart.errors import ParameterError
+from headstart.files import PARTIAL, file_digest, sync, write_file
 
 JOB, LISTING, JOINED = "job.json", "listing", "joined"
 _NAME = re.compile(r"(\d{8,})-(\d+)-(\d+)-([0-9a-f]{64})\.part")
@@ -95,7 +93,7 @@ class PartsFolder:
         return found
 
     def _is_ours(self) -> bool:
-        return all(entry.name.split(".")[0] in ("lock", LISTING, "job") for entry in self.path.iterdir())
+        return all(entry.name.lstrip(".").split(".")[0] in ("lock", LISTING, "job") for entry in self.path.iterdir())
 
     def _take(self) -> None:
         """Hold the folder as long as this process lives; the system lets go of it, however the process ends."""
@@ -115,12 +113,7 @@ class PartsFolder:
         """Write a part: whole, or not at all."""
         digest = hashlib.sha256(part.body).hexdigest()
         kept = Kept(self.path / f"{part.index:08d}-{part.rows}-{part.refused}-{digest}.part", part.rows, part.refused)
-        making = self.path / f"{part.index:08d}.making"
-        with making.open("wb") as file:
-            file.write(part.body)
-            file.flush()
-            os.fsync(file.fileno())
-        making.replace(kept.file)
+        write_file(kept.file, part.body)
         return kept
 
     def whole(self) -> tuple[dict[int, Kept], int]:
@@ -129,11 +122,11 @@ class PartsFolder:
         damaged = 0
         for file in sorted(self.path.iterdir()):
             match = _NAME.fullmatch(file.name)
-            if file.suffix == ".making":
+            if file.suffix == PARTIAL:
                 file.unlink()
             if match is None:
                 continue
-            if digest_of(file) == match[4]:
+            if file_digest(file) == match[4]:
                 kept[int(match[1])] = Kept(file, int(match[2]), int(match[3]))
             else:
                 file.unlink()
@@ -142,7 +135,7 @@ class PartsFolder:
 
     def finish(self, out: Path, record: dict[str, Any]) -> None:
         """Put the joined table in its place, write how it came about, and remove the folder."""
-        making_sure(self.joined)
+        sync(self.joined)
         self.joined.replace(out)
         write_json(record_of(out), record)
         self.close()
@@ -186,16 +179,7 @@ def read_json(file: Path) -> dict[str, Any] | None:
 
 def write_json(file: Path, value: dict[str, Any]) -> None:
     """Write a JSON object: whole, or not at all."""
-    making = file.with_name(file.name + ".making")
-    making.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8", errors="backslashreplace")
-    making_sure(making)
-    making.replace(file)
-
-
-def making_sure(file: Path) -> None:
-    """Have the system write what it still holds of a file."""
-    with contextlib.suppress(OSError), file.open("rb+") as handle:
-        os.fsync(handle.fileno())
+    write_file(file, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace"))
 
 
 def bodies(kept: dict[int, Kept]) -> Iterator[bytes]:

@@ -182,9 +182,9 @@ class _Explainer:
         probabilities: npt.NDArray[np.float32],
         alike: list[tuple[Path, Neighbour]],
     ) -> list[str]:
-        from headstart.evaluate.wording import percent, visible
         from headstart.explain import explanation_picture
         from headstart.report.fonts import font_at
+        from headstart.text import percent, visible
 
         name, probability = visible(self._run.classes[target]), float(probabilities[target])
         best = int(probabilities.argmax())
@@ -225,6 +225,6 @@ def _thumbnail(path: Path) -> npt.NDArray[np.uint8] | None:
 
 def _shown(path: Path) -> str:
     """A path that can be printed."""
-    from headstart.evaluate.wording import visible
+    from headstart.text import visible
 
     return visible(str(path).encode("utf-8", "replace").decode("utf-8"))

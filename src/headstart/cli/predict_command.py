@@ -113,7 +113,7 @@ def _write_json(rows: list[Answer], multilabel: bool, top: int) -> None:
 
 
 def _write_table(rows: list[Answer], multilabel: bool, top: int) -> None:
-    from headstart.evaluate.wording import pad, visible, width
+    from headstart.text import pad, visible, width
 
     named = [(visible(row.name), row) for row in rows]
     column = min(60, max((width(name) for name, _ in named), default=0))

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from headstart.data.notebook import cell, counts_table
 from headstart.errors import DataError
+from headstart.text import printable
 
 Images: TypeAlias = tuple[Path, ...] | npt.NDArray[np.uint8]
 PARTS = ("train", "val", "test", "")
@@ -122,8 +123,3 @@ def relative_name(path: Path, root: Path | None) -> str:
             folder = ""
         text = text.removeprefix(folder)
     return printable(text)
-
-
-def printable(text: str) -> str:
-    """Return `text` with lone surrogates (from file names that are not UTF-8) written out, so that it can be printed and stored."""
-    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")

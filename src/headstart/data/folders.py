@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from headstart.data.dataset import printable
 from headstart.data.labels import natural_order, shortened
 from headstart.data.listing import PART_NAMES, Listing
 from headstart.errors import DataError
 from headstart.modalities.image import is_image_name
+from headstart.text import printable
 
 LAYOUT = (
     "The layout must be DATA/CLASS/image.jpg or DATA/train/CLASS/image.jpg (beside train also val and test), "

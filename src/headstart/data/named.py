@@ -17,6 +17,7 @@ from headstart.data.labels import shortened
 from headstart.data.listing import Labels, Listing
 from headstart.data.lists import SYNONYMS
 from headstart.errors import DataError, MissingExtraError, nearest
+from headstart.files import replacing, write_file
 from headstart.locations import cache_folder, create_folder
 
 PREFIXES = ("torchvision:", "hf:")
@@ -119,9 +120,8 @@ def torchvision_samples(data: Any, folder: Path) -> tuple[Images, list[int]]:
         image, label = data[i]
         path = folder / f"{i:06d}.png"
         if not path.exists():
-            partial = path.with_suffix(".partial")
-            image.convert("RGB").save(partial, format="PNG")
-            partial.replace(path)
+            with replacing(path, durable=False, shared=True) as partial:
+                image.convert("RGB").save(partial, format="PNG")
         saved.append(path)
         numbers.append(int(label))
     return tuple(saved), numbers
@@ -221,7 +221,5 @@ def _saved(cell: Mapping[str, Any], folder: Path, number: int) -> Path:
     suffix = Path(str(origin)).suffix.lower() if origin else ""
     path = folder / f"{number:06d}{suffix or '.image'}"
     if not path.exists() or path.read_bytes() != data:
-        partial = path.with_suffix(".partial")
-        partial.write_bytes(data)
-        partial.replace(path)
+        write_file(path, data, durable=False, shared=True)
     return path

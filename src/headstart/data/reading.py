@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from headstart.data.arrays import read_npz
-from headstart.data.dataset import Dataset, printable, relative_name
+from headstart.data.dataset import Dataset, relative_name
 from headstart.data.folders import LAYOUT, read_folder
 from headstart.data.grouping import groups_from_names
 from headstart.data.labels import shortened
@@ -20,6 +20,7 @@ from headstart.data.named import PREFIXES, TORCHVISION, read_named
 from headstart.data.tables import READERS
 from headstart.errors import DataError, ParameterError, nearest
 from headstart.modalities.image import is_image_name
+from headstart.text import printable
 
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".bz2", ".xz")
 

@@ -15,18 +15,8 @@ from numpy.typing import NDArray
 from headstart import metrics
 from headstart.errors import ParameterError
 from headstart.evaluate.evaluators import MULTI_LABEL, SINGLE_LABEL, Outcome
-from headstart.evaluate.wording import (
-    CLASS_COLUMNS,
-    SCORE_WORDS,
-    enumeration,
-    number,
-    pad,
-    percent,
-    plural,
-    shorten,
-    visible,
-    width,
-)
+from headstart.evaluate.wording import CLASS_COLUMNS, SCORE_WORDS
+from headstart.text import enumeration, number, pad, percent, plural, shorten, visible, width
 
 ALL_SHOWN = 20  # up to so many classes, each has its line
 WORST_SHOWN = 10  # of more, so many

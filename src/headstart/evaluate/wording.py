@@ -1,9 +1,6 @@
-"""Numbers and names as a person reads them, on a terminal and in a report."""
+"""The scores that are shown, and what they are called."""
 
 from __future__ import annotations
-
-import math
-import unicodedata
 
 SCORE_WORDS = {
     "accuracy": "accuracy",
@@ -29,77 +26,3 @@ CLASS_COLUMNS = {
     "roc_auc": "ROC-AUC",
 }
 """The scores of each class that are shown, in this order."""
-
-
-_JOINERS = "\N{ZERO WIDTH JOINER}\N{ZERO WIDTH NON-JOINER}"
-
-
-def number(value: float) -> str:
-    """Return `value` with four decimals, an integer as it is, and ``-`` for nan."""
-    if isinstance(value, int):
-        return str(value)
-    return "-" if math.isnan(value) else f"{value:.4f}"
-
-
-def percent(share: float, *, digits: int = 1) -> str:
-    """Return 0.9867 as ``98.7 %``, and ``-`` for nan; only a share of exactly 1 or 0 is called 100 % or 0 %."""
-    if math.isnan(share):
-        return "-"
-    text = f"{100 * share:.{digits}f}"
-    step = 10.0**-digits
-    if share < 1 and float(text) >= 100:
-        return f"over {100 - step:.{digits}f} %"
-    if share > 0 and float(text) == 0:
-        return f"under {step:.{digits}f} %"
-    return (text.rstrip("0").rstrip(".") if share in (0, 1) else text) + " %"
-
-
-def plural(count: int, noun: str) -> str:
-    """Return ``1 image``, ``300 images`` or ``2 classes``."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}{'es' if noun.endswith('s') else 's'}"
-
-
-def enumeration(names: list[str], *, most: int = 8) -> str:
-    """Return ``a, b and c``; past `most` names, ``a, b, c and 20 more``."""
-    if len(names) > most:
-        return ", ".join(names[:most]) + f" and {len(names) - most} more"
-    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1]))) if names else ""
-
-
-def visible(text: str) -> str:
-    """Return `text` with every character that does not print (line ends, terminal escapes, broken file names) as a replacement mark.
-
-    Spaces of every kind become plain ones; the two joiners that scripts and emoji need are kept.
-    """
-    return text if text.isprintable() else "".join(map(_visible, text))
-
-
-def _visible(character: str) -> str:
-    if character.isprintable() or character in _JOINERS:
-        return character
-    return " " if unicodedata.category(character) == "Zs" else "\N{REPLACEMENT CHARACTER}"
-
-
-def width(text: str) -> int:
-    """Return how many columns of a terminal `text` takes: two for wide East Asian characters, none for combining ones."""
-    if text.isascii():
-        return len(text)
-    return sum(0 if unicodedata.combining(c) or c in _JOINERS else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
-
-
-def shorten(text: str, columns: int) -> str:
-    """Return `text`, made visible, in at most `columns` columns: the middle goes, as names often differ at the end only."""
-    text = visible(text)
-    if width(text) <= columns:
-        return text
-    head, tail = text, text
-    while width(head) > columns // 2:
-        head = head[:-1]
-    while width(tail) > columns - 1 - width(head):
-        tail = tail[1:]
-    return f"{head}…{tail}"
-
-
-def pad(text: str, columns: int) -> str:
-    """Return `text` filled up with spaces to `columns` columns of a terminal."""
-    return text + " " * (columns - width(text))

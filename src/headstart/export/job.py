@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import datetime
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import headstart
-from headstart.backbones.kept_networks import digest_of
 from headstart.errors import DataError, HeadstartError, ParameterError
 from headstart.export.exported import Exported, engines_for
 from headstart.export.gate import MAX_DROP, Gate
@@ -21,6 +19,7 @@ from headstart.export.openvino_files import openvino_model, write_openvino
 from headstart.export.parity import Parity, answers, parity, told_by_run
 from headstart.export.quantised import CALIBRATION, FLOAT_SHARES, by_damage, check_nncf, layers_of, quantised
 from headstart.export.real_images import RealImages, real_images, some_real_images
+from headstart.files import file_digest, folder_beside, move_files
 from headstart.progress import Listener
 from headstart.run import Run, Use, record_use
 
@@ -109,8 +108,8 @@ def export(
         find_converter()
     listener = listener or Listener()
     sample = some_real_images(run, images, data=data)
-    with tempfile.TemporaryDirectory(dir=out.absolute().parent, prefix=f".{out.stem}-", suffix=".part") as temporary:
-        file = Path(temporary) / out.name
+    with folder_beside(out) as beside:
+        file = beside / out.name
         listener.stage("Writing the graph")
         gates: tuple[Gate, ...] = ()
         if form == "int8":
@@ -126,8 +125,7 @@ def export(
             parities = _compared(run, file, sample, listener)
         report = file.with_name(f"{out.name}.parity.json")
         report.write_text(json.dumps(_report(run, form, file, parities, gates), indent=1) + "\n", encoding="utf-8")
-        # the file itself comes last: without it, the others are nothing
-        written = [path.replace(out.with_name(path.name)) for path in sorted(Path(temporary).iterdir(), key=lambda p: p == file)]
+        written = move_files(beside, out.parent, last=out.name)
     kept = sorted((path for path in written if path.suffix != ".json"), key=lambda path: path.name != out.name)
     return ExportResult(files=tuple(kept), report=out.with_name(report.name), parities=parities, gates=gates)
 
@@ -195,7 +193,7 @@ def _report(run: Run, form: str, file: Path, parities: Sequence[Parity], gates: 
     parts = sorted(path for path in file.parent.iterdir())
     return {
         "format": form,
-        "files": {path.name: digest_of(path) for path in parts},
+        "files": {path.name: file_digest(path) for path in parts},
         "run_digest": run.manifest["digest"],
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "headstart": headstart.__version__,

@@ -14,10 +14,10 @@ import numpy.typing as npt
 
 from headstart.errors import DataError, ParameterError, RunError
 from headstart.evaluate import Evaluation, evaluate
-from headstart.evaluate.wording import enumeration, number, pad, plural, shorten, visible, width
 from headstart.heads.calibration import probabilities
 from headstart.metrics import AucDifference, PairedDifference, auc_difference, holm, paired_difference
 from headstart.run import EVALUATION, load
+from headstart.text import enumeration, number, pad, plural, shorten, visible, width
 
 SIGNIFICANT = 0.05
 _ALL_PAIRS = 3  # up to so many pairs, each has its sentence

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from headstart.data.dataset import printable
 from headstart.errors import RunError
 from headstart.evaluate import Evaluation, evaluate
 from headstart.heads.calibration import probabilities
@@ -20,6 +19,7 @@ from headstart.reliability import TrustTest
 from headstart.report import EvidenceRow, Finding, RunReport, Trusted
 from headstart.run import Run, uses_of
 from headstart.selection import LearningCurve
+from headstart.text import printable
 from headstart.training.history import History
 
 _AT_THE_END = ("command", "images", "versions", "settings")

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from headstart.data.dataset import printable
 from headstart.errors import ImageError
 from headstart.evaluate import Evaluation
 from headstart.explain import HeatMaps, overlay
 from headstart.modalities.image import ImageSource, quiet_decoding, read_image
 from headstart.report import Example, example_rows, jpeg
 from headstart.run import MODEL, OUTPUTS, Run
+from headstart.text import printable
 
 WRONG, RIGHT = 24, 12  # at most so many examples
 _NEIGHBOURS = 3

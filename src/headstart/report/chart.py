@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import groupby, pairwise
 
 from headstart.errors import ParameterError
-from headstart.evaluate.wording import percent
+from headstart.text import percent
 
 COLOURS = 6  # a chart with more series begins again with the first colour
 LARGEST = 1e300  # beyond it, the length of an axis would no longer be a number

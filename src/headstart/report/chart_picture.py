@@ -8,9 +8,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from headstart.evaluate.wording import visible
 from headstart.report.chart import COLOURS, LineChart, Point, Scale, Series, lines
 from headstart.report.fonts import font_at
+from headstart.text import visible
 
 if TYPE_CHECKING:
     from PIL import ImageDraw

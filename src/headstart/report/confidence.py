@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from headstart import metrics
 from headstart.evaluate import Evaluation
-from headstart.evaluate.wording import percent, plural
 from headstart.report.chart import Axis, LineChart, Mark, Series
 from headstart.report.line_chart import line_chart
 from headstart.report.markup import bar, folded, paragraphs, table, text
 from headstart.report.record import RunReport, Trusted
+from headstart.text import percent, plural
 
 BINS = 15  # as many as the calibration error has
 FEW = 15  # images: with fewer, a point of the reliability curve says nothing

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from headstart.errors import ParameterError
-from headstart.evaluate.wording import enumeration, number, percent, plural
 from headstart.report.chart import Axis, LineChart, Mark, Series
 from headstart.report.chart_picture import line_charts_png
 from headstart.report.line_chart import line_chart
 from headstart.report.markup import folded, paragraphs, table, text
 from headstart.report.record import RunReport
 from headstart.report.sections import duration
+from headstart.text import enumeration, number, percent, plural
 from headstart.training.history import Epoch, History
 
 DOTTED = 40  # with more epochs the dots run into each other

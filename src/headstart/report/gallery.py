@@ -6,9 +6,9 @@ from base64 import b64encode
 from collections.abc import Iterable
 from itertools import groupby
 
-from headstart.evaluate.wording import percent, plural, shorten
 from headstart.report.markup import text
 from headstart.report.record import Example, RunReport, picture_type
+from headstart.text import percent, plural, shorten
 
 MOST_BYTES = 2_400_000  # of pictures: 3.2 MB as base64, so that the page stays below 5 MB with much else on it
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from headstart import metrics
-from headstart.evaluate.wording import percent, plural, shorten
 from headstart.report.confidence import FIRST, calibrated
 from headstart.report.markup import text
 from headstart.report.record import RunReport
+from headstart.text import percent, plural, shorten
 
 ANSWERED = 0.9  # the share of images for which the accuracy of the surest is told
 

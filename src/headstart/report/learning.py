@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 
-from headstart.evaluate.wording import percent
 from headstart.report.chart import Axis, LineChart, Series
 from headstart.report.line_chart import line_chart
 from headstart.report.markup import folded, paragraphs, table, text
 from headstart.report.record import LearningCurveLike, RunReport
+from headstart.text import percent
 
 
 def learning(report: RunReport) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from headstart.evaluate.wording import width
 from headstart.report.chart import COLOURS, LineChart, Scale, Series, lines
 from headstart.report.markup import text
+from headstart.text import width
 
 WIDE, HIGH = 440, 270  # about the pixels that it gets on a phone, and in one of two columns, so that its text keeps its size
 RIGHT, BELOW, TICK = 20, 42, 7.4  # margins; the width of a digit, at the size that the style gives to phones

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from headstart.evaluate.wording import visible
+from headstart.text import visible
 
 
 def text(value: object) -> str:

@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headstart.evaluate import Evaluation
-from headstart.evaluate.wording import percent, shorten, width
 from headstart.report.gallery import Cell, cell_id
 from headstart.report.markup import text
+from headstart.text import percent, shorten, width
 
 IN_A_TABLE = 15  # more columns than this do not fit on a page as a table
 WITH_NUMBERS = 50  # more cells than this to a side are too small for a number

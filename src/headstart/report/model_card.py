@@ -10,11 +10,12 @@ import math
 import re
 from typing import Any
 
-from headstart.evaluate.wording import CLASS_COLUMNS, SCORE_WORDS, number, plural, visible
+from headstart.evaluate.wording import CLASS_COLUMNS, SCORE_WORDS
 from headstart.report.confidence import abstention_head, abstention_rows, calibrated, trusted
 from headstart.report.curves import summary
 from headstart.report.record import RunReport
 from headstart.report.sections import sentence, times_more
+from headstart.text import number, plural, visible
 
 HUB_LICENCES = frozenset(
     {"apache-2.0", "mit", "bsd", "bsd-2-clause", "bsd-3-clause", "isc", "unlicense", "openrail", "mpl-2.0"}

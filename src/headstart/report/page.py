@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 
-from headstart.evaluate.wording import enumeration, percent, plural, shorten
 from headstart.report import curves, sections
 from headstart.report.confidence import confidence
 from headstart.report.gallery import examples
@@ -14,6 +13,7 @@ from headstart.report.learning import learning
 from headstart.report.markup import text
 from headstart.report.record import RunReport
 from headstart.report.score_curves import ranking
+from headstart.text import enumeration, percent, plural, shorten
 
 Section = Callable[[RunReport], str]
 

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from headstart.errors import ParameterError
 from headstart.evaluate import Evaluation
-from headstart.evaluate.wording import percent, shorten
 from headstart.report.fonts import font_at
 from headstart.report.matrix import shades
+from headstart.text import percent, shorten
 
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw

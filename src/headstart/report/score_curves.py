@@ -7,10 +7,10 @@ from numpy.typing import NDArray
 
 from headstart import metrics
 from headstart.evaluate import Evaluation
-from headstart.evaluate.wording import number, shorten
 from headstart.report.chart import Axis, LineChart, Series
 from headstart.report.line_chart import line_chart
 from headstart.report.record import RunReport
+from headstart.text import number, shorten
 
 SHOWN = 5  # lines in a chart that can still be told apart
 _COLOURS = (0, 1, 2, 3, 5)  # 4 is the grey of lines of comparison

@@ -6,12 +6,13 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from headstart.evaluate.wording import CLASS_COLUMNS, SCORE_WORDS, number, percent, plural, shorten
+from headstart.evaluate.wording import CLASS_COLUMNS, SCORE_WORDS
 from headstart.report.gallery import linked_cells
 from headstart.report.in_short import in_short
 from headstart.report.markup import bar, folded, paragraphs, table, text, whisker
 from headstart.report.matrix import confusion_matrix
 from headstart.report.record import EvidenceRow, RunReport
+from headstart.text import number, percent, plural, shorten
 
 OPEN_ROWS = 20  # a longer table is folded away, with the rows that matter before it
 LISTED_FILES = 500  # refused files on the page; the run folder has all

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from headstart.backbones.kept_networks import digest_of
 from headstart.data import Dataset
 from headstart.engine import Engine, available_cores, open_engine
 from headstart.errors import DataError, ImageError, ParameterError, RunError, nearest
 from headstart.evaluate import Evaluation, evaluate
 from headstart.features import Images, run_images
+from headstart.files import file_digest
 from headstart.modalities.image import Preprocessing, quiet_decoding
 from headstart.progress import Progress
 from headstart.run.judging import Judging
@@ -254,7 +254,7 @@ def load(path: str | Path, *, engine: str = "auto", without_pages: bool = False)
         try:
             if not file.is_file():  # a named pipe, for one, would never end
                 raise RunError(f"{file}: is missing. The run is incomplete: copy it again, or fit again.")
-            found = digest_of(file)
+            found = file_digest(file)
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             raise RunError(f"{file}: cannot be read ({reason}). {_AGAIN}") from None

@@ -8,7 +8,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from headstart.data.dataset import printable
+from headstart.text import printable
 
 USES = "uses.jsonl"
 _MOST = 1 << 20  # bytes that are read back

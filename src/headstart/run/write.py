@@ -20,13 +20,13 @@ import numpy as np
 import numpy.typing as npt
 
 from headstart.backbones import Backbone
-from headstart.backbones.kept_networks import digest_of
-from headstart.data.dataset import printable
 from headstart.errors import RunError
+from headstart.files import file_digest, folder_beside, move_files
 from headstart.modalities.image import Preprocessing
 from headstart.onnx_graph import OnnxGraph
 from headstart.run.run import EVALUATION, MANIFEST, MODEL, PROTOCOL, REFERENCE, is_run, manifest_digest, read_manifest
 from headstart.run.uses import USES
+from headstart.text import printable
 
 if TYPE_CHECKING:
     import onnx
@@ -159,8 +159,7 @@ def write_run(path: Path, contents: RunContents) -> None:
 
 def _move_in(new: Path, path: Path) -> None:
     """Fill an empty folder; without its manifest, which comes last, it is no run."""
-    for file in sorted(new.iterdir(), key=lambda file: file.name == MANIFEST):
-        file.replace(path / file.name)
+    move_files(new, path, last=MANIFEST)
 
 
 def _put_in_place(new: Path, path: Path, *, old: Path) -> None:
@@ -207,7 +206,7 @@ def _write_files(folder: Path, contents: RunContents) -> None:
         (folder / name).write_bytes(save({key: np.ascontiguousarray(array) for key, array in kept.items()}))
     manifest = entries_of(contents)
     contents.further(folder)
-    _write_manifest(folder, {**manifest, "files": {file.name: digest_of(file) for file in sorted(folder.iterdir())}})
+    _write_manifest(folder, {**manifest, "files": {file.name: file_digest(file) for file in sorted(folder.iterdir())}})
 
 
 def entries_of(contents: RunContents) -> dict[str, Any]:
@@ -250,14 +249,12 @@ def replace_pages(path: Path, pages: Mapping[str, str]) -> None:
     """
     manifest = read_manifest(path)
     try:
-        with tempfile.TemporaryDirectory(dir=path, prefix=".pages-", suffix=_PART, ignore_cleanup_errors=True) as temporary:
-            beside = Path(temporary)
+        with folder_beside(path / MANIFEST) as beside:
             for name, text in pages.items():
                 (beside / name).write_bytes(text.encode("utf-8", errors="replace"))  # as `write_report` does
-            digests = {name: digest_of(beside / name) for name in pages}
+            digests = {name: file_digest(beside / name) for name in pages}
             _write_manifest(beside, {**manifest, "files": {**manifest["files"], **digests}})
-            for name in (*pages, MANIFEST):
-                (beside / name).replace(path / name)
+            move_files(beside, path, last=MANIFEST)
     except OSError as error:
         raise RunError(f"The pages of the run {path} cannot be written: {error.strerror or error}.") from None
 

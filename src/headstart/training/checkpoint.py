@@ -10,7 +10,6 @@ import contextlib
 import errno
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from headstart.errors import RunError
+from headstart.files import write_file
 
 SUFFIX = ".training"
 PLAN = "plan.json"
@@ -58,7 +58,7 @@ class CheckpointFolder:
         with _in_words(self.path):
             self.remove()
             self.path.mkdir(parents=True)
-            _replace(self.path / PLAN, json.dumps({"format": FORMAT, **plan}, indent=1, ensure_ascii=False).encode())
+            write_file(self.path / PLAN, json.dumps({"format": FORMAT, **plan}, indent=1, ensure_ascii=False).encode())
 
     def has_begun(self) -> bool:
         """Whether there is a state to go on from."""
@@ -95,7 +95,7 @@ class CheckpointFolder:
         tensors = {name: value.detach().cpu().contiguous() for name, value in checkpoint.tensors.items()}
         data = save(tensors, metadata={"state": json.dumps(checkpoint.state)})
         with _in_words(self.path):
-            _replace(self.path / FILE, hashlib.sha256(data).digest() + data)
+            write_file(self.path / FILE, hashlib.sha256(data).digest() + data)
 
     def load(self) -> Checkpoint | None:
         """The checkpoint, or None where the training was interrupted before its first.
@@ -121,20 +121,6 @@ class CheckpointFolder:
     def remove(self) -> None:
         """Remove the folder and all that this class and `StoredInputs` put there."""
         shutil.rmtree(self.path, ignore_errors=not self.path.exists())
-
-
-def _replace(path: Path, data: bytes) -> None:
-    part = path.with_suffix(path.suffix + ".part")
-    try:
-        with part.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            part.unlink()
-        raise
 
 
 @contextlib.contextmanager

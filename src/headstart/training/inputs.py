@@ -20,6 +20,7 @@ import torch
 from headstart.engine import Engine, available_cores
 from headstart.errors import RunError
 from headstart.features.extractor import ahead
+from headstart.files import replacing
 from headstart.modalities.image import quiet_decoding
 from headstart.modalities.image.mixing import Mixing
 from headstart.progress import Progress
@@ -155,11 +156,10 @@ class StoredInputs:
     def _compute(self, path: Path, rows: Rows, view: int | None) -> None:
         """Write a file of activations, whole or not at all."""
         self._stage("Computing the frozen part" + ("" if view is None else f", view {view + 1} of {self._views}"))
-        part = path.with_suffix(".part")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             # Not through a memory map: on a full disk that ends the process without a word.
-            with part.open("wb") as stream:
+            with replacing(path, durable=False) as partial, partial.open("wb") as stream:
                 for done, activation in enumerate(self._activations(rows, view)):
                     if not done:
                         _write_header(stream, (len(rows), *activation.shape))
@@ -168,10 +168,7 @@ class StoredInputs:
                         self._progress(done + 1, len(rows))
                 if not len(rows):
                     _write_header(stream, (0, 1))
-            part.replace(path)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                part.unlink()
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             raise RunError(
                 f"The output of the frozen part cannot be kept in {self._folder}: "

@@ -21,6 +21,7 @@ from headstart.backbones.staged import End, Front, Stage, Tail, as_tail_input, c
 from headstart.engine import Engine, open_engine
 from headstart.errors import HeadstartError, ParameterError
 from headstart.features import Images
+from headstart.files import write_file
 from headstart.heads import LogisticHead
 from headstart.modalities.image import Preprocessing
 from headstart.modalities.image.augment import Augmentation
@@ -243,9 +244,7 @@ class Preparation:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             written, _ = exported(front, name=f"the frozen part of {self.backbone.name}", side=size, output="activation", any_size=False)
-            part = path.with_suffix(".part")
-            part.write_bytes(written)
-            part.replace(path)
+            write_file(path, written, durable=False)
         return open_engine(path, kind=self.engine, outputs=("activation",), size=size)
 
     # The head ------------------------------------------------------------------------------------------------------------------------
