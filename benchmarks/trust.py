@@ -25,8 +25,7 @@ from PIL import Image
 from headstart.classifier import TransferClassifier
 from headstart.data import Dataset, read_dataset
 from headstart.data.split import hold_out
-from headstart.heads.calibration import probabilities
-from headstart.metrics import accuracy_interval, expected_calibration_error, roc_auc
+from headstart.metrics import SOFTMAX, accuracy_interval, expected_calibration_error, roc_auc
 from headstart.reliability import Abstention, PredictionSets, Unlike
 from headstart.selection import Choice, HeadPipeline, choose_head
 from measurement_data import DATA
@@ -129,7 +128,7 @@ def split_coverage(name: str, p: np.ndarray, y: np.ndarray, *, coverage: float =
 
 def as_a_run(of: Measured) -> None:
     known = ~np.isnan(of.choice.out_of_sample).any(axis=1)
-    sets = PredictionSets.fit(probabilities(of.choice.out_of_sample, multilabel=False)[known], of.y[of.train][known])
+    sets = PredictionSets.fit(SOFTMAX.probabilities(of.choice.out_of_sample)[known], of.y[of.train][known])
     inside = sets(of.choice.estimator.predict_proba(of.values[of.test]))
     held = inside[np.arange(len(of.test)), of.y[of.test]]
     low, high = accuracy_interval(int(held.sum()), len(held))
@@ -145,7 +144,7 @@ def refits(of: Measured) -> None:
     for seed in range(SPLITS):
         train, test = hold_out(y, share=1 / 3, groups=of.data.groups, seed=seed)
         fitted = HeadPipeline(estimator.map_, estimator.head_).fit(X[train], y[train])
-        sets = PredictionSets.fit(probabilities(fitted.out_of_sample_logits_, multilabel=False), y[train])
+        sets = PredictionSets.fit(SOFTMAX.probabilities(fitted.out_of_sample_logits_), y[train])
         shares.append(sets(fitted.predict_proba(X[test]))[np.arange(len(test)), y[test]].mean())
     error = np.std(shares) / np.sqrt(SPLITS)
     print(
@@ -162,7 +161,7 @@ def measure_coverage(bench: Bench, names: list[str]) -> None:
     for name in names:
         of = bench[name]
         known = ~np.isnan(of.choice.out_of_sample).any(axis=1)
-        split_coverage(f"{name}, training", probabilities(of.choice.out_of_sample, multilabel=False)[known], of.y[of.train][known])
+        split_coverage(f"{name}, training", SOFTMAX.probabilities(of.choice.out_of_sample)[known], of.y[of.train][known])
         split_coverage(f"{name}, test", of.choice.estimator.predict_proba(of.values[of.test]), of.y[of.test])
         as_a_run(of)
         if name == "cats_dogs":
@@ -245,7 +244,7 @@ def measure_calibration(bench: Bench, names: list[str]) -> None:
             raw = choice.estimator.uncalibrated(logits)
             said = []
             for scores in (logits if raw is None else raw, logits):
-                p = probabilities(scores, multilabel=False)
+                p = SOFTMAX.probabilities(scores)
                 right = p.argmax(axis=1) == of.y[of.test]
                 said.append((100 * expected_calibration_error(p.max(axis=1), right), right.mean()))
             (before, was), (after, now) = said
@@ -257,7 +256,7 @@ def measure_abstention(bench: Bench, names: list[str]) -> None:
     for name in names:
         of = bench[name]
         known = ~np.isnan(of.choice.out_of_sample).any(axis=1)
-        p, y = probabilities(of.choice.out_of_sample, multilabel=False)[known], of.y[of.train][known]
+        p, y = SOFTMAX.probabilities(of.choice.out_of_sample)[known], of.y[of.train][known]
         curve = Abstention.fit(p.max(axis=1), p.argmax(axis=1) == y)
         q = of.choice.estimator.predict_proba(of.values[of.test])
         for wanted in (0.9, 0.95, 0.98, 0.99, 0.995):

@@ -20,6 +20,7 @@ import numpy as np
 from conftest import draw
 from headstart.backbones import load_backbone, timm_models
 from headstart.backbones.timm_models import Conversion
+from headstart.metrics.link import SOFTMAX
 from headstart.progress import Listener
 from headstart.training import FineTuning
 from headstart.training.checkpoint import PLAN, CheckpointFolder
@@ -47,7 +48,7 @@ def train(cache: Path, out: Path, changes: dict[str, Any], *, pipe: int | None =
     rows = np.arange(27)
     given = Task(
         images=np.stack([draw(index % 3, index, side=64) for index in rows]), targets=np.eye(3, dtype=np.float32)[rows % 3],
-        classes=np.array(["rings", "stripes", "checks"]), multilabel=False, train=rows[6:], watched=rows[:6],
+        classes=np.array(["rings", "stripes", "checks"]), link=SOFTMAX, train=rows[6:], watched=rows[:6],
         class_weights=np.array([1.0, 2.0, 0.5], dtype=np.float32),
     )  # fmt: skip
     team, found = Team.from_environment(), {}

@@ -17,6 +17,7 @@ from headstart.backbones import Backbone, load_backbone, timm_models, torch_netw
 from headstart.backbones.timm_models import Conversion
 from headstart.errors import Interrupted, ParameterError
 from headstart.features import BackboneExtractor
+from headstart.metrics.link import SIGMOID, SOFTMAX
 from headstart.training import FineTuning
 
 pytest.importorskip("timm", reason="needs headstart[torch]")
@@ -40,15 +41,21 @@ def small(cache: Path) -> Backbone:
     return load_backbone(NAME, cache=cache, weights="random", announce=lambda message: None)
 
 
-def task(labels: int = 3, *, multilabel: bool = False, watched: int = 6, **more: Any) -> Task:
+def task(labels: int = 3, *, several: bool = False, watched: int = 6, **more: Any) -> Task:
     images = np.stack([draw(index % 3, index, side=64) for index in range(27)])
     targets = np.eye(labels, dtype=np.float32)[np.arange(27) % labels]
-    if multilabel:
+    if several:
         targets[::4, 0] = 1
     rows = np.arange(27)
-    classes = np.arange(labels) if multilabel else np.array(["rings", "stripes", "checks"][:labels])
+    classes = np.arange(labels) if several else np.array(["rings", "stripes", "checks"][:labels])
     return Task(
-        images=images, targets=targets, classes=classes, multilabel=multilabel, train=rows[watched:], watched=rows[:watched], **more
+        images=images,
+        targets=targets,
+        classes=classes,
+        link=SIGMOID if several else SOFTMAX,
+        train=rows[watched:],
+        watched=rows[:watched],
+        **more,
     )
 
 
@@ -267,11 +274,11 @@ def test_images_are_mixed_as_stored_activations(tune: Tune, strategy: str, mixin
 
 
 def test_several_labels(tune: Tune) -> None:
-    given = task(multilabel=True, watched=12)
+    given = task(several=True, watched=12)
     came = tune(given, epochs=2)
     assert came.done.watched_logits is not None
     assert came.done.watched_logits.shape == (12, 3)
-    assert came.done.head.multilabel_
+    assert came.done.head.link_ is SIGMOID
     again = tune(given, epochs=2, loss="focal", label_smoothing=0.1)
     assert not same(came, again)
 

@@ -15,6 +15,7 @@ import pytest
 
 from conftest import draw
 from headstart.errors import ParameterError
+from headstart.metrics.link import SIGMOID, SOFTMAX
 from headstart.training import FineTuning
 
 pytest.importorskip("timm", reason="needs headstart[torch]")
@@ -73,19 +74,19 @@ ALL = ("one", "two", "three")
 
 def training(
     *, plan: FineTuning | None = None, phases: tuple[Phase, ...] = (Phase(0, ALL),), trained: tuple[str, ...] = ALL, chooses: bool = True,
-    watched: int = 9, multilabel: bool = False, weights: Any = None, seed: int = 1, augment: str = "none", batch: int = 8, **more: Any,
+    watched: int = 9, several: bool = False, weights: Any = None, seed: int = 1, augment: str = "none", batch: int = 8, **more: Any,
 ) -> Training:  # fmt: skip
     plan = plan or FineTuning(epochs=3, batch_size=batch, lr=0.01, layer_decay=1.0)
     tail = Small()
     targets = np.eye(3, dtype=np.float32)[LABELS]
-    loss = make_loss(plan, multilabel=multilabel, classes=3, class_weights=weights)
+    loss = make_loss(plan, link=SIGMOID if several else SOFTMAX, classes=3, class_weights=weights)
     network = Network(tail, HeadNetwork(8, loss.outputs, plan.head_layers, plan.dropout, seed=seed), flatten=False)  # type: ignore[arg-type]
     augmentation = Augmentation.parse(augment)
     pixels = Pixels(IMAGES, preprocessing=Preprocessing(32), augmentation=augmentation, seed=seed, memory=1 << 24)
     rows = np.arange(len(IMAGES))
     return Training(
         network, ImageInputs(pixels, normalise=lambda images: images.permute(0, 3, 1, 2).float() / 128 - 1, device="cpu"),
-        Problem(targets=targets, train=rows[watched:], watched=rows[:watched], chooses=chooses, multilabel=multilabel),
+        Problem(targets=targets, train=rows[watched:], watched=rows[:watched], chooses=chooses, link=SIGMOID if several else SOFTMAX),
         plan, stages=tail.stages, phases=phases, rates=rates(plan, trained), loss=loss, augmentation=augmentation, seed=seed,
         team=more.pop("team", Team()), device="cpu", **more,
     )  # fmt: skip

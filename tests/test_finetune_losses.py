@@ -9,6 +9,7 @@ import pytest
 from scipy.special import expit, log_softmax
 
 from headstart.errors import ParameterError
+from headstart.metrics.link import SIGMOID, SOFTMAX
 from headstart.training import FineTuning
 
 pytest.importorskip("timm", reason="needs headstart[torch]")
@@ -53,7 +54,7 @@ def close(found: torch.Tensor, expected: Any) -> None:
 @pytest.mark.parametrize("weights", [None, WEIGHTS])
 def test_cross_entropy_is_that_of_torch(smoothing: float, weights: np.ndarray | None) -> None:
     logits, labels = batch()
-    loss = make_loss(FineTuning(label_smoothing=smoothing), multilabel=False, classes=4, class_weights=weights)
+    loss = make_loss(FineTuning(label_smoothing=smoothing), link=SOFTMAX, classes=4, class_weights=weights)
     theirs = {"label_smoothing": smoothing, "weight": None if weights is None else torch.tensor(weights).double()}
     targets = one_hot(labels, 4)
     close(loss(logits, targets), torch.nn.CrossEntropyLoss(**theirs, reduction="none")(logits, labels))
@@ -63,38 +64,38 @@ def test_cross_entropy_is_that_of_torch(smoothing: float, weights: np.ndarray | 
 
 
 def test_weights_of_mixed_images_are_mixed() -> None:
-    loss = make_loss(FineTuning(), multilabel=False, classes=4, class_weights=WEIGHTS)
+    loss = make_loss(FineTuning(), link=SOFTMAX, classes=4, class_weights=WEIGHTS)
     close(loss.weights(shares()), shares().numpy() @ WEIGHTS)
-    close(make_loss(FineTuning(), multilabel=False, classes=4).weights(shares()), np.ones(12))
+    close(make_loss(FineTuning(), link=SOFTMAX, classes=4).weights(shares()), np.ones(12))
 
 
 def test_several_labels_are_binary_cross_entropies_of_torch() -> None:
     logits, _ = batch()
     for targets in (tags(), tags(mixed=True)):
         expected = torch.nn.BCEWithLogitsLoss(reduction="none")(logits, targets).mean(dim=1)
-        close(make_loss(FineTuning(), multilabel=True, classes=4)(logits, targets), expected)
+        close(make_loss(FineTuning(), link=SIGMOID, classes=4)(logits, targets), expected)
         smoothed = torch.nn.BCEWithLogitsLoss(reduction="none")(logits, targets * 0.8 + 0.1).mean(dim=1)
-        close(make_loss(FineTuning(label_smoothing=0.2, loss="binary"), multilabel=True, classes=4)(logits, targets), smoothed)
+        close(make_loss(FineTuning(label_smoothing=0.2, loss="binary"), link=SIGMOID, classes=4)(logits, targets), smoothed)
 
 
 def test_an_image_of_several_labels_weighs_as_their_mean() -> None:
     from headstart.heads.targets import encode, image_weights
 
-    loss = make_loss(FineTuning(), multilabel=True, classes=4, class_weights=WEIGHTS)
+    loss = make_loss(FineTuning(), link=SIGMOID, classes=4, class_weights=WEIGHTS)
     by_number = dict(enumerate(WEIGHTS.tolist()))
     expected = image_weights(encode(tags().numpy().astype(int)), by_number)
     close(loss.weights(tags()), expected)
     logits, _ = batch()
     assert expected is not None
-    close(loss(logits, tags()), expected * make_loss(FineTuning(), multilabel=True, classes=4)(logits, tags()).numpy())
+    close(loss(logits, tags()), expected * make_loss(FineTuning(), link=SIGMOID, classes=4)(logits, tags()).numpy())
 
 
 @pytest.mark.parametrize("weights", [None, np.array([0.5, 2.0], dtype=np.float32)])
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 def test_one_sigmoid_is_the_softmax_of_two(weights: np.ndarray | None, smoothing: float) -> None:
     logits, labels = batch(2, outputs=1)
-    one = make_loss(FineTuning(loss="binary", label_smoothing=smoothing), multilabel=False, classes=2, class_weights=weights)
-    two = make_loss(FineTuning(label_smoothing=smoothing), multilabel=False, classes=2, class_weights=weights)
+    one = make_loss(FineTuning(loss="binary", label_smoothing=smoothing), link=SOFTMAX, classes=2, class_weights=weights)
+    two = make_loss(FineTuning(label_smoothing=smoothing), link=SOFTMAX, classes=2, class_weights=weights)
     assert (one.outputs, two.outputs) == (1, 2)
     for targets in (one_hot(labels, 2), shares(2)):
         close(one(logits, targets), two(torch.cat([-logits / 2, logits / 2], dim=1), targets))
@@ -105,19 +106,19 @@ def test_one_sigmoid_is_the_softmax_of_two(weights: np.ndarray | None, smoothing
 
 
 def test_class_logits_give_the_probability_of_the_sigmoid() -> None:
-    loss = make_loss(FineTuning(loss="binary"), multilabel=False, classes=2)
+    loss = make_loss(FineTuning(loss="binary"), link=SOFTMAX, classes=2)
     z = np.array([[-3.0], [0.0], [8.0]])
     both = loss.class_logits(z)
     np.testing.assert_allclose(np.exp(log_softmax(both, axis=1))[:, 1], expit(z[:, 0]), rtol=1e-12)
     np.testing.assert_array_equal(loss.class_logits(torch.tensor(z)).numpy(), both)
     several = np.zeros((3, 4))
-    assert make_loss(FineTuning(), multilabel=False, classes=4).class_logits(several) is several
+    assert make_loss(FineTuning(), link=SOFTMAX, classes=4).class_logits(several) is several
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0, 5.0])
 def test_focal_loss_of_exclusive_classes_is_that_of_the_paper(gamma: float) -> None:
     logits, labels = batch()
-    loss = make_loss(FineTuning(loss="focal", focal_gamma=gamma), multilabel=False, classes=4, class_weights=WEIGHTS)
+    loss = make_loss(FineTuning(loss="focal", focal_gamma=gamma), link=SOFTMAX, classes=4, class_weights=WEIGHTS)
     p = np.exp(log_softmax(logits.numpy(), axis=1))
     of_target = p[np.arange(12), labels.numpy()]
     close(loss(logits, one_hot(labels, 4)), -WEIGHTS[labels.numpy()] * (1 - of_target) ** gamma * np.log(of_target))
@@ -127,7 +128,7 @@ def test_focal_loss_of_exclusive_classes_is_that_of_the_paper(gamma: float) -> N
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0, 5.0])
 def test_focal_loss_of_several_labels_is_that_of_the_paper(gamma: float) -> None:
     logits, _ = batch()
-    loss = make_loss(FineTuning(loss="focal", focal_gamma=gamma), multilabel=True, classes=4)
+    loss = make_loss(FineTuning(loss="focal", focal_gamma=gamma), link=SIGMOID, classes=4)
     p, y = expit(logits.numpy()), tags().numpy()
     p_t = np.where(y == 1, p, 1 - p)
     close(loss(logits, tags()), (-((1 - p_t) ** gamma) * np.log(p_t)).mean(axis=1))
@@ -139,31 +140,31 @@ def test_focal_loss_of_several_labels_is_that_of_the_paper(gamma: float) -> None
 def test_focal_loss_without_gamma_is_cross_entropy() -> None:
     logits, _ = batch()
     focal, plain = FineTuning(loss="focal", focal_gamma=0.0, label_smoothing=0.1), FineTuning(label_smoothing=0.1)
-    for multilabel, targets in ((False, shares()), (True, tags())):
-        expected = make_loss(plain, multilabel=multilabel, classes=4)(logits, targets)
-        close(make_loss(focal, multilabel=multilabel, classes=4)(logits, targets), expected)
+    for several, targets in ((False, shares()), (True, tags())):
+        expected = make_loss(plain, link=SIGMOID if several else SOFTMAX, classes=4)(logits, targets)
+        close(make_loss(focal, link=SIGMOID if several else SOFTMAX, classes=4)(logits, targets), expected)
 
 
-@pytest.mark.parametrize("multilabel", [False, True])
+@pytest.mark.parametrize("several", [False, True])
 @pytest.mark.parametrize("gamma", [0.3, 2.0])
-def test_gradients_are_finite_where_the_network_is_certain(multilabel: bool, gamma: float) -> None:
+def test_gradients_are_finite_where_the_network_is_certain(several: bool, gamma: float) -> None:
     logits = torch.tensor([[90.0, -90.0], [-90.0, 90.0], [1e4, -1e4]], requires_grad=True)
     targets = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.5, 0.5]])
-    loss = make_loss(FineTuning(loss="focal", focal_gamma=gamma), multilabel=multilabel, classes=2)
+    loss = make_loss(FineTuning(loss="focal", focal_gamma=gamma), link=SIGMOID if several else SOFTMAX, classes=2)
     loss(logits, targets).sum().backward()
     assert torch.isfinite(logits.grad).all()
     assert logits.grad[1, 0] < -0.4, "the one that is certain and wrong is pulled"
 
 
 @pytest.mark.parametrize("plan", [FineTuning(label_smoothing=0.1), FineTuning(loss="focal"), FineTuning(loss="binary")])
-@pytest.mark.parametrize("multilabel", [False, True])
-def test_a_batch_may_be_divided(plan: FineTuning, multilabel: bool) -> None:
+@pytest.mark.parametrize("several", [False, True])
+def test_a_batch_may_be_divided(plan: FineTuning, several: bool) -> None:
     """Three unequal parts, each with its gradient, add up to the mean over the whole batch."""
-    loss = make_loss(plan, multilabel=multilabel, classes=2, class_weights=WEIGHTS[1:3])
+    loss = make_loss(plan, link=SIGMOID if several else SOFTMAX, classes=2, class_weights=WEIGHTS[1:3])
     whole, _ = batch(2, outputs=loss.outputs)
     divided = whole.clone().requires_grad_()
     whole.requires_grad_()
-    targets = tags(2) if multilabel else shares(2)
+    targets = tags(2) if several else shares(2)
     (loss(whole, targets).sum() / loss.weights(targets).sum()).backward()
     total = sum(loss.weights(targets[rows]).sum() for rows in (slice(0, 2), slice(2, 3), slice(3, 12)))
     for rows in (slice(0, 2), slice(2, 3), slice(3, 12)):
@@ -171,19 +172,19 @@ def test_a_batch_may_be_divided(plan: FineTuning, multilabel: bool) -> None:
     close(divided.grad, whole.grad)
 
 
-@pytest.mark.parametrize("multilabel", [False, True])
+@pytest.mark.parametrize("several", [False, True])
 @pytest.mark.parametrize("name", ["auto", "focal"])
-def test_gradients_are_those_of_differences(multilabel: bool, name: str) -> None:
-    loss = make_loss(FineTuning(loss=name, label_smoothing=0.1), multilabel=multilabel, classes=4, class_weights=WEIGHTS)
+def test_gradients_are_those_of_differences(several: bool, name: str) -> None:
+    loss = make_loss(FineTuning(loss=name, label_smoothing=0.1), link=SIGMOID if several else SOFTMAX, classes=4, class_weights=WEIGHTS)
     logits, _ = batch(n=5)
-    targets = tags(n=5) if multilabel else shares(n=5)
+    targets = tags(n=5) if several else shares(n=5)
     assert torch.autograd.gradcheck(lambda z: loss(z, targets), (logits.requires_grad_(),))
 
 
 def test_half_precision_logits_get_a_loss_in_float32() -> None:
     logits, labels = batch()
     low = logits.to(torch.bfloat16)
-    loss = make_loss(FineTuning(), multilabel=False, classes=4)
+    loss = make_loss(FineTuning(), link=SOFTMAX, classes=4)
     found = loss(low, one_hot(labels, 4).float())
     assert found.dtype == torch.float32
     close(found, torch.nn.functional.cross_entropy(low.float(), labels, reduction="none"))
@@ -191,28 +192,28 @@ def test_half_precision_logits_get_a_loss_in_float32() -> None:
 
 def test_binary_needs_two_classes() -> None:
     with pytest.raises(ParameterError, match=r"each image has one of 5 classes. Use 'cross_entropy', 'focal' or 'auto'"):
-        make_loss(FineTuning(loss="binary"), multilabel=False, classes=5)
+        make_loss(FineTuning(loss="binary"), link=SOFTMAX, classes=5)
 
 
 def test_cross_entropy_needs_one_class_an_image() -> None:
     with pytest.raises(ParameterError, match=r"an image may have several labels. Use 'binary', 'focal' or 'auto'"):
-        make_loss(FineTuning(loss="cross_entropy"), multilabel=True, classes=5)
+        make_loss(FineTuning(loss="cross_entropy"), link=SIGMOID, classes=5)
 
 
-@pytest.mark.parametrize(("multilabel", "classes", "said"), [(False, 1, "at least 2 classes, got 1"), (True, 0, "at least 1 label, got 0")])
-def test_there_must_be_something_to_learn(multilabel: bool, classes: int, said: str) -> None:
+@pytest.mark.parametrize(("several", "classes", "said"), [(False, 1, "at least 2 classes, got 1"), (True, 0, "at least 1 label, got 0")])
+def test_there_must_be_something_to_learn(several: bool, classes: int, said: str) -> None:
     with pytest.raises(ParameterError, match=said):
-        make_loss(FineTuning(), multilabel=multilabel, classes=classes)
+        make_loss(FineTuning(), link=SIGMOID if several else SOFTMAX, classes=classes)
 
 
 @pytest.mark.parametrize("wrong", [[1, 1], [1, 1, -1], [1, np.nan, 1], [0, 0, 0]])
 def test_class_weights_are_checked(wrong: list[float]) -> None:
     with pytest.raises(ParameterError, match="class_weights must be 3 numbers, none below 0 and not all 0"):
-        make_loss(FineTuning(), multilabel=False, classes=3, class_weights=wrong)
+        make_loss(FineTuning(), link=SOFTMAX, classes=3, class_weights=wrong)
 
 
 def test_shapes_are_never_stretched() -> None:
-    loss = make_loss(FineTuning(), multilabel=False, classes=4)
+    loss = make_loss(FineTuning(), link=SOFTMAX, classes=4)
     with pytest.raises(ValueError, match=r"logits must have the shape \(12, 4\), got \(12, 1\)"):
         loss(torch.zeros(12, 1), shares())
     with pytest.raises(ValueError, match="with 4 columns; got the shape"):

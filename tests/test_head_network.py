@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from headstart.errors import ParameterError
+from headstart.metrics.link import SIGMOID, SOFTMAX
 
 pytest.importorskip("timm", reason="needs headstart[torch]")
 
@@ -112,7 +113,7 @@ def test_it_begins_as_a_fitted_linear_head(loss: str, k: int) -> None:
     y = np.arange(90) % k
     X[np.arange(90), y] += 3
     fitted = LogisticHead().fit(X, y)
-    goal = make_loss(FineTuning(loss=loss), multilabel=False, classes=k)
+    goal = make_loss(FineTuning(loss=loss), link=SOFTMAX, classes=k)
     network = HeadNetwork(20, goal.outputs)
     network.start_from(fitted.coef_, fitted.intercept_)
     logits = goal.class_logits(network(torch.tensor(X)).detach().double())
@@ -135,22 +136,27 @@ def test_limits() -> None:
 
 
 @pytest.mark.parametrize("layers", [(), (16, 8)])
-@pytest.mark.parametrize(("outputs", "k", "multilabel"), [(4, 4, False), (1, 2, False), (4, 4, True), (1, 1, True)])
-def test_the_trained_head_says_what_the_network_said(layers: tuple[int, ...], outputs: int, k: int, multilabel: bool) -> None:
+@pytest.mark.parametrize(("outputs", "k", "several"), [(4, 4, False), (1, 2, False), (4, 4, True), (1, 1, True)])
+def test_the_trained_head_says_what_the_network_said(layers: tuple[int, ...], outputs: int, k: int, several: bool) -> None:
     network = HeadNetwork(20, outputs, layers, dropout=0.5, seed=2)
     with torch.no_grad():
         for layer in network.dense:
             layer.bias += torch.linspace(-1, 1, len(layer.bias))
     head = TrainedHead.of(
-        network.arrays(), np.arange(k), multilabel, columns=(5, 25), single_sigmoid=outputs == 1 and not multilabel, features=30
+        network.arrays(),
+        np.arange(k),
+        SIGMOID if several else SOFTMAX,
+        columns=(5, 25),
+        single_sigmoid=outputs == 1 and not several,
+        features=30,
     )
     X = features(50, 30)
     with torch.no_grad():
         logits = network.eval()(torch.tensor(X[:, 5:25]))
-    expected = torch.cat([1 - torch.sigmoid(logits), torch.sigmoid(logits)], 1) if outputs == 1 and not multilabel else None
+    expected = torch.cat([1 - torch.sigmoid(logits), torch.sigmoid(logits)], 1) if outputs == 1 and not several else None
     if expected is None:
         np.testing.assert_allclose(head.logits(X), logits.numpy(), atol=1e-5)
-        expected = torch.sigmoid(logits) if multilabel else torch.softmax(logits, dim=1)
+        expected = torch.sigmoid(logits) if several else torch.softmax(logits, dim=1)
     np.testing.assert_allclose(head.predict_proba(X), expected.numpy(), atol=1e-5)
 
 

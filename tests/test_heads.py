@@ -25,12 +25,13 @@ from headstart.heads import (
     RidgeHead,
     head_from_state,
 )
-from headstart.heads.calibration import calibrate, losses, probabilities
+from headstart.heads.calibration import calibrate
 from headstart.heads.distances import gaussian, squared_distances
 from headstart.heads.least_squares import dual_fit, primal_fit
 from headstart.heads.logistic_path import BIAS_PENALTY
 from headstart.heads.subsample import stratified_rows
 from headstart.heads.targets import encode, image_weights
+from headstart.metrics.link import SIGMOID, SOFTMAX
 from headstart.onnx_graph import OnnxGraph
 
 Array = npt.NDArray[Any]
@@ -340,32 +341,33 @@ def test_calibration_finds_scale_and_shift() -> None:
     generator = np.random.default_rng(0)
     logits = 2 * generator.normal(size=(20000, 3)) + [0.5, 0.0, -0.5]
     labels = np.array([generator.choice(3, p=row) for row in softmax(logits, axis=1)])
-    found = calibrate(logits / 7 - 1, labels[:, None] == np.arange(3), multilabel=False)
+    found = calibrate(logits / 7 - 1, labels[:, None] == np.arange(3), link=SOFTMAX)
     np.testing.assert_allclose(found.scale, 7, rtol=0.05)
     np.testing.assert_allclose(found.shift - found.shift.mean(), 0, atol=0.15)
 
 
 @settings(max_examples=30, deadline=None)
-@example(seed=3140, n=2, k=3, multilabel=False, scale=1e-4)
+@example(seed=3140, n=2, k=3, several=False, scale=1e-4)
 @given(
-    seed=st.integers(0, 2**20), n=st.integers(2, 60), k=st.integers(2, 5), multilabel=st.booleans(), scale=st.sampled_from([1e-4, 1.0, 1e4])
+    seed=st.integers(0, 2**20), n=st.integers(2, 60), k=st.integers(2, 5), several=st.booleans(), scale=st.sampled_from([1e-4, 1.0, 1e4])
 )
-def test_calibration_never_makes_the_log_loss_worse_than_no_knowledge(seed: int, n: int, k: int, multilabel: bool, scale: float) -> None:
+def test_calibration_never_makes_the_log_loss_worse_than_no_knowledge(seed: int, n: int, k: int, several: bool, scale: float) -> None:
     generator = np.random.default_rng(seed)
     scores = scale * generator.normal(size=(n, k))
-    indicators = generator.integers(0, 2, (n, k)).astype(bool) if multilabel else generator.integers(0, k, n)[:, None] == np.arange(k)
-    found = calibrate(scores, indicators, multilabel=multilabel)
+    indicators = generator.integers(0, 2, (n, k)).astype(bool) if several else generator.integers(0, k, n)[:, None] == np.arange(k)
+    link = SIGMOID if several else SOFTMAX
+    found = calibrate(scores, indicators, link=link)
     assert found.scale > 0
     assert np.isfinite(found.shift).all()
-    ignorance = losses(np.zeros((n, k)), indicators, multilabel=multilabel).mean()
-    assert losses(found(scores), indicators, multilabel=multilabel).mean() <= ignorance + 0.02
+    ignorance = link.losses(np.zeros((n, k)), indicators).mean()
+    assert link.losses(found(scores), indicators).mean() <= ignorance + 0.02
 
 
 def test_perfect_scores_keep_a_finite_scale() -> None:
     y = np.arange(40) % 2
     indicators = y[:, None] == np.arange(2)
-    found = calibrate(np.where(indicators, 1.0, -1.0), indicators, multilabel=False)
-    p = probabilities(found(np.where(indicators, 1.0, -1.0)), multilabel=False)
+    found = calibrate(np.where(indicators, 1.0, -1.0), indicators, link=SOFTMAX)
+    p = SOFTMAX.probabilities(found(np.where(indicators, 1.0, -1.0)))
     assert 0.95 < p[indicators].min() < 0.9999
 
 

@@ -23,6 +23,7 @@ from headstart import FitSettings, fit, load
 from headstart.data import dataset_from_paths
 from headstart.errors import ParameterError
 from headstart.files import file_digest
+from headstart.metrics.link import SIGMOID
 from headstart.reliability import Abstention, PredictionSets, Trust, Unlike
 from headstart.run import Run
 from headstart.run.judging import Judging
@@ -199,7 +200,7 @@ def test_the_saved_model_holds_what_fit_measured(pictures: Path, cache: Path, tm
     assert again == kept == result.trust_test
     assert kept.asked == 0.7
     assert run.trust.sets is not None
-    assert run.trust.sets.multilabel
+    assert run.trust.sets.link is SIGMOID
 
 
 # earlier versions, and what is not imported

@@ -287,7 +287,7 @@ def test_multilabel_scores_are_scikit_learns(seed: int, n: int, k: int) -> None:
     rng = np.random.default_rng(seed)
     targets = rng.random((n, k)) < rng.uniform(0.1, 0.9)
     probabilities = np.round(np.clip(0.4 * targets + 0.6 * rng.random((n, k)), 0, 1), 1)
-    predicted = probabilities > 0.5
+    predicted = probabilities >= 0.5
     assert metrics.accuracy(targets, predicted) == near(reference.accuracy_score(targets, predicted))
     assert metrics.hamming_loss(targets, predicted) == near(reference.hamming_loss(targets, predicted))
     scores = metrics.precision_recall_f1(targets, predicted)

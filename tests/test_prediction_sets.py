@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headstart.errors import ParameterError, RunError
+from headstart.metrics.link import SIGMOID
 from headstart.reliability import PredictionSets
 
 Array = npt.NDArray[Any]
@@ -100,7 +101,7 @@ def test_several_labels_are_covered_together() -> None:
     sets = PredictionSets.fit(probabilities[:2000], truth[:2000], coverage=0.9)
     labelled = truth[2000:].any(axis=1)
     held = (sets(probabilities[2000:]) | ~truth[2000:]).all(axis=1)
-    assert sets.multilabel
+    assert sets.link is SIGMOID
     assert sets.images == truth[:2000].any(axis=1).sum()
     assert abs(held[labelled].mean() - 0.9) < 0.025
     each = PredictionSets.fit(probabilities[:2000], truth[:2000], coverage=0.9, by_class=True)(probabilities[2000:])

@@ -17,6 +17,7 @@ from scipy.special import expit, softmax
 
 from headstart.errors import ParameterError, RunError
 from headstart.heads import LogisticHead
+from headstart.metrics.link import SIGMOID, SOFTMAX
 from headstart.onnx_graph import OnnxGraph
 from headstart.training.trained_head import TrainedHead
 
@@ -45,18 +46,18 @@ def made(kind: str, *, temperature: float = 1.0, columns: tuple[int, int] = (STA
         "two": (2, np.array(["no", "yes"]), ()),
         "sigmoid": (1, np.array(["no", "yes"]), ()),
         "dense sigmoid": (1, np.array([False, True]), (8,)),
-        "multilabel": (4, np.arange(4), ()),
-        "dense multilabel": (4, np.arange(4), (8,)),
+        "several": (4, np.arange(4), ()),
+        "dense several": (4, np.arange(4), (8,)),
         "one label": (1, np.arange(1), ()),
     }[kind]
-    several = kind in ("multilabel", "dense multilabel", "one label")
+    link = SIGMOID if kind in ("several", "dense several", "one label") else SOFTMAX
     return TrainedHead.of(
-        network(outputs, layers), classes, several, columns=columns, single_sigmoid="sigmoid" in kind, temperature=temperature,
+        network(outputs, layers), classes, link, columns=columns, single_sigmoid="sigmoid" in kind, temperature=temperature,
         **{"features": D, **given},
     )  # fmt: skip
 
 
-KINDS = ["linear", "dense", "two", "sigmoid", "dense sigmoid", "multilabel", "dense multilabel", "one label"]
+KINDS = ["linear", "dense", "two", "sigmoid", "dense sigmoid", "several", "dense several", "one label"]
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -82,7 +83,7 @@ def run_onnx(head: TrainedHead, X: Array) -> Array:
 def test_probabilities_are_those_of_the_network(kind: str, temperature: float) -> None:
     X = features()
     head, z = made(kind, temperature=temperature), raw(kind, X) / temperature
-    if head.multilabel_:
+    if head.link_.independent:
         expected = expit(z)
     else:
         expected = np.concatenate([expit(-z), expit(z)], axis=1) if z.shape[1] == 1 else softmax(z, axis=1)
@@ -107,8 +108,8 @@ def test_onnx_without_columns_to_leave_out() -> None:
 def test_predictions_follow_from_the_probabilities(kind: str) -> None:
     X, head = features(), made(kind)
     probable = head.predict_proba(X)
-    if head.multilabel_:
-        np.testing.assert_array_equal(head.predict(X), probable > 0.5)
+    if head.link_.independent:
+        np.testing.assert_array_equal(head.predict(X), probable >= 0.5)
         np.testing.assert_array_equal(head.decision_function(X), head.logits(X))
         return
     np.testing.assert_array_equal(head.predict(X), head.classes_[probable.argmax(axis=1)])
@@ -131,12 +132,12 @@ def test_it_means_what_a_fitted_head_means(k: int, several: bool) -> None:
     X[:, :k] += 2 * (y if several else y[:, None] == np.unique(y))
     fitted = LogisticHead().fit(X, y)
     arrays = {"dense.0.weight": fitted.coef_, "dense.0.bias": fitted.intercept_}
-    head = TrainedHead.of(arrays, fitted.classes_, several, columns=(0, D), label_dtype=y.dtype)
+    head = TrainedHead.of(arrays, fitted.classes_, fitted.link_, columns=(0, D), label_dtype=y.dtype)
     for method in ("logits", "predict_proba", "decision_function"):
         np.testing.assert_allclose(getattr(head, method)(X), getattr(fitted, method)(X), rtol=1e-6, atol=1e-6)
     np.testing.assert_array_equal(head.predict(X), fitted.predict(X))
     assert head.predict(X).dtype == fitted.predict(X).dtype
-    assert (head.n_features_in_, head.multilabel_) == (fitted.n_features_in_, fitted.multilabel_)
+    assert (head.n_features_in_, head.link_) == (fitted.n_features_in_, fitted.link_)
 
 
 @every_kind
@@ -152,10 +153,10 @@ def test_state_makes_the_same_head_again(kind: str) -> None:
 
 
 def test_the_dtype_of_labels_is_kept() -> None:
-    head = made("multilabel", label_dtype=bool)
+    head = made("several", label_dtype=bool)
     assert head.predict(features()).dtype == bool
     assert TrainedHead.from_state(*head.state()).predict(features()).dtype == bool
-    assert made("multilabel").predict(features()).dtype == np.int64
+    assert made("several").predict(features()).dtype == np.int64
 
 
 def test_another_temperature_scales_the_logits() -> None:
@@ -172,7 +173,7 @@ def test_other_columns_do_not_count() -> None:
 
 def test_it_keeps_its_own_copy() -> None:
     arrays = network(3)
-    head = TrainedHead.of(arrays, ["a", "b", "c"], False, columns=(START, STOP))
+    head = TrainedHead.of(arrays, ["a", "b", "c"], SOFTMAX, columns=(START, STOP))
     before = head.logits(features()[:, :STOP])
     arrays["dense.0.weight"][:] = 0
     np.testing.assert_array_equal(head.logits(features()[:, :STOP]), before)
@@ -190,7 +191,7 @@ def test_a_missing_or_wrong_entry_is_told(key: str) -> None:
 @pytest.mark.parametrize("key", sorted(made("dense").state()[1]))
 def test_a_missing_or_wrong_array_is_told(key: str) -> None:
     settings, arrays = made("dense").state()
-    with pytest.raises(RunError, match=f"is damaged: '{key}' is missing. Fit it again"):
+    with pytest.raises(RunError, match=f"is damaged: '{key}' is missing or wrong. Fit it again"):
         TrainedHead.from_state(settings, {name: value for name, value in arrays.items() if name != key})
     with pytest.raises(RunError, match=r"is damaged: the weights .* of layer \d do not fit its \d+ inputs"):
         TrainedHead.from_state(settings, arrays | {key: arrays[key][..., :-1]})
@@ -229,9 +230,9 @@ def test_a_training_that_ran_away_is_told() -> None:
     arrays = network(3)
     arrays["dense.0.bias"][1] = np.inf
     with pytest.raises(ParameterError, match=r"layer 0 holds values that are not finite. If a training made them, lower its learning rate"):
-        TrainedHead.of(arrays, ["a", "b", "c"], False, columns=(START, STOP))
+        TrainedHead.of(arrays, ["a", "b", "c"], SOFTMAX, columns=(START, STOP))
     with pytest.raises(ParameterError, match="single_sigmoid is False, but the output layer is 1 wide for 2 classes"):
-        TrainedHead.of(network(1), ["a", "b"], False, columns=(START, STOP))
+        TrainedHead.of(network(1), ["a", "b"], SOFTMAX, columns=(START, STOP))
 
 
 def test_features_are_checked() -> None:

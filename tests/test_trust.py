@@ -13,6 +13,7 @@ from safetensors.numpy import load, save
 from scipy.stats import binomtest
 
 from headstart.errors import ParameterError, RunError
+from headstart.metrics.link import SIGMOID
 from headstart.reliability import Abstention, Answered, PredictionSets, Trust, TrustTest, Unlike, confidence
 
 Array = npt.NDArray[Any]
@@ -158,7 +159,7 @@ def test_a_set_is_never_empty() -> None:
 
 
 def test_of_several_labels_all_must_be_held_and_images_without_any_prove_nothing() -> None:
-    sets = PredictionSets(0.9, np.array([0.3, 0.3, 0.3]), by_class=False, multilabel=True)
+    sets = PredictionSets(0.9, np.array([0.3, 0.3, 0.3]), by_class=False, link=SIGMOID)
     probabilities = np.array([[0.9, 0.4, 0.1], [0.9, 0.1, 0.1], *[[0.1, 0.2, 0.1]] * 8])
     targets = np.array([[True, True, False], [True, True, False], *[[False] * 3] * 8])
     test = TrustTest.of(only(sets), probabilities, targets, None)
@@ -245,7 +246,7 @@ def test_read_again_it_says_the_same(several: bool) -> None:
     logits, targets = answers(100, 3, seed=9)
     probabilities, fresh = softmax(logits), features(100, seed=9)
     np.testing.assert_array_equal(again.sets(probabilities), made.sets(probabilities))
-    assert again.sets.multilabel == several
+    assert again.sets.link.independent == several
     assert again.abstention.threshold_for(0.9) == made.abstention.threshold_for(0.9)
     np.testing.assert_allclose(again.unlike.score(fresh), made.unlike.score(fresh), rtol=1e-6)
     np.testing.assert_array_equal(again.unlike.nearest(fresh, 3)[0], made.unlike.nearest(fresh, 3)[0])

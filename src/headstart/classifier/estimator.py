@@ -96,7 +96,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         named = None if groups is None else one_each(groups, "groups", "names", len(images))
         if self.fine_tuning is not None:
             known = encode(targets)
-            check_plan(self.fine_tuning, backbone=self.backbone, classes=known.indicators.shape[1], multilabel=known.multilabel)
+            check_plan(self.fine_tuning, backbone=self.backbone, classes=known.indicators.shape[1], link=known.link)
         features = self.extract(images) if self.begins_with_probe else self.survey(images)
         if not len(features.kept):
             raise DataError(f"None of the {len(images)} images can be read. The first: {features.refused[0]}")

@@ -17,8 +17,8 @@ from headstart.classifier.preparing import Ready
 from headstart.data.split import hold_out
 from headstart.errors import DataError, MissingExtraError
 from headstart.features import BackboneExtractor, Images
-from headstart.heads.calibration import losses
-from headstart.heads.targets import Targets, class_weights, encode
+from headstart.heads.targets import EncodedLabels, class_weights, encode
+from headstart.metrics.link import Link
 from headstart.progress import Listener
 from headstart.selection import Candidate, Choice
 from headstart.training import FineTuning
@@ -54,14 +54,14 @@ def taken(images: Images, rows: npt.NDArray[np.int64]) -> Images:
     return images[rows] if isinstance(images, np.ndarray) else [images[row] for row in rows.tolist()]
 
 
-def check_plan(plan: FineTuning, *, backbone: str, classes: int, multilabel: bool) -> None:
+def check_plan(plan: FineTuning, *, backbone: str, classes: int, link: Link) -> None:
     """Refuse what could not be trained, before anything is computed.
 
     Args:
         plan: what is asked for.
         backbone: its name.
         classes: how many there are.
-        multilabel: whether an image may have several.
+        link: `SOFTMAX` for one label an image, `SIGMOID` for any number of labels.
 
     Raises:
         ParameterError: stages that the backbone does not have, a loss that does not suit the labels, or a GPU that is not there.
@@ -72,7 +72,7 @@ def check_plan(plan: FineTuning, *, backbone: str, classes: int, multilabel: boo
     from headstart.training.preparing import device_of
 
     device_of(plan)
-    make_loss(plan, multilabel=multilabel, classes=classes, class_weights=None)
+    make_loss(plan, link=link, classes=classes, class_weights=None)
     if plan.unfreeze not in (None, GRADUAL):
         trained_stages(plan, stage_table(find(backbone)).names)
     if plan.logger == "tensorboard" and importlib.util.find_spec("tensorboard") is None:
@@ -142,7 +142,7 @@ def _start_features(
 
 
 def _task(
-    images: Images, targets: Targets, plan: FineTuning, *, groups: npt.NDArray[Any] | None,
+    images: Images, targets: EncodedLabels, plan: FineTuning, *, groups: npt.NDArray[Any] | None,
     class_weight: Mapping[Any, float] | str | None, seed: int, watched: tuple[Images, npt.NDArray[Any]] | None,
 ) -> Task:  # fmt: skip
     from headstart.training.tuning import Task
@@ -150,16 +150,15 @@ def _task(
     rows = np.arange(len(targets))
     indicators, held, every = targets.indicators, np.empty(0, dtype=np.int64), images
     if plan.validation_share:
-        codes = indicators if targets.multilabel else indicators.argmax(axis=1)
-        rows, held = hold_out(codes, share=plan.validation_share, groups=groups, seed=seed)
+        rows, held = hold_out(targets.codes, share=plan.validation_share, groups=groups, seed=seed)
     elif watched is not None:
         held = np.arange(len(targets), len(targets) + len(watched[0]))
         labels = np.asarray(watched[1])
-        further = labels.astype(bool) if targets.multilabel else labels[:, None] == targets.classes
+        further = labels.astype(bool) if targets.link.independent else labels[:, None] == targets.classes
         indicators, every = np.concatenate([indicators, further]), _joined(images, watched[0])
     weights = None if class_weight is None else class_weights(targets.take(rows), class_weight).astype(np.float32)
     return Task(
-        images=every, targets=indicators.astype(np.float32), classes=targets.classes, multilabel=targets.multilabel,
+        images=every, targets=indicators.astype(np.float32), classes=targets.classes, link=targets.link,
         train=rows.astype(np.int64), watched=held.astype(np.int64), chooses=bool(plan.validation_share), class_weights=weights,
         groups=None if groups is None else np.unique(groups, return_inverse=True)[1], label_dtype=targets.dtype,
     )  # fmt: skip
@@ -170,14 +169,14 @@ def _joined(first: Images, second: Images) -> Images:
     return np.concatenate([first, second]) if both_arrays else [*first, *second]
 
 
-def _choice(tuned: FineTuned, task: Task, plan: FineTuning, targets: Targets, probe: Choice | None) -> Choice:
+def _choice(tuned: FineTuned, task: Task, plan: FineTuning, targets: EncodedLabels, probe: Choice | None) -> Choice:
     """The trained head as a choice."""
     count = len(targets)
     out_of_sample = np.full((count, targets.indicators.shape[1]), np.nan)
     accuracy = accuracy_error = log_loss = log_loss_error = float("nan")
     if tuned.watched_logits is not None and task.chooses:
         out_of_sample[task.watched] = tuned.watched_logits
-        right, lost = _scores(tuned.watched_logits, targets.indicators[task.watched], multilabel=task.multilabel)
+        right, lost = _scores(tuned.watched_logits, targets.take(task.watched))
         accuracy, accuracy_error = _mean_and_error(right)
         log_loss, log_loss_error = _mean_and_error(lost)
     words = "linear" if not plan.head_layers else f"dense {'-'.join(map(str, plan.head_layers))}"
@@ -202,15 +201,10 @@ def _reason(tuned: FineTuned, plan: FineTuning, task: Task) -> str:
     return f"the training was asked for; epoch {history.best} of {epochs} was best on {len(task.watched)} validation images"
 
 
-def _scores(
-    logits: npt.NDArray[np.float64], indicators: npt.NDArray[np.bool_], *, multilabel: bool
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def _scores(logits: npt.NDArray[np.float64], targets: EncodedLabels) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Of each image: the share of right answers, and the log loss."""
-    if multilabel:
-        right = ((logits > 0) == indicators).mean(axis=1)
-    else:
-        right = (logits.argmax(axis=1) == indicators.argmax(axis=1)).astype(np.float64)
-    return right, losses(logits, indicators, multilabel=multilabel)
+    decisions = targets.link.decisions(targets.link.probabilities(logits))
+    return targets.link.correct_share(decisions, targets.codes), targets.link.losses(logits, targets.indicators)
 
 
 def _mean_and_error(values: npt.NDArray[np.float64]) -> tuple[float, float]:

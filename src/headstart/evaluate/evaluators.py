@@ -36,8 +36,8 @@ class Outcome:
 
     @cached_property
     def predicted(self) -> NDArray[Any]:
-        """The class with the highest probability, int64 (n,), the first of equal ones; multi-label: probability over 0.5, bool (n, k)."""
-        return self.probabilities > 0.5 if self.multilabel else self.probabilities.argmax(axis=1)
+        """The most probable class, int64 (n,), the first of equal ones; of several labels those of 0.5 or more, bool (n, k)."""
+        return metrics.link_of(self.targets).decisions(self.probabilities)
 
     @cached_property
     def indicators(self) -> NDArray[np.bool_]:

@@ -8,11 +8,12 @@ from headstart.heads.calibration import calibrate
 from headstart.heads.distances import blocks
 from headstart.heads.head import Features, Floats, LinearHead
 from headstart.heads.least_squares import Groups
-from headstart.heads.targets import ClassWeight, Targets
+from headstart.heads.targets import ClassWeight, EncodedLabels
+from headstart.metrics.link import Link
 
 
 class NearestCentroidHead(LinearHead):
-    """The class whose mean is nearest; for multi-label, whether the mean of those with the label is nearer than the mean of those without.
+    """The class whose mean is nearest; for independent labels, whether the mean of those with the label is nearer than that of the rest.
 
     Args:
         class_weight: None, ``balanced``, or a dictionary: weights of the images in the means and in the calibration.
@@ -26,19 +27,19 @@ class NearestCentroidHead(LinearHead):
     def __init__(self, *, class_weight: ClassWeight = None) -> None:
         self.class_weight = class_weight
 
-    def _learn(self, X: Features, targets: Targets, weights: Floats | None, groups: Groups, *, overwrite: bool) -> None:
+    def _learn(self, X: Features, targets: EncodedLabels, weights: Floats | None, groups: Groups, *, overwrite: bool) -> None:
         w = np.ones(len(X)) if weights is None else weights
         member = targets.indicators * w[:, None]
         sums, all_sum = _sums(X, member, w)
-        scores = _scores(X, sums, all_sum, member, w, groups, multilabel=targets.multilabel)
-        calibration = calibrate(scores, targets.indicators, multilabel=targets.multilabel, weights=weights)
+        scores = _scores(X, sums, all_sum, member, w, groups, link=targets.link)
+        calibration = calibrate(scores, targets.indicators, link=targets.link, weights=weights)
         self.out_of_sample_logits_ = calibration(scores)
-        self.centroids_, coef, intercept = _linear(sums, member.sum(axis=0), all_sum, w.sum(), multilabel=targets.multilabel)
+        self.centroids_, coef, intercept = _linear(sums, member.sum(axis=0), all_sum, w.sum(), link=targets.link)
         self.coef_ = (coef * calibration.scale).astype(np.float32)
         self.intercept_ = (intercept * calibration.scale + calibration.shift).astype(np.float32)
 
 
-def _linear(sums: Floats, counts: Floats, all_sum: Floats, all_count: float, *, multilabel: bool) -> tuple[Features, Floats, Floats]:
+def _linear(sums: Floats, counts: Floats, all_sum: Floats, all_count: float, *, link: Link) -> tuple[Features, Floats, Floats]:
     """Centroids, and the coefficients and intercepts of minus the squared distance to them, per feature (what all classes share left out).
 
     A class without images stands at the mean of all.
@@ -46,7 +47,7 @@ def _linear(sums: Floats, counts: Floats, all_sum: Floats, all_count: float, *, 
     mean = all_sum / max(all_count, 1e-30)
     own = np.where(counts[:, None] > 0, sums / np.maximum(counts, 1e-30)[:, None], mean)
     coef, intercept = 2 * own, -(own**2).sum(axis=1)
-    if multilabel:
+    if link.independent:
         others = all_count - counts
         other = np.where(others[:, None] > 1e-9, (all_sum - sums) / np.maximum(others, 1e-30)[:, None], mean)
         coef, intercept = coef - 2 * other, intercept + (other**2).sum(axis=1)
@@ -64,7 +65,7 @@ def _sums(X: Features, member: Floats, weights: Floats) -> tuple[Floats, Floats]
     return sums, all_sum
 
 
-def _scores(X: Features, sums: Floats, all_sum: Floats, member: Floats, weights: Floats, groups: Groups, *, multilabel: bool) -> Floats:
+def _scores(X: Features, sums: Floats, all_sum: Floats, member: Floats, weights: Floats, groups: Groups, *, link: Link) -> Floats:
     """Out-of-sample scores (n, k): the image, or its group, taken out of the means."""
     counts, all_count = member.sum(axis=0), float(weights.sum())
     numbers = np.arange(len(X)) if groups is None else groups
@@ -77,7 +78,7 @@ def _scores(X: Features, sums: Floats, all_sum: Floats, member: Floats, weights:
             counts - member[rows].sum(axis=0),
             all_sum - w @ part,
             all_count - float(w.sum()),
-            multilabel=multilabel,
+            link=link,
         )
         scores[rows] = part @ coef.T + intercept
     return scores

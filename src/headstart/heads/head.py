@@ -11,9 +11,10 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from headstart.errors import RunError
-from headstart.heads.calibration import Calibration, decision_scores, named, probabilities
+from headstart.heads.calibration import Calibration
 from headstart.heads.distances import blocks
-from headstart.heads.targets import Targets, encode, image_weights
+from headstart.heads.targets import EncodedLabels, encode, image_weights
+from headstart.metrics.link import saved_link
 from headstart.onnx_graph import OnnxGraph
 
 Floats = npt.NDArray[np.float64]
@@ -26,7 +27,7 @@ class Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     Attributes:
         classes_: the labels, sorted; for multi-label the column numbers.
-        multilabel_: whether an image may have several labels.
+        link_: from logits to probabilities: `SOFTMAX` for one label each, `SIGMOID` for any number of labels.
         out_of_sample_logits_: logits (n, k) of the images it was fitted on, each from a fit that did not see the image (or its group).
         calibration_: what turned raw log-odds into logits; None for heads whose raw scores are none, such as those of least squares.
     """
@@ -74,13 +75,13 @@ class Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             features, weights, targets = features[kept], weights[kept], encode(np.asarray(y)[kept])
             named = None if named is None else named[kept]
             overwrite = True
-        self.classes_, self.multilabel_, self._label_dtype = targets.classes, targets.multilabel, targets.dtype
+        self.classes_, self.link_, self._label_dtype = targets.classes, targets.link, targets.dtype
         self._learn(features, targets, image_weights(targets, self.class_weight, weights), named, overwrite=overwrite)
         return self
 
     @abstractmethod
     def _learn(
-        self, X: Features, targets: Targets, weights: Floats | None, groups: npt.NDArray[np.int64] | None, *, overwrite: bool
+        self, X: Features, targets: EncodedLabels, weights: Floats | None, groups: npt.NDArray[np.int64] | None, *, overwrite: bool
     ) -> None:
         """Set the learned attributes, `out_of_sample_logits_` among them; with `overwrite` the memory of X may be used."""
 
@@ -100,7 +101,7 @@ class Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def predict_proba(self, X: npt.ArrayLike) -> Floats:
         """Calibrated probabilities (n, k), columns in the order of `classes_`."""
         logits = self.logits(X)
-        return probabilities(logits, multilabel=self.multilabel_)
+        return self.link_.probabilities(logits)
 
     def uncalibrated(self, logits: Floats) -> Floats | None:
         """The log-odds (n, k) before the calibration that logits (n, k) went through; None where raw scores are no log-odds."""
@@ -109,12 +110,12 @@ class Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def decision_function(self, X: npt.ArrayLike) -> Floats:
         """Scores as scikit-learn has them: (n,) for two classes, positive for the second; otherwise the logits (n, k)."""
         logits = self.logits(X)
-        return decision_scores(logits, multilabel=self.multilabel_)
+        return self.link_.decision_scores(logits)
 
     def predict(self, X: npt.ArrayLike) -> npt.NDArray[Any]:
         """The most probable label of each row (n,); for multi-label the matrix (n, k) of labels of probability above 1/2."""
         logits = self.logits(X)
-        return named(logits, self.classes_, multilabel=self.multilabel_, dtype=self._label_dtype)
+        return self.link_.labels(logits, self.classes_, self._label_dtype)
 
     def state(self) -> State:
         """Everything needed to make the fitted head again: JSON values, and arrays. See `headstart.heads.head_from_state`."""
@@ -122,7 +123,7 @@ class Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         settings: dict[str, Any] = {
             "head": self.name,
             "classes": self.classes_.tolist(),
-            "multilabel": bool(self.multilabel_),
+            "link": self.link_.name,
             "label_dtype": self._label_dtype.str,
             "features": int(self.n_features_in_),
         }
@@ -143,7 +144,7 @@ class Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         head = cls()
         try:
             head.classes_ = np.array(settings["classes"])
-            head.multilabel_ = bool(settings["multilabel"])
+            head.link_ = saved_link(settings)
             head._label_dtype = np.dtype(settings["label_dtype"])
             head.n_features_in_ = int(settings["features"])
             for name in cls._arrays:

@@ -12,12 +12,12 @@ from scipy.linalg import cholesky, get_lapack_funcs
 from sklearn.utils.validation import check_is_fitted
 
 from headstart.errors import ParameterError
-from headstart.heads.calibration import calibrate, losses
+from headstart.heads.calibration import calibrate
 from headstart.heads.distances import blocks, gaussian, median_distance, squared_distances, squared_norms
 from headstart.heads.head import Features, Floats, Head
 from headstart.heads.least_squares import Design, Groups, LeastSquaresFit, Matrix, dual_fit, primal_fit
 from headstart.heads.subsample import stratified_rows
-from headstart.heads.targets import ClassWeight, Targets
+from headstart.heads.targets import ClassWeight, EncodedLabels
 from headstart.onnx_graph import OnnxGraph
 
 WIDTHS = (8.0, 4.0, 2.0, 1.0)
@@ -38,7 +38,7 @@ class KernelTrial:
 
 
 def try_kernel(
-    distances: Matrix, targets: Targets, *, width: float, regularisation: float, median: float, weights: Floats | None, groups: Groups
+    distances: Matrix, targets: EncodedLabels, *, width: float, regularisation: float, median: float, weights: Floats | None, groups: Groups
 ) -> KernelTrial | None:
     """Score one setting by its closed-form out-of-sample scores; None where the float32 factorisation fails."""
     fit = dual_fit(
@@ -46,15 +46,15 @@ def try_kernel(
     )
     if fit is None:
         return None
-    calibration = calibrate(fit.out_of_sample, targets.indicators, multilabel=targets.multilabel, weights=weights, shifts=False)
+    calibration = calibrate(fit.out_of_sample, targets.indicators, link=targets.link, weights=weights, shifts=False)
     logits = calibration(fit.out_of_sample)
-    loss = losses(logits, targets.indicators, multilabel=targets.multilabel)
+    loss = targets.link.losses(logits, targets.indicators)
     return KernelTrial(width, regularisation, logits, float(np.average(loss, weights=weights)))
 
 
 def search_kernel(
     distances: Matrix,
-    targets: Targets,
+    targets: EncodedLabels,
     *,
     widths: Sequence[float] = WIDTHS,
     regularisations: Sequence[float] = REGULARISATIONS,
@@ -129,7 +129,7 @@ class KernelRidgeHead(Head):
         self.landmarks = landmarks
         self.seed = seed
 
-    def _learn(self, X: Features, targets: Targets, weights: Floats | None, groups: Groups, *, overwrite: bool) -> None:
+    def _learn(self, X: Features, targets: EncodedLabels, weights: Floats | None, groups: Groups, *, overwrite: bool) -> None:
         for name in ("width", "regularisation"):
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -140,14 +140,14 @@ class KernelRidgeHead(Head):
         rows = np.arange(len(X)) if exact else stratified_rows(targets, self.landmarks, seed=self.seed)
         self.support_ = X if exact else X[rows]
         fit = self._fit_exact(X, targets, gamma, weights, groups) if exact else self._fit_landmarks(X, targets, gamma, weights, groups)
-        calibration = calibrate(fit.out_of_sample, targets.indicators, multilabel=targets.multilabel, weights=weights)
+        calibration = calibrate(fit.out_of_sample, targets.indicators, link=targets.link, weights=weights)
         self.out_of_sample_logits_ = calibration(fit.out_of_sample)
         self.support_ = np.multiply(self.support_, np.float32(np.sqrt(gamma)), out=None if exact and not overwrite else self.support_)
         self.gamma_ = np.array([gamma], dtype=np.float32)
         self.dual_coef_ = (fit.coefficients * calibration.scale).astype(np.float32)
         self.intercept_ = (fit.bias * calibration.scale + calibration.shift).astype(np.float32)
 
-    def _choose(self, X: Features, targets: Targets, weights: Floats | None, groups: Groups) -> float:
+    def _choose(self, X: Features, targets: EncodedLabels, weights: Floats | None, groups: Groups) -> float:
         """Set width_ and regularisation_; return the median squared distance."""
         rows = stratified_rows(targets, SELECTION_ROWS, seed=self.seed)
         part = X if len(rows) == len(X) else X[rows]
@@ -167,7 +167,7 @@ class KernelRidgeHead(Head):
         self.width_, self.regularisation_ = best.width, best.regularisation
         return median_distance(distances)
 
-    def _fit_exact(self, X: Features, targets: Targets, gamma: float, weights: Floats | None, groups: Groups) -> LeastSquaresFit:
+    def _fit_exact(self, X: Features, targets: EncodedLabels, gamma: float, weights: Floats | None, groups: Groups) -> LeastSquaresFit:
         regularisation = self.regularisation_
         while True:
             kernel = squared_distances(X, X)
@@ -178,7 +178,7 @@ class KernelRidgeHead(Head):
                 return fit
             regularisation *= 3
 
-    def _fit_landmarks(self, X: Features, targets: Targets, gamma: float, weights: Floats | None, groups: Groups) -> LeastSquaresFit:
+    def _fit_landmarks(self, X: Features, targets: EncodedLabels, gamma: float, weights: Floats | None, groups: Groups) -> LeastSquaresFit:
         between = squared_distances(self.support_, self.support_)
         gaussian(between, gamma, out=between)
 

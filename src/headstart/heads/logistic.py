@@ -7,12 +7,12 @@ import numpy.typing as npt
 
 from headstart.data.split import folds
 from headstart.errors import ParameterError
-from headstart.heads.calibration import calibrate, losses
+from headstart.heads.calibration import calibrate
 from headstart.heads.head import Features, Floats, LinearHead
 from headstart.heads.least_squares import Groups, Matrix
 from headstart.heads.logistic_path import LogisticProblem, Rotation, rotate
 from headstart.heads.subsample import stratified_rows
-from headstart.heads.targets import ClassWeight, Targets
+from headstart.heads.targets import ClassWeight, EncodedLabels
 
 STRENGTHS = tuple(10.0**step for step in range(-1, 4))
 """The path of C, from strong to weak, in units of one over the mean squared norm of the centred features."""
@@ -48,7 +48,7 @@ class LogisticHead(LinearHead):
         self.class_weight = class_weight
         self.seed = seed
 
-    def _learn(self, X: Features, targets: Targets, weights: Floats | None, groups: Groups, *, overwrite: bool) -> None:
+    def _learn(self, X: Features, targets: EncodedLabels, weights: Floats | None, groups: Groups, *, overwrite: bool) -> None:
         if self.C is not None and not self.C > 0:
             raise ParameterError(f"C must be a positive number or None, got {self.C!r}.")
         if self.folds < 2:
@@ -66,7 +66,7 @@ class LogisticHead(LinearHead):
             held_out, start = self._cross_validate(rotation, targets, weights, groups)
         self._finish(rotation, targets, weights, held_out, start)
 
-    def _choose(self, rotation: Rotation, targets: Targets, weights: Floats | None, groups: Groups) -> tuple[float, Matrix, Matrix]:
+    def _choose(self, rotation: Rotation, targets: EncodedLabels, weights: Floats | None, groups: Groups) -> tuple[float, Matrix, Matrix]:
         """C, the held-out logits there, and coefficients near those of a fit on all images."""
         parts = _folds(targets, self.folds, groups, self.seed)
         problem = _problem(rotation, targets, weights, parts)
@@ -76,8 +76,8 @@ class LogisticHead(LinearHead):
             if strength not in tried:
                 problem.solve(strength / max(rotation.mean_square, 1e-30), tolerance=1e-3, steps=50)
                 logits = _held_out(problem.logits(), parts, targets)
-                calibration = calibrate(logits, targets.indicators, multilabel=targets.multilabel, weights=weights, shifts=False)
-                lost = losses(calibration(logits), targets.indicators, multilabel=targets.multilabel)
+                calibration = calibrate(logits, targets.indicators, link=targets.link, weights=weights, shifts=False)
+                lost = targets.link.losses(calibration(logits), targets.indicators)
                 tried[strength] = float(np.average(lost, weights=weights)), logits
             return tried[strength][0]
 
@@ -90,19 +90,19 @@ class LogisticHead(LinearHead):
         best = min((best / FINER, best, best * FINER), key=loss)
         return best / max(rotation.mean_square, 1e-30), tried[best][1], problem.mean_coefficients()
 
-    def _cross_validate(self, rotation: Rotation, targets: Targets, weights: Floats | None, groups: Groups) -> tuple[Matrix, Matrix]:
+    def _cross_validate(self, rotation: Rotation, targets: EncodedLabels, weights: Floats | None, groups: Groups) -> tuple[Matrix, Matrix]:
         """Held-out logits for C_, and coefficients near those of a fit on all images."""
         parts = _folds(targets, self.folds, groups, self.seed)
         problem = _problem(rotation, targets, weights, parts)
         problem.solve(self.C_, tolerance=1e-5, steps=100)
         return _held_out(problem.logits(), parts, targets), problem.mean_coefficients()
 
-    def _finish(self, rotation: Rotation, targets: Targets, weights: Floats | None, held_out: Matrix, start: Matrix) -> None:
+    def _finish(self, rotation: Rotation, targets: EncodedLabels, weights: Floats | None, held_out: Matrix, start: Matrix) -> None:
         """Fit on all images, and calibrate on held-out logits."""
         problem = _problem(rotation, targets, weights, [np.empty(0, dtype=np.int64)])
         problem.coefficients = start
         problem.solve(self.C_, tolerance=1e-7, steps=200)
-        calibration = calibrate(held_out, targets.indicators, multilabel=targets.multilabel, weights=weights, shifts=False)
+        calibration = calibrate(held_out, targets.indicators, link=targets.link, weights=weights, shifts=False)
         self.out_of_sample_logits_ = calibration(held_out)
         self.calibration_ = calibration
         self.temperature_ = 1 / calibration.scale
@@ -114,11 +114,11 @@ class LogisticHead(LinearHead):
         self.coef_, self.intercept_ = np.ascontiguousarray(coef, dtype=np.float32), intercept.astype(np.float32)
 
 
-def _binary(targets: Targets) -> bool:
-    return not targets.multilabel and len(targets.classes) == 2
+def _binary(targets: EncodedLabels) -> bool:
+    return not targets.link.independent and len(targets.classes) == 2
 
 
-def _folds(targets: Targets, count: int, groups: Groups, seed: int) -> list[npt.NDArray[np.int64]]:
+def _folds(targets: EncodedLabels, count: int, groups: Groups, seed: int) -> list[npt.NDArray[np.int64]]:
     """Folds that hold out every image once; those that are the only ones of a class make folds of their own."""
     parts: list[npt.NDArray[np.int64]] = []
     for fewer in range(count, 1, -1):
@@ -135,7 +135,7 @@ def _folds(targets: Targets, count: int, groups: Groups, seed: int) -> list[npt.
     return [part for part in parts if len(part)]
 
 
-def _problem(rotation: Rotation, targets: Targets, weights: Floats | None, parts: list[npt.NDArray[np.int64]]) -> LogisticProblem:
+def _problem(rotation: Rotation, targets: EncodedLabels, weights: Floats | None, parts: list[npt.NDArray[np.int64]]) -> LogisticProblem:
     """One regression for each part: on all images but those."""
     rows = np.ones((len(parts), len(targets)), dtype=np.float32)
     for row, part in zip(rows, parts, strict=True):
@@ -143,10 +143,10 @@ def _problem(rotation: Rotation, targets: Targets, weights: Floats | None, parts
     if weights is not None:
         rows *= weights.astype(np.float32)
     indicators = targets.indicators[:, 1:] if _binary(targets) else targets.indicators
-    return LogisticProblem(rotation.rotated, indicators, sigmoid=targets.multilabel or _binary(targets), weights=rows)
+    return LogisticProblem(rotation.rotated, indicators, sigmoid=targets.link.independent or _binary(targets), weights=rows)
 
 
-def _held_out(logits: Matrix, parts: list[npt.NDArray[np.int64]], targets: Targets) -> Matrix:
+def _held_out(logits: Matrix, parts: list[npt.NDArray[np.int64]], targets: EncodedLabels) -> Matrix:
     """From logits (n, folds, columns) those of each image in the fold that left it out: (n, k)."""
     held = np.empty((len(logits), logits.shape[2]), dtype=np.float32)
     for number, part in enumerate(parts):

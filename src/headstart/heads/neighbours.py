@@ -9,11 +9,12 @@ import numpy.typing as npt
 from sklearn.utils.validation import check_is_fitted
 
 from headstart.errors import ParameterError
-from headstart.heads.calibration import Calibration, calibrate, losses
+from headstart.heads.calibration import Calibration, calibrate
 from headstart.heads.distances import BLOCK, blocks, squared_norms
 from headstart.heads.head import Features, Floats, Head
 from headstart.heads.least_squares import Groups
-from headstart.heads.targets import ClassWeight, Targets
+from headstart.heads.targets import ClassWeight, EncodedLabels
+from headstart.metrics.link import Link
 from headstart.onnx_graph import OnnxGraph
 
 NEIGHBOURS = (1, 3, 5, 10, 20, 40)
@@ -38,22 +39,22 @@ class NearestNeighboursHead(Head):
         self.neighbours = neighbours
         self.class_weight = class_weight
 
-    def _learn(self, X: Features, targets: Targets, weights: Floats | None, groups: Groups, *, overwrite: bool) -> None:
+    def _learn(self, X: Features, targets: EncodedLabels, weights: Floats | None, groups: Groups, *, overwrite: bool) -> None:
         if self.neighbours is not None and self.neighbours < 1:
             raise ParameterError(f"neighbours must be at least 1 or None, got {self.neighbours!r}.")
         votes = targets.indicators.astype(np.float32)
-        if not targets.multilabel and weights is not None:
+        if not targets.link.independent and weights is not None:
             votes *= (weights / weights.mean())[:, None].astype(np.float32)
         self.support_, self.votes_ = X, np.ascontiguousarray(votes)
         most = max(1, min(len(X) - 1, max(NEIGHBOURS) if self.neighbours is None else self.neighbours))
         nearest, alone = _nearest_others(X, most, groups)
         best: tuple[float, int, Calibration, Floats] | None = None
         for count in (most,) if self.neighbours is not None else sorted({min(count, most) for count in NEIGHBOURS}):
-            scores = _scores(_shares(votes, nearest[:, :count]), count, multilabel=targets.multilabel)
+            scores = _scores(_shares(votes, nearest[:, :count]), count, link=targets.link)
             scores[alone] = scores.mean(axis=0)
-            calibration = calibrate(scores, targets.indicators, multilabel=targets.multilabel, weights=weights)
+            calibration = calibrate(scores, targets.indicators, link=targets.link, weights=weights)
             logits = calibration(scores)
-            loss = float(np.average(losses(logits, targets.indicators, multilabel=targets.multilabel), weights=weights))
+            loss = float(np.average(targets.link.losses(logits, targets.indicators), weights=weights))
             if best is None or loss < best[0]:
                 best = (loss, count, calibration, logits)
         assert best is not None
@@ -70,7 +71,7 @@ class NearestNeighboursHead(Head):
         for rows in blocks(len(X), _block(len(norms))):
             closeness = 2 * (X[rows] @ self.support_.T) - norms
             nearest = _largest(closeness, count)
-            out[rows] = _scores(_shares(self.votes_, nearest), count, multilabel=self.multilabel_)
+            out[rows] = _scores(_shares(self.votes_, nearest), count, link=self.link_)
         return out * self.scale_ + self.shift_
 
     def write_onnx(self, graph: OnnxGraph, features: str) -> str:
@@ -82,12 +83,10 @@ class NearestNeighboursHead(Head):
         votes = graph.node("Gather", graph.constant(self.votes_), nearest, axis=0)
         share = graph.node("ReduceMean", votes, axes=[1], keepdims=0)
         doubt = 1 / (count + 1)
-        k = self.votes_.shape[1]
-        smooth = graph.node(
-            "Add", graph.node("Mul", share, graph.constant(1 - doubt)), graph.constant(doubt / (2 if self.multilabel_ else k))
-        )
+        undecided = graph.constant(doubt / self.link_.outcomes(self.votes_.shape[1]))
+        smooth = graph.node("Add", graph.node("Mul", share, graph.constant(1 - doubt)), undecided)
         score = graph.node("Log", smooth)
-        if self.multilabel_:
+        if self.link_.independent:
             score = graph.node("Sub", score, graph.node("Log", graph.node("Sub", graph.constant(1.0), smooth)))
         return graph.node("Add", graph.node("Mul", score, graph.constant(self.scale_)), graph.constant(self.shift_))
 
@@ -120,11 +119,11 @@ def _shares(votes: npt.NDArray[np.float32], nearest: npt.NDArray[np.int64]) -> n
     return shares
 
 
-def _scores(share: npt.NDArray[Any], count: int, *, multilabel: bool) -> Floats:
+def _scores(share: npt.NDArray[Any], count: int, *, link: Link) -> Floats:
     """Logarithms of the shares of votes, with one undecided vote added."""
     doubt = 1 / (count + 1)
-    smooth = share.astype(np.float64) * (1 - doubt) + doubt / (2 if multilabel else share.shape[1])
-    scores: Floats = np.log(smooth) - np.log(1 - smooth) if multilabel else np.log(smooth)
+    smooth = share.astype(np.float64) * (1 - doubt) + doubt / link.outcomes(share.shape[1])
+    scores: Floats = np.log(smooth) - np.log(1 - smooth) if link.independent else np.log(smooth)
     return scores
 
 

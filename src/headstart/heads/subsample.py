@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from headstart.heads.targets import Targets
+from headstart.heads.targets import EncodedLabels
 
 
-def stratified_rows(targets: Targets, count: int, *, seed: int) -> npt.NDArray[np.int64]:
+def stratified_rows(targets: EncodedLabels, count: int, *, seed: int) -> npt.NDArray[np.int64]:
     """About `count` row numbers, ascending; all where there are no more.
 
     Each class has its share, and two images at least if it has two.
@@ -17,7 +17,7 @@ def stratified_rows(targets: Targets, count: int, *, seed: int) -> npt.NDArray[n
     if n <= count:
         return np.arange(n)
     generator = np.random.default_rng(seed)
-    if targets.multilabel:
+    if targets.link.independent:
         rarest = np.argsort(targets.indicators.sum(axis=0))
         rows = [np.flatnonzero(targets.indicators[:, column])[:2] for column in rarest]
         drawn = np.concatenate([*rows, generator.permutation(n)])

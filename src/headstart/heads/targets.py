@@ -8,28 +8,29 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.utils.multiclass import check_classification_targets, type_of_target
+from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import column_or_1d
 
 from headstart.errors import ParameterError
+from headstart.metrics.link import SIGMOID, SOFTMAX, Link
 
 ClassWeight = Mapping[Any, float] | str | None
 
 
 @dataclass(frozen=True, eq=False)
-class Targets:
-    """Encoded labels.
+class EncodedLabels:
+    """Labels as columns.
 
     Attributes:
-        classes: the labels, sorted; for multi-label the column numbers.
+        classes: the labels, sorted; for independent labels the column numbers.
         indicators: bool (n, k), which image has which label.
-        multilabel: an image may have any number of labels.
+        link: `SOFTMAX` for one label each, `SIGMOID` for any number of labels.
         dtype: of the labels as they were given.
     """
 
     classes: npt.NDArray[Any]
     indicators: npt.NDArray[np.bool_]
-    multilabel: bool
+    link: Link
     dtype: np.dtype[Any]
 
     def __len__(self) -> int:
@@ -37,38 +38,35 @@ class Targets:
 
     @property
     def codes(self) -> npt.NDArray[Any]:
-        """What folds are stratified by: class numbers int64 (n,), or the bool matrix (n, k) for multi-label."""
-        return self.indicators if self.multilabel else self.indicators.argmax(axis=1).astype(np.int64)
+        """What folds are stratified by: class numbers int64 (n,), or for independent labels the bool matrix (n, k)."""
+        return self.link.targets(self.indicators)
 
     @property
     def signed(self) -> npt.NDArray[np.float32]:
         """+1 where the label is present, -1 elsewhere: float32 (n, k)."""
         return np.where(self.indicators, np.float32(1), np.float32(-1))
 
-    def take(self, rows: npt.NDArray[np.int64]) -> Targets:
-        """The targets of some images, with all the classes."""
-        return Targets(self.classes, self.indicators[rows], self.multilabel, self.dtype)
+    def take(self, rows: npt.NDArray[np.int64]) -> EncodedLabels:
+        """The labels of some images, with all the classes."""
+        return EncodedLabels(self.classes, self.indicators[rows], self.link, self.dtype)
 
 
-def encode(y: npt.ArrayLike) -> Targets:
+def encode(y: npt.ArrayLike) -> EncodedLabels:
     """Encode labels.
 
     Args:
-        y: n labels of any type, or a matrix (n, k) of False/True or 0/1: multi-label.
+        y: n labels of any type; or a matrix (n, k) of False/True or 0/1, where an image may have several labels.
 
     Raises:
         ValueError: targets that are no classes, or fewer than two classes.
     """
     labels: npt.NDArray[Any] = y if isinstance(y, np.ndarray) else np.asarray(y)
     if labels.ndim == 2 and labels.shape[1] > 1:
-        if (
-            type_of_target(labels, input_name="y") not in ("multilabel-indicator", "multiclass-multioutput")
-            or not np.isin(labels, (0, 1)).all()
-        ):
+        if labels.dtype.kind not in "biuf" or not np.isin(labels, (0, 1)).all():
             raise ValueError(
                 "Unknown label type: a matrix of targets must hold only 0 and 1 (or False and True), one column for each label."
             )
-        return Targets(np.arange(labels.shape[1]), labels.astype(bool), True, labels.dtype)
+        return EncodedLabels(np.arange(labels.shape[1]), labels.astype(bool), SIGMOID, labels.dtype)
     labels = column_or_1d(labels, warn=True)
     check_classification_targets(labels)
     classes, codes = np.unique(labels, return_inverse=True)
@@ -76,15 +74,15 @@ def encode(y: npt.ArrayLike) -> Targets:
         raise ValueError(
             f"A classifier needs images of at least two classes; all {len(labels)} have the one class {classes.tolist()[0]!r}."
         )
-    return Targets(classes, codes[:, None] == np.arange(len(classes)), False, labels.dtype)
+    return EncodedLabels(classes, codes[:, None] == np.arange(len(classes)), SOFTMAX, labels.dtype)
 
 
 def image_weights(
-    targets: Targets, class_weight: ClassWeight, sample_weight: npt.NDArray[np.float64] | None = None
+    targets: EncodedLabels, class_weight: ClassWeight, sample_weight: npt.NDArray[np.float64] | None = None
 ) -> npt.NDArray[np.float64] | None:
     """Weights of the images, float64 (n,), or None where all count the same.
 
-    ``balanced`` gives every class (of those present) the same total. For multi-label an image counts as the mean of its labels' weights.
+    ``balanced`` gives every class (of those present) the same total. Of several labels an image counts as the mean of their weights.
 
     Raises:
         ParameterError: a class weight that is neither None, ``balanced`` nor a dictionary of positive numbers.
@@ -98,7 +96,7 @@ def image_weights(
     return weights if sample_weight is None else weights * sample_weight
 
 
-def class_weights(targets: Targets, class_weight: Mapping[Any, float] | str) -> npt.NDArray[np.float64]:
+def class_weights(targets: EncodedLabels, class_weight: Mapping[Any, float] | str) -> npt.NDArray[np.float64]:
     """The weight of each class, float64 (k,); arguments and errors as of `image_weights`."""
     if isinstance(class_weight, str):
         if class_weight != "balanced":

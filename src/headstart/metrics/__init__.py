@@ -20,7 +20,7 @@ from headstart.metrics.decisions import (
     precision_recall_f1,
     top_k_accuracy,
 )
-from headstart.metrics.link import SIGMOID, SOFTMAX, THRESHOLD, Link, link_named, link_of
+from headstart.metrics.link import SIGMOID, SOFTMAX, THRESHOLD, Link, link_named, link_of, saved_link
 from headstart.metrics.probabilities import brier_score, log_loss
 from headstart.metrics.ranking import average_precision, defined_mean, indicators, precision_recall_curve, roc_auc, roc_curve
 
@@ -61,5 +61,6 @@ __all__ = [
     "resamples",
     "roc_auc",
     "roc_curve",
+    "saved_link",
     "top_k_accuracy",
 ]

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headstart.errors import ParameterError
+from headstart.metrics.link import link_of
 from headstart.metrics.ranking import indicators
 
 Floats = NDArray[np.float64]
@@ -77,11 +78,13 @@ def bootstrap_intervals(
         raise ParameterError(f"replicates must be at least 2, or None, got {replicates!r}.")
     if not 0 < confidence < 1:
         raise ParameterError(f"confidence must lie between 0 and 1, for example 0.95, and is {confidence!r}.")
-    multilabel = targets.ndim == 2
+    link = link_of(targets)
     n, count = probabilities.shape
     drawn = replicates or int(np.clip(_WORK // max(1, n * count), FEWEST, REPLICATES))
     judge = _Judge(targets, probabilities)
-    blocks = [judge(weights) for weights in resamples(n, replicates=drawn, strata=None if multilabel else targets, seed=seed)] if n else []
+    blocks = (
+        [judge(weights) for weights in resamples(n, replicates=drawn, strata=None if link.independent else targets, seed=seed)] if n else []
+    )
     tails = [50 * (1 - confidence), 50 * (1 + confidence)]
     intervals: dict[str, tuple[float, float]] = {}
     for name in blocks[0] if blocks else ():
@@ -91,7 +94,7 @@ def bootstrap_intervals(
         if len(values) and np.ptp(values) > 1e-6 * np.abs(values).max():
             low, high = np.percentile(values, tails)
             intervals[name] = (float(low), float(high))
-    return BootstrapIntervals(intervals, drawn, not multilabel, confidence, seed)
+    return BootstrapIntervals(intervals, drawn, not link.independent, confidence, seed)
 
 
 def resamples(n: int, *, replicates: int, strata: NDArray[Any] | None = None, seed: int = 0) -> Iterator[Counts]:
@@ -141,20 +144,22 @@ class _Judge:
     """The scores of one set of images under many weights."""
 
     def __init__(self, targets: NDArray[Any], probabilities: NDArray[np.floating[Any]]) -> None:
-        self.multilabel = targets.ndim == 2
+        self.link = link_of(targets)
         self.positive = indicators(targets, count=probabilities.shape[1])
         self.probabilities = probabilities
-        named = probabilities > 0.5 if self.multilabel else indicators(probabilities.argmax(axis=1), count=probabilities.shape[1])
+        named = indicators(self.link.decisions(probabilities), count=probabilities.shape[1])
         self.named = named.astype(np.float32)
         self.hits = (self.positive & named).astype(np.float32)
         self.there = self.positive.astype(np.float32)
-        right = np.where(self.positive, probabilities, 1 - probabilities) if self.multilabel else probabilities[self.positive][:, None]
+        right = (
+            np.where(self.positive, probabilities, 1 - probabilities) if self.link.independent else probabilities[self.positive][:, None]
+        )
         self.lost = -np.log(np.clip(right, np.finfo(probabilities.dtype).eps, 1.0).astype(np.float64)).mean(axis=1).astype(np.float32)
 
     def __call__(self, weights: Counts) -> dict[str, Floats]:
         """Name -> score under each column of `weights` (n, b), float64 (b,)."""
         images, named, hits = self.there.T @ weights, self.named.T @ weights, self.hits.T @ weights
-        found = {} if self.multilabel else {"balanced_accuracy": _class_average(hits, images, images)}
+        found = {} if self.link.independent else {"balanced_accuracy": _class_average(hits, images, images)}
         found["f1_macro"] = _class_average(2 * hits, named + images, images)
         found["log_loss"] = (self.lost @ weights).astype(np.float64) / len(weights)
         total, defined = np.zeros(weights.shape[1]), np.zeros(weights.shape[1])

@@ -7,10 +7,11 @@ training, prediction, evaluation, export and parity all ask it, so that no two o
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from headstart.errors import ParameterError
 
@@ -53,10 +54,27 @@ class Link(ABC):
     def targets(self, indicators: NDArray[np.bool_]) -> NDArray[Any]:
         """Targets in the form of `decisions`, from bool (n, k)."""
 
+    @abstractmethod
+    def outcomes(self, columns: int) -> int:
+        """Among how many outcomes each decision is made: one of the k columns, or yes and no."""
+
+    def decision_scores(self, logits: Floats) -> Floats:
+        """Scores in the form of scikit-learn's `decision_function`: the logits (n, k)."""
+        return logits
+
+    def labels(self, logits: NDArray[Any], classes: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]:
+        """The decisions in the form in which the labels were given: those of `classes` (n,), or a matrix (n, k) of this dtype."""
+        return self.decisions(self.probabilities(logits)).astype(dtype)
+
     def correct(self, decisions: NDArray[Any], targets: NDArray[Any]) -> NDArray[np.bool_]:
         """Bool (n,): whether the decision is the target; where several labels are possible, whether all of them are."""
         same = np.asarray(decisions) == np.asarray(targets)
         return np.asarray(same if same.ndim == 1 else same.all(axis=1))
+
+    def correct_share(self, decisions: NDArray[Any], targets: NDArray[Any]) -> Floats:
+        """Float64 (n,): 1 where the decision is the target, else 0; of several labels the share of correct ones."""
+        same = np.asarray(decisions) == np.asarray(targets)
+        return np.asarray(same, dtype=np.float64) if same.ndim == 1 else np.asarray(same.mean(axis=1))
 
     def write_onnx(self, graph: Graph, logits: str, *, output: str | None = None) -> str:
         """Append the link to a graph and return the name of the probabilities, float32 (N, k)."""
@@ -89,6 +107,18 @@ class Softmax(Link):
         columns: NDArray[np.int64] = indicators.argmax(axis=1)
         return columns
 
+    def outcomes(self, columns: int) -> int:
+        """All k columns."""
+        return columns
+
+    def decision_scores(self, logits: Floats) -> Floats:
+        """The logits (n, k); of two classes their difference (n,), positive for the second."""
+        return logits if logits.shape[1] != 2 else np.asarray(logits[:, 1] - logits[:, 0])
+
+    def labels(self, logits: NDArray[Any], classes: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]:
+        """The most probable class of each input (n,)."""
+        return np.asarray(classes[self.decisions(logits)])
+
 
 class Sigmoid(Link):
     """Outputs are independent: any number of labels for each input, or none."""
@@ -119,6 +149,10 @@ class Sigmoid(Link):
         """Bool (n, k), as they are."""
         return indicators
 
+    def outcomes(self, columns: int) -> int:
+        """Two: yes and no."""
+        return 2
+
 
 SOFTMAX: Link = Softmax()
 SIGMOID: Link = Sigmoid()
@@ -134,6 +168,20 @@ def link_named(name: str) -> Link:
     if name not in _LINKS:
         raise ParameterError(f"A link is one of {', '.join(_LINKS)}, got {name!r}.")
     return _LINKS[name]
+
+
+def saved_link(entries: Mapping[str, Any]) -> Link:
+    """The link that saved settings name; older ones say ``multilabel`` instead.
+
+    Raises:
+        KeyError: they name none, or one that there is not.
+    """
+    if "link" not in entries and "multilabel" in entries:
+        return SIGMOID if entries["multilabel"] else SOFTMAX
+    link = _LINKS.get(str(entries["link"]))
+    if link is None:
+        raise KeyError("link")
+    return link
 
 
 def link_of(targets: NDArray[Any]) -> Link:

@@ -11,7 +11,7 @@ from headstart.audit import Finding, find_label_errors
 from headstart.classifier import TransferClassifier
 from headstart.data import Dataset
 from headstart.evaluate import Evaluation
-from headstart.heads.calibration import probabilities
+from headstart.metrics import link_of
 from headstart.pipeline.settings import FitSettings
 from headstart.progress import Listener
 from headstart.reliability import Trust, TrustTest
@@ -48,7 +48,7 @@ def believe(
     choice, layers = classifier.choice_, classifier.extractor_.layers
     of_training = None if groups is None else groups[train]
     trust = Trust.fit(
-        values[train], dataset.targets[train], probabilities(choice.out_of_sample, multilabel=dataset.multilabel), choice.out_of_sample,
+        values[train], dataset.targets[train], link_of(dataset.targets).probabilities(choice.out_of_sample), choice.out_of_sample,
         layers=layers, groups=of_training, coverage=settings.coverage, by_class=settings.coverage_by_class, seed=settings.seed,
     )  # fmt: skip
     unlike = None if trust.unlike is None else trust.unlike(values[test])

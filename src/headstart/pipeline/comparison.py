@@ -14,8 +14,7 @@ import numpy.typing as npt
 
 from headstart.errors import DataError, ParameterError, RunError
 from headstart.evaluate import Evaluation, evaluate
-from headstart.heads.calibration import probabilities
-from headstart.metrics import AucDifference, PairedDifference, auc_difference, holm, paired_difference
+from headstart.metrics import AucDifference, PairedDifference, auc_difference, holm, link_of, paired_difference
 from headstart.run import EVALUATION, load
 from headstart.text import enumeration, number, pad, plural, shorten, visible, width
 
@@ -52,7 +51,7 @@ class TestResults:
     @property
     def probabilities(self) -> npt.NDArray[np.float64]:
         """Softmax of the logits, or their sigmoid for multi-label; float64 (m, k)."""
-        return probabilities(self.logits.astype(np.float64), multilabel=self.multilabel)
+        return link_of(self.targets).probabilities(self.logits.astype(np.float64))
 
     def ordered(self, classes: Sequence[str]) -> TestResults:
         """The same with the classes in another order."""

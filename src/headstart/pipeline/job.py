@@ -24,6 +24,7 @@ from headstart.engine import gpu_is_there
 from headstart.errors import DataError, ParameterError, StoreError
 from headstart.evaluate import Evaluation, evaluate
 from headstart.features import Features
+from headstart.metrics import link_of
 from headstart.pipeline.believing import believe, suspicious_labels
 from headstart.pipeline.contents import run_contents
 from headstart.pipeline.keeping import check_keeping, command_that_began, keep, kept_or_removed
@@ -274,7 +275,7 @@ def _check_beforehand(dataset: Dataset, settings: FitSettings) -> None:
     """Say what is wrong with the parts before any work is done."""
     parted, _ = split(dataset, settings)
     if settings.fine_tuning is not None:
-        check_plan(settings.fine_tuning, backbone=settings.backbone, classes=len(dataset.classes), multilabel=dataset.multilabel)
+        check_plan(settings.fine_tuning, backbone=settings.backbone, classes=len(dataset.classes), link=link_of(dataset.targets))
     if settings.folds:
         train = parted.part("train")
         folds(parted.targets[train], count=settings.folds, groups=None if parted.groups is None else parted.groups[train])

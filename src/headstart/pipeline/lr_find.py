@@ -10,6 +10,7 @@ from headstart.backbones import timm_models
 from headstart.classifier import check_plan, taken
 from headstart.data import Dataset
 from headstart.errors import ParameterError
+from headstart.metrics import link_of
 from headstart.pipeline.job import read, say_refused
 from headstart.pipeline.parts import kept_together, split
 from headstart.pipeline.settings import FitSettings
@@ -46,7 +47,7 @@ def find_learning_rate(
     listener.stage("Reading the data")
     dataset = read(data, settings)
     parted, _ = split(dataset, settings)
-    check_plan(settings.fine_tuning, backbone=settings.backbone, classes=len(parted.classes), multilabel=parted.multilabel)
+    check_plan(settings.fine_tuning, backbone=settings.backbone, classes=len(parted.classes), link=link_of(parted.targets))
     holds_its_own = bool(np.isin(dataset.parts.astype("U"), ("test", "val")).any())
     if holds_its_own:
         dataset = parted.take(parted.part("train"))

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from headstart.errors import RunError
 from headstart.evaluate import Evaluation, evaluate
-from headstart.heads.calibration import probabilities
+from headstart.metrics import link_of
 from headstart.modalities.image import image_digest
 from headstart.pipeline.showing import Sources, examples_of
 from headstart.reliability import TrustTest
@@ -79,7 +79,7 @@ def report_of(run: Run, sources: Sources | None = None) -> RunReport:
 def evaluation_of(run: Run, kept: str = "logits") -> Evaluation:
     """The evaluation on the test part, from what the run kept of it: its ``logits``, or its ``scores`` before they were calibrated."""
     scores = run.tested[kept].astype(np.float64)
-    return evaluate(probabilities(scores, multilabel=run.multilabel), run.tested["targets"], run.classes)
+    return evaluate(link_of(run.tested["targets"]).probabilities(scores), run.tested["targets"], run.classes)
 
 
 def _evidence(rows: Sequence[Mapping[str, Any]]) -> tuple[EvidenceRow, ...]:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headstart.errors import ParameterError, RunError
+from headstart.metrics.link import SOFTMAX, Link, link_of, saved_link
 
 Floats = npt.NDArray[np.float64]
 
@@ -42,7 +43,7 @@ class PredictionSets:
         thresholds: float64 (k,). 0 means that the class is always in the set: there were too few images for the promise otherwise.
         by_class: whether each class has a threshold of its own.
         method: how sets are made; always `METHOD`.
-        multilabel: whether an image may have several labels.
+        link: `SOFTMAX` for one label an image, `SIGMOID` for any number of labels.
         images: how many it was fitted on.
     """
 
@@ -50,7 +51,7 @@ class PredictionSets:
     thresholds: Floats
     by_class: bool
     method: str = METHOD
-    multilabel: bool = False
+    link: Link = SOFTMAX
     images: int = 0
 
     @classmethod
@@ -69,19 +70,19 @@ class PredictionSets:
         if isinstance(coverage, bool) or not isinstance(coverage, int | float | np.floating) or not 0 < coverage < 1:
             raise ParameterError(f"coverage must lie between 0 and 1, for example 0.9, and is {coverage!r}.")
         values, labels = _checked(probabilities, targets)
-        multilabel = labels.ndim == 2
-        if multilabel:
+        link = link_of(labels)
+        if link.independent:
             values, labels = values[labels.any(axis=1)], labels[labels.any(axis=1)]
         if not len(values):
             raise ParameterError("Prediction sets need out-of-sample predictions of at least one labelled image; there are none.")
         count = values.shape[1]
-        has = labels if multilabel else labels[:, None] == np.arange(count)
+        has = labels if link.independent else labels[:, None] == np.arange(count)
         if by_class:
             thresholds = np.array([_threshold(values[has[:, column], column], coverage) for column in range(count)])
         else:
             # the least probable of its labels decides whether an image is covered
             thresholds = np.full(count, _threshold(np.where(has, values, np.inf).min(axis=1), coverage))
-        return cls(float(coverage), thresholds, bool(by_class), METHOD, multilabel, len(values))
+        return cls(float(coverage), thresholds, bool(by_class), METHOD, link, len(values))
 
     def __call__(self, probabilities: npt.NDArray[Any], *, never_empty: bool = False) -> npt.NDArray[np.bool_]:
         """Which classes are in the set of each image: bool (m, k).
@@ -111,7 +112,7 @@ class PredictionSets:
             "method": self.method,
             "coverage": self.coverage,
             "by_class": self.by_class,
-            "multilabel": self.multilabel,
+            "link": self.link.name,
             "images": self.images,
             "thresholds": self.thresholds.tolist(),
         }
@@ -129,7 +130,7 @@ class PredictionSets:
                 np.asarray(entries["thresholds"], dtype=np.float64),
                 bool(entries["by_class"]),
                 str(entries["method"]),
-                bool(entries["multilabel"]),
+                saved_link(entries),
                 int(entries["images"]),
             )
         except (KeyError, TypeError, ValueError) as error:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from headstart.metrics import accuracy_interval
+from headstart.metrics import accuracy_interval, link_of
 from headstart.reliability.abstention import Abstention
 from headstart.reliability.prediction_sets import PredictionSets
 from headstart.reliability.unlike import Unlike
@@ -100,10 +100,9 @@ class Trust:
 
 def confidence(probabilities: npt.NDArray[Any], targets: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
     """How sure each prediction is, and whether it is right; with several labels an image, each yes or no is a prediction."""
-    if targets.ndim == 2:
-        sure: npt.NDArray[np.float64] = np.maximum(probabilities, 1 - probabilities).ravel().astype(np.float64)
-        return sure, ((probabilities > 0.5) == targets).ravel()
-    return probabilities.max(axis=1).astype(np.float64), probabilities.argmax(axis=1) == targets
+    link = link_of(targets)
+    sure = np.maximum(probabilities, 1 - probabilities).ravel() if link.independent else probabilities.max(axis=1)
+    return sure.astype(np.float64), (link.decisions(probabilities) == targets).ravel()
 
 
 @dataclass(frozen=True, kw_only=True)

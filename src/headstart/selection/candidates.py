@@ -14,11 +14,10 @@ import numpy.typing as npt
 
 from headstart.engine import available_cores
 from headstart.heads import HEADS, Head
-from headstart.heads.calibration import losses
 from headstart.heads.distances import squared_distances
 from headstart.heads.kernel_ridge import REGULARISATIONS, WIDTHS, KernelTrial, search_kernel
 from headstart.heads.subsample import stratified_rows
-from headstart.heads.targets import ClassWeight, Targets, image_weights
+from headstart.heads.targets import ClassWeight, EncodedLabels, image_weights
 from headstart.heads.threads import one_thread
 from headstart.maps import LayerLike, LayerMap
 from headstart.selection.choice import Candidate
@@ -70,18 +69,15 @@ class Trial:
     seconds: float
     fitted: Head | None = None
 
-    def losses(self, targets: Targets) -> Floats:
+    def losses(self, targets: EncodedLabels) -> Floats:
         """Log loss of each image (m,)."""
-        return losses(self.logits, targets.indicators, multilabel=targets.multilabel)
+        return targets.link.losses(self.logits, targets.indicators)
 
-    def right(self, targets: Targets) -> Floats:
-        """1 where the answer is right, 0 where not (m,); for multi-label the share of right labels."""
-        if targets.multilabel:
-            return np.asarray(((self.logits > 0) == targets.indicators).mean(axis=1))
-        right: Floats = (self.logits.argmax(axis=1) == targets.codes).astype(np.float64)
-        return right
+    def right(self, targets: EncodedLabels) -> Floats:
+        """1 where the decision is right, 0 where not (m,); of several labels the share that is right."""
+        return targets.link.correct_share(targets.link.decisions(targets.link.probabilities(self.logits)), targets.codes)
 
-    def candidate(self, targets: Targets, weights: Floats | None, *, chosen: bool) -> Candidate:
+    def candidate(self, targets: EncodedLabels, weights: Floats | None, *, chosen: bool) -> Candidate:
         """As evidence."""
         accuracy, accuracy_error = mean_and_error(self.right(targets), None)
         log_loss, log_loss_error = mean_and_error(self.losses(targets), weights)
@@ -143,7 +139,7 @@ class TrialRoom:
     def __init__(
         self,
         X: npt.NDArray[np.float32],
-        targets: Targets,
+        targets: EncodedLabels,
         *,
         layers: Sequence[LayerLike],
         class_weight: ClassWeight,
@@ -176,14 +172,14 @@ class TrialRoom:
             parts.append(part if view.weights is None else part * np.float32(np.sqrt(view.weights[number])))
         return np.concatenate(parts, axis=1)
 
-    def scored_on(self, rows: Rows | None) -> tuple[Targets, Floats | None]:
+    def scored_on(self, rows: Rows | None) -> tuple[EncodedLabels, Floats | None]:
         """Targets and weights of some rows of the room, or of all."""
         if rows is None:
             return self.targets, self.weights
         return self.targets.take(rows), None if self.weights is None else self.weights[rows]
 
 
-Judged = tuple[Trial, Targets, Floats | None]
+Judged = tuple[Trial, EncodedLabels, Floats | None]
 """A trial, and the targets and weights of the images it was scored on."""
 
 
@@ -218,14 +214,14 @@ def judge(room: TrialRoom, wanted: Sequence[tuple[str, View]], step: Callable[[]
     return [(trial, *room.scored_on(None)) for trial in finals] + dropped
 
 
-def _is_close(view: View, trials: Sequence[Trial], targets: Targets, weights: Floats | None) -> bool:
+def _is_close(view: View, trials: Sequence[Trial], targets: EncodedLabels, weights: Floats | None) -> bool:
     """Whether some trial on these layers is within one standard error of the best."""
     best = min(trials, key=lambda trial: float(np.average(trial.losses(targets), weights=weights)), default=None)
     gaps = [mean_and_error(trial.losses(targets) - best.losses(targets), weights) for trial in trials if best and trial.view == view]
     return not gaps or any(mean <= error for mean, error in gaps)
 
 
-def _promising(trials: Sequence[Trial], targets: Targets, weights: Floats | None) -> list[Trial]:
+def _promising(trials: Sequence[Trial], targets: EncodedLabels, weights: Floats | None) -> list[Trial]:
     """The best, and up to `FINALISTS` in all of those that are not worse than it by two standard errors of the paired difference."""
     ranked = sorted(trials, key=lambda trial: float(np.average(trial.losses(targets), weights=weights)))
     kept = ranked[:1]
@@ -290,7 +286,7 @@ def head_trial(room: TrialRoom, view: View, name: str, rows: Rows | None) -> Tri
     began = time.perf_counter()
     head = make_head(name, {}, class_weight=room.class_weight, seed=room.seed)
     targets, _ = room.scored_on(rows)
-    labels = targets.indicators if targets.multilabel else targets.classes[targets.codes]
+    labels = targets.indicators if targets.link.independent else targets.classes[targets.codes]
     groups = room.groups if rows is None or room.groups is None else room.groups[rows]
     head.fit(room.features(view, rows), labels, groups=groups)
     hyperparameters = {setting: getattr(head, f"{setting}_") for setting in _SETTINGS[name]}

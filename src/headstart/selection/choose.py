@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headstart.errors import DataError, ParameterError, nearest
-from headstart.heads.targets import ClassWeight, Targets, encode
+from headstart.heads.targets import ClassWeight, EncodedLabels, encode
 from headstart.heads.threads import one_thread
 from headstart.maps import LayerLike
 from headstart.selection.candidates import FINALISTS, Trial, TrialRoom, judge, make_head, mean_and_error
@@ -80,7 +80,7 @@ def choose_head(
 
 def _checked(
     X: npt.ArrayLike, y: npt.ArrayLike, layers: Sequence[LayerLike], groups: npt.ArrayLike | None
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[Any], Targets, npt.NDArray[Any] | None, npt.NDArray[np.int64] | None]:
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[Any], EncodedLabels, npt.NDArray[Any] | None, npt.NDArray[np.int64] | None]:
     """The arguments as arrays; groups as names and as numbers."""
     values = np.asarray(X, dtype=np.float32)
     labels = y if isinstance(y, np.ndarray) else np.asarray(y)
@@ -116,7 +116,7 @@ def _checked(
 def _choose(
     values: npt.NDArray[np.float32],
     labels: npt.NDArray[Any],
-    targets: Targets,
+    targets: EncodedLabels,
     *,
     layers: Sequence[LayerLike],
     head: str,
@@ -165,7 +165,7 @@ class _Steps:
             self._progress(self._total, self._total)
 
 
-def pick(trials: Sequence[Trial], targets: Targets, weights: Floats | None) -> Trial:
+def pick(trials: Sequence[Trial], targets: EncodedLabels, weights: Floats | None) -> Trial:
     """The simplest of those that are as good as the best.
 
     The best has the lowest product of log loss and error rate: the one is smooth but judges confidence as well, the other is what counts

@@ -19,7 +19,7 @@ from headstart.data.split import folds
 from headstart.engine import available_cores
 from headstart.errors import DataError, ParameterError
 from headstart.heads.subsample import stratified_rows
-from headstart.heads.targets import ClassWeight, Targets, encode
+from headstart.heads.targets import ClassWeight, EncodedLabels, encode
 from headstart.heads.threads import one_thread
 from headstart.maps import LayerLike
 from headstart.metrics import resamples
@@ -146,7 +146,7 @@ def learning_curve(
     return _curve(images, table, numbers[judged], luck, total=len(values), seed=seed)
 
 
-def _parts(targets: Targets, groups: Rows | None, *, sizes: Sequence[int] | None, seed: int) -> list[list[Rows]]:
+def _parts(targets: EncodedLabels, groups: Rows | None, *, sizes: Sequence[int] | None, seed: int) -> list[list[Rows]]:
     """For each size, ascending, the rows of each fit."""
     n = len(targets)
     least = max(FEWEST, 2 * targets.indicators.shape[1])
@@ -165,7 +165,7 @@ def _parts(targets: Targets, groups: Rows | None, *, sizes: Sequence[int] | None
             ]
         except ParameterError:  # fewer groups than that
             continue
-        fit = [part for part in parts if targets.multilabel or np.count_nonzero(targets.indicators[part].any(axis=0)) > 1]
+        fit = [part for part in parts if targets.link.independent or np.count_nonzero(targets.indicators[part].any(axis=0)) > 1]
         if fit:
             found.append(fit)
     return found
@@ -175,8 +175,8 @@ class _Fitter:
     """Fits the chosen head on parts, and says which images it is then right on."""
 
     def __init__(
-        self, values: npt.NDArray[np.float32], labels: npt.NDArray[Any], targets: Targets, *, choice: Choice, layers: Sequence[LayerLike],
-        class_weight: ClassWeight, groups: npt.ArrayLike | None, seed: int,
+        self, values: npt.NDArray[np.float32], labels: npt.NDArray[Any], targets: EncodedLabels, *, choice: Choice,
+        layers: Sequence[LayerLike], class_weight: ClassWeight, groups: npt.ArrayLike | None, seed: int,
     ) -> None:  # fmt: skip
         self.candidate: Candidate = next(candidate for candidate in choice.evidence if candidate.chosen)
         self._layers = layers
@@ -230,15 +230,12 @@ class _Fitter:
         if self._weight is None or isinstance(self._weight, str):
             return self._weight
         there = set(np.asarray(self._targets.classes)[self._targets.indicators[part].any(axis=0)].tolist())
-        return {label: weight for label, weight in self._weight.items() if self._targets.multilabel or label in there}
+        return {label: weight for label, weight in self._weight.items() if self._targets.link.independent or label in there}
 
 
-def _right(logits: Floats, targets: Targets) -> Floats:
+def _right(logits: Floats, targets: EncodedLabels) -> Floats:
     """1 where the answer is right, 0 where not, nan where there is none (m,)."""
-    if targets.multilabel:
-        right = ((logits > 0) == targets.indicators).all(axis=1)
-    else:
-        right = targets.indicators[np.arange(len(logits)), np.nan_to_num(logits, nan=-np.inf).argmax(axis=1)]
+    right = targets.link.correct(targets.link.decisions(targets.link.probabilities(logits)), targets.codes)
     return np.where(np.isnan(logits).any(axis=1), np.nan, right.astype(np.float64))
 
 

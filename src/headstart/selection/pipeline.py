@@ -24,7 +24,7 @@ class HeadPipeline(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     Attributes:
         map_, head_: fitted.
-        classes_, multilabel_, out_of_sample_logits_: as of the head.
+        classes_, link_, out_of_sample_logits_: as of the head.
     """
 
     def __init__(self, map: LayerMap | None = None, head: Head | None = None) -> None:
@@ -52,7 +52,7 @@ class HeadPipeline(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _take_over(self) -> None:
         self.classes_ = self.head_.classes_
-        self.multilabel_ = self.head_.multilabel_
+        self.link_ = self.head_.link_
         if hasattr(self.head_, "out_of_sample_logits_"):
             self.out_of_sample_logits_ = self.head_.out_of_sample_logits_
 

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from headstart.heads.calibration import calibrate, losses
+from headstart.heads.calibration import calibrate
+from headstart.metrics.link import Link
 from headstart.training.losses import Loss
 
 
@@ -39,8 +40,8 @@ class Look:
         values = logits.numpy().astype(np.float32)
         return cls(
             lost,
-            float(right(logits, targets, multilabel=loss.multilabel).mean()),
-            calibrated_loss(values, targets.numpy() > 0.5, multilabel=loss.multilabel),
+            float(right(logits, targets, link=loss.link).mean()),
+            calibrated_loss(values, targets.numpy() > 0.5, link=loss.link),
             values,
         )
 
@@ -58,16 +59,16 @@ def in_testing(network: Any) -> Iterator[None]:
             module.training = training
 
 
-def right(logits: Any, targets: Any, *, multilabel: bool) -> Any:
+def right(logits: Any, targets: Any, *, link: Link) -> Any:
     """Share of right answers of each image (N,): 0 or 1 for exclusive classes; for multi-label the share of right labels."""
-    if multilabel:
-        return ((logits > 0) == (targets > 0.5)).float().mean(dim=1)
+    if link.independent:
+        return ((logits >= 0) == (targets > 0.5)).float().mean(dim=1)
     return (logits.argmax(dim=1) == targets.argmax(dim=1)).float()
 
 
-def calibrated_loss(logits: npt.NDArray[np.float32], indicators: npt.NDArray[np.bool_], *, multilabel: bool) -> float:
+def calibrated_loss(logits: npt.NDArray[np.float32], indicators: npt.NDArray[np.bool_], *, link: Link) -> float:
     """Log loss with the best temperature: a network that is right but too sure of itself is not worse for it, since that is set right."""
     if not np.isfinite(logits).all():
         return math.inf
-    calibration = calibrate(logits, indicators, multilabel=multilabel, shifts=False)
-    return float(losses(calibration(logits), indicators, multilabel=multilabel).mean())
+    calibration = calibrate(logits, indicators, link=link, shifts=False)
+    return float(link.losses(calibration(logits), indicators).mean())

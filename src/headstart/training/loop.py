@@ -22,6 +22,7 @@ import torch
 
 from headstart.backbones.staged import Stage
 from headstart.errors import ParameterError
+from headstart.metrics.link import Link
 from headstart.modalities.image.augment import Augmentation
 from headstart.progress import Listener
 from headstart.training.checkpoint import Checkpoint, CheckpointFolder
@@ -60,14 +61,14 @@ class Problem:
         train: rows that are learned from.
         watched: rows that are looked at after each epoch; may be empty.
         chooses: whether the best epoch is chosen on the watched rows.
-        multilabel: an image may have several labels.
+        link: `SOFTMAX` for one label an image, `SIGMOID` for any number of labels.
     """
 
     targets: npt.NDArray[np.float32]
     train: Rows
     watched: Rows
     chooses: bool
-    multilabel: bool
+    link: Link
 
 
 @dataclass(frozen=True, eq=False)
@@ -268,7 +269,7 @@ class Training:
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
         with torch.no_grad():
-            hits = right(self.loss.class_logits(logits.detach()), targets, multilabel=self.problem.multilabel)
+            hits = right(self.loss.class_logits(logits.detach()), targets, link=self.problem.link)
             sums = torch.tensor([float(each.sum()), float(hits.sum()), float(len(targets)), float(loss)], dtype=torch.float64)
         lost, right_count, seen, whole = self.team.add_up(sums.to(self.device)).tolist()
         norm = torch.nn.utils.clip_grad_norm_(
@@ -289,7 +290,7 @@ class Training:
 
     def _explosion(self, loss: float) -> str | None:
         window = self._state.window = [*self._state.window[1 - _WINDOW :], loss]
-        chance = math.log(2) if self.problem.multilabel else math.log(max(2, self.problem.targets.shape[1]))
+        chance = math.log(max(2, self.problem.link.outcomes(self.problem.targets.shape[1])))
         if len(window) == _WINDOW and sum(window) / _WINDOW > _EXPLODED * chance + 1:
             return f"The loss rose to {sum(window) / _WINDOW:.3g}, where guessing has {chance:.3g},"
         return None

@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional
 
 from headstart.errors import ParameterError
+from headstart.metrics.link import Link
 from headstart.training.plan import FineTuning
 
 
@@ -34,7 +35,7 @@ class Loss:
     gamma is 0 except for the focal loss (Lin et al. 2017; w_c is their alpha). Targets may be shares, as mixed images have them.
 
     Attributes:
-        multilabel: an image may have any number of labels: a sigmoid for each.
+        link: `SOFTMAX` for one label an image, `SIGMOID` for any number of labels.
         classes: their number k.
         outputs: of the network: k, or 1 for two exclusive classes told apart by one sigmoid, that of the second.
         class_weights: float32 (k,), or None where all count the same.
@@ -42,7 +43,7 @@ class Loss:
         gamma: of the focal loss; 0 is cross-entropy.
     """
 
-    multilabel: bool
+    link: Link
     classes: int
     outputs: int
     class_weights: torch.Tensor | None = None
@@ -65,7 +66,7 @@ class Loss:
         # Under automatic mixed precision the logits are bfloat16, whose three digits are too few for a logarithm.
         exact = logits.to(torch.promote_types(logits.dtype, torch.float32))
         smoothed = self._smoothed(targets.to(exact.dtype))
-        return self._sigmoids(exact, smoothed, targets) if self.multilabel else self._exclusive(exact, smoothed)
+        return self._sigmoids(exact, smoothed, targets) if self.link.independent else self._exclusive(exact, smoothed)
 
     def weights(self, targets: torch.Tensor) -> torch.Tensor:
         """The weight of each image (N,): the class weights by the shares of its labels; for several labels, their mean.
@@ -78,7 +79,7 @@ class Loss:
         if self.class_weights is None:
             return torch.ones_like(shares[:, 0])
         by_class = shares @ self.class_weights.to(shares)
-        if not self.multilabel:
+        if not self.link.independent:
             return by_class
         labels = shares.sum(dim=1)
         unlabelled = labels <= 0
@@ -96,7 +97,7 @@ class Loss:
             raise ValueError(f"targets must be one row an image, with {self.classes} columns; got the shape {tuple(targets.shape)}.")
 
     def _smoothed(self, targets: torch.Tensor) -> torch.Tensor:
-        among = 2 if self.multilabel else self.classes
+        among = self.link.outcomes(self.classes)
         return targets * (1 - self.label_smoothing) + self.label_smoothing / among if self.label_smoothing else targets
 
     def _exclusive(self, logits: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
@@ -117,36 +118,36 @@ class Loss:
         return each if self.class_weights is None else each * self.weights(targets).to(each)
 
 
-def make_loss(plan: FineTuning, *, multilabel: bool, classes: int, class_weights: npt.ArrayLike | None = None) -> Loss:
+def make_loss(plan: FineTuning, *, link: Link, classes: int, class_weights: npt.ArrayLike | None = None) -> Loss:
     """The loss that a plan asks for.
 
     Args:
         plan: its `loss`, `label_smoothing` and `focal_gamma` count.
-        multilabel: an image may have several labels.
+        link: `SOFTMAX` for one label an image, `SIGMOID` for any number of labels.
         classes: their number.
         class_weights: (k,), or None.
 
     Raises:
         ParameterError: a loss that does not suit the labels, or class weights that cannot be used.
     """
-    least = 1 if multilabel else 2
+    least = 1 if link.independent else 2
     if classes < least:
-        raise ParameterError(f"A training needs at least {least} {'label' if multilabel else 'classes'}, got {classes}.")
-    kind = ("binary" if multilabel else "cross_entropy") if plan.loss == "auto" else plan.loss
-    if kind == "cross_entropy" and multilabel:
+        raise ParameterError(f"A training needs at least {least} {'label' if link.independent else 'classes'}, got {classes}.")
+    kind = ("binary" if link.independent else "cross_entropy") if plan.loss == "auto" else plan.loss
+    if kind == "cross_entropy" and link.independent:
         raise ParameterError(
             "The loss 'cross_entropy' is for images of one class each, and here an image may have several labels. Use 'binary', 'focal' or "
             "'auto'."
         )
-    if kind == "binary" and not multilabel and classes > 2:
+    if kind == "binary" and not link.independent and classes > 2:
         raise ParameterError(
             f"The loss 'binary' is for two classes, or for images with several labels; here each image has one of {classes} classes. "
             "Use 'cross_entropy', 'focal' or 'auto'."
         )
     return Loss(
-        multilabel=multilabel,
+        link=link,
         classes=classes,
-        outputs=1 if kind == "binary" and not multilabel else classes,
+        outputs=1 if kind == "binary" and not link.independent else classes,
         class_weights=None if class_weights is None else _checked(class_weights, classes),
         label_smoothing=plan.label_smoothing,
         gamma=plan.focal_gamma if kind == "focal" else 0.0,

@@ -93,7 +93,7 @@ class _Search(Training):
     def __init__(
         self, prepared: Prepared, task: Task, plan: FineTuning, rows: Rows, *, lrs: Numbers, seed: int, listener: Listener
     ) -> None:
-        problem = Problem(targets=task.targets, train=rows, watched=task.watched, chooses=False, multilabel=task.multilabel)
+        problem = Problem(targets=task.targets, train=rows, watched=task.watched, chooses=False, link=task.link)
         super().__init__(
             prepared.network, prepared.inputs, problem, plan, stages=prepared.stages, phases=[Phase(0, prepared.trained)],
             rates=rates(plan, prepared.trained), loss=prepared.loss, augmentation=prepared.augmentation, seed=seed, team=Team(),

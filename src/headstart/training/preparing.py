@@ -23,6 +23,7 @@ from headstart.errors import HeadstartError, ParameterError
 from headstart.features import Images
 from headstart.files import write_file
 from headstart.heads import LogisticHead
+from headstart.metrics.link import Link
 from headstart.modalities.image import Preprocessing
 from headstart.modalities.image.augment import Augmentation
 from headstart.progress import Listener
@@ -54,7 +55,7 @@ class Task:
         images: all that can be read, those for watching among them.
         targets: float32 (n, k): one-hot, or multi-hot.
         classes: the labels, in the order of the columns; for multi-label the column numbers.
-        multilabel: an image may have several labels.
+        link: `SOFTMAX` for one label an image, `SIGMOID` for any number of labels.
         train: rows that are learned from.
         watched: rows that are looked at after each epoch; on them the best epoch is chosen, unless `chooses` is False.
         chooses: see `watched`.
@@ -66,7 +67,7 @@ class Task:
     images: Images
     targets: npt.NDArray[np.float32]
     classes: npt.NDArray[Any]
-    multilabel: bool
+    link: Link
     train: Rows
     watched: Rows
     chooses: bool = True
@@ -145,9 +146,7 @@ class Preparation:
         stages = stages_of(whole, side=self.preprocessing.size)
         trained = trained_stages(self.plan, [stage.name for stage in stages])
         frozen = frozen_digest(whole.model, [stage for stage in stages if stage.name in trained], batchnorm=self.plan.batchnorm)
-        loss = make_loss(
-            self.plan, multilabel=self.task.multilabel, classes=self.task.targets.shape[1], class_weights=self.task.class_weights
-        )
+        loss = make_loss(self.plan, link=self.task.link, classes=self.task.targets.shape[1], class_weights=self.task.class_weights)
         tail, inputs, sample = self._cut(whole, stages, trained)
         teacher = copy.deepcopy(tail) if self.plan.retain == "distill" and tail is not None else None
         head, closed_form = self._head(loss, tail, sample, start_features)
@@ -323,7 +322,7 @@ def _probe(features: npt.NDArray[np.float32], task: Task, *, seed: int) -> tuple
     scale[scale < 1e-6 * max(float(scale.max()), 1e-12)] = 1.0
     targets = task.targets[task.train]
     weights: Mapping[int, float] | None = None if task.class_weights is None else dict(enumerate(task.class_weights.tolist()))
-    y: npt.NDArray[Any] = targets > 0.5 if task.multilabel else targets.argmax(axis=1)
+    y: npt.NDArray[Any] = task.link.targets(targets > 0.5)
     groups = None if task.groups is None else task.groups[task.train]
     head = LogisticHead(class_weight=weights, seed=seed).fit_overwriting((features - mean) / scale, y, groups=groups)
     coef = head.coef_ / scale

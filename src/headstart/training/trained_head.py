@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from headstart.errors import ParameterError, RunError
-from headstart.heads.calibration import decision_scores, named, probabilities
 from headstart.heads.distances import blocks
+from headstart.metrics.link import Link, saved_link
 from headstart.onnx_graph import OnnxGraph
 
 Floats = npt.NDArray[np.float64]
@@ -21,7 +21,7 @@ NAME = "trained"
 """As in `state`."""
 
 _KINDS: Mapping[str, type | tuple[type, ...]] = {
-    "classes": list, "multilabel": bool, "label_dtype": str, "features": int, "columns": list, "single_sigmoid": bool,
+    "classes": list, "label_dtype": str, "features": int, "columns": list, "single_sigmoid": bool,
     "temperature": (int, float), "layers": int,
 }  # fmt: skip
 
@@ -36,7 +36,7 @@ class TrainedHead:
         weights: of each layer, float32 (outputs, inputs), the output layer last.
         biases: of each layer, float32 (outputs,).
         classes_: the labels, in the order of the logits; for multi-label the column numbers.
-        multilabel_: whether an image may have several labels.
+        link_: `SOFTMAX` for one label an image, `SIGMOID` for any number of labels.
         columns: (start, stop): the features that are used.
         n_features_in_: length D of the whole feature vector.
         label_dtype: of the labels that `predict` gives.
@@ -46,7 +46,7 @@ class TrainedHead:
     weights: tuple[npt.NDArray[np.float32], ...]
     biases: tuple[npt.NDArray[np.float32], ...]
     classes_: Array
-    multilabel_: bool
+    link_: Link
     columns: tuple[int, int]
     n_features_in_: int
     label_dtype: np.dtype[Any]
@@ -58,7 +58,7 @@ class TrainedHead:
             raise ParameterError(f"columns must lie within the {self.n_features_in_} features, got {start} to {stop}.")
         if not (np.isfinite(self.temperature) and self.temperature > 0):
             raise ParameterError(f"temperature must be a finite number above 0, got {self.temperature!r}.")
-        if self.classes_.ndim != 1 or len(self.classes_) < (1 if self.multilabel_ else 2):
+        if self.classes_.ndim != 1 or len(self.classes_) < (1 if self.link_.independent else 2):
             raise ParameterError(
                 f"classes must be a list of labels, at least two where each image has one; got {self.classes_.tolist()!r}."
             )
@@ -71,7 +71,7 @@ class TrainedHead:
             if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
                 raise ParameterError(f"layer {number} holds values that are not finite. If a training made them, lower its learning rate.")
             inputs = len(bias)
-        if inputs != len(self.classes_) and not (inputs == 1 and len(self.classes_) == 2 and not self.multilabel_):
+        if inputs != len(self.classes_) and not (inputs == 1 and len(self.classes_) == 2 and not self.link_.independent):
             raise ParameterError(f"the output layer gives {inputs} values for {len(self.classes_)} classes.")
 
     @classmethod
@@ -79,7 +79,7 @@ class TrainedHead:
         cls,
         network_state: Mapping[str, npt.ArrayLike],
         classes: npt.ArrayLike,
-        multilabel: bool,
+        link: Link,
         *,
         columns: tuple[int, int],
         single_sigmoid: bool = False,
@@ -92,7 +92,7 @@ class TrainedHead:
         Args:
             network_state: arrays ``dense.0.weight``, ``dense.0.bias``, ``dense.1.weight``, ... as `HeadNetwork.arrays` gives them.
             classes: the labels, in the order of the outputs; for multi-label the column numbers.
-            multilabel: an image may have several labels.
+            link: from logits to probabilities.
             columns: (start, stop) of the features that the network takes.
             single_sigmoid: the network's one output is the log-odds of the second of two classes.
             temperature: the logits are divided by it.
@@ -113,10 +113,10 @@ class TrainedHead:
             weights=arrays["weight"],
             biases=arrays["bias"],
             classes_=labels,
-            multilabel_=bool(multilabel),
+            link_=link,
             columns=(int(columns[0]), int(columns[1])),
             n_features_in_=int(columns[1] if features is None else features),
-            label_dtype=np.dtype((np.int64 if multilabel else labels.dtype) if label_dtype is None else label_dtype),
+            label_dtype=np.dtype((np.int64 if link.independent else labels.dtype) if label_dtype is None else label_dtype),
             temperature=float(temperature),
         )
         if single_sigmoid != head.single_sigmoid:
@@ -128,7 +128,7 @@ class TrainedHead:
     @property
     def single_sigmoid(self) -> bool:
         """Whether two exclusive classes are told apart by one output, the log-odds of the second."""
-        return not self.multilabel_ and len(self.biases[-1]) == 1
+        return not self.link_.independent and len(self.biases[-1]) == 1
 
     def logits(self, X: npt.ArrayLike) -> Floats:
         """Log-odds (n, k): their softmax, or for multi-label their sigmoid, are the probabilities.
@@ -166,15 +166,15 @@ class TrainedHead:
 
     def predict_proba(self, X: npt.ArrayLike) -> Floats:
         """Probabilities (n, k), columns in the order of `classes_`."""
-        return probabilities(self.logits(X), multilabel=self.multilabel_)
+        return self.link_.probabilities(self.logits(X))
 
     def decision_function(self, X: npt.ArrayLike) -> Floats:
         """Scores as scikit-learn has them: (n,) for two classes, positive for the second; otherwise the logits (n, k)."""
-        return decision_scores(self.logits(X), multilabel=self.multilabel_)
+        return self.link_.decision_scores(self.logits(X))
 
     def predict(self, X: npt.ArrayLike) -> Array:
         """The most probable label of each row (n,); for multi-label the matrix (n, k) of labels of probability above 1/2."""
-        return named(self.logits(X), self.classes_, multilabel=self.multilabel_, dtype=self.label_dtype)
+        return self.link_.labels(self.logits(X), self.classes_, self.label_dtype)
 
     def uncalibrated(self, logits: Floats) -> Floats:
         """The logits (n, k) without the temperature."""
@@ -196,7 +196,7 @@ class TrainedHead:
         settings: dict[str, Any] = {
             "head": NAME,
             "classes": self.classes_.tolist(),
-            "multilabel": self.multilabel_,
+            "link": self.link_.name,
             "label_dtype": self.label_dtype.str,
             "features": self.n_features_in_,
             "columns": list(self.columns),
@@ -219,11 +219,11 @@ class TrainedHead:
                 raise RunError(f"The saved head ({NAME}) is damaged: {key!r} is missing or wrong. Fit it again.")
         try:
             start, stop = settings["columns"]
-            dtype = np.dtype(settings["label_dtype"])
+            dtype, link = np.dtype(settings["label_dtype"]), saved_link(settings)
             return cls.of(
                 {name: arrays[name] for number in range(settings["layers"]) for name in (f"dense.{number}.weight", f"dense.{number}.bias")},
-                np.array(settings["classes"], dtype=None if settings["multilabel"] else dtype),
-                settings["multilabel"],
+                np.array(settings["classes"], dtype=None if link.independent else dtype),
+                link,
                 columns=(start, stop),
                 single_sigmoid=settings["single_sigmoid"],
                 temperature=settings["temperature"],
@@ -231,6 +231,6 @@ class TrainedHead:
                 label_dtype=dtype,
             )
         except KeyError as error:
-            raise RunError(f"The saved head ({NAME}) is damaged: {error} is missing. Fit it again.") from error
+            raise RunError(f"The saved head ({NAME}) is damaged: {error} is missing or wrong. Fit it again.") from error
         except (TypeError, ValueError) as error:
             raise RunError(f"The saved head ({NAME}) is damaged: {str(error).rstrip('.')}. Fit it again.") from error

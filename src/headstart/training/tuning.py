@@ -139,7 +139,7 @@ class _Job:
         logs = plan.logger == "tensorboard" and events is not None and self.team.leads
         training = Training(
             prepared.network, prepared.inputs,
-            Problem(targets=task.targets, train=task.train, watched=task.watched, chooses=task.chooses, multilabel=task.multilabel),
+            Problem(targets=task.targets, train=task.train, watched=task.watched, chooses=task.chooses, link=task.link),
             plan, stages=prepared.stages, rates=rates(plan, prepared.trained), loss=prepared.loss, augmentation=prepared.augmentation,
             seed=seed, phases=phases(plan, prepared.trained, epochs, head_first=not prepared.closed_form and plan.start == "probe"),
             team=self.team, device=prepared.device, penalty=prepared.penalty, checkpoints=self.checkpoints, listener=self.listener,
@@ -180,9 +180,9 @@ class _Job:
         temperature = 1.0
         if logits is not None and task.chooses and len(logits) >= _CALIBRATED_FROM:
             right = task.targets[task.watched] > 0.5
-            temperature = 1 / calibrate(logits, right, multilabel=task.multilabel, shifts=False).scale
+            temperature = 1 / calibrate(logits, right, link=task.link, shifts=False).scale
         trained_head = TrainedHead.of(
-            prepared.network.head.arrays(), task.classes, task.multilabel, columns=(used.start, used.stop), features=kept.dim,
+            prepared.network.head.arrays(), task.classes, task.link, columns=(used.start, used.stop), features=kept.dim,
             single_sigmoid=loss.outputs < loss.classes, temperature=temperature, label_dtype=task.label_dtype,
         )  # fmt: skip
         return FineTuned(
