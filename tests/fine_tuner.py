@@ -22,7 +22,7 @@ from headstart.backbones import load_backbone, timm_models
 from headstart.backbones.timm_models import Conversion
 from headstart.metrics.link import SOFTMAX
 from headstart.progress import Listener
-from headstart.training import FineTuning
+from headstart.settings import FineTuning
 from headstart.training.checkpoint import PLAN, CheckpointFolder
 from headstart.training.team import Team
 from headstart.training.tuning import Task, fine_tune

@@ -23,8 +23,7 @@ from PIL import Image
 from headstart import load
 from headstart.cli import training_options
 from headstart.errors import ParameterError
-from headstart.training import FineTuning
-from headstart.training.plan import GRADUAL
+from headstart.settings import GRADUAL, FineTuning
 
 Cli = Callable[..., Any]
 needs_torch = pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="needs headstart[torch]")
@@ -99,18 +98,18 @@ def test_options_without_a_training_are_refused(cli: Cli, pictures: Path) -> Non
         ("--strategy partial --unfreeze 0", "unfreeze must be a number of stages from 1, .* got 0"),
         ("--strategy partial --unfreeze -2", "unfreeze must be a number of stages from 1, .* got -2"),
         ("--strategy full --unfreeze 2", "'full' trains all stages. To train some of them, give unfreeze with the strategy 'partial'"),
-        ("--strategy partial --lr -1", r"lr must be above 0, got -1\.0"),
-        ("--strategy partial --lr nan", "lr must be above 0, got nan"),
+        ("--strategy partial --lr -1", r"lr must be a number above 0, got -1\.0"),
+        ("--strategy partial --lr nan", "lr must be a number above 0, got nan"),
         ("--strategy partial --epochs 3 --steps 3", "Give either epochs or steps"),
         ("--strategy partial --epochs 0", "epochs must be a whole number of at least 1, got 0"),
-        ("--strategy partial --dropout 1", "dropout must be at least 0 and below 1, got 1.0"),
+        ("--strategy partial --dropout 1", "dropout must be a number of at least 0 and below 1, got 1.0"),
         ("--strategy partial --augment flipp=0.5", "Augmentation knows no 'flipp'. Did you mean flip"),
         ("--strategy partial --augment absent.toml", "There is no file absent.toml"),
         ("--strategy partial --head-layers 2x", "--head-layers takes whole numbers, such as 256 or 512,128; got '2x'"),
         ("--head-layers ,", "--head-layers takes whole numbers, such as 256 or 512,128; got ','"),
-        ("--head-layers 0", "head_layers must be a whole number of at least 1, got 0"),
+        ("--head-layers 0", r"head_layers must be a list of whole numbers of at least 1, got \(0,\)"),
         ("--head-layers 8 --retain l2sp", "--retain: for training the backbone, and --strategy probe trains the head alone"),
-        ("--strategy partial --image-size 20", "image_size must be a whole number of at least 32, got 20"),
+        ("--strategy partial --image-size 20", "image_size must be a whole number from 32 to 4096, got 20"),
         ("--strategy partial --optimizer lion", "optimizer must be one of adamw, adam, sgd, rmsprop, got 'lion'"),
         ("--retain-strength 3", "No such option: --retain-strength"),
         ("--resume x --shard 1/2", "--shard and --resume cannot be combined"),
@@ -119,8 +118,8 @@ def test_options_without_a_training_are_refused(cli: Cli, pictures: Path) -> Non
         ("--show-augment x.jpg", "--show-augment takes the name of a .png file, got x.jpg"),
         ("--show-augment no/x.png", "no/x.png cannot be written: there is no folder"),
         ("--show-augment x.png --augment flap=1", "Augmentation knows no 'flap'"),
-        ("--show-augment x.png --lr -1", "lr must be above 0"),
-        ("--show-augment x.png --image-size 8", "image_size must be a whole number of at least 32, got 8"),
+        ("--show-augment x.png --lr -1", "lr must be a number above 0"),
+        ("--show-augment x.png --image-size 8", "image_size must be a whole number from 32 to 4096, got 8"),
     ],
 )
 def test_values_that_cannot_be(cli: Cli, pictures: Path, options: str, message: str) -> None:

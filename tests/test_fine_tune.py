@@ -18,7 +18,7 @@ from headstart.backbones.timm_models import Conversion
 from headstart.errors import Interrupted, ParameterError
 from headstart.features import BackboneExtractor
 from headstart.metrics.link import SIGMOID, SOFTMAX
-from headstart.training import FineTuning
+from headstart.settings import FineTuning
 
 pytest.importorskip("timm", reason="needs headstart[torch]")
 

@@ -16,7 +16,7 @@ import pytest
 from conftest import draw
 from headstart.errors import ParameterError
 from headstart.metrics.link import SIGMOID, SOFTMAX
-from headstart.training import FineTuning
+from headstart.settings import FineTuning
 
 pytest.importorskip("timm", reason="needs headstart[torch]")
 

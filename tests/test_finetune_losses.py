@@ -10,7 +10,7 @@ from scipy.special import expit, log_softmax
 
 from headstart.errors import ParameterError
 from headstart.metrics.link import SIGMOID, SOFTMAX
-from headstart.training import FineTuning
+from headstart.settings import FineTuning
 
 pytest.importorskip("timm", reason="needs headstart[torch]")
 

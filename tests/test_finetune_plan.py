@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 
 from headstart.errors import ParameterError
-from headstart.training import FineTuning
+from headstart.settings import DEFAULT_LR, DEFAULT_STEPS, LEAST_EPOCHS, FineTuning
 from headstart.training.freezing import Phase, phases, rates, trained_stages
-from headstart.training.plan import DEFAULT_LR, DEFAULT_STEPS, LEAST_EPOCHS
 from headstart.training.schedule import Schedule
 
 NAMES = ("stem", "stage1", "stage2", "stage3", "last")
@@ -52,33 +51,33 @@ def test_a_word_that_is_not_known_is_refused_with_those_that_are(name: str, wron
 def test_counts_have_a_least_value_and_are_whole(name: str, least: int) -> None:
     assert getattr(FineTuning(**{name: least}), name) == least
     for wrong in (least - 1, least + 0.5, True, "many"):
-        with pytest.raises(ParameterError, match=f"^{name} must be a whole number of at least {least}, got {wrong!r}"):
+        with pytest.raises(ParameterError, match=f"^{name} must be a whole number (of at least|from) {least}.*, got {wrong!r}"):
             FineTuning(**{name: wrong})
 
 
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"image_size": 4097}, "image_size must be at most 4096 pixels, got 4097"),
-        ({"head_layers": (64, 0)}, "head_layers must be a whole number of at least 1, got 0"),
+        ({"image_size": 4097}, "image_size must be a whole number from 32 to 4096, got 4097"),
+        ({"head_layers": (64, 0)}, r"head_layers must be a list of whole numbers of at least 1, got \(64, 0\)"),
         ({"unfreeze": 0}, "unfreeze must be a number of stages .*1.*got 0"),
-        ({"lr": 0}, "lr must be above 0, got 0"),
-        ({"lr": math.inf}, "lr must be above 0, got inf"),
-        ({"lr": math.nan}, "lr must be above 0, got nan"),
-        ({"layer_decay": 0}, "layer_decay must be above 0 and at most 1, got 0"),
-        ({"layer_decay": 1.01}, "layer_decay must be above 0 and at most 1, got 1.01"),
-        ({"retain_strength": 0}, "retain_strength must be above 0, got 0"),
-        ({"dropout": 1}, "dropout must be at least 0 and below 1, got 1"),
-        ({"dropout": -0.1}, "dropout must be at least 0 and below 1, got -0.1"),
-        ({"warmup": 1}, "warmup must be at least 0 and below 1, got 1"),
-        ({"label_smoothing": 1}, "label_smoothing must be at least 0 and below 1, got 1"),
-        ({"validation_share": 1}, "validation_share must be at least 0 and below 1, got 1"),
-        ({"weight_decay": -1}, "weight_decay must be at least 0, got -1"),
-        ({"weight_decay": math.nan}, "weight_decay must be at least 0, got nan"),
-        ({"clip": -1}, "clip must be at least 0, got -1"),
-        ({"focal_gamma": -1}, "focal_gamma must be at least 0, got -1"),
+        ({"lr": 0}, "lr must be a number above 0, got 0"),
+        ({"lr": math.inf}, "lr must be a number above 0, got inf"),
+        ({"lr": math.nan}, "lr must be a number above 0, got nan"),
+        ({"layer_decay": 0}, "layer_decay must be a number above 0 and at most 1, got 0"),
+        ({"layer_decay": 1.01}, "layer_decay must be a number above 0 and at most 1, got 1.01"),
+        ({"retain_strength": 0}, "retain_strength must be a number above 0, got 0"),
+        ({"dropout": 1}, "dropout must be a number of at least 0 and below 1, got 1"),
+        ({"dropout": -0.1}, "dropout must be a number of at least 0 and below 1, got -0.1"),
+        ({"warmup": 1}, "warmup must be a number of at least 0 and below 1, got 1"),
+        ({"label_smoothing": 1}, "label_smoothing must be a number of at least 0 and below 1, got 1"),
+        ({"validation_share": 1}, "validation_share must be a number of at least 0 and below 1, got 1"),
+        ({"weight_decay": -1}, "weight_decay must be a number of at least 0, got -1"),
+        ({"weight_decay": math.nan}, "weight_decay must be a number of at least 0, got nan"),
+        ({"clip": -1}, "clip must be a number of at least 0, got -1"),
+        ({"focal_gamma": -1}, "focal_gamma must be a number of at least 0, got -1"),
         ({"epochs": 2, "steps": 3}, "either epochs or steps"),
-        ({"strategy": "probe", "unfreeze": 1}, "'probe' keeps the whole backbone frozen"),
+        ({"strategy": "probe", "unfreeze": 1}, "'probe' leaves the whole backbone frozen"),
         ({"strategy": "full", "unfreeze": 1}, "'full' trains all stages"),
         ({"validation_share": 0}, "give keep='last' and no early_stop"),
         ({"validation_share": 0, "keep": "last", "early_stop": 2}, "give keep='last' and no early_stop"),
@@ -136,8 +135,8 @@ def test_which_stages_are_trained(values: dict[str, Any], expected: tuple[str, .
         ("stage9", "no stage 'stage9'; it has stem, stage1, stage2, stage3, last"),
         ("stage3,lst", "no stage 'lst'.* Did you mean.*last"),
         (",", "number of stages, names of stages or 'gradual', got ','"),
-        (1.5, "number of stages, names of stages or 'gradual', got 1.5"),
-        (True, "number of stages, names of stages or 'gradual', got True"),
+        (1.5, "a number of stages from 1, names of stages, or 'gradual', got 1.5"),
+        (True, "a number of stages from 1, names of stages, or 'gradual', got True"),
     ],
 )
 def test_stages_that_there_are_not(unfreeze: Any, words: str) -> None:

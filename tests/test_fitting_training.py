@@ -186,9 +186,9 @@ def test_what_may_be_resumed(tmp_path: Path, dataset: Dataset) -> None:
         check_keeping(run, SETTINGS, resume=False)
     assert _begun(run, SETTINGS, dataset, resume=True).resume
     for settings, message in (
-        (other, "begun with seed 0 and cannot go on with 1"),
-        (replace(SETTINGS, fine_tuning=replace(PLAN, epochs=3)), "begun with epochs 2 and cannot go on with 3"),
-        (replace(SETTINGS, head="ridge"), "begun with head 'centroid' and cannot go on with 'ridge'"),
+        (other, "begun with seed 0 and cannot be resumed with 1"),
+        (replace(SETTINGS, fine_tuning=replace(PLAN, epochs=3)), "begun with epochs 2 and cannot be resumed with 3"),
+        (replace(SETTINGS, head="ridge"), "begun with head 'centroid' and cannot be resumed with 'ridge'"),
     ):
         with pytest.raises(ParameterError, match=message):
             check_keeping(run, settings, resume=True)
@@ -209,7 +209,7 @@ def test_an_augmentation_in_a_file_must_stay_as_it_was(tmp_path: Path, dataset: 
     _begun(tmp_path / "run", settings, dataset)
     assert settings_to_resume(tmp_path / "run")[0] == settings
     path.write_text("flip = 0.1\n")
-    with pytest.raises(ParameterError, match=r"begun with augmentation 'flip=0\.5.*' and cannot go on with 'flip=0\.1"):
+    with pytest.raises(ParameterError, match=r"begun with augmentation 'flip=0\.5.*' and cannot be resumed with 'flip=0\.1"):
         check_keeping(tmp_path / "run", settings, resume=True)
 
 

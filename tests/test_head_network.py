@@ -13,7 +13,7 @@ pytest.importorskip("timm", reason="needs headstart[torch]")
 import torch
 
 from headstart.heads import LogisticHead
-from headstart.training import FineTuning
+from headstart.settings import FineTuning
 from headstart.training.head_network import HeadNetwork
 from headstart.training.losses import make_loss
 from headstart.training.trained_head import TrainedHead

@@ -22,7 +22,7 @@ from headstart import FitSettings, TransferClassifier, fit
 from headstart.errors import DataError, Interrupted, ParameterError
 from headstart.pipeline import find_learning_rate
 from headstart.progress import Listener
-from headstart.training import FineTuning
+from headstart.settings import FineTuning
 from headstart.training.learning_rates import LearningRates
 
 Cli = Callable[..., Any]

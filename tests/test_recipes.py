@@ -16,7 +16,7 @@ from headstart.backbones.summary import head_summary
 from headstart.errors import ParameterError
 from headstart.pipeline import FitSettings
 from headstart.pipeline.recipes import model_summary, read_recipe, recipes
-from headstart.training import FineTuning
+from headstart.settings import FineTuning
 
 Cli = Callable[..., Any]
 

@@ -21,8 +21,8 @@ _PUBLIC = {
     "BackboneExtractor": "headstart.features",
     "FeatureStore": "headstart.features",
     "TransferClassifier": "headstart.classifier",
-    "FineTuning": "headstart.training",
-    "FitSettings": "headstart.pipeline",
+    "FineTuning": "headstart.settings",
+    "FitSettings": "headstart.settings",
     "FitResult": "headstart.pipeline",
     "fit": "headstart.pipeline",
     "deep_check": "headstart.pipeline",
@@ -43,9 +43,9 @@ if TYPE_CHECKING:
     from headstart.evaluate import Evaluation
     from headstart.features import BackboneExtractor, FeatureStore
     from headstart.modalities.image import Preprocessing
-    from headstart.pipeline import FitResult, FitSettings, compare_runs, deep_check, fit
+    from headstart.pipeline import FitResult, compare_runs, deep_check, fit
     from headstart.run import Run, load
-    from headstart.training import FineTuning
+    from headstart.settings import FineTuning, FitSettings
 
 __all__ = [
     "BackboneExtractor",

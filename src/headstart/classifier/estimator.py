@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,16 +15,15 @@ from sklearn.utils.validation import check_is_fitted
 
 from headstart.backbones import Layer
 from headstart.classifier.given import check_images, one_each
-from headstart.classifier.preparing import Cache, Memo, Ready, Say, Wanted, extracted, prepare, tuned_folder, tuned_ready, tuned_ready_again
+from headstart.classifier.preparing import Memo, Ready, Say, Wanted, extracted, prepare, tuned_folder, tuned_ready, tuned_ready_again
 from headstart.classifier.training import Keeping, check_plan, search, taken, train
-from headstart.engine import ENGINES
-from headstart.errors import BackboneError, DataError, ImageError, ParameterError, nearest
+from headstart.errors import BackboneError, DataError, ImageError, ParameterError
 from headstart.features import Features, Images, survey
 from headstart.heads.targets import encode
 from headstart.modalities.image.augment import Augmentation
 from headstart.progress import Listener, Progress
-from headstart.selection import HEADS, Choice, choose_head
-from headstart.training import FineTuning
+from headstart.selection import Choice, choose_head
+from headstart.settings import Cache, FineTuning, FitSettings
 from headstart.training.learning_rates import LearningRates
 
 if TYPE_CHECKING:
@@ -77,6 +77,13 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.engine = engine
         self.seed = seed
         self.fine_tuning = fine_tuning
+
+    @classmethod
+    def of(cls, settings: FitSettings) -> Self:
+        """Return an unfitted classifier with the settings of a fit."""
+        classifier = cls(**{name: getattr(settings, name) for name in inspect.signature(cls).parameters})
+        classifier.check_parameters()
+        return classifier
 
     def fit(self, X: Images, y: npt.ArrayLike, groups: npt.ArrayLike | None = None) -> Self:
         """Learn from images.
@@ -290,17 +297,9 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def check_parameters(self) -> None:
         """Raise `ParameterError` for parameters outside their limits; the backbone's name and weights are not looked up."""
-        for name, value, allowed in (("head", self.head, HEADS), ("engine", self.engine, ENGINES)):
-            if value not in allowed:
-                raise ParameterError(f"{name} must be one of {', '.join(allowed)}, got {value!r}.{nearest(str(value), allowed)}")
-        if self.fine_tuning is not None and not isinstance(self.fine_tuning, FineTuning):
-            raise ParameterError(f"fine_tuning must be a FineTuning or None, got {self.fine_tuning!r}.")
+        FitSettings.check(head=self.head, engine=self.engine, fit_image=self.fit_image, seed=self.seed, fine_tuning=self.fine_tuning)
         if self.fine_tuning is not None:
             Augmentation.parse(self.fine_tuning.augment)
-        if self.fit_image not in (None, "crop", "squash"):
-            raise ParameterError(f"fit_image must be 'crop', 'squash' or None (the backbone's own), got {self.fit_image!r}.")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int | np.integer) or not 0 <= self.seed < 2**32:
-            raise ParameterError(f"seed must be a whole number from 0 to {2**32 - 1}, got {self.seed!r}.")
 
     def _features_of_all(self, X: Images) -> npt.NDArray[np.float32]:
         images = check_images(X)

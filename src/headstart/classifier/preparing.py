@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from headstart import locations
 from headstart.backbones import Backbone, load_backbone
@@ -22,7 +22,6 @@ from headstart.progress import Progress
 if TYPE_CHECKING:
     from headstart.training.tuning import FineTuned
 
-Cache = str | Path | Literal["auto"] | None
 Say = Callable[[str], None]
 _TUNED = "headstart-tuned-"
 

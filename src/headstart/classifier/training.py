@@ -21,10 +21,9 @@ from headstart.heads.targets import EncodedLabels, class_weights, encode
 from headstart.metrics.link import Link
 from headstart.progress import Listener
 from headstart.selection import Candidate, Choice
-from headstart.training import FineTuning
+from headstart.settings import GRADUAL, FineTuning
 from headstart.training.freezing import trained_stages
 from headstart.training.learning_rates import LearningRates
-from headstart.training.plan import GRADUAL
 from headstart.training.team import Team
 
 if TYPE_CHECKING:

@@ -176,7 +176,7 @@ def _strategy_of(resumed: Path) -> str:
 def _same_but_for(begun: FitSettings, given: FitSettings, *, run: Path) -> FitSettings:
     """The settings with which a training was begun; what was typed now must not contradict them."""
     from headstart.pipeline import FitSettings
-    from headstart.training import FineTuning
+    from headstart.settings import FineTuning
 
     before, now, default = begun.to_dict(), given.to_dict(), FitSettings().to_dict()
     plan_before, plan_now = before.pop("fine_tuning"), now.pop("fine_tuning")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from headstart.training import FineTuning
+    from headstart.settings import FineTuning
 
 _PANEL = "Training"
 
@@ -52,7 +52,7 @@ def fine_tuning(strategy: str, given: dict[str, Any]) -> FineTuning | None:
         ParameterError: a value outside its limits, or options of training where nothing is trained.
     """
     from headstart.errors import ParameterError
-    from headstart.training import FineTuning
+    from headstart.settings import FineTuning
 
     asked = {name: value for name, value in given.items() if value is not None}
     if "head_layers" in asked:

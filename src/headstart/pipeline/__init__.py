@@ -8,8 +8,8 @@ from headstart.pipeline.keeping import settings_to_resume
 from headstart.pipeline.lr_find import find_learning_rate
 from headstart.pipeline.reporting import report_of
 from headstart.pipeline.result import FitResult, ProbeTest, ShardResult
-from headstart.pipeline.settings import FitSettings
 from headstart.pipeline.sheet import augmentation_sheet
+from headstart.settings import FitSettings
 
 __all__ = [
     "Comparison", "DeepAudit", "FitResult", "FitSettings", "ProbeTest", "Shard", "ShardResult", "augmentation_sheet", "compare_runs",

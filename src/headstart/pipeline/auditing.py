@@ -27,15 +27,16 @@ from headstart.audit import (
     rank_label_errors,
 )  # fmt: skip
 from headstart.backbones import Layer
+from headstart.classifier import TransferClassifier
 from headstart.data import Dataset
 from headstart.data.grouping import groups_from_names
 from headstart.metrics import paired_difference
 from headstart.pipeline.job import read, say_refused
 from headstart.pipeline.leaks import known_beforehand, leak_tests
 from headstart.pipeline.parts import kept_together
-from headstart.pipeline.settings import FitSettings
 from headstart.progress import Listener
 from headstart.selection import Candidate, Choice, HeadPipeline, unfitted
+from headstart.settings import FitSettings
 
 _NOTHING = 0.05  # points of accuracy
 _WORTH_A_WARNING = 0.5  # points of accuracy
@@ -75,7 +76,7 @@ def deep_check(data: str | Path | Dataset, *, settings: FitSettings | None = Non
     listener.stage(f"Checking {len(dataset)} files")
     facts = gather(dataset, deep=False, progress=listener.progress)
     audit = check(dataset, facts=facts)
-    classifier = settings.classifier()
+    classifier = TransferClassifier.of(settings)
     listener.stage(f"Extracting features of {len(dataset)} images")
     features = classifier.extract(dataset.images, progress=listener.progress, warn=listener.warn, announce=listener.say)
     say_refused(features, len(dataset), Listener())
@@ -136,7 +137,7 @@ def _guessed(dataset: Dataset) -> Dataset:
 def _chosen(
     settings: FitSettings, values: npt.NDArray[np.float32], dataset: Dataset, groups: npt.NDArray[np.int64] | None, listener: Listener
 ) -> Choice:  # fmt: skip
-    classifier = replace(settings, fine_tuning=None).classifier()
+    classifier = TransferClassifier.of(replace(settings, fine_tuning=None))
     return classifier.fit_features(values, dataset.targets, groups=groups, progress=listener.progress).choice_
 
 

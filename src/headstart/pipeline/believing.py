@@ -12,10 +12,10 @@ from headstart.classifier import TransferClassifier
 from headstart.data import Dataset
 from headstart.evaluate import Evaluation
 from headstart.metrics import link_of
-from headstart.pipeline.settings import FitSettings
 from headstart.progress import Listener
 from headstart.reliability import Trust, TrustTest
 from headstart.selection import LearningCurve, learning_curve
+from headstart.settings import FitSettings
 
 _FEW = 40  # training images: a curve of fewer tells nothing
 

@@ -26,7 +26,7 @@ from headstart.run import TRUST, Run, RunContents, entries_of
 
 if TYPE_CHECKING:
     from headstart.pipeline.result import FitResult
-    from headstart.pipeline.settings import FitSettings
+    from headstart.settings import FitSettings
 
 _PACKAGES = ("numpy", "scipy", "scikit-learn", "openvino", "onnxruntime", "onnx", "pillow", "simplejpeg", "timm", "torch")
 

@@ -31,10 +31,10 @@ from headstart.pipeline.keeping import check_keeping, command_that_began, keep, 
 from headstart.pipeline.leaks import known_beforehand, leak_tests
 from headstart.pipeline.parts import kept_together, split
 from headstart.pipeline.result import FitResult, ProbeTest, ShardResult, head_in_words, right
-from headstart.pipeline.settings import FitSettings
 from headstart.progress import Listener
 from headstart.run import check_target, is_run, write_run
 from headstart.selection import Choice
+from headstart.settings import FitSettings
 from headstart.training.team import Team
 
 
@@ -85,7 +85,7 @@ def fit_shard(
     if not len(mine):
         raise DataError(f"Shard {shard.index}/{shard.count} has no image: there are only {len(dataset)}.")
     listener.stage(f"Extracting features, shard {shard.index}/{shard.count}")
-    features = settings.classifier().extract(mine.images, progress=listener.progress, warn=_not_kept, announce=listener.say)
+    features = TransferClassifier.of(settings).extract(mine.images, progress=listener.progress, warn=_not_kept, announce=listener.say)
     cache = locations.cache_folder(None if settings.cache == "auto" else settings.cache)
     return ShardResult(len(mine), features.computed, features.refused, locations.feature_store_file(cache))
 
@@ -128,7 +128,7 @@ def fit(
     for note in dataset.notes:
         listener.say(note)
 
-    classifier = settings.classifier()
+    classifier = TransferClassifier.of(settings)
     if settings.fine_tuning is not None:
         team.join("cuda" if settings.fine_tuning.device != "cpu" and gpu_is_there() else "cpu")
     with team.one_first():
@@ -312,7 +312,7 @@ def _cross_validate(
     for done, held in enumerate(parts):
         listener.progress(done, len(parts))
         rest = np.setdiff1d(np.arange(len(train)), held)
-        fold = settings.classifier()
+        fold = TransferClassifier.of(settings)
         if fold.begins_with_probe:
             fold.fit_features(values[rest], targets[rest], groups=None if groups is None else groups[rest])
         if settings.fine_tuning is None:

@@ -14,7 +14,8 @@ from headstart.classifier import Keeping
 from headstart.data import Dataset
 from headstart.errors import DataError, Interrupted, ParameterError, RunError
 from headstart.modalities.image.augment import Augmentation
-from headstart.pipeline.settings import FitSettings
+from headstart.settings import FitSettings
+from headstart.settings.field import check_same
 from headstart.training.checkpoint import CheckpointFolder
 from headstart.training.team import Team
 
@@ -38,7 +39,7 @@ def check_keeping(out: Path | None, settings: FitSettings, *, resume: bool) -> N
         return
     folder = CheckpointFolder.beside(out)
     if resume:
-        _check_same(folder.plan()["settings"], _described(settings), out)
+        check_same(_record_of(folder), _described(settings), run=out)
     elif folder.has_begun():
         raise ParameterError(
             f"{folder.path} holds the state of a training that was interrupted. Go on with it: --resume {out}. To begin anew, remove "
@@ -119,8 +120,17 @@ def settings_to_resume(run: Path, *, cache: Any = "auto") -> tuple[FitSettings, 
         RunError: there is none.
     """
     told = CheckpointFolder.beside(run).plan()
-    settings = {name: value for name, value in told["settings"].items() if name != "augmentation"}
-    return FitSettings.from_dict(settings, cache=cache), str(told["data"])
+    return FitSettings.from_dict(_without_augmentation(told["settings"]), cache=cache), str(told["data"])
+
+
+def _without_augmentation(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in record.items() if name != "augmentation"}
+
+
+def _record_of(folder: CheckpointFolder) -> dict[str, Any]:
+    """The settings that a training was begun with, with today's defaults for settings that are newer than it."""
+    record = folder.plan()["settings"]
+    return FitSettings.from_dict(_without_augmentation(record)).to_dict() | {"augmentation": record.get("augmentation")}
 
 
 def _described(settings: FitSettings) -> dict[str, Any]:
@@ -132,18 +142,6 @@ def _described(settings: FitSettings) -> dict[str, Any]:
 def command_that_began(run: Path) -> str:
     """The command that the interrupted training of a run was begun with; errors as of `settings_to_resume`."""
     return str(CheckpointFolder.beside(run).plan().get("command", ""))
-
-
-def _check_same(before: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> None:
-    for name, value in now.items():
-        old = before.get(name)
-        if isinstance(value, dict) and isinstance(old, dict):
-            _check_same(old, value, out)
-        elif old != value:
-            raise ParameterError(
-                f"The training of {out} was begun with {name} {old!r} and cannot go on with {value!r}. Leave that setting as it was, or "
-                "begin anew with another --out."
-            )
 
 
 def _fingerprint(dataset: Dataset, digests: Sequence[bytes]) -> str:

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 
 from headstart.backbones import timm_models
-from headstart.classifier import check_plan, taken
+from headstart.classifier import TransferClassifier, check_plan, taken
 from headstart.data import Dataset
 from headstart.errors import ParameterError
 from headstart.metrics import link_of
 from headstart.pipeline.job import read, say_refused
 from headstart.pipeline.parts import kept_together, split
-from headstart.pipeline.settings import FitSettings
 from headstart.progress import Listener
+from headstart.settings import FitSettings
 from headstart.training.learning_rates import LearningRates, rising
 
 
@@ -51,7 +51,7 @@ def find_learning_rate(
     holds_its_own = bool(np.isin(dataset.parts.astype("U"), ("test", "val")).any())
     if holds_its_own:
         dataset = parted.take(parted.part("train"))
-    classifier = settings.classifier()
+    classifier = TransferClassifier.of(settings)
     listener.stage(f"Reading {len(dataset)} images")
     found = classifier.survey(dataset.images, progress=listener.progress, announce=listener.say)
     say_refused(found, len(dataset), listener)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from headstart.data import Dataset
 from headstart.data.split import hold_out
 from headstart.errors import DataError
-from headstart.pipeline.settings import FitSettings
+from headstart.settings import FitSettings
 
 
 def split(dataset: Dataset, settings: FitSettings, *, digests: Sequence[bytes] = ()) -> tuple[Dataset, str]:

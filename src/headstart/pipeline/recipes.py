@@ -15,8 +15,7 @@ from headstart.backbones import find
 from headstart.backbones.records import folded
 from headstart.backbones.summary import LayerSummary, backbone_summary, head_summary
 from headstart.errors import ParameterError, nearest
-from headstart.pipeline.settings import FitSettings
-from headstart.training import FineTuning
+from headstart.settings import FineTuning, FitSettings
 
 _TEXTS = ("name", "title", "what", "source", "expected", "data", "command")
 _NEEDED = ("name", "title", "what")

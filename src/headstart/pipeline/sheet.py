@@ -13,7 +13,7 @@ from headstart.modalities.image import Preprocessing
 from headstart.modalities.image.augment import Augmentation
 from headstart.modalities.image.augment_sheet import sheet
 from headstart.pipeline.job import read
-from headstart.pipeline.settings import FitSettings
+from headstart.settings import FitSettings
 
 if TYPE_CHECKING:
     from PIL.Image import Image

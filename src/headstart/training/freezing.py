@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from headstart.errors import ParameterError, nearest
-from headstart.training.plan import GRADUAL, FineTuning
+from headstart.settings import GRADUAL, FineTuning
 
 PARTIAL_STAGES = 2
 """How many last stages ``partial`` trains unless it is told."""

@@ -25,6 +25,7 @@ from headstart.errors import ParameterError
 from headstart.metrics.link import Link
 from headstart.modalities.image.augment import Augmentation
 from headstart.progress import Listener
+from headstart.settings import FineTuning
 from headstart.training.checkpoint import Checkpoint, CheckpointFolder
 from headstart.training.freezing import Phase
 from headstart.training.history import Epoch, History
@@ -33,7 +34,6 @@ from headstart.training.interrupts import interrupts_noted
 from headstart.training.looking import Look, in_testing, right
 from headstart.training.losses import Loss
 from headstart.training.network import STATISTICS, Network, make_optimizer, set_mode
-from headstart.training.plan import FineTuning
 from headstart.training.schedule import Schedule
 from headstart.training.shared_norm import share_batchnorm
 from headstart.training.state import State, packed, unpacked

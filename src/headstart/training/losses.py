@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from headstart.errors import ParameterError
 from headstart.metrics.link import Link
-from headstart.training.plan import FineTuning
+from headstart.settings import FineTuning
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

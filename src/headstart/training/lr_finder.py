@@ -15,13 +15,13 @@ from headstart.backbones import Backbone, timm_models
 from headstart.errors import Interrupted
 from headstart.modalities.image import Preprocessing
 from headstart.progress import Listener
+from headstart.settings import DEFAULT_LR, FineTuning
 from headstart.training.checkpoint import CheckpointFolder
 from headstart.training.freezing import Phase, rates
 from headstart.training.inputs import Rows
 from headstart.training.learning_rates import LearningRates, Numbers, Watch, rising
 from headstart.training.loop import Problem, Stopped, Training
 from headstart.training.losses import Loss
-from headstart.training.plan import DEFAULT_LR, FineTuning
 from headstart.training.preparing import Preparation, Prepared, StartFeatures, Task, memory_in_words
 from headstart.training.schedule import Schedule
 from headstart.training.team import Team

@@ -11,8 +11,8 @@ from torch import nn
 
 from headstart.backbones.staged import Stage, Tail
 from headstart.errors import ParameterError
+from headstart.settings import FineTuning
 from headstart.training.head_network import HeadNetwork
-from headstart.training.plan import FineTuning
 
 _MOMENTUM = 0.9
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")

@@ -27,6 +27,7 @@ from headstart.metrics.link import Link
 from headstart.modalities.image import Preprocessing
 from headstart.modalities.image.augment import Augmentation
 from headstart.progress import Listener
+from headstart.settings import MOST_VIEWS, FineTuning
 from headstart.training.folding import fold_batchnorm
 from headstart.training.freezing import trained_stages
 from headstart.training.head_network import HeadNetwork
@@ -35,7 +36,6 @@ from headstart.training.loop import Penalty
 from headstart.training.losses import Loss, make_loss
 from headstart.training.network import Network, frozen_digest
 from headstart.training.pixels import Pixels
-from headstart.training.plan import MOST_VIEWS, FineTuning
 from headstart.training.retain import L2SP, Distillation
 from headstart.training.schedule import Schedule
 from headstart.training.team import Team

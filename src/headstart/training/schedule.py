@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from headstart.training.plan import DEFAULT_STEPS, LEAST_EPOCHS, FineTuning
+from headstart.settings import DEFAULT_STEPS, LEAST_EPOCHS, FineTuning
 
 
 @dataclass(frozen=True)

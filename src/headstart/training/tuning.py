@@ -19,6 +19,7 @@ from headstart.errors import HeadstartError, Interrupted
 from headstart.heads.calibration import calibrate
 from headstart.modalities.image import Preprocessing
 from headstart.progress import Listener
+from headstart.settings import FineTuning
 from headstart.training.checkpoint import SUFFIX, CheckpointFolder
 from headstart.training.event_files import EventFiles, require_tensorboard
 from headstart.training.folding import unfold
@@ -26,7 +27,6 @@ from headstart.training.freezing import phases, rates
 from headstart.training.history import Epoch, History
 from headstart.training.loop import Problem, Stopped, Training
 from headstart.training.network import frozen_digest, weights_digest
-from headstart.training.plan import FineTuning
 from headstart.training.preparing import OutOfMemoryError, Preparation, Prepared, StartFeatures, Task, memory_in_words
 from headstart.training.schedule import Schedule
 from headstart.training.team import Team

@@ -1,0 +1,243 @@
+"""Settings as data: what a field of a dataclass says about itself, and everything that follows from it.
+
+    @documented
+    @dataclass(frozen=True, kw_only=True)
+    class Example(Settings):
+        rate: float = option(0.1, "Learning rate.", number(above=0))
+
+From that one field come the check of the value, the option ``--rate`` (made by `headstart.cli.options`), the entry in the manifest, the
+comparison before a training is resumed, and the entry under "Attributes" in the docstring of the class.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import numbers
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from headstart.errors import ParameterError, nearest
+
+_KEY = "option"
+_T = TypeVar("_T", bound=type)
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What a value may be.
+
+    Attributes:
+        words: what it must be, as it stands in an error message: "a number above 0".
+        allows: whether a value is within the limit.
+        choices: the names that are allowed, where it is one of several.
+    """
+
+    words: str
+    allows: Callable[[Any], bool]
+    choices: tuple[str, ...] = ()
+
+
+def one_of(*names: str) -> Limit:
+    """One of several names."""
+    words = f"one of {', '.join(names)}" if len(names) > 1 else repr(names[0])
+    return Limit(words, lambda value: isinstance(value, str) and value in names, names)
+
+
+def number(*, above: float | None = None, least: float | None = None, below: float | None = None, most: float | None = None) -> Limit:
+    """A finite number within bounds."""
+    words = [f"{word} {bound:g}" for word, bound in (("above", above), ("of at least", least), ("below", below), ("at most", most))
+             if bound is not None]  # fmt: skip
+
+    def allows(value: Any) -> bool:
+        return (
+            isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(bounded := float(value))
+            and (above is None or bounded > above) and (least is None or bounded >= least)
+            and (below is None or bounded < below) and (most is None or bounded <= most)
+        )  # fmt: skip
+
+    return Limit(f"a number {' and '.join(words)}".rstrip(), allows)
+
+
+def whole(least: int, most: int | None = None) -> Limit:
+    """A whole number within bounds."""
+    words = f"a whole number of at least {least}" if most is None else f"a whole number from {least} to {most}"
+    within = number(least=least, most=most)
+    return Limit(words, lambda value: isinstance(value, numbers.Integral) and within.allows(value))
+
+
+def list_of(limit: Limit) -> Limit:
+    """A list or tuple whose items are each within a limit."""
+    words = limit.words.removeprefix("a ").replace("number", "numbers", 1)
+    return Limit(f"a list of {words}", lambda value: isinstance(value, list | tuple) and all(map(limit.allows, value)))
+
+
+def table_of(*names: str) -> Limit:
+    """A mapping from some of these names to texts."""
+    return Limit(
+        f"a table of names of columns for {', '.join(names)}",
+        lambda value: isinstance(value, Mapping) and value.keys() <= {*names} and all(isinstance(one, str) for one in value.values()),
+    )
+
+
+def either(words: str, *limits: Limit) -> Limit:
+    """Within one of several limits."""
+    return Limit(words, lambda value: any(limit.allows(value) for limit in limits))
+
+
+def instance_of(kind: type, words: str) -> Limit:
+    """Any value of a type."""
+    return Limit(words, lambda value: isinstance(value, kind))
+
+
+TEXT = instance_of(str, "text")
+PATH = Limit("the path of a file or folder", lambda value: isinstance(value, str | Path))
+SWITCH = instance_of(bool, "true or false")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """What a field of settings knows besides its type and default.
+
+    Attributes:
+        help: what the setting is, in a line; the help of the option.
+        details: what else is to be said about it; for the docstring.
+        limit: what its value may be; None is allowed as well where it is the default or `optional`.
+        flag: the option on the command line; empty for settings of Python and of recipes only.
+        metavar: stands for its value in ``--help``.
+        panel: the heading it stands under.
+        parse: turns what is typed into the value; it raises ParameterError.
+        several: may be given more than once; `parse` takes the list.
+        off: flag and help of a second option, which sets None.
+        optional: None is allowed, and is not the default.
+        recorded: whether the manifest has it and a resumed training must agree in it.
+        nested: the class of settings that is its value.
+    """
+
+    help: str
+    details: str
+    limit: Limit
+    flag: str
+    metavar: str | None
+    panel: str | None
+    parse: Callable[[Any], Any] | None
+    several: bool
+    off: tuple[str, str] | None
+    optional: bool
+    recorded: bool
+    nested: type[Settings] | None
+
+
+def option(default: Any, help: str, limit: Limit, *, details: str = "", **rest: Any) -> Any:
+    """A field of settings: its default, documentation and limit, and by keyword what else `Option` has.
+
+    The option on the command line is called like the field, unless `flag` says otherwise.
+    """
+    usual: dict[str, Any] = {
+        "flag": None, "metavar": None, "panel": None, "parse": None, "several": False, "off": None, "optional": False, "recorded": True,
+        "nested": None,
+    }  # fmt: skip
+    return dataclasses.field(default=default, metadata={_KEY: Option(help=help, details=details, limit=limit, **{**usual, **rest})})
+
+
+def options(cls: type) -> dict[str, Option]:
+    """The options of a class of settings by the names of its fields, in their order."""
+    return {
+        field.name: dataclasses.replace(field.metadata[_KEY], flag=_flag(field.name, field.metadata[_KEY].flag))
+        for field in fields(cls)
+        if _KEY in field.metadata
+    }
+
+
+def _flag(name: str, flag: str | None) -> str:
+    return f"--{name.replace('_', '-')}" if flag is None else flag
+
+
+class Settings:
+    """Base of the settings: frozen dataclasses all of whose fields are made by `option`."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):  # type: ignore[arg-type]
+            if isinstance(field.default, tuple) and isinstance(value := getattr(self, field.name), list):
+                object.__setattr__(self, field.name, tuple(value))
+        self.check(**{name: getattr(self, name) for name in options(type(self))})
+
+    @classmethod
+    def check(cls, **values: Any) -> None:
+        """Refuse values outside the limits of their fields.
+
+        Raises:
+            ParameterError: says which setting it is, what it must be, and what it is.
+        """
+        known, defaults = options(cls), {field.name: field.default for field in fields(cls)}  # type: ignore[arg-type]
+        for name, value in values.items():
+            if name not in known:
+                raise ParameterError(f"There is no setting {name!r}.{nearest(name, known)} Allowed: {', '.join(known)}.")
+            of = known[name]
+            if value is None and (defaults[name] is None or of.optional):
+                continue
+            if not of.limit.allows(value):
+                raise ParameterError(f"{name} must be {of.limit.words}, got {value!r}.{nearest(str(value), of.limit.choices)}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The recorded settings as plain values for JSON."""
+        return {name: _plain(getattr(self, name)) for name, of in options(type(self)).items() if of.recorded}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], **others: Any) -> Self:
+        """The inverse of `to_dict`; settings that are missing have their defaults, and `others` are further ones, not recorded.
+
+        Raises:
+            ParameterError: a name that is not one of the settings, or a value outside its limits.
+        """
+        cls.check(**{name: value for name, value in values.items() if not isinstance(value, Mapping)})
+        nested = {name: of.nested for name, of in options(cls).items() if of.nested is not None}
+        built = {
+            name: nested[name].from_dict(value) if name in nested and isinstance(value, Mapping) else value
+            for name, value in values.items()
+        }  # fmt: skip
+        return cls(**{**built, **others})
+
+
+def _plain(value: Any) -> Any:
+    """A value of a field as JSON has it."""
+    if isinstance(value, Settings):
+        return value.to_dict()
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, tuple):
+        return [_plain(one) for one in value]
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        return int(value)
+    return value
+
+
+def check_same(before: Mapping[str, Any], now: Mapping[str, Any], *, run: Path) -> None:
+    """Refuse to resume a training with other settings than those it was begun with.
+
+    Args:
+        before: the record of the settings it was begun with, as `Settings.to_dict` gives it.
+        now: the same of the settings that are asked for; or only of some of them.
+        run: for the message.
+
+    Raises:
+        ParameterError: a setting has another value than before.
+    """
+    for name, value in now.items():
+        old = before.get(name)
+        if isinstance(value, Mapping) and isinstance(old, Mapping):
+            check_same(old, value, run=run)
+        elif old != value:
+            raise ParameterError(
+                f"The training of {run} was begun with {name} {old!r} and cannot be resumed with {value!r}. Leave that setting out, since "
+                "all settings are taken over, or begin anew with another --out."
+            )
+
+
+def documented(cls: _T) -> _T:
+    """Write the documentation of the fields into the docstring of a class, under "Attributes"."""
+    lines = (f"    {name}: {of.help}{' ' if of.details else ''}{of.details}" for name, of in options(cls).items())
+    cls.__doc__ = "\n".join([(cls.__doc__ or "").rstrip(), "", "Attributes:", *lines])
+    return cls

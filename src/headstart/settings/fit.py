@@ -1,0 +1,97 @@
+"""`FitSettings`: everything that can be set for a fit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from headstart.errors import ParameterError
+from headstart.settings.field import (
+    PATH,
+    SWITCH,
+    TEXT,
+    Settings,
+    documented,
+    either,
+    instance_of,
+    number,
+    one_of,
+    option,
+    table_of,
+    whole,
+)
+from headstart.settings.fine_tuning import FineTuning
+
+Cache = str | Path | Literal["auto"] | None
+_COLUMNS = ("path", "label", "split", "group")
+
+
+def _columns(typed: Sequence[str]) -> dict[str, str]:
+    pairs = [text.partition("=") for text in typed]
+    for text, (kind, _, name) in zip(typed, pairs, strict=True):
+        if kind not in _COLUMNS or not name:
+            raise ParameterError(f"--column takes path=NAME, label=NAME, split=NAME or group=NAME; got {text!r}.")
+    return {kind: name for kind, _, name in pairs}
+
+
+@documented
+@dataclass(frozen=True, kw_only=True)
+class FitSettings(Settings):
+    """Everything that can be set for a fit, with its defaults."""
+
+    task: str = option(
+        "auto", "auto recognises the task from the data and names it in a line.", one_of("auto", "classification"), metavar="NAME"
+    )  # fmt: skip
+    test: str | Path | None = option(
+        None, "Test images: a folder or list with the same classes.", PATH, metavar="DIR",
+        details="By default the test part of the data; where there is none, some of the images are held out.",
+    )  # fmt: skip
+    backbone: str = option("efficientnet_lite0", "See `headstart backbones`.", TEXT, metavar="NAME")
+    weights: str | Path | None = option(
+        None, "Backbone weights: .safetensors, or .pth (read safely).", PATH, metavar="FILE", details="By default the published ones."
+    )  # fmt: skip
+    head: str = option(
+        "auto", "auto, logistic, ridge, kernel_ridge, neighbours or centroid.",
+        one_of("auto", "logistic", "ridge", "kernel_ridge", "neighbours", "centroid"), metavar="NAME",
+        parse=lambda typed: typed.replace("-", "_"), details="`auto` chooses layers and head by out-of-sample scores.",
+    )  # fmt: skip
+    class_weight: str | None = option(None, "Let every class count the same.", one_of("balanced"), metavar="balanced")
+    fit_image: str | None = option(
+        None, "Cut the centre, or squash the whole image.", one_of("crop", "squash"), metavar="crop|squash",
+        details="By default the backbone's own.",
+    )  # fmt: skip
+    test_share: float = option(0.2, "Share of the images held out where there is no test part.", number(above=0, below=1))
+    plan: str | Path | None = option(
+        None, "Follow the plan that `headstart check --fix` wrote.", PATH, metavar="FILE", details="See `headstart.audit.Plan`."
+    )  # fmt: skip
+    coverage: float = option(
+        0.95, "Share of images whose prediction set is to hold the right class.", number(above=0, below=1)
+    )  # fmt: skip
+    coverage_by_class: bool = option(False, "Aim at that coverage within each class.", SWITCH, flag="--by-class")
+    group_from: str | None = option(
+        None, "Group of an image, from its file name.", TEXT, metavar="REGEX",
+        details="Images with the same first group of the regular expression (or the same match) stay on one side of every split.",
+    )  # fmt: skip
+    columns: dict[str, str] | None = option(
+        None, "Column of a list: path=, label=, split= or group=.", table_of(*_COLUMNS), flag="--column", metavar="KIND=NAME",
+        parse=_columns, several=True, details="Only where the columns are not recognised by their names.",
+    )  # fmt: skip
+    folds: int = option(
+        0, "Also cross-validate over the training part.", either("0 (none) or a whole number of at least 2", whole(0, 0), whole(2)),
+        metavar="K",
+    )  # fmt: skip
+    seed: int = option(0, "The same seed gives the same result.", whole(0, 2**32 - 1))
+    engine: str = option(
+        "auto", "auto, openvino, onnxruntime or torch.", one_of("auto", "openvino", "onnxruntime", "torch"), metavar="NAME"
+    )  # fmt: skip
+    cache: Cache = option(
+        "auto", "Folder for features and networks.", PATH, metavar="DIR", optional=True, recorded=False,
+        off=("--no-cache", "Store no features and no converted network."),
+        details="`auto` is $HEADSTART_CACHE, else the user's cache folder; None stores nothing.",
+    )  # fmt: skip
+    fine_tuning: FineTuning | None = option(
+        None, "Train the backbone and its head further, as this says; None leaves the backbone frozen.",
+        instance_of(FineTuning, "a FineTuning"), flag="", nested=FineTuning,
+    )  # fmt: skip
