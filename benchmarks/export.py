@@ -19,13 +19,14 @@ import time
 from pathlib import Path
 
 import numpy as np
+import onnx
 
 from headstart import load
 from headstart.backbones import load_backbone
 from headstart.engine import open_engine
 from headstart.export import ExportError, export
-from headstart.export.openvino_files import openvino_model, write_openvino
-from headstart.export.quantised import quantised
+from headstart.export.formats import openvino_model, write_openvino
+from headstart.export.int8 import quantised
 from headstart.locations import cache_folder
 from headstart.modalities.image import Preprocessing
 from measurement_data import DATA
@@ -46,12 +47,12 @@ def compare(path: Path, options: argparse.Namespace) -> None:
             for one in done.parities:
                 print(
                     f"{path} {form:<8} {one.engine:<11} {one.images} images: same label {one.same:.1%}, probabilities within "
-                    f"{one.probability:.1e} (median {one.typical:.1e}; {one.against_default:.1e} from the run in {one.default_engine}; "
-                    f"{one.scaled:.1e} from the run on the files), score {one.score}; {size:.1f} MB, {seconds:.0f} s",
+                    f"{one.difference:.1e} (median {one.median:.1e}; {one.against_default:.1e} from the run in {one.default_engine}; "
+                    f"{one.from_files:.1e} from the run on the files), novelty score {one.novelty}; {size:.1f} MB, {seconds:.0f} s",
                     flush=True,
                 )
             for gate in done.gates:
-                print(f"  {gate.sentence()}", flush=True)
+                print(f"  {gate.summary()}", flush=True)
 
 
 def speed(name: str, options: argparse.Namespace) -> None:
@@ -61,9 +62,10 @@ def speed(name: str, options: argparse.Namespace) -> None:
     paths = sorted((DATA / "cats_dogs" / "train").rglob("*.jpg"))[:: max(1, 600 // options.speed_images)][: options.speed_images]
     images = [Preprocessing(size)(path) for path in paths]
     with tempfile.TemporaryDirectory() as folder:
-        model = openvino_model(backbone.network.read_bytes(), {})
+        model = openvino_model(onnx.load(backbone.network))
         begun = time.perf_counter()
-        file, _ = write_openvino(quantised(model, images[:32]), Path(folder) / "int8.xml")
+        file = Path(folder) / "int8.xml"
+        write_openvino(quantised(model, images[:32]), file)
         print(f"{name} at {size} px: quantised in {time.perf_counter() - begun:.0f} s", flush=True)
         engines = {"float32": backbone.network, "int8": file}
         opened = {kind: open_engine(path, kind="openvino", outputs=("features",), size=size) for kind, path in engines.items()}

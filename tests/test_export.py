@@ -17,11 +17,11 @@ from PIL import Image
 from conftest import draw
 from headstart import load
 from headstart.errors import BackboneError, DataError, ParameterError
-from headstart.export import ExportError, Gate, Parity, export, job, onnx_model, quantised, read_drop, snippet
-from headstart.export.exported import Exported, engines_for
+from headstart.export import ExportError, Gate, Parity, export, int8, job, onnx_model, read_drop, snippet
+from headstart.export.formats import ExportedModel, engines_for
 from headstart.export.onnx_file import IMAGES, OUTPUTS
-from headstart.export.parity import Answers, answers, parity
-from headstart.export.real_images import real_images, some_real_images
+from headstart.export.parity import Reference
+from headstart.export.sample import DecodedImages, Sample, sample_of, some_sample_of
 from headstart.run import Run, uses_of
 
 Cli = Callable[..., Any]
@@ -46,14 +46,15 @@ def test_a_file_takes_images_of_any_size_and_says_what_the_run_says(opened: Run,
     wanted = opened.predict(images)
     assert wanted.judgement is not None
     for engine in engines_for(exported):
-        found = list(Exported(exported, engine=engine)(images))
-        assert np.abs(np.stack([one["probabilities"] for one in found]) - wanted.probabilities).max() < 1e-3
-        assert np.abs(np.array([one["unlikeness"] for one in found]) - wanted.judgement.unlikeness).max() < 0.1
+        found = ExportedModel(exported, engine=engine)(images)
+        assert np.abs(found["probabilities"] - wanted.probabilities).max() < 1e-3
+        assert np.abs(found["unlikeness"] - wanted.judgement.unlikeness).max() < 0.1
         assert np.ptp(wanted.judgement.unlikeness) > 1
 
 
 def test_the_outputs_go_together(opened: Run, exported: Path) -> None:
-    found = next(iter(Exported(exported, engine="onnxruntime")([draw(0, 5)])))
+    outputs = ExportedModel(exported, engine="onnxruntime")([draw(0, 5)])
+    found = {name: values[0] for name, values in outputs.items()}
     assert list(found) == list(OUTPUTS)
     logits = found["logits"].astype(np.float64)
     assert np.allclose(np.exp(logits) / np.exp(logits).sum(), found["probabilities"], atol=1e-6)
@@ -82,7 +83,7 @@ def test_the_report_beside_the_file_names_its_bytes_and_the_differences(exported
     assert [one["engine"] for one in report["compared"]] == list(engines_for(exported))
     for one in report["compared"]:
         assert one["same"] == 1.0
-        assert one["probability"] < 1e-3
+        assert one["difference"] < 1e-3
         assert (one["part"], one["images"]) == ("test", 12)
     assert sorted(path.name for path in exported.parent.iterdir()) == ["pictures.onnx", "pictures.onnx.parity.json"]
 
@@ -107,28 +108,27 @@ def test_a_file_that_says_something_else_is_not_written(opened: Run, tmp_path: P
         return model
 
     monkeypatch.setattr(job, "onnx_model", broken)
-    with pytest.raises(ExportError, match=r"differs from the run in onnxruntime, and is not written"):
+    with pytest.raises(ExportError, match=r"differs from the run in onnxruntime and is not written"):
         export(opened, tmp_path / "x.onnx")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_faults_are_told_with_their_figures(opened: Run) -> None:
-    sample = some_real_images(opened, 8)
-    own = opened.predict(sample.images)
-    assert own.judgement is not None
-    right = Answers(own.probabilities, own.judgement.unlikeness.astype(np.float32))
-    assert parity(opened, sample, right, engine=opened.engine.name).faults() == ()
-    swapped = own.probabilities.copy()
+    sample = some_sample_of(opened, 8)
+    reference, engine = Reference(opened, sample), opened.engine.name
+    right = reference.outputs()
+    assert Parity.of(reference, right, engine=engine).faults() == ()
+    swapped = right["probabilities"].copy()
     swapped[0] = np.roll(swapped[0], 1)
-    found = parity(opened, sample, Answers(swapped, right.scores), engine=opened.engine.name)
+    found = Parity.of(reference, {**right, "probabilities": swapped}, engine=engine)
     assert found.same == pytest.approx(7 / 8)
     assert "12.5% of 8 images get another label" in found.faults()
     assert "a probability differs by" in found.faults()[1]
-    nan = own.probabilities.copy()
+    nan = right["probabilities"].copy()
     nan[3, 1] = np.nan
-    assert any("differs by inf" in fault for fault in parity(opened, sample, Answers(nan, None), engine=opened.engine.name).faults())
-    moved = Answers(own.probabilities, right.scores + np.float32(0.2))
-    assert "score of what is unlike" in parity(opened, sample, moved, engine=opened.engine.name).faults()[0]
+    assert any("differs by inf" in fault for fault in Parity.of(reference, {"probabilities": nan}, engine=engine).faults())
+    moved = {**right, "unlikeness": right["unlikeness"] + np.float32(0.2)}
+    assert "novelty score differs by 0.2" in Parity.of(reference, moved, engine=engine).faults()[0]
 
 
 def test_openvino_writes_two_files_that_say_the_same(opened: Run, tmp_path: Path) -> None:
@@ -140,23 +140,24 @@ def test_openvino_writes_two_files_that_say_the_same(opened: Run, tmp_path: Path
 
     model = ov.Core().read_model(tmp_path / "pictures.xml")
     assert json.loads(model.get_rt_info(["headstart", "classes"]).astype(str)) == ["checks", "rings", "stripes"]
-    found = answers(Exported(tmp_path / "pictures.xml", engine="openvino"), some_real_images(opened, 6))
-    assert np.abs(found.probabilities - opened.predict(some_real_images(opened, 6).images).probabilities).max() < 1e-3
+    images = some_sample_of(opened, 6).images
+    found = ExportedModel(tmp_path / "pictures.xml", engine="openvino")(images)
+    assert np.abs(found["probabilities"] - opened.predict(images).probabilities).max() < 1e-3
     with pytest.raises(ParameterError, match="onnxruntime"):
-        Exported(tmp_path / "pictures.xml", engine="onnxruntime")
+        ExportedModel(tmp_path / "pictures.xml", engine="onnxruntime")
 
 
 def test_images_are_found_again_by_name_and_digest(run: Path, pictures: Path, tmp_path: Path) -> None:
     far = load(shutil.copytree(run, tmp_path / "a" / "b" / "run"))
     far.manifest["provenance"]["data"] = str(tmp_path / "gone")
     with pytest.raises(DataError, match="Give their folder with --data"):
-        some_real_images(far, 5)
-    assert len(real_images(far, "test", 99, data=pictures)) == 12
+        some_sample_of(far, 5)
+    assert len(sample_of(far, "test", 99, data=pictures)) == 12
     changed = shutil.copytree(pictures, tmp_path / "changed")
     for path in changed.rglob("*.png"):
         if path.parent.name == "rings":
             Image.fromarray(draw(0, 1)).save(path)
-    kept = real_images(far, "test", 99, data=changed)
+    kept = sample_of(far, "test", 99, data=changed)
     assert len(kept) == 8
     assert {path.parent.name for path in kept.images.paths} == {"stripes", "checks"}
     assert [far.classes[target] for target in kept.targets] == [path.parent.name for path in kept.images.paths]
@@ -166,16 +167,20 @@ def test_the_gate_counts_what_is_lost_and_gained() -> None:
     targets = np.array([0, 0, 1, 1])
     before = np.array([[0.9, 0.1], [0.8, 0.2], [0.4, 0.6], [0.7, 0.3]])
     after = np.array([[0.9, 0.1], [0.3, 0.7], [0.4, 0.6], [0.3, 0.7]])
-    gate = Gate.of(before, after, targets, part="test", max_drop=0.0)
+
+    def compared(before: np.ndarray, after: np.ndarray, targets: np.ndarray, max_drop: float) -> Gate:
+        return Gate.of(before, after, Sample("test", DecodedImages(()), targets), max_drop=max_drop)
+
+    gate = compared(before, after, targets, 0.0)
     assert (gate.before, gate.after, gate.agreement, gate.lost, gate.gained) == (0.75, 0.75, 0.5, 1, 1)
     assert not gate.passed  # as accurate, and yet another model
-    assert Gate.of(before, before, targets, part="test", max_drop=0.0).passed
+    assert compared(before, before, targets, 0.0).passed
     many = np.repeat(before, 50, axis=0)
     worse = many.copy()
     worse[0] = worse[0, ::-1]
-    assert not Gate.of(many, worse, np.repeat(targets, 50), part="test", max_drop=0.0049).passed
-    assert Gate.of(many, worse, np.repeat(targets, 50), part="test", max_drop=0.005).passed
-    several = Gate.of(np.array([[0.9, 0.2]]), np.array([[0.9, 0.8]]), np.array([[True, False]]), part="test", max_drop=0.5)
+    assert not compared(many, worse, np.repeat(targets, 50), 0.0049).passed
+    assert compared(many, worse, np.repeat(targets, 50), 0.005).passed
+    several = compared(np.array([[0.9, 0.2]]), np.array([[0.9, 0.8]]), np.array([[True, False]]), 0.5)
     assert (several.before, several.after, several.agreement) == (1.0, 0.5, 0.0)
 
 
@@ -235,10 +240,10 @@ def test_the_command_writes_and_tells(cli: Cli, run: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--format", "litert", "--out", "x.onnx"), "named x.tflite"),
-        (("--format", "coreml"), "reads no ONNX any more"),
+        (("--format", "litert", "--out", "x.onnx"), "as in x.tflite"),
+        (("--format", "coreml"), "no longer reads ONNX"),
         (("--format", "pdf"), "--format must be onnx, openvino, int8"),
-        (("--out", "x.bin"), "named x.onnx"),
+        (("--out", "x.bin"), "as in x.onnx"),
         (("--images", "0"), "at least 1"),
         (("--max-drop", "much"), "must be a share"),
         (("--snippet", "rust"), "--snippet must be"),
@@ -265,7 +270,7 @@ def test_no_exported_file_is_told(tmp_path: Path) -> None:
     (tmp_path / "x.onnx").write_bytes(b"nothing")
     for engine in engines_for(tmp_path / "x.onnx"):
         with pytest.raises(BackboneError, match="cannot open this file"):
-            Exported(tmp_path / "x.onnx", engine=engine)
+            ExportedModel(tmp_path / "x.onnx", engine=engine)
 
 
 def test_int8_passes_its_gate_or_leaves_layers_or_is_refused(
@@ -273,17 +278,17 @@ def test_int8_passes_its_gate_or_leaves_layers_or_is_refused(
 ) -> None:
     pytest.importorskip("nncf")
     here = load(shutil.copytree(run, tmp_path / "run"))
-    monkeypatch.setattr(job, "CALIBRATION", 8)
-    every = quantised.layers_of
-    monkeypatch.setattr(quantised, "layers_of", lambda model: every(model)[:4])  # of 49, which would take long to try
+    monkeypatch.setattr(int8, "CALIBRATION", 8)
+    every = int8.layers_of
+    monkeypatch.setattr(int8, "layers_of", lambda model: every(model)[:4])  # of 49, which would take long to try
     real, seen = Gate.of, []
 
     def first_fails(*given: Any, **named: Any) -> Gate:
         seen.append(named["in_float"])
-        before, after, targets = given
-        return real(before, 1 - after if len(seen) == 1 else after, targets, **{**named, "max_drop": 0.2})
+        before, after, sample = given
+        return real(before, 1 - after if len(seen) == 1 else after, sample, **{**named, "max_drop": 0.2})
 
-    monkeypatch.setattr(job.Gate, "of", first_fails)
+    monkeypatch.setattr(Gate, "of", first_fails)
     done = export(here, tmp_path / "x.xml", form="int8", images=6, data=pictures)
     assert seen == [0, 4]  # a tenth of 49 layers would be 5
     assert [gate.passed for gate in done.gates] == [False, True]
@@ -292,9 +297,9 @@ def test_int8_passes_its_gate_or_leaves_layers_or_is_refused(
     text = (tmp_path / "x.xml").read_text()
     assert text.count('type="FakeQuantize"') > 40
 
-    monkeypatch.setattr(job, "FLOAT_SHARES", (0.0,))
-    monkeypatch.setattr(job, "quantised", lambda model, *_, **__: model)  # the gate alone decides
-    monkeypatch.setattr(job.Gate, "of", lambda *given, **named: real(given[0], 1 - given[1], given[2], **named))
+    monkeypatch.setattr(int8, "FLOAT_SHARES", (0.0,))
+    monkeypatch.setattr(int8, "quantised", lambda model, *_, **__: model)  # the gate alone decides
+    monkeypatch.setattr(Gate, "of", lambda *given, **named: real(given[0], 1 - given[1], given[2], **named))
     with pytest.raises(ExportError, match=r"is not written\. int8: accuracy .* failed\."):
         export(here, tmp_path / "y.xml", form="int8", images=6, data=pictures)
     assert not list(tmp_path.glob("y*"))

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from headstart.export import resize_graph
-from headstart.export.resize_graph import tall_images_begin_with_rows, write_preprocessing
-from headstart.export.unlike_graph import write_unlikeness
+from headstart.export import preprocessing_graph
+from headstart.export.onnx_file import write_novelty
+from headstart.export.preprocessing_graph import tall_images_begin_with_rows, write_preprocessing
 from headstart.modalities.image import Preprocessing
 from headstart.onnx_graph import OnnxGraph
 from headstart.reliability.unlike import Unlike
@@ -122,7 +122,7 @@ def test_the_order_of_the_passes_is_that_of_the_pillow_that_is_here(monkeypatch:
     wanted = preprocessing(tall)
     shares = {}
     for order in (True, False):
-        monkeypatch.setattr(resize_graph, "tall_images_begin_with_rows", lambda order=order: order)
+        monkeypatch.setattr(preprocessing_graph, "tall_images_begin_with_rows", lambda order=order: order)
         found = resizer.__wrapped__(preprocessing, "onnxruntime")(tall[None])[0]
         shares[order] = (found != wanted).mean()
     here = tall_images_begin_with_rows()
@@ -131,14 +131,14 @@ def test_the_order_of_the_passes_is_that_of_the_pillow_that_is_here(monkeypatch:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_the_score_is_that_of_unlike(engine: str) -> None:
+def test_the_novelty_score_is_that_of_the_run(engine: str) -> None:
     random = np.random.default_rng(4)
     mixed = random.normal(size=(300, 8)) @ random.normal(size=(8, 260)) + random.normal(size=(300, 260)) * 0.3
     features = np.abs(mixed).astype(np.float32)
     layers = [type("Layer", (), {"name": "", "start": start, "stop": stop}) for start, stop in ((0, 20), (20, 60), (60, 260))]
     unlike = Unlike.fit(features, random.integers(0, 2, 300), layers=layers)
     graph = OnnxGraph()
-    graph.node("Identity", write_unlikeness(graph, "features", *unlike.state()), output="score")
+    graph.node("Identity", write_novelty(graph, "features", *unlike.state()), output="score")
     model = graph.model(inputs={"features": (np.float32, ("N", 260))}, outputs={"score": (np.float32, ("N",))})
     score = runner(model.SerializeToString(), engine)
     new = np.abs(random.normal(size=(40, 8)) @ random.normal(size=(8, 260)) * random.uniform(0.2, 5, (40, 1))).astype(np.float32)

@@ -18,8 +18,7 @@ from conftest import draw
 from headstart import load
 from headstart.errors import ParameterError
 from headstart.export import ConverterError, ExportError, export, litert_snippet
-from headstart.export.exported import Exported
-from headstart.export.litert_file import CONVERTER, find_converter, square_model
+from headstart.export.formats import CONVERTER, ExportedModel, find_converter, square_model
 from headstart.modalities.image import Preprocessing
 from headstart.run import Run
 
@@ -52,7 +51,7 @@ def converter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str]
         monkeypatch.setenv(CONVERTER, str(program))
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
-    monkeypatch.setattr("headstart.export.exported.with_litert", _with_onnxruntime)
+    monkeypatch.setattr("headstart.export.formats._open_litert", _with_onnxruntime)
     return put
 
 
@@ -82,7 +81,7 @@ def test_a_file_is_compared_with_the_run_and_has_its_labels_beside_it(
     assert (tmp_path / "p.labels.txt").read_text().splitlines() == list(opened.classes)
     (found,) = done.parities
     assert (found.engine, found.same, found.images) == ("litert", 1.0, 6)
-    assert 0 <= found.probability < 1e-3
+    assert 0 <= found.difference < 1e-3
     assert json.loads(done.report.read_text())["format"] == "litert"
 
 
@@ -92,17 +91,17 @@ def test_a_file_that_differs_is_not_written(
     converter(_COPIES)
     real = _with_onnxruntime
     monkeypatch.setattr(
-        "headstart.export.exported.with_litert",
+        "headstart.export.formats._open_litert",
         lambda file: lambda batch: {name: value[:, ::-1] for name, value in real(file)(batch).items()},
     )
-    with pytest.raises(ExportError, match="differs from the run in litert, and is not written"):
+    with pytest.raises(ExportError, match="differs from the run in litert and is not written"):
         export(opened, tmp_path / "p.tflite", form="litert", images=6)
     assert not list(tmp_path.glob("p*"))
 
 
 @pytest.mark.parametrize(
     ("then", "message"),
-    [("sys.exit('no such layer')", "could not convert the network .no such layer."), ("pass", "it said nothing")],
+    [("sys.exit('no such layer')", "could not convert the network .no such layer."), ("pass", "it printed nothing")],
 )
 def test_a_converter_that_fails_is_quoted(opened: Run, tmp_path: Path, converter: Callable[[str], None], then: str, message: str) -> None:
     converter(then)
@@ -121,10 +120,10 @@ def test_without_a_converter_it_is_told_where_to_get_it(cli: Cli, run: Path, mon
 
 
 def test_a_litert_file_wants_the_preprocessing(tmp_path: Path, converter: Callable[[str], None]) -> None:
-    with pytest.raises(ParameterError, match="prepared already"):
-        Exported(tmp_path / "p.tflite", engine="litert")
-    with pytest.raises(ParameterError, match=r"p\.tflite is run by litert, and not by 'openvino'"):
-        Exported(tmp_path / "p.tflite", engine="openvino")
+    with pytest.raises(ParameterError, match="takes preprocessed images"):
+        ExportedModel(tmp_path / "p.tflite", engine="litert")
+    with pytest.raises(ParameterError, match=r"p\.tflite runs on litert, not on 'openvino'"):
+        ExportedModel(tmp_path / "p.tflite", engine="openvino")
 
 
 @pytest.mark.parametrize("preprocessing", [Preprocessing(64, 0.875), Preprocessing(50, fit="squash", interpolation="bilinear")])
@@ -163,7 +162,7 @@ def test_the_whole_way_with_onnx2tf(opened: Run, tmp_path: Path, photo: Path) ->
         pytest.skip("onnx2tf is not installed")
     done = export(opened, tmp_path / "p.tflite", form="litert")
     assert done.parities[0].same == 1.0
-    assert done.parities[0].probability < 1e-3
+    assert done.parities[0].difference < 1e-3
     program = litert_snippet(file="p.tflite", classes=opened.classes, preprocessing=opened.preprocessing, multilabel=False)
     (tmp_path / "predict.py").write_text(program)
     said = subprocess.run([sys.executable, "predict.py", shutil.copy(photo, tmp_path)], cwd=tmp_path, capture_output=True, text=True)

@@ -27,6 +27,7 @@ class OnnxGraph:
         self._nodes: list[Any] = []
         self._constants: list[Any] = []
         self._count = 0
+        self._opset = OPSET
 
     def _fresh(self, stem: str) -> str:
         self._count += 1
@@ -40,6 +41,10 @@ class OnnxGraph:
         self._constants.append(numpy_helper.from_array(np.ascontiguousarray(value, dtype=dtype), name))
         return name
 
+    def integers(self, *values: int) -> str:
+        """Add an int64 vector, as operators take for axes, shapes and places, and return its name."""
+        return self.constant(values, dtype=np.int64)
+
     def node(self, operator: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
         """Add one node with one output and return the output's name."""
         from onnx import helper
@@ -48,11 +53,20 @@ class OnnxGraph:
         self._nodes.append(helper.make_node(operator, list(inputs), [name], name=name, **attributes))
         return name
 
+    def top(self, values: str, count: int, *, largest: bool = True) -> str:
+        """Add TopK over the columns of `values` (N, n) and return the name of the places, int64 (N, count), the best first."""
+        from onnx import helper
+
+        name = self._fresh("topk")
+        inputs, outputs = [values, self.integers(count)], [f"{name}_values", name]
+        self._nodes.append(helper.make_node("TopK", inputs, outputs, name=name, axis=1, largest=int(largest), sorted=1))
+        return name
+
     def graft(self, model: onnx.ModelProto, *, feed: Mapping[str, str]) -> dict[str, str]:
         """Copy the nodes of another model into this graph.
 
         `feed` maps the other model's input names to values of this graph. Returns its output names mapped to names here.
-        Names inside the other graph are prefixed, so that two grafts never collide.
+        Names inside the other graph are prefixed, so that two grafts never collide. The whole takes the later of the operator sets.
         """
         from onnx import compose
 
@@ -63,6 +77,7 @@ class OnnxGraph:
             node.input[:] = [renamed.get(name, name) for name in node.input]
         self._nodes.extend(inner.node)
         self._constants.extend(inner.initializer)
+        self._opset = max([self._opset, *(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))])
         return {output.name.removeprefix(prefix): output.name for output in inner.output}
 
     def model(
@@ -71,7 +86,6 @@ class OnnxGraph:
         inputs: Mapping[str, tuple[npt.DTypeLike, Sequence[int | str]]],
         outputs: Mapping[str, tuple[npt.DTypeLike, Sequence[int | str]]],
         metadata: Mapping[str, str] | None = None,
-        opset: int = OPSET,
     ) -> onnx.ModelProto:
         """Close the graph. `inputs` and `outputs` map names to (dtype, shape); a string in a shape is a free dimension."""
         from onnx import checker, helper
@@ -83,7 +97,9 @@ class OnnxGraph:
             ]
 
         graph = helper.make_graph(self._nodes, "headstart", infos(inputs), infos(outputs), initializer=self._constants)
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=IR_VERSION, producer_name="headstart")
+        model = helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", self._opset)], ir_version=IR_VERSION, producer_name="headstart"
+        )
         for key, value in (metadata or {}).items():
             entry = model.metadata_props.add()
             entry.key, entry.value = key, value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -47,7 +48,7 @@ def bench_command(
     with TerminalListener(quiet=quiet, verbose=verbose) as listener:
         speeds = measure(opened, exported or (), images=images, rounds=rounds, data=data, listener=listener)
     if out is not None:
-        write_json(out, [speed.to_dict() for speed in speeds])
+        write_json(out, [asdict(speed) for speed in speeds])
     for line in _table(speeds):
         print_result(line)
 

@@ -11,7 +11,6 @@ from headstart.cli.application import Quiet, Verbose, application, check_writabl
 from headstart.cli.terminal import TerminalListener, print_result
 
 if TYPE_CHECKING:
-    from headstart.export import Parity
     from headstart.run import Run
 
 _EXAMPLES = """\b
@@ -28,7 +27,9 @@ def export_command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder that `headstart fit` wrote.")],
     form: Annotated[
         str,
-        typer.Option("--format", metavar="onnx|openvino|int8|litert", help="int8 is OpenVINO's format in whole numbers, which is faster."),
+        typer.Option(
+            "--format", metavar="onnx|openvino|int8|litert", help="int8 is OpenVINO's format with 8-bit integers, which is faster."
+        ),
     ] = "onnx",
     out: Annotated[
         Path | None,
@@ -36,10 +37,10 @@ def export_command(
     ] = None,
     max_drop: Annotated[str, typer.Option(metavar="SHARE", help="How much accuracy int8 may lose.")] = "0.5%",
     images: Annotated[
-        int | None, typer.Option(metavar="N", help="How many of the run's images to compare with, at most. [default: 300, for int8 1000]")
+        int | None, typer.Option(metavar="N", help="How many of the run's images to compare on, at most. [default: 300, for int8 1000]")
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder of the data, where the images have been moved since the fit.")
+        Path | None, typer.Option(metavar="DIR", help="Folder of the data, if the images have been moved since the fit.")
     ] = None,
     language: Annotated[
         str | None,
@@ -48,12 +49,12 @@ def export_command(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Write the run as one file: images of any size in; probabilities, logits, features and the score for what is unlike them out.
+    """Write the run as one file: images of any size in; probabilities, logits, features and the novelty score out.
 
-    Resizing, cropping and normalising are inside. Before it is written, the file is compared with the run on real images, the same arrays
-    for both; the differences stand in FILE.parity.json. int8 is written only if accuracy falls by no more than --max-drop on the run's
-    test images; layers that do most harm are left in float32 if need be, and each look at the test images is written down in the run.
-    LiteRT files take one image of the network's own size, prepared already, and are made by the program onnx2tf: pipx install onnx2tf.
+    Resizing, cropping and normalisation are inside. Before it is written, the file is compared with the run on real images, the same arrays
+    for both; the differences are in FILE.parity.json. int8 is written only if accuracy falls by no more than --max-drop on the run's
+    test images; the layers that cause the largest error are left in float32 if need be, and each look at the test images is recorded in
+    the run. LiteRT files take one preprocessed image of a fixed size, and are made by the program onnx2tf: pipx install onnx2tf.
     """
     from headstart.export import SUFFIXES, check_format, export, read_drop
     from headstart.run import load
@@ -70,9 +71,9 @@ def export_command(
         done = export(opened, name, form=form, max_drop=drop, images=images, data=data, listener=listener)
     if not quiet:
         for parity in done.parities:
-            print_result(_compared(parity, int8=form == "int8"))
+            print_result(parity.summary())
         if done.gates:
-            print_result(done.gates[-1].sentence())
+            print_result(done.gates[-1].summary())
     print_result(" ".join(str(file) for file in (*done.files, done.report)), style="bold green")
 
 
@@ -82,22 +83,9 @@ def _program(run: Run, language: str, file: Path, form: str) -> str:
 
     if form == "litert":
         if language != "python":
-            raise ParameterError(f"--snippet {language}: for LiteRT there is a program in python only.")
+            raise ParameterError(f"--snippet {language}: the program for LiteRT is in python only.")
         program = litert_snippet(file=file.name, classes=run.classes, preprocessing=run.preprocessing, multilabel=run.multilabel)
         return program.rstrip("\n")
     unlike = None if run.trust is None else run.trust.unlike
     name = file.with_suffix(".onnx").name
     return snippet(language, file=name, classes=run.classes, threshold=None if unlike is None else unlike.threshold).rstrip("\n")
-
-
-def _compared(parity: Parity, *, int8: bool) -> str:
-    same = "all" if parity.same == 1 else f"{parity.same:.1%}"
-    text = (
-        f"{parity.engine}: same label for {same} of {parity.images} {parity.part} images; probabilities differ by {parity.probability:.1e} "
-        f"at most ({parity.typical:.1e} typically)"
-    )
-    if not int8 and parity.default_engine != parity.engine:
-        text += f", and by {parity.against_default:.1e} from the run in {parity.default_engine}"
-    return (
-        f"{text}. When the run reads the files itself, which may decode them smaller: {parity.scaled:.1e}, {parity.scaled_same:.1%} same."
-    )

@@ -1,10 +1,9 @@
 """Exporting a run: one file that takes raw pixels, compared with the run on real images before it is written."""
 
-from headstart.export.gate import MAX_DROP, Gate, read_drop
+from headstart.export.formats import ConverterError
 from headstart.export.job import IMAGES, SUFFIXES, ExportError, ExportResult, check_format, export
-from headstart.export.litert_file import ConverterError
 from headstart.export.onnx_file import onnx_model
-from headstart.export.parity import Parity
+from headstart.export.parity import MAX_DROP, Gate, Parity, read_drop
 from headstart.export.snippets import LANGUAGES, litert_snippet, snippet
 
 __all__ = [

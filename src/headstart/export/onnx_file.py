@@ -1,28 +1,35 @@
-"""One self-contained ONNX file: images of any size in; probabilities, logits, features and the score for what is unlike them out."""
+"""One self-contained ONNX file: images of any size in; probabilities, logits, features and the novelty score out."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 import headstart
 from headstart.errors import RunError
-from headstart.export.resize_graph import write_preprocessing
-from headstart.export.unlike_graph import write_unlikeness
-from headstart.onnx_graph import OPSET, OnnxGraph
+from headstart.export.preprocessing_graph import write_preprocessing
+from headstart.onnx_graph import OnnxGraph
+from headstart.reliability.unlike import NEIGHBOURS
 from headstart.run import MODEL, Run
 
 if TYPE_CHECKING:
     import onnx
 
-IMAGES, UNLIKENESS = "images", "unlikeness"
-OUTPUTS = ("probabilities", "logits", "features", UNLIKENESS)
-"""Of an exported file, in this order; files of runs that know nothing of what is unlike them lack the last."""
+IMAGES, NOVELTY = "images", "unlikeness"
+OUTPUTS = ("probabilities", "logits", "features", NOVELTY)
+"""Of an exported file, in this order; files of runs without a novelty score lack the last."""
 
 FORMAT = 1
 """Raised when the inputs or outputs of exported files change their meaning."""
+
+_FLOAT, _FLOAT16 = 1, 10  # of ONNX's table of types
+_LEAST = 1e-12  # as in `Unlike`
+
+Arrays = Mapping[str, npt.NDArray[Any]]
 
 
 def onnx_model(run: Run) -> onnx.ModelProto:
@@ -30,8 +37,8 @@ def onnx_model(run: Run) -> onnx.ModelProto:
 
     Returns:
         A model with the input ``images``, uint8 (N, height, width, 3), upright RGB, all N of one size; and the outputs ``probabilities``
-        and ``logits`` float32 (N, k), ``features`` float32 (N, D), and, where the run can tell, ``unlikeness`` float32 (N,). Operator set
-        17, or that of the network if it is later. Names of classes, sizes and provenance are in its metadata: see `metadata`.
+        and ``logits`` float32 (N, k), ``features`` float32 (N, D), and, for runs with a novelty score, ``unlikeness`` float32 (N,).
+        Operator set 17, or that of the network if it is later. Class names, sizes and provenance are in its metadata: see `metadata`.
 
     Raises:
         RunError: the model of the run is not one file, or lacks an output.
@@ -43,29 +50,26 @@ def onnx_model(run: Run) -> onnx.ModelProto:
         raise RunError(f"{run.path / MODEL}: keeps its weights in another file. Do not use this run; fit again.")
     graph = OnnxGraph()
     pixels = write_preprocessing(graph, IMAGES, run.preprocessing)
-    made = graph.graft(network, feed={network.graph.input[0].name: pixels})
+    grafted = graph.graft(network, feed={network.graph.input[0].name: pixels})
     widths = {value.name: value.type.tensor_type.shape.dim[1].dim_value for value in network.graph.output}
     outputs: dict[str, Any] = {}
     for name in OUTPUTS[:3]:
-        if name not in made:
+        if name not in grafted:
             raise RunError(f"{run.path / MODEL}: has no output {name!r}. Fit again.")
-        graph.node("Identity", made[name], output=name)
+        graph.node("Identity", grafted[name], output=name)
         outputs[name] = (np.float32, ("N", widths[name]))
-    unlike = None if run.trust is None else run.trust.unlike
-    if unlike is not None:
-        graph.node("Identity", write_unlikeness(graph, "features", *unlike.state()), output=UNLIKENESS)
-        outputs[UNLIKENESS] = (np.float32, ("N",))
-    opset = max([OPSET, *(entry.version for entry in network.opset_import if entry.domain in ("", "ai.onnx"))])
-    return graph.model(
-        inputs={IMAGES: (np.uint8, ("N", "height", "width", 3))}, outputs=outputs, metadata=metadata(run), opset=opset
-    )  # fmt: skip
+    novelty = None if run.trust is None else run.trust.unlike
+    if novelty is not None:
+        graph.node("Identity", write_novelty(graph, "features", *novelty.state()), output=NOVELTY)
+        outputs[NOVELTY] = (np.float32, ("N",))
+    return graph.model(inputs={IMAGES: (np.uint8, ("N", "height", "width", 3))}, outputs=outputs, metadata=metadata(run))
 
 
 def metadata(run: Run) -> dict[str, str]:
-    """What an exported file says of itself: JSON texts by name, each beginning with ``headstart.``."""
+    """Class names, preprocessing, thresholds and provenance for an exported file: JSON texts by names that begin with ``headstart.``."""
     manifest, trust = run.manifest, run.trust
     backbone = manifest["backbone"]
-    told: dict[str, Any] = {
+    entries: dict[str, Any] = {
         "format": FORMAT,
         "version": headstart.__version__,
         "classes": list(run.classes),
@@ -81,4 +85,78 @@ def metadata(run: Run) -> dict[str, str]:
         "test_accuracy": manifest["metrics"].get("test_accuracy"),
         "test_images": manifest["metrics"].get("test_images"),
     }
-    return {f"headstart.{name}": json.dumps(value, ensure_ascii=False) for name, value in told.items()}
+    return {f"headstart.{name}": json.dumps(value, ensure_ascii=False) for name, value in entries.items()}
+
+
+def write_novelty(graph: OnnxGraph, features: str, settings: Mapping[str, Any], arrays: Arrays) -> str:
+    """Append the novelty score to a graph, as `headstart.reliability` computes it.
+
+    Args:
+        graph: the graph under construction.
+        features: names a float32 value (N, D).
+        settings: the first part of the state of the fitted score; `arrays` is the second.
+        arrays: see there.
+
+    Returns:
+        The name of the score, float32 (N,): the higher, the less an image resembles the training images.
+    """
+    slices: Sequence[tuple[int, int]] = [(int(start), int(stop)) for start, stop in settings["layers"]]
+    centre, spread = (np.asarray(settings[name], dtype=np.float64) for name in ("centre", "spread"))
+    distances = [_mahalanobis(graph, _columns(graph, features, *ends), arrays, f"layer{place}.") for place, ends in enumerate(slices)]
+    distances.append(_nearest(graph, _columns(graph, features, *slices[-1]), arrays))
+    parts = graph.node("Concat", *distances, axis=1)
+    parts = graph.node("Log", graph.node("Max", parts, graph.constant(_LEAST)))
+    parts = graph.node("Div", graph.node("Sub", parts, graph.constant(centre)), graph.constant(spread))
+    shares = np.array([0.5 / len(slices)] * len(slices) + [1.0])[:, None]
+    score = graph.node("MatMul", parts, graph.constant(shares))
+    return graph.node("Squeeze", score, graph.integers(1))
+
+
+def _columns(graph: OnnxGraph, features: str, start: int, stop: int) -> str:
+    return graph.node("Slice", features, *(graph.integers(value) for value in (start, stop, 1)))
+
+
+def _sum(graph: OnnxGraph, values: str, axis: int = 1, *, keepdims: int = 1) -> str:
+    return graph.node("ReduceSum", values, graph.integers(axis), keepdims=keepdims)
+
+
+def _squares(graph: OnnxGraph, values: str) -> str:
+    return graph.node("Mul", values, values)
+
+
+def _projected(graph: OnnxGraph, centred: str, axes: npt.NDArray[Any]) -> tuple[str, str]:
+    """Coordinates along the axes (N, q), and the squared distance from the space that they span (N, 1)."""
+    inside = graph.node("MatMul", centred, graph.constant(axes))
+    if axes.shape[0] == axes.shape[1]:
+        return inside, graph.node("Mul", _sum(graph, inside), graph.constant(0.0))
+    rest = graph.node("Sub", _sum(graph, _squares(graph, centred)), _sum(graph, _squares(graph, inside)))
+    return inside, graph.node("Max", rest, graph.constant(0.0))
+
+
+def _mahalanobis(graph: OnnxGraph, values: str, arrays: Arrays, prefix: str) -> str:
+    """Squared Mahalanobis distance (N, 1)."""
+    mean, scale, axes, variance = (arrays[prefix + name] for name in ("mean", "scale", "axes", "variance"))
+    centred = graph.node("Div", graph.node("Sub", values, graph.constant(mean)), graph.constant(scale))
+    inside, outside = _projected(graph, centred, axes)
+    along = _sum(graph, graph.node("Div", _squares(graph, inside), graph.constant(variance[:-1])))
+    return graph.node("Add", along, graph.node("Div", outside, graph.constant(variance[-1])))
+
+
+def _nearest(graph: OnnxGraph, values: str, arrays: Arrays) -> str:
+    """Mean distance (N, 1) to the nearest training images."""
+    stored = np.asarray(arrays["near.points"], dtype=np.float16).astype(np.float32)
+    rest = np.asarray(arrays["near.rest"], dtype=np.float32)
+    length = graph.node("Max", graph.node("Sqrt", _sum(graph, _squares(graph, values))), graph.constant(1e-12))
+    centred = graph.node("Sub", graph.node("Div", values, length), graph.constant(arrays["near.mean"]))
+    own, across = _projected(graph, centred, arrays["near.axes"])
+    own = graph.node("Cast", graph.node("Cast", own, to=_FLOAT16), to=_FLOAT)  # rounded as the stored points are
+    points = graph.constant(stored)
+    squares = graph.node("Gemm", own, points, graph.constant((stored**2).sum(axis=1)), alpha=-2.0, transB=1)
+    count = min(NEIGHBOURS, len(stored))
+    places = graph.top(squares, count, largest=False)
+    # again from the differences: close to 0 the expanded form is all rounding
+    away = graph.node("Sub", graph.node("Gather", points, places, axis=0), graph.node("Unsqueeze", own, graph.integers(1)))
+    exact = graph.node("Add", _sum(graph, _squares(graph, away), 2, keepdims=0), across)
+    exact = graph.node("Add", exact, graph.node("Gather", graph.constant(rest), places, axis=0))
+    total = _sum(graph, graph.node("Sqrt", exact))
+    return graph.node("Div", total, graph.constant(float(count)))

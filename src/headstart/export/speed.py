@@ -1,11 +1,11 @@
-"""How fast a run and its exported files are on this machine, measured in turn."""
+"""The speed of a run and of its exported files on this machine, measured in turn."""
 
 from __future__ import annotations
 
 import importlib.util
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from headstart.errors import ParameterError
-from headstart.export.exported import Exported, engines_for
-from headstart.export.real_images import some_real_images
+from headstart.export.formats import ExportedModel, engines_for
+from headstart.export.sample import some_sample_of
 from headstart.progress import Listener
 from headstart.run import Run
 
-_AT_ONCE = 256  # megabytes of decoded images
-_SINGLE = 20  # images whose times are taken one by one, in each round
+_IN_MEMORY = 256  # megabytes of decoded images
+_SINGLE = 20  # images that are timed one by one, in each round
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,19 +27,15 @@ class Speed:
     """One way of predicting.
 
     Attributes:
-        what: in words.
+        what: for example ``run, decoded, openvino``.
         rate: images a second, many together; the median of the rounds.
-        median, slow: seconds for one image given alone: the median, and what 99 of 100 do not exceed.
+        median, slow: latency of a single image in seconds: the median, and the 99th percentile.
     """
 
     what: str
     rate: float
     median: float
     slow: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON values."""
-        return asdict(self)
 
 
 def measure(
@@ -58,22 +54,22 @@ def measure(
         exported: files that `export` wrote.
         images: how many of the run's images to take, at most; of very large ones, fewer.
         rounds: how often each way is measured, in turn.
-        data: the folder of the data, where the images have been moved.
-        listener: told how it goes.
+        data: the folder of the data, if the images have been moved.
+        listener: told of the progress.
 
     Raises:
         ParameterError: fewer than one image or round.
-        DataError: none of the run's images are there.
+        DataError: none of the run's images are left.
         BackboneError: an exported file cannot be opened.
     """
     if images < 1 or rounds < 1:
         raise ParameterError("The numbers of images and of rounds must be at least 1.")
     listener = listener or Listener()
-    sample = some_real_images(run, images, data=data)
+    sample = some_sample_of(run, images, data=data)
     arrays: list[npt.NDArray[np.uint8]] = []
     for image in sample.images:
         arrays.append(image)
-        if sum(one.nbytes for one in arrays) > _AT_ONCE << 20:
+        if sum(one.nbytes for one in arrays) > _IN_MEMORY << 20:
             break
     paths = list(sample.images.paths[: len(arrays)])
     ways: dict[str, tuple[Callable[[Any], Any], Sequence[Any]]] = {}
@@ -84,19 +80,15 @@ def measure(
             ways[f"run, decoded, {engine}"] = (opened.predict, arrays)
     for file in exported:
         for engine in engines_for(file):
-            ways[f"{file.name}, decoded, {engine}"] = (_all_at_once(Exported(file, engine=engine, preprocessing=run.preprocessing)), arrays)
+            ways[f"{file.name}, decoded, {engine}"] = (ExportedModel(file, engine=engine, preprocessing=run.preprocessing), arrays)
     return _in_turn(ways, rounds, listener)
-
-
-def _all_at_once(program: Exported) -> Callable[[Any], Any]:
-    return lambda given: list(program(given))
 
 
 def _in_turn(ways: dict[str, tuple[Callable[[Any], Any], Sequence[Any]]], rounds: int, listener: Listener) -> list[Speed]:
     rates: dict[str, list[float]] = {name: [] for name in ways}
     singles: dict[str, list[float]] = {name: [] for name in ways}
     listener.stage("Measuring")
-    for turn in range(rounds + 1):  # the first is for warming up: engines prepare themselves for each new size of image
+    for turn in range(rounds + 1):  # the first warms up: engines prepare for each new image size
         for place, (name, (predict, images)) in enumerate(ways.items()):
             seconds = _timed(predict, images)
             alone = [_timed(predict, [image]) for image in images[:_SINGLE]]

@@ -79,7 +79,7 @@ class NearestNeighboursHead(Head):
         check_is_fitted(self, "classes_")
         count = int(self.count_[0])
         products = graph.node("Gemm", features, graph.constant(2 * self.support_), graph.constant(-squared_norms(self.support_)), transB=1)
-        nearest = graph.graft(_top_indices(len(self.support_), count), feed={"closeness": products})["nearest"]
+        nearest = graph.top(products, count)
         votes = graph.node("Gather", graph.constant(self.votes_), nearest, axis=0)
         share = graph.node("ReduceMean", votes, axes=[1], keepdims=0)
         doubt = 1 / (count + 1)
@@ -89,21 +89,6 @@ class NearestNeighboursHead(Head):
         if self.link_.independent:
             score = graph.node("Sub", score, graph.node("Log", graph.node("Sub", graph.constant(1.0), smooth)))
         return graph.node("Add", graph.node("Mul", score, graph.constant(self.scale_)), graph.constant(self.shift_))
-
-
-def _top_indices(columns: int, count: int) -> Any:
-    """A model of its own, because TopK has two outputs: closeness (N, columns) in, nearest int64 (N, count) out."""
-    from onnx import TensorProto, helper, numpy_helper
-
-    return helper.make_model(
-        helper.make_graph(
-            [helper.make_node("TopK", ["closeness", "count"], ["largest", "nearest"], axis=1)],
-            "nearest",
-            [helper.make_tensor_value_info("closeness", TensorProto.FLOAT, ["N", columns])],
-            [helper.make_tensor_value_info("nearest", TensorProto.INT64, ["N", count])],
-            initializer=[numpy_helper.from_array(np.array([count], dtype=np.int64), "count")],
-        )
-    )
 
 
 def _block(columns: int) -> int:

@@ -298,5 +298,4 @@ def whole_model(contents: RunContents) -> onnx.ModelProto:
             "preprocessing": json.dumps(contents.preprocessing.to_dict()),
             "multilabel": json.dumps(contents.multilabel),
         },
-        opset=max(entry.version for entry in network.opset_import if entry.domain in ("", "ai.onnx")),
     )

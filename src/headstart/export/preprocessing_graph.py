@@ -57,7 +57,7 @@ def write_preprocessing(graph: OnnxGraph, images: str, preprocessing: Preprocess
         where a sum lies at the boundary between two.
     """
     shape = graph.node("Shape", images)
-    sides = [graph.node("Slice", shape, *(graph.constant([place], dtype=np.int64) for place in (axis, axis + 1))) for axis in (1, 2)]
+    sides = [graph.node("Slice", shape, *(graph.integers(place) for place in (axis, axis + 1))) for axis in (1, 2)]
     pixels = [graph.node("Cast", side, to=_DOUBLE) for side in sides]
     if preprocessing.fit == "crop":
         cuts = [_with(graph, "Mul", graph.node("Min", *pixels), preprocessing.crop)] * 2
@@ -73,7 +73,7 @@ def write_preprocessing(graph: OnnxGraph, images: str, preprocessing: Preprocess
         resized = graph.node("Where", tall, *ways)
     square = graph.node("Cast", graph.node("Transpose", resized, perm=[0, 2, 3, 1]), to=_UINT8)
     # Nothing changes, but engines know from here on what is always the same, and plan for it once.
-    return graph.node("Reshape", square, graph.constant([-1, preprocessing.size, preprocessing.size, 3], dtype=np.int64))
+    return graph.node("Reshape", square, graph.integers(-1, preprocessing.size, preprocessing.size, 3))
 
 
 @cache
@@ -104,9 +104,9 @@ def _one_way(graph: OnnxGraph, values: str, rows: _Axis, columns: _Axis, tall: s
 
     That stands in place of a branch: one engine was seen to give wrong results after a branch for images whose size had changed.
     """
-    one, zero, axes = graph.constant([1], dtype=np.int64), graph.constant([0], dtype=np.int64), graph.constant([2, 3], dtype=np.int64)
+    one, zero, axes = graph.integers(1), graph.integers(0), graph.integers(2, 3)
     height, width = (graph.node("Where", tall, *((axis.blocks, one) if rows_first else (one, axis.blocks))) for axis in (rows, columns))
-    origin = graph.constant([0, 0], dtype=np.int64)
+    origin = graph.integers(0, 0)
     some = graph.node("Slice", values, origin, graph.node("Concat", height, width, axis=0), axes)
     weights = [graph.node("Slice", axis.weights, zero, length, one) for axis, length in ((rows, height), (columns, width))]
     return _resized(graph, some, weights[0], weights[1], rows_first=rows_first)
@@ -114,9 +114,9 @@ def _one_way(graph: OnnxGraph, values: str, rows: _Axis, columns: _Axis, tall: s
 
 def _is_tall(graph: OnnxGraph, rows: _Axis, columns: _Axis, size: int) -> str:
     """Whether the height loses more than twice of what the width loses: one truth value."""
-    averaged = graph.node("Greater", graph.node("Max", rows.factor, columns.factor), graph.constant([1], dtype=np.int64))
+    averaged = graph.node("Greater", graph.node("Max", rows.factor, columns.factor), graph.integers(1))
     height, width = (graph.node("Where", averaged, axis.blocks, axis.side) for axis in (rows, columns))
-    target, zero, two = (graph.constant([number], dtype=np.int64) for number in (size, 0, 2))
+    target, zero, two = (graph.integers(number) for number in (size, 0, 2))
     narrowed = graph.node("Max", graph.node("Sub", width, target), zero)
     return graph.node("Greater", graph.node("Sub", height, target), graph.node("Mul", narrowed, two))
 
@@ -134,7 +134,7 @@ def _whole(graph: OnnxGraph, values: str) -> str:
 
 def _axis(graph: OnnxGraph, side: str, cut: str, preprocessing: Preprocessing) -> _Axis:
     size, support = preprocessing.size, _SUPPORT[preprocessing.interpolation]
-    one, zero = (graph.constant([number], dtype=np.int64) for number in (1, 0))
+    one, zero = (graph.integers(number) for number in (1, 0))
     length = graph.node("Cast", side, to=_DOUBLE)
     first = _with(graph, "Mul", graph.node("Sub", length, cut), 0.5)
     last = graph.node("Add", first, cut)
@@ -163,7 +163,7 @@ def _axis(graph: OnnxGraph, side: str, cut: str, preprocessing: Preprocessing) -
 
 def _numbers(graph: OnnxGraph, count: str) -> str:
     """int64 (count,): 0, 1, ..."""
-    scalar = graph.node("Squeeze", count, graph.constant([0], dtype=np.int64))
+    scalar = graph.node("Squeeze", count, graph.integers(0))
     return graph.node("Range", graph.constant(0, dtype=np.int64), scalar, graph.constant(1, dtype=np.int64))
 
 
@@ -178,7 +178,7 @@ def _weights(graph: OnnxGraph, first: str, last: str, numbers: str, *, size: int
     away = graph.node("Sub", _with(graph, "Add", pixels, 0.5), centres)
     away = graph.node("Div", away, _with(graph, "Max", scale, 1.0))
     shares = _FILTERS[interpolation](graph, graph.node("Cast", graph.node("Abs", away), to=_FLOAT))
-    return graph.node("Div", shares, graph.node("ReduceSum", shares, graph.constant([1], dtype=np.int64), keepdims=1))
+    return graph.node("Div", shares, graph.node("ReduceSum", shares, graph.integers(1), keepdims=1))
 
 
 def _times(graph: OnnxGraph, value: str, number: float, *, plus: float = 0.0) -> str:
@@ -215,14 +215,14 @@ _FILTERS = {"bilinear": _bilinear, "bicubic": _bicubic, "lanczos": _lanczos}
 def _reduced(graph: OnnxGraph, images: str, rows: _Axis, columns: _Axis) -> str:
     """The pixels that count, averaged in blocks and rounded: float32 (N, 3, blocks of rows, blocks of columns)."""
     starts, stops = (graph.node("Concat", *ends, axis=0) for ends in ((rows.start, columns.start), (rows.stop, columns.stop)))
-    taken = graph.node("Slice", images, starts, stops, graph.constant([1, 2], dtype=np.int64))
+    taken = graph.node("Slice", images, starts, stops, graph.integers(1, 2))
     values = graph.node("Cast", graph.node("Transpose", taken, perm=[0, 3, 1, 2]), to=_FLOAT)
     none = graph.constant([0] * 6, dtype=np.int64)
     values = graph.node("Pad", values, graph.node("Concat", none, rows.padding, columns.padding, axis=0))
-    same = graph.constant([0, 3], dtype=np.int64)  # as many images, and three colours
+    same = graph.integers(0, 3)  # as many images, and three colours
     shape = graph.node("Concat", same, rows.blocks, rows.factor, columns.blocks, columns.factor, axis=0)
-    sums = graph.node("ReduceSum", graph.node("Reshape", values, shape), graph.constant([3, 5], dtype=np.int64), keepdims=0)
-    counts = graph.node("Mul", graph.node("Unsqueeze", rows.counts, graph.constant([1], dtype=np.int64)), columns.counts)
+    sums = graph.node("ReduceSum", graph.node("Reshape", values, shape), graph.integers(3, 5), keepdims=0)
+    counts = graph.node("Mul", graph.node("Unsqueeze", rows.counts, graph.integers(1)), columns.counts)
     # Pillow multiplies by the whole part of 2^24 / count: where this is no power of two, the mean of a multiple of it is rounded down
     total = graph.constant(float(1 << 24))
     multiplied = graph.node("Mul", graph.node("Floor", graph.node("Div", total, counts)), counts)

@@ -1,4 +1,4 @@
-"""The images that an export is checked with: the run's own, found again by name and by digest, decoded one at a time."""
+"""The images that an export is compared on: the run's own, found by name and confirmed by digest, decoded one at a time."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from headstart.modalities.image import image_digest, read_image, source_bytes
 from headstart.run import Run
 
 
-class Decoded(Sequence[npt.NDArray[np.uint8]]):
-    """Images that are decoded whole, at full size, each time they are asked for: a few hundred photographs would not fit into memory."""
+class DecodedImages(Sequence[npt.NDArray[np.uint8]]):
+    """Images that are decoded at full size each time they are accessed: a few hundred photographs would not fit into memory."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self.paths = tuple(paths)
@@ -27,76 +27,65 @@ class Decoded(Sequence[npt.NDArray[np.uint8]]):
     @overload
     def __getitem__(self, index: int) -> npt.NDArray[np.uint8]: ...
     @overload
-    def __getitem__(self, index: slice) -> Decoded: ...
-    def __getitem__(self, index: int | slice) -> npt.NDArray[np.uint8] | Decoded:
-        return Decoded(self.paths[index]) if isinstance(index, slice) else read_image(self.paths[index])
+    def __getitem__(self, index: slice) -> DecodedImages: ...
+    def __getitem__(self, index: int | slice) -> npt.NDArray[np.uint8] | DecodedImages:
+        return DecodedImages(self.paths[index]) if isinstance(index, slice) else read_image(self.paths[index])
 
 
 @dataclass(frozen=True, eq=False)
-class RealImages:
+class Sample:
     """Images of one part of a run.
 
     Attributes:
         part: ``train`` or ``test``.
-        images: decoded when asked for.
+        images: decoded when accessed.
         targets: int64 (n,), or bool (n, k) for several labels an image.
     """
 
     part: str
-    images: Decoded
+    images: DecodedImages
     targets: npt.NDArray[Any]
 
     def __len__(self) -> int:
         return len(self.images)
 
 
-def real_images(run: Run, part: str, count: int, *, data: Path | None = None) -> RealImages:
+def sample_of(run: Run, part: str, count: int, *, data: Path | None = None) -> Sample:
     """Images of a run, spread evenly over the part.
 
     Args:
         run: the run.
         part: ``train`` or ``test``.
-        count: so many at most.
-        data: the folder of the data, where the images have been moved since.
+        count: at most so many.
+        data: the folder of the data, if the images have been moved since.
 
     Returns:
         Those that are still there, unchanged by their SHA-256, and can be read; perhaps none.
     """
     names, arrays = (run.test_names, run.tested) if part == "test" else (run.training_names, run.reference)
     digests, targets = arrays.get("digests"), arrays.get("targets")
-    if digests is None or targets is None or not len(names) == len(digests) == len(targets):
-        return RealImages(part, Decoded(()), np.zeros(0, dtype=np.int64))
-    roots = _roots(run, data)
-    order = np.unique(np.linspace(0, len(names) - 1, min(count, len(names))).round().astype(int)) if names else np.zeros(0, dtype=int)
-    paths, rows = [], []
-    for row in order.tolist():
-        path = _found(run.path / names[row], names[row], roots, digests[row].tobytes())
-        if path is not None:
-            paths.append(path)
-            rows.append(row)
-    return RealImages(part, Decoded(paths), targets[rows])
+    if digests is None or targets is None or not 0 < len(names) == len(digests) == len(targets):
+        return Sample(part, DecodedImages(()), np.zeros(0, dtype=np.int64))
+    fitted_on = run.manifest.get("provenance", {}).get("data")
+    roots = [root for root in (data, Path(fitted_on) if isinstance(fitted_on, str) else None) if root is not None and root.is_dir()]
+    order = np.unique(np.linspace(0, len(names) - 1, min(count, len(names))).round().astype(int)).tolist()
+    found = {row: path for row in order if (path := _found(run.path / names[row], names[row], roots, digests[row].tobytes()))}
+    return Sample(part, DecodedImages(list(found.values())), targets[list(found)])
 
 
-def some_real_images(run: Run, count: int, *, data: Path | None = None) -> RealImages:
-    """Test images, or training images where no test image is there.
+def some_sample_of(run: Run, count: int, *, data: Path | None = None) -> Sample:
+    """Test images, or training images where no test image is left.
 
     Raises:
-        DataError: neither are there.
+        DataError: none of either are left.
     """
     for part in ("test", "train"):
-        found = real_images(run, part, count, data=data)
-        if len(found):
+        if found := sample_of(run, part, count, data=data):
             return found
     raise DataError(
-        f"None of the images of {run.path} are where they were when it was fitted, and an export is checked with them. "
+        f"None of the images of {run.path} are where they were when it was fitted, and an export is compared on them. "
         "Give their folder with --data."
     )
-
-
-def _roots(run: Run, data: Path | None) -> list[Path]:
-    told = run.manifest.get("provenance", {}).get("data")
-    given = [data] if data is not None else []
-    return [root for root in [*given, *([Path(told)] if isinstance(told, str) else [])] if root.is_dir()]
 
 
 def _found(path: Path, name: str, roots: Sequence[Path], digest: bytes) -> Path | None:

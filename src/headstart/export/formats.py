@@ -1,0 +1,219 @@
+"""The formats beside ONNX, OpenVINO IR and LiteRT, and how a file of any format is run: image after image, as its user would.
+
+LiteRT files are made by the program onnx2tf, which requires old versions of NumPy and onnx and brings TensorFlow; so it is a program in an
+environment of its own, and not a library here. They are of one size: preparing an image, and the novelty score, stay outside.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from headstart.engine import available_cores
+from headstart.errors import BackboneError, HeadstartError, MissingExtraError, ParameterError
+from headstart.modalities.image import Preprocessing
+from headstart.run import MODEL, Run
+
+if TYPE_CHECKING:
+    import onnx
+
+CONVERTER = "HEADSTART_ONNX2TF"
+"""The environment variable that names the program onnx2tf where it is not on the path."""
+
+_TRIAL_IMAGES = "calibration_image_sample_data_20x128x128x3_float32.npy"  # what onnx2tf would otherwise download
+_TIMEOUT = 1800.0  # seconds
+_MODULES = {"onnxruntime": "onnxruntime", "openvino": "openvino", "litert": "ai_edge_litert"}
+
+Image = npt.NDArray[np.uint8]
+Outputs = Mapping[str, npt.NDArray[Any]]
+"""What a run or a file gives for n images: arrays (n, ...) by the name of the output."""
+
+
+class ConverterError(HeadstartError):
+    """The program that converts to LiteRT failed."""
+
+
+def openvino_model(model: onnx.ModelProto) -> Any:
+    """An ONNX model as a model of OpenVINO, its metadata in ``rt_info`` under ``headstart``.
+
+    Raises:
+        MissingExtraError: OpenVINO is not installed.
+    """
+    if importlib.util.find_spec("openvino") is None:
+        raise MissingExtraError("An export for OpenVINO", extra="openvino")
+    import openvino as ov
+    from openvino.passes import ConstantFolding, Manager
+
+    converted = ov.Core().read_model(model.SerializeToString())
+    folding = Manager()
+    folding.register_pass(ConstantFolding())  # without it NNCF sees no biases, and every engine folds again
+    folding.run_passes(converted)
+    for output, value in zip(converted.outputs, model.graph.output, strict=True):
+        output.get_tensor().set_names({value.name})  # it also has the name of the node that an Identity stood for
+    for entry in model.metadata_props:
+        converted.set_rt_info(entry.value, ["headstart", entry.key.removeprefix("headstart.")])
+    return converted
+
+
+def write_openvino(model: Any, file: Path) -> None:
+    """Write ``file`` (.xml) and its weights (.bin) beside it, both in float32 where the model is."""
+    import openvino as ov
+
+    ov.save_model(model, str(file), compress_to_fp16=False)  # the default would write float16
+
+
+def find_converter() -> str:
+    """The program onnx2tf.
+
+    Raises:
+        ParameterError: it was not found.
+        MissingExtraError: LiteRT, which runs the file for the comparison, is not installed.
+    """
+    found = shutil.which(os.environ.get(CONVERTER) or "onnx2tf")
+    if found is None:
+        raise ParameterError(
+            "LiteRT files are made by the program onnx2tf, which was not found. It requires old versions of NumPy and onnx, so install it "
+            f"into an environment of its own: pipx install onnx2tf. Or name it in the environment variable {CONVERTER}."
+        )
+    if importlib.util.find_spec("ai_edge_litert") is None:
+        raise MissingExtraError("Comparing a LiteRT file with the run", extra="litert")
+    return found
+
+
+def square_model(run: Run) -> onnx.ModelProto:
+    """The saved model for one image (1, 3, size, size), uint8, channels first: the order from which onnx2tf converts."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    model = onnx.load(str(run.path / MODEL), load_external_data=False)
+    graph, size = model.graph, run.preprocessing.size
+    graph.node.insert(0, helper.make_node("Transpose", ["pixels"], [graph.input[0].name], perm=[0, 2, 3, 1]))
+    del graph.input[:], graph.value_info[:]
+    graph.input.append(helper.make_tensor_value_info("pixels", TensorProto.UINT8, [1, 3, size, size]))
+    for output in graph.output:
+        output.type.tensor_type.shape.dim[0].dim_value = 1
+    return model
+
+
+def write_litert(run: Run, file: Path, examples: Iterable[Image]) -> None:
+    """Write the LiteRT file, and the class names beside it, one a line, as ``NAME.labels.txt``.
+
+    Args:
+        run: the run.
+        file: to write.
+        examples: some real images, uint8 (H, W, 3), on which onnx2tf checks its conversion.
+
+    Raises:
+        ConverterError: onnx2tf failed; the last line that it printed is quoted.
+        ParameterError, MissingExtraError: as `find_converter`.
+    """
+    program = find_converter()
+    with tempfile.TemporaryDirectory(prefix="headstart-litert-") as folder:
+        work = Path(folder)
+        (work / "model.onnx").write_bytes(square_model(run).SerializeToString())
+        np.save(work / _TRIAL_IMAGES, _thumbnails(examples))
+        environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
+        command = [program, "-i", "model.onnx", "-o", "made", "-osd", "-n"]
+        try:
+            done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, errors="replace", timeout=_TIMEOUT)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise ConverterError(f"{program} did not finish ({error}).") from None
+        made = work / "made" / "model_float32.tflite"
+        if done.returncode or not made.is_file():
+            said = (done.stderr.strip() or done.stdout.strip() or "it printed nothing").splitlines()[-1]
+            raise ConverterError(f"{program} could not convert the network ({said[:300]}). An ONNX file does not need this program.")
+        shutil.copyfile(made, file)
+    file.with_suffix(".labels.txt").write_text("".join(f"{name}\n" for name in run.classes), encoding="utf-8")
+
+
+def _thumbnails(images: Iterable[Image]) -> npt.NDArray[np.float32]:
+    """Twenty images, float32 (20, 128, 128, 3), from 0 to 1."""
+    from PIL import Image as Pillow
+
+    found = [np.asarray(Pillow.fromarray(image).resize((128, 128)), dtype=np.float32) / 255 for image in images]
+    return np.stack([found[i % len(found)] for i in range(20)])
+
+
+class ExportedModel:
+    """An exported file, opened.
+
+    Args:
+        file: an ONNX file, the ``.xml`` of an OpenVINO IR, or a LiteRT file (``.tflite``).
+        engine: ``onnxruntime``, for ONNX only, ``openvino``, for ONNX and IR, or ``litert``.
+        preprocessing: of the run; a LiteRT file needs it, the others contain it.
+
+    Raises:
+        ParameterError: an engine that cannot run this file, or a LiteRT file without preprocessing.
+        MissingExtraError: the engine is not installed.
+        BackboneError: the file cannot be opened.
+    """
+
+    def __init__(self, file: Path, *, engine: str, preprocessing: Preprocessing | None = None) -> None:
+        if engine not in _engines(file):
+            raise ParameterError(f"{file.name} runs on {' or '.join(_engines(file))}, not on {engine!r}.")
+        if importlib.util.find_spec(_MODULES[engine]) is None:
+            raise MissingExtraError(f"The engine {engine!r}", extra=engine)
+        if engine == "litert" and preprocessing is None:
+            raise ParameterError(f"{file.name} takes preprocessed images; pass the preprocessing of the run as well.")
+        self.engine = engine
+        self._prepare = preprocessing if engine == "litert" else None
+        try:
+            self._run = {"onnxruntime": _open_onnxruntime, "openvino": _open_openvino, "litert": _open_litert}[engine](file)
+        except Exception as error:  # neither engine exports its exception types
+            raise BackboneError(f"{file}: {engine} cannot open this file ({str(error).splitlines()[-1][:200]}).") from None
+
+    def __call__(self, images: Iterable[Image]) -> Outputs:
+        """The outputs for images (H, W, 3) of any sizes, each run by itself: arrays (n, ...) by name."""
+        rows = [self._run(np.ascontiguousarray(image if self._prepare is None else self._prepare(image))[None]) for image in images]
+        return {name: np.stack([row[name][0] for row in rows]) for name in rows[0]}
+
+
+def engines_for(file: Path) -> tuple[str, ...]:
+    """The installed engines that can run this file."""
+    return tuple(engine for engine in _engines(file) if importlib.util.find_spec(_MODULES[engine]) is not None)
+
+
+def _engines(file: Path) -> tuple[str, ...]:
+    return {".xml": ("openvino",), ".tflite": ("litert",)}.get(file.suffix, ("onnxruntime", "openvino"))
+
+
+def _open_onnxruntime(file: Path) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = available_cores()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    names, images = [output.name for output in session.get_outputs()], session.get_inputs()[0].name
+    return lambda batch: dict(zip(names, session.run(names, {images: batch}), strict=True))
+
+
+def _open_openvino(file: Path) -> Any:
+    import openvino as ov
+
+    settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": available_cores()}
+    model = ov.Core().read_model(str(file))
+    compiled = ov.Core().compile_model(model, "CPU", settings)
+    if file.suffix == ".onnx":  # OpenVINO gives outputs further names, of the nodes that an Identity stood for
+        import onnx
+
+        names = [value.name for value in onnx.load(str(file), load_external_data=False).graph.output]
+    else:
+        names = [output.get_any_name() for output in model.outputs]
+    return lambda batch: dict(zip(names, compiled([batch]).to_tuple(), strict=True))
+
+
+def _open_litert(file: Path) -> Any:
+    from ai_edge_litert.interpreter import Interpreter
+
+    runner = Interpreter(str(file)).get_signature_runner()
+    return lambda batch: runner(pixels=batch)

@@ -1,0 +1,197 @@
+"""int8 by post-training quantisation (NNCF) of the network; preprocessing, head and novelty score stay in float32.
+
+Activation ranges are taken from training images. Where the accuracy gate fails, the layers that cause the largest error are left in
+float32, a growing share of them. They too are found on training images: the images of the gate decide nothing but pass or fail.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import os
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from headstart.errors import DataError, MissingExtraError
+from headstart.export.formats import ExportedModel, Outputs, openvino_model, write_openvino
+from headstart.export.onnx_file import onnx_model
+from headstart.export.parity import Gate, Reference
+from headstart.export.sample import sample_of
+from headstart.progress import Listener, Progress, quiet
+
+FLOAT_SHARES = (0.0, 0.1, 0.25, 0.5)
+"""Shares of the layers that are left in float32, one after the other until the gate is passed."""
+
+CALIBRATION = 300
+_RANKING = 16  # images on which layers are ranked
+_LAYERS = ("Convolution", "GroupConvolution", "MatMul")
+_POOLINGS = ("ReduceMean", "ReduceMax")  # cheap, and rounding before them would erase small features
+
+Images = Sequence[npt.NDArray[np.uint8]]
+
+
+def write_int8(
+    reference: Reference, file: Path, *, max_drop: float, data: Path | None, listener: Listener
+) -> tuple[Outputs, tuple[Gate, ...]]:
+    """Write an int8 file, with more and more layers in float32 until the accuracy gate is passed or no share is left.
+
+    Args:
+        reference: the run and the images of the gate.
+        file: the ``.xml`` to write.
+        max_drop: how much accuracy may be lost, as a share.
+        data: the folder of the data, if the training images have been moved.
+        listener: told of the stages.
+
+    Returns:
+        The outputs of the last file for the images of the gate, and every attempt; the last one may have failed.
+
+    Raises:
+        DataError: no training images are left.
+        MissingExtraError: NNCF is not installed.
+    """
+    check_nncf()
+    training = sample_of(reference.run, "train", CALIBRATION, data=data)
+    if not training:
+        raise DataError("int8 needs training images, and none are where they were. Give their folder with --data.")
+    model = openvino_model(onnx_model(reference.run))
+    layers, gates = layers_of(model), []
+    ranked: Sequence[str] = ()
+    made: Any = None
+    for share in FLOAT_SHARES:
+        if share and not ranked:
+            listener.stage(f"Ranking {len(layers)} layers by the error that they cause")
+            ranked = ranked_by_error(model, made, training.images, progress=listener.progress)
+        in_float = ranked[: round(share * len(layers))]
+        listener.stage(f"Quantising with {len(training)} training images, {len(in_float)} of {len(layers)} layers in float32")
+        made = quantised(model, training.images, in_float=in_float, progress=listener.progress)
+        write_openvino(made, file)
+        outputs = ExportedModel(file, engine="openvino")(reference.sample.images)
+        before, after = (found["probabilities"] for found in (reference.outputs(), outputs))
+        gates.append(Gate.of(before, after, reference.sample, max_drop=max_drop, in_float=len(in_float), layers=len(layers)))
+        listener.say(gates[-1].summary())
+        if gates[-1].passed:
+            break
+    return outputs, tuple(gates)
+
+
+def check_nncf() -> None:
+    """Report a missing NNCF before any work is done.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    for package in ("openvino", "nncf"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtraError("int8", extra="int8")
+
+
+def layers_of(model: Any) -> list[str]:
+    """Names of the layers that can be quantised, in their order: all between the pixels and ``features``."""
+    inner = _network_nodes(model)
+    ordered = [node for node in model.get_ordered_ops() if node.get_type_name() in _LAYERS]
+    return [node.get_friendly_name() for node in ordered if node.get_friendly_name() in inner]
+
+
+def quantised(model: Any, images: Images, *, in_float: Sequence[str] = (), progress: Progress | None = None) -> Any:
+    """An int8 copy of an OpenVINO model.
+
+    Args:
+        model: as `openvino_model` makes it.
+        images: training images, uint8 (H, W, 3), which give the activation ranges.
+        in_float: names of layers that stay in float32.
+        progress: called after each image.
+    """
+    nncf, inner, done = _nncf(), _network_nodes(model), count(1)
+
+    def batch(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        if progress is not None:
+            progress(next(done), len(images))
+        return image[None]
+
+    outside = [
+        node.get_friendly_name()
+        for node in model.get_ordered_ops()
+        if node.get_friendly_name() not in inner or node.get_type_name() in _POOLINGS
+    ]
+    ignored = nncf.IgnoredScope(names=[*outside, *in_float], validate=False)
+    # NNCF names every ignored layer and draws bars of its own; PyTorch, if installed, reports graphics cards that are absent
+    with quiet("nncf", "torch.utils.cpp_extension"), redirect_stdout(io.StringIO()):
+        return nncf.quantize(
+            model, nncf.Dataset(images, batch), preset=nncf.QuantizationPreset.MIXED, subset_size=len(images), ignored_scope=ignored,
+        )  # fmt: skip
+
+
+def ranked_by_error(model: Any, int8: Any, images: Images, *, progress: Progress | None = None) -> list[str]:
+    """The layers of `model`, first the one that in int8, alone, changes the features most.
+
+    The error of a layer's own output tells little: a small error of the first layers is carried through all the others.
+
+    Args:
+        model: in float32.
+        int8: what `quantised` made of it, all layers.
+        images: some training images.
+        progress: called after each layer.
+    """
+    names, few = layers_of(model), [image[None] for image in images[:_RANKING]]
+    exact = _features(model, few)
+    scale = exact.std(axis=0) + 1e-3 * exact.std()
+    errors = []
+    for done, name in enumerate(names, 1):
+        errors.append(float(np.abs((_features(_with_one_layer(model, int8, name), few) - exact) / scale).mean()))
+        if progress is not None:
+            progress(done, len(names))
+    return [names[place] for place in np.argsort(-np.array(errors), kind="stable")]
+
+
+def _with_one_layer(model: Any, int8: Any, name: str) -> Any:
+    """A copy of `model` in which this layer rounds its input and its weights as in `int8`."""
+    import openvino as ov
+
+    copy = model.clone()
+    layer, rough = (next(node for node in one.get_ordered_ops() if node.get_friendly_name() == name) for one in (copy, int8))
+    rounded = rough.input_value(0).get_node()
+    if rounded.get_type_name() == "FakeQuantize":
+        ends = [ov.opset13.constant(rounded.input_value(place).get_node().get_data()) for place in range(1, 5)]
+        same = ov.opset13.fake_quantize(layer.input_value(0), *ends, levels=rounded.get_attributes()["levels"])
+        layer.input(0).replace_source_output(same.output(0))
+    weights = rough.input_value(1)
+    if weights.get_partial_shape() == layer.input_value(1).get_partial_shape():
+        layer.input(1).replace_source_output(weights)
+    copy.validate_nodes_and_infer_types()
+    return copy
+
+
+def _features(model: Any, batches: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
+    import openvino as ov
+
+    compiled = ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return np.concatenate([np.array(compiled(batch)["features"]) for batch in batches])
+
+
+def _network_nodes(model: Any) -> set[str]:
+    """Names of the nodes from the pixels of the resized image to the features."""
+    import openvino as ov
+
+    found: set[str] = set()
+    pending = [next(output for output in model.outputs if "features" in output.get_names()).node]
+    while pending:
+        node = pending.pop()
+        if node.get_friendly_name() in found or (node.get_type_name() == "Convert" and node.get_element_type() == ov.Type.u8):
+            continue
+        found.add(node.get_friendly_name())
+        pending += [entry.get_source_output().get_node() for entry in node.inputs()]
+    return found
+
+
+def _nncf() -> Any:
+    """NNCF, which would otherwise report its use over the network without asking (its telemetry is off where this variable is set)."""
+    os.environ.setdefault("NNCF_CI", "1")
+    import nncf
+
+    return nncf
