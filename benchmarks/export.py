@@ -27,7 +27,7 @@ from headstart.engine import open_engine
 from headstart.export import ExportError, export
 from headstart.export.formats import openvino_model, write_openvino
 from headstart.export.int8 import quantised
-from headstart.locations import cache_folder
+from headstart.files import cache_folder
 from headstart.modalities.image import Preprocessing
 from measurement_data import DATA
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from headstart.backbones import Backbone, load_backbone
 from headstart.features import BackboneExtractor, FeatureStore
-from headstart.locations import cache_folder
+from headstart.files import cache_folder
 from headstart.modalities.image import Preprocessing
 from measurement_data import DATA
 
@@ -47,8 +47,8 @@ def torch_network(backbone: Backbone) -> Callable[[np.ndarray], np.ndarray]:
     import timm
     import torch
 
-    from headstart.backbones.loading import embedded_weights
-    from headstart.backbones.tensor_files import read_tensors
+    from headstart.backbones.weight_files import read_tensors
+    from headstart.backbones.weights import embedded_weights
 
     network = timm.create_model(backbone.name, pretrained=False).eval()
     values = list(read_tensors(embedded_weights(backbone.record)).values())

@@ -22,8 +22,8 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from headstart.backbones import load_backbone
 from headstart.features import BackboneExtractor
+from headstart.files import cache_folder
 from headstart.heads import LogisticHead
-from headstart.locations import cache_folder
 from headstart.maps import LayerMap
 from headstart.selection import choose_head
 from measurement_data import DATA

@@ -80,7 +80,7 @@ def searched(dataset: Dataset, with_features: bool) -> tuple[NearCopies, list[by
     if with_features:
         from headstart import TransferClassifier
         from headstart.backbones import load_backbone
-        from headstart.locations import cache_folder
+        from headstart.files import cache_folder
 
         values = TransferClassifier().extract(dataset.images).values
         layers = load_backbone("efficientnet_lite0", cache=cache_folder(None)).layers

@@ -32,8 +32,8 @@ def tutorial(data: Path, epochs: int) -> tuple[float, float]:
     from torchvision import datasets, transforms
 
     from headstart.backbones import find
-    from headstart.backbones.loading import embedded_weights
-    from headstart.backbones.tensor_files import read_tensors
+    from headstart.backbones.weight_files import read_tensors
+    from headstart.backbones.weights import embedded_weights
 
     torch.manual_seed(0)
     begun = time.perf_counter()

@@ -26,7 +26,7 @@ from headstart.audit.label_errors import rank_label_errors
 from headstart.backbones import load_backbone
 from headstart.data import Dataset, read_dataset
 from headstart.features import BackboneExtractor
-from headstart.locations import cache_folder
+from headstart.files import cache_folder
 from headstart.selection import choose_head
 from measurement_data import DATA
 

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from headstart.features import FeatureStore
 from headstart.features.extractor import BATCH
-from headstart.locations import feature_store_file
+from headstart.files import feature_store_file
 from memory import make_images
 
 # `headstart fit`, which also writes down the digest of every image as soon as it is computed, before it can reach the store.

@@ -45,8 +45,8 @@ def plain(data: Path, epochs: int, trained: tuple[str, ...] | None) -> list[floa
     from torchvision import datasets, transforms
 
     from headstart.backbones import find
-    from headstart.backbones.loading import embedded_weights
-    from headstart.backbones.tensor_files import read_tensors
+    from headstart.backbones.weight_files import read_tensors
+    from headstart.backbones.weights import embedded_weights
 
     torch.manual_seed(0)
     crop = transforms.RandomResizedCrop(224, (0.7, 1))

@@ -27,9 +27,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from headstart.backbones import timm_models
-from headstart.backbones.loading import embedded_weights
 from headstart.backbones.records import BackboneRecord, catalogue
-from headstart.backbones.stage_table import computed
+from headstart.backbones.summary import computed
+from headstart.backbones.weights import embedded_weights
 
 HERE = Path(__file__).parent
 CATALOGUE = HERE.parent / "src" / "headstart" / "backbones" / "catalogue.csv"

@@ -153,7 +153,7 @@ def main() -> None:
 
 
 _CONVERT = (
-    "from headstart import load_backbone; from headstart.locations import cache_folder; "
+    "from headstart import load_backbone; from headstart.files import cache_folder; "
     "load_backbone(cache=cache_folder(), announce=lambda message: None)"
 )
 

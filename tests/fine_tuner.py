@@ -18,8 +18,8 @@ from unittest import mock
 import numpy as np
 
 from conftest import draw
-from headstart.backbones import load_backbone, timm_models
-from headstart.backbones.timm_models import Conversion
+from headstart.backbones import conversion, load_backbone
+from headstart.backbones.records import Conversion
 from headstart.metrics.link import SOFTMAX
 from headstart.progress import Listener
 from headstart.settings import FineTuning
@@ -63,7 +63,7 @@ def train(cache: Path, out: Path, changes: dict[str, Any], *, pipe: int | None =
         folder.begin({})
     team.join("cpu")
     team.wait()
-    with mock.patch.object(timm_models, "written", written):
+    with mock.patch.object(conversion, "convert_module", written):
         done = fine_tune(
             given, plan, backbone=small, preprocessing=small.preprocessing, cache=out.with_suffix(".cache"), weights="random",
             engine="torch", checkpoints=folder, resume=resume, team=team, listener=Steps(pipe),

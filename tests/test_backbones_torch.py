@@ -17,12 +17,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from headstart.backbones import Backbone, all_timm_models, find, load_backbone, onnx_export, state_dicts, timm_models
-from headstart.backbones.backbone import Layer
-from headstart.backbones.downloads import published_weights
-from headstart.backbones.kept_networks import KeptNetworks
-from headstart.backbones.loading import embedded_weights
-from headstart.backbones.tensor_files import read_tensors
+from headstart.backbones import Backbone, all_timm_models, conversion, find, load_backbone, timm_models
+from headstart.backbones.loading import NetworkCache
+from headstart.backbones.records import Layer
+from headstart.backbones.weight_files import read_tensors, unwrapped
+from headstart.backbones.weights import embedded_weights, published_weights
 from headstart.errors import BackboneError
 
 torch = pytest.importorskip("torch")
@@ -126,7 +125,7 @@ def test_the_builder_and_the_conversion_agree(tmp_path: Path, backbone: Backbone
     model = timm.create_model("tf_efficientnet_lite0")
     names = [name for name in model.state_dict() if not name.endswith("tracked")]
     values = [value for name, value in read_tensors(embedded_weights(backbone.record)).items() if not name.endswith("tracked")]
-    done = timm_models.convert(backbone.record, tensors=dict(zip(names, values, strict=True)))
+    done = conversion.convert(backbone.record, tensors=dict(zip(names, values, strict=True)))
     assert done.layers == backbone.layers
     images = noise(2, 160, 128, 3)
     assert relative(onnx_output(done.network, images), onnx_output(backbone.network, images), backbone.layers) < 1e-4
@@ -141,7 +140,7 @@ def test_a_converted_network_equals_timm(name: str, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(timm, "create_model", functools.partial(timm.create_model, **changed))
     with smaller(side):
         record = timm_models.record_of(name)
-        done = timm_models.convert(record, tensors=None, seed=3)
+        done = conversion.convert(record, tensors=None, seed=3)
     assert [layer.stop - layer.start for layer in done.layers] == parts
     assert [layer.name for layer in done.layers] == [*(f"stage{number}" for number in range(1, len(parts))), "last"]
     assert done.record.dim == parts[-1]
@@ -191,14 +190,14 @@ def test_converting_leaves_the_state_of_the_process_alone(tmp_path: Path, capfd:
     torch.manual_seed(11)
     filters = list(warnings.filters)
     with smaller(64):
-        timm_models.convert(timm_models.record_of("mobilenetv3_small_050"), tensors=None)
+        conversion.convert(timm_models.record_of("mobilenetv3_small_050"), tensors=None)
     assert torch.equal(torch.rand(3), expected)
     assert warnings.filters == filters
     assert capfd.readouterr() == ("", "")
 
 
 def test_a_network_that_computes_something_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnx_export, "_difference", lambda *arguments: 0.02)
+    monkeypatch.setattr(conversion, "_difference", lambda *arguments: 0.02)
     with (
         smaller(64),
         pytest.raises(BackboneError, match=r"converted mobilenetv3_small_050\.\S+ differs from PyTorch by 2\.0e-02 .* not used"),
@@ -281,7 +280,7 @@ def test_wrappers_are_taken_off_and_classifiers_passed_over(model: Any, prefix: 
         state |= {"classifier.weight": np.zeros((7, 1024), np.float32), "classifier.bias": np.zeros(7, np.float32)}
     bare = timm.create_model("mobilenetv3_small_050")
     bare.reset_classifier(0)
-    state_dicts.fit_weights(bare, {prefix + name: value for name, value in state.items()}, name="x")
+    timm_models.fit_weights(bare, {prefix + name: value for name, value in state.items()}, name="x")
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in bare.state_dict().items())
 
 
@@ -289,7 +288,7 @@ def test_moving_averages_beside_the_weights_are_passed_over(model: Any) -> None:
     state = {name: value.numpy() for name, value in model.state_dict().items()}
     both = {f"state_dict_ema.{name}": value + 1 for name, value in state.items()}
     both |= {f"state_dict.{name}": value for name, value in state.items()}
-    found = state_dicts.unwrapped(both, state)
+    found = unwrapped(both, state)
     assert list(found) == list(state)
     assert all(np.array_equal(found[name], state[name]) for name in state)
 
@@ -304,7 +303,7 @@ def test_torchvisions_names_of_vgg_fit() -> None:
     ours = timm.create_model("vgg11").eval()
     ours.pre_logits = torch.nn.Identity()
     ours.reset_classifier(0)
-    state_dicts.fit_weights(ours, state, name="vgg11")
+    timm_models.fit_weights(ours, state, name="vgg11")
     images = torch.rand(1, 3, 64, 64)
     with torch.inference_mode():
         torch.testing.assert_close(ours.forward_features(images), theirs.features(images))
@@ -324,7 +323,7 @@ def test_names_that_timm_knows_to_convert_fit() -> None:
     assert set(state) != set(theirs.state_dict())
     ours = timm.create_model("convnext_tiny", **small)
     ours.reset_classifier(0)
-    state_dicts.fit_weights(ours, {f"model.{name}": value for name, value in state.items()}, name="convnext")
+    timm_models.fit_weights(ours, {f"model.{name}": value for name, value in state.items()}, name="convnext")
     assert all(torch.equal(value, theirs.state_dict()[name]) for name, value in ours.state_dict().items())
 
 
@@ -338,7 +337,7 @@ def test_weights_that_do_not_fit_are_listed(tmp_path: Path, model: Any) -> None:
         load_small(tmp_path / "wrong.pth", tmp_path)
     message = str(caught.value)
     assert "do not fit mobilenetv3_small_050" in message
-    assert "conv_stem.weight has shape (16, 1, 3, 3), the network wants (16, 3, 3, 3)" in message
+    assert "conv_stem.weight has shape (16, 1, 3, 3), the network expects (16, 3, 3, 3)" in message
     assert "blocks.0.0.bn1.bias (16,) is missing" in message
     assert "surplus.weight (2,) has no place in it" in message
     torch.save(timm.create_model("resnet18").state_dict(), tmp_path / "resnet18.pth")
@@ -436,7 +435,7 @@ def test_offline_the_error_names_the_file_and_what_helps(tmp_path: Path, hub: Pa
         load_backbone(name, cache=tmp_path, announce=lambda message: None)
     message = str(caught.value)
     assert {"ResNet50": "timm/resnet50.tv_in1k/model.safetensors", "Xception": "xception-43020ad28.pth"}[name] in message
-    assert "neither on this machine nor can they be downloaded now" in message
+    assert "are not on this machine and cannot be downloaded now" in message
     for help_ in ("--weights FILE", "HF_HOME", "HF_HUB_OFFLINE", "tf_efficientnet_lite0, 1 and 2 need no download"):
         assert help_ in message
     assert "\n" not in message
@@ -458,7 +457,7 @@ def test_any_failure_of_a_download_is_told(tmp_path: Path, hub: Path, monkeypatc
         raise huggingface_hub.errors.EntryNotFoundError("404")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", empty)
-    with pytest.raises(BackboneError, match=r"timm/resnet50\.tv_in1k holds none of model\.safetensors, pytorch_model\.bin\."):
+    with pytest.raises(BackboneError, match=r"timm/resnet50\.tv_in1k has none of model\.safetensors, pytorch_model\.bin\."):
         published_weights(find("ResNet50"), announce=lambda message: None)
 
 
@@ -474,4 +473,4 @@ def test_an_altered_file_of_torchs_cache_is_refused(tmp_path: Path, hub: Path, m
 def test_networks_kept_for_other_weights_do_not_get_in_the_way(tmp_path: Path) -> None:
     with smaller(64):
         load_backbone("mobilenetv3_small_050", weights="random", cache=tmp_path, announce=lambda message: None)
-    assert KeptNetworks(tmp_path).named("mobilenetv3_small_050") is None
+    assert NetworkCache(tmp_path).find("mobilenetv3_small_050") is None

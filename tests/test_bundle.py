@@ -152,7 +152,7 @@ def test_the_model_alone_knows_its_classes(whole: Path) -> None:
 
 
 def test_no_pickle_anywhere(whole: Path) -> None:
-    """Not in the run, and nothing in the package that could read or write one (`pickle_programs` takes .pth files apart without it)."""
+    """Not in the run, and nothing in the package that could read or write one (`weight_files` takes .pth files apart without it)."""
     for file in whole.iterdir():
         assert not file.read_bytes().startswith((b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")), file.name
     for file in Path(headstart.__file__).parent.rglob("*.py"):

@@ -297,7 +297,8 @@ def test_a_cache_that_can_only_be_read_is_used(tmp_path: Path, data: Data, backb
 
 def test_weights_of_ones_own(data: Data, cache: Path, tmp_path: Path) -> None:
     """The published weights under another name are the same backbone; a missing file is refused."""
-    from headstart.backbones.loading import embedded_weights, find
+    from headstart.backbones import find
+    from headstart.backbones.weights import embedded_weights
 
     weights = tmp_path / "mine.pth"
     shutil.copy(embedded_weights(find("efficientnet_lite0")), weights)

@@ -22,7 +22,7 @@ from PIL import Image
 from conftest import draw
 from headstart import FeatureStore, FitSettings, fit, load
 from headstart.backbones import Backbone
-from headstart.locations import feature_store_file
+from headstart.files import feature_store_file
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and terminals are those of Unix")
 COMMAND = [sys.executable, "-m", "headstart"]
@@ -263,7 +263,7 @@ def test_a_full_disk_under_the_cache(pictures: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
-    assert re.search(r"Error: The converted network cannot be kept in .*: File too large. Free some space", done.stderr)
+    assert re.search(r"Error: The converted network cannot be written to .*: File too large. Free some space", done.stderr)
 
 
 def test_two_at_once_into_one_place(pictures: Path, cache: Path, tmp_path: Path) -> None:

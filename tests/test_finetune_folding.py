@@ -13,7 +13,7 @@ import timm
 import torch
 from torch import nn
 
-from headstart.backbones.onnx_export import quiet
+from headstart.progress import quiet
 from headstart.training.folding import fold_batchnorm, unfold
 
 

@@ -23,7 +23,7 @@ pytest.importorskip("timm", reason="needs headstart[torch]")
 import torch
 from torch import nn
 
-from headstart.backbones.staged import Stage
+from headstart.backbones.stages import Stage
 from headstart.modalities.image import Preprocessing
 from headstart.modalities.image.augment import Augmentation
 from headstart.progress import Listener

@@ -17,7 +17,7 @@ from headstart import FeatureStore, FitResult, FitSettings, TransferClassifier, 
 from headstart.backbones import Backbone
 from headstart.data import dataset_from_arrays, dataset_from_paths
 from headstart.errors import DataError, HeadstartError, ParameterError, RunError, StoreError
-from headstart.locations import feature_store_file
+from headstart.files import feature_store_file
 from headstart.pipeline import Shard, fit_shard
 from headstart.progress import Listener
 

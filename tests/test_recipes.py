@@ -251,7 +251,7 @@ def test_without_published_weights_nothing_pretends(cli: Cli, pictures: Path, of
     written(MINE + '[exact]\nbackbone = "resnet18"\n')
     done = cli("recipe", "run", "mine.toml", pictures, "--exact", "-q")
     assert done.code == 2
-    assert "neither on this machine nor can they be downloaded now" in done.err
+    assert "are not on this machine and cannot be downloaded now" in done.err
     assert OFFER.format("resnet18") in done.err
     assert re.search(r"^  --weights FILE +a \.safetensors or \.pth file of resnet18", done.err, re.MULTILINE)
     assert re.search(r"^  --weights random +random weights; the accuracy then means nothing about the recipe", done.err, re.MULTILINE)

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from headstart.backbones import BackboneRecord, catalogue, find, timm_models
-from headstart.backbones.stage_table import stage_table
+from headstart.backbones.summary import stage_table
 from headstart.errors import MissingExtraError
 
 VGG = {"vgg16.tv_in1k": 14_714_688, "vgg19.tv_in1k": 20_024_384}  # without the fully connected layers, as published by Keras

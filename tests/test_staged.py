@@ -20,10 +20,10 @@ with warnings.catch_warnings():
     from torch import nn
 
 from headstart.backbones import catalogue, find, timm_models
-from headstart.backbones.onnx_export import exported, noise, quiet
-from headstart.backbones.pooled_stages import PooledStages
-from headstart.backbones.stage_table import computed, stage_table
-from headstart.backbones.staged import End, Front, Stage, Tail, as_tail_input, cut, entries_of, stages_of
+from headstart.backbones.conversion import export_module
+from headstart.backbones.stages import End, Front, PooledStages, Stage, Tail, as_tail_input, cut, entries_of, noise, stages_of
+from headstart.backbones.summary import computed, stage_table
+from headstart.backbones.timm_models import silence
 
 pytestmark = pytest.mark.torch
 
@@ -53,7 +53,7 @@ OF_THE_CATALOGUE = {
 @functools.cache
 def built(name: str) -> PooledStages:
     """A network with random weights; its normalisations have statistics that are not 0 and 1."""
-    with quiet(), torch.random.fork_rng(devices=[]):
+    with silence(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
         model = timm.create_model(name, **FAMILIES[name][3]).eval()
         if name.startswith("vgg"):
@@ -129,7 +129,7 @@ def test_it_can_be_cut_before_every_stage(name: str) -> None:
 def test_the_table_in_the_package_is_what_is_computed(name: str) -> None:
     """On the "meta" device, which has no numbers: this takes a network of any size no time."""
     record = find(name)
-    with quiet(), torch.device("meta"):
+    with silence(), torch.device("meta"):
         model = timm.create_model(record.name.partition(".")[0]).eval()
         if name.startswith("vgg"):
             model.pre_logits = nn.Identity()
@@ -317,7 +317,7 @@ def test_an_export_changes_no_mode(name: str) -> None:
     images = noise(side, side, seed=2)
     with torch.inference_mode():
         expected = front(images)
-    file, _ = exported(front, name=name, side=side, output="activation", any_size=False)
+    file, _ = export_module(front, name=name, side=side, output="activation", any_size=False)
     assert [[module.training for module in half.modules()] for half in halves] == modes
     assert not any(module.training for module in network.modules())
     assert torch.equal(front(images).detach(), expected)

@@ -18,9 +18,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from headstart.backbones.loading import embedded_weights
 from headstart.backbones.records import catalogue
-from headstart.backbones.tensor_files import read_tensors
+from headstart.backbones.weight_files import read_tensors
+from headstart.backbones.weights import embedded_weights
 from headstart.errors import BackboneError
 
 KINDS = {

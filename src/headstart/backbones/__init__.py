@@ -1,8 +1,7 @@
 """Pre-trained networks without their tops: the catalogue, and what loads them."""
 
-from headstart.backbones.backbone import Backbone, Layer
 from headstart.backbones.loading import find, load_backbone, torch_network
-from headstart.backbones.records import SORT_KEYS, BackboneRecord, catalogue, sorted_records
+from headstart.backbones.records import SORT_KEYS, Backbone, BackboneRecord, Layer, catalogue, sorted_records
 from headstart.backbones.timm_models import all_records as all_timm_models
 
 __all__ = [

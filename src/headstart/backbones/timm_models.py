@@ -1,22 +1,35 @@
-"""Every network of timm: its record, and its conversion to an ONNX file. PyTorch is imported inside the functions only."""
+"""Every network of timm: its record, and the network itself with its weights. PyTorch is imported inside the functions only."""
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import functools
 import importlib.util
-from collections.abc import Mapping
+import io
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from headstart.backbones.backbone import Layer, layers_from_sizes
-from headstart.backbones.onnx_export import exported, noise, silence
 from headstart.backbones.records import FILE_SOURCE, HUB_SOURCE, URL_SOURCE, BackboneRecord
 from headstart.errors import BackboneError, MissingExtraError, nearest
+from headstart.progress import quiet
 
 if TYPE_CHECKING:
-    import numpy as np
+    from headstart.backbones.stages import PooledStages
+    from headstart.backbones.weight_files import Array
 
-    from headstart.backbones.pooled_stages import PooledStages
+
+_TOPS = ("classifier.", "fc.", "head.", "head_dist.", "last_linear.", "pre_logits.", "AuxLogits.")  # may be in the file and is ignored
+_SHOWN = 5
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Hold back the chatter of PyTorch's and timm's imports and exports; errors still come as exceptions."""
+    with quiet("torch.onnx", "timm", "onnxscript"), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
 
 
 def installed() -> bool:
@@ -105,61 +118,7 @@ def all_records() -> tuple[BackboneRecord, ...]:
     return tuple(records)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Conversion:
-    """A converted network, before it is kept."""
-
-    network: bytes
-    record: BackboneRecord
-    layers: tuple[Layer, ...]
-    any_size: bool
-    versions: dict[str, str]
-
-
-def convert(record: BackboneRecord, *, tensors: Mapping[str, np.ndarray[Any, Any]] | None, seed: int = 0) -> Conversion:
-    """Write a timm network without its classifier as ONNX.
-
-    Args:
-        record: which network.
-        tensors: its weights by name, as `read_tensors` returns them; None for random ones.
-        seed: of the random weights.
-
-    Returns:
-        The file's bytes, the layers, whether other image sizes may be fed, and the record with what was still open in it.
-
-    Raises:
-        BackboneError: the weights do not fit, or the converted network does not compute what PyTorch computes.
-        MissingExtraError: PyTorch or timm is not installed.
-    """
-    network, parameters = build(record, tensors=tensors, seed=seed)
-    return written(dataclasses.replace(record, parameters=record.parameters or parameters), network)
-
-
-def written(record: BackboneRecord, network: PooledStages) -> Conversion:
-    """A network as `build` gives it, whatever its weights are by now, written as ONNX for images of `record.input_size`.
-
-    Raises:
-        BackboneError: the converted network does not compute what PyTorch computes.
-    """
-    with silence():
-        import onnx
-        import timm
-        import torch
-
-        from headstart.backbones.pooled_stages import named_sizes
-
-    free = not network.flat and not network.model.pretrained_cfg.get("fixed_input_size")
-    file, any_size = exported(network, name=record.name, side=record.input_size, any_size=free)
-    return Conversion(
-        network=file,
-        record=dataclasses.replace(record, dim=network.sizes[-2 if network.flat else -1]),
-        layers=layers_from_sizes(named_sizes(network)),
-        any_size=any_size,
-        versions={"torch": torch.__version__, "timm": timm.__version__, "onnx": onnx.__version__},
-    )
-
-
-def build(record: BackboneRecord, *, tensors: Mapping[str, np.ndarray[Any, Any]] | None, seed: int = 0) -> tuple[PooledStages, int]:
+def build(record: BackboneRecord, *, tensors: Mapping[str, Array] | None, seed: int = 0) -> tuple[PooledStages, int]:
     """A timm network without its classifier as a PyTorch module, and the number of parameters it has with it.
 
     Arguments and errors as of `convert`.
@@ -168,8 +127,7 @@ def build(record: BackboneRecord, *, tensors: Mapping[str, np.ndarray[Any, Any]]
     with silence():
         import torch
 
-        from headstart.backbones.pooled_stages import PooledStages
-        from headstart.backbones.state_dicts import fit_weights
+        from headstart.backbones.stages import PooledStages, noise
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -185,3 +143,77 @@ def build(record: BackboneRecord, *, tensors: Mapping[str, np.ndarray[Any, Any]]
         network = PooledStages(model, mean=record.mean, std=record.std)
         network.drop_repeated(noise(record.input_size, record.input_size, seed=1))
     return network, parameters
+
+
+def _tops(model: Any) -> tuple[str, ...]:
+    classifier = model.pretrained_cfg.get("classifier") or ()
+    return (*_TOPS, *(f"{name}." for name in ((classifier,) if isinstance(classifier, str) else classifier)))
+
+
+def _mismatches(found: Mapping[str, Array], expected: Mapping[str, Any], tops: tuple[str, ...]) -> list[str]:
+    """What is wrong, one line per entry, in the order of the network."""
+    lines = []
+    for name, value in expected.items():
+        counter = name.endswith("num_batches_tracked")  # of no use; older files hold it as (1,) or not at all
+        if name not in found:
+            lines += [] if counter else [f"{name} {tuple(value.shape)} is missing"]
+        elif tuple(found[name].shape) != tuple(value.shape) and not (counter and found[name].size == 1):
+            lines.append(f"{name} has shape {tuple(found[name].shape)}, the network expects {tuple(value.shape)}")
+    lines += [
+        f"{name} {tuple(value.shape)} has no place in it"
+        for name, value in found.items()
+        if name not in expected and not name.startswith(tops)
+    ]
+    return lines
+
+
+def _timm_filtered(model: Any, found: Mapping[str, Array]) -> dict[str, Array] | None:
+    """The entries as timm's own conversion of foreign checkpoints renames them, where the network's module has one."""
+    import torch
+
+    module = sys.modules[type(model).__module__]
+    rename = getattr(module, "checkpoint_filter_fn", None) or getattr(module, "_filter_fn", None)
+    if rename is None:
+        return None
+    state = {name: torch.from_numpy(value) for name, value in found.items()}
+    try:
+        try:
+            renamed = rename(state, model)
+        except TypeError:
+            renamed = rename(state)
+        return {name: value.numpy() for name, value in renamed.items()}
+    except Exception:  # written for one kind of checkpoint, and free to fail on any other
+        return None
+
+
+def fit_weights(model: Any, tensors: Mapping[str, Array], *, name: str) -> None:
+    """Give a network without classifier its weights.
+
+    Args:
+        model: a timm network whose classifier was taken off.
+        tensors: entries of a weight file; those of a classifier are passed over, whatever their size.
+        name: of the network, for the error.
+
+    Raises:
+        BackboneError: entries are missing, too many, or of another shape; the message lists the first of them.
+    """
+    import torch
+
+    from headstart.backbones.weight_files import unwrapped
+
+    expected = model.state_dict()
+    tops = _tops(model)
+    found = unwrapped(tensors, expected)
+    wrong = _mismatches(found, expected, tops)
+    if wrong:
+        renamed = _timm_filtered(model, found)
+        if renamed is not None and not _mismatches(renamed, expected, tops):
+            found, wrong = renamed, []
+    if wrong:
+        more = f"; and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
+        raise BackboneError(
+            f"The weights do not fit {name}: {'; '.join(wrong[:_SHOWN])}{more}. Is this the file of another network, or with other names?"
+        )
+    model.load_state_dict(
+        {key: torch.tensor(found[key]).reshape(value.shape) if key in found else value for key, value in expected.items()}
+    )

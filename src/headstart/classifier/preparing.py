@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from headstart import locations
+from headstart import files
 from headstart.backbones import Backbone, load_backbone
 from headstart.errors import BackboneError, ParameterError, StoreError
 from headstart.features import BackboneExtractor, Features, FeatureStore, Images
@@ -50,7 +50,7 @@ class Ready:
         if self.cache is None:
             yield None
             return
-        with FeatureStore(locations.feature_store_file(self.cache)) as store:
+        with FeatureStore(files.feature_store_file(self.cache)) as store:
             yield store
 
 
@@ -66,7 +66,7 @@ def prepare(wanted: Wanted, *, announce: Say | None = None, warn: Say | None = N
 
     cache = None
     if wanted.cache is not None:
-        cache = locations.cache_folder(None if wanted.cache == "auto" else wanted.cache)
+        cache = files.cache_folder(None if wanted.cache == "auto" else wanted.cache)
         if cache.exists() and not cache.is_dir():
             raise ParameterError(f"The cache must be a folder, and {cache} is a file. Choose another one, or work without: --no-cache.")
         try:
@@ -129,7 +129,7 @@ def tuned_folder() -> Iterator[Path]:
 
 def _is_writable(folder: Path) -> bool:
     try:
-        with tempfile.TemporaryFile(dir=locations.create_folder(folder)):
+        with tempfile.TemporaryFile(dir=files.create_folder(folder)):
             return True
     except (StoreError, OSError):
         return False

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headstart.backbones import find, timm_models
-from headstart.backbones.stage_table import stage_table
+from headstart.backbones.summary import stage_table
 from headstart.classifier.preparing import Ready
 from headstart.data.split import hold_out
 from headstart.errors import DataError, MissingExtraError

@@ -78,7 +78,7 @@ def _print_table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]], *, le
 
 
 def _show_stages(record: BackboneRecord) -> None:
-    from headstart.backbones.stage_table import stage_table
+    from headstart.backbones.summary import stage_table
 
     table = stage_table(record)
 

@@ -33,11 +33,11 @@ application.add_typer(cache_application)
 
 
 def _store(cache: str | None, *, must_exist: bool = True) -> FeatureStore:
-    from headstart import locations
+    from headstart import files
     from headstart.errors import InputError
     from headstart.features import FeatureStore
 
-    path = locations.feature_store_file(locations.cache_folder(cache))
+    path = files.feature_store_file(files.cache_folder(cache))
     if must_exist and not path.exists():
         raise InputError(f"{path}: no features are stored there yet. `headstart fit` stores them; --cache DIR names another folder.")
     return FeatureStore(path)
@@ -114,11 +114,11 @@ def merge(
     verbose: Verbose = False,
 ) -> None:
     """Take over the features of other stores. Doing it twice changes nothing."""
-    from headstart import locations
+    from headstart import files
 
     with _store(cache, must_exist=False) as store, TerminalListener(verbose=verbose) as listener:
         for other in others:
-            path = locations.feature_store_file(other) if other.is_dir() else other
+            path = files.feature_store_file(other) if other.is_dir() else other
             listener.stage(f"Merging {path}")
             merged = store.merge(path, progress=listener.progress)
             extra = f", {merged.damaged} damaged and passed over" if merged.damaged else ""

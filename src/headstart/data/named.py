@@ -17,8 +17,7 @@ from headstart.data.labels import shortened
 from headstart.data.listing import Labels, Listing
 from headstart.data.lists import SYNONYMS
 from headstart.errors import DataError, MissingExtraError, nearest
-from headstart.files import replacing, write_file
-from headstart.locations import cache_folder, create_folder
+from headstart.files import cache_folder, create_folder, replacing, write_file
 
 PREFIXES = ("torchvision:", "hf:")
 Announce = Callable[[str], None]

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from headstart.errors import StoreError
-from headstart.locations import create_folder, is_shared_between_machines
+from headstart.files import create_folder, is_shared_between_machines
 
 APPLICATION = 0x48534653  # "HSFS", in the header of every store
 PROTOCOL = 1

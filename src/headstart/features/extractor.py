@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headstart.backbones import Backbone, Layer, torch_network
-from headstart.backbones.kept_networks import BUILD
+from headstart.backbones.loading import BUILD
 from headstart.engine import Engine, Outputs, available_cores, check_kind, gpu_is_there, open_engine
 from headstart.errors import ImageError, StoreError
 from headstart.modalities.image import ImageSource, Preprocessing, image_digest, image_name, quiet_decoding, source_bytes

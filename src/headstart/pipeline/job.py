@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from headstart import locations
+from headstart import files
 from headstart.audit import Finding, Plan, check_known
 from headstart.backbones import timm_models
 from headstart.classifier import Keeping, TransferClassifier, check_plan, taken
@@ -86,8 +86,8 @@ def fit_shard(
         raise DataError(f"Shard {shard.index}/{shard.count} has no image: there are only {len(dataset)}.")
     listener.stage(f"Extracting features, shard {shard.index}/{shard.count}")
     features = TransferClassifier.of(settings).extract(mine.images, progress=listener.progress, warn=_not_kept, announce=listener.say)
-    cache = locations.cache_folder(None if settings.cache == "auto" else settings.cache)
-    return ShardResult(len(mine), features.computed, features.refused, locations.feature_store_file(cache))
+    cache = files.cache_folder(None if settings.cache == "auto" else settings.cache)
+    return ShardResult(len(mine), features.computed, features.refused, files.feature_store_file(cache))
 
 
 def _not_kept(message: str) -> NoReturn:

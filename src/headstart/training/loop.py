@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from headstart.backbones.staged import Stage
+from headstart.backbones.stages import Stage
 from headstart.errors import ParameterError
 from headstart.metrics.link import Link
 from headstart.modalities.image.augment import Augmentation

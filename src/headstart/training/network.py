@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from headstart.backbones.staged import Stage, Tail
+from headstart.backbones.stages import Stage, Tail
 from headstart.errors import ParameterError
 from headstart.settings import FineTuning
 from headstart.training.head_network import HeadNetwork

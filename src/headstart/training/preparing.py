@@ -14,10 +14,9 @@ import numpy.typing as npt
 import torch
 
 from headstart.backbones import Backbone, torch_network
-from headstart.backbones.onnx_export import exported, noise
-from headstart.backbones.pooled_stages import PooledStages
+from headstart.backbones.conversion import export_module
 from headstart.backbones.records import BackboneRecord
-from headstart.backbones.staged import End, Front, Stage, Tail, as_tail_input, cut, stages_of
+from headstart.backbones.stages import End, Front, PooledStages, Stage, Tail, as_tail_input, cut, noise, stages_of
 from headstart.engine import Engine, open_engine
 from headstart.errors import HeadstartError, ParameterError
 from headstart.features import Images
@@ -242,7 +241,9 @@ class Preparation:
         path = self.folder / "frozen.onnx"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            written, _ = exported(front, name=f"the frozen part of {self.backbone.name}", side=size, output="activation", any_size=False)
+            written, _ = export_module(
+                front, name=f"the frozen part of {self.backbone.name}", side=size, output="activation", any_size=False
+            )
             write_file(path, written, durable=False)
         return open_engine(path, kind=self.engine, outputs=("activation",), size=size)
 

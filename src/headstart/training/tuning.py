@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from headstart.backbones import Backbone, timm_models
-from headstart.backbones.kept_networks import KeptNetworks
-from headstart.backbones.staged import Stage
+from headstart.backbones import Backbone, conversion, timm_models
+from headstart.backbones.loading import NetworkCache
+from headstart.backbones.stages import Stage
 from headstart.errors import HeadstartError, Interrupted
 from headstart.heads.calibration import calibrate
 from headstart.modalities.image import Preprocessing
@@ -195,14 +195,11 @@ class _Job:
         """The trained network, converted and kept."""
         whole = prepared.whole
         whole.to(memory_format=torch.contiguous_format)
-        done = timm_models.written(prepared.record, whole)
+        done = conversion.convert_module(prepared.record, whole)
         described = f"{backbone.weights_source}, " + (f"fine-tuned ({', '.join(prepared.trained)})" if prepared.trained else "frozen")
         digest = weights_digest({**whole.model.state_dict(), "mean": whole.shift, "std": whole.scale})
         with self.team.one_first():
-            kept = KeptNetworks(cache).keep(
-                done.network, record=done.record, weights_digest=digest, weights_source=described, layers=done.layers,
-                any_size=done.any_size, versions=done.versions,
-            )  # fmt: skip
+            kept = NetworkCache(cache).add(done, weights_digest=digest, weights_source=described)
             return dataclasses.replace(kept, tuned=True)
 
 

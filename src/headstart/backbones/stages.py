@@ -1,24 +1,144 @@
-"""The stages of a network in PyTorch, found by watching one forward pass, and the network cut in two between them.
+"""A timm network whose one pass gives the pooled output of every stage, its stages, and the network cut in two between them (PyTorch).
 
-A stage begins at its first module with weights. Cutting there gives a *front*, from images to the activation that enters the stage,
-and a *tail*, from the activation to the features. The tail is the network itself with everything that ran before replaced by nothing;
-whether that computes the same is checked on noise, so a network that cannot be cut is noticed and not guessed at.
+A stage begins at its first module with weights; where that is, is found by watching one forward pass. Cutting there gives a *front*, from
+images to the activation that enters the stage, and a *tail*, from the activation to the features. The tail is the network itself with
+everything that ran before replaced by nothing; whether that computes the same is checked on noise, so a network that cannot be cut is
+noticed and not guessed at.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from headstart.backbones.pooled_stages import PooledStages, stage_modules
-
 STEM, LAST = "stem", "last"
 _TOLERANCE = 1e-4  # of front and tail against the whole network, relative to the largest value
+
+
+def stage_modules(model: Any) -> Iterator[tuple[Any, int | None]]:
+    """The modules at whose output a stage ends, with their channels where known, in the order of the forward pass."""
+    blocks = getattr(model, "blocks", None)
+    if isinstance(blocks, nn.Sequential) and len(blocks) > 0 and all(isinstance(stage, nn.Sequential) for stage in blocks):
+        for stage in blocks:  # EfficientNet and the MobileNets: feature_info names only some of the seven
+            yield stage, None
+        return
+    declared = getattr(model, "feature_info", None) or []
+    for entry in getattr(declared, "info", declared):
+        try:
+            yield model.get_submodule(entry["module"]), entry.get("num_chs")
+        except (AttributeError, KeyError, TypeError):
+            continue  # named, but not a module of its own
+
+
+class PooledStages(nn.Module):  # type: ignore[misc]
+    """Images to the pooled outputs of all stages side by side, the features before the classifier last.
+
+    Args:
+        model: a timm network.
+        mean, std: of the RGB channels on the scale 0..1.
+
+    Attributes:
+        sizes: after the first call, the length of each part of the output.
+        kept: indices of the stages in the output; all at first.
+        flat: whether every position of the last feature map follows at the end, channels last; False at first.
+    """
+
+    def __init__(self, model: Any, *, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.model = model
+        self.register_buffer("scale", 1.0 / (255.0 * torch.tensor(std)).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("shift", (torch.tensor(mean) / torch.tensor(std)).view(1, 3, 1, 1), persistent=False)
+        self._skipped = int(getattr(model, "num_prefix_tokens", 0) or 0)
+        self._channels_last = getattr(model, "output_fmt", "NCHW") == "NHWC"
+        self._caught: dict[int, Any] = {}
+        self._catching = False
+        stages = list(stage_modules(model))
+        self.kept = list(range(len(stages)))
+        self.sizes: list[int] = []
+        self.flat = False
+        for index, (module, channels) in enumerate(stages):
+            module.register_forward_hook(self._catcher(index, channels))
+        self.eval()
+
+    def _catcher(self, index: int, channels: int | None) -> Any:
+        def catch(_module: Any, _inputs: Any, output: Any) -> None:
+            if self._catching:  # training that runs the network in parts must not keep its outputs alive
+                self._caught[index] = self._pooled(output[0] if isinstance(output, tuple | list) else output, channels)
+
+        return catch
+
+    def _pooled(self, value: Any, channels: int | None) -> Any:
+        if value.ndim == 4:
+            first, last = value.shape[1] == channels, value.shape[-1] == channels
+            if self._channels_last if first == last else last:
+                value = value.permute(0, 3, 1, 2)
+            return nn.functional.adaptive_avg_pool2d(value, 1).flatten(1)
+        if value.ndim == 3:  # tokens; those in front of the patches (class, registers) are left out
+            return value[:, self._skipped :].mean(dim=1)
+        return value
+
+    def last(self, value: Any) -> Any:
+        """The features before the classifier (N, D), from what the network's ``forward_features`` gives."""
+        if type(self.model).__name__ == "VGG":  # its head would add 120 million parameters of fully connected layers
+            return self._pooled(value, None)
+        return self._pooled(self.model.forward_head(value, pre_logits=True), None)
+
+    def flattened(self, last_map: Any) -> Any:
+        """Every position of what ``forward_features`` gives, channels last: (N, h * w * C)."""
+        if last_map.ndim == 4 and not self._channels_last:
+            last_map = last_map.permute(0, 2, 3, 1)
+        return last_map.flatten(1)
+
+    def normalised(self, images: Any) -> Any:
+        """Images (uint8, N x H x W x 3) to the network's input (float32, N x 3 x H x W)."""
+        return images.permute(0, 3, 1, 2).float() * self.scale - self.shift
+
+    def forward(self, images: Any) -> Any:
+        """Images (uint8, N x H x W x 3) to features (float32, N x D)."""
+        self._caught.clear()
+        self._catching = True
+        try:
+            last_map = self.model.forward_features(self.normalised(images))
+            last = self.last(last_map)
+        finally:
+            self._catching = False
+        parts = [*(self._caught[index] for index in self.kept if index in self._caught), last]
+        if self.flat:
+            parts.append(self.flattened(last_map))
+        self._caught.clear()
+        self.sizes = [int(part.shape[1]) for part in parts]
+        return torch.cat(parts, dim=1)
+
+    def drop_repeated(self, images: Any) -> None:
+        """Leave out the last stage where it is the same as the features before the classifier (ResNet, DenseNet)."""
+        with torch.inference_mode():
+            features = self(images)
+        if self.kept and self.sizes[-1] == self.sizes[-2]:
+            size = self.sizes[-1]
+            if torch.allclose(features[:, -size:], features[:, -2 * size : -size], rtol=1e-4, atol=1e-6):
+                self.kept.pop()
+                self.sizes.pop(-2)
+
+
+def named_sizes(network: PooledStages) -> tuple[tuple[str, int], ...]:
+    """(name, length) of each part: ``stage1``, ``stage2``, ..., ``last``, and ``map`` where it is asked for."""
+    ends = ("last", "map") if network.flat else ("last",)
+    stages = range(1, len(network.sizes) - len(ends) + 1)
+    return tuple(zip((*(f"stage{number}" for number in stages), *ends), network.sizes, strict=True))
+
+
+def noise(height: int, width: int, *, seed: int, count: int = 2) -> Any:
+    """Random images with coarse and fine structure, a uint8 tensor (N, H, W, 3) on the CPU."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(count, 3, 4, 4, generator=generator, device="cpu")
+    smooth = nn.functional.interpolate(coarse, size=(height, width), mode="bilinear")
+    fine = torch.rand(count, 3, height, width, generator=generator, device="cpu")
+    return ((0.8 * smooth + 0.2 * fine) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
 @dataclass(frozen=True)
@@ -26,7 +146,7 @@ class Stage:
     """A part of a network that is frozen or trained as one.
 
     Attributes:
-        name: ``stem``, ``stage1``, ..., and ``last`` for what stands between the last stage and the features.
+        name: ``stem``, ``stage1``, ..., and ``last`` for what is between the last stage and the features.
         entry: the module at which it begins.
         entries: names of its parameters and buffers in the network's ``state_dict``, in order.
         parameters: how many numbers are learned in it.
@@ -92,11 +212,9 @@ class _Trace:
         return name
 
 
-def _images(network: PooledStages, side: int, count: int = 1) -> Any:
-    """Noise, on the device of the network."""
-    generator = torch.Generator().manual_seed(7)
-    images = torch.randint(0, 256, (count, side, side, 3), generator=generator, dtype=torch.uint8, device="cpu")
-    return images.to(network.scale.device)
+def _noise_for(network: PooledStages, side: int, *, count: int = 1) -> Any:
+    """Noise on the device of the network."""
+    return noise(side, side, seed=7, count=count).to(network.scale.device)
 
 
 def stages_of(network: PooledStages, *, side: int) -> tuple[Stage, ...]:
@@ -107,7 +225,7 @@ def stages_of(network: PooledStages, *, side: int) -> tuple[Stage, ...]:
         side: height and width of the images at which the operations are counted.
     """
     model = network.model
-    trace = _Trace(model, lambda: network(_images(network, side)))
+    trace = _Trace(model, lambda: network(_noise_for(network, side)))
     declared = {id(module) for module, _ in stage_modules(model)}
     modules = [(name, module) for name, module in model.named_modules() if id(module) in declared and name in trace.ended]
     modules.sort(key=lambda named: trace.ended[named[0]])
@@ -157,7 +275,7 @@ def _entry(trace: _Trace, entries: list[str]) -> str:
     return entry
 
 
-class _Entered(Exception):  # noqa: N818 (it ends a forward pass and is no error)
+class _Entered(Exception):  # noqa: N818 - it ends a forward pass and is not an error
     """The stage has been reached, with this activation."""
 
     def __init__(self, activation: Any) -> None:
@@ -166,7 +284,7 @@ class _Entered(Exception):  # noqa: N818 (it ends a forward pass and is no error
 
 
 def _copied(network: PooledStages) -> PooledStages:
-    """A copy whose stages are not watched: what watches them belongs to the original, and would keep their outputs alive there."""
+    """A copy without the hooks on the stages: these belong to the original, and would keep the outputs alive there."""
     copied = copy.deepcopy(network)
     for module in copied.model.modules():
         module._forward_hooks.clear()
@@ -226,7 +344,7 @@ class Tail(nn.Module):  # type: ignore[misc]
         self.eval()
 
     def _skip_before(self, entry: str, side: int) -> None:
-        trace = _Trace(self.model, lambda: self.network(_images(self.network, side)))
+        trace = _Trace(self.model, lambda: self.network(_noise_for(self.network, side)))
         moment = trace.began[entry]
 
         def walk(module: nn.Module, prefix: str) -> None:
@@ -284,7 +402,7 @@ def cut(network: PooledStages, stage: Stage, *, side: int) -> tuple[Front, Tail]
         stage: one of `stages_of`, not the first.
         side: of the images on which they are compared.
     """
-    images = _images(network, side, 2)
+    images = _noise_for(network, side, count=2)
     try:
         front, tail = Front(_copied(network), stage), Tail(_copied(network), stage, side=side)
         with torch.no_grad():  # and not inference_mode: drop_unused follows gradients
@@ -292,7 +410,7 @@ def cut(network: PooledStages, stage: Stage, *, side: int) -> tuple[Front, Tail]
             value = as_tail_input(front(images), front.channels_first)
             tail.drop_unused(value)
             found = tail.flat(tail(value)) if network.flat else tail.pooled(tail(value))
-    except (RuntimeError, TypeError, ValueError, AttributeError, AssertionError, LookupError):  # a network that is no straight line
+    except (RuntimeError, TypeError, ValueError, AttributeError, AssertionError, LookupError):  # a network that is not a chain
         return None
     if found.shape != expected.shape or not (found - expected).abs().max() <= _TOLERANCE * expected.abs().max():
         return None

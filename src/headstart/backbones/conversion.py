@@ -1,45 +1,74 @@
-"""Writes a PyTorch module that takes uint8 images as an ONNX file, and compares the file with PyTorch before it is accepted.
+"""Converts a PyTorch network to an ONNX file, and compares the file with PyTorch before it is accepted.
 
-It takes PyTorch's TorchScript exporter: that writes operator set 17, which the rest of a saved model is written in, follows free image
-sizes, and took 1 to 7 s for each family tried, where the newer exporter took up to 560 s. PyTorch is imported inside the functions only.
+The exporter is PyTorch's TorchScript one: it writes operator set 17, like the rest of a saved model, follows free image sizes, and took
+1 to 7 s for each family tried, where the newer exporter took up to 560 s. PyTorch is imported inside the functions only.
 """
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import io
-import warnings
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+from headstart.backbones import timm_models
+from headstart.backbones.records import BackboneRecord, Conversion, layers_from_sizes
+from headstart.backbones.timm_models import silence
 from headstart.errors import BackboneError
-from headstart.progress import quiet
+
+if TYPE_CHECKING:
+    from headstart.backbones.stages import PooledStages
+    from headstart.backbones.weight_files import Array
 
 _TOLERANCE = 1e-3  # of ONNX Runtime against PyTorch, relative to the largest value of each part of the output
 _MAX_BYTES = (2 << 30) - (16 << 20)  # a larger ONNX file cannot be self-contained
 
 
-@contextlib.contextmanager
-def silence() -> Iterator[None]:
-    """Hold back the chatter of PyTorch's and timm's imports and exports; errors still come as exceptions."""
-    with quiet("torch.onnx", "timm", "onnxscript"), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        yield
+def convert(record: BackboneRecord, *, tensors: Mapping[str, Array] | None, seed: int = 0) -> Conversion:
+    """Convert a timm network without its classifier to ONNX.
+
+    Args:
+        record: which network.
+        tensors: its weights by name, as `read_tensors` returns them; None for random ones.
+        seed: of the random weights.
+
+    Returns:
+        The file, with the record completed by what the network tells.
+
+    Raises:
+        BackboneError: the weights do not fit, or the converted network does not compute what PyTorch computes.
+        MissingExtraError: PyTorch or timm is not installed.
+    """
+    network, parameters = timm_models.build(record, tensors=tensors, seed=seed)
+    return convert_module(dataclasses.replace(record, parameters=record.parameters or parameters), network)
 
 
-def noise(height: int, width: int, *, seed: int, count: int = 2) -> Any:
-    """Random images with coarse and fine structure, as a torch tensor (N, H, W, 3) of uint8."""
-    import torch
+def convert_module(record: BackboneRecord, network: PooledStages) -> Conversion:
+    """Convert a network as `timm_models.build` returns it, with its present weights, for images of `record.input_size`.
 
-    generator = torch.Generator().manual_seed(seed)
-    coarse = torch.rand(count, 3, 4, 4, generator=generator)
-    smooth = torch.nn.functional.interpolate(coarse, size=(height, width), mode="bilinear")
-    fine = torch.rand(count, 3, height, width, generator=generator)
-    return ((0.8 * smooth + 0.2 * fine) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    Raises:
+        BackboneError: the converted network does not compute what PyTorch computes.
+    """
+    with silence():
+        import onnx
+        import timm
+        import torch
+
+        from headstart.backbones.stages import named_sizes
+
+    free = not network.flat and not network.model.pretrained_cfg.get("fixed_input_size")
+    file, any_size = export_module(network, name=record.name, side=record.input_size, any_size=free)
+    return Conversion(
+        network=file,
+        record=dataclasses.replace(record, dim=network.sizes[-2 if network.flat else -1]),
+        layers=layers_from_sizes(named_sizes(network)),
+        any_size=any_size,
+        versions={"torch": torch.__version__, "timm": timm.__version__, "onnx": onnx.__version__},
+    )
 
 
-def exported(module: Any, *, name: str, side: int, output: str = "features", any_size: bool = True) -> tuple[bytes, bool]:
-    """The module as ONNX, checked, and whether it follows other image sizes.
+def export_module(module: Any, *, name: str, side: int, output: str = "features", any_size: bool = True) -> tuple[bytes, bool]:
+    """Return the module as an ONNX file, checked, and whether it also takes other image sizes.
 
     Args:
         module: in evaluation mode; takes uint8 images (N, H, W, 3). Where it has `sizes`, these are the lengths of the parts of its
@@ -47,13 +76,14 @@ def exported(module: Any, *, name: str, side: int, output: str = "features", any
         name: of the network, for errors.
         side: height and width of the images it is written for.
         output: name of the output.
-        any_size: whether height and width shall be free.
+        any_size: whether height and width should be free.
 
     Raises:
         BackboneError: too large for a file, or the file computes something else than PyTorch.
     """
     import torch
 
+    from headstart.backbones.stages import noise
     from headstart.onnx_graph import OPSET
 
     size_bytes = sum(value.numel() * value.element_size() for value in module.state_dict().values())
@@ -71,7 +101,7 @@ def exported(module: Any, *, name: str, side: int, output: str = "features", any
     difference = _difference(session, module, images[:1])
     if not difference <= _TOLERANCE:
         raise BackboneError(
-            f"The converted {name} differs from PyTorch by {difference:.1e} (relative), more than {_TOLERANCE:g}: it is not used."
+            f"The converted {name} differs from PyTorch by {difference:.1e} (relative), more than {_TOLERANCE:g}: it cannot be used."
         )
     other = noise(side + 32, max(side - 32, 32), seed=3, count=1)
     return written, any_size and _difference(session, module, other) <= _TOLERANCE

