@@ -17,6 +17,9 @@ from headstart import metrics
 from headstart.errors import ParameterError
 from headstart.evaluate import MULTI_LABEL, SINGLE_LABEL, Evaluation, Outcome, evaluate
 from headstart.evaluate.wording import SCORE_WORDS
+from headstart.metrics.intervals import _WeightedScores
+from headstart.reliability import confidence
+from headstart.run.predictions import Predictions
 from headstart.text import enumeration, pad, percent, plural, shorten, visible, width
 
 
@@ -370,3 +373,19 @@ def test_visible_keeps_what_prints() -> None:
     assert visible("naïve 犬 👩\u200d🔬") == "naïve 犬 👩\u200d🔬"
     assert visible("a\u00a0b\u3000c") == "a b c"
     assert visible("a\nb\u202ec\udcff") == "a�b�c�"
+
+
+def test_a_probability_of_one_half_is_the_same_decision_everywhere() -> None:
+    rng = np.random.default_rng(0)
+    probabilities = (rng.integers(0, 11, (200, 3)) / 10).astype(np.float32)
+    probabilities[:3] = 0.5
+    classes = ("a", "b", "c")
+    predictions = Predictions(classes, probabilities, np.arange(200), refused=(), refused_at=(), multilabel=True)
+    predicted = np.array([[name in labels for name in classes] for labels in predictions.labels])
+    assert predicted[:3].all()
+    exact = evaluate(probabilities, predicted, classes)
+    assert exact.scores["accuracy"] == exact.scores["f1_macro"] == 1
+    assert confidence(probabilities, predicted)[1].all()
+    targets = rng.random((200, 3)) < 0.5
+    resampled = _WeightedScores(targets, probabilities)(np.ones((200, 1), dtype=np.float32))
+    assert resampled["f1_macro"] == pytest.approx(evaluate(probabilities, targets, classes).scores["f1_macro"], rel=1e-6)

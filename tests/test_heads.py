@@ -103,6 +103,8 @@ def test_state_makes_the_same_head_again(head: Head, labels: Array) -> None:
     head.fit(X, labels[y])
     state, arrays = head.state()
     again = head_from_state(json.loads(json.dumps(state)), {name: array.copy() for name, array in arrays.items()})
+    older = {name: value for name, value in state.items() if name != "link"} | {"multilabel": head.link_.independent}
+    assert head_from_state(older, arrays).state()[0] == state
     assert type(again) is type(head)
     np.testing.assert_array_equal(again.logits(X), head.logits(X))
     np.testing.assert_array_equal(again.predict(X), head.predict(X))

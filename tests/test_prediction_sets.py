@@ -130,6 +130,8 @@ def test_survives_json() -> None:
     sets = PredictionSets.fit(probabilities, targets, by_class=True, coverage=0.8)
     again = PredictionSets.from_dict(json.loads(json.dumps(sets.to_dict())))
     assert again.to_dict() == sets.to_dict()
+    older = {name: value for name, value in sets.to_dict().items() if name != "link"} | {"multilabel": sets.link.independent}
+    assert PredictionSets.from_dict(older).to_dict() == sets.to_dict()
     assert (again(probabilities) == sets(probabilities)).all()
 
 

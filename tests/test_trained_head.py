@@ -150,6 +150,8 @@ def test_state_makes_the_same_head_again(kind: str) -> None:
     assert again.predict(features()).dtype == head.predict(features()).dtype
     assert again.classes_.dtype == head.classes_.dtype
     assert again.state()[0] == settings
+    older = {name: value for name, value in settings.items() if name != "link"} | {"multilabel": head.link_.independent}
+    assert TrainedHead.from_state(older, arrays).state()[0] == settings
 
 
 def test_the_dtype_of_labels_is_kept() -> None:

@@ -113,10 +113,10 @@ def test_how_sure_and_how_right() -> None:
     sure, right = confidence(np.array([[0.2, 0.8], [0.6, 0.4]]), np.array([1, 1]))
     assert sure.tolist() == [0.8, 0.6]
     assert right.tolist() == [True, False]
-    # with several labels an image every yes and every no counts; one half is a no, as in the scores
+    # with several labels an image every yes and every no counts; a probability of one half is a yes, as in the scores
     sure, right = confidence(np.array([[0.2, 0.9], [0.5, 0.7]]), np.array([[False, True], [True, False]]))
     assert sure.tolist() == [0.8, 0.9, 0.5, 0.7]
-    assert right.tolist() == [True, True, False, False]
+    assert right.tolist() == [True, True, True, False]
 
 
 def test_values_that_cannot_be() -> None:

@@ -108,17 +108,17 @@ class _Problem:
         x, weights, k = self.x, self.weights[:, None], self.x.shape[1]
         p = self.link.probabilities(theta[0] * x + theta[1:])
         error = (p - self.goal) * weights
-        curvature, centred = (p * (1 - p), x) if self.link.independent else (p, x - (p * x).sum(axis=1, keepdims=True))
-        curvature = curvature * weights
+        curvature = p * weights * (1 - p) if self.link.independent else p * weights
+        leaning = curvature * (x if self.link.independent else x - np.einsum("ij,ij->i", p, x)[:, None])
         step, slope = np.zeros(k + 1), float(np.vdot(error, x))
-        bend = float((curvature * x * centred).sum()) + 1e-9 * len(x)
+        bend = float(np.vdot(leaning, x)) + 1e-9 * len(x)
         if not self.shifts:
             step[0] = slope / bend
             return step
         gradient = np.concatenate([[slope], error.sum(axis=0) + _PRIOR * theta[1:]])
         hessian = np.empty((k + 1, k + 1))
         hessian[0, 0] = bend
-        hessian[0, 1:] = hessian[1:, 0] = (curvature * centred).sum(axis=0)
+        hessian[0, 1:] = hessian[1:, 0] = leaning.sum(axis=0)
         hessian[1:, 1:] = np.diag(curvature.sum(axis=0) + _PRIOR)
         if not self.link.independent:
             hessian[1:, 1:] -= p.T @ curvature

@@ -1,17 +1,13 @@
-"""Scores from arrays: NumPy in, numbers out; no other library is imported, so that `predict` and `evaluate` start at once.
+"""Scores from arrays: NumPy in, numbers out; no other library is imported, so that `evaluate` starts at once.
 
 What cannot be known (the AUC of a class without images, the precision of a class never predicted) is ``nan``, without a warning.
 An average over classes is an average over the classes that occur in the targets.
 """
 
-from headstart.metrics.bootstrap import BootstrapIntervals, bootstrap_intervals, resamples
-from headstart.metrics.calibration_error import CalibrationBins, calibration_bins, calibration_error_by_chance, expected_calibration_error
 from headstart.metrics.comparison import AucDifference, PairedDifference, auc_difference, holm, paired_difference
-from headstart.metrics.coverage import accuracy_coverage
 from headstart.metrics.decisions import (
     ClassScores,
     accuracy,
-    accuracy_interval,
     balanced_accuracy,
     class_average,
     confusion_matrix,
@@ -20,9 +16,23 @@ from headstart.metrics.decisions import (
     precision_recall_f1,
     top_k_accuracy,
 )
+from headstart.metrics.intervals import BootstrapIntervals, accuracy_interval, bootstrap_intervals, resamples
 from headstart.metrics.link import SIGMOID, SOFTMAX, THRESHOLD, Link, link_named, link_of, saved_link
-from headstart.metrics.probabilities import brier_score, log_loss
-from headstart.metrics.ranking import average_precision, defined_mean, indicators, precision_recall_curve, roc_auc, roc_curve
+from headstart.metrics.probabilities import (
+    CalibrationBins,
+    accuracy_coverage,
+    average_precision,
+    brier_score,
+    calibration_bins,
+    calibration_error_by_chance,
+    defined_mean,
+    expected_calibration_error,
+    indicators,
+    log_loss,
+    precision_recall_curve,
+    roc_auc,
+    roc_curve,
+)
 
 __all__ = [
     "SIGMOID",

@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headstart.errors import ParameterError
-
-_NORMAL_975 = 1.959963984540054
+from headstart.metrics.intervals import NORMAL_975
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ def paired_difference(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Pa
         raise ParameterError(f"A paired comparison needs the same images twice, got {first.shape} and {second.shape}.")
     more, fewer, count = int((first & ~second).sum()), int((second & ~first).sum()), len(first)
     b, c, n = more + 0.5, fewer + 0.5, count + 2.0
-    centre, half = (b - c) / n, _NORMAL_975 * math.sqrt(max(b + c - (b - c) ** 2 / n, 0.0)) / n
+    centre, half = (b - c) / n, NORMAL_975 * math.sqrt(max(b + c - (b - c) ** 2 / n, 0.0)) / n
     return PairedDifference(
         (more - fewer) / count, (max(-1.0, centre - half), min(1.0, centre + half)), _sign_test(more, fewer), more, fewer
     )  # fmt: skip
@@ -69,8 +68,8 @@ class AucDifference:
     Attributes:
         first, second: the areas, means over the classes that have both kinds of images.
         value: their difference.
-        interval: 95 % confidence interval of it; nan where both rank every image alike well, as nothing then tells how far it varies.
-        p_value: how likely a difference as large as that is by chance; 1 where there is none, nan where it cannot be told.
+        interval: 95 % confidence interval of it; nan where both rank every image equally well, as its variance is then unknown.
+        p_value: how likely a difference as large as that is by chance; 1 where there is none, nan where it is unknown.
     """
 
     first: float
@@ -114,7 +113,7 @@ def auc_difference(positive: NDArray[np.bool_], first: NDArray[np.floating[Any]]
     value, error = float(areas[0] - areas[1]), float(np.sqrt(((parts[0] - parts[1]) ** 2).sum()))
     if error < 1e-12:
         return AucDifference(float(areas[0]), float(areas[1]), value, (math.nan, math.nan), 1.0 if abs(value) < 1e-12 else math.nan)
-    low, high = max(-1.0, value - _NORMAL_975 * error), min(1.0, value + _NORMAL_975 * error)
+    low, high = max(-1.0, value - NORMAL_975 * error), min(1.0, value + NORMAL_975 * error)
     return AucDifference(float(areas[0]), float(areas[1]), value, (low, high), math.erfc(abs(value) / error / math.sqrt(2)))
 
 

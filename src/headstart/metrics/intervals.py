@@ -1,12 +1,13 @@
-"""How far scores would move on other images of the same kind: intervals from resampling the images that were judged.
+"""Confidence intervals: how far scores would move on other images of the same kind.
 
-The images are drawn again with replacement many times, each class as often as it occurs (Efron and Tibshirani, An introduction to the
-bootstrap, 1993, chapter 13: percentile intervals). Images are taken as independent: where several are of one patient, the intervals
-are too narrow.
+A share has Wilson's interval. Other scores have percentile intervals of the bootstrap (Efron and Tibshirani, An introduction to the
+bootstrap, 1993, chapter 13): the images are resampled with replacement, each class as often as it occurs. Images are taken as
+independent: where several show one patient, the intervals are too narrow.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,15 +17,41 @@ from numpy.typing import NDArray
 
 from headstart.errors import ParameterError
 from headstart.metrics.link import link_of
-from headstart.metrics.ranking import indicators
+from headstart.metrics.probabilities import indicators, log_losses
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.float32]
 
+NORMAL_975 = 1.959963984540054
 REPLICATES = 1000
 FEWEST = 200  # where there are so many images and classes that a thousand replicates would take long
 _WORK = 200_000_000  # images x classes x replicates
 _AT_ONCE = 2_000_000  # images x replicates held in memory
+
+
+def accuracy_interval(correct: int, total: int, *, confidence: float = 0.95) -> tuple[float, float]:
+    """Return Wilson's score interval for the share `correct` of `total` independent images.
+
+    It keeps close to its nominal coverage for small `total` and shares near 1, where the textbook interval p ± 1.96 se collapses.
+    Raises ParameterError for impossible counts. Source: Wilson, J. Am. Stat. Assoc. 22 (1927) 209; Brown, Cai and DasGupta,
+    Statistical Science 16 (2001) 101.
+    """
+    if not 0 <= correct <= total or total < 1:
+        raise ParameterError(f"an interval needs 0 <= correct <= total and total >= 1, and got correct={correct}, total={total}.")
+    if not 0 < confidence < 1:
+        raise ParameterError(f"confidence must lie between 0 and 1, for example 0.95, and is {confidence!r}.")
+    if confidence == 0.95:
+        z = NORMAL_975
+    else:
+        from statistics import NormalDist  # takes longer to import than the usual case to compute
+
+        z = NormalDist().inv_cdf((1 + confidence) / 2)
+    share = correct / total
+    shrink = 1 + z * z / total
+    centre = (share + z * z / (2 * total)) / shrink
+    half = z / shrink * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
+    # At the ends the formula gives 0 and 1 but for rounding.
+    return (0.0 if correct == 0 else max(0.0, centre - half), 1.0 if correct == total else min(1.0, centre + half))
 
 
 @dataclass(frozen=True)
@@ -33,9 +60,9 @@ class BootstrapIntervals:
 
     Attributes:
         intervals: name of the score -> (low, high). A score that is undefined, or the same in every resample, has none: that
-            every image at hand is right does not mean that the next one will be.
+            every image at hand is classified correctly does not mean that the next one will be.
         replicates: how many resamples.
-        stratified: whether each class is drawn as often as it occurs; multi-label images are drawn without regard to their labels.
+        stratified: whether each class is drawn as often as it occurs; images with independent labels are drawn without regard to these.
         confidence: share of resamples inside.
         seed: of the resamples.
     """
@@ -48,7 +75,7 @@ class BootstrapIntervals:
 
     @property
     def method(self) -> str:
-        """In words."""
+        """The method as text, for a report."""
         drawn = ", stratified by class" if self.stratified else ""
         return f"percentile bootstrap, {100 * self.confidence:g} %, {self.replicates} resamples{drawn}, seed {self.seed}"
 
@@ -61,17 +88,17 @@ def bootstrap_intervals(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> BootstrapIntervals:
-    """Return intervals of ``balanced_accuracy`` (single label only), ``f1_macro``, ``log_loss`` and ``roc_auc``.
+    """Return intervals of ``balanced_accuracy`` (of one label an image), ``f1_macro``, ``log_loss`` and ``roc_auc``.
 
     Args:
-        targets: int (n,), indices of classes; multi-label: bool (n, k).
+        targets: int (n,), column numbers; or bool (n, k), independent labels.
         probabilities: float (n, k).
         replicates: how many resamples; None is 1000, or fewer for very many images and classes, but 200 at least.
         confidence: share of resamples inside the interval.
         seed: the same seed gives the same intervals.
 
     Raises:
-        ParameterError: fewer than two resamples, or a confidence that is no share.
+        ParameterError: fewer than two resamples, or a confidence outside (0, 1).
     """
     targets, probabilities = np.asarray(targets), np.asarray(probabilities)
     if replicates is not None and replicates < 2:
@@ -81,10 +108,9 @@ def bootstrap_intervals(
     link = link_of(targets)
     n, count = probabilities.shape
     drawn = replicates or int(np.clip(_WORK // max(1, n * count), FEWEST, REPLICATES))
-    judge = _Judge(targets, probabilities)
-    blocks = (
-        [judge(weights) for weights in resamples(n, replicates=drawn, strata=None if link.independent else targets, seed=seed)] if n else []
-    )
+    scores = _WeightedScores(targets, probabilities)
+    strata = None if link.independent else targets
+    blocks = [scores(weights) for weights in resamples(n, replicates=drawn, strata=strata, seed=seed)] if n else []
     tails = [50 * (1 - confidence), 50 * (1 + confidence)]
     intervals: dict[str, tuple[float, float]] = {}
     for name in blocks[0] if blocks else ():
@@ -140,28 +166,25 @@ def weighted_roc_auc(positive: NDArray[np.bool_], scores: NDArray[np.floating[An
     return np.minimum(areas, 1.0)  # but for rounding
 
 
-class _Judge:
+class _WeightedScores:
     """The scores of one set of images under many weights."""
 
     def __init__(self, targets: NDArray[Any], probabilities: NDArray[np.floating[Any]]) -> None:
         self.link = link_of(targets)
         self.positive = indicators(targets, count=probabilities.shape[1])
         self.probabilities = probabilities
-        named = indicators(self.link.decisions(probabilities), count=probabilities.shape[1])
-        self.named = named.astype(np.float32)
-        self.hits = (self.positive & named).astype(np.float32)
+        predicted = indicators(self.link.decisions(probabilities), count=probabilities.shape[1])
+        self.predicted = predicted.astype(np.float32)
+        self.hits = (self.positive & predicted).astype(np.float32)
         self.there = self.positive.astype(np.float32)
-        right = (
-            np.where(self.positive, probabilities, 1 - probabilities) if self.link.independent else probabilities[self.positive][:, None]
-        )
-        self.lost = -np.log(np.clip(right, np.finfo(probabilities.dtype).eps, 1.0).astype(np.float64)).mean(axis=1).astype(np.float32)
+        self.losses = log_losses(targets, probabilities).astype(np.float32)
 
     def __call__(self, weights: Counts) -> dict[str, Floats]:
         """Name -> score under each column of `weights` (n, b), float64 (b,)."""
-        images, named, hits = self.there.T @ weights, self.named.T @ weights, self.hits.T @ weights
+        images, predicted, hits = self.there.T @ weights, self.predicted.T @ weights, self.hits.T @ weights
         found = {} if self.link.independent else {"balanced_accuracy": _class_average(hits, images, images)}
-        found["f1_macro"] = _class_average(2 * hits, named + images, images)
-        found["log_loss"] = (self.lost @ weights).astype(np.float64) / len(weights)
+        found["f1_macro"] = _class_average(2 * hits, predicted + images, images)
+        found["log_loss"] = (self.losses @ weights).astype(np.float64) / len(weights)
         total, defined = np.zeros(weights.shape[1]), np.zeros(weights.shape[1])
         both = self.positive.any(axis=0) & ~self.positive.all(axis=0)
         for column in np.flatnonzero(both):
