@@ -200,7 +200,7 @@ def test_a_network_that_computes_something_else_is_refused(tmp_path: Path, monke
     monkeypatch.setattr(conversion, "_difference", lambda *arguments: 0.02)
     with (
         smaller(64),
-        pytest.raises(BackboneError, match=r"converted mobilenetv3_small_050\.\S+ differs from PyTorch by 2\.0e-02 .* not used"),
+        pytest.raises(BackboneError, match=r"converted mobilenetv3_small_050\.\S+ differs from PyTorch by 2\.0e-02 .* cannot be used"),
     ):
         load_backbone("mobilenetv3_small_050", weights="random", cache=tmp_path, announce=lambda message: None)
     assert not (tmp_path / "networks").exists()
@@ -449,7 +449,7 @@ def test_any_failure_of_a_download_is_told(tmp_path: Path, hub: Path, monkeypatc
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", broken)
     with pytest.raises(
-        BackboneError, match=r"resnet50\.tv_in1k/model\.safetensors are neither .* \(\[Errno 104\] Connection reset by peer\)"
+        BackboneError, match=r"resnet50\.tv_in1k/model\.safetensors are not on this machine .* \(\[Errno 104\] Connection reset by peer\)"
     ):
         published_weights(find("ResNet50"), announce=lambda message: None)
 

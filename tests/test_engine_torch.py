@@ -15,7 +15,7 @@ pytest.importorskip("timm", reason="needs headstart[torch]")
 
 
 def test_it_computes_what_the_engine_for_cpus_computes(backbone: Backbone, pictures: Path) -> None:
-    from headstart.engine.torch_engine import TorchEngine
+    from headstart.engine import TorchEngine
 
     paths = sorted(pictures.glob("*/*.png"))[::9]
     expected = BackboneExtractor(backbone)(paths).values

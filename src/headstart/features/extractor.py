@@ -7,18 +7,18 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from headstart.backbones import Backbone, Layer, torch_network
 from headstart.backbones.loading import BUILD
-from headstart.engine import Engine, Outputs, available_cores, check_kind, gpu_is_there, open_engine
+from headstart.engine import Engine, Outputs, ahead, available_cores, check_kind, gpu_is_there, open_engine
 from headstart.errors import ImageError, StoreError
 from headstart.modalities.image import ImageSource, Preprocessing, image_digest, image_name, quiet_decoding, source_bytes
 from headstart.progress import Progress
@@ -32,8 +32,6 @@ BATCH = 64
 
 _READ_TOGETHER = 32  # files a thread reads and digests in one go
 _Pixels: TypeAlias = npt.NDArray[np.uint8]
-_Item = TypeVar("_Item")
-_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +100,7 @@ class BackboneExtractor:
     def engine(self) -> Engine:
         """The engine, opened at its first use: a run whose features are all stored never pays for it."""
         if not self.backbone.tuned and (self._engine_kind == "torch" or (self._engine_kind == "auto" and gpu_is_there())):
-            from headstart.engine.torch_engine import TorchEngine
+            from headstart.engine import TorchEngine
 
             return TorchEngine(torch_network(self.backbone, weights=self._weights))
         kind = "auto" if self._engine_kind == "torch" else self._engine_kind
@@ -306,21 +304,6 @@ def run_images(
         index, digest, _ = begun.popleft()
         yield ImageResult(index, digest, outputs)
     yield from refusals()
-
-
-def ahead(pool: ThreadPoolExecutor, function: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
-    """The results in order, like those of ``pool.map``, but computed only a few calls ahead of whoever takes them."""
-    waiting: deque[Future[_Result]] = deque()
-    try:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > 4 * available_cores():
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()
 
 
 def _digest(source: Any) -> bytes | ImageError:

@@ -17,9 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from headstart.engine import Engine, available_cores
+from headstart.engine import Engine, ahead, available_cores
 from headstart.errors import RunError
-from headstart.features.extractor import ahead
 from headstart.files import replacing
 from headstart.modalities.image import quiet_decoding
 from headstart.modalities.image.mixing import Mixing

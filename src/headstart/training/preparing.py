@@ -234,7 +234,7 @@ class Preparation:
 
     def _engine(self, front: Front | End) -> Engine:
         if self.engine == "torch" or self.device == "cuda":
-            from headstart.engine.torch_engine import TorchEngine
+            from headstart.engine import TorchEngine
 
             return TorchEngine(front)
         size = self.preprocessing.size

@@ -1,0 +1,260 @@
+"""Engines: run a frozen network over images, in order, as fast as this machine can.
+
+A network is an ONNX file that takes uint8 images (N, H, W, 3) and normalises inside. On a CPU every image is computed alone, on as many
+streams as there are cores: that is faster than batches here (the activations stay in the cache), and it makes the result of an
+image independent of its neighbours, bit for bit.
+
+OpenVINO is used where it can be imported, else ONNX Runtime; PyTorch is for GPUs. All give the same numbers to about 1e-5, so features
+computed by one may be used with another.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from headstart.errors import BackboneError, MissingExtraError, ParameterError
+
+ENGINES = ("auto", "openvino", "onnxruntime", "torch")
+Outputs = tuple[npt.NDArray[np.float32], ...]
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+_log = logging.getLogger(__name__)
+
+
+class Engine(Protocol):
+    """What every engine offers."""
+
+    name: str
+
+    def run(self, images: Iterable[npt.NDArray[np.uint8]]) -> Iterator[Outputs]:
+        """Yield, for each image (H, W, 3) and in order, one float32 array for each output, without the batch dimension.
+
+        The iterable is drawn from while earlier images are being computed; at most a few more images than there are cores are held.
+        """
+        ...
+
+
+def available_cores() -> int:
+    """Cores this process may use (its affinity, where the system tells; a container's CPU quota is not seen)."""
+    if hasattr(os, "process_cpu_count"):
+        return int(os.process_cpu_count() or 1)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check_kind(kind: str) -> str:
+    """Return `kind` if it names an engine.
+
+    Raises:
+        ParameterError: it does not; the message names those there are.
+    """
+    if kind not in ENGINES:
+        raise ParameterError(f"Engine must be one of {', '.join(ENGINES)}, got {kind!r}.")
+    return kind
+
+
+def gpu_is_there() -> bool:
+    """Whether PyTorch could use an NVIDIA GPU, found out without importing PyTorch unless a driver is present."""
+    if not Path("/proc/driver/nvidia/version").exists() or not all(importlib.util.find_spec(name) for name in ("torch", "timm")):
+        return False
+    import torch
+
+    return bool(torch.cuda.is_available())
+
+
+def open_engine(network: Path, *, kind: str = "auto", outputs: Sequence[str] = ("features",), size: int = 224) -> Engine:
+    """Open a network for running.
+
+    Args:
+        network: ONNX file, self-contained.
+        kind: ``auto`` (OpenVINO, else ONNX Runtime), ``openvino`` or ``onnxruntime``. For ``torch`` see `TorchEngine`.
+        outputs: names of the outputs to compute.
+        size: height and width of the images.
+
+    Raises:
+        ParameterError: an unknown kind.
+        MissingExtraError: the engine asked for is not installed.
+        BackboneError: the network is missing or cannot be loaded.
+    """
+    check_kind(kind)
+    if kind == "torch":
+        raise ParameterError(
+            "The engine 'torch' is for extracting features with a backbone; a saved run needs 'openvino' or 'onnxruntime'."
+        )
+    if kind == "auto":
+        kind = "openvino" if importlib.util.find_spec("openvino") else "onnxruntime"
+    if importlib.util.find_spec(kind) is None:
+        raise MissingExtraError(f"The engine {kind!r}", extra=kind)
+    try:
+        status = network.stat()
+    except OSError as error:
+        raise BackboneError(f"{network}: cannot be opened ({error.strerror}).") from None
+    return _opened(kind, network, (status.st_mtime_ns, status.st_size, status.st_ino), tuple(outputs), size)
+
+
+@lru_cache(maxsize=4)
+def _opened(kind: str, network: Path, version: tuple[int, ...], outputs: tuple[str, ...], size: int) -> Engine:
+    """Open an engine, or return it from the cache: opening costs 0.3 s, and cross-validation requests the same one repeatedly."""
+    return OpenVinoEngine(network, outputs=outputs, size=size) if kind == "openvino" else OnnxRuntimeEngine(network, outputs=outputs)
+
+
+def check_image(image: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """Add the batch dimension; refuse what is not a uint8 RGB image, which would otherwise give wrong numbers silently."""
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ParameterError(f"An engine takes uint8 images of shape (H, W, 3), got {image.dtype} {image.shape}.")
+    return image[None]
+
+
+def ahead(
+    pool: ThreadPoolExecutor, function: Callable[[_Item], _Result], items: Iterable[_Item], *, most: int | None = None
+) -> Iterator[_Result]:
+    """The results in order, like those of ``pool.map``, but at most `most` calls (4 per core) ahead of whoever takes them."""
+    limit = 4 * available_cores() if most is None else most
+    waiting: deque[Future[_Result]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > limit:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+class OpenVinoEngine:
+    """Runs an ONNX network with OpenVINO on the CPU: one image per request, one request per core and a few waiting.
+
+    The fastest engine on the processors measured so far (x86-64, two cores).
+    """
+
+    name = "openvino"
+
+    def __init__(self, network: Path, *, outputs: tuple[str, ...], size: int) -> None:
+        import openvino as ov
+
+        self._ov = ov
+        settings: dict[str, Any] = {
+            "PERFORMANCE_HINT": "THROUGHPUT",
+            # The default on recent processors is bfloat16, which is off by several per cent.
+            "INFERENCE_PRECISION_HINT": "f32",
+            # The default is one thread for each physical core of the machine, whatever the container allows.
+            "INFERENCE_NUM_THREADS": available_cores(),
+        }
+        core = ov.Core()
+        try:
+            model = core.read_model(network)
+            model.reshape({model.inputs[0]: [1, size, size, 3]})
+            self._compiled = core.compile_model(model, "CPU", settings)
+            self._indices = [self._compiled.outputs.index(self._compiled.output(name)) for name in outputs]
+        except RuntimeError as error:
+            raise BackboneError(f"{network}: OpenVINO cannot load this network ({str(error).splitlines()[-1][:200]}).") from None
+        # The thread that runs the last callback may still hold references when wait_all() returns. Were they the last ones, it would
+        # destroy the queue, join itself and abort the process. So the engine keeps its last queue, and open_engine caches engines.
+        self._last_queue: Any = None
+        _log.debug("%s: OpenVINO %s, %d threads", network, ov.__version__, available_cores())
+
+    def run(self, images: Iterable[npt.NDArray[np.uint8]]) -> Iterator[Outputs]:
+        """Yield the outputs of each image, in order (see `Engine`)."""
+        done: dict[int, Outputs] = {}
+        indices = self._indices
+
+        def store(request: Any, index: int) -> None:  # refers to nothing of OpenVINO's: see _last_queue
+            done[index] = tuple(request.get_output_tensor(output).data[0].copy() for output in indices)
+
+        queue = self._ov.AsyncInferQueue(self._compiled, available_cores() + 2)
+        queue.set_callback(store)
+        self._last_queue = queue
+        following = 0
+        try:
+            for index, image in enumerate(images):
+                queue.start_async({0: check_image(image)}, index)
+                while following in done:
+                    yield done.pop(following)
+                    following += 1
+        finally:
+            queue.wait_all()
+        while following in done:
+            yield done.pop(following)
+            following += 1
+
+
+class OnnxRuntimeEngine:
+    """Runs an ONNX network with ONNX Runtime on the CPU: one single-threaded computation for each core."""
+
+    name = "onnxruntime"
+
+    def __init__(self, network: Path, *, outputs: tuple[str, ...]) -> None:
+        import onnxruntime as ort
+
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = 1  # parallel over images instead: no synchronisation inside a layer
+        options.log_severity_level = 3
+        try:
+            self._session = ort.InferenceSession(str(network), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime's own exception types are not exported
+            raise BackboneError(f"{network}: ONNX Runtime cannot load this network ({str(error).splitlines()[0][:200]}).") from None
+        self._input = self._session.get_inputs()[0].name
+        self._outputs = list(outputs)
+
+    def _one(self, image: npt.NDArray[np.uint8]) -> Outputs:
+        values = self._session.run(self._outputs, {self._input: check_image(image)})
+        return tuple(value[0] for value in values)
+
+    def run(self, images: Iterable[npt.NDArray[np.uint8]]) -> Iterator[Outputs]:
+        """Yield the outputs of each image, in order (see `Engine`)."""
+        cores = available_cores()
+        with ThreadPoolExecutor(cores, thread_name_prefix="headstart-engine") as pool:
+            yield from ahead(pool, self._one, images, most=cores + 2)
+
+
+class TorchEngine:
+    """Runs a PyTorch module that takes uint8 images (N, H, W, 3), on a GPU if there is one.
+
+    On a GPU it computes in float32 without TF32, in the memory format that convolutions prefer, in batches, while the next images are
+    being decoded in threads. It was tested on the CPU; on a GPU it has not been run by its authors.
+
+    Args:
+        network: in evaluation mode; gives float32 features (N, D).
+        device: ``cuda``, ``cpu`` or any device of PyTorch's; the GPU by default, if there is one.
+        batch: images computed together. Unlike in the other engines, a result may depend on its neighbours in the last bits.
+    """
+
+    name = "torch"
+
+    def __init__(self, network: Any, *, device: str | None = None, batch: int = 64) -> None:
+        import torch
+
+        self._torch = torch
+        self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self._network = network.eval().to(self._device, memory_format=torch.channels_last)
+        self._batch = batch
+
+    def run(self, images: Iterable[npt.NDArray[np.uint8]]) -> Iterator[Outputs]:
+        """Yield the features of each image, in order (see `Engine`)."""
+        waiting = iter(images)
+        while chunk := [check_image(image) for image in islice(waiting, self._batch)]:
+            for row in self._features(np.concatenate(chunk)):
+                yield (row,)
+
+    def _features(self, batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        torch = self._torch
+        pixels = torch.from_numpy(batch)
+        if self._device.type == "cuda":
+            pixels = pixels.pin_memory()
+        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            features = self._network(pixels.to(self._device, non_blocking=True))
+        found: npt.NDArray[np.float32] = features.float().cpu().numpy()
+        return found
