@@ -91,7 +91,7 @@ def test_a_leak_is_told_before_the_score(cli: Cli, pictures: Path) -> None:
     shutil.copytree(pictures, "data/test")
     done = cli("fit", "data", "--head", "centroid")
     assert "Warning: 60 test images are exact copies of training images" in done.err
-    assert "beware    the score cannot be believed before this is settled: 60 test images" in done.out
+    assert "beware    do not trust the score until this is resolved: 60 test images" in done.out
 
 
 def test_a_fit_inside_the_data_folder(cli: Cli, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +107,7 @@ def test_shards(cli: Cli, pictures: Path) -> None:
     for index in (1, 2):
         done = cli("fit", pictures, "--shard", f"{index}/2", "--cache", f"c{index}", "-q")
         assert done.code == 0
-        assert done.out.startswith(f"shard {index}/2: 30 images, 30 computed now, kept in ")
+        assert done.out.startswith(f"shard {index}/2: 30 images, 30 computed now, stored in ")
         assert done.out.count("\n") == 1
     merged = cli("cache", "merge", "c1", "c2/features.sqlite", "--cache", "both")
     assert [line.split(": ")[1] for line in merged.out.splitlines()] == ["30 added, 0 already there"] * 2
@@ -294,7 +294,7 @@ def test_help_of_the_whole(cli: Cli) -> None:
 @pytest.mark.parametrize(
     ("error", "code", "said"),
     [
-        (KeyboardInterrupt(), 130, "Interrupted. What was finished is kept: the same command goes on from there."),
+        (KeyboardInterrupt(), 130, "Interrupted. Finished work is kept; run the same command again to resume."),
         (MemoryError(), 1, "Error: Out of memory."),
         (OSError(28, "No space left on device", "/x"), 1, "Error: /x: No space left on device"),
         (OSError("odd"), 1, "Error: odd"),

@@ -203,7 +203,7 @@ def test_ctrl_c_keeps_what_was_finished(many: Path, own_cache: Path, tmp_path: P
     code, seconds, said = _interrupted(many, own_cache, tmp_path / "run", signal.SIGINT, when=lambda: _stored(own_cache) > 0)
     assert code == 130
     assert seconds < 30  # a second or two where nothing else runs
-    assert said.splitlines()[-1] == "Interrupted. What was finished is kept: the same command goes on from there."
+    assert said.splitlines()[-1] == "Interrupted. Finished work is kept; run the same command again to resume."
     assert "Traceback" not in said
     assert not (tmp_path / "run").exists()
     kept = _stored(own_cache)

@@ -85,7 +85,7 @@ def test_the_layers_have_the_parameters_of_the_described_network(name: str, clas
     assert summary.rows[-1].kind == ("Dense, sigmoid" if name == "cats-dogs-vgg16" else "Dense, softmax")
     lines = summary.lines()
     assert lines[-3:] == [f"parameters  {14_714_688 + dense:,}", f"trained     {dense:>10,}", "frozen      14,714,688"]
-    with pytest.raises(ParameterError, match="Only a network that is trained by fine_tuning has a summary"):
+    with pytest.raises(ParameterError, match="Only settings with fine_tuning have a summary of layers"):
         model_summary(FitSettings(), classes=2)
 
 
@@ -118,7 +118,7 @@ def test_a_file_of_ones_own() -> None:
     assert recipe.settings() == FitSettings(head="ridge", seed=3)
     assert recipe.settings(True) == FitSettings(class_weight="balanced")
     assert recipe.settings(True, weights="random", seed=1) == FitSettings(class_weight="balanced", weights="random", seed=1)
-    with pytest.raises(ParameterError, match=r"no setting 'sead'\. Did you mean seed"):
+    with pytest.raises(ParameterError, match=r"There is no setting 'sead'\. Did you mean seed"):
         recipe.settings(sead=1)
     written(MINE + "[fast]\n")
     assert read_recipe("mine.toml").settings() == FitSettings()
@@ -137,27 +137,30 @@ def test_fine_tuning_of_a_file() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("name = ", "this is no TOML file: "),
+        ("name = ", "not a TOML file: "),
         ("[fast]\n", "a recipe needs name and title and what."),
         (MINE, "a recipe needs a table [fast] or [exact]"),
         (MINE + "fast = 1", "fast must be a table, written [fast], got 1."),
         (MINE + "data = 3\n[fast]\n", "data must be text, got 3."),
-        (MINE + "tittle = 'x'\n[fast]\n", "there is no setting 'tittle'. Did you mean title?"),
-        (MINE + "[fast]\nbackbon = 'x'\n", "[fast] there is no setting 'backbon'. Did you mean backbone"),
+        (MINE + "tittle = 'x'\n[fast]\n", "There is no entry 'tittle'. Did you mean title?"),
+        (MINE + "[fast]\nbackbon = 'x'\n", "[fast] There is no setting 'backbon'. Did you mean backbone"),
         (MINE + "[fast]\nhead = 'logistics'\n", "[fast] head must be one of "),
-        (MINE + "[fast]\nfolds = 'five'\n", "[fast] folds must be a whole number, got 'five'."),
-        (MINE + "[fast]\nfolds = true\n", "[fast] folds must be a whole number, got True."),
-        (MINE + "[fast]\ntest_share = 'x'\n", "[fast] test_share must be a number, got 'x'."),
-        (MINE + "[fast]\ncolumns = 'x'\n", "[fast] columns must be a table of texts, got 'x'."),
-        (MINE + "[exact]\nfine_tuning = 3\n", "[exact] must be a table, written [exact.fine_tuning], got 3."),
-        (MINE + "[exact.fine_tuning]\nepoch = 3\n", "[exact.fine_tuning] there is no setting 'epoch'. Did you mean epochs"),
-        (MINE + "[exact.fine_tuning]\nepochs = 0\n", "[exact] epochs must be a whole number of at least 1, got 0."),
-        (MINE + "[exact.fine_tuning]\nlr = 'low'\n", "[exact.fine_tuning] lr must be a number, got 'low'."),
+        (MINE + "[fast]\nfolds = 'five'\n", "[fast] folds must be 0 (none) or a whole number of at least 2, got 'five'."),
+        (MINE + "[fast]\nfolds = true\n", "[fast] folds must be 0 (none) or a whole number of at least 2, got True."),
+        (MINE + "[fast]\ntest_share = 'x'\n", "[fast] test_share must be a number above 0 and below 1, got 'x'."),
+        (MINE + "[fast]\ncolumns = 'x'\n", "[fast] columns must be a table of names of columns for path, label, split, group, got 'x'."),
+        (MINE + "[exact]\nfine_tuning = 3\n", "exact.fine_tuning must be a table, written [exact.fine_tuning], got 3."),
+        (MINE + "[exact.fine_tuning]\nepoch = 3\n", "[exact.fine_tuning] There is no setting 'epoch'. Did you mean epochs"),
+        (MINE + "[exact.fine_tuning]\nepochs = 0\n", "[exact.fine_tuning] epochs must be a whole number of at least 1, got 0."),
+        (MINE + "[exact.fine_tuning]\nlr = 'low'\n", "[exact.fine_tuning] lr must be a number above 0, got 'low'."),
         (
             MINE + "[exact.fine_tuning]\nhead_layers = [0.5]\n",
-            "[exact.fine_tuning] head_layers must be a list of whole numbers, got [0.5].",
+            "[exact.fine_tuning] head_layers must be a list of whole numbers of at least 1, got [0.5].",
         ),
-        (MINE + "[exact.fine_tuning]\nunfreeze = 1.5\n", "[exact.fine_tuning] unfreeze must be a whole number or text, got 1.5."),
+        (
+            MINE + "[exact.fine_tuning]\nunfreeze = 1.5\n",
+            "[exact.fine_tuning] unfreeze must be a number of stages from 1, names of stages, or 'gradual', got 1.5.",
+        ),
     ],
 )
 def test_what_is_wrong_in_a_file_is_told(text: str, said: str) -> None:
@@ -170,7 +173,7 @@ def test_files_that_cannot_be_read() -> None:
     with pytest.raises(ParameterError, match=r"none\.toml: this recipe cannot be read: No such file"):
         read_recipe("none.toml")
     Path("bad.toml").write_bytes(b"\xff\xfe")
-    with pytest.raises(ParameterError, match=r"bad\.toml: this is no TOML file: "):
+    with pytest.raises(ParameterError, match=r"bad\.toml: not a TOML file: "):
         read_recipe("bad.toml")
 
 
@@ -243,7 +246,7 @@ def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
-OFFER = "--exact needs the ImageNet weights of {0}, and takes no others unasked."
+OFFER = "--exact needs the ImageNet weights of {0}, and uses no others unless told to."
 
 
 @pytest.mark.torch

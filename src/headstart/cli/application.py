@@ -11,21 +11,23 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec
+from typing import Annotated, Any
 
 import typer
 
 import headstart
+from headstart.cli.options import expanded
 from headstart.errors import HeadstartError, InputError, Interrupted, MissingExtraError, ParameterError
 
-COMMANDS = (
-    "fit", "lr-find", "predict", "evaluate", "explain", "serve", "export", "report",
-    "compare", "check", "backbones", "recipe", "cache", "bench", "demo",
-)  # fmt: skip
-"""In the order in which ``--help`` lists them; each is registered by the module of its name."""
+COMMANDS = {
+    "fit": "fit_command", "lr-find": "fit_command", "predict": "predict_command", "evaluate": "run_commands", "explain": "explain_command",
+    "serve": "serve_command", "export": "export_commands", "report": "run_commands", "compare": "run_commands", "check": "data_commands",
+    "backbones": "backbones_command", "recipe": "recipe_command", "cache": "data_commands", "bench": "export_commands",
+    "demo": "recipe_command",
+}  # fmt: skip
+"""In the order in which ``--help`` lists them, each with the module that registers it."""
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
-_P = ParamSpec("_P")
 
 application = typer.Typer(
     name="headstart",
@@ -36,15 +38,6 @@ application = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
 )
-
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print more; show the traceback of unexpected errors.")]
-CacheFolder = Annotated[
-    str | None,
-    typer.Option(
-        "--cache", metavar="DIR", help="Folder for features and networks. [default: $HEADSTART_CACHE, else the user's cache folder]"
-    ),
-]
 
 
 def _show_version(asked: bool) -> None:
@@ -60,16 +53,17 @@ def _options(
     """From a folder of labelled images to a tested classifier, in seconds."""
 
 
-def guarded(command: Callable[_P, None]) -> Callable[_P, None]:
-    """Turn what goes wrong in a command into a sentence on stderr and an exit code.
+def guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of its settings, and turn what goes wrong in it into a sentence on stderr and an exit code.
 
     2 for bad input or a missing optional part, 1 for any other failure, 130 for Ctrl-C.
     """
+    signature, arguments = expanded(command)
 
     @functools.wraps(command)
-    def run(*args: _P.args, **kwargs: _P.kwargs) -> None:
+    def run(**kwargs: Any) -> None:
         try:
-            command(*args, **kwargs)
+            command(**arguments(kwargs))
         except (typer.Exit, typer.Abort):
             raise
         except (InputError, MissingExtraError) as error:
@@ -79,7 +73,7 @@ def guarded(command: Callable[_P, None]) -> Callable[_P, None]:
         except Interrupted as interrupted:
             _stop(str(interrupted), INTERRUPTED, label="")
         except KeyboardInterrupt:
-            _stop("Interrupted. What was finished is kept: the same command goes on from there.", INTERRUPTED, label="")
+            _stop("Interrupted. Finished work is kept; run the same command again to resume.", INTERRUPTED, label="")
         except BrokenPipeError:
             # The reader of a pipe went away, as `head` does. Python would complain again while flushing at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -96,6 +90,8 @@ def guarded(command: Callable[_P, None]) -> Callable[_P, None]:
                 f"{type(error).__name__}: {error}\nThis is a bug in Headstart. Run again with -v for the traceback, and report it.", FAILED
             )
 
+    run.__signature__ = signature  # type: ignore[attr-defined]
+    run.__annotations__ = {name: parameter.annotation for name, parameter in signature.parameters.items()}
     return run
 
 
@@ -116,7 +112,7 @@ def write_json(path: Path, value: Any) -> None:
 
 @contextmanager
 def writable(path: Path) -> Iterator[None]:
-    """Say in words that a file which the user asked for cannot be written."""
+    """Turn a failure to write a file that the user asked for into a `ParameterError`."""
     try:
         yield
     except OSError as error:
@@ -157,10 +153,12 @@ def _hint_for_a_path(arguments: list[str]) -> str:
     return f"There is no command {first!r}. Did you mean: headstart {meant}"
 
 
-def register_commands() -> None:
-    """Import the module of every command, which adds it to the application."""
-    for name in COMMANDS:
-        importlib.import_module(f"headstart.cli.{name.replace('-', '_')}_command")
+def register_commands(only: str | None = None) -> None:
+    """Import the modules of all commands, or of one, which add them to the application."""
+    for module in dict.fromkeys(COMMANDS.values() if only is None else [COMMANDS[only]]):
+        importlib.import_module(f"headstart.cli.{module}")
+    order = list(COMMANDS)
+    application.registered_commands.sort(key=lambda command: order.index(command.name or ""))
 
 
 def main() -> None:
@@ -170,7 +168,8 @@ def main() -> None:
         if hint := _hint_for_a_path(sys.argv[1:]):
             typer.echo(f"Error: {hint}", err=True)
             sys.exit(BAD_INPUT)
-        register_commands()
+        first = sys.argv[1] if len(sys.argv) > 1 else ""
+        register_commands(first if first in COMMANDS else None)
         application()
     except KeyboardInterrupt:  # before or after the command itself
         sys.exit(INTERRUPTED)

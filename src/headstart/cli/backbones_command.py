@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headstart.cli.application import Verbose, application, guarded
+from headstart.cli.application import application, guarded
+from headstart.cli.options import Verbose
 from headstart.cli.terminal import print_result
 from headstart.errors import ParameterError
 

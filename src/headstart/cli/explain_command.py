@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headstart.cli.application import BAD_INPUT, Quiet, Verbose, application, guarded, writable
+from headstart.cli.application import BAD_INPUT, application, guarded, writable
+from headstart.cli.options import Quiet, Verbose
 from headstart.cli.terminal import TerminalListener, print_result
 
 if TYPE_CHECKING:

@@ -1,22 +1,29 @@
-"""``headstart fit``."""
+"""``headstart fit`` and ``headstart lr-find``: the commands that train."""
 
 from __future__ import annotations
 
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headstart.cli import data_options, training_options
-from headstart.cli.application import INTERRUPTED, CacheFolder, Quiet, Verbose, application, check_writable, guarded, writable
+from headstart.cli.application import INTERRUPTED, application, check_writable, guarded, writable
+from headstart.cli.options import Data, OptionsOf, Quiet, Typed, Verbose, fit_settings, split_typed, words_typed
 from headstart.cli.terminal import TerminalListener, hanging, print_result
+from headstart.errors import ParameterError
+from headstart.settings import FineTuning, FitSettings
+from headstart.settings.field import PATH, TEXT, Settings, check_same, number, option, options, plain, whole
 
 if TYPE_CHECKING:
-    from headstart.pipeline import FitResult, FitSettings, Shard
+    from headstart.pipeline import FitResult
+    from headstart.training.learning_rates import LearningRates
+
+# headstart fit -----------------------------------------------------------------------------------------------------------------------
 
 _HELP = """Learn a classifier from labelled images, test it on images it has not seen, and write a run folder.
 
@@ -37,100 +44,46 @@ Examples:
 """
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Instead(Settings):
+    """What `headstart fit` does instead of a whole fit from the beginning."""
+
+    show_augment: Path | None = option(
+        None, "Write a picture of augmented images, as the network will see them, and stop.", PATH, metavar="FILE.png", panel="Training"
+    )  # fmt: skip
+    resume: Path | None = option(None, "Resume a training that was interrupted.", PATH, metavar="RUN", panel="Training")
+    shard: str | None = option(None, "Compute the I-th of N parts of the features, and stop.", TEXT, metavar="I/N")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        given = [of.flag for name, of in options(type(self)).items() if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ParameterError(f"{' and '.join(given)} are mutually exclusive.")
+
+
 @application.command(name="fit", help=_HELP, epilog=_EXAMPLES, short_help="Learn a classifier from labelled images, and test it.")
 @guarded
 def fit_command(
-    data: data_options.Data,
-    test: Annotated[str | None, typer.Option(metavar="DIR", help="Test images: a folder or list with the same classes.")] = None,
+    data: Data,
+    *,
     out: Annotated[Path | None, typer.Option(metavar="RUN", help="Run folder to write. [default: runs/NAME-OF-DATA]")] = None,
-    backbone: data_options.Backbone = "efficientnet_lite0",
-    weights: data_options.Weights = None,
-    head: Annotated[str, typer.Option(metavar="NAME", help="auto, logistic, ridge, kernel_ridge, neighbours or centroid.")] = "auto",
-    class_weight: data_options.ClassWeight = None,
-    fit_image: data_options.FitImage = None,
-    test_share: data_options.TestShare = 0.2,
-    plan: Annotated[Path | None, typer.Option(metavar="FILE", help="Follow the plan that `headstart check --fix` wrote.")] = None,
-    coverage: Annotated[float, typer.Option(help="How often the prediction sets are to hold the right class.")] = 0.95,
-    by_class: Annotated[bool, typer.Option("--by-class", help="Promise that coverage within each class.")] = False,
-    group_from: data_options.GroupFrom = None,
-    column: data_options.Column = None,
-    folds: Annotated[int, typer.Option(metavar="K", help="Also cross-validate over the training part.")] = 0,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same result.")] = 0,
-    engine: data_options.Engine = "auto",
-    strategy: training_options.Strategy = "probe",
-    unfreeze: training_options.Unfreeze = None,
-    lr: training_options.LearningRate = None,
-    layer_decay: training_options.LayerDecay = None,
-    epochs: training_options.Epochs = None,
-    steps: training_options.Steps = None,
-    batch_size: training_options.BatchSize = None,
-    augment: training_options.Augment = None,
-    views: training_options.Views = None,
-    show_augment: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE.png", help="Write a sheet of what the network will see, and stop.", rich_help_panel="Training"),
-    ] = None,
-    optimizer: training_options.Optimizer = None,
-    loss: training_options.LossName = None,
-    label_smoothing: training_options.LabelSmoothing = None,
-    head_layers: training_options.HeadLayers = None,
-    dropout: training_options.Dropout = None,
-    pooling: training_options.Pooling = None,
-    image_size: training_options.ImageSize = None,
-    precision: training_options.Precision = None,
-    retain: training_options.Retain = None,
-    early_stop: training_options.EarlyStop = None,
-    average: training_options.Average = None,
-    device: training_options.Device = None,
-    logger: training_options.Logger = None,
-    resume: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="Go on with a training that was interrupted.", rich_help_panel="Training")
-    ] = None,
-    shard: Annotated[str | None, typer.Option(metavar="I/N", help="Only compute the I-th of N parts of the features.")] = None,
-    cache: CacheFolder = None,
-    no_cache: data_options.NoCache = False,
+    typed: Annotated[Typed, OptionsOf((FitSettings, FineTuning), default={"strategy": "probe"})],
+    instead: _Instead,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
     """Learn a classifier from labelled images."""
-    from headstart.pipeline import FitSettings, Shard
-
-    _check_one_kind_of_work(shard=shard, show_augment=show_augment, resume=resume)
-    if strategy == "probe" and show_augment is not None:
-        strategy = "partial"
-    elif strategy == "probe" and resume is not None:
-        strategy = _strategy_of(resume)
-    training = training_options.fine_tuning(
-        strategy, dict(  # noqa: C408
-            unfreeze=unfreeze, lr=lr, layer_decay=layer_decay, epochs=epochs, steps=steps, batch_size=batch_size, augment=augment,
-            views=views, optimizer=optimizer, loss=loss, label_smoothing=label_smoothing, head_layers=head_layers, dropout=dropout,
-            pooling=pooling, image_size=image_size, precision=precision, retain=retain, early_stop=early_stop, average=average,
-            device=device, logger=logger,
-        ),
-    )  # fmt: skip
-    kept = None if no_cache else cache or "auto"
-    settings = FitSettings(
-        test=test, test_share=test_share, group_from=group_from, columns=columns_of(column), folds=folds, backbone=backbone,
-        weights=weights, head=head.replace("-", "_"), class_weight=class_weight, fit_image=fit_image, cache=kept, engine=engine, seed=seed,
-        fine_tuning=training, plan=plan, coverage=coverage, coverage_by_class=by_class,
-    )  # fmt: skip
     with TerminalListener(quiet=quiet, verbose=verbose, mute=not leads()) as listener:
-        if show_augment is not None:
-            _show_augmentation(data, show_augment, augment or "light", settings, image_size)
-        elif shard is not None:
-            _fit_shard(data, Shard.parse(shard), settings, listener, quiet=quiet)
+        if instead.show_augment is not None:
+            _show_augmentation(data, instead.show_augment, fit_settings(typed, strategy="partial"))
+        elif instead.shard is not None:
+            _fit_shard(data, instead.shard, fit_settings(typed), listener, quiet=quiet)
+        elif instead.resume is not None:
+            result = _resume(data, out, typed, listener, run=_run_of(instead.resume))
         else:
-            result = _fit(data, out, settings, listener, resume=resume)
-    if show_augment is None and shard is None:  # below the progress, which is gone now
+            result = run_fit(data, out or free_run(data), fit_settings(typed), listener)
+    if instead.show_augment is None and instead.shard is None:  # below the progress, which is gone now
         show_result(result, quiet=quiet)
-
-
-def _check_one_kind_of_work(**given: Any) -> None:
-    from headstart.errors import ParameterError
-
-    names = [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None]
-    if len(names) > 1:
-        raise ParameterError(f"{' and '.join(names)} cannot be combined: each is a work of its own.")
 
 
 def leads() -> bool:
@@ -138,25 +91,31 @@ def leads() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _fit(data: str, out: Path | None, settings: FitSettings, listener: TerminalListener, *, resume: Path | None) -> FitResult:
-    from headstart.errors import ParameterError
-    from headstart.pipeline import fit, settings_to_resume
+def run_fit(data: str, out: Path, settings: FitSettings, listener: TerminalListener, *, resume: bool = False) -> FitResult:
+    """Call `headstart.fit` with the command that was typed; of several processes one reports an interruption."""
+    from headstart.pipeline import fit
 
-    if resume is not None:
-        resume = _run_of(resume)
-        if out is not None and _run_of(out) != resume:
-            raise ParameterError(f"--resume {resume} goes on with that run; leave out --out {out}.")
-        begun, of = settings_to_resume(resume, cache=settings.cache)
-        settings = _same_but_for(begun, settings, run=resume)
-        listener.say(f"Going on with {resume}, which was begun on {of}.")
-    target = resume or out or free_run(data)
     command = "headstart " + shlex.join(sys.argv[1:])
     try:
-        return fit(data, out=target, settings=settings, listener=listener, command=command, resume=resume is not None)
+        return fit(data, out=out, settings=settings, listener=listener, command=command, resume=resume)
     except KeyboardInterrupt:
         if leads():
             raise
-        raise typer.Exit(INTERRUPTED) from None  # one process says it for all
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _resume(data: str, out: Path | None, typed: Typed, listener: TerminalListener, *, run: Path) -> FitResult:
+    """Resume a training with the settings it was begun with; what was typed must not contradict them."""
+    from headstart.pipeline import settings_to_resume
+
+    if out is not None and _run_of(out) != run:
+        raise ParameterError(f"--resume {run} resumes that run; leave out --out {out}.")
+    settings, begun_on = settings_to_resume(run, cache=typed.get("cache", "auto"))
+    own, training = split_typed(typed)
+    now = {name: plain(value) for name, value in own.items() if options(FitSettings)[name].recorded}
+    check_same(settings.to_dict(), {**now, "fine_tuning": {name: plain(value) for name, value in training.items()}}, run=run)
+    listener.say(f"Resuming {run}, which was begun on {begun_on}.")
+    return run_fit(data, run, settings, listener, resume=True)
 
 
 def _run_of(path: Path) -> Path:
@@ -166,63 +125,28 @@ def _run_of(path: Path) -> Path:
     return path.with_name(path.name.removesuffix(".training"))
 
 
-def _strategy_of(resumed: Path) -> str:
-    from headstart.pipeline import settings_to_resume
-
-    plan = settings_to_resume(_run_of(resumed))[0].fine_tuning
-    return "probe" if plan is None else plan.strategy
-
-
-def _same_but_for(begun: FitSettings, given: FitSettings, *, run: Path) -> FitSettings:
-    """The settings with which a training was begun; what was typed now must not contradict them."""
-    from headstart.pipeline import FitSettings
-    from headstart.settings import FineTuning
-
-    before, now, default = begun.to_dict(), given.to_dict(), FitSettings().to_dict()
-    plan_before, plan_now = before.pop("fine_tuning"), now.pop("fine_tuning")
-    _check_not_contrary(now, default, before, run=run)
-    if plan_now is not None:
-        # A strategy has been typed, if it is the usual one or not.
-        _check_not_contrary(plan_now, FineTuning().to_dict() | {"strategy": None}, plan_before, run=run)
-    return begun
-
-
-def _check_not_contrary(now: Mapping[str, Any], default: Mapping[str, Any], before: Mapping[str, Any], *, run: Path) -> None:
-    from headstart.errors import ParameterError
-
-    for name, value in now.items():
-        if value not in (default[name], before[name]):
-            raise ParameterError(
-                f"The training of {run} was begun with {name} {before[name]!r} and cannot go on with {value!r}. Leave it out: all settings "
-                "are taken over."
-            )
-
-
-def _show_augmentation(data: str, path: Path, augment: str, settings: FitSettings, size: int | None) -> None:
-    from headstart.errors import ParameterError
+def _show_augmentation(data: str, path: Path, settings: FitSettings) -> None:
     from headstart.pipeline import augmentation_sheet
 
+    plan = settings.fine_tuning or FineTuning()
     if path.suffix.lower() != ".png":
         raise ParameterError(f"--show-augment takes the name of a .png file, got {path}.")
     check_writable(path)
     with writable(path):
-        augmentation_sheet(data, settings, augment=augment, size=size).save(path)
-    print_result(f"{path}: what the network will see with --augment {augment}. Nothing was trained.")
+        augmentation_sheet(data, settings, augment=plan.augment, size=plan.image_size).save(path)
+    print_result(f"{path}: what the network will see with --augment {plan.augment}. Nothing was trained.")
 
 
-def columns_of(given: list[str] | None) -> dict[str, str] | None:
-    """What ``--column`` says, as `FitSettings` takes it."""
-    from headstart.errors import ParameterError
+def _fit_shard(data: str, shard: str, settings: FitSettings, listener: TerminalListener, *, quiet: bool) -> None:
+    from headstart.pipeline import Shard, fit_shard
 
-    if not given:
-        return None
-    columns = {}
-    for text in given:
-        kind, equals, name = text.partition("=")
-        if kind not in ("path", "label", "split", "group") or not equals or not name:
-            raise ParameterError(f"--column takes path=NAME, label=NAME, split=NAME or group=NAME; got {text!r}.")
-        columns[kind] = name
-    return columns
+    part = Shard.parse(shard)
+    done = fit_shard(data, part, settings=settings, listener=listener)
+    for error in done.refused:
+        listener.warn(f"{error} (left out)")
+    if not quiet:
+        print_result(f"When all {part.count} are done: headstart cache merge OTHER... ; then headstart fit without --shard.")
+    print_result(f"shard {part.index}/{part.count}: {done.images} images, {done.computed} computed now, stored in {done.store}")
 
 
 def free_run(data: str) -> Path:
@@ -238,19 +162,8 @@ def free_run(data: str) -> Path:
     return target
 
 
-def _fit_shard(data: str, shard: Shard, settings: FitSettings, listener: TerminalListener, *, quiet: bool) -> None:
-    from headstart.pipeline import fit_shard
-
-    done = fit_shard(data, shard, settings=settings, listener=listener)
-    for error in done.refused:
-        listener.warn(f"{error} (left out)")
-    if not quiet:
-        print_result(f"When all {shard.count} are done: headstart cache merge OTHER... ; then headstart fit without --shard.")
-    print_result(f"shard {shard.index}/{shard.count}: {done.images} images, {done.computed} computed now, kept in {done.store}")
-
-
 def show_result(result: FitResult, *, quiet: bool) -> None:
-    """Print the summary, in the process that leads; the last line is the result, alike on a terminal and in a pipe."""
+    """Print the summary, in the process that leads; the last line is the result, the same on a terminal and in a pipe."""
     if not leads():
         return
     if not quiet:
@@ -276,10 +189,10 @@ def _facts(result: FitResult) -> Iterator[tuple[str, str, str | None]]:
         yield "left out", f"{count} unreadable {'image' if count == 1 else 'images'}, listed in the run's manifest.json", "yellow"
     grave = [finding for finding in result.findings if finding.severity == "error"]
     if grave:
-        yield "beware", "the score cannot be believed before this is settled: " + " ".join(f.message for f in grave), "bold red"
+        yield "beware", "do not trust the score until this is resolved: " + " ".join(f.message for f in grave), "bold red"
     trusted = result.trust_test
     if trusted.coverage is not None and trusted.size is not None:
-        yield "sets", f"of {trusted.size:.2f} classes on average hold the right one in {trusted.coverage:.1%} of cases", None
+        yield "sets", f"prediction sets: mean size {trusted.size:.2f}, coverage {trusted.coverage:.1%}", None
     if result.learning_curve is not None:
         yield "more", result.learning_curve.sentence, None
     seconds = ", ".join(f"{stage} {value:.1f}" for stage, value in result.seconds.items() if stage != "total" and value >= 0.05)
@@ -287,3 +200,86 @@ def _facts(result: FitResult) -> Iterator[tuple[str, str, str | None]]:
     if result.run is not None:
         yield "run", f"{result.run} (open {result.run / 'report.html'})", None
         yield "next", f"headstart predict {shlex.quote(str(result.run))} IMAGE", None
+
+
+# headstart lr-find -------------------------------------------------------------------------------------------------------------------
+
+_LR_HELP = """Find a learning rate: train for a moment with a rate that rises from step to step, and see where the loss falls.
+
+DATA and the options are those of `headstart fit`. Test images are not used, no run is written, and the trained weights are discarded.
+"""
+_LR_EXAMPLES = """\b
+Examples:
+  headstart lr-find photos/
+  headstart lr-find photos/ --strategy full --augment standard
+  headstart lr-find photos/ --out curve.png
+"""
+_SEARCHED = OptionsOf(
+    (FitSettings, FineTuning),
+    without=("head", "plan", "coverage", "coverage_by_class", "folds", "lr", "epochs", "steps", "early_stop", "average", "logger"),
+    help={"seed": "The same seed gives the same curve.", "test": "Test images, as in `headstart fit`; they are not used."},
+    default={"strategy": "partial"},
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Search(Settings):
+    """The search itself; `find_learning_rate` checks the rates."""
+
+    out: Path | None = option(None, "Draw the curve into this file.", PATH, metavar="FILE.png")
+    low: float = option(1e-6, "Learning rate of the first step.", number())
+    high: float = option(1.0, "Learning rate of the last step, unless the loss diverges before.", number())
+    steps: int = option(100, "Steps of the search.", whole(1), metavar="N")
+
+
+@application.command(name="lr-find", help=_LR_HELP, epilog=_LR_EXAMPLES, short_help="Find a learning rate for a training.")
+@guarded
+def lr_find_command(
+    context: typer.Context,
+    data: Data,
+    *,
+    search: _Search,
+    typed: Annotated[Typed, _SEARCHED],
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Find a learning rate."""
+    from headstart.pipeline import find_learning_rate
+    from headstart.training.learning_rates import in_words
+
+    settings = fit_settings(typed, strategy="partial")
+    if settings.fine_tuning is None:
+        raise ParameterError(
+            "With --strategy probe the head is fitted in closed form, and there is no learning rate to find. "
+            "Give --strategy partial or full; or --head-layers, to train a head of dense layers."
+        )
+    if search.out is not None and search.out.suffix.lower() != ".png":
+        raise ParameterError(f"--out takes the name of a .png file, got {search.out}.")
+    check_writable(search.out)
+    with TerminalListener(quiet=quiet, verbose=verbose) as listener:
+        found = find_learning_rate(data, settings, low=search.low, high=search.high, steps=search.steps, listener=listener)
+    if search.out is not None:
+        from headstart.report.lr_curve import lr_curve_png
+
+        with writable(search.out):
+            lr_curve_png(found, search.out)
+    if not quiet:
+        _show_search(found, search.out)
+    options_of_fit = words_typed(context, without=("data", "strategy", "low", "high", "steps", "out", "quiet", "verbose"))
+    command = ["headstart", "fit", data, "--strategy", settings.fine_tuning.strategy, *options_of_fit, "--lr", in_words(found.suggested)]
+    print_result(shlex.join(command), style="bold green")
+
+
+def _show_search(found: LearningRates, out: Path | None) -> None:
+    """Print the curve as a small table, and what follows from it."""
+    from headstart.training.learning_rates import in_words
+
+    print_result(f"{'lr':>8}  {'loss':>8}", style="bold")
+    for rate, smoothed in found.rows():
+        print_result(f"{in_words(rate):>8}  {smoothed:>8.4f}")
+    print_result()
+    end = "the loss diverged there" if found.diverged else "the loss did not diverge"
+    print_result(f"{'search':<9} {len(found.lrs)} steps, up to {in_words(found.lrs[-1])}; {end}")
+    print_result(hanging(f"{'why':<9} {found.reason}", indent=10))
+    if out is not None:
+        print_result(f"{'curve':<9} {out}")

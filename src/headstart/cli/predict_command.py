@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headstart.cli.application import BAD_INPUT, Quiet, Verbose, application, guarded
+from headstart.cli.application import BAD_INPUT, application, guarded
 from headstart.cli.batch_options import Batch, BatchOptions, Merge, Out, Ray, Resume, ShardOf, run_batch
+from headstart.cli.options import Quiet, Verbose
 from headstart.cli.terminal import TerminalListener
 
 if TYPE_CHECKING:

@@ -1,24 +1,23 @@
-"""``headstart recipe``."""
+"""``headstart recipe``, and ``headstart demo``: fits whose settings are ready-made."""
 
 from __future__ import annotations
 
 import shlex
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from headstart.cli.application import CacheFolder, Quiet, Verbose, application, guarded
-from headstart.cli.data_options import Data
-from headstart.cli.fit_command import free_run, leads, show_result
+from headstart.cli.application import application, guarded
+from headstart.cli.fit_command import free_run, leads, run_fit, show_result
+from headstart.cli.options import CacheFolder, Data, OptionsOf, Quiet, Typed, Verbose
 from headstart.cli.terminal import TerminalListener, hanging, print_result
-
-if TYPE_CHECKING:
-    from headstart.pipeline import FitSettings
-    from headstart.pipeline.recipes import Recipe
+from headstart.errors import BackboneError, ParameterError
+from headstart.settings import FitSettings
+from headstart.settings.field import PATH, SWITCH, TEXT, Settings, option
 
 _EXAMPLES = """\b
 Examples:
@@ -35,7 +34,6 @@ Examples:
       as described; downloads VGG16, and needs headstart[torch]
   headstart recipe run chest-xray-vgg16 xrays/ --exact --weights vgg16.safetensors
 """
-_RANDOM = "random"
 
 recipe_application = typer.Typer(
     name="recipe",
@@ -96,76 +94,61 @@ def _setting_lines(table: Mapping[str, Any], before: str = "") -> Iterator[str]:
             yield f"{before + key:<28} {text}"
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Variant(Settings):
+    """Which variant of a recipe is run, with which weights, and where."""
+
+    exact: bool = option(False, "As described, instead of Headstart's own way; needs headstart[torch].", SWITCH)
+    weights: str | None = option(
+        None, "With --exact: a .safetensors or .pth file; or random, only to see it run.", TEXT, metavar="FILE|random"
+    )  # fmt: skip
+    out: Path | None = option(None, "Run folder to write.", PATH, metavar="RUN", shown="runs/NAME-OF-RECIPE")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.weights is not None and not self.exact:
+            raise ParameterError("--weights is for --exact: Headstart's own way has a backbone of its own. Give both, or neither.")
+
+
 @recipe_application.command(name="run", epilog=_RUN_EXAMPLES)
 @guarded
 def run(
     name: Name,
     data: Data,
-    exact: Annotated[bool, typer.Option("--exact", help="As described, and not Headstart's own way; needs headstart[torch].")] = False,
-    weights: Annotated[
-        str | None,
-        typer.Option(metavar="FILE|random", help="With --exact: a .safetensors or .pth file; or random, only to see it run."),
-    ] = None,
-    out: Annotated[Path | None, typer.Option(metavar="RUN", help="Run folder to write. [default: runs/NAME-OF-RECIPE]")] = None,
-    seed: Annotated[int | None, typer.Option(help="The same seed gives the same result. [default: the recipe's, else 0]")] = None,
-    cache: CacheFolder = None,
+    *,
+    variant: _Variant,
+    typed: Annotated[Typed, OptionsOf((FitSettings,), only=("seed", "cache"), default={"seed": "the recipe's, else 0"})],
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
     """Run a recipe on your data: learn, test, and write a run folder, as `headstart fit` does."""
-    from headstart.errors import ParameterError
-    from headstart.pipeline import fit
-    from headstart.pipeline.recipes import read_recipe
+    from headstart.pipeline.recipes import layers_of, read_recipe
 
-    recipe = read_recipe(name)
-    if weights is not None and not exact:
-        raise ParameterError("--weights is for --exact: Headstart's own way has a backbone of its own. Give both, or neither.")
-    overrides: dict[str, Any] = {} if seed is None else {"seed": seed}
-    settings = recipe.settings(exact, weights=weights, **overrides, **({"cache": cache} if cache else {}))
-    target = out or free_run(f"{recipe.name}-exact" if exact else recipe.name)
-    command = "headstart " + shlex.join(sys.argv[1:])
-    with TerminalListener(quiet=quiet, verbose=verbose, mute=not leads()) as listener, _offering_weights(settings, exact=exact):
-        if weights == _RANDOM:
-            listener.warn(_meaningless(recipe))
-        if exact and not quiet and leads():
-            _show_layers(data, settings)
-        result = fit(data, out=target, settings=settings, listener=listener, command=command)
-        if weights == _RANDOM:
-            listener.warn(_meaningless(recipe))
-    if recipe.expected and not quiet and leads():
-        print_result(hanging(f"{'reported':<9} {' '.join(recipe.expected.split())}", indent=10))
-    show_result(result, quiet=quiet)
-
-
-def _meaningless(recipe: Recipe) -> str:
-    return (
+    recipe, exact = read_recipe(name), variant.exact
+    settings = recipe.settings(exact, weights=variant.weights, **typed)
+    target = variant.out or free_run(f"{recipe.name}-exact" if exact else recipe.name)
+    warning = (
         f"RANDOM WEIGHTS. The backbone has learned nothing: this shows that {recipe.name} runs and how long it takes, "
         "and THE ACCURACY MEANS NOTHING about the recipe."
     )
-
-
-def _show_layers(data: str, settings: FitSettings) -> None:
-    """Print the layers, as they will be trained; the number of classes is read from the data."""
-    from headstart.data import read_dataset
-    from headstart.pipeline.recipes import model_summary
-
-    if settings.fine_tuning is None:
-        return
-    columns = settings.columns or {}
-    dataset = read_dataset(
-        data, test=settings.test, group_from=settings.group_from, path_column=columns.get("path"), label_column=columns.get("label"),
-        split_column=columns.get("split"), group_column=columns.get("group"),
-    )  # fmt: skip
-    for line in model_summary(settings, classes=len(dataset.classes), multilabel=dataset.multilabel).lines():
-        print_result(line)
-    print_result()
+    with TerminalListener(quiet=quiet, verbose=verbose, mute=not leads()) as listener, _offering_weights(settings, exact=exact):
+        if variant.weights == "random":
+            listener.warn(warning)
+        if exact and not quiet and leads() and (layers := layers_of(data, settings)) is not None:
+            for line in [*layers.lines(), ""]:
+                print_result(line)
+        result = run_fit(data, target, settings, listener)
+        if variant.weights == "random":
+            listener.warn(warning)
+    if recipe.expected and not quiet and leads():
+        print_result(hanging(f"{'reported':<9} {' '.join(recipe.expected.split())}", indent=10))
+    show_result(result, quiet=quiet)
 
 
 @contextmanager
 def _offering_weights(settings: FitSettings, *, exact: bool) -> Iterator[None]:
     """Where the published weights cannot be had, say what else can be given."""
     from headstart.backbones import find
-    from headstart.errors import BackboneError
 
     try:
         yield
@@ -173,8 +156,66 @@ def _offering_weights(settings: FitSettings, *, exact: bool) -> Iterator[None]:
         if not exact or settings.weights is not None or find(settings.backbone).embedded:
             raise
         raise BackboneError(
-            f"{error}\n--exact needs the ImageNet weights of {settings.backbone}, and takes no others unasked. Either give them:\n"
+            f"{error}\n--exact needs the ImageNet weights of {settings.backbone}, and uses no others unless told to. Either give them:\n"
             f"  --weights FILE     a .safetensors or .pth file of {settings.backbone} with the names of timm or torchvision\n"
             "or see it run without them:\n"
             "  --weights random   random weights; the accuracy then means nothing about the recipe"
         ) from None
+
+
+# headstart demo ----------------------------------------------------------------------------------------------------------------------
+
+_EACH = 100  # images of each digit: enough for a real result, seconds on a laptop
+
+
+@application.command(name="demo", epilog="Example:  headstart demo", short_help="See it work on real images, offline.")
+@guarded
+def demo_command(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the images and the run.")] = Path("headstart-demo"),
+    cache: CacheFolder = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """See the whole thing on real images that come with scikit-learn: 1,000 handwritten digits. Offline, half a minute at most."""
+    from headstart.pipeline import fit
+    from headstart.run import check_target, load
+
+    run, images = out / "run", out / "digits"
+    check_target(run)
+    tell = print_result if not quiet else lambda text="": None
+    try:
+        count = _write_digits(images)
+    except OSError as error:
+        raise ParameterError(f"The images cannot be written to {images}: {error.strerror or error}. Choose another --out.") from None
+    tell(f"Wrote {count} scanned digits (UCI Optical Recognition of Handwritten Digits) to {images}/CLASS/*.png")
+    command = shlex.join(["headstart", "fit", str(images), "--out", str(run)])
+    tell(f"$ {command}")
+    with TerminalListener(quiet=quiet, verbose=verbose) as listener:
+        result = fit(images, out=run, settings=FitSettings(cache=cache or "auto"), listener=listener, command=command)
+    some = list(result.dataset.take(result.dataset.part("test")).images)[:: max(1, result.test.images // 5)][:5]
+    tell("$ " + shlex.join(["headstart", "predict", str(run), *map(str, some)]))
+    predictions = load(run).predict(some)
+    for path, label, row in zip(some, predictions.labels, predictions.probabilities, strict=True):
+        tell(f"{path}  {label}  {row.max():.4f}")
+    tell()
+    tell("Next, your own images, one folder a class:  headstart fit YOUR_FOLDER")
+    tell()
+    show_result(result, quiet=quiet)
+
+
+def _write_digits(folder: Path) -> int:
+    """Write scikit-learn's digits as PNG files, a folder a class. Returns how many."""
+    import numpy as np
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    written = 0
+    for label in range(10):
+        target = folder / str(label)
+        target.mkdir(parents=True, exist_ok=True)
+        for index in np.flatnonzero(digits.target == label)[:_EACH]:
+            pixels = np.rint(digits.images[index] * (255 / 16)).astype(np.uint8)
+            Image.fromarray(pixels).resize((64, 64), Image.Resampling.BICUBIC).save(target / f"{index:04d}.png")
+            written += 1
+    return written

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from headstart.cli.application import Verbose, application, guarded
+from headstart.cli.application import application, guarded
+from headstart.cli.options import Verbose
 
 _EXAMPLES = """\b
 Examples:

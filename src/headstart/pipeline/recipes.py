@@ -6,40 +6,38 @@ import functools
 import importlib.resources
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
 from headstart.backbones import find
 from headstart.backbones.records import folded
 from headstart.backbones.summary import LayerSummary, backbone_summary, head_summary
 from headstart.errors import ParameterError, nearest
+from headstart.metrics import SOFTMAX, Link, link_of
+from headstart.pipeline.job import read
 from headstart.settings import FineTuning, FitSettings
 
 _TEXTS = ("name", "title", "what", "source", "expected", "data", "command")
 _NEEDED = ("name", "title", "what")
 _TABLES = ("fast", "exact")
 _FINE_TUNING = "fine_tuning"
-_WORDS: Mapping[Any, str] = {
-    int: "a whole number", float: "a number", str: "text", bool: "true or false", tuple: "a list of whole numbers",
-    dict: "a table of texts",
-}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A system for one task, as it was described (`exact`) and as Headstart would do it (`fast`).
+    """A whole system, as it was described elsewhere (`exact`) and as Headstart would build it (`fast`).
 
     Attributes:
-        name: by which it is called.
-        title: in a few words.
-        what: in a few sentences.
+        name: used to select it.
+        title: a few words.
+        what: a few sentences about it.
         source: where it is described.
-        expected: what result was reported.
-        data: which layout of the data it wants.
-        command: what runs it, a line each.
-        fast, exact: what is set, by the names of `FitSettings`; under ``fine_tuning`` by those of `FineTuning`. None for no such way.
+        expected: the result that was reported.
+        data: the layout of the data that it expects.
+        command: the commands that run it, one a line.
+        fast, exact: settings by the names of `FitSettings`, under ``fine_tuning`` by those of `FineTuning`; None where the recipe has no
+            such variant.
         path: the file.
     """
 
@@ -55,35 +53,28 @@ class Recipe:
     path: Path
 
     def settings(self, exact: bool = False, *, weights: str | Path | None = None, **overrides: Any) -> FitSettings:
-        """What `headstart.fit` takes.
+        """The settings that `headstart.fit` takes.
 
         Args:
-            exact: as described, and not Headstart's own way.
+            exact: as described, instead of Headstart's own way.
             weights: a weight file in place of the published ones, or ``"random"``.
-            **overrides: further fields of `FitSettings`, in place of those of the recipe.
+            **overrides: fields of `FitSettings` that replace those of the recipe.
 
         Raises:
-            ParameterError: the recipe has no such way, or there is no such field.
+            ParameterError: the recipe has no such variant, or there is no such field.
         """
         table = self.exact if exact else self.fast
         if table is None:
             this, other = ("[exact]", "without --exact") if exact else ("[fast]", "with --exact")
             raise ParameterError(f"The recipe {self.name} has no table {this}. Run it {other}.")
-        known = [field.name for field in fields(FitSettings)]
-        for name in overrides:
-            if name not in known:
-                raise ParameterError(f"There is no setting {name!r}.{nearest(name, known)}")
-        given = {**table, **({} if weights is None else {"weights": weights})}
-        if _FINE_TUNING in given:
-            given[_FINE_TUNING] = FineTuning.from_dict(given[_FINE_TUNING])
-        return FitSettings(**{**given, **overrides})
+        return FitSettings.from_dict({**table, **({} if weights is None else {"weights": weights}), **overrides})
 
 
 def recipes(folder: str | Path | None = None) -> tuple[Recipe, ...]:
-    """The recipes that come with Headstart, or those of the ``.toml`` files in `folder`, by name.
+    """The recipes that come with Headstart, or those of the ``.toml`` files in `folder`, sorted by name.
 
     Raises:
-        ParameterError: `folder` is none, or one of its files is no recipe.
+        ParameterError: `folder` is not a folder, or one of its files is not a recipe.
     """
     if folder is None:
         return _own_recipes()
@@ -99,10 +90,10 @@ def _own_recipes() -> tuple[Recipe, ...]:
 
 
 def read_recipe(name: str | Path) -> Recipe:
-    """Return a recipe that comes with Headstart, by its name, or that of a ``.toml`` file.
+    """Return the recipe of this name that comes with Headstart, or that of a ``.toml`` file.
 
     Raises:
-        ParameterError: there is none of that name, or the file cannot be read or holds something else; the message says what.
+        ParameterError: there is no recipe of that name, or the file cannot be read or is not a recipe; the message says why.
     """
     if isinstance(name, Path) or name.casefold().endswith(".toml"):
         return _read(Path(name).expanduser())
@@ -115,114 +106,84 @@ def read_recipe(name: str | Path) -> Recipe:
     )
 
 
+def _read(path: Path) -> Recipe:
+    try:
+        entries = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ParameterError(f"{path}: this recipe cannot be read: {error.strerror or error}.") from None
+    except ValueError as error:
+        raise ParameterError(f"{path}: not a TOML file: {error}.") from None
+    _check_keys(path, entries)
+    for name in _TEXTS:
+        if name in entries and not isinstance(entries[name], str):
+            raise ParameterError(f"{path}: {name} must be text, got {entries[name]!r}.")
+    missing = [name for name in _NEEDED if not entries.get(name, "").strip()]
+    if missing:
+        raise ParameterError(f"{path}: a recipe needs {' and '.join(missing)}.")
+    if not any(table in entries for table in _TABLES):
+        raise ParameterError(f"{path}: a recipe needs a table [fast] or [exact] with the settings of a fit; both may be empty.")
+    for table in _TABLES:
+        if table in entries:
+            _check_table(path, table, entries[table])
+    texts = {name: entries[name].strip() for name in _TEXTS if name in entries}
+    return Recipe(**texts, fast=entries.get("fast"), exact=entries.get("exact"), path=path)
+
+
+def _check_keys(path: Path, given: Mapping[str, Any]) -> None:
+    allowed = (*_TEXTS, *_TABLES)
+    for name in given:
+        if name not in allowed:
+            raise ParameterError(f"{path}: There is no entry {name!r}.{nearest(name, allowed)} Allowed: {', '.join(allowed)}.")
+
+
+def _check_table(path: Path, table: str, given: Any) -> None:
+    """Refuse a table that cannot become settings, naming the file and the table."""
+    nested = f"{table}.{_FINE_TUNING}"
+    for where, values, settings in ((table, given, FitSettings), (nested, _nested(given), FineTuning)):
+        if not isinstance(values, dict):
+            raise ParameterError(f"{path}: {where} must be a table, written [{where}], got {values!r}.")
+        try:
+            settings.from_dict({name: value for name, value in values.items() if name != _FINE_TUNING})
+        except ParameterError as error:
+            raise ParameterError(f"{path}: [{where}] {error}") from None
+
+
+def _nested(table: Any) -> Any:
+    return table.get(_FINE_TUNING, {}) if isinstance(table, dict) else {}
+
+
+def layers_of(data: str | Path, settings: FitSettings) -> LayerSummary | None:
+    """The layers of backbone and head as a fit of these data trains them; None where it trains none. Errors as of `fit`."""
+    if settings.fine_tuning is None:
+        return None
+    dataset = read(data, settings)
+    return model_summary(settings, classes=len(dataset.classes), link=link_of(dataset.targets))
+
+
 def model_summary(
-    settings: FitSettings, *, classes: int, multilabel: bool = False, trained: Callable[[str], bool | None] | None = None
+    settings: FitSettings, *, classes: int, link: Link = SOFTMAX, trained: Callable[[str], bool | None] | None = None
 ) -> LayerSummary:
     """The layers of backbone and head as these settings train them.
 
     Args:
         settings: with `fine_tuning`.
-        classes: how many there are.
-        multilabel: whether an image may have several.
-        trained: says of the name of a parameter of the backbone whether it is trained; by default the strategy does, except for
-            ``partial``, where it is left open.
+        classes: their number.
+        link: `SIGMOID` where an image may have several labels.
+        trained: whether the parameter of the backbone with this name is trained; by default as the strategy says, and left open for
+            ``partial``.
 
     Raises:
-        ParameterError: settings without fine-tuning train no layers.
+        ParameterError: the settings train no layers.
         BackboneError, MissingExtraError: the backbone is unknown, or PyTorch is not installed.
     """
     plan = settings.fine_tuning
     if plan is None:
-        raise ParameterError("Only a network that is trained by fine_tuning has a summary of its layers.")
+        raise ParameterError("Only settings with fine_tuning have a summary of layers.")
     whole = {"probe": False, "full": True}.get(plan.strategy)
     pooled = plan.pooling == "avg"
     body = backbone_summary(find(settings.backbone), size=plan.image_size, pooled=pooled, trained=trained or (lambda name: whole))
-    single = plan.loss == "binary" and not multilabel and classes == 2
-    sigmoid = multilabel or plan.loss == "binary"
+    single = plan.loss == "binary" and not link.independent and classes == 2
     return body + head_summary(
         body.output, outputs=1 if single else classes, layers=plan.head_layers, dropout=plan.dropout,
-        activation="sigmoid" if sigmoid else "softmax",
+        activation="sigmoid" if plan.loss == "binary" else link.name,
     )  # fmt: skip
-
-
-def _read(path: Path) -> Recipe:
-    try:
-        told = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ParameterError(f"{path}: this recipe cannot be read: {error.strerror or error}.") from None
-    except ValueError as error:
-        raise ParameterError(f"{path}: this is no TOML file: {error}.") from None
-    _check_keys(path, "", told, (*_TEXTS, *_TABLES))
-    for name in _TEXTS:
-        if name in told and not isinstance(told[name], str):
-            raise ParameterError(f"{path}: {name} must be text, got {told[name]!r}.")
-    missing = [name for name in _NEEDED if not told.get(name, "").strip()]
-    if missing:
-        raise ParameterError(f"{path}: a recipe needs {' and '.join(missing)}.")
-    if not any(table in told for table in _TABLES):
-        raise ParameterError(f"{path}: a recipe needs a table [fast] or [exact] with the settings of a fit; both may be empty.")
-    for table in _TABLES:
-        if table in told:
-            _check_table(path, table, told[table])
-    texts = {name: told[name].strip() for name in _TEXTS if name in told}
-    return Recipe(**texts, fast=told.get("fast"), exact=told.get("exact"), path=path)
-
-
-def _check_table(path: Path, table: str, given: Any) -> None:
-    """Refuse a table that could not become settings, naming the file and the table."""
-    if not isinstance(given, dict):
-        raise ParameterError(f"{path}: {table} must be a table, written [{table}], got {given!r}.")
-    settings = {name: value for name, value in given.items() if name != _FINE_TUNING}
-    _check_values(path, table, settings, FitSettings)
-    try:
-        FitSettings(**settings)
-        if _FINE_TUNING in given:
-            inner = f"{table}.{_FINE_TUNING}"
-            if not isinstance(given[_FINE_TUNING], dict):
-                raise ParameterError(f"must be a table, written [{inner}], got {given[_FINE_TUNING]!r}.")
-            _check_values(path, inner, given[_FINE_TUNING], FineTuning)
-            FineTuning.from_dict(given[_FINE_TUNING])
-    except ParameterError as error:
-        text = str(error)
-        raise error if text.startswith(str(path)) else ParameterError(f"{path}: [{table}] {text}") from None
-
-
-def _check_values(path: Path, table: str, given: Mapping[str, Any], kind: type) -> None:
-    hints = get_type_hints(kind)
-    _check_keys(path, table, given, tuple(field.name for field in fields(kind)))
-    for name, value in given.items():
-        if not _fits(value, hints[name]):
-            allowed = " or ".join(dict.fromkeys(_words(hints[name])))
-            raise ParameterError(f"{path}: [{table}] {name} must be {allowed}, got {value!r}.")
-
-
-def _check_keys(path: Path, table: str, given: Mapping[str, Any], allowed: tuple[str, ...]) -> None:
-    for name in given:
-        if name not in allowed:
-            where = f"[{table}] " if table else ""
-            raise ParameterError(f"{path}: {where}there is no setting {name!r}.{nearest(name, allowed)} Allowed: {', '.join(allowed)}.")
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value of a TOML file can stand where this annotation is."""
-    origin, parts = get_origin(hint), get_args(hint)
-    if origin in (Union, UnionType):
-        return any(_fits(value, part) for part in parts)
-    if origin is Literal:
-        return value in parts
-    if origin is tuple:
-        return isinstance(value, list) and all(_fits(one, parts[0]) for one in value)
-    if origin is dict:
-        return isinstance(value, dict) and all(_fits(one, parts[1]) for one in value.values())
-    if isinstance(value, bool) or hint is bool:
-        return isinstance(value, bool) and hint is bool
-    return isinstance(value, int | float if hint is float else hint)
-
-
-def _words(hint: Any) -> list[str]:
-    origin, parts = get_origin(hint), get_args(hint)
-    if origin in (Union, UnionType):
-        return [word for part in parts for word in _words(part)]
-    if origin is Literal or hint in (NoneType, Path):
-        return []
-    return [_WORDS[origin or hint]]

@@ -108,6 +108,7 @@ class Option:
         flag: the option on the command line; empty for settings of Python and of recipes only.
         metavar: stands for its value in ``--help``.
         panel: the heading it stands under.
+        shown: its default as the help text has it, where that is not the default of the field.
         parse: turns what is typed into the value; it raises ParameterError.
         several: may be given more than once; `parse` takes the list.
         off: flag and help of a second option, which sets None.
@@ -122,6 +123,7 @@ class Option:
     flag: str
     metavar: str | None
     panel: str | None
+    shown: str
     parse: Callable[[Any], Any] | None
     several: bool
     off: tuple[str, str] | None
@@ -136,8 +138,8 @@ def option(default: Any, help: str, limit: Limit, *, details: str = "", **rest: 
     The option on the command line is called like the field, unless `flag` says otherwise.
     """
     usual: dict[str, Any] = {
-        "flag": None, "metavar": None, "panel": None, "parse": None, "several": False, "off": None, "optional": False, "recorded": True,
-        "nested": None,
+        "flag": None, "metavar": None, "panel": None, "shown": "", "parse": None, "several": False, "off": None, "optional": False,
+        "recorded": True, "nested": None,
     }  # fmt: skip
     return dataclasses.field(default=default, metadata={_KEY: Option(help=help, details=details, limit=limit, **{**usual, **rest})})
 
@@ -183,7 +185,7 @@ class Settings:
 
     def to_dict(self) -> dict[str, Any]:
         """The recorded settings as plain values for JSON."""
-        return {name: _plain(getattr(self, name)) for name, of in options(type(self)).items() if of.recorded}
+        return {name: plain(getattr(self, name)) for name, of in options(type(self)).items() if of.recorded}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], **others: Any) -> Self:
@@ -201,14 +203,14 @@ class Settings:
         return cls(**{**built, **others})
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """A value of a field as JSON has it."""
     if isinstance(value, Settings):
         return value.to_dict()
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, tuple):
-        return [_plain(one) for one in value]
+        return [plain(one) for one in value]
     if isinstance(value, numbers.Integral) and not isinstance(value, bool):
         return int(value)
     return value

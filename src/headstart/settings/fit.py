@@ -42,7 +42,7 @@ class FitSettings(Settings):
     """Everything that can be set for a fit, with its defaults."""
 
     task: str = option(
-        "auto", "auto recognises the task from the data and names it in a line.", one_of("auto", "classification"), metavar="NAME"
+        "auto", "The task: auto (recognised from the data), or classification.", one_of("auto", "classification"), metavar="NAME"
     )  # fmt: skip
     test: str | Path | None = option(
         None, "Test images: a folder or list with the same classes.", PATH, metavar="DIR",
@@ -88,6 +88,7 @@ class FitSettings(Settings):
     )  # fmt: skip
     cache: Cache = option(
         "auto", "Folder for features and networks.", PATH, metavar="DIR", optional=True, recorded=False,
+        shown="$HEADSTART_CACHE, else the user's cache folder",
         off=("--no-cache", "Store no features and no converted network."),
         details="`auto` is $HEADSTART_CACHE, else the user's cache folder; None stores nothing.",
     )  # fmt: skip

@@ -1,19 +1,97 @@
-"""``headstart cache``."""
+"""``headstart check`` and ``headstart cache``: the data, and the features stored of them."""
 
 from __future__ import annotations
 
+import shlex
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headstart.cli.application import FAILED, CacheFolder, Verbose, application, guarded
+from headstart.cli.application import FAILED, application, check_writable, guarded, write_json
+from headstart.cli.options import CacheFolder, OptionsOf, Quiet, Typed, Verbose, fit_settings, words_typed
 from headstart.cli.terminal import TerminalListener, print_result
+from headstart.errors import InputError, ParameterError
+from headstart.settings import FitSettings
+from headstart.settings.field import PATH, SWITCH, Settings, option
 
 if TYPE_CHECKING:
     from headstart.features import FeatureStore
 
+# headstart check ---------------------------------------------------------------------------------------------------------------------
+
 _EXAMPLES = """\b
+Examples:
+  headstart check photos/
+  headstart check photos/ --deep --fix plan.json
+      then: headstart fit photos/ --plan plan.json
+  headstart check list.csv --out findings.json
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Check(Settings):
+    """How thorough a check is, and what it writes."""
+
+    deep: bool = option(False, "Also near copies, wrong labels, outliers, and what leaks do to the score.", SWITCH)
+    fix: Path | None = option(None, "With --deep: write a plan for `headstart fit --plan`.", PATH, metavar="FILE")
+    out: Path | None = option(None, "Write all findings as JSON.", PATH, metavar="FILE")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.fix is not None and not self.deep:
+            raise ParameterError("--fix needs what --deep finds. Type: headstart check DATA --deep --fix FILE")
+        check_writable(self.out, self.fix)
+
+
+@application.command(name="check", epilog=_EXAMPLES, short_help="What is wrong with the data, before any training.")
+@guarded
+def check_command(
+    context: typer.Context,
+    data: Annotated[str, typer.Argument(metavar="DATA", help="Labelled images, as for `headstart fit`.")],
+    *,
+    how: _Check,
+    typed: Annotated[Typed, OptionsOf((FitSettings,), only=("test", "group_from", "columns", "backbone", "weights", "engine", "cache"))],
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Say what is wrong with the data, before any training. Nothing is changed.
+
+    Unreadable files, copies, leaks between the parts, groups in the file names, shortcuts by which a class can be told apart without
+    looking at the picture. With --deep, what only features show: near copies, labels that are probably wrong, outliers.
+    """
+    from headstart.audit import check
+
+    settings = fit_settings(typed)
+    with TerminalListener(quiet=quiet, verbose=verbose) as listener:
+        if how.deep:
+            from headstart.pipeline import deep_check
+
+            found = deep_check(data, settings=settings, listener=listener)
+            audit = found.audit
+            if how.fix is not None:
+                found.plan.write(how.fix)
+        else:
+            from headstart.pipeline.job import read
+
+            listener.stage("Reading the data")
+            dataset = read(data, settings)
+            listener.stage(f"Checking {len(dataset)} images")
+            audit = check(dataset, progress=listener.progress)
+    if how.out is not None:
+        write_json(how.out, audit.to_dict())
+    for line in audit.lines()[-1:] if quiet else audit.lines():
+        print_result(line)
+    if how.fix is not None and not quiet:
+        repeated = words_typed(context, without=("data", "deep", "fix", "out", "quiet", "verbose"))
+        command = shlex.join(["headstart", "fit", data, *repeated, "--plan", str(how.fix)])
+        print_result(f"{how.fix}: the plan. Read it, change it, then: {command}")
+
+
+# headstart cache ---------------------------------------------------------------------------------------------------------------------
+
+_CACHE_EXAMPLES = """\b
 Examples:
   headstart cache show
   headstart cache verify --repair
@@ -24,7 +102,7 @@ Examples:
 cache_application = typer.Typer(
     name="cache",
     help="Show, check, shrink and merge the stored features.",
-    epilog=_EXAMPLES,
+    epilog=_CACHE_EXAMPLES,
     no_args_is_help=True,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -34,7 +112,6 @@ application.add_typer(cache_application)
 
 def _store(cache: str | None, *, must_exist: bool = True) -> FeatureStore:
     from headstart import files
-    from headstart.errors import InputError
     from headstart.features import FeatureStore
 
     path = files.feature_store_file(files.cache_folder(cache))

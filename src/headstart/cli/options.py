@@ -1,0 +1,175 @@
+"""Options of the command line, made from the fields of settings; and the options that many commands share.
+
+A parameter of a command that is annotated with a class of settings stands for all of its options, and the command gets an instance. One
+annotated ``Annotated[Typed, OptionsOf(...)]`` stands for some of them, and the command gets what was typed: names of fields and values.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from types import NoneType
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+import typer
+
+from headstart.errors import ParameterError
+from headstart.settings import FineTuning, FitSettings
+from headstart.settings.field import Option, Settings, options
+
+Data = Annotated[str, typer.Argument(metavar="DATA", help="Folder, list file or named set of labelled images.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder that `headstart fit` wrote.")]
+Images = Annotated[list[Path], typer.Argument(metavar="IMAGE|FOLDER...", help="Images, or folders of images at any depth.")]
+InferenceEngine = Annotated[str, typer.Option("--engine", metavar="NAME", help="auto, openvino or onnxruntime.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print more; show the traceback of unexpected errors.")]
+
+_CACHE = options(FitSettings)["cache"]
+CacheFolder = Annotated[str | None, typer.Option(_CACHE.flag, metavar=_CACHE.metavar, help=f"{_CACHE.help}  [default: {_CACHE.shown}]")]
+
+Typed = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class OptionsOf:
+    """Some of the options of classes of settings.
+
+    Attributes:
+        classes: whose fields become options.
+        only: names of fields; all by default.
+        without: names of fields that are left out.
+        help: by the name of a field, another help text.
+        default: by the name of a field, another default to name in the help text.
+    """
+
+    classes: tuple[type, ...]
+    only: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+    help: Mapping[str, str] = field(default_factory=dict)
+    default: Mapping[str, str] = field(default_factory=dict)
+
+    def fields(self) -> Iterator[tuple[str, Option, Any, Any]]:
+        """Name, option, type and default of each field that has an option."""
+        for cls in self.classes:
+            hints, defaults = get_type_hints(cls), {one.name: one.default for one in fields(cls)}
+            for name, option in options(cls).items():
+                if option.flag and name not in self.without and (not self.only or name in self.only):
+                    yield name, option, hints[name], defaults[name]
+
+    def parameters(self) -> Iterator[inspect.Parameter]:
+        """The parameters of a command that make Typer offer these options; None, or False, for what is not typed."""
+        for name, option, hint, value in self.fields():
+            text = self.help.get(name, option.help)
+            default = self.default.get(name) or option.shown or ("" if value is None or value is False or value == () else str(value))
+            about = typer.Option(
+                option.flag, metavar=option.metavar, help=f"{text}  [default: {default}]" if default else text,
+                rich_help_panel=option.panel,
+            )  # fmt: skip
+            kind = list[str] if option.several else str if option.parse else _type(hint)
+            yield _parameter(name, kind, about)
+            if option.off is not None:
+                yield _parameter(f"no_{name}", bool, typer.Option(option.off[0], help=option.off[1]))
+
+    def typed(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Take these options out of the arguments of a command; the values of those that were typed.
+
+        Raises:
+            ParameterError: a value that its option cannot parse.
+        """
+        found = {}
+        for name, option, _, _ in self.fields():
+            value = given.pop(name)
+            if value is not None and value is not False and value != []:
+                found[name] = value if option.parse is None else option.parse(value)
+            if option.off is not None and given.pop(f"no_{name}"):
+                found[name] = None
+        return found
+
+
+def _type(hint: Any) -> Any:
+    """The type that an option has: of several, the first that is not None."""
+    return next((kind for kind in get_args(hint) if kind is not NoneType), hint)
+
+
+def _parameter(name: str, kind: Any, about: Any) -> inspect.Parameter:
+    annotation, default = (Annotated[bool, about], False) if kind is bool else (Annotated[kind | None, about], None)
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def expanded(command: Callable[..., None]) -> tuple[inspect.Signature, Callable[[dict[str, Any]], dict[str, Any]]]:
+    """The signature of a command with options in place of its settings, and what makes its own arguments from those of that signature."""
+    parameters: list[inspect.Parameter] = []
+    settings: dict[str, tuple[OptionsOf, type[Settings] | None]] = {}
+    hints = get_type_hints(command, include_extras=True)
+    for name, parameter in inspect.signature(command).parameters.items():
+        hint = hints[name]
+        of = next((one for one in get_args(hint) if isinstance(one, OptionsOf)), None) if get_origin(hint) is Annotated else None
+        if of is not None:
+            settings[name] = of, None
+        elif isinstance(hint, type) and issubclass(hint, Settings):
+            settings[name] = OptionsOf((hint,)), hint
+        else:
+            parameters.append(parameter.replace(annotation=hint, kind=inspect.Parameter.KEYWORD_ONLY))
+            continue
+        parameters += settings[name][0].parameters()
+
+    def arguments(given: dict[str, Any]) -> dict[str, Any]:
+        given = dict(given)
+        for name, (of, cls) in settings.items():
+            typed = of.typed(given)
+            given[name] = typed if cls is None else cls(**typed)
+        return given
+
+    return inspect.Signature(parameters), arguments
+
+
+def words_typed(context: typer.Context, *, without: tuple[str, ...]) -> list[str]:
+    """The options of a command as they were typed, to be repeated in another command."""
+    words: list[str] = []
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        source = context.get_parameter_source(name)
+        if name in without or source is None or source.name != "COMMANDLINE":
+            continue
+        value = context.params[name]
+        if isinstance(value, bool):
+            words.append(parameter.opts[0])
+        else:
+            for each in value if isinstance(value, list | tuple) else [value]:
+                words += [parameter.opts[0], str(each)]
+    return words
+
+
+def fit_settings(typed: Typed, *, strategy: str = "probe") -> FitSettings:
+    """The settings of a fit from what was typed; `strategy` where none was.
+
+    Raises:
+        ParameterError: a value outside its limits, or options of training where nothing is trained.
+    """
+    own, training = split_typed(typed)
+    return FitSettings(**own, fine_tuning=_fine_tuning({"strategy": strategy, **training}))
+
+
+def split_typed(typed: Typed) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What was typed for `FitSettings`, and for `FineTuning`."""
+    training = {name: value for name, value in typed.items() if name in options(FineTuning)}
+    return {name: value for name, value in typed.items() if name not in training}, training
+
+
+def _fine_tuning(asked: dict[str, Any]) -> FineTuning | None:
+    """None where the backbone stays frozen and the head needs no training."""
+    given = [options(FineTuning)[name].flag for name in asked if name != "strategy"]
+    if asked["strategy"] != "probe":
+        return FineTuning(**asked)
+    if not {"head_layers", "dropout", "pooling"} & asked.keys():
+        if given:
+            raise ParameterError(
+                f"{', '.join(given)}: for training, and with --strategy probe nothing is trained: the head is fitted in closed form on "
+                "frozen features. Give --strategy partial or full; or --head-layers, to train a head of dense layers."
+            )
+        return None
+    if idle := [flag for flag in given if flag in ("--layer-decay", "--retain")]:
+        raise ParameterError(f"{', '.join(idle)}: for training the backbone, and --strategy probe trains the head alone.")
+    return FineTuning(**{"start": "random", **asked})

@@ -1,0 +1,207 @@
+"""``headstart evaluate``, ``compare`` and ``report``: what can be learned about saved runs."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from headstart.cli.application import application, check_writable, guarded, writable, write_json
+from headstart.cli.options import InferenceEngine, Quiet, RunFolder, Verbose
+from headstart.cli.terminal import TerminalListener, print_result
+from headstart.errors import DataError, ParameterError, RunError
+
+if TYPE_CHECKING:
+    from headstart.data import Dataset
+    from headstart.evaluate import Evaluation
+    from headstart.reliability import TrustTest
+    from headstart.run import Predictions, Run
+
+# headstart evaluate ------------------------------------------------------------------------------------------------------------------
+
+_EVALUATE_EXAMPLES = """\b
+Examples:
+  headstart evaluate runs/photos newer_photos/
+  headstart evaluate runs/photos list.csv --out evaluation.json
+  headstart evaluate runs/photos runs/photos/split.csv --part test
+"""
+
+
+@application.command(name="evaluate", epilog=_EVALUATE_EXAMPLES, short_help="Test a run on labelled images.")
+@guarded
+def evaluate_command(
+    run: RunFolder,
+    data: Annotated[str, typer.Argument(metavar="DATA", help="Labelled images, as for `headstart fit`; classes are matched by name.")],
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write all figures as JSON.")] = None,
+    part: Annotated[str | None, typer.Option(metavar="train|val|test", help="Only this part of the data.")] = None,
+    picture: Annotated[Path | None, typer.Option(metavar="PNG", help="Write the confusion matrix as a picture.")] = None,
+    engine: InferenceEngine = "auto",
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Test a run on labelled images: the saved model itself, from pixels to probabilities.
+
+    Also how well its prediction sets, its confidence and its novelty detection hold on these images; with --out the whole curves. Images
+    that the run has learned from are counted and reported; each use of its test part is recorded in the run.
+    """
+    from headstart.run import is_run, load
+
+    if part not in (None, "train", "val", "test"):
+        raise ParameterError(f"--part must be train, val or test, got {part!r}.")
+    check_writable(out, picture)
+    if not is_run(run) and is_run(Path(data)):
+        raise RunError(f"{data} is the run: it comes first. Type: headstart evaluate {shlex.quote(data)} {shlex.quote(str(run))}")
+    opened = load(run, engine=engine)
+    dataset = _labelled(opened, data, part)
+    with TerminalListener(quiet=quiet, verbose=verbose) as listener:
+        for note in dataset.notes:
+            listener.say(note)
+        listener.stage(f"Predicting {len(dataset)} images")
+        evaluation, predictions = opened.evaluate(dataset, progress=listener.progress)
+        for error in predictions.refused:
+            listener.warn(f"{error} (left out)")
+        seen = _say_seen(opened, data, evaluation, predictions, listener)
+    trusted = _trusted(opened, evaluation, predictions)
+    if out is not None:
+        write_json(out, {**evaluation.to_dict(), "seen": seen, **_curves(evaluation, trusted)})
+    if picture is not None:
+        from headstart.report import confusion_matrix_png
+
+        with writable(picture):
+            confusion_matrix_png(evaluation, picture)
+    if not quiet:
+        for line in evaluation.lines():
+            print_result(line)
+        for sentence in () if trusted is None else trusted.sentences():
+            print_result(f"  {sentence}")
+    print_result(evaluation.summary("test"), style="bold green")
+
+
+def _labelled(run: Run, data: str, part: str | None) -> Dataset:
+    """The images to test on, with their labels as classes of the run."""
+    from headstart.data import read_dataset
+
+    dataset = read_dataset(data, classes=run.classes)
+    if part is not None:
+        dataset = dataset.take(dataset.part(part))
+    if not len(dataset):
+        raise DataError(f"{data}: no images in the part {part!r}.")
+    return dataset
+
+
+def _say_seen(
+    run: Run, data: str, evaluation: Evaluation, predictions: Predictions, listener: TerminalListener
+) -> dict[str, int]:  # fmt: skip
+    """Warn of images that the run has learned from, and record a use of its test part in the run; how many there are of both."""
+    from headstart.run import Use, record_use
+
+    trained, tested = run.seen(predictions.digests)
+    if trained:
+        listener.warn(
+            f"The run has learned from {trained} of these {evaluation.images} images: the score is too high. Test on other images."
+        )
+    if tested:
+        recorded = record_use(
+            run.path, Use(data=data, images=evaluation.images, tested=tested, trained=trained, accuracy=evaluation.accuracy)
+        )
+        listener.say(
+            f"{tested} of these images are the run's own test images. "
+            + ("This use of them was recorded in the run." if recorded else "This could not be recorded: the run is read-only.")
+        )
+    return {"trained": trained, "tested": tested}
+
+
+def _trusted(run: Run, evaluation: Evaluation, predictions: Predictions) -> TrustTest | None:
+    """How well what the run knows about trust holds on these images; None for runs of an earlier version."""
+    from headstart.reliability import TrustTest
+
+    if run.trust is None or predictions.judgement is None:
+        return None
+    return TrustTest.of(run.trust, evaluation.outcome.probabilities, evaluation.outcome.targets, predictions.judgement.unlike)
+
+
+def _curves(evaluation: Evaluation, trusted: TrustTest | None) -> dict[str, Any]:
+    """What --out holds beside the scores."""
+    from headstart.reliability import Abstention, confidence
+
+    curve = Abstention.fit(*confidence(evaluation.outcome.probabilities, evaluation.outcome.targets))
+    return {
+        "trust": None if trusted is None else trusted.to_dict(),
+        "accuracy_coverage": {
+            "threshold": curve.thresholds.tolist(), "coverage": curve.coverage.tolist(), "accuracy": curve.accuracy.tolist(),
+        },
+    }  # fmt: skip
+
+
+# headstart compare -------------------------------------------------------------------------------------------------------------------
+
+_COMPARE_EXAMPLES = """\b
+Examples:
+  headstart compare runs/photos runs/photos-2
+  headstart compare runs/* --out comparison.json
+"""
+
+
+@application.command(
+    name="compare", epilog=_COMPARE_EXAMPLES, short_help="Which of several runs is better, and whether that may be chance."
+)
+@guarded
+def compare_command(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Folders that `headstart fit` wrote, two at least.")],
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write all figures as JSON.")] = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Compare runs, image by image, on the images that all of them were tested on: which is better, and whether that may be chance."""
+    from headstart.pipeline.comparison import compare_runs
+
+    check_writable(out)
+    comparison = compare_runs(runs)
+    if out is not None:
+        write_json(out, comparison.to_dict())
+    for line in [] if quiet else comparison.lines()[:-1]:
+        print_result(line)
+    print_result(comparison.summary(), style="bold green")
+
+
+# headstart report --------------------------------------------------------------------------------------------------------------------
+
+_REPORT_EXAMPLES = """\b
+Examples:
+  headstart report runs/photos
+  headstart report runs/photos --out photos.html
+"""
+
+
+@application.command(name="report", epilog=_REPORT_EXAMPLES, short_help="Write the report of a run anew.")
+@guarded
+def report_command(
+    run: RunFolder,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the page here, and leave the run as it is.")] = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Write report.html and MODEL_CARD.md of a run anew, with what has happened since: later uses of its test part.
+
+    `headstart fit` writes both. Pictures of test and training images are shown where the images are still where they were.
+    """
+    check_writable(out)
+    with TerminalListener(quiet=quiet, verbose=verbose) as listener:
+        from headstart.pipeline import report_of
+        from headstart.report import model_card, page
+        from headstart.run import load, replace_pages
+
+        listener.stage("Writing the report")
+        opened = load(run, without_pages=True)
+        report = report_of(opened)
+        if not report.examples:
+            listener.warn("None of the test images is where the run says, so the report shows no pictures.")
+        html = page(report)
+        if out is None:
+            replace_pages(opened.path, {"report.html": html, "MODEL_CARD.md": model_card(report)})
+        else:
+            with writable(out):
+                out.write_bytes(html.encode("utf-8", errors="replace"))
+    print_result(str(out or opened.path / "report.html"))
