@@ -134,7 +134,7 @@ def test_every_wrong_value_has_a_sentence_and_exit_code_2(cli: Cli, name: str) -
     assert done.out == ""
     lines = done.err.splitlines()
     assert len(lines) == 1, lines
-    if name != "columns":  # these have a language of their own
+    if name != "columns":  # a language of its own
         assert re.match(rf"Error: {name} must be .+, got .+\.( Did you mean .+\?)?$", lines[0]), lines[0]
 
 
