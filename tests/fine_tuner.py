@@ -24,8 +24,10 @@ from headstart.metrics.link import SOFTMAX
 from headstart.progress import Listener
 from headstart.settings import FineTuning
 from headstart.training.checkpoint import PLAN, CheckpointFolder
-from headstart.training.team import Team
-from headstart.training.tuning import Task, fine_tune
+from headstart.training.job import Pretrained, TrainingJob
+from headstart.training.labels import LabelTraining, make_loss
+from headstart.training.processes import Processes
+from headstart.training.tuning import fine_tune
 
 NAME = "mobilenetv3_small_050"
 
@@ -46,12 +48,7 @@ def train(cache: Path, out: Path, changes: dict[str, Any], *, pipe: int | None =
     small = load_backbone(NAME, cache=cache, weights="random", announce=lambda message: None)
     plan = FineTuning(**{"epochs": 3, "batch_size": 8, "image_size": 64, "device": "cpu", "lr": 2e-3, "keep": "last", **changes})
     rows = np.arange(27)
-    given = Task(
-        images=np.stack([draw(index % 3, index, side=64) for index in rows]), targets=np.eye(3, dtype=np.float32)[rows % 3],
-        classes=np.array(["rings", "stripes", "checks"]), link=SOFTMAX, train=rows[6:], watched=rows[:6],
-        class_weights=np.array([1.0, 2.0, 0.5], dtype=np.float32),
-    )  # fmt: skip
-    team, found = Team.from_environment(), {}
+    processes, found = Processes.from_environment(), {}
 
     def written(record: Any, network: Any) -> Conversion:
         found.update({name: value.numpy().copy() for name, value in network.model.state_dict().items()})
@@ -59,18 +56,24 @@ def train(cache: Path, out: Path, changes: dict[str, Any], *, pipe: int | None =
 
     folder = CheckpointFolder.beside(out)
     resume = (folder.path / PLAN).exists()
-    if not resume and team.leads:
+    if not resume and processes.is_first:
         folder.begin({})
-    team.join("cpu")
-    team.wait()
+    processes.join("cpu")
+    processes.barrier()
+    task = LabelTraining(
+        indicators=np.eye(3, dtype=np.float32)[rows % 3], classes=np.array(["rings", "stripes", "checks"]),
+        criterion=make_loss(plan, SOFTMAX, 3, [1.0, 2.0, 0.5]),
+    )  # fmt: skip
+    job = TrainingJob(
+        plan=plan, task=task, images=np.stack([draw(index % 3, index, side=64) for index in rows]), train=rows[6:], validation=rows[:6],
+        processes=processes, checkpoints=folder, resume=resume, listener=Steps(pipe),
+    )  # fmt: skip
+    start = Pretrained(backbone=small, preprocessing=small.preprocessing, weights="random", engine="torch")
     with mock.patch.object(conversion, "convert_module", written):
-        done = fine_tune(
-            given, plan, backbone=small, preprocessing=small.preprocessing, cache=out.with_suffix(".cache"), weights="random",
-            engine="torch", checkpoints=folder, resume=resume, team=team, listener=Steps(pipe),
-        )  # fmt: skip
+        done = fine_tune(job, start, cache=out.with_suffix(".cache"))
     _, head = done.head.state()
     losses = np.array([[epoch.loss, epoch.accuracy, epoch.val_loss] for epoch in done.history.epochs])
-    np.savez(out.with_name(f"{out.name}{team.rank or ''}.npz"), **found, **head, losses=losses, logits=done.watched_logits)
+    np.savez(out.with_name(f"{out.name}{processes.rank or ''}.npz"), **found, **head, losses=losses, logits=done.predictions)
 
 
 def killed_after(steps: int, *arguments: Any) -> None:
@@ -97,4 +100,4 @@ if __name__ == "__main__":
         killed_after(int(count), cache, folder / first, trainings[first])
     for name, changes in trainings.items():
         train(cache, folder / name, changes)
-    Team.from_environment().leave()
+    Processes.from_environment().leave()

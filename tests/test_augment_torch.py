@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 from scipy import ndimage, stats
 
 from augmented import ALL, numbers, smooth
-from headstart.modalities.image.augment import Augmentation
-from headstart.modalities.image.mixing import Mixing
+from headstart.modalities.image.augment import Augmentation, Mixing
 from headstart.modalities.image.warp import View, one_thread, render
 
 pytest.importorskip("timm", reason="needs headstart[torch]")

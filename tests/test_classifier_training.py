@@ -225,7 +225,7 @@ def test_images_that_cannot_be_read_are_left_out(data: Data, tmp_path: Path) -> 
         (FineTuning(unfreeze="stage9"), "has no stage 'stage9'; it has stem, stage1"),
         (FineTuning(unfreeze=10), "has 9 stages .*; unfreeze must be from 1 to that, got 10"),
         (FineTuning(loss="binary"), "The loss 'binary' is for two classes"),
-        (FineTuning(augment="flap=1"), "Augmentation knows no 'flap'. Did you mean flip"),
+        (FineTuning(augment="flap=1"), "Augmentation has no setting 'flap'. Did you mean flip"),
         (FineTuning(augment="absent.toml"), "There is no file absent.toml"),
         (FineTuning(device="cuda"), "device is 'cuda', and PyTorch finds no GPU here"),
     ],

@@ -99,7 +99,7 @@ def test_options_without_a_training_are_refused(cli: Cli, pictures: Path) -> Non
         ("--strategy partial --epochs 3 --steps 3", "Give either epochs or steps"),
         ("--strategy partial --epochs 0", "epochs must be a whole number of at least 1, got 0"),
         ("--strategy partial --dropout 1", "dropout must be a number of at least 0 and below 1, got 1.0"),
-        ("--strategy partial --augment flipp=0.5", "Augmentation knows no 'flipp'. Did you mean flip"),
+        ("--strategy partial --augment flipp=0.5", "Augmentation has no setting 'flipp'. Did you mean flip"),
         ("--strategy partial --augment absent.toml", "There is no file absent.toml"),
         ("--strategy partial --head-layers 2x", "--head-layers takes whole numbers, such as 256 or 512,128; got '2x'"),
         ("--head-layers ,", "--head-layers takes whole numbers, such as 256 or 512,128; got ','"),
@@ -113,7 +113,7 @@ def test_options_without_a_training_are_refused(cli: Cli, pictures: Path) -> Non
         ("--resume .", "here: there is no interrupted training to resume"),
         ("--show-augment x.jpg", "--show-augment takes the name of a .png file, got x.jpg"),
         ("--show-augment no/x.png", "no/x.png cannot be written: there is no folder"),
-        ("--show-augment x.png --augment flap=1", "Augmentation knows no 'flap'"),
+        ("--show-augment x.png --augment flap=1", "Augmentation has no setting 'flap'"),
         ("--show-augment x.png --lr -1", "lr must be a number above 0"),
         ("--show-augment x.png --image-size 8", "image_size must be a whole number from 32 to 4096, got 8"),
     ],
@@ -217,7 +217,7 @@ def undisturbed(pictures: Path, cache: Path, tmp_path_factory: pytest.TempPathFa
 def test_ctrl_c_and_a_kill_and_then_the_same_model(cli: Cli, pictures: Path, cache: Path, undisturbed: Path) -> None:
     code, said = interrupted("fit", pictures, "--out", "run", "--cache", cache, *BEGIN, send=signal.SIGINT, after="Epoch 1")
     assert code == 130, said
-    assert said.splitlines()[-1] == f"Interrupted. The state of the training is kept. To go on: headstart fit {pictures} --resume run"
+    assert said.splitlines()[-1] == f"Interrupted. The state of the training is saved. To resume: headstart fit {pictures} --resume run"
     assert "Traceback" not in said
     assert "epoch 1/2" not in said
     assert sorted(path.name for path in Path().iterdir()) == ["run.training"]
@@ -244,13 +244,13 @@ def test_ctrl_c_and_a_kill_and_then_the_same_model(cli: Cli, pictures: Path, cac
     code, said = interrupted("fit", pictures, "--resume", "run.training", "--cache", cache, send=signal.SIGKILL, after="Epoch 2")
     assert code == -signal.SIGKILL
     assert "Resuming run, which was begun on " in said
-    assert "Going on after step " in said
+    assert "Resuming after step " in said
     assert "epoch 1/2" in said
     done = call(
         "fit", pictures, "--resume", "run", "--out", "run", "--cache", cache, *BEGIN
     )  # the whole command, typed again, does no harm
     assert done.returncode == 0, done.stderr
-    assert "Going on after step 8 of 16." in done.stderr
+    assert "Resuming after step 8 of 16." in done.stderr
     assert not Path("run.training").exists()
     assert Path("run/model.onnx").read_bytes() == (undisturbed / "model.onnx").read_bytes()
     first, second = (json.loads((run / "manifest.json").read_text("utf-8")) for run in (undisturbed, Path("run")))

@@ -17,7 +17,6 @@ from headstart.backbones import Backbone, conversion, load_backbone, torch_netwo
 from headstart.backbones.records import Conversion
 from headstart.errors import Interrupted, ParameterError
 from headstart.features import BackboneExtractor
-from headstart.metrics.link import SIGMOID, SOFTMAX
 from headstart.settings import FineTuning
 
 pytest.importorskip("timm", reason="needs headstart[torch]")
@@ -25,11 +24,14 @@ pytest.importorskip("timm", reason="needs headstart[torch]")
 import torch
 
 from conftest import draw
+from headstart.metrics.link import SIGMOID, SOFTMAX, Link
 from headstart.progress import Listener
 from headstart.training import inputs
 from headstart.training.checkpoint import FILE, CheckpointFolder
+from headstart.training.job import Pretrained, TrainingJob
+from headstart.training.labels import LabelTraining, make_loss
 from headstart.training.network import STATISTICS
-from headstart.training.tuning import FineTuned, FrozenWeightsError, Task, fine_tune
+from headstart.training.tuning import FineTuned, FrozenWeightsError, fine_tune
 
 NAME = "mobilenetv3_small_050"
 """The smallest at hand; a part of it lies behind the last feature map."""
@@ -41,22 +43,19 @@ def small(cache: Path) -> Backbone:
     return load_backbone(NAME, cache=cache, weights="random", announce=lambda message: None)
 
 
-def task(labels: int = 3, *, several: bool = False, watched: int = 6, **more: Any) -> Task:
+def job(plan: FineTuning = PLAN, *, labels: int = 3, link: Link = SOFTMAX, validation: int = 6, **more: Any) -> TrainingJob:
     images = np.stack([draw(index % 3, index, side=64) for index in range(27)])
     targets = np.eye(labels, dtype=np.float32)[np.arange(27) % labels]
-    if several:
+    if link is SIGMOID:
         targets[::4, 0] = 1
     rows = np.arange(27)
-    classes = np.arange(labels) if several else np.array(["rings", "stripes", "checks"][:labels])
-    return Task(
-        images=images,
-        targets=targets,
-        classes=classes,
-        link=SIGMOID if several else SOFTMAX,
-        train=rows[watched:],
-        watched=rows[:watched],
-        **more,
-    )
+    classes = np.arange(labels) if link is SIGMOID else np.array(["rings", "stripes", "checks"][:labels])
+    task = LabelTraining(indicators=targets, classes=classes, criterion=make_loss(plan, link=link, classes=labels))
+    return TrainingJob(plan=plan, task=task, images=images, train=rows[validation:], validation=rows[:validation], **more)
+
+
+def pretrained(backbone: Backbone, **more: Any) -> Pretrained:
+    return Pretrained(backbone=backbone, preprocessing=backbone.preprocessing, **more)
 
 
 @dataclass
@@ -79,6 +78,7 @@ Tune = Callable[..., Came]
 def tune(small: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tune:
     """Fine-tune the small network; converting what comes of it, which has tests of its own, is left out."""
     seen: list[dict[str, torch.Tensor]] = []
+    known = {field.name for field in dataclasses.fields(FineTuning)}
 
     def written(record: Any, network: Any) -> Conversion:
         assert not any("forward" in vars(module) for module in network.model.modules())  # nothing is left of the training's shortcuts
@@ -91,20 +91,10 @@ def tune(small: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tu
 
     monkeypatch.setattr(conversion, "convert_module", written)
 
-    def run(given: Task | None = None, **changes: Any) -> Came:
-        how = {
-            name: changes.pop(name) for name in ("seed", "checkpoints", "resume", "listener", "start_features", "team") if name in changes
-        }
-        plan = dataclasses.replace(PLAN, **changes)
+    def run(**changes: Any) -> Came:
+        plan = {name: changes.pop(name) for name in list(changes) if name in known}
         done = fine_tune(
-            given or task(),
-            plan,
-            backbone=small,
-            preprocessing=small.preprocessing,
-            cache=tmp_path,
-            weights="random",
-            engine="torch",
-            **how,
+            job(dataclasses.replace(PLAN, **plan), **changes), pretrained(small, weights="random", engine="torch"), cache=tmp_path
         )
         return Came(done, seen[-1])
 
@@ -176,7 +166,7 @@ def test_interrupted_and_resumed(tune: Tune, tmp_path: Path, step: int) -> None:
     whole = tune(**changes)
     checkpoints = CheckpointFolder.beside(tmp_path / "run")
     checkpoints.begin({})
-    with pytest.raises(Interrupted, match=r"The state is kept; go on with: --resume .*run$"):
+    with pytest.raises(Interrupted, match=r"The state of the training is saved\. To resume: --resume .*run$"):
         tune(**changes, checkpoints=checkpoints, listener=Interrupting(step))
     assert (checkpoints.path / FILE).is_file()
     assert same(tune(**changes, checkpoints=checkpoints, resume=True), whole)
@@ -226,8 +216,8 @@ def test_a_frozen_weight_that_was_changed_is_an_error(tune: Tune, monkeypatch: p
     usual = Training.run
     found: list[Any] = []
 
-    def run(self: Training, *, resume: bool = False) -> Any:
-        history = usual(self, resume=resume)
+    def run(self: Training) -> Any:
+        history = usual(self)
         entry = self.network.tail.model.state_dict()[name]
         with torch.no_grad():
             entry[(0,) * entry.ndim] += 1e-3
@@ -251,7 +241,7 @@ def test_stored_activations_give_the_same_training_as_the_frozen_part_in_the_loo
     monkeypatch.setattr(inputs.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     told = Told()
     whole = tune(listener=told)
-    assert any("more than half of what is free" in line and "training is slower" in line for line in told.lines)
+    assert any("more than half of the free space" in line and "training is slower" in line for line in told.lines)
     assert "The frozen part runs in every epoch: its output cannot be stored." in told.lines
     for one, other in zip(stored.done.history.epochs, whole.done.history.epochs, strict=True):
         assert one.loss == pytest.approx(other.loss, rel=2e-3)
@@ -274,20 +264,20 @@ def test_images_are_mixed_as_stored_activations(tune: Tune, strategy: str, mixin
 
 
 def test_several_labels(tune: Tune) -> None:
-    given = task(several=True, watched=12)
-    came = tune(given, epochs=2)
-    assert came.done.watched_logits is not None
-    assert came.done.watched_logits.shape == (12, 3)
+    given: dict[str, Any] = {"link": SIGMOID, "validation": 12, "epochs": 2}
+    came = tune(**given)
+    assert came.done.predictions is not None
+    assert came.done.predictions.shape == (12, 3)
     assert came.done.head.link_ is SIGMOID
-    again = tune(given, epochs=2, loss="focal", label_smoothing=0.1)
+    again = tune(**given, loss="focal", label_smoothing=0.1)
     assert not same(came, again)
 
 
 def test_two_classes_with_one_sigmoid(tune: Tune) -> None:
-    came = tune(task(2), loss="binary")
+    came = tune(labels=2, loss="binary")
     assert came.done.head.single_sigmoid
-    assert came.done.watched_logits is not None
-    np.testing.assert_allclose(came.done.watched_logits.sum(axis=1), 0, atol=1e-6)
+    assert came.done.predictions is not None
+    np.testing.assert_allclose(came.done.predictions.sum(axis=1), 0, atol=1e-6)
     with pytest.raises(ParameterError, match="'binary' is for two classes"):
         tune(loss="binary")
 
@@ -326,7 +316,7 @@ def features(came: Came, small: Backbone) -> torch.Tensor:
     network = torch_network(small, weights="random").eval()
     network.model.load_state_dict(came.weights)
     with torch.inference_mode():
-        return network(torch.from_numpy(task().images))[:, -network.sizes[-1] :]
+        return network(torch.from_numpy(job().images))[:, -network.sizes[-1] :]
 
 
 def test_distillation_holds_the_features(tune: Tune, small: Backbone, original: dict[str, torch.Tensor]) -> None:
@@ -342,17 +332,16 @@ def test_distillation_holds_the_features(tune: Tune, small: Backbone, original: 
 
 @pytest.mark.parametrize("changes", [{}, {"loss": "binary", "pixels": "unit", "strategy": "full"}])
 def test_engine_and_head_say_what_the_network_in_training_said(backbone: Backbone, cache: Path, changes: dict[str, Any]) -> None:
-    given = task(2 if "loss" in changes else 3, watched=12)
     plan = dataclasses.replace(PLAN, epochs=2, **changes)
-    told = Told()
-    done = fine_tune(given, plan, backbone=backbone, preprocessing=backbone.preprocessing, cache=cache, listener=told)
+    given = job(plan, labels=2 if "loss" in changes else 3, validation=12, listener=Told())
+    done = fine_tune(given, pretrained(backbone), cache=cache)
     extractor = BackboneExtractor(done.backbone, preprocessing=done.preprocessing)
     assert extractor.id != BackboneExtractor(backbone, preprocessing=done.preprocessing).id
     found = done.head.logits(extractor(given.images[:12]).values)
-    assert done.watched_logits is not None
-    scale = np.abs(done.watched_logits).max()
+    assert done.predictions is not None
+    scale = np.abs(done.predictions).max()
     assert scale > 0.01
-    np.testing.assert_allclose(found, done.watched_logits, atol=scale * (1e-3 if "strategy" in changes else 1e-2))
+    np.testing.assert_allclose(found, done.predictions, atol=scale * (1e-3 if "strategy" in changes else 1e-2))
     assert done.head.temperature != 1.0
 
 
@@ -360,7 +349,8 @@ def test_it_begins_with_the_head_that_was_fitted_on_frozen_features(backbone: Ba
     """With a rate of nearly nothing, the fine-tuned model is the probe."""
     from sklearn.linear_model import LogisticRegression
 
-    given = task(watched=12)
+    plan = dataclasses.replace(PLAN, epochs=1, lr=1e-12, strategy="probe", keep="best")
+    given = job(plan, validation=12)
     small = dataclasses.replace(backbone.preprocessing, size=64)
     values = BackboneExtractor(backbone, preprocessing=small)(given.images).values[:, -1280:]
     asked: list[int] = []
@@ -369,21 +359,20 @@ def test_it_begins_with_the_head_that_was_fitted_on_frozen_features(backbone: Ba
         asked.append(size)
         return values[given.train].copy()
 
-    plan = dataclasses.replace(PLAN, epochs=1, lr=1e-12, strategy="probe", keep="best")
-    done = fine_tune(given, plan, backbone=backbone, preprocessing=backbone.preprocessing, cache=cache, start_features=start)
+    done = fine_tune(given, pretrained(backbone, features=start), cache=cache)
     assert asked == [64]
-    labels = given.targets.argmax(1)
+    labels = given.task.targets(np.arange(27)).argmax(1).numpy()
     reference = LogisticRegression(max_iter=1000).fit(values[given.train], labels[given.train])
-    assert done.watched_logits is not None
-    assert (done.watched_logits.argmax(1) == reference.predict(values[:12])).mean() > 0.8
+    assert done.predictions is not None
+    assert (done.predictions.argmax(1) == reference.predict(values[:12])).mean() > 0.8
     found = done.head.logits(BackboneExtractor(done.backbone, preprocessing=done.preprocessing)(given.images[:12]).values)
-    np.testing.assert_allclose(found, done.watched_logits, atol=0.02 * np.abs(found).max())
+    np.testing.assert_allclose(found, done.predictions, atol=0.02 * np.abs(found).max())
 
 
 def test_an_image_size_that_the_network_cannot_take(backbone: Backbone, tmp_path: Path) -> None:
     fixed = dataclasses.replace(backbone, any_size=False)
     with pytest.raises(ParameterError, match=r"takes images of 224 pixels only, and image_size is 64\. Leave it out"):
-        fine_tune(task(), PLAN, backbone=fixed, preprocessing=backbone.preprocessing, cache=tmp_path)
+        fine_tune(job(), pretrained(fixed), cache=tmp_path)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -400,6 +389,6 @@ def test_memory_that_is_not_there(tune: Tune, monkeypatch: pytest.MonkeyPatch, e
     def fail(*_: Any) -> Iterator[Any]:
         raise error
 
-    monkeypatch.setattr(Training, "_step", fail)
+    monkeypatch.setattr(Training, "step", fail)
     with pytest.raises(HeadstartError, match=r"not enough memory for batches of 8 images\. Try a smaller --batch-size or --image-size"):
         tune()

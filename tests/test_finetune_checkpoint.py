@@ -20,15 +20,13 @@ pytest.importorskip("timm", reason="needs headstart[torch]")
 import torch
 
 from headstart.modalities.image import Preprocessing
-from headstart.modalities.image.augment import NONE, Augmentation
-from headstart.modalities.image.mixing import Mixing
+from headstart.modalities.image.augment import NONE, Augmentation, Mixing
+from headstart.settings import FineTuning
 from headstart.training import inputs
-from headstart.training.checkpoint import FILE, PLAN, Checkpoint, CheckpointFolder
+from headstart.training.checkpoint import FILE, PLAN, Checkpoint, CheckpointFolder, State, from_checkpoint, to_checkpoint
 from headstart.training.history import Epoch, History
-from headstart.training.inputs import StoredInputs, affordable_views
-from headstart.training.pixels import Pixels
-from headstart.training.state import State, packed, unpacked
-from headstart.training.team import Team
+from headstart.training.inputs import Pixels, StoredInputs, affordable_views
+from headstart.training.job import TrainingJob
 
 
 def checkpoint(value: float = 1.0) -> Checkpoint:
@@ -101,7 +99,7 @@ def test_an_accident_while_writing_leaves_the_earlier_checkpoint(
             patch.setattr(Path, "open", opened)
         else:
             patch.setattr(*((os, "fsync") if where == "fsync" else (Path, "replace")), failing(errno.ENOSPC))
-        with pytest.raises(RunError, match=r"cannot be kept in .*run\.training: the disk is full\. Free some space.*--resume .*run\.$"):
+        with pytest.raises(RunError, match=r"cannot be saved in .*run\.training: the disk is full\. Free some space.*--resume .*run\.$"):
             folder.save(checkpoint(2.0))
     found = folder.load()
     assert found is not None
@@ -119,7 +117,7 @@ def test_other_accidents_name_another_way(folder: CheckpointFolder, monkeypatch:
 
 def test_a_folder_that_was_removed_under_way(folder: CheckpointFolder) -> None:
     folder.remove()
-    with pytest.raises(RunError, match=r"cannot be kept in .*No such file"):
+    with pytest.raises(RunError, match=r"cannot be saved in .*No such file"):
         folder.save(checkpoint())
 
 
@@ -132,7 +130,7 @@ def test_a_damaged_file_is_refused(folder: CheckpointFolder, damage: str) -> Non
         whole[len(whole) // 2] ^= 1
     data = {"bit": whole, "short": whole[:-1], "longer": whole + b"0", "empty": b"", "tiny": b"abc"}[damage]
     path.write_bytes(data)
-    with pytest.raises(RunError, match=rf"{FILE}: is damaged \(its digest differs\)\. Begin again without --resume"):
+    with pytest.raises(RunError, match=rf"{FILE}: is damaged \(its digest differs\)\. Start again without --resume"):
         folder.load()
 
 
@@ -159,7 +157,7 @@ def test_there_is_nothing_to_resume(tmp_path: Path) -> None:
 )
 def test_a_plan_that_is_none(folder: CheckpointFolder, text: str, words: str) -> None:
     (folder.path / PLAN).write_bytes(text.encode(errors="surrogateescape"))
-    with pytest.raises(RunError, match=f"{words}.*Begin again without --resume"):
+    with pytest.raises(RunError, match=f"{words}.*Start again without --resume"):
         folder.plan()
 
 
@@ -186,11 +184,11 @@ def test_a_state_and_an_optimizer_come_back_to_the_bit(folder: CheckpointFolder,
         step(weights, one)
     epoch = Epoch(number=1, loss=float("nan"), accuracy=0.5, lr=0.1, seconds=1.5, trained=("last",))
     state = State(step=3, loss=0.1 + 0.2, best_loss=float("inf"), best=0, window=[1 / 3], history=History((epoch,)))
-    folder.save(packed(state, {"weights": dict(zip("abc", weights, strict=True)), "kept": {}}, one))
+    folder.save(to_checkpoint(state, {"weights": dict(zip("abc", weights, strict=True)), "kept": {}}, one))
     read = folder.load()
     assert read is not None
     others, other = begun()
-    found, sets = unpacked(read, other, device="cpu")
+    found, sets = from_checkpoint(read, other, device="cpu")
     assert sets.keys() == {"weights"}
     with torch.no_grad():
         for weight, name in zip(others, "abc", strict=True):
@@ -230,9 +228,11 @@ def pixels(augmentation: Augmentation = NONE, memory: int = 1 << 20) -> Pixels:
 
 
 def stored(folder: Path, engine: Means, *, views: int = 0, channels_first: bool = True) -> StoredInputs:
+    rows: Any = {"train": np.array([0, 2, 4, 6]), "validation": np.array([1, 3])}
+    job = TrainingJob(plan=FineTuning(), task=None, images=IMAGES, **rows)  # type: ignore[arg-type]
     return StoredInputs(
-        engine, pixels(Augmentation(flip=0.5, shift=0.2) if views else NONE), train=np.array([0, 2, 4, 6]), plain=np.array([1, 3]),
-        views=views, folder=folder, device="cpu", channels_first=channels_first, team=Team(), stage=lambda name: None,
+        engine, pixels(Augmentation(flip=0.5, shift=0.2) if views else NONE), job, train=job.train, views=views, folder=folder,
+        device="cpu", channels_first=channels_first,
     )  # fmt: skip
 
 
@@ -290,7 +290,7 @@ def test_an_interrupted_file_does_not_count(tmp_path: Path, monkeypatch: pytest.
 
 def test_a_disk_that_becomes_full_is_said_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inputs, "_write_header", failing(errno.ENOSPC))
-    with pytest.raises(RunError, match=r"frozen part cannot be kept in .*: the disk is full\. Free some space, or choose another --out"):
+    with pytest.raises(RunError, match=r"frozen part cannot be stored in .*: the disk is full\. Free some space, or choose another --out"):
         stored(tmp_path / "there", Means()).prepare(0)
     assert not list((tmp_path / "there").iterdir())
     monkeypatch.undo()
@@ -345,13 +345,13 @@ def test_as_many_views_as_half_of_the_free_disk_holds(
 
 def test_images_are_decoded_once_as_far_as_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[int] = []
-    usual = Pixels._decoded
+    usual = Pixels._decode
 
     def counted(self: Pixels, index: int, preprocessing: Preprocessing) -> Any:
         decoded.append(index)
         return usual(self, index, preprocessing)
 
-    monkeypatch.setattr(Pixels, "_decoded", counted)
+    monkeypatch.setattr(Pixels, "_decode", counted)
     for augmentation in (NONE, Augmentation(flip=1.0)):
         decoded.clear()
         given = pixels(augmentation, memory=2 * 32 * 32 * 3)
@@ -378,5 +378,5 @@ def test_an_image_that_was_changed_during_a_training(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"no image")
     given = Pixels([tmp_path / "a.png"], preprocessing=Preprocessing(32), augmentation=NONE, seed=0, memory=0)
     for read in (lambda: given.plain(0), lambda: given.view(0, 0)):
-        with pytest.raises(DataError, match=r"cannot be read any longer.*a\.png.*Do not change the images during a training"):
+        with pytest.raises(DataError, match=r"can no longer be read.*a\.png.*Do not change the images during a training"):
             read()

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from headstart.progress import quiet
-from headstart.training.folding import fold_batchnorm, unfold
+from headstart.training.network import fold_batchnorm, unfold
 
 
 def network(name: str) -> Any:

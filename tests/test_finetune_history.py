@@ -14,8 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headstart.errors import MissingExtraError, ParameterError
-from headstart.training.event_files import EventFiles
-from headstart.training.history import Epoch, History
+from headstart.training.history import Epoch, EventFiles, History
 
 NUMBERS = st.floats(allow_nan=False) | st.just(math.nan)
 
@@ -66,19 +65,19 @@ def test_the_kept_epoch_and_the_time_of_all() -> None:
 
 @pytest.mark.parametrize("number", [0, -1, 1.0, True, "1", None])
 def test_an_epoch_has_a_whole_number_from_1(number: Any) -> None:
-    with pytest.raises(ParameterError, match="The number of an epoch is a whole number of at least 1, got"):
+    with pytest.raises(ParameterError, match="The number of an epoch must be a whole number of at least 1, got"):
         epoch(number)
 
 
 def test_the_stages_are_a_list() -> None:
-    with pytest.raises(ParameterError, match="trained is a list of names of stages, got the text 'stage6'"):
+    with pytest.raises(ParameterError, match="trained must be a list of names of stages, got the text 'stage6'"):
         epoch(trained="stage6")
     assert epoch(trained=["stage5", "stage6"]).trained == ("stage5", "stage6")
 
 
 @pytest.mark.parametrize("numbers", [(2, 1), (1, 1)])
 def test_epochs_come_in_order(numbers: tuple[int, ...]) -> None:
-    with pytest.raises(ParameterError, match=r"The numbers of the epochs must rise, got \["):
+    with pytest.raises(ParameterError, match=r"The numbers of the epochs must increase, got \["):
         History(tuple(map(epoch, numbers)))
 
 
@@ -92,7 +91,7 @@ def test_the_best_epoch_is_one_of_them() -> None:
     [
         ({"loss": None}, "TypeError"),
         ({"loss": "high"}, "could not convert string to float: 'high'"),
-        ({"number": "one"}, "The number of an epoch is a whole number"),
+        ({"number": "one"}, "The number of an epoch must be a whole number"),
         ({"speed": 1.0}, "unexpected keyword argument 'speed'"),
     ],
 )
@@ -152,7 +151,7 @@ def test_a_process_that_is_cut_off_leaves_every_finished_epoch(tmp_path: Path) -
     pytest.importorskip("tensorboard", reason="needs headstart[tensorboard]")
     pytest.importorskip("torch", reason="needs headstart[torch]")
     code = (
-        "import os, sys\nfrom headstart.training.event_files import EventFiles\nfrom headstart.training.history import Epoch\n"
+        "import os, sys\nfrom headstart.training.history import Epoch, EventFiles\n"
         "files = EventFiles(sys.argv[1])\n"
         "for number in (1, 2):\n    files.epoch(Epoch(number=number, loss=1.0, accuracy=0.5, lr=0.1, seconds=1.0))\n"
         "os._exit(0)"
@@ -169,7 +168,7 @@ def test_a_training_that_goes_on_replaces_the_epochs_that_it_repeats(tmp_path: P
             files.epoch(epoch(number, loss=1.0))
     (first,) = tmp_path.iterdir()
     first.rename(tmp_path / "events.out.tfevents.1.first")  # both files may carry the same second, and are read in the order of names
-    with EventFiles(tmp_path, first=3) as files:
+    with EventFiles(tmp_path) as files:
         files.epoch(epoch(3, loss=2.0))
         files.epoch(epoch(4, loss=2.0))
     assert _scalars(tmp_path)["loss/train"] == [(1, 1.0), (2, 1.0), (3, 2.0), (4, 2.0)]

@@ -15,7 +15,6 @@ import pytest
 
 from conftest import draw
 from headstart.errors import ParameterError
-from headstart.metrics.link import SIGMOID, SOFTMAX
 from headstart.settings import FineTuning
 
 pytest.importorskip("timm", reason="needs headstart[torch]")
@@ -24,21 +23,20 @@ import torch
 from torch import nn
 
 from headstart.backbones.stages import Stage
+from headstart.metrics.link import SOFTMAX
 from headstart.modalities.image import Preprocessing
 from headstart.modalities.image.augment import Augmentation
 from headstart.progress import Listener
-from headstart.training.checkpoint import CheckpointFolder
-from headstart.training.freezing import Phase, rates
-from headstart.training.head_network import HeadNetwork
+from headstart.training.checkpoint import CheckpointFolder, deferred_interrupt
 from headstart.training.history import Epoch, History
-from headstart.training.inputs import ImageInputs
-from headstart.training.interrupts import interrupts_noted
-from headstart.training.loop import Problem, Stopped, Training
-from headstart.training.losses import make_loss
+from headstart.training.inputs import ImageInputs, Pixels
+from headstart.training.job import TrainingJob
+from headstart.training.labels import LabelTraining, make_loss
+from headstart.training.loop import Stopped, Training
 from headstart.training.network import STATISTICS, Network, frozen_digest, make_optimizer, set_mode, weights_digest
-from headstart.training.pixels import Pixels
-from headstart.training.shared_norm import share_batchnorm
-from headstart.training.team import Team
+from headstart.training.preparation import Trainable
+from headstart.training.processes import Processes
+from headstart.training.schedule import Phase, rates
 
 IMAGES = np.stack([draw(index % 3, index, side=32) for index in range(45)])
 LABELS = np.arange(45) % 3
@@ -73,23 +71,19 @@ ALL = ("one", "two", "three")
 
 
 def training(
-    *, plan: FineTuning | None = None, phases: tuple[Phase, ...] = (Phase(0, ALL),), trained: tuple[str, ...] = ALL, chooses: bool = True,
-    watched: int = 9, several: bool = False, weights: Any = None, seed: int = 1, augment: str = "none", batch: int = 8, **more: Any,
+    plan: FineTuning | None = None, *, phases: tuple[Phase, ...] = (Phase(0, ALL),), trained: tuple[str, ...] = ALL, validation: int = 9,
+    weights: Any = None, augment: str = "none", on_epoch: Callable[[Epoch], None] | None = None, **more: Any,
 ) -> Training:  # fmt: skip
-    plan = plan or FineTuning(epochs=3, batch_size=batch, lr=0.01, layer_decay=1.0)
-    tail = Small()
-    targets = np.eye(3, dtype=np.float32)[LABELS]
-    loss = make_loss(plan, link=SIGMOID if several else SOFTMAX, classes=3, class_weights=weights)
-    network = Network(tail, HeadNetwork(8, loss.outputs, plan.head_layers, plan.dropout, seed=seed), flatten=False)  # type: ignore[arg-type]
-    augmentation = Augmentation.parse(augment)
-    pixels = Pixels(IMAGES, preprocessing=Preprocessing(32), augmentation=augmentation, seed=seed, memory=1 << 24)
+    plan, tail, augmentation = plan or FineTuning(epochs=3, batch_size=8, lr=0.01, layer_decay=1.0), Small(), Augmentation.parse(augment)
+    loss = make_loss(plan, link=SOFTMAX, classes=3, class_weights=weights)
+    task = LabelTraining(indicators=np.eye(3, dtype=np.float32)[LABELS], classes=np.arange(3), criterion=loss)
+    network = Network(tail, task.head(8, plan, seed=1), flatten=False)  # type: ignore[arg-type]
+    pixels = Pixels(IMAGES, preprocessing=Preprocessing(32), augmentation=augmentation, seed=1, memory=1 << 24)
+    inputs = ImageInputs(pixels, normalise=lambda images: images.permute(0, 3, 1, 2).float() / 128 - 1, device="cpu")
     rows = np.arange(len(IMAGES))
-    return Training(
-        network, ImageInputs(pixels, normalise=lambda images: images.permute(0, 3, 1, 2).float() / 128 - 1, device="cpu"),
-        Problem(targets=targets, train=rows[watched:], watched=rows[:watched], chooses=chooses, link=SIGMOID if several else SOFTMAX),
-        plan, stages=tail.stages, phases=phases, rates=rates(plan, trained), loss=loss, augmentation=augmentation, seed=seed,
-        team=more.pop("team", Team()), device="cpu", **more,
-    )  # fmt: skip
+    job = TrainingJob(plan=plan, task=task, images=IMAGES, train=rows[validation:], validation=rows[:validation], seed=1, **more)
+    model = Trainable(network=network, inputs=inputs, stages=tail.stages, augmentation=augmentation, device="cpu")
+    return Training(job, model, phases=phases, rates=rates(plan, trained), on_epoch=on_epoch)
 
 
 def digest(one: Training) -> str:
@@ -238,12 +232,12 @@ def test_modes() -> None:
 
 def scripted(one: Training, losses: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the choice of the best epoch go by these numbers, the first being that of the beginning."""
-    usual, given = one._look, iter(losses)
+    usual, given = one._validate, iter(losses)
 
-    def look() -> Any:
-        return dataclasses.replace(usual(), chosen_by=next(given, 0.0))
+    def validate() -> Any:
+        return dataclasses.replace(usual(), criterion=next(given, 0.0))
 
-    monkeypatch.setattr(one, "_look", look)
+    monkeypatch.setattr(one, "_validate", validate)
 
 
 PLAN = FineTuning(epochs=4, batch_size=8, lr=0.01, layer_decay=1.0)
@@ -287,11 +281,11 @@ def test_the_mean_of_the_last_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in one.network.state_dict().items():
         torch.testing.assert_close(value, torch.stack([weights[name].double() for weights in found[1:]]).mean(0).to(value.dtype))
     assert history.best is None
-    looked = one._look()
-    assert np.array_equal(looked.logits, one.watched_logits)
+    found = one._validate()
+    assert np.array_equal(found.predictions, one.validation.predictions)
 
 
-def test_validation_is_looked_at_in_evaluation_mode() -> None:
+def test_validation_is_scored_in_evaluation_mode() -> None:
     one = training(plan=dataclasses.replace(PLAN, epochs=1, dropout=0.5, keep="last"), augment="mixup=0.5")
     history = one.run()
     with torch.no_grad():
@@ -299,15 +293,15 @@ def test_validation_is_looked_at_in_evaluation_mode() -> None:
     (epoch,) = history.epochs
     assert epoch.val_loss == pytest.approx(float(nn.functional.cross_entropy(logits, torch.from_numpy(LABELS[:9]))), rel=1e-5)
     assert epoch.val_accuracy == pytest.approx(float((logits.argmax(1).numpy() == LABELS[:9]).mean()))
-    np.testing.assert_allclose(one.watched_logits, logits.numpy(), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(one.validation.predictions, logits.numpy(), rtol=1e-5, atol=1e-6)
 
 
-def test_without_watched_images_the_last_epoch_is_kept() -> None:
+def test_without_validation_images_the_last_epoch_is_kept() -> None:
     plan = dataclasses.replace(PLAN, validation_share=0, keep="last")
-    one = training(plan=plan, watched=0, chooses=False)
+    one = training(plan=plan, validation=0, select_best=False)
     history = one.run()
     assert history.best is None
-    assert one.watched_logits is None
+    assert one.validation.predictions is None
     assert all(epoch.val_loss is None and epoch.val_accuracy is None for epoch in history.epochs)
 
 
@@ -321,7 +315,7 @@ def test_a_loss_that_is_no_number_stops_with_the_last_good_weights() -> None:
     history = one.run()
     assert digest(one) == begun
     (warning,) = told.warned
-    assert "The weights of the beginning are kept. Try a lower one: --lr 100000." in warning
+    assert "The initial weights are kept. Try a lower one: --lr 100000." in warning
     assert "learning rate of 1e+06" in warning
     assert "at step " in history.stopped
     assert "--lr 100000" in history.stopped
@@ -331,16 +325,16 @@ def test_a_loss_that_is_no_number_stops_with_the_last_good_weights() -> None:
 def test_the_epoch_that_is_gone_back_to_is_named(monkeypatch: pytest.MonkeyPatch, chooses: bool) -> None:
     told, digests = Told(), list[str]()
     plan = PLAN if chooses else dataclasses.replace(PLAN, validation_share=0, keep="last")
-    one = training(plan=plan, listener=told, chooses=chooses, on_epoch=lambda epoch: digests.append(digest(one)))
+    one = training(plan=plan, listener=told, select_best=chooses, on_epoch=lambda epoch: digests.append(digest(one)))
     if chooses:
         scripted(one, [9, 5, 6, 7], monkeypatch)
-    usual = one._batch
+    usual = one.batch
 
     def poisoned(order: Any, epoch: int, index: int) -> Any:
         made = usual(order, epoch, index)
         return dataclasses.replace(made, values=made.values * math.nan) if (epoch, index) == (2, 3) else made
 
-    monkeypatch.setattr(one, "_batch", poisoned)
+    monkeypatch.setattr(one, "batch", poisoned)
     history = one.run()
     kept = 1 if chooses else 2
     assert (
@@ -357,7 +351,7 @@ def test_trouble_before_anything_good_is_an_error() -> None:
     with pytest.raises(
         ParameterError, match=r"(NaN or infinite|rose to).*before the first epoch was done\. Try a lower one: --lr 100000\."
     ):
-        training(plan=plan, watched=0, chooses=False).run()
+        training(plan=plan, validation=0, select_best=False).run()
 
 
 def test_a_loss_that_explodes_stops_too() -> None:
@@ -383,10 +377,10 @@ CAREFUL = FineTuning(epochs=3, batch_size=16, lr=0.01, layer_decay=1.0, dropout=
 
 
 def careful(folder: Path | None = None, listener: Listener | None = None, **changes: Any) -> Training:
-    checkpoints = None if folder is None else CheckpointFolder(folder)
     plan = dataclasses.replace(CAREFUL, **changes)
     phases = (Phase(0, ()), Phase(1, ("three",)), Phase(2, ALL))
-    return training(plan=plan, phases=phases, augment="mixup=0.3,flip=0.5,shift=0.1", checkpoints=checkpoints, listener=listener)
+    saved = {} if folder is None else {"checkpoints": CheckpointFolder(folder), "resume": True}
+    return training(plan, phases=phases, augment="mixup=0.3,flip=0.5,shift=0.1", listener=listener or Listener(), **saved)
 
 
 def timeless(history: History) -> list[Epoch]:
@@ -407,15 +401,15 @@ def test_interrupted_at_any_step_and_resumed_it_comes_to_the_same_weights(tmp_pa
                 one.run()
             told = Told()
             one = careful(folder, told, optimizer=optimizer)
-            history = one.run(resume=True)
-            assert told.said[0] == f"Going on after step {step} of 9."
+            history = one.run()
+            assert told.said[0] == f"Resuming after step {step} of 9."
             assert told.steps == 9 - step
         else:  # nothing is left to be done
             history = one.run()
         assert digest(one) == digest(whole), step
         assert timeless(history) == expected
         assert all(math.isclose(epoch.seconds, 0, abs_tol=60) for epoch in history.epochs)
-        assert np.array_equal(one.watched_logits, whole.watched_logits)
+        assert np.array_equal(one.validation.predictions, whole.validation.predictions)
 
 
 def test_interrupted_again_and_again(tmp_path: Path) -> None:
@@ -424,12 +418,12 @@ def test_interrupted_again_and_again(tmp_path: Path) -> None:
     CheckpointFolder(tmp_path / "t").begin({})
     for _ in range(8):  # one step each
         with pytest.raises(Stopped):
-            careful(tmp_path / "t", Told(after=1, then=lambda: signal.raise_signal(signal.SIGINT))).run(resume=True)
+            careful(tmp_path / "t", Told(after=1, then=lambda: signal.raise_signal(signal.SIGINT))).run()
     one = careful(tmp_path / "t")
-    one.run(resume=True)
+    one.run()
     assert digest(one) == digest(whole)
     again = careful(tmp_path / "t")  # ended, but for what comes after the loop
-    again.run(resume=True)
+    again.run()
     assert digest(again) == digest(whole)
 
 
@@ -450,7 +444,7 @@ def test_what_was_killed_goes_on_from_the_last_epoch(tmp_path: Path, step: int) 
         careful(tmp_path / "t", Told(after=step, then=end)).run()
     told = Told()
     one = careful(tmp_path / "t", told)
-    history = one.run(resume=True)
+    history = one.run()
     assert told.steps == 9 - (step - 1) // 3 * 3
     assert digest(one) == digest(whole)
     assert timeless(history) == expected
@@ -464,29 +458,29 @@ def test_an_interruption_while_the_frozen_part_is_computed(monkeypatch: pytest.M
         if epoch == 1:
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(one.inputs, "prepare", prepare)
+    monkeypatch.setattr(one.model.inputs, "prepare", prepare)
     with pytest.raises(Stopped):
         one.run()
     whole, resumed = careful(), careful(tmp_path / "t")
     whole.run()
-    resumed.run(resume=True)
+    resumed.run()
     assert digest(resumed) == digest(whole)
 
 
 def test_the_second_ctrl_c_is_as_usual() -> None:
     event, usual = threading.Event(), signal.getsignal(signal.SIGINT)
-    with interrupts_noted(event):
+    with deferred_interrupt(event):
         signal.raise_signal(signal.SIGINT)
         assert event.is_set()
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is usual
-    with interrupts_noted(event):
+    with deferred_interrupt(event):
         pass
     assert signal.getsignal(signal.SIGINT) is usual
 
     def elsewhere() -> None:
-        with interrupts_noted(event):
+        with deferred_interrupt(event):
             done.append(signal.getsignal(signal.SIGINT))
 
     done: list[Any] = []
@@ -496,66 +490,48 @@ def test_the_second_ctrl_c_is_as_usual() -> None:
     assert done == [usual]
 
 
-# Team -----------------------------------------------------------------------------------------------------------------------------------
+# Processes -------------------------------------------------------------------------------------------------------------------------------
 
 
 def test_the_shares_of_a_batch_are_the_batch() -> None:
     for size in (1, 2, 3, 7):
         for count in (0, 1, 2, 5, 32, 33):
-            shares = [range(count)[Team(rank, size).share(count)] for rank in range(size)]
+            shares = [range(count)[Processes(rank, size).share(count)] for rank in range(size)]
             assert [row for share in shares for row in share] == list(range(count))
             assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
-def test_the_team_as_torchrun_says_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_as_torchrun_sets_them(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
-    assert Team.from_environment() == Team(0, 1, 0)
+    assert Processes.from_environment() == Processes(0, 1, 0)
     monkeypatch.setenv("WORLD_SIZE", "4")
-    assert Team.from_environment() == Team(0, 1, 0)
+    assert Processes.from_environment() == Processes(0, 1, 0)
     monkeypatch.setenv("RANK", "3")
-    assert Team.from_environment() == Team(3, 4, 3)
+    assert Processes.from_environment() == Processes(3, 4, 3)
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert Team.from_environment() == Team(3, 4, 1)
-    assert not Team.from_environment().leads
+    assert Processes.from_environment() == Processes(3, 4, 1)
+    assert not Processes.from_environment().is_first
     monkeypatch.setenv("RANK", "first")
     with pytest.raises(ParameterError, match=r"RANK, WORLD_SIZE and LOCAL_RANK must be numbers, as torchrun sets them.*'first'"):
-        Team.from_environment()
+        Processes.from_environment()
 
 
-def test_a_team_of_one_waits_for_nobody() -> None:
-    one = Team()
+def test_a_single_process_waits_for_nobody() -> None:
+    one = Processes()
     one.join("cpu")
-    one.wait()
-    assert one.add_up(torch.tensor(3.0)) == 3
+    one.barrier()
+    assert one.sum(torch.tensor(3.0)) == 3
     assert one.any(True, device="cpu")
     assert not one.any(False, device="cpu")
-    with one.one_first():
+    with one.first_on_machine():
         pass
     one.leave()
 
 
-def test_shared_batchnorm_is_batchnorm() -> None:
-    """With all images in one process: output, gradients and statistics are PyTorch's."""
-    from timm.layers import BatchNormAct2d
-
-    for make in (nn.BatchNorm2d, lambda channels: BatchNormAct2d(channels, act_layer=nn.ReLU6)):
-        results = []
-        for shared in (False, True):
-            torch.manual_seed(0)
-            norm = make(4).double()
-            nn.init.uniform_(norm.weight)
-            nn.init.uniform_(norm.bias)
-            layers = nn.Sequential(nn.Conv2d(3, 4, 3).double(), norm)
-            if shared:
-                share_batchnorm(layers, Team())
-                assert "forward" in vars(norm)
-            given = torch.randn(5, 3, 6, 6, dtype=torch.float64, requires_grad=True)
-            for _ in range(2):
-                found = layers(given)
-            (found * torch.randn(found.shape, dtype=torch.float64)).sum().backward()
-            layers.eval()
-            tensors = [found, given.grad, *(value.grad for value in layers.parameters()), *layers.state_dict().values(), layers(given)]
-            results.append([value.detach() for value in tensors])
-        for usual, found in zip(*results, strict=True):
-            torch.testing.assert_close(found, usual, rtol=1e-5, atol=1e-6)
+def test_trained_batchnorm_needs_a_single_process() -> None:
+    plan = FineTuning(batchnorm="train")
+    Processes().check(plan)
+    Processes(0, 2).check(FineTuning())
+    with pytest.raises(ParameterError, match=r"batchnorm 'train' works in a single process\. Use batchnorm 'inference', or start without"):
+        Processes(0, 2).check(plan)

@@ -11,8 +11,7 @@ import pytest
 
 from headstart.errors import ParameterError
 from headstart.settings import DEFAULT_LR, DEFAULT_STEPS, LEAST_EPOCHS, FineTuning
-from headstart.training.freezing import Phase, phases, rates, trained_stages
-from headstart.training.schedule import Schedule
+from headstart.training.schedule import Phase, Schedule, phases, rates, trained_stages
 
 NAMES = ("stem", "stage1", "stage2", "stage3", "last")
 NONE_CHOSEN: dict[str, Any] = {"validation_share": 0, "keep": "last"}

@@ -62,7 +62,7 @@ TOGETHER: dict[str, dict[str, Any]] = {
         "lr": 0.2,
         "batch_size": 9,
     },
-    "statistics": {"strategy": "full", "batchnorm": "train", "unfreeze": "gradual", "retain": "l2sp", "augment": "mixup=0.3"},
+    "whole": {"strategy": "full", "unfreeze": "gradual", "retain": "l2sp", "augment": "mixup=0.3"},
 }
 
 

@@ -12,7 +12,7 @@ pytest.importorskip("timm", reason="needs headstart[torch]")
 import torch
 from torch import nn
 
-from headstart.training.retain import L2SP, Distillation
+from headstart.training.preparation import L2SP, Distillation
 
 
 @pytest.fixture

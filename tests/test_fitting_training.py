@@ -21,7 +21,7 @@ from headstart.modalities.image.augment import Augmentation
 from headstart.pipeline import augmentation_sheet, settings_to_resume
 from headstart.pipeline.keeping import check_keeping, keep, kept_or_removed
 from headstart.training.checkpoint import CheckpointFolder
-from headstart.training.team import Team
+from headstart.training.processes import Processes
 
 PLAN = FineTuning(epochs=2, batch_size=16, image_size=32, lr=1e-4, validation_share=0.25)
 SETTINGS = FitSettings(head="centroid", fine_tuning=PLAN)
@@ -133,7 +133,7 @@ def test_interrupted_after_the_training_it_need_not_be_trained_again(
         patch.setattr(TransferClassifier, "features_of", _interrupt)
         with pytest.raises(Interrupted) as caught:
             fit(pictures, out=tmp_path / "run", settings=settings, command="the first")
-    said = f"Interrupted. The state of the training is kept. To go on: headstart fit {pictures} --resume {tmp_path / 'run'}"
+    said = f"Interrupted. The state of the training is saved. To resume: headstart fit {pictures} --resume {tmp_path / 'run'}"
     assert str(caught.value) == said
     assert settings_to_resume(tmp_path / "run") == (settings, str(pictures))
     monkeypatch.setattr(Training, "_step", lambda *_: pytest.fail("a step was done again"))
@@ -151,7 +151,7 @@ def _interrupt(*_: Any, **__: Any) -> None:
 
 def _begun(run: Path, settings: FitSettings, dataset: Dataset, digests: Sequence[bytes] = (b"1", b"2"), **more: Any) -> Keeping:
     check_keeping(run, settings, resume=more.get("resume", False))
-    return keep(run, settings, dataset, digests, team=Team(), **{"resume": False, **more})
+    return keep(run, settings, dataset, digests, processes=Processes(), **{"resume": False, **more})
 
 
 @pytest.fixture
@@ -166,7 +166,7 @@ def test_only_a_training_is_kept(tmp_path: Path, dataset: Dataset) -> None:
         check_keeping(None, SETTINGS, resume=True)
     assert _begun(tmp_path / "run", FitSettings(), dataset) == Keeping()
     check_keeping(None, SETTINGS, resume=False)
-    assert keep(None, SETTINGS, dataset, (), team=Team(), resume=False) == Keeping()
+    assert keep(None, SETTINGS, dataset, (), processes=Processes(), resume=False) == Keeping()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -242,12 +242,12 @@ def test_what_is_left_after_a_failure(
     assert type(caught.value) is raised
     assert folder.exists() is left
     if raised is Interrupted:
-        assert str(caught.value) == "Interrupted. The state of the training is kept. To go on: do this"
+        assert str(caught.value) == "Interrupted. The state of the training is saved. To resume: do this"
 
 
 def test_only_the_process_that_leads_writes_and_removes(tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Team, "wait", lambda self: None)
-    other = keep(tmp_path / "run", SETTINGS, dataset, (), team=Team(1, 2, 1), resume=False)
+    monkeypatch.setattr(Processes, "barrier", lambda self: None)
+    other = keep(tmp_path / "run", SETTINGS, dataset, (), processes=Processes(1, 2, 1), resume=False)
     assert list(tmp_path.iterdir()) == []
     _begun(tmp_path / "run", SETTINGS, dataset)
     with pytest.raises(ParameterError), kept_or_removed(other, to_go_on=""):

@@ -14,8 +14,8 @@ import torch
 
 from headstart.heads import LogisticHead
 from headstart.settings import FineTuning
-from headstart.training.head_network import HeadNetwork
-from headstart.training.losses import make_loss
+from headstart.training.labels import make_loss
+from headstart.training.network import HeadNetwork
 from headstart.training.trained_head import TrainedHead
 
 
@@ -89,7 +89,7 @@ def test_no_dropout_without_draw_in_eval_mode_or_at_nought() -> None:
 def test_another_number_of_rows_than_drawn_is_refused() -> None:
     network = HeadNetwork(20, 3, dropout=0.5)
     network.draw(0, 0, slice(0, 4), 12)
-    with pytest.raises(ValueError, match=r"Dropout was drawn for 4 images, and 12 came. Call draw before each batch"):
+    with pytest.raises(ValueError, match=r"Dropout was drawn for 4 images, got 12. Call draw before each batch"):
         network(torch.tensor(features()))
 
 
@@ -121,10 +121,10 @@ def test_it_begins_as_a_fitted_linear_head(loss: str, k: int) -> None:
 
 
 def test_what_cannot_be_begun_with_is_refused() -> None:
-    with pytest.raises(ParameterError, match="A head with dense layers cannot begin with a linear one"):
+    with pytest.raises(ParameterError, match="A head with dense layers cannot start from a linear one"):
         HeadNetwork(20, 3, (8,)).start_from(np.zeros((3, 20)), np.zeros(3))
     for shapes in (((3, 19), (3,)), ((4, 20), (4,)), ((3, 20), (2,)), ((1, 20), (1,))):
-        with pytest.raises(ParameterError, match="A head of 20 features and 3 outputs cannot begin with coefficients"):
+        with pytest.raises(ParameterError, match="A head of 20 features and 3 outputs cannot start from coefficients"):
             HeadNetwork(20, 3).start_from(np.zeros(shapes[0]), np.zeros(shapes[1]))
 
 
@@ -147,13 +147,12 @@ def test_the_trained_head_says_what_the_network_said(layers: tuple[int, ...], ou
         np.arange(k),
         SIGMOID if several else SOFTMAX,
         columns=(5, 25),
-        single_sigmoid=outputs == 1 and not several,
         features=30,
     )
     X = features(50, 30)
     with torch.no_grad():
         logits = network.eval()(torch.tensor(X[:, 5:25]))
-    expected = torch.cat([1 - torch.sigmoid(logits), torch.sigmoid(logits)], 1) if outputs == 1 and not several else None
+    expected = torch.cat([1 - torch.sigmoid(logits), torch.sigmoid(logits)], 1) if head.single_sigmoid else None
     if expected is None:
         np.testing.assert_allclose(head.logits(X), logits.numpy(), atol=1e-5)
         expected = torch.sigmoid(logits) if several else torch.softmax(logits, dim=1)

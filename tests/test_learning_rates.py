@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from headstart.errors import ParameterError
 from headstart.report.chart import Scale, lines
 from headstart.report.lr_curve import lr_chart
-from headstart.training.learning_rates import LearningRates, Watch, in_words, rising, rounded_down, smooth
+from headstart.training.learning_rates import DivergenceTest, LearningRates, lr_text, rising, rounded_down, smooth
 
 
 def searched(losses: np.ndarray, *, guessing: float = 1.0, default: float = 5e-4, low: float = 1e-6, high: float = 1.0) -> LearningRates:
     """Losses of a whole search, as it would have gone: to its end, or until it diverges."""
-    watch = Watch(guessing)
+    watch = DivergenceTest(guessing)
     stop = next((place + 1 for place, loss in enumerate(losses) if watch(float(loss))), None)
     lrs = rising(low, high, len(losses))
     return LearningRates.of(lrs, losses[:stop], guessing=guessing, default=default, diverged=stop is not None)
@@ -93,12 +93,12 @@ def test_where_both_rules_hold_the_lower_rate_is_taken() -> None:
 
 
 def test_a_search_stops_at_four_times_the_lowest_loss_when_that_is_worse_than_guessing() -> None:
-    watch = Watch(1.0)
+    watch = DivergenceTest(1.0)
     assert not any(watch(loss) for loss in [1.0] * 5 + [0.5] * 60 + [1.9] * 60)
     assert any(watch(loss) for loss in [2.1] * 60)
-    noisy = Watch(1.0)
+    noisy = DivergenceTest(1.0)
     assert not any(noisy(float(loss)) for loss in 0.01 * np.random.default_rng(0).gamma(0.2, 5, 2000))
-    assert Watch(1.0)(math.nan)
+    assert DivergenceTest(1.0)(math.nan)
 
 
 def test_smoothing_does_not_lag() -> None:
@@ -114,13 +114,13 @@ def test_smoothing_does_not_lag() -> None:
 def test_a_rate_is_rounded_down_to_one_digit_and_written_so_that_it_is_read_back(rate: float) -> None:
     rounded = rounded_down(rate)
     assert rate / 2 < rounded <= rate * (1 + 1e-8)
-    assert float(in_words(rounded)) == pytest.approx(rounded, rel=1e-9)
-    assert len(in_words(rounded).replace("0.0", "").replace("0.", "").split("e")[0]) <= 2
+    assert float(lr_text(rounded)) == pytest.approx(rounded, rel=1e-9)
+    assert len(lr_text(rounded).replace("0.0", "").replace("0.", "").split("e")[0]) <= 2
 
 
 @pytest.mark.parametrize(("rate", "words"), [(3e-4, "3e-4"), (1e-6, "1e-6"), (2.34e-3, "2.3e-3"), (0.02, "0.02"), (1.0, "1"), (0.5, "0.5")])
-def test_a_rate_in_words(rate: float, words: str) -> None:
-    assert in_words(rate) == words
+def test_a_rate_lr_text(rate: float, words: str) -> None:
+    assert lr_text(rate) == words
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_the_chart_shows_the_curve_where_it_is() -> None:
     assert x.axis.log
     assert chart.mark is not None
     assert chart.mark.x == found.suggested
-    assert chart.mark.label == f"{in_words(found.suggested)} suggested"
+    assert chart.mark.label == f"{lr_text(found.suggested)} suggested"
     (smoothed,) = lines(chart.series[1], x, y)
     assert smoothed[0][0] == pytest.approx(Scale.around(chart.x, found.lrs)(found.lrs[0]), abs=0.02)
     lowest = min(smoothed, key=lambda point: point[1])

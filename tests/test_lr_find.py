@@ -132,8 +132,8 @@ def test_what_lies_about_is_removed_and_ctrl_c_says_that_nothing_is_kept(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(Training, "_step", interrupt)
-    with pytest.raises(Interrupted, match=r"^Interrupted\. Nothing of a search is kept\.$"):
+    monkeypatch.setattr(Training, "step", interrupt)
+    with pytest.raises(Interrupted, match=r"^Interrupted\. Nothing of the search was saved\.$"):
         search(pictures, steps=20)
     assert not list(tmp_path.glob("headstart-search-*"))
 
@@ -184,7 +184,7 @@ def test_quiet_prints_the_command_alone_and_writes_nothing(cli: Cli, pictures: P
         (("--steps", "5"), "must have at least 20 steps, got 5."),
         (("--unfreeze", "stage99"), "This backbone has no stage 'stage99'"),
         (("--optimizer", "adma"), "optimizer must be one of adamw"),
-        (("--test-share", "2"), "test_share must be above 0 and below 1"),
+        (("--test-share", "2"), "test_share must be a number above 0 and below 1"),
     ],
 )
 def test_mistakes(cli: Cli, pictures: Path, arguments: tuple[str, ...], said: str) -> None:

@@ -91,7 +91,7 @@ def test_the_layers_have_the_parameters_of_the_described_network(name: str, clas
 
 def test_the_head_of_a_summary_is_the_head_that_is_trained() -> None:
     pytest.importorskip("torch", reason="needs headstart[torch]")
-    from headstart.training.head_network import HeadNetwork
+    from headstart.training.network import HeadNetwork
 
     for shape, outputs, layers in (((512, 4, 4), 1, (256,)), ((100,), 7, ()), ((20,), 3, (16, 8))):
         summary = head_summary(shape, outputs=outputs, layers=layers, dropout=0.5)

@@ -52,7 +52,7 @@ def made(kind: str, *, temperature: float = 1.0, columns: tuple[int, int] = (STA
     }[kind]
     link = SIGMOID if kind in ("several", "dense several", "one label") else SOFTMAX
     return TrainedHead.of(
-        network(outputs, layers), classes, link, columns=columns, single_sigmoid="sigmoid" in kind, temperature=temperature,
+        network(outputs, layers), classes, link, columns=columns, temperature=temperature,
         **{"features": D, **given},
     )  # fmt: skip
 
@@ -216,7 +216,6 @@ def test_a_missing_or_wrong_array_is_told(key: str) -> None:
         ({"columns": [5, 24]}, "layer 0 do not fit its 19 inputs"),
         ({"temperature": 0.0}, "temperature must be a finite number above 0"),
         ({"temperature": float("nan")}, "temperature must be"),
-        ({"single_sigmoid": True}, "single_sigmoid is True, but the output layer is 3 wide for 3 classes"),
         ({"layers": 2}, "output layer gives 8 values for 3 classes"),
         ({"layers": 0}, "'dense.0.weight' is missing"),
         ({"layers": 10**15}, "'dense.3.weight' is missing"),
@@ -233,8 +232,8 @@ def test_a_training_that_ran_away_is_told() -> None:
     arrays["dense.0.bias"][1] = np.inf
     with pytest.raises(ParameterError, match=r"layer 0 holds values that are not finite. If a training made them, lower its learning rate"):
         TrainedHead.of(arrays, ["a", "b", "c"], SOFTMAX, columns=(START, STOP))
-    with pytest.raises(ParameterError, match="single_sigmoid is False, but the output layer is 1 wide for 2 classes"):
-        TrainedHead.of(network(1), ["a", "b"], SOFTMAX, columns=(START, STOP))
+    assert TrainedHead.of(network(1), ["a", "b"], SOFTMAX, columns=(START, STOP)).single_sigmoid
+    assert not TrainedHead.of(network(1), [0], SIGMOID, columns=(START, STOP)).single_sigmoid
 
 
 def test_features_are_checked() -> None:

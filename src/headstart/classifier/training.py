@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,29 +22,30 @@ from headstart.metrics.link import Link
 from headstart.progress import Listener
 from headstart.selection import Candidate, Choice
 from headstart.settings import GRADUAL, FineTuning
-from headstart.training.freezing import trained_stages
-from headstart.training.learning_rates import LearningRates
-from headstart.training.team import Team
+from headstart.training.learning_rates import LearningRates, find_lr
+from headstart.training.processes import Processes
+from headstart.training.schedule import trained_stages
 
 if TYPE_CHECKING:
     from headstart.training.checkpoint import CheckpointFolder
-    from headstart.training.tuning import FineTuned, Task
+    from headstart.training.job import Pretrained, StartFeatures, TrainingJob
+    from headstart.training.tuning import FineTuned
 
 
 @dataclass(frozen=True)
 class Keeping:
-    """Where a training is kept while it lasts, and who shares it.
+    """Where the state of a training is saved, and the processes that share it.
 
     Attributes:
         checkpoints: the folder; None is a temporary one.
-        resume: go on from its checkpoint.
-        team: the processes that train together.
-        events: folder for TensorBoard's event files, where they are asked for.
+        resume: continue from its checkpoint.
+        processes: that train together.
+        events: folder for TensorBoard's event files, if the plan asks for them.
     """
 
     checkpoints: CheckpointFolder | None = None
     resume: bool = False
-    team: Team = field(default_factory=Team)
+    processes: Processes = field(default_factory=Processes)
     events: Path | None = None
 
 
@@ -63,15 +64,17 @@ def check_plan(plan: FineTuning, *, backbone: str, classes: int, link: Link) -> 
         link: `SOFTMAX` for one label an image, `SIGMOID` for any number of labels.
 
     Raises:
-        ParameterError: stages that the backbone does not have, a loss that does not suit the labels, or a GPU that is not there.
+        ParameterError: stages that the backbone does not have, a loss that does not suit the labels, a GPU that is not there, or several
+            processes for a plan that needs one.
         MissingExtraError: PyTorch and timm, or what the logger needs, are not installed.
     """
     timm_models.require("Fine-tuning")
-    from headstart.training.losses import make_loss
-    from headstart.training.preparing import device_of
+    from headstart.training.labels import make_loss
+    from headstart.training.preparation import device_of
 
     device_of(plan)
-    make_loss(plan, link=link, classes=classes, class_weights=None)
+    Processes.from_environment().check(plan)
+    make_loss(plan, link=link, classes=classes)
     if plan.unfreeze not in (None, GRADUAL):
         trained_stages(plan, stage_table(find(backbone)).names)
     if plan.logger == "tensorboard" and importlib.util.find_spec("tensorboard") is None:
@@ -92,13 +95,10 @@ def train(
     from headstart.training.tuning import fine_tune
 
     targets = encode(y)
-    task = _task(images, targets, plan, groups=groups, class_weight=class_weight, seed=seed, watched=watched)
-    tuned = fine_tune(
-        task, plan, backbone=ready.extractor.backbone, preprocessing=ready.extractor.preprocessing, cache=folder,
-        weights=ready.wanted.weights, start_features=_start_features(ready, plan, task, values, listener), engine=ready.wanted.engine,
-        seed=seed, checkpoints=keeping.checkpoints, resume=keeping.resume, team=keeping.team, listener=listener, events=keeping.events,
-    )  # fmt: skip
-    return tuned, _choice(tuned, task, plan, targets, probe)
+    job = _job(images, targets, plan, groups=groups, class_weight=class_weight, seed=seed, watched=watched, listener=listener)
+    job = replace(job, checkpoints=keeping.checkpoints, resume=keeping.resume, processes=keeping.processes, events=keeping.events)
+    tuned = fine_tune(job, _pretrained(ready, job, values), cache=folder)
+    return tuned, _choice(tuned, job, targets, probe)
 
 
 def search(
@@ -107,44 +107,46 @@ def search(
 ) -> LearningRates:  # fmt: skip
     """Search for a learning rate on the images that `train` would learn from; arguments as of `TransferClassifier.find_learning_rate`."""
     timm_models.require("Searching for a learning rate")
-    from headstart.training.lr_finder import find_lr
+    job = _job(images, encode(y), plan, groups=groups, class_weight=class_weight, seed=seed, watched=None, listener=listener)
+    return find_lr(job, _pretrained(ready, job, None), low=low, high=high, steps=steps)
 
-    task = _task(images, encode(y), plan, groups=groups, class_weight=class_weight, seed=seed, watched=None)
-    return find_lr(
-        task, plan, backbone=ready.extractor.backbone, preprocessing=ready.extractor.preprocessing, low=low, high=high, steps=steps,
-        weights=ready.wanted.weights, start_features=_start_features(ready, plan, task, None, listener), engine=ready.wanted.engine,
-        seed=seed, listener=listener,
+
+def _pretrained(ready: Ready, job: TrainingJob, values: npt.NDArray[np.float32] | None) -> Pretrained:
+    """What a training starts from; `values` are the frozen features of all images, where they are known."""
+    from headstart.training.job import Pretrained
+
+    return Pretrained(
+        backbone=ready.extractor.backbone, preprocessing=ready.extractor.preprocessing, weights=ready.wanted.weights,
+        engine=ready.wanted.engine, features=_start_features(ready, job, values),
     )  # fmt: skip
 
 
-def _start_features(
-    ready: Ready, plan: FineTuning, task: Task, values: npt.NDArray[np.float32] | None, listener: Listener
-) -> Callable[[int], npt.NDArray[np.float32] | None]:
-    """What a training is to begin with; `values` are the frozen features of all images, where they are known."""
+def _start_features(ready: Ready, job: TrainingJob, values: npt.NDArray[np.float32] | None) -> StartFeatures:
     backbone = ready.extractor.backbone
 
     def start_features(size: int) -> npt.NDArray[np.float32] | None:
-        """The frozen features of the images that are learned from, at this size."""
-        if plan.pixels != "backbone" or (size != backbone.record.input_size and not backbone.any_size):
+        """The frozen features of the training rows at this image size."""
+        if job.plan.pixels != "backbone" or (size != backbone.record.input_size and not backbone.any_size):
             return None
         preprocessing, last = ready.extractor.preprocessing, backbone.last
         if size == preprocessing.size and values is not None and values.shape[1] == backbone.dim:
-            return values[task.train, last.start : last.stop]
+            return values[job.train, last.start : last.stop]
         extractor = BackboneExtractor(backbone, preprocessing=replace(preprocessing, size=size), engine=ready.wanted.engine)
         with ready.store() as store:
-            features = extractor(taken(task.images, task.train), store=store, progress=listener.progress, warn=listener.warn)
+            features = extractor(taken(job.images, job.train), store=store, progress=job.listener.progress, warn=job.listener.warn)
         if features.refused:
-            raise DataError(f"An image cannot be read any longer: {features.refused[0]}. Do not change the images during a training.")
+            raise DataError(f"An image can no longer be read: {features.refused[0]}. Do not change the images during a training.")
         return features.values[:, last.start : last.stop]
 
     return start_features
 
 
-def _task(
+def _job(
     images: Images, targets: EncodedLabels, plan: FineTuning, *, groups: npt.NDArray[Any] | None,
-    class_weight: Mapping[Any, float] | str | None, seed: int, watched: tuple[Images, npt.NDArray[Any]] | None,
-) -> Task:  # fmt: skip
-    from headstart.training.tuning import Task
+    class_weight: Mapping[Any, float] | str | None, seed: int, watched: tuple[Images, npt.NDArray[Any]] | None, listener: Listener,
+) -> TrainingJob:  # fmt: skip
+    from headstart.training.job import TrainingJob
+    from headstart.training.labels import LabelTraining, make_loss
 
     rows = np.arange(len(targets))
     indicators, held, every = targets.indicators, np.empty(0, dtype=np.int64), images
@@ -156,10 +158,14 @@ def _task(
         further = labels.astype(bool) if targets.link.independent else labels[:, None] == targets.classes
         indicators, every = np.concatenate([indicators, further]), _joined(images, watched[0])
     weights = None if class_weight is None else class_weights(targets.take(rows), class_weight).astype(np.float32)
-    return Task(
-        images=every, targets=indicators.astype(np.float32), classes=targets.classes, link=targets.link,
-        train=rows.astype(np.int64), watched=held.astype(np.int64), chooses=bool(plan.validation_share), class_weights=weights,
+    task = LabelTraining(
+        indicators=indicators.astype(np.float32), classes=targets.classes,
+        criterion=make_loss(plan, link=targets.link, classes=indicators.shape[1], class_weights=weights),
         groups=None if groups is None else np.unique(groups, return_inverse=True)[1], label_dtype=targets.dtype,
+    )  # fmt: skip
+    return TrainingJob(
+        plan=plan, task=task, images=every, train=rows.astype(np.int64), validation=held.astype(np.int64),
+        select_best=bool(plan.validation_share), seed=seed, listener=listener,
     )  # fmt: skip
 
 
@@ -168,36 +174,36 @@ def _joined(first: Images, second: Images) -> Images:
     return np.concatenate([first, second]) if both_arrays else [*first, *second]
 
 
-def _choice(tuned: FineTuned, task: Task, plan: FineTuning, targets: EncodedLabels, probe: Choice | None) -> Choice:
+def _choice(tuned: FineTuned, job: TrainingJob, targets: EncodedLabels, probe: Choice | None) -> Choice:
     """The trained head as a choice."""
-    count = len(targets)
+    plan, count = job.plan, len(targets)
     out_of_sample = np.full((count, targets.indicators.shape[1]), np.nan)
     accuracy = accuracy_error = log_loss = log_loss_error = float("nan")
-    if tuned.watched_logits is not None and task.chooses:
-        out_of_sample[task.watched] = tuned.watched_logits
-        right, lost = _scores(tuned.watched_logits, targets.take(task.watched))
+    if tuned.predictions is not None and job.select_best:
+        out_of_sample[job.validation] = tuned.predictions
+        right, lost = _scores(tuned.predictions, targets.take(job.validation))
         accuracy, accuracy_error = _mean_and_error(right)
         log_loss, log_loss_error = _mean_and_error(lost)
     words = "linear" if not plan.head_layers else f"dense {'-'.join(map(str, plan.head_layers))}"
     row = Candidate(
         view=f"{', '.join(tuned.trained)} trained" if tuned.trained else "the frozen backbone", layers=("last",), head=f"{words} head",
-        hyperparameters={"epoch": float(tuned.history.best)} if tuned.history.best else {}, images=len(task.watched) * task.chooses,
+        hyperparameters={"epoch": float(tuned.history.best)} if tuned.history.best else {}, images=len(job.validation) * job.select_best,
         accuracy=accuracy, accuracy_error=accuracy_error, log_loss=log_loss, log_loss_error=log_loss_error,
         seconds=tuned.history.seconds, chosen=True,
     )  # fmt: skip
     earlier = () if probe is None else tuple(replace(candidate, chosen=False) for candidate in probe.evidence)
-    return Choice(estimator=tuned.head, evidence=(row, *earlier), out_of_sample=out_of_sample, reason=_reason(tuned, plan, task))
+    return Choice(estimator=tuned.head, evidence=(row, *earlier), out_of_sample=out_of_sample, reason=_reason(tuned, job))
 
 
-def _reason(tuned: FineTuned, plan: FineTuning, task: Task) -> str:
-    epochs, history = len(tuned.history.epochs), tuned.history
-    if not task.chooses:
+def _reason(tuned: FineTuned, job: TrainingJob) -> str:
+    plan, epochs, history, images = job.plan, len(tuned.history.epochs), tuned.history, len(job.validation)
+    if not job.select_best:
         return f"the training was asked for, and its last epoch ({epochs}) is kept"
     if plan.average or plan.keep == "last":
         return f"the training was asked for, and its last {'epochs are averaged' if plan.average else 'epoch is kept'}"
     if history.best is None:
-        return f"the training was asked for, but none of its {epochs} epochs was better on {len(task.watched)} validation images"
-    return f"the training was asked for; epoch {history.best} of {epochs} was best on {len(task.watched)} validation images"
+        return f"the training was asked for, but none of its {epochs} epochs was better on {images} validation images"
+    return f"the training was asked for; epoch {history.best} of {epochs} was best on {images} validation images"
 
 
 def _scores(logits: npt.NDArray[np.float64], targets: EncodedLabels) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:

@@ -245,7 +245,7 @@ def lr_find_command(
 ) -> None:
     """Find a learning rate."""
     from headstart.pipeline import find_learning_rate
-    from headstart.training.learning_rates import in_words
+    from headstart.training.learning_rates import lr_text
 
     settings = fit_settings(typed, strategy="partial")
     if settings.fine_tuning is None:
@@ -266,20 +266,20 @@ def lr_find_command(
     if not quiet:
         _show_search(found, search.out)
     options_of_fit = words_typed(context, without=("data", "strategy", "low", "high", "steps", "out", "quiet", "verbose"))
-    command = ["headstart", "fit", data, "--strategy", settings.fine_tuning.strategy, *options_of_fit, "--lr", in_words(found.suggested)]
+    command = ["headstart", "fit", data, "--strategy", settings.fine_tuning.strategy, *options_of_fit, "--lr", lr_text(found.suggested)]
     print_result(shlex.join(command), style="bold green")
 
 
 def _show_search(found: LearningRates, out: Path | None) -> None:
     """Print the curve as a small table, and what follows from it."""
-    from headstart.training.learning_rates import in_words
+    from headstart.training.learning_rates import lr_text
 
     print_result(f"{'lr':>8}  {'loss':>8}", style="bold")
     for rate, smoothed in found.rows():
-        print_result(f"{in_words(rate):>8}  {smoothed:>8.4f}")
+        print_result(f"{lr_text(rate):>8}  {smoothed:>8.4f}")
     print_result()
     end = "the loss diverged there" if found.diverged else "the loss did not diverge"
-    print_result(f"{'search':<9} {len(found.lrs)} steps, up to {in_words(found.lrs[-1])}; {end}")
+    print_result(f"{'search':<9} {len(found.lrs)} steps, up to {lr_text(found.lrs[-1])}; {end}")
     print_result(hanging(f"{'why':<9} {found.reason}", indent=10))
     if out is not None:
         print_result(f"{'curve':<9} {out}")

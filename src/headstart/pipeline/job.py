@@ -35,7 +35,7 @@ from headstart.progress import Listener
 from headstart.run import check_target, is_run, write_run
 from headstart.selection import Choice
 from headstart.settings import FitSettings
-from headstart.training.team import Team
+from headstart.training.processes import Processes
 
 
 def read(data: str | Path | Dataset, settings: FitSettings) -> Dataset:
@@ -113,7 +113,7 @@ def fit(
         DataError, ParameterError, BackboneError, RunError: what the user gave cannot be used; the message says what to do.
         Interrupted: Ctrl-C during a fine-tuning, whose state has been kept.
     """
-    settings, listener, team = settings or FitSettings(), listener or Listener(), Team.from_environment()
+    settings, listener, processes = settings or FitSettings(), listener or Listener(), Processes.from_environment()
     started, seconds = time.perf_counter(), dict[str, float]()
     out = None if out is None else _with_a_name(Path(out).expanduser())
     if out is not None:
@@ -130,14 +130,14 @@ def fit(
 
     classifier = TransferClassifier.of(settings)
     if settings.fine_tuning is not None:
-        team.join("cuda" if settings.fine_tuning.device != "cpu" and gpu_is_there() else "cpu")
-    with team.one_first():
+        processes.join("cuda" if settings.fine_tuning.device != "cpu" and gpu_is_there() else "cpu")
+    with processes.first_on_machine():
         features = _look_at_images(classifier, dataset, listener)
     say_refused(features, len(dataset), listener)
     readable, held_out = split(dataset.take(features.kept), settings, digests=features.digests)
     findings = check_known(readable, features.digests)
     _say_findings(findings, listener)
-    keeping = keep(out, settings, readable, features.digests, team=team, resume=resume, command=command)
+    keeping = keep(out, settings, readable, features.digests, processes=processes, resume=resume, command=command)
     if resume and out is not None:
         command = command_that_began(out)
     known = _Known(
@@ -145,11 +145,11 @@ def fit(
     )
     with kept_or_removed(keeping, to_go_on=_to_go_on(data, out)):
         result, values = _learned(classifier, known, keeping, out=out, settings=settings, listener=listener, seconds=seconds)
-        if out is not None and team.leads:
+        if out is not None and processes.is_first:
             listener.stage("Writing the run")
             with _lap(seconds, "writing"):
                 write_run(out, run_contents(result, values, settings=settings, command=command))
-    if keeping.checkpoints is not None and team.leads:
+    if keeping.checkpoints is not None and processes.is_first:
         keeping.checkpoints.remove()
     seconds["total"] = time.perf_counter() - started
     return result
@@ -172,7 +172,7 @@ def _learned(
 ) -> tuple[FitResult, npt.NDArray[np.float32]]:  # fmt: skip
     """Learn and test; the features of all images by the network as it is then, float32 (n, D), come as well."""
     dataset, features, groups = known.dataset, known.features, known.groups
-    with keeping.team.one_first():
+    with keeping.processes.first_on_machine():
         _learn(classifier, features, dataset, groups, listener)
     probe = classifier.choice_ if classifier.begins_with_probe else None
     values = _fine_tune(classifier, features, dataset, groups, keeping, listener)
@@ -320,7 +320,7 @@ def _cross_validate(
             continue
         fold.fine_tune(
             taken(dataset.images, train[rest]), targets[rest], groups=None if groups is None else groups[rest], values=values[rest],
-            keeping=Keeping(team=Team.from_environment()), listener=_Named(listener, f"fold {done + 1} of {len(parts)}: "),
+            keeping=Keeping(processes=Processes.from_environment()), listener=_Named(listener, f"fold {done + 1} of {len(parts)}: "),
         )  # fmt: skip
         probabilities[held] = fold.predict_proba(taken(dataset.images, train[held]))
     listener.progress(len(parts), len(parts))

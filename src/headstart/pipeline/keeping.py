@@ -17,7 +17,7 @@ from headstart.modalities.image.augment import Augmentation
 from headstart.settings import FitSettings
 from headstart.settings.field import check_same
 from headstart.training.checkpoint import CheckpointFolder
-from headstart.training.team import Team
+from headstart.training.processes import Processes
 
 _EVENTS = "-tensorboard"
 
@@ -40,7 +40,7 @@ def check_keeping(out: Path | None, settings: FitSettings, *, resume: bool) -> N
     folder = CheckpointFolder.beside(out)
     if resume:
         check_same(_record_of(folder), _described(settings), run=out)
-    elif folder.has_begun():
+    elif folder.has_checkpoint:
         raise ParameterError(
             f"{folder.path} holds the state of a training that was interrupted. Go on with it: --resume {out}. To begin anew, remove "
             "that folder or give another --out."
@@ -48,7 +48,14 @@ def check_keeping(out: Path | None, settings: FitSettings, *, resume: bool) -> N
 
 
 def keep(
-    out: Path | None, settings: FitSettings, dataset: Dataset, digests: Sequence[bytes], *, team: Team, resume: bool, command: str = ""
+    out: Path | None,
+    settings: FitSettings,
+    dataset: Dataset,
+    digests: Sequence[bytes],
+    *,
+    processes: Processes,
+    resume: bool,
+    command: str = "",
 ) -> Keeping:
     """Where the training of a run is kept: beside the run, which does not exist yet. After `check_keeping`.
 
@@ -57,7 +64,7 @@ def keep(
         settings: of the fit.
         dataset: in its final parts.
         digests: of its images.
-        team: who shares the work.
+        processes: that train together.
         resume: go on with what is there.
         command: that began it.
 
@@ -66,16 +73,16 @@ def keep(
         RunError: the folder cannot be written.
     """
     if settings.fine_tuning is None or out is None:
-        return Keeping(team=team)
+        return Keeping(processes=processes)
     folder, fingerprint = CheckpointFolder.beside(out), _fingerprint(dataset, digests)
     if resume:
         if folder.plan()["fingerprint"] != fingerprint:
             raise DataError(f"The images or labels have changed since the training of {out} was begun. Begin anew with another --out.")
-    elif team.leads:
+    elif processes.is_first:
         folder.begin({"settings": _described(settings), "data": dataset.source, "fingerprint": fingerprint, "command": command})
-    team.wait()
+    processes.barrier()
     events = out.with_name(out.name + _EVENTS) if settings.fine_tuning.logger == "tensorboard" else None
-    return Keeping(checkpoints=folder, resume=resume, team=team, events=events)
+    return Keeping(checkpoints=folder, resume=resume, processes=processes, events=events)
 
 
 @contextmanager
@@ -96,20 +103,20 @@ def kept_or_removed(keeping: Keeping, *, to_go_on: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        if folder.has_begun() or folder.activations.exists():
-            raise Interrupted(f"Interrupted. The state of the training is kept. To go on: {to_go_on}") from None
+        if folder.has_checkpoint or folder.activations.exists():
+            raise Interrupted(f"Interrupted. The state of the training is saved. To resume: {to_go_on}") from None
         _remove(keeping)
         raise
     except RunError:  # the disk is full, and there will be room another time
         raise
     except Exception:
-        if not folder.has_begun():
+        if not folder.has_checkpoint:
             _remove(keeping)
         raise
 
 
 def _remove(keeping: Keeping) -> None:
-    if keeping.checkpoints is not None and keeping.team.leads:
+    if keeping.checkpoints is not None and keeping.processes.is_first:
         keeping.checkpoints.remove()
 
 

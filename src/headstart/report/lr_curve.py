@@ -6,7 +6,7 @@ from pathlib import Path
 
 from headstart.report.chart import Axis, LineChart, Mark, Series
 from headstart.report.chart_picture import line_charts_png
-from headstart.training.learning_rates import LearningRates, in_words
+from headstart.training.learning_rates import LearningRates, lr_text
 
 
 def lr_chart(found: LearningRates) -> LineChart:
@@ -18,8 +18,8 @@ def lr_chart(found: LearningRates) -> LineChart:
     return LineChart(
         title="Loss by learning rate",
         description=(
-            f"The loss while the learning rate rose from {in_words(rates[0])} to {in_words(rates[-1])}. "
-            f"Smoothed, it is lowest with {lowest:.4g} at {in_words(rates[int(found.smoothed.argmin())])}. {found.reason}"
+            f"The loss while the learning rate rose from {lr_text(rates[0])} to {lr_text(rates[-1])}. "
+            f"Smoothed, it is lowest with {lowest:.4g} at {lr_text(rates[int(found.smoothed.argmin())])}. {found.reason}"
         ),
         series=(
             Series(name="each batch", x=rates, y=batches, colour=4, dashed=True),
@@ -27,7 +27,7 @@ def lr_chart(found: LearningRates) -> LineChart:
         ),
         x=Axis(label="learning rate of the head (logarithmic)", log=True),
         y=Axis(label="lower is better", low=0.0),
-        mark=Mark(x=found.suggested, label=f"{in_words(found.suggested)} suggested"),
+        mark=Mark(x=found.suggested, label=f"{lr_text(found.suggested)} suggested"),
     )
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints: the whole state of a training in one file, written whole or not at all, so that a killed training goes on where it was.
+"""Checkpoints: the whole state of a training in one file, written atomically, so that an interrupted or killed training can be resumed.
 
 The folder lies beside the run that is to be written (``RUN.training``) and holds ``plan.json`` (what is being trained),
 ``checkpoint.safetensors`` and ``activations/``. It is removed when the run is complete.
@@ -10,31 +10,37 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from headstart.errors import RunError
 from headstart.files import write_file
+from headstart.training.history import History
 
 SUFFIX = ".training"
 PLAN = "plan.json"
 FILE = "checkpoint.safetensors"
 FORMAT = 1
 
+Weights = dict[str, Any]
+
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """What a training was at some step: tensors by name, and plain values."""
+    """A training at some step: tensors by name, and plain values."""
 
     tensors: Mapping[str, Any]
     state: Mapping[str, Any]
 
 
 class CheckpointFolder:
-    """The folder of a training that is under way."""
+    """The folder of a training in progress."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -45,56 +51,61 @@ class CheckpointFolder:
         return cls(run.with_name(run.name + SUFFIX))
 
     @property
+    def run(self) -> str:
+        """The path of the run that the training is to become."""
+        return str(self.path).removesuffix(SUFFIX)
+
+    @property
     def activations(self) -> Path:
-        """Where stored activations lie."""
+        """The folder of stored activations."""
         return self.path / "activations"
 
     def begin(self, plan: Mapping[str, Any]) -> None:
-        """Begin anew: what an earlier training left here is removed.
+        """Start a new training; the files of an earlier one are removed.
 
         Raises:
             RunError: the folder cannot be written.
         """
-        with _in_words(self.path):
+        with self._write_errors():
             self.remove()
             self.path.mkdir(parents=True)
             write_file(self.path / PLAN, json.dumps({"format": FORMAT, **plan}, indent=1, ensure_ascii=False).encode())
 
-    def has_begun(self) -> bool:
-        """Whether there is a state to go on from."""
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether there is a checkpoint to resume from."""
         return (self.path / FILE).exists()
 
     def plan(self) -> dict[str, Any]:
-        """What is being trained here, as `begin` was told.
+        """What is being trained here, as given to `begin`.
 
         Raises:
             RunError: there is no training here, or its description is damaged.
         """
         try:
-            told = json.loads((self.path / PLAN).read_text(encoding="utf-8"))
+            found = json.loads((self.path / PLAN).read_text(encoding="utf-8"))
         except FileNotFoundError:
-            run = str(self.path).removesuffix(SUFFIX)
             raise RunError(
-                f"{run}: there is no interrupted training to resume (no folder {self.path}). Give the --out of the training that was "
-                "interrupted, or leave --resume out to begin one."
+                f"{self.run}: there is no interrupted training to resume (no folder {self.path}). Give the --out of the training that was "
+                "interrupted, or leave --resume out to start a new one."
             ) from None
         except (OSError, ValueError) as error:
-            raise RunError(f"{self.path / PLAN}: cannot be read ({type(error).__name__}). Begin again without --resume.") from None
-        if not isinstance(told, dict) or told.get("format") != FORMAT:
-            raise RunError(f"{self.path / PLAN}: not written by this version of Headstart. Begin again without --resume.")
-        return {key: value for key, value in told.items() if key != "format"}
+            raise RunError(f"{self.path / PLAN}: cannot be read ({type(error).__name__}). Start again without --resume.") from None
+        if not isinstance(found, dict) or found.get("format") != FORMAT:
+            raise RunError(f"{self.path / PLAN}: not written by this version of Headstart. Start again without --resume.")
+        return {key: value for key, value in found.items() if key != "format"}
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Replace the checkpoint.
 
         Raises:
-            RunError: it cannot be written; the earlier one is still there.
+            RunError: it cannot be written; the previous one is still there.
         """
         from safetensors.torch import save
 
         tensors = {name: value.detach().cpu().contiguous() for name, value in checkpoint.tensors.items()}
         data = save(tensors, metadata={"state": json.dumps(checkpoint.state)})
-        with _in_words(self.path):
+        with self._write_errors():
             write_file(self.path / FILE, hashlib.sha256(data).digest() + data)
 
     def load(self) -> Checkpoint | None:
@@ -114,23 +125,97 @@ class CheckpointFolder:
             raise RunError(f"{path}: cannot be read ({error.strerror or error}).") from None
         digest, data = whole[:32], whole[32:]
         if hashlib.sha256(data).digest() != digest:
-            raise RunError(f"{path}: is damaged (its digest differs). Begin again without --resume.")
+            raise RunError(f"{path}: is damaged (its digest differs). Start again without --resume.")
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         return Checkpoint(load(data), json.loads(header["__metadata__"]["state"]))
 
     def remove(self) -> None:
-        """Remove the folder and all that this class and `StoredInputs` put there."""
+        """Remove the folder, stored activations included."""
         shutil.rmtree(self.path, ignore_errors=not self.path.exists())
+
+    @contextlib.contextmanager
+    def _write_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            what = "the disk is full. Free some space" if full else f"{error.strerror or error}. Choose another --out"
+            raise RunError(
+                f"The checkpoint cannot be saved in {self.path}: {what}, then resume from the last checkpoint: --resume {self.run}."
+            ) from None
+
+
+@dataclass
+class State:
+    """All that changes in a training, besides weights.
+
+    Attributes:
+        step: steps done, of the whole training.
+        loss, weight, right, seen: sums over the images of the current epoch: losses, their weights, scores, and how many.
+        seconds: time spent on the current epoch before an interruption.
+        best_loss, best: what the best epoch was selected by, and its number; 0 for the start.
+        waited: epochs since the best.
+        window: mean losses of the last steps.
+        history: of the epochs done.
+    """
+
+    step: int = 0
+    loss: float = 0.0
+    weight: float = 0.0
+    right: float = 0.0
+    seen: int = 0
+    seconds: float = 0.0
+    best_loss: float = math.inf
+    best: int | None = None
+    waited: int = 0
+    window: list[float] = field(default_factory=list)
+    history: History = field(default_factory=History)
+
+
+def to_checkpoint(state: State, weights: Mapping[str, Weights], optimizer: Any) -> Checkpoint:
+    """A checkpoint of a state, of some sets of weights by their name, and of an optimizer."""
+    tensors = {f"{name}/{entry}": value for name, entries in weights.items() for entry, value in entries.items()}
+    numbers = {}
+    for index, slots in optimizer.state_dict()["state"].items():
+        for slot, value in slots.items():
+            if hasattr(value, "detach"):  # a tensor
+                tensors[f"optimizer/{index}/{slot}"] = value
+            elif value is not None:
+                numbers[f"{index}/{slot}"] = value
+    plain = {**vars(state), "history": state.history.to_dict(), "best_loss": repr(state.best_loss)}
+    return Checkpoint(tensors, {"state": plain, "optimizer": numbers})
+
+
+def from_checkpoint(checkpoint: Checkpoint, optimizer: Any, *, device: str) -> tuple[State, dict[str, Weights]]:
+    """The state and the sets of weights of a checkpoint; the optimizer's own state is loaded into it."""
+    plain = dict(checkpoint.state["state"])
+    history, best_loss = History.from_dict(plain.pop("history")), float(plain.pop("best_loss"))
+    sets: dict[str, Weights] = {}
+    for name, value in checkpoint.tensors.items():
+        group, _, entry = name.partition("/")
+        sets.setdefault(group, {})[entry] = value.to(device)
+    slots: dict[int, dict[str, Any]] = {}
+    for key, value in [*sets.pop("optimizer", {}).items(), *checkpoint.state["optimizer"].items()]:
+        index, slot = key.split("/")
+        slots.setdefault(int(index), {})[slot] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": slots})
+    return State(**plain, history=history, best_loss=best_loss), sets
 
 
 @contextlib.contextmanager
-def _in_words(folder: Path) -> Any:
+def deferred_interrupt(event: threading.Event) -> Iterator[None]:
+    """The first Ctrl-C sets the event instead of interrupting, so that the current step can be finished and saved; a second interrupts."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    usual = signal.getsignal(signal.SIGINT)
+
+    def defer(*_: Any) -> None:
+        event.set()
+        signal.signal(signal.SIGINT, usual)
+
+    signal.signal(signal.SIGINT, defer)
     try:
         yield
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        what = "the disk is full. Free some space" if full else f"{error.strerror or error}. Choose another --out"
-        run = str(folder).removesuffix(SUFFIX)
-        raise RunError(
-            f"The training cannot be kept in {folder}: {what}, then go on from the last checkpoint with --resume {run}."
-        ) from None
+    finally:
+        signal.signal(signal.SIGINT, usual)

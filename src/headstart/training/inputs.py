@@ -1,4 +1,4 @@
-"""What the network is fed with in training: images, or stored activations at the place where the frozen part ends (PyTorch)."""
+"""The inputs of the network in training: images, or stored activations of its frozen part (PyTorch)."""
 
 from __future__ import annotations
 
@@ -18,19 +18,71 @@ import numpy.typing as npt
 import torch
 
 from headstart.engine import Engine, ahead, available_cores
-from headstart.errors import RunError
+from headstart.errors import DataError, ImageError, RunError
+from headstart.features import Images
 from headstart.files import replacing
-from headstart.modalities.image import quiet_decoding
-from headstart.modalities.image.mixing import Mixing
-from headstart.progress import Progress
-from headstart.training.pixels import Pixels
-from headstart.training.team import Team
+from headstart.modalities.image import Preprocessing, image_name, quiet_decoding, source_bytes
+from headstart.modalities.image.augment import Augmentation, Mixing
+from headstart.training.job import Rows, TrainingJob
 
-Rows = npt.NDArray[np.int64]
-KEPT_PIXELS = 1 << 30
-"""Bytes of decoded images that are kept in memory."""
+DECODED_BYTES = 1 << 30
+"""Bytes of decoded images that are held in memory."""
 DISK_SHARE = 0.5
-"""Of the free space, what stored activations may take."""
+"""Share of the free disk space that stored activations may take."""
+_LARGEST = 65504.0  # of float16
+_VIEWS = "views.json"
+
+Uint8 = npt.NDArray[np.uint8]
+
+
+class Pixels:
+    """Decoded images by their number, as in testing, and as augmented views for training.
+
+    Args:
+        images: paths, bytes or arrays; or one uint8 array (n, H, W, 3).
+        preprocessing: as in testing.
+        augmentation: of the views.
+        seed: of the views.
+        memory: bytes of decoded images that may be held.
+    """
+
+    def __init__(self, images: Images, *, preprocessing: Preprocessing, augmentation: Augmentation, seed: int, memory: int) -> None:
+        self._images, self._preprocessing, self._augmentation, self._seed = images, preprocessing, augmentation, seed
+        # A random crop is taken out of the whole image and not out of the part that testing would see.
+        share = preprocessing.crop if augmentation.crop < 1 else 1.0
+        self._larger = replace(preprocessing, size=round(preprocessing.size / share), crop=1.0) if share < 1 else preprocessing
+        self._decoded: dict[int, Uint8] = {}
+        self._room = memory // (self._larger.size**2 * 3)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of an image as the network takes it."""
+        return (self._preprocessing.size, self._preprocessing.size, 3)
+
+    def plain(self, index: int) -> Uint8:
+        """uint8 (size, size, 3), as in testing."""
+        found = self._decoded.get(index) if self._larger is self._preprocessing else None
+        return self._decode(index, self._preprocessing) if found is None else found
+
+    def view(self, index: int, number: int) -> Uint8:
+        """View `number` of an image, uint8 (size, size, 3)."""
+        pixels = self._decoded.get(index)
+        if pixels is None:
+            pixels = self._decode(index, self._larger)
+            if len(self._decoded) < self._room:
+                self._decoded[index] = pixels
+        if self._augmentation.still:
+            return pixels
+        size, keys = self._preprocessing.size, np.array([index])
+        made: Uint8 = self._augmentation.views(pixels[None], size=size, keys=keys, seed=self._seed, view=number)[0]
+        return made
+
+    def _decode(self, index: int, preprocessing: Preprocessing) -> Uint8:
+        source = self._images[index]
+        try:
+            return preprocessing(source_bytes(source), name=image_name(source))
+        except ImageError as error:  # it was readable when its features were computed
+            raise DataError(f"An image can no longer be read: {error}. Do not change the images during a training.") from None
 
 
 class Inputs(Protocol):
@@ -41,7 +93,7 @@ class Inputs(Protocol):
         ...
 
     def views(self, rows: Rows, epoch: int) -> Any:
-        """The images of these rows as the epoch sees them: a tensor for the network."""
+        """The images of these rows as augmented in the epoch: a tensor for the network."""
         ...
 
     def plain(self, rows: Rows) -> Any:
@@ -49,7 +101,7 @@ class Inputs(Protocol):
         ...
 
     def mixed(self, own: Any, partners: Any, mixing: Mixing) -> Any:
-        """Images and their partners, mixed."""
+        """Images mixed with their partners."""
         ...
 
 
@@ -58,7 +110,7 @@ class ImageInputs:
 
     Args:
         pixels: gives images and views.
-        normalise: uint8 tensors (N, H, W, 3) to the network's input.
+        normalise: from uint8 tensors (N, H, W, 3) to the network's input.
         device: of the tensors.
     """
 
@@ -81,7 +133,7 @@ class ImageInputs:
         """See `Inputs`."""
         return mixing.images(own, partners)
 
-    def _tensor(self, images: Sequence[npt.NDArray[np.uint8]]) -> Any:
+    def _tensor(self, images: Sequence[Uint8]) -> Any:
         batch = torch.from_numpy(np.stack(images)) if images else torch.empty(0, *self._pixels.shape, dtype=torch.uint8)
         if self._device == "cuda":
             batch = batch.pin_memory().to(self._device, non_blocking=True)
@@ -89,28 +141,27 @@ class ImageInputs:
 
 
 class StoredInputs:
-    """Activations that the engine computes once from images, kept on disk as float16 and read back batch by batch.
+    """Activations that the engine computes once, stored on disk as float16 and read batch by batch.
 
     Args:
-        engine: runs the frozen part: an image to an activation (h, w, C), (tokens, C) or (C,).
+        engine: opens the frozen part: an image to an activation (h, w, C), (tokens, C) or (C,).
         pixels: gives images and views.
-        rows: which images are stored as views (`train`) and as in testing (`plain`).
-        views: how many views of each training image; epochs take turns. 0 where images are not augmented.
-        folder: where the files lie; what is there from an earlier, interrupted run is used.
-        device, channels_first: of the tensors: whether four-dimensional ones are (N, C, h, w).
-        team: one process of each machine computes.
-        progress: called as images are done.
+        job: its validation rows are stored as in testing; its first process of each machine computes.
+        train: rows that are stored as views.
+        views: number of views of each training image; epochs take turns. 0 if images are not augmented.
+        folder: of the files; those of an earlier, interrupted run are used.
+        device: of the tensors.
+        channels_first: whether four-dimensional ones are (N, C, h, w).
     """
 
     def __init__(
-        self, engine: Callable[[], Engine], pixels: Pixels, *, train: Rows, plain: Rows, views: int, folder: Path, device: str,
-        channels_first: bool, team: Team, stage: Callable[[str], None], progress: Progress | None = None,
+        self, engine: Callable[[], Engine], pixels: Pixels, job: TrainingJob, *, train: Rows, views: int, folder: Path, device: str,
+        channels_first: bool,
     ) -> None:  # fmt: skip
         self._engine, self._pixels, self._views, self._folder = engine, pixels, views, folder
-        self._device, self._channels_first, self._team = device, channels_first, team
-        self._stage, self._progress = stage, progress
-        self._rows = {"views": train, "plain": plain if views else np.union1d(plain, train)}
-        self._where = {name: {row: place for place, row in enumerate(rows.tolist())} for name, rows in self._rows.items()}
+        self._device, self.channels_first, self._job = device, channels_first, job
+        self._rows = {"views": train, "plain": job.validation if views else np.union1d(job.validation, train)}
+        self._places = {name: {row: place for place, row in enumerate(rows.tolist())} for name, rows in self._rows.items()}
         self._open: dict[str, npt.NDArray[np.float16]] = {}
 
     def prepare(self, epoch: int | None) -> None:
@@ -128,10 +179,10 @@ class StoredInputs:
         return self._read("plain", "plain", rows)
 
     def mixed(self, own: Any, partners: Any, mixing: Mixing) -> Any:
-        """See `Inputs`. What is no map of positions has no box to be cut out: its values are mixed in the same shares."""
+        """See `Inputs`. Activations without positions have no box to cut out: their values are mixed with the same weights."""
         if own.ndim != 4:
             return replace(mixing, box=None).images(own, partners)
-        if self._channels_first:
+        if self.channels_first:
             return mixing.images(own, partners)
         return mixing.images(own.permute(0, 3, 1, 2), partners.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
@@ -139,43 +190,42 @@ class StoredInputs:
         return f"view{epoch % self._views}"
 
     def _read(self, name: str, kind: str, rows: Rows) -> Any:
-        places = [self._where[kind][row] for row in rows.tolist()]
+        places = [self._places[kind][row] for row in rows.tolist()]
         batch = torch.from_numpy(self._open[name][places]).to(self._device).float()
-        return batch.permute(0, 3, 1, 2) if batch.ndim == 4 and self._channels_first else batch
+        return batch.permute(0, 3, 1, 2) if batch.ndim == 4 and self.channels_first else batch
 
     def _file(self, name: str, kind: str, view: int | None) -> None:
         if name in self._open:
             return
         path, rows = self._folder / f"{name}.npy", self._rows[kind]
-        with self._team.one_first():
+        with self._job.processes.first_on_machine():
             if not path.exists():
                 self._compute(path, rows, view)
         self._open[name] = np.load(path, mmap_mode="r")  # closed with this object, when the training is over
 
     def _compute(self, path: Path, rows: Rows, view: int | None) -> None:
-        """Write a file of activations, whole or not at all."""
-        self._stage("Computing the frozen part" + ("" if view is None else f", view {view + 1} of {self._views}"))
+        """Write a file of activations atomically."""
+        self._job.listener.stage("Computing the frozen part" + ("" if view is None else f", view {view + 1} of {self._views}"))
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            # Not through a memory map: on a full disk that ends the process without a word.
+            # Not through a memory map: on a full disk that kills the process without a message.
             with replacing(path, durable=False) as partial, partial.open("wb") as stream:
                 for done, activation in enumerate(self._activations(rows, view)):
                     if not done:
                         _write_header(stream, (len(rows), *activation.shape))
                     stream.write(np.clip(activation, -_LARGEST, _LARGEST).astype(np.float16).tobytes())
-                    if self._progress is not None:
-                        self._progress(done + 1, len(rows))
+                    self._job.listener.progress(done + 1, len(rows))
                 if not len(rows):
                     _write_header(stream, (0, 1))
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             raise RunError(
-                f"The output of the frozen part cannot be kept in {self._folder}: "
+                f"The output of the frozen part cannot be stored in {self._folder}: "
                 f"{'the disk is full' if full else error.strerror or error}. Free some space, or choose another --out."
             ) from None
 
     def _activations(self, rows: Rows, view: int | None) -> Iterator[npt.NDArray[np.float32]]:
-        def pixels(row: int) -> npt.NDArray[np.uint8]:
+        def pixels(row: int) -> Uint8:
             return self._pixels.plain(row) if view is None else self._pixels.view(row, view)
 
         if not len(rows):
@@ -185,27 +235,23 @@ class StoredInputs:
                 yield outputs[0]
 
 
-_LARGEST = 65504.0  # of float16
-_VIEWS = "views.json"
-
-
 def _write_header(stream: IO[bytes], shape: tuple[int, ...]) -> None:
     described = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float16)), "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(stream, described)
 
 
-def affordable_views(wanted: int, *, bytes_each: int, train: int, plain: int, folder: Path) -> tuple[int, int]:
-    """How many views fit on the disk, at most `wanted`, and how many bytes all files then take; (-1, bytes) where not even one fits.
+def affordable_views(asked: int, *, bytes_each: int, train: int, plain: int, folder: Path) -> tuple[int, int]:
+    """The number of views that fit on the disk, at most `asked`, and the bytes of all files; (-1, bytes) if not even one fits.
 
-    The answer is kept in the folder and holds for the whole training: when that goes on another day, or another process asks while the
-    first files are being written, there is other room on the disk.
+    The number is stored in the folder and holds for the whole training: when it is resumed another day, or another process asks while the
+    first files are being written, the free space differs.
 
     Args:
-        wanted: views of each training image; 0 where images are not augmented.
+        asked: views of each training image; 0 if images are not augmented.
         bytes_each: of one activation.
         train: number of training images.
-        plain: number of images that are stored as in testing besides.
-        folder: where they are to lie.
+        plain: number of further images that are stored as in testing.
+        folder: of the files.
     """
     above = next(place for place in (folder, *folder.parents) if place.exists())
     room = int(shutil.disk_usage(above).free * DISK_SHARE)
@@ -213,20 +259,20 @@ def affordable_views(wanted: int, *, bytes_each: int, train: int, plain: int, fo
     def size(views: int) -> int:
         return bytes_each * (plain + (views * train if views > 0 else train))
 
-    fitting = (views for views in range(wanted, -1, -1) if size(views) <= room and (views or not wanted))
-    views = _decided(folder / _VIEWS, next(fitting, -1))
+    fitting = (views for views in range(asked, -1, -1) if size(views) <= room and (views or not asked))
+    views = _first_written(folder / _VIEWS, next(fitting, -1))
     return views, size(views)
 
 
-def _decided(path: Path, views: int) -> int:
-    """What the file says, where there is one; else `views`, which it then says."""
+def _first_written(path: Path, number: int) -> int:
+    """The number in the file; if there is none, `number` is written."""
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(f".{os.getpid()}")
-        part.write_text(json.dumps(views))
+        part.write_text(json.dumps(number))
         with contextlib.suppress(OSError):
-            os.link(part, path)  # only the first succeeds, and the file is whole at once
+            os.link(part, path)  # only the first process succeeds, and the file is complete at once
         part.unlink()
     with contextlib.suppress(OSError, ValueError):
         return int(json.loads(path.read_text()))
-    return views
+    return number

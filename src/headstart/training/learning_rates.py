@@ -1,14 +1,23 @@
-"""`LearningRates`: how the loss went while the learning rate rose, and which rate follows from it (NumPy only)."""
+"""Searching for a learning rate: a short training in which it rises (PyTorch, imported late), and what its losses suggest (NumPy)."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from headstart.errors import ParameterError
+from headstart.errors import Interrupted, ParameterError
+from headstart.settings import DEFAULT_LR
+from headstart.training.schedule import Phase, Schedule, rates
+
+if TYPE_CHECKING:
+    from headstart.training.job import Pretrained, TrainingJob
+    from headstart.training.loop import Training
 
 Numbers = npt.NDArray[np.float64]
 
@@ -65,8 +74,8 @@ class LearningRates:
         """
         if len(losses) < LEAST_STEPS // 2:
             raise ParameterError(
-                f"The loss rose from the first steps on, at a learning rate of {in_words(lrs[0])}. Begin lower: "
-                f"--low {in_words(lrs[0] / 1000)}"
+                f"The loss rose from the first steps on, at a learning rate of {lr_text(lrs[0])}. Begin lower: "
+                f"--low {lr_text(lrs[0] / 1000)}"
             )
         lrs, within = lrs[: len(losses)], np.minimum(losses, DIVERGED * guessing)
         smoothed = smooth(within)
@@ -88,7 +97,7 @@ class LearningRates:
         return [(float(self.lrs[place]), float(self.smoothed[place])) for place in places]
 
 
-class Watch:
+class DivergenceTest:
     """Notices, while a search goes on, that it has diverged.
 
     Args:
@@ -156,7 +165,7 @@ def _by_the_fall(lrs: Numbers, smoothed: Numbers, start: float, lowest: int) -> 
     which = "a tenth of the second" if tenth <= steepest else "the first, which is less than a tenth of the second"
     still = " It does not rise up to the highest rate that was tried." if lowest == len(lrs) - 1 else ""
     return rounded_down(min(steepest, tenth)), (
-        f"The loss falls most steeply at {in_words(steepest)} and is lowest at {in_words(lrs[lowest])}.{still} The suggestion is {which}."
+        f"The loss falls most steeply at {lr_text(steepest)} and is lowest at {lr_text(lrs[lowest])}.{still} The suggestion is {which}."
     )
 
 
@@ -167,9 +176,9 @@ def _without_a_fall(lrs: Numbers, smoothed: Numbers, most: float, default: float
         return default, "It rises nowhere either. The suggestion is the default."
     risen, careful = float(lrs[rise]), float(lrs[rise] / _CAREFUL)
     if default <= careful:
-        return default, f"From {in_words(risen)} on it has risen. The suggestion is the default, less than a tenth of that."
+        return default, f"From {lr_text(risen)} on it has risen. The suggestion is the default, less than a tenth of that."
     return rounded_down(careful), (
-        f"From {in_words(risen)} on it has risen. The suggestion is a tenth of that; the default, {in_words(default)}, is more."
+        f"From {lr_text(risen)} on it has risen. The suggestion is a tenth of that; the default, {lr_text(default)}, is more."
     )
 
 
@@ -179,9 +188,86 @@ def rounded_down(rate: float) -> float:
     return float(f"{math.floor(rate / 10.0**power + 1e-9)}e{power}")
 
 
-def in_words(rate: float) -> str:
+def lr_text(rate: float) -> str:
     """3e-4 or 0.02: with two digits at most, as it is typed."""
     if 0.01 <= rate < 100:
         return f"{rate:.2g}"
     mantissa, exponent = f"{rate:.1e}".split("e")
     return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+
+
+def find_lr(job: TrainingJob, start: Pretrained, *, low: float = 1e-6, high: float = 1.0, steps: int = 100) -> LearningRates:
+    """Train with a learning rate that rises exponentially, and see where the loss falls and where it rises (Smith 2017).
+
+    All stages that the plan trains by the end are trained from the first step on, by the same loop. The search ends early when it diverges.
+    The backbone is not changed, and nothing is stored.
+
+    Args:
+        job: what is to be trained; validation images are ignored, and the plan's length, rate and schedule are replaced.
+        start: what it starts from.
+        low: the head's rate at the first step.
+        high: its rate at the last step.
+        steps: of the search.
+
+    Raises:
+        ParameterError: the plan does not suit the backbone or the labels, or unusable limits of the search.
+        Interrupted: Ctrl-C.
+        MissingExtraError: PyTorch and timm are not installed.
+    """
+    from headstart.backbones import timm_models
+
+    timm_models.require("Searching for a learning rate")
+    from headstart.training.loop import Stopped, Training
+    from headstart.training.preparation import Preparation, memory_errors
+    from headstart.training.processes import Processes
+
+    lrs = rising(low, high, steps)
+    plan = replace(job.plan, epochs=None, steps=steps, lr=high, logger="none")
+    job = replace(
+        job, plan=plan, validation=np.empty(0, dtype=np.int64), select_best=False, checkpoints=None, resume=False, processes=Processes()
+    )
+    rows = job.train
+    if steps * plan.batch_size < len(rows):  # no more images are decoded, or run through the frozen part, than the search uses
+        rows = np.sort(np.random.default_rng(job.seed).permutation(rows)[: steps * plan.batch_size])
+    try:
+        with tempfile.TemporaryDirectory(prefix="headstart-search-", ignore_cleanup_errors=True) as scratch, memory_errors(plan):
+            model = Preparation(job, start, folder=Path(scratch), rows=rows).run()
+            training = Training(replace(job, train=rows), model, phases=[Phase(0, model.trained)], rates=rates(plan, model.trained))
+            training.schedule = _Rising(steps, training.schedule.steps_per_epoch, warmup=0, cosine=False, lowest=float(lrs[0] / lrs[-1]))
+            losses, diverged = _search(training)
+    except (Stopped, KeyboardInterrupt):
+        raise Interrupted("Interrupted. Nothing of the search was saved.") from None
+    guessing = job.task.guessing(rows)
+    return LearningRates.of(lrs, losses, guessing=guessing, default=DEFAULT_LR[plan.optimizer], diverged=diverged)
+
+
+@dataclass(frozen=True)
+class _Rising(Schedule):
+    """A learning rate that is the same multiple of the one before at every step; the last is the highest."""
+
+    lowest: float = 1.0
+
+    def share(self, step: int) -> float:
+        """See `Schedule`."""
+        return float(self.lowest ** (1 - step / (self.steps - 1)))
+
+
+def _search(training: Training) -> tuple[Numbers, bool]:
+    """The loss of every step's batch before the step (n,), and whether the search ended because it diverged."""
+    found: list[float] = []
+    job, schedule = training.job, training.schedule
+    diverged = DivergenceTest(job.task.guessing(job.train))
+    training.enter(0)
+    for epoch in range(schedule.epochs):
+        training.prepare(epoch)
+    job.listener.stage("Searching for a learning rate")
+    for step in range(schedule.steps):
+        epoch, index = divmod(step, schedule.steps_per_epoch)
+        before = training.losses
+        trouble = training.step(training.batch(training.order(epoch), epoch, index))
+        if training.losses is not before:  # otherwise the loss is not finite, and no step was made
+            found.append(training.losses[-1])
+        job.listener.progress(step + 1, schedule.steps)
+        if trouble is not None or diverged(found[-1]):
+            return np.array(found), True
+    return np.array(found), False

@@ -1,12 +1,11 @@
-"""The training loop. It reads from top to bottom: an epoch is batches, a step, a look at the validation images, a checkpoint.
+"""The training loop. It reads from top to bottom: an epoch is batches, steps, a validation, a checkpoint.
 
-Everything random comes from (seed, epoch, step, image) and from no state that is carried along, so a training that was interrupted at any
-step goes on to the very weights that it would have reached, and so does one that is shared by several processes, but for rounding.
+Everything random comes from (seed, epoch, step, image) and from no state that is carried along. So a training that was interrupted at any
+step and resumed ends with the same weights, and one that is shared by several processes with the same but for rounding.
 """
 
 from __future__ import annotations
 
-import inspect
 import math
 import threading
 import time
@@ -17,63 +16,29 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from headstart.backbones.stages import Stage
 from headstart.errors import ParameterError
-from headstart.metrics.link import Link
-from headstart.modalities.image.augment import Augmentation
-from headstart.progress import Listener
-from headstart.settings import FineTuning
-from headstart.training.checkpoint import Checkpoint, CheckpointFolder
-from headstart.training.freezing import Phase
+from headstart.training.checkpoint import Checkpoint, State, deferred_interrupt, from_checkpoint, to_checkpoint
 from headstart.training.history import Epoch, History
-from headstart.training.inputs import Inputs, Rows
-from headstart.training.interrupts import interrupts_noted
-from headstart.training.looking import Look, in_testing, right
-from headstart.training.losses import Loss
-from headstart.training.network import STATISTICS, Network, make_optimizer, set_mode
-from headstart.training.schedule import Schedule
-from headstart.training.shared_norm import share_batchnorm
-from headstart.training.state import State, packed, unpacked
-from headstart.training.team import Team
+from headstart.training.job import Rows, TrainingJob, Validation
+from headstart.training.network import STATISTICS, make_optimizer, set_mode
+from headstart.training.preparation import Trainable
+from headstart.training.schedule import Phase, Schedule
 
 VALIDATION_BATCH = 128
 _EXPLODED = 5.0
-"""Mean loss of ten steps, over that of chance, at which a training is stopped."""
+"""Mean loss of ten steps, relative to that of guessing, at which a training is stopped."""
 _WINDOW = 10
 
-Penalty = Callable[[Any, Any], Any]
-"""A further term of the loss, from the input of the network and its last feature map: of each image (N,), or a scalar of the weights."""
 
-
-class Stopped(Exception):  # noqa: N818 (it is no error: the training goes on another time)
-    """Ctrl-C was pressed, and the state has been kept."""
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Problem:
-    """What is learned from which images.
-
-    Attributes:
-        targets: float32 (n, k) of all images: one-hot, or multi-hot.
-        train: rows that are learned from.
-        watched: rows that are looked at after each epoch; may be empty.
-        chooses: whether the best epoch is chosen on the watched rows.
-        link: `SOFTMAX` for one label an image, `SIGMOID` for any number of labels.
-    """
-
-    targets: npt.NDArray[np.float32]
-    train: Rows
-    watched: Rows
-    chooses: bool
-    link: Link
+class Stopped(Exception):  # noqa: N818 (not an error: the training can be resumed)
+    """Ctrl-C was pressed, and the state has been saved."""
 
 
 @dataclass(frozen=True, eq=False)
-class _Batch:
-    """The rows of a batch that are this process's: the network's input, targets (N, k); the weight and number of images of all rows."""
+class Batch:
+    """The rows of a batch that this process computes: input, and targets (N, ...); weight and number of images of the whole batch."""
 
     values: Any
     targets: Any
@@ -86,48 +51,41 @@ class Training:
     """One training, from its start or from a checkpoint to its end.
 
     Args:
-        network: whose weights are changed.
-        inputs: feeds it.
-        problem: what is learned.
-        plan: how.
-        stages: of the backbone; those of them that `phases` name are trained.
-        phases: which stages are trained from which epoch on.
+        job: what is trained, and on which rows.
+        model: the network, its inputs, and its penalty.
+        phases: the stages that are trained from an epoch on.
         rates: highest learning rate by stage, and of ``head``.
-        loss: see `make_loss`.
-        augmentation: for mixing images; views are the inputs' business.
-        seed: of everything random.
-        team: who shares the work.
-        device: ``cpu`` or ``cuda``.
-        penalty: a further term of the loss.
-        checkpoints: where the state is kept after each epoch; None keeps it nowhere.
-        listener: is told.
         on_epoch: called with each finished epoch.
+
+    Attributes:
+        validation: of the weights that are kept, after `run`.
     """
 
     def __init__(
-        self, network: Network, inputs: Inputs, problem: Problem, plan: FineTuning, *, stages: Sequence[Stage], phases: Sequence[Phase],
-        rates: Mapping[str, float], loss: Loss, augmentation: Augmentation, seed: int, team: Team, device: str,
-        penalty: Penalty | None = None, checkpoints: CheckpointFolder | None = None, listener: Listener | None = None,
+        self, job: TrainingJob, model: Trainable, *, phases: Sequence[Phase], rates: Mapping[str, float],
         on_epoch: Callable[[Epoch], None] | None = None,
     ) -> None:  # fmt: skip
-        self.network, self.inputs, self.problem, self.plan = network, inputs, problem, plan
-        self.loss, self.augmentation, self.seed, self.team, self.device = loss, augmentation, seed, team, device
-        self.schedule = Schedule.of(plan, len(problem.train))
-        self._stages = {stage.name: stage for stage in stages}
-        self._phases, self._penalty, self._checkpoints = phases, penalty, checkpoints
-        self._listener, self._on_epoch = listener or Listener(), on_epoch or (lambda epoch: None)
-        self._optimizer = make_optimizer(network, stages, plan, rates)
-        self._bf16 = plan.precision == "bf16" or (plan.precision == "auto" and device == "cuda")
-        self._targets = torch.from_numpy(problem.targets)
+        self.job, self.plan, self.task, self.model, self.network = job, job.plan, job.task, model, model.network
+        self.schedule = Schedule.of(job.plan, len(job.train))
+        self.validation = Validation()
+        self._stages = {stage.name: stage for stage in model.stages}
+        self._phases, self._on_epoch = phases, on_epoch or (lambda epoch: None)
+        self._optimizer = make_optimizer(model.network, model.stages, job.plan, rates)
+        self._bf16 = job.plan.precision == "bf16" or (job.plan.precision == "auto" and model.device == "cuda")
+        self._guessing = job.task.guessing(job.train)
         self._state = State()
         self._kept: dict[str, Any] | None = None
         self._recent: list[dict[str, Any]] = []
         self._interrupted = threading.Event()
         self._phase: Phase | None = None
-        self._parallel: Any = network
-        self.watched_logits: npt.NDArray[np.float32] | None = None
+        self._parallel: Any = model.network
 
-    # What is learned -----------------------------------------------------------------------------------------------------------------
+    @property
+    def losses(self) -> list[float]:
+        """The mean losses of the last steps."""
+        return self._state.window
+
+    # Weights -------------------------------------------------------------------------------------------------------------------------
 
     def _learned(self) -> dict[str, Any]:
         """All weights that the training changes, by name: parameters of the optimizer, and statistics of BatchNorm that is trained."""
@@ -147,241 +105,230 @@ class Training:
 
     # The training --------------------------------------------------------------------------------------------------------------------
 
-    def run(self, *, resume: bool = False) -> History:
-        """Train to the end; the network then has the weights that are kept, and `watched_logits` what it says of the watched images.
+    def run(self) -> History:
+        """Train to the end; the network then has the weights that are kept, and `validation` is theirs.
 
         Raises:
             Stopped: Ctrl-C; the state is in the checkpoint.
+            ParameterError: the training diverged before its first epoch was done.
             RunError: the checkpoint cannot be written.
         """
-        if resume and self._checkpoints is not None and (checkpoint := self._checkpoints.load()) is not None:
+        job, state = self.job, self._state
+        if job.resume and job.checkpoints is not None and (checkpoint := job.checkpoints.load()) is not None:
             self._restore(checkpoint)
-        elif self.problem.chooses:  # the head that it starts from is the first candidate
-            self._state.best_loss, self._kept = self._look().chosen_by, self._copied()
-            self._state.best = 0
-        while (epoch := len(self._state.history.epochs)) < self.schedule.epochs and not self._state.history.stopped:
-            self._enter(epoch)
-            self._prepare(epoch)  # may take long, and an interruption loses nothing that counts
-            with interrupts_noted(self._interrupted):
+            state = self._state
+        elif job.select_best:  # the initial weights are the first candidate
+            state.best_loss, self._kept, state.best = self._validate().criterion, self._copied(), 0
+        while (epoch := len(state.history.epochs)) < self.schedule.epochs and not state.history.stopped:
+            self.enter(epoch)
+            self.prepare(epoch)  # may take long, and an interruption loses nothing
+            with deferred_interrupt(self._interrupted):
                 trouble = self._epoch(epoch)
                 if trouble is None:
-                    self._after(epoch)
+                    self._end_epoch(epoch)
             if trouble is not None:
                 return self._give_up(trouble)
-            if self._stopping() and not self._state.history.stopped:
+            if self._stopping() and not state.history.stopped:
                 raise Stopped
         return self._finish()
 
-    def _prepare(self, epoch: int | None) -> None:
+    def prepare(self, epoch: int | None) -> None:
+        """See `Inputs.prepare`. Raises Stopped at Ctrl-C."""
         try:
-            self.inputs.prepare(epoch)
+            self.model.inputs.prepare(epoch)
         except KeyboardInterrupt:  # nothing has been done since the last checkpoint
             raise Stopped from None
 
-    def _stopping(self) -> bool:
-        """Whether any of the processes was interrupted: all of them stop at the same step, or they would wait for each other."""
-        return self.team.any(self._interrupted.is_set(), device=self.device)
-
-    def _give_up(self, trouble: str) -> History:
-        """Go back to the last good weights, and say which learning rate to try."""
-        advice = f"Try a lower one: --lr {self.plan.highest_lr / 10:g}"
-        if self._kept is None:
-            raise ParameterError(f"{trouble}, before the first epoch was done. {advice}.")
-        number = self._state.best if self.problem.chooses else len(self._state.history.epochs)
-        self._listener.warn(f"{trouble}. The weights of {f'epoch {number}' if number else 'the beginning'} are kept. {advice}.")
-        self._put(self._kept)
-        self._state.history = replace(self._state.history, stopped=f"{trouble}. {advice}.")
-        return self._seen()
-
-    def _enter(self, epoch: int) -> None:
-        """Let the stages of this epoch's phase learn, and those only."""
+    def enter(self, epoch: int) -> None:
+        """Let the stages of this epoch's phase learn, and no others."""
         phase = [phase for phase in self._phases if phase.epoch <= epoch][-1]
         if phase is self._phase:
             return
         self._phase = phase
         set_mode(self.network, [self._stages[name] for name in phase.stages], batchnorm=self.plan.batchnorm)
-        self._parallel = self.network
-        if self.team.size > 1:
-            from torch.nn.parallel import DistributedDataParallel
-
-            share_batchnorm(self.network, self.team)
-            # Statistics are the same in all processes: nothing is to be sent. The option has a new name in newer versions of PyTorch.
-            known = inspect.signature(DistributedDataParallel.__init__).parameters
-            options = {"forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False}
-            if self.plan.pooling == "flatten":  # what comes after the last feature map does not run then
-                options["find_unused_parameters"] = True
-            self._parallel = DistributedDataParallel(self.network, **options)
+        self._parallel = self.job.processes.parallel(self.network, self.plan)
         if self.plan.compile:
             self._parallel = torch.compile(self._parallel)
 
+    def _stopping(self) -> bool:
+        """Whether any of the processes was interrupted: all of them stop at the same step, or they would wait for each other."""
+        return self.job.processes.any(self._interrupted.is_set(), device=self.model.device)
+
     def _epoch(self, epoch: int) -> str | None:
-        """The steps of an epoch that are not done yet. Returns why the training cannot go on, or None."""
-        state = self._state
-        number, self._begun = epoch + 1, time.perf_counter()
-        steps = min(self.schedule.steps_per_epoch, self.schedule.steps - epoch * self.schedule.steps_per_epoch)
-        self._listener.stage(f"Epoch {number} of {self.schedule.epochs}")
-        order = np.random.default_rng([self.seed, epoch]).permutation(self.problem.train)
+        """The steps of an epoch that are not done yet. Returns why the training cannot continue, or None."""
+        number, self._began = epoch + 1, time.perf_counter()
+        done, count = epoch * self.schedule.steps_per_epoch, self.schedule.steps_per_epoch
+        steps = min(count, self.schedule.steps - done)
+        self.job.listener.stage(f"Epoch {number} of {self.schedule.epochs}")
+        order = self.order(epoch)
         with self._ahead() as pool:
-            upcoming: Future[Any] | None = None
-            for index in range(state.step - epoch * self.schedule.steps_per_epoch, steps):
-                if upcoming is None:
-                    upcoming = pool.submit(self._batch, order, epoch, index)
-                batch = upcoming.result()
-                upcoming = pool.submit(self._batch, order, epoch, index + 1) if index + 1 < steps else None
-                trouble = self._step(batch)
+            upcoming: Future[Batch] | None = None
+            for index in range(self._state.step - done, steps):
+                batch = (upcoming or pool.submit(self.batch, order, epoch, index)).result()
+                upcoming = pool.submit(self.batch, order, epoch, index + 1) if index + 1 < steps else None
+                trouble = self.step(batch)
                 if trouble is not None:
                     return f"{trouble} at step {index + 1} of epoch {number}, at a learning rate of {self.plan.highest_lr:g}"
                 self._tell(index + 1, steps)
                 if self._stopping() and upcoming is not None:  # after the last step the epoch is ended first
                     upcoming.result()
-                    self._keep()
+                    self._save()
                     raise Stopped
         return None
 
-    def _batch(self, order: Rows, epoch: int, index: int) -> _Batch:
-        """The share of a batch that is this process's, mixed where that is asked for."""
-        rows = order[index * self.plan.batch_size : (index + 1) * self.plan.batch_size]
-        mine = self.team.share(len(rows))
-        step = epoch * self.schedule.steps_per_epoch + index
-        values, targets = self.inputs.views(rows[mine], epoch), self._targets[rows]
-        mixing = self.augmentation.mix(seed=self.seed, step=step, count=len(rows))
-        if mixing is not None:
-            values = self.inputs.mixed(values, self.inputs.views(rows[mixing.partners[mine]], epoch), mixing)
-            targets = mixing.targets(targets, targets[torch.from_numpy(mixing.partners)])
-        total = float(self.loss.weights(targets).sum())
-        return _Batch(values, targets[mine].to(self.device), total, mine, len(rows))
+    def order(self, epoch: int) -> Rows:
+        """The training rows, shuffled for the epoch."""
+        shuffled: Rows = np.random.default_rng([self.job.seed, epoch]).permutation(self.job.train)
+        return shuffled
 
-    def _step(self, batch: _Batch) -> str | None:
+    def batch(self, order: Rows, epoch: int, index: int) -> Batch:
+        """The share of a batch that this process computes, mixed if the plan asks for it."""
+        rows = order[index * self.plan.batch_size : (index + 1) * self.plan.batch_size]
+        mine, inputs = self.job.processes.share(len(rows)), self.model.inputs
+        values, targets = inputs.views(rows[mine], epoch), self.task.targets(rows)
+        step = epoch * self.schedule.steps_per_epoch + index
+        mixing = self.model.augmentation.mix(seed=self.job.seed, step=step, count=len(rows))
+        if mixing is not None:
+            values = inputs.mixed(values, inputs.views(rows[mixing.partners[mine]], epoch), mixing)
+            targets = mixing.targets(targets, targets[torch.from_numpy(mixing.partners)])
+        weight = float(self.task.weights(targets).sum())
+        return Batch(values, targets[mine].to(self.model.device), weight, mine, len(rows))
+
+    def step(self, batch: Batch) -> str | None:
         """One step of the optimizer. Returns what went wrong, or None."""
-        values, targets, total = batch.values, batch.targets, batch.weight
-        share = self.schedule.share(self._state.step)
-        self.network.head.draw(self.seed, self._state.step, batch.rows, batch.count)
+        state, size, total = self._state, self.job.processes.size, batch.weight or 1.0  # a batch may have no weight
+        share = self.schedule.share(state.step)
+        self.network.head.draw(self.job.seed, state.step, batch.rows, batch.count)
         for group in self._optimizer.param_groups:
             group["lr"] = share * group["highest"]
-        with torch.autocast(self.device, torch.bfloat16, enabled=self._bf16):
-            logits, last_map = self._parallel(values)
-        each = self.loss(logits, targets)
+        with torch.autocast(self.model.device, torch.bfloat16, enabled=self._bf16):
+            outputs, last_map = self._parallel(batch.values)
+        each = self.task.loss(outputs, batch.targets)
         # Gradients of several processes are averaged, hence the factor; a penalty of the weights is the same in each of them.
-        loss = each.sum() * (self.team.size / (total or 1.0))  # a batch of classes without weight has none
-        if self._penalty is not None:
-            term = self._penalty(values, last_map)
-            loss = loss + (term.sum() * (self.team.size / batch.count) if term.ndim else term)
+        loss = each.sum() * (size / total)
+        if self.model.penalty is not None:
+            term = self.model.penalty(batch.values, last_map)
+            loss = loss + (term.sum() * (size / batch.count) if term.ndim else term)
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
         with torch.no_grad():
-            hits = right(self.loss.class_logits(logits.detach()), targets, link=self.problem.link)
-            sums = torch.tensor([float(each.sum()), float(hits.sum()), float(len(targets)), float(loss)], dtype=torch.float64)
-        lost, right_count, seen, whole = self.team.add_up(sums.to(self.device)).tolist()
+            scores = self.task.scores(self.task.predictions(outputs.detach()), batch.targets)
+            sums = torch.tensor([float(each.sum()), float(scores.sum()), float(len(scores)), float(loss)], dtype=torch.float64)
+        lost, right, seen, whole = self.job.processes.sum(sums.to(self.model.device)).tolist()
         norm = torch.nn.utils.clip_grad_norm_(
             [p for group in self._optimizer.param_groups for p in group["params"] if p.grad is not None], self.plan.clip or math.inf
         )
         if not (math.isfinite(whole) and math.isfinite(float(norm))):
             return "The loss became NaN or infinite"
         self._optimizer.step()
-        state = self._state
         state.step += 1
-        state.loss, state.weight, state.right, state.seen = (
-            state.loss + lost,
-            state.weight + total,
-            state.right + right_count,
-            state.seen + int(seen),
-        )
-        return self._explosion(lost / (total or 1.0))
-
-    def _explosion(self, loss: float) -> str | None:
-        window = self._state.window = [*self._state.window[1 - _WINDOW :], loss]
-        chance = math.log(max(2, self.problem.link.outcomes(self.problem.targets.shape[1])))
-        if len(window) == _WINDOW and sum(window) / _WINDOW > _EXPLODED * chance + 1:
-            return f"The loss rose to {sum(window) / _WINDOW:.3g}, where guessing has {chance:.3g},"
+        state.loss += lost
+        state.weight += batch.weight
+        state.right += right
+        state.seen += int(seen)
+        state.window = [*state.window[1 - _WINDOW :], lost / total]
+        mean = sum(state.window) / _WINDOW
+        if len(state.window) == _WINDOW and mean > _EXPLODED * self._guessing + 1:
+            return f"The loss rose to {mean:.3g} (guessing: {self._guessing:.3g})"
         return None
 
-    def _after(self, epoch: int) -> None:
-        """Look at the watched images, remember the best weights, write everything down."""
-        state, look = self._state, self._look()
+    def _end_epoch(self, epoch: int) -> None:
+        """Validate, keep the best weights, write the history and the checkpoint."""
+        state, found = self._state, self._validate()
         done = Epoch(
-            number=epoch + 1, loss=state.loss / (state.weight or 1.0), accuracy=state.right / max(state.seen, 1), val_loss=look.loss,
-            val_accuracy=look.accuracy, lr=max(group["lr"] for group in self._optimizer.param_groups),
-            seconds=state.seconds + time.perf_counter() - self._begun, trained=self._phase.stages if self._phase else (),
+            number=epoch + 1, loss=state.loss / (state.weight or 1.0), accuracy=state.right / max(state.seen, 1), val_loss=found.loss,
+            val_accuracy=found.accuracy, lr=max(group["lr"] for group in self._optimizer.param_groups),
+            seconds=state.seconds + time.perf_counter() - self._began, trained=self._phase.stages if self._phase else (),
         )  # fmt: skip
-        if self.problem.chooses and look.chosen_by < state.best_loss:
-            state.best_loss, state.best, state.waited = look.chosen_by, done.number, 0
-            self._kept = self._copied()
+        better = self.job.select_best and found.criterion < state.best_loss
+        if better:
+            state.best_loss, state.best, state.waited = found.criterion, done.number, 0
         else:
             state.waited += 1
-            if not self.problem.chooses:
-                self._kept = self._copied()  # to go back to, should the training diverge
+        if better or not self.job.select_best:  # without selection, to go back to if the training diverges
+            self._kept = self._copied()
         if self.plan.average:
             self._recent = [*self._recent, self._copied()][-self.plan.average :]
-        best = state.best or None
         stopped = ""
-        if self.plan.early_stop is not None and self.problem.chooses and state.waited >= self.plan.early_stop:
+        if self.plan.early_stop is not None and self.job.select_best and state.waited >= self.plan.early_stop:
             stopped = f"The validation loss had not fallen for {state.waited} epochs."
         elif state.step >= self.schedule.steps:
             stopped = "All epochs were done."
-        state.history = History((*state.history.epochs, done), best, stopped)
+        state.history = History((*state.history.epochs, done), state.best or None, stopped)
         state.loss = state.weight = state.right = state.seconds = 0.0
         state.seen = 0
-        self._keep(ended=True)
-        self._listener.say(_line(done, self.schedule.epochs, best=state.best == done.number))
+        self._save(ended=True)
+        self.job.listener.say(_line(done, self.schedule.epochs, best=state.best == done.number))
         self._on_epoch(done)
 
     def _finish(self) -> History:
         """Put the weights that are kept into the network."""
-        if self.plan.average or self.plan.keep == "last":  # no single epoch was chosen
+        if self.plan.average or self.plan.keep == "last":  # no single epoch was selected
             self._state.history = replace(self._state.history, best=None)
         if self.plan.average and self._recent:
             self._put({name: sum(weights[name] for weights in self._recent) / len(self._recent) for name in self._recent[0]})
         elif self.plan.keep == "best" and self._kept is not None:
             self._put(self._kept)
-        return self._seen()
+        return self._validated()
 
-    def _seen(self) -> History:
-        self.watched_logits = self._look().logits
+    def _give_up(self, trouble: str) -> History:
+        """Go back to the last good weights, and say which learning rate to try."""
+        advice = f"Try a lower one: --lr {self.plan.highest_lr / 10:g}"
+        if self._kept is None:
+            raise ParameterError(f"{trouble}, before the first epoch was done. {advice}.")
+        number = self._state.best if self.job.select_best else len(self._state.history.epochs)
+        self.job.listener.warn(f"{trouble}. The {f'weights of epoch {number}' if number else 'initial weights'} are kept. {advice}.")
+        self._put(self._kept)
+        self._state.history = replace(self._state.history, stopped=f"{trouble}. {advice}.")
+        return self._validated()
+
+    # Validation ----------------------------------------------------------------------------------------------------------------------
+
+    def _validated(self) -> History:
+        self.validation = self._validate()
         self.network.eval()
         return self._state.history
 
-    # Looking -------------------------------------------------------------------------------------------------------------------------
-
-    def _look(self) -> Look:
-        """What the network says of the watched images, shared by the processes."""
-        rows, count = self.problem.watched, self.problem.targets.shape[1]
+    def _validate(self) -> Validation:
+        """Score the validation images, divided among the processes."""
+        rows, device = self.job.validation, self.model.device
         if not len(rows):
-            return Look(None, None, math.inf, None)
-        self._prepare(None)
-        logits = torch.zeros(len(rows), count)
-        places = np.arange(len(rows))[self.team.share(len(rows))]
-        with in_testing(self.network), torch.autocast(self.device, torch.bfloat16, enabled=self._bf16):
+            return Validation()
+        self.prepare(None)
+        predictions = torch.zeros(len(rows), *self.task.shape)
+        places = np.arange(len(rows))[self.job.processes.share(len(rows))]
+        with _in_evaluation_mode(self.network), torch.autocast(device, torch.bfloat16, enabled=self._bf16):
             for start in range(0, len(places), VALIDATION_BATCH):
                 chunk = places[start : start + VALIDATION_BATCH]
-                found, _ = self.network(self.inputs.plain(rows[chunk]))
-                logits[torch.from_numpy(chunk)] = self.loss.class_logits(found).float().cpu()
-        return Look.of(self.team.add_up(logits.to(self.device)).cpu(), self._targets[rows], self.loss)
+                outputs, _ = self.network(self.model.inputs.plain(rows[chunk]))
+                predictions[torch.from_numpy(chunk)] = self.task.predictions(outputs).float().cpu()
+        return self.task.validate(self.job.processes.sum(predictions.to(device)).cpu(), self.task.targets(rows))
 
-    # Keeping -------------------------------------------------------------------------------------------------------------------------
+    # Checkpoints ---------------------------------------------------------------------------------------------------------------------
 
-    def _keep(self, *, ended: bool = False) -> None:
-        """Write the checkpoint, in the process that leads."""
+    def _save(self, *, ended: bool = False) -> None:
+        """Write the checkpoint, in the first process."""
         state = self._state
         if not ended:
-            state.seconds += time.perf_counter() - self._begun
-        if self._checkpoints is not None and self.team.leads:
+            state.seconds += time.perf_counter() - self._began
+        if self.job.checkpoints is not None and self.job.processes.is_first:
             recent = {f"recent{place}": weights for place, weights in enumerate(self._recent)}
             weights = {"weights": self._learned(), "kept": self._kept or {}, **recent}
-            self._checkpoints.save(packed(state, weights, self._optimizer))
+            self.job.checkpoints.save(to_checkpoint(state, weights, self._optimizer))
 
     def _restore(self, checkpoint: Checkpoint) -> None:
-        self._state, weights = unpacked(checkpoint, self._optimizer, device=self.device)
+        self._state, weights = from_checkpoint(checkpoint, self._optimizer, device=self.model.device)
         self._put(weights.pop("weights"))
         self._kept = weights.pop("kept", None)
         self._recent = [weights[f"recent{place}"] for place in range(len(weights))]
-        self._listener.say(f"Going on after step {self._state.step} of {self.schedule.steps}.")
+        self.job.listener.say(f"Resuming after step {self._state.step} of {self.schedule.steps}.")
 
     # Around --------------------------------------------------------------------------------------------------------------------------
 
     def _tell(self, done: int, steps: int) -> None:
         state = self._state
-        self._listener.progress(done, steps)
-        self._listener.detail(f"loss {state.loss / (state.weight or 1.0):.4f}, accuracy {state.right / max(state.seen, 1):.1%}")
+        self.job.listener.progress(done, steps)
+        self.job.listener.detail(f"loss {state.loss / (state.weight or 1.0):.4f}, accuracy {state.right / max(state.seen, 1):.1%}")
 
     @contextmanager
     def _ahead(self) -> Iterator[ThreadPoolExecutor]:
@@ -392,9 +339,22 @@ class Training:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
+@contextmanager
+def _in_evaluation_mode(network: Any) -> Iterator[None]:
+    """The network in evaluation mode and without gradients; afterwards each module is in its previous mode."""
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
 def _line(epoch: Epoch, count: int, *, best: bool) -> str:
-    watched = "" if epoch.val_loss is None else f"; validation: loss {epoch.val_loss:.4f}, accuracy {epoch.val_accuracy:.1%}"
+    validation = "" if epoch.val_loss is None else f"; validation: loss {epoch.val_loss:.4f}, accuracy {epoch.val_accuracy:.1%}"
     return (
-        f"epoch {epoch.number:>{len(str(count))}}/{count}: loss {epoch.loss:.4f}, accuracy {epoch.accuracy:.1%}{watched}"
+        f"epoch {epoch.number:>{len(str(count))}}/{count}: loss {epoch.loss:.4f}, accuracy {epoch.accuracy:.1%}{validation}"
         f"{' (best)' if best else ''}, {epoch.seconds:.1f} s"
     )

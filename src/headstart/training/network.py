@@ -1,57 +1,162 @@
-"""The network in training: the tail of the backbone, pooling, and the head; its parameters by stage (PyTorch)."""
+"""The network in training: the tail of the backbone, pooling and the head; folded BatchNorm; the optimizer (PyTorch)."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
+from torch.nn import functional
 
 from headstart.backbones.stages import Stage, Tail
 from headstart.errors import ParameterError
 from headstart.settings import FineTuning
-from headstart.training.head_network import HeadNetwork
 
 _MOMENTUM = 0.9
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
-"""How the names of BatchNorm's buffers end."""
+"""Endings of the names of BatchNorm's buffers."""
+
+
+class HeadNetwork(nn.Module):  # type: ignore[misc]
+    """Dense ReLU layers and a linear output: features (N, inputs) to logits (N, outputs).
+
+    Weights are initialised Glorot-uniform (Glorot and Bengio 2010), biases with 0. Once trained it becomes a `TrainedHead`.
+
+    Args:
+        inputs: length of the features.
+        outputs: number of logits; see `Loss.outputs`.
+        layers: widths of the dense layers before the output.
+        dropout: share of the inputs of each layer, the output layer included, that is dropped in training (Srivastava et al. 2014); the
+            others are scaled up, so that the expectation stays.
+        seed: of the initial weights, or a generator for them.
+
+    Raises:
+        ParameterError: widths below 1, or a dropout outside 0 to 1.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, layers: Sequence[int] = (), dropout: float = 0.0, *, seed: int | torch.Generator = 0
+    ) -> None:
+        super().__init__()
+        widths = (inputs, *layers, outputs)
+        if min(widths) < 1:
+            raise ParameterError(f"The layers of a head must be at least 1 wide, got {widths}.")
+        if not 0 <= dropout < 1:
+            raise ParameterError(f"dropout must be at least 0 and below 1, got {dropout!r}.")
+        self.dropout = float(dropout)
+        # PyTorch's own initialisation would be discarded, and would draw from the global generator.
+        self.dense = nn.ModuleList(nn.utils.skip_init(nn.Linear, before, after) for before, after in pairwise(widths))
+        self._masks: list[torch.Tensor] | None = None
+        generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
+        for layer in self.dense:
+            nn.init.xavier_uniform_(layer.weight, generator=generator)
+            nn.init.zeros_(layer.bias)
+
+    def draw(self, seed: int, step: int, rows: slice, count: int) -> None:
+        """Draw the dropout masks of the next batch; they hold until they are drawn again.
+
+        The masks of each layer are drawn on the CPU for the whole batch from (seed, step, number of the layer), and the rows of this
+        process taken: each image gets the same mask however the batch is divided, and on whatever device.
+
+        Args:
+            seed: of the training.
+            step: number of the step.
+            rows: the rows of the batch that this process has.
+            count: images in the batch, over all processes.
+        """
+        if not self.dropout:
+            return
+        self._masks = []
+        for number, layer in enumerate(self.dense):
+            mixed = int(np.random.SeedSequence([seed, step, number]).generate_state(1, np.uint64)[0]) >> 1  # manual_seed takes 63 bits
+            generator = torch.Generator().manual_seed(mixed)
+            kept = torch.rand(count, layer.in_features, generator=generator)[rows] >= self.dropout
+            self._masks.append(kept.to(layer.weight.device, non_blocking=True))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Logits (N, outputs) of features (N, inputs). Dropout only in training mode, and only after `draw`.
+
+        Raises:
+            ValueError: masks were drawn for another number of rows.
+        """
+        masks = self._masks if self.training else None
+        if masks is not None and len(masks[0]) != len(features):
+            raise ValueError(f"Dropout was drawn for {len(masks[0])} images, got {len(features)}. Call draw before each batch.")
+        value = features
+        for number, layer in enumerate(self.dense):
+            if number:
+                value = functional.relu(value)
+            if masks is not None:
+                value = value * masks[number].to(value.dtype) / (1 - self.dropout)
+            value = layer(value)
+        return value
+
+    def start_from(self, coef: npt.ArrayLike, intercept: npt.ArrayLike) -> None:
+        """Initialise with a fitted linear head; with one output for two classes, with the log-odds of the second.
+
+        Args:
+            coef: (k, inputs), as of `LogisticHead`.
+            intercept: (k,).
+
+        Raises:
+            ParameterError: this head has dense layers before its output, or other shapes.
+        """
+        if len(self.dense) > 1:
+            raise ParameterError("A head with dense layers cannot start from a linear one. Give start='random', or no head_layers.")
+        rows, bias = np.asarray(coef, dtype=np.float64), np.asarray(intercept, dtype=np.float64)
+        output = self.dense[0]
+        if output.out_features == 1 and len(rows) == 2:
+            rows, bias = rows[1:] - rows[:1], bias[1:] - bias[:1]
+        shape = tuple(output.weight.shape)
+        if rows.shape != shape or bias.shape != shape[:1]:
+            raise ParameterError(
+                f"A head of {output.in_features} features and {output.out_features} outputs cannot start from coefficients "
+                f"{np.shape(coef)} and an intercept {np.shape(intercept)}."
+            )
+        with torch.no_grad():
+            output.weight.copy_(torch.from_numpy(rows))
+            output.bias.copy_(torch.from_numpy(bias))
+
+    def arrays(self) -> dict[str, npt.NDArray[np.float32]]:
+        """The weights as `TrainedHead.of` takes them: copies, float32, by the names of ``state_dict``."""
+        return {name: weights.detach().cpu().float().numpy().copy() for name, weights in self.state_dict().items()}
 
 
 class Network(nn.Module):  # type: ignore[misc]
-    """Stored activations, or images, to (logits, last feature map).
+    """Stored activations, or images, to (outputs of the head, last feature map).
 
     Args:
-        tail: the backbone from the place where the frozen part ends; None where that is its end.
-        head: takes the features.
-        flatten: give the head every position of the last feature map, instead of the pooled features.
+        tail: the backbone after its frozen part; None where all of it is frozen.
+        head: takes the features. A head may have a method `draw`, see `HeadNetwork.draw`.
+        flatten: give the head every position of the last feature map in place of the pooled features.
     """
 
-    def __init__(self, tail: Tail | None, head: HeadNetwork, *, flatten: bool) -> None:
+    def __init__(self, tail: Tail | None, head: Any, *, flatten: bool) -> None:
         super().__init__()
         self.tail, self.head, self.flatten = tail, head, flatten
 
     def features(self, last_map: Any) -> Any:
-        """What the head takes (N, D), from the last feature map."""
+        """The input of the head (N, D), from the last feature map."""
         if self.tail is None:
             return last_map
         return self.tail.flat(last_map) if self.flatten else self.tail.pooled(last_map)
 
     def forward(self, value: Any) -> Any:
-        """The logits (N, outputs), and the last feature map."""
+        """The outputs of the head, and the last feature map."""
         last_map = value if self.tail is None else self.tail(value)
         return self.head(self.features(last_map)), last_map
 
 
 def set_mode(network: Network, trained: Sequence[Stage], *, batchnorm: str) -> None:
-    """Let the head and the `trained` stages learn and nothing else; BatchNorm keeps its statistics unless it is to be trained too."""
-    network.eval()
-    network.head.train()
-    for parameter in network.parameters():
-        parameter.requires_grad_(False)
-    for parameter in network.head.parameters():
-        parameter.requires_grad_(True)
+    """Let the head and the `trained` stages learn and nothing else; BatchNorm keeps its statistics unless `batchnorm` is ``train``."""
+    network.eval().requires_grad_(False)
+    network.head.train().requires_grad_(True)
     if network.tail is None:
         return
     entries = {entry for stage in trained for entry in stage.entries}
@@ -64,33 +169,28 @@ def set_mode(network: Network, trained: Sequence[Stage], *, batchnorm: str) -> N
 
 
 def make_optimizer(network: Network, stages: Sequence[Stage], plan: FineTuning, rates: Mapping[str, float]) -> Any:
-    """The optimizer over the head and all stages that are ever trained, a group for each; `rates` has their highest learning rates.
+    """The optimizer over the head and all stages that are ever trained, one group for each; `rates` has their highest learning rates.
 
-    Each group carries its `name` and `highest`. Weight decay spares what has one dimension: biases, and factors of normalisations; with
-    L2-SP there is none: that term has it for the head, and holds the backbone elsewhere.
+    Each group carries its `name` and `highest`. Weight decay spares one-dimensional parameters: biases, and factors of normalisations. With
+    L2-SP there is none: that term has it for the head, and pulls the backbone towards its start.
     """
     groups = []
-    wanted = 0.0 if plan.retain == "l2sp" else plan.weight_decay
-    members = {"head": [parameter for _, parameter in network.head.named_parameters()]}
+    strength = 0.0 if plan.retain == "l2sp" else plan.weight_decay
+    members = {"head": list(network.head.parameters())}
     if network.tail is not None:
         named = dict(network.tail.model.named_parameters())
-        for stage in stages:
-            if stage.name in rates:
-                members[stage.name] = [named[entry] for entry in stage.entries if entry in named]
+        members |= {stage.name: [named[entry] for entry in stage.entries if entry in named] for stage in stages if stage.name in rates}
     for name, parameters in members.items():
         for decayed in (True, False):
             chosen = [parameter for parameter in parameters if (parameter.ndim > 1) == decayed]
             if chosen:
-                decay = wanted if decayed else 0.0
+                decay = strength if decayed else 0.0
                 groups.append({"params": chosen, "name": name, "highest": rates[name], "lr": rates[name], "weight_decay": decay})
     if plan.optimizer == "sgd":
         return torch.optim.SGD(groups, momentum=_MOMENTUM)
     if plan.optimizer == "rmsprop":
-        return torch.optim.RMSprop(groups, alpha=0.9, eps=1e-7)  # as Keras has them
-    kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}.get(plan.optimizer)
-    if kind is None:
-        raise ParameterError(f"There is no optimizer {plan.optimizer!r}.")
-    return kind(groups)
+        return torch.optim.RMSprop(groups, alpha=0.9, eps=1e-7)  # Keras's defaults
+    return {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[plan.optimizer](groups)
 
 
 def frozen_digest(model: Any, trained: Iterable[Stage], *, batchnorm: str) -> str:
@@ -114,3 +214,102 @@ def weights_digest(entries: Mapping[str, Any]) -> str:
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+# BatchNorm in inference mode is a factor and an offset for each channel. Multiplied into the weights of the convolution before it, it costs
+# nothing per pixel, forwards or backwards. The product is computed anew in each step, so gradients reach the convolution's weights and
+# BatchNorm's factor and offset as before.
+
+
+def fold_batchnorm(network: nn.Module, run: Callable[[], Any]) -> int:
+    """Compute every BatchNorm in inference mode that directly follows a convolution inside that convolution.
+
+    Parameters, buffers and their names stay as they are.
+
+    Args:
+        network: changed in place.
+        run: runs the network once; if its result changes by more than rounding, the network is restored.
+
+    Returns:
+        How many were folded.
+    """
+    with torch.inference_mode():
+        expected = run()
+    pairs = _pairs(network, run)
+    for convolution, norm in pairs:
+        convolution.forward = _Folded(convolution, norm)
+        norm.forward = _Remainder(norm)
+    with torch.inference_mode():
+        found = run()
+    if not (found - expected).abs().max() <= 1e-3 * expected.abs().max():
+        unfold(network)
+        return 0
+    return len(pairs)
+
+
+def unfold(network: nn.Module) -> None:
+    """Undo `fold_batchnorm`; the weights keep their present values."""
+    for module in network.modules():
+        if isinstance(vars(module).get("forward"), _Folded | _Remainder):
+            del module.forward
+
+
+def _pairs(network: nn.Module, run: Callable[[], Any]) -> list[tuple[Any, Any]]:
+    """Convolutions with the BatchNorm that takes their output, found by following the tensors of one pass."""
+    made: dict[int, tuple[Any, Any]] = {}  # holds the tensor, so that its id is not reused
+    found: list[tuple[Any, Any]] = []
+
+    def made_by(module: nn.Module, _inputs: Any, output: Any) -> None:
+        made[id(output)] = (module, output)
+
+    def taken_by(module: nn.Module, inputs: Any) -> None:
+        if id(inputs[0]) in made:
+            found.append((made[id(inputs[0])][0], module))
+
+    handles = []
+    for module in network.modules():
+        if type(module) is nn.Conv2d or type(module).__name__ == "Conv2dSame":
+            handles.append(module.register_forward_hook(made_by))
+        elif isinstance(module, nn.BatchNorm2d) and not module.training and module.affine and module.track_running_stats:
+            handles.append(module.register_forward_pre_hook(taken_by))
+    try:
+        with torch.inference_mode():
+            run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    counts = Counter(module for pair in found for module in pair)
+    return [(convolution, norm) for convolution, norm in found if counts[convolution] == counts[norm] == 1]
+
+
+class _Folded:
+    """The forward pass of a convolution together with the BatchNorm after it."""
+
+    def __init__(self, convolution: Any, norm: Any) -> None:
+        self.convolution, self.norm = convolution, norm
+
+    def __call__(self, value: Any) -> Any:
+        layer, norm = self.convolution, self.norm
+        factor = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+        weight = layer.weight * factor.view(-1, 1, 1, 1)
+        offset = norm.bias - norm.running_mean * factor
+        if layer.bias is not None:
+            offset = offset + layer.bias * factor
+        if type(layer) is nn.Conv2d:
+            return layer._conv_forward(value, weight, offset)
+        from timm.layers.padding import pad_same
+
+        padded = pad_same(value, weight.shape[-2:], layer.stride, layer.dilation)
+        return functional.conv2d(padded, weight, offset, layer.stride, (0, 0), layer.dilation, layer.groups)
+
+
+class _Remainder:
+    """What timm's BatchNorm does besides normalising: dropout and activation. PyTorch's does nothing else."""
+
+    def __init__(self, norm: Any) -> None:
+        self.parts = [part for part in (getattr(norm, "drop", None), getattr(norm, "act", None)) if part is not None]
+
+    def __call__(self, value: Any) -> Any:
+        for part in self.parts:
+            value = part(value)
+        return value

@@ -1,11 +1,18 @@
-"""How long a training is, and how the learning rate changes in it."""
+"""How long a training is, which stages learn from which epoch on, and at what rate."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from headstart.settings import DEFAULT_STEPS, LEAST_EPOCHS, FineTuning
+from headstart.errors import ParameterError, nearest
+from headstart.settings import DEFAULT_STEPS, GRADUAL, LEAST_EPOCHS, FineTuning
+
+PARTIAL_STAGES = 2
+"""Number of last stages that ``partial`` trains by default."""
+HEAD_SHARE = 0.25
+"""Share of the epochs in which a randomly initialised head is trained alone, before the stages."""
 
 
 @dataclass(frozen=True)
@@ -13,10 +20,10 @@ class Schedule:
     """The share of the highest learning rate at every step.
 
     Attributes:
-        steps: in all.
+        steps: in total.
         steps_per_epoch: the last epoch may have fewer.
-        warmup: steps in which the rate rises in a straight line.
-        cosine: whether it then falls to 0 along a half wave (Loshchilov and Hutter 2017); else it stays.
+        warmup: steps of linear warm-up.
+        cosine: whether the rate then decays to 0 along a half cosine (Loshchilov and Hutter 2017); otherwise it is constant.
     """
 
     steps: int
@@ -26,26 +33,95 @@ class Schedule:
 
     @classmethod
     def of(cls, plan: FineTuning, images: int) -> Schedule:
-        """The schedule of a plan for so many training images."""
+        """The schedule of a plan for this many training images."""
         each = max(1, math.ceil(images / plan.batch_size))
         if plan.epochs is not None:
             steps = plan.epochs * each
         else:
             steps = plan.steps if plan.steps is not None else max(DEFAULT_STEPS, LEAST_EPOCHS * each)
         if plan.steps is None:
-            steps = math.ceil(steps / each) * each  # whole epochs, but for a number of steps that was asked for
+            steps = math.ceil(steps / each) * each  # whole epochs, unless a number of steps was given
         return cls(steps, each, min(round(plan.warmup * steps), DEFAULT_STEPS), plan.schedule == "cosine")
 
     @property
     def epochs(self) -> int:
-        """How many epochs the training has, the last perhaps a shorter one."""
+        """Number of epochs; the last may be shorter."""
         return math.ceil(self.steps / self.steps_per_epoch)
 
     def share(self, step: int) -> float:
-        """The share of the highest rate at a step; the first is 0."""
+        """The share of the highest rate at a step, counted from 0."""
         if step < self.warmup:
             return (step + 1) / (self.warmup + 1)
         if not self.cosine:
             return 1.0
         done = (step - self.warmup) / max(self.steps - self.warmup, 1)
         return 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+
+
+@dataclass(frozen=True)
+class Phase:
+    """From this epoch on (counted from 0) these stages are trained, besides the head."""
+
+    epoch: int
+    stages: tuple[str, ...]
+
+
+def trained_stages(plan: FineTuning, names: Sequence[str]) -> tuple[str, ...]:
+    """The stages that are trained by the end, in the order of the network.
+
+    Args:
+        plan: its `strategy` and `unfreeze` count.
+        names: of all stages, in order (``stem``, ``stage1``, ..., perhaps ``last``).
+
+    Raises:
+        ParameterError: an unknown name, or more stages than there are.
+    """
+    if plan.strategy == "probe":
+        return ()
+    if plan.strategy == "full":
+        return tuple(names)
+    asked = PARTIAL_STAGES if plan.unfreeze in (None, GRADUAL) else plan.unfreeze
+    if isinstance(asked, str) and asked.strip().isdigit():
+        asked = int(asked)
+    if isinstance(asked, int) and not isinstance(asked, bool):
+        if not 1 <= asked <= len(names):
+            raise ParameterError(
+                f"This backbone has {len(names)} stages ({', '.join(names)}); unfreeze must be from 1 to that, got {asked}."
+            )
+        return tuple(names[-asked:])
+    chosen = [name.strip() for name in asked.split(",") if name.strip()] if isinstance(asked, str) else []
+    if not chosen:
+        raise ParameterError(f"unfreeze must be a number of stages, names of stages or 'gradual', got {plan.unfreeze!r}.")
+    for name in chosen:
+        if name not in names:
+            raise ParameterError(f"This backbone has no stage {name!r}; it has {', '.join(names)}.{nearest(name, names)}")
+    return tuple(name for name in names if name in chosen)
+
+
+def phases(plan: FineTuning, trained: Sequence[str], epochs: int, *, head_first: bool) -> tuple[Phase, ...]:
+    """When each stage starts to learn.
+
+    Args:
+        plan: its `unfreeze` counts.
+        trained: the stages that are trained by the end.
+        epochs: of the whole training.
+        head_first: whether the head was initialised at random and is trained alone at first.
+    """
+    if not trained:
+        return (Phase(0, ()),)
+    if plan.unfreeze == GRADUAL:  # the head alone, then one more stage at a time; all of them in the second half of the training
+        steps = len(trained) + 1
+        starts = [round(index * epochs / 2 / max(steps - 1, 1)) for index in range(steps)]
+        found = {start: tuple(trained[len(trained) - index :]) for index, start in enumerate(starts)}
+        return tuple(Phase(start, stages) for start, stages in sorted(found.items()))
+    if head_first and epochs > 1:
+        return (Phase(0, ()), Phase(max(1, round(HEAD_SHARE * epochs)), tuple(trained)))
+    return (Phase(0, tuple(trained)),)
+
+
+def rates(plan: FineTuning, trained: Sequence[str]) -> dict[str, float]:
+    """The highest learning rate of each stage, and of ``head``: lower stages learn more slowly."""
+    found = {"head": plan.highest_lr}
+    for depth, name in enumerate(reversed(trained), 1):
+        found[name] = plan.highest_lr * plan.layer_decay**depth
+    return found

@@ -1,4 +1,4 @@
-"""`TrainedHead`: what a training leaves of its head, for predicting, saving and writing into ONNX. NumPy only."""
+"""`TrainedHead`: the head after a training, for predicting, saving and writing into ONNX (NumPy only)."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ NAME = "trained"
 """As in `state`."""
 
 _KINDS: Mapping[str, type | tuple[type, ...]] = {
-    "classes": list, "label_dtype": str, "features": int, "columns": list, "single_sigmoid": bool,
-    "temperature": (int, float), "layers": int,
+    "classes": list, "label_dtype": str, "features": int, "columns": list, "temperature": (int, float), "layers": int,
 }  # fmt: skip
 
 
@@ -35,7 +34,7 @@ class TrainedHead:
     Attributes:
         weights: of each layer, float32 (outputs, inputs), the output layer last.
         biases: of each layer, float32 (outputs,).
-        classes_: the labels, in the order of the logits; for multi-label the column numbers.
+        classes_: the labels, in the order of the logits; the column numbers where an image may have several.
         link_: `SOFTMAX` for one label an image, `SIGMOID` for any number of labels.
         columns: (start, stop): the features that are used.
         n_features_in_: length D of the whole feature vector.
@@ -82,7 +81,6 @@ class TrainedHead:
         link: Link,
         *,
         columns: tuple[int, int],
-        single_sigmoid: bool = False,
         temperature: float = 1.0,
         features: int | None = None,
         label_dtype: npt.DTypeLike | None = None,
@@ -91,13 +89,12 @@ class TrainedHead:
 
         Args:
             network_state: arrays ``dense.0.weight``, ``dense.0.bias``, ``dense.1.weight``, ... as `HeadNetwork.arrays` gives them.
-            classes: the labels, in the order of the outputs; for multi-label the column numbers.
-            link: from logits to probabilities.
+            classes: the labels, in the order of the outputs; a single output for two classes is the log-odds of the second.
+            link: from logits to probabilities; with `SIGMOID` the classes are column numbers.
             columns: (start, stop) of the features that the network takes.
-            single_sigmoid: the network's one output is the log-odds of the second of two classes.
             temperature: the logits are divided by it.
             features: length of the whole feature vector; by default it ends with these columns.
-            label_dtype: of the labels that `predict` gives; by default that of `classes`, and int64 for multi-label.
+            label_dtype: of the labels that `predict` gives; by default that of `classes`, or int64 where an image may have several labels.
 
         Raises:
             KeyError: an array is missing.
@@ -109,7 +106,7 @@ class TrainedHead:
             for part in ("weight", "bias")
         }
         labels = np.asarray(classes)
-        head = cls(
+        return cls(
             weights=arrays["weight"],
             biases=arrays["bias"],
             classes_=labels,
@@ -119,11 +116,6 @@ class TrainedHead:
             label_dtype=np.dtype((np.int64 if link.independent else labels.dtype) if label_dtype is None else label_dtype),
             temperature=float(temperature),
         )
-        if single_sigmoid != head.single_sigmoid:
-            raise ParameterError(
-                f"single_sigmoid is {single_sigmoid}, but the output layer is {len(head.biases[-1])} wide for {len(labels)} classes."
-            )
-        return head
 
     @property
     def single_sigmoid(self) -> bool:
@@ -131,7 +123,7 @@ class TrainedHead:
         return not self.link_.independent and len(self.biases[-1]) == 1
 
     def logits(self, X: npt.ArrayLike) -> Floats:
-        """Log-odds (n, k): their softmax, or for multi-label their sigmoid, are the probabilities.
+        """Logits (n, k), divided by the temperature.
 
         Args:
             X: the whole features, float32 (n, D).
@@ -173,7 +165,7 @@ class TrainedHead:
         return self.link_.decision_scores(self.logits(X))
 
     def predict(self, X: npt.ArrayLike) -> Array:
-        """The most probable label of each row (n,); for multi-label the matrix (n, k) of labels of probability above 1/2."""
+        """The most probable label of each row (n,); where an image may have several, the matrix (n, k) of those assigned."""
         return self.link_.labels(self.logits(X), self.classes_, self.label_dtype)
 
     def uncalibrated(self, logits: Floats) -> Floats:
@@ -200,7 +192,6 @@ class TrainedHead:
             "label_dtype": self.label_dtype.str,
             "features": self.n_features_in_,
             "columns": list(self.columns),
-            "single_sigmoid": self.single_sigmoid,
             "temperature": self.temperature,
             "layers": len(self.weights),
         }
@@ -218,14 +209,13 @@ class TrainedHead:
             if not isinstance(settings.get(key), kind):
                 raise RunError(f"The saved head ({NAME}) is damaged: {key!r} is missing or wrong. Fit it again.")
         try:
-            start, stop = settings["columns"]
-            dtype, link = np.dtype(settings["label_dtype"]), saved_link(settings)
+            link, (start, stop) = saved_link(settings), settings["columns"]
+            dtype = np.dtype(settings["label_dtype"])
             return cls.of(
                 {name: arrays[name] for number in range(settings["layers"]) for name in (f"dense.{number}.weight", f"dense.{number}.bias")},
                 np.array(settings["classes"], dtype=None if link.independent else dtype),
                 link,
                 columns=(start, stop),
-                single_sigmoid=settings["single_sigmoid"],
                 temperature=settings["temperature"],
                 features=settings["features"],
                 label_dtype=dtype,

@@ -1,4 +1,4 @@
-"""`Augmentation`: how training images are varied, as plain numbers. Needs torch only when pixels are computed."""
+"""`Augmentation`: random changes of training images, as plain numbers; `Mixing`: MixUp and CutMix. Torch is imported late."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 from headstart.errors import ParameterError, nearest
-from headstart.modalities.image.mixing import Mixing, draw_mixing
 from headstart.modalities.image.warp import Box, View, one_thread, render
 
 AUGMENT_VERSION = 1
@@ -32,16 +31,52 @@ _ERASED_AREAS = (0.02, 0.2)
 _ERASED_ASPECTS = (0.3, 1 / 0.3)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Augmentation:
-    """Random changes of training images. Without any argument nothing is changed.
-
-    What happens to an image depends on the seed, the number of the view and the key of the image, and on nothing else: not on its
-    neighbours, the order, the batch, the thread or the process.
+@dataclass(frozen=True)
+class Mixing:
+    """How each image of a batch is mixed with its partner: MixUp, or CutMix with a box.
 
     Attributes:
-        flip: probability of a mirror image.
-        vertical_flip: probability of turning the image upside down.
+        partners: int64 (count,), a permutation: the place in the batch of each image's partner.
+        share: weight of each image and its target; the rest is its partner's.
+        box: for CutMix, the part taken from the partner; None for MixUp.
+    """
+
+    partners: npt.NDArray[np.int64]
+    share: float
+    box: Box | None = None
+
+    def images(self, own: Any, partners: Any) -> Any:
+        """Mix two tensors (N, C, H, W): the images of some rows of the batch, and those of their partners, in the same order.
+
+        MixUp: the weighted mean. CutMix: the box is the partner's. A pixel that the edge of the box divides is mixed by the area on
+        each side, so that the share is exact at every resolution. Whole numbers become float32.
+        """
+        import torch
+
+        own, partners = (values if values.is_floating_point() else values.float() for values in (own, partners))
+        if self.box is None:
+            return torch.lerp(partners, own, self.share)
+        top, left, bottom, right = self.box
+        rows, columns = (
+            torch.as_tensor(_covered(*edges, count), dtype=own.dtype, device=own.device)
+            for edges, count in (((top, bottom), own.shape[-2]), ((left, right), own.shape[-1]))
+        )
+        return torch.lerp(own, partners, (rows[:, None] * columns).expand_as(own))
+
+    def targets(self, own: Any, partners: Any) -> Any:
+        """Mix two float tensors (N, k) of targets, in the same order as the images."""
+        return own * self.share + partners * (1 - self.share)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """Random changes of training images. By default nothing is changed.
+
+    A view depends only on the seed, its number and the key of the image: not on the order, the batch, the thread or the process.
+
+    Attributes:
+        flip: probability of a horizontal flip.
+        vertical_flip: probability of a vertical flip.
         rotation: degrees; the angle is uniform in [-rotation, rotation].
         shear: degrees; the angle by which vertical lines lean is uniform in [-shear, shear].
         zoom: height and width are each enlarged by a factor uniform in [1 - zoom, 1 + zoom].
@@ -52,8 +87,8 @@ class Augmentation:
         hue: all hues move by a share of the colour circle, uniform in [-hue, hue]. Takes several times as long as everything else.
         gray: probability of a gray image.
         erase: probability that a rectangle of 2 to 20 % of the area is replaced by noise (random erasing, Zhong et al. 2017).
-        mixup: alpha of MixUp (Zhang et al. 2017); 0 for not at all.
-        cutmix: alpha of CutMix (Yun et al. 2019); 0 for not at all. With both, each batch takes one of them at random.
+        mixup: alpha of MixUp (Zhang et al. 2017); 0 turns it off.
+        cutmix: alpha of CutMix (Yun et al. 2019); 0 turns it off. With both, each batch takes one of them at random.
 
     Raises:
         ParameterError: a value outside its limits.
@@ -121,12 +156,12 @@ class Augmentation:
         """
         for name in values:
             if name not in _LIMITS:
-                raise ParameterError(f"Augmentation knows no {name!r}.{nearest(name, _LIMITS)} Allowed: {', '.join(_LIMITS)}.")
+                raise ParameterError(f"Augmentation has no setting {name!r}.{nearest(name, _LIMITS)} Allowed: {', '.join(_LIMITS)}.")
         return cls(**values)
 
     @property
     def text(self) -> str:
-        """All that differs from the defaults, as `parse` reads it; ``none`` where nothing does."""
+        """The settings that differ from the defaults, as `parse` reads them; ``none`` if none do."""
         entries = [(field.name, getattr(self, field.name)) for field in fields(self) if getattr(self, field.name) != field.default]
         return ",".join(f"{name}={repr(value).removesuffix('.0')}" for name, value in entries) or "none"
 
@@ -137,14 +172,14 @@ class Augmentation:
 
     @property
     def still(self) -> bool:
-        """Whether it changes no image; mixing, which comes later, does not count."""
+        """Whether single images stay as they are; mixing does not count."""
         defaults = {field.name: field.default for field in fields(self)} | {"mixup": self.mixup, "cutmix": self.cutmix}
         return asdict(self) == defaults
 
     def view(self, *, key: int, seed: int, view: int) -> View:
-        """What happens to the image `key` in view number `view`."""
+        """Draw view number `view` of the image `key`."""
         generator = np.random.default_rng([seed, view, key & 0xFFFF_FFFF_FFFF_FFFF])
-        # Always as many numbers in the same order: what is drawn for the rotation does not depend on whether there is a crop.
+        # Always the same count in the same order: the rotation drawn does not depend on whether there is a crop.
         spare = generator.random(24).tolist()
 
         def around(centre: float, limit: float) -> float:
@@ -172,16 +207,16 @@ class Augmentation:
     def views(
         self, pixels: npt.NDArray[np.uint8], *, size: int, keys: npt.NDArray[np.int64], seed: int, view: int
     ) -> npt.NDArray[np.uint8]:
-        """Return one view of each image.
+        """Compute one view of each image.
 
-        All changes of shape, and the resizing, are one resampling, so that quality is lost once: bilinear, and outside of the image
-        the nearest pixel of its edge. Flips and crops alone are resized with an antialiased bilinear filter; with rotation, shear,
-        zoom or shift there is none, so that `pixels` should then be less than twice as large as the view.
+        All geometric changes, and the resizing, are one bilinear resampling, which repeats the edge pixels outside of the image. Flips and
+        crops alone are resized with an antialiased bilinear filter; with rotation, shear, zoom or shift there is none, so that `pixels`
+        should then be less than twice as large as the view.
 
         Args:
             pixels: uint8 (n, H, W, 3). They may be larger than the view: without a crop it then covers the whole image, scaled.
             size: height and width of the views.
-            keys: int64 (n,): what an image is known by, whatever its place.
+            keys: int64 (n,): identify the images, whatever their order.
             seed: of the whole training, 0 or more.
             view: number of the view, from 0.
 
@@ -206,17 +241,36 @@ class Augmentation:
         return out
 
     def mix(self, *, seed: int, step: int, count: int) -> Mixing | None:
-        """Which images of a batch of `count` are mixed in this step, and how; None without MixUp and CutMix."""
-        return draw_mixing(mixup=self.mixup, cutmix=self.cutmix, seed=seed, step=step, count=count)
+        """Draw how the images of one batch are mixed; None without MixUp and CutMix.
+
+        Args:
+            seed: of the whole training, 0 or more.
+            step: number of the step, from 0.
+            count: images in the batch, over all processes.
+        """
+        if not (self.mixup or self.cutmix):
+            return None
+        generator = np.random.default_rng([seed, step, count, 0, 1])  # two more numbers than any view: never the same draws
+        partners = generator.permutation(count).astype(np.int64)
+        cuts = generator.random() < 0.5 if self.mixup and self.cutmix else bool(self.cutmix)
+        alpha = self.cutmix if cuts else self.mixup
+        share = float(generator.beta(alpha, alpha))
+        if not cuts:
+            return Mixing(partners, share)
+        half = math.sqrt(1 - share) / 2
+        y, x = generator.random(2).tolist()
+        box = (max(0.0, y - half), max(0.0, x - half), min(1.0, y + half), min(1.0, x + half))
+        # The box may extend beyond the edge of the image: only the area inside counts.
+        return Mixing(partners, 1 - (box[2] - box[0]) * (box[3] - box[1]), box)
 
 
 NONE = Augmentation()
 
 LIGHT = Augmentation(flip=0.5, crop=0.7)
-"""What holds for nearly all photos: they may be mirrored, and taken from a bit closer. The object stays in the picture."""
+"""Suits nearly all photos: flips, and mild crops that keep the object in the picture."""
 
 STANDARD = Augmentation(flip=0.5, crop=0.5, rotation=10, colour=0.2, erase=0.1)
-"""For longer trainings, where the weights would learn the images by heart: also tilted a little, in another light, partly hidden."""
+"""For longer trainings, against overfitting: also small rotations, changes of light, and erasing."""
 
 _NAMED: Mapping[str, Augmentation] = {"none": NONE, "light": LIGHT, "standard": STANDARD}
 
@@ -243,3 +297,9 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ParameterError(f"{path} cannot be read: {error.strerror}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ParameterError(f"{path} is not a TOML file: {error}. Write one entry on each line, such as: flip = 0.5") from error
+
+
+def _covered(start: float, stop: float, count: int) -> npt.NDArray[np.float64]:
+    """Share (count,) of each of `count` pixels that lies between `start` and `stop`, which are shares of the whole side."""
+    edges = np.clip(np.arange(count + 1), start * count, stop * count)
+    return np.diff(edges)
