@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from headstart.audit.facts import Fact, Facts
 from headstart.audit.label_errors import LabelErrors
-from headstart.audit.plan import Drop, LookAt, Plan, Relabel
-from headstart.audit.planning import make_plan
+from headstart.audit.plan import Drop, LookAt, Plan, Relabel, make_plan
 from headstart.data import Dataset, dataset_from_arrays
 from headstart.errors import DataError, ParameterError
 

@@ -89,7 +89,7 @@ def test_the_better_one_is_named_whichever_comes_first(two: tuple[Path, Path]) -
     assert forth.summary() == back.summary()
     assert forth.summary().startswith("new is better than old: accuracy +")
     pair = forth.pairs[0]
-    again = pair.turned().turned()
+    again = pair.reversed().reversed()
     assert (again.first, again.second, again.accuracy, again.auc) == (pair.first, pair.second, pair.accuracy, pair.auc)
     assert f"It alone is right on {pair.accuracy.second_only} images, the other alone on {pair.accuracy.first_only}." in forth.summary()
     assert "ROC-AUC +0." in forth.summary()

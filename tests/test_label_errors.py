@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from headstart.audit.label_errors import describe, find_label_errors, rank_label_errors
 from headstart.data import dataset_from_arrays
 from headstart.errors import ParameterError
+from headstart.metrics import SIGMOID, SOFTMAX
 
 
 def calibrated(seed, *, images=2000, classes=4, spread=3.0):
@@ -125,10 +126,10 @@ def test_several_labels():
     random = np.random.default_rng(0)
     logits = random.normal(0, 8, (1000, 3))
     targets = random.random((1000, 3)) < 1 / (1 + np.exp(-logits))
-    assert rank_label_errors(logits, targets, multilabel=True).likely <= 3
+    assert rank_label_errors(logits, targets, link=SIGMOID).likely <= 3
     sure = np.flatnonzero(np.abs(logits[:, 1]) > 9)[:15]
     targets[sure, 1] ^= True
-    errors = rank_label_errors(logits, targets, multilabel=True)
+    errors = rank_label_errors(logits, targets, link=SIGMOID)
     assert np.isin(sure, errors.order[:30]).all()
     assert (errors.suggested[np.isin(errors.order, sure)] == 1).all()
     assert 10 <= errors.likely <= 30
@@ -170,20 +171,20 @@ def test_words_for_several_labels():
 
 
 @pytest.mark.parametrize(
-    ("logits", "targets", "multilabel", "message"),
+    ("logits", "targets", "link", "message"),
     [
-        (np.zeros(4), [0] * 4, False, r"logits have the shape \(4,\); they are \(images, classes\)"),
-        (np.zeros((4, 2)), [0] * 3, False, r"targets have the shape \(3,\); to logits of shape \(4, 2\) belongs \(4,\)"),
-        (np.zeros((4, 2)), [0, 1, 2, 0], False, "targets go from 0 to 2, but the logits have 2 classes"),
-        (np.zeros((4, 2)), [-1, 1, 1, 0], False, "targets go from -1 to 1"),
-        (np.zeros((2, 2)), [0.0, 1.0], False, "targets are float64; they are integers"),
-        (np.zeros((2, 1)), [0, 0], False, "with a single class no label can be wrong"),
-        (np.zeros((2, 2)), [0, 0], True, r"belongs \(2, 2\)"),
+        (np.zeros(4), [0] * 4, SOFTMAX, r"logits have the shape \(4,\); they are \(images, classes\)"),
+        (np.zeros((4, 2)), [0] * 3, SOFTMAX, r"targets have the shape \(3,\); to logits of shape \(4, 2\) belongs \(4,\)"),
+        (np.zeros((4, 2)), [0, 1, 2, 0], SOFTMAX, "targets go from 0 to 2, but the logits have 2 classes"),
+        (np.zeros((4, 2)), [-1, 1, 1, 0], SOFTMAX, "targets go from -1 to 1"),
+        (np.zeros((2, 2)), [0.0, 1.0], SOFTMAX, "targets are float64; they are integers"),
+        (np.zeros((2, 1)), [0, 0], SOFTMAX, "with a single class no label can be wrong"),
+        (np.zeros((2, 2)), [0, 0], SIGMOID, r"belongs \(2, 2\)"),
     ],
 )
-def test_what_does_not_fit_is_refused(logits, targets, multilabel, message):
+def test_what_does_not_fit_is_refused(logits, targets, link, message):
     with pytest.raises(ParameterError, match=message):
-        rank_label_errors(logits, targets, multilabel=multilabel)
+        rank_label_errors(logits, targets, link=link)
 
 
 def test_rows_outside_the_data_are_refused():

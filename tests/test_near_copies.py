@@ -11,9 +11,8 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from headstart.audit.alignment import likeness
+from headstart.audit.alignment import SIDE, likeness, thumbnails
 from headstart.audit.near_copies import NearCopies, find_near_copies, near_copies
-from headstart.audit.thumbnails import SIDE, thumbnails
 from headstart.data import Dataset
 from headstart.errors import ParameterError
 from headstart.modalities.image import image_digest

@@ -11,8 +11,7 @@ import pytest
 from PIL import Image
 
 from headstart.audit import Finding, check
-from headstart.audit.facts import inspect_file
-from headstart.audit.frames import Frame, find_frame
+from headstart.audit.facts import Frame, find_frame, inspect_file
 from headstart.data import dataset_from_arrays, dataset_from_paths, read_dataset
 
 

@@ -3,15 +3,13 @@
 Everything here works on files and on arrays that others have computed; nothing is trained, and no data are changed.
 """
 
-from headstart.audit.checks import check, check_known
+from headstart.audit.checks import check, check_known, group_pattern
 from headstart.audit.facts import Facts, gather
-from headstart.audit.file_names import group_pattern
 from headstart.audit.findings import SEVERITIES, Audit, Finding
 from headstart.audit.label_errors import LabelErrors, find_label_errors, rank_label_errors
 from headstart.audit.near_copies import NearCopies, find_near_copies, near_copies
 from headstart.audit.outliers import find_outliers
-from headstart.audit.plan import Drop, LookAt, Plan, Relabel
-from headstart.audit.planning import make_plan
+from headstart.audit.plan import Drop, LookAt, Plan, Relabel, make_plan
 
 __all__ = [
     "SEVERITIES",

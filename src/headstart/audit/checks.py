@@ -1,19 +1,20 @@
-"""`check`: the audit of a data set. Each function looks for one thing and returns its findings."""
+"""`check`: the audit of a data set from its files. Each function looks for one thing and returns its findings."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Sequence
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from headstart.audit.facts import Fact, Facts, Progress, gather
-from headstart.audit.file_names import find_groups_in_names
 from headstart.audit.findings import SEVERITIES, Audit, Finding, Severity, are_copies
 from headstart.audit.shortcuts import find_shortcuts
-from headstart.audit.suspicious import find_suspicious
 from headstart.data import Dataset
+from headstart.metrics import link_of
 
 _FEW = 10  # training images in a class
 _NOTED_RATIO, _WARNED_RATIO = 4, 10  # largest class over smallest
@@ -200,7 +201,7 @@ def _classes(dataset: Dataset) -> list[Finding]:
         found.append(Finding("few images", "warning", text, tuple(few) if len(few) > 8 else (), len(few)))
     largest, smallest = max(counts, key=lambda name: counts[name]), min(counts, key=lambda name: counts[name])
     ratio = counts[largest] / counts[smallest]
-    if ratio >= _NOTED_RATIO and not dataset.multilabel:
+    if ratio >= _NOTED_RATIO and not link_of(dataset.targets).independent:
         share = counts[largest] / sum(counts.values())
         text = (
             f"{largest!r} has {ratio:.0f} times as many training images as {smallest!r}; always answering {largest!r} would be right "
@@ -217,3 +218,144 @@ def _classes(dataset: Dataset) -> list[Finding]:
 
 def _quoted(names: Sequence[str], limit: int = 5) -> str:
     return ", ".join(map(repr, names[:limit])) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+
+
+_EXAMPLES = 20
+_TINY = 1 / 8  # of the median shorter side
+_STRIP = 5.0  # times as long as wide, and as the median picture is
+_EMPTY = 0.1  # of the median number of bytes a pixel: next to nothing to see, or a few large plain areas
+_ENDINGS: Mapping[str, frozenset[str]] = {
+    "JPEG": frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo"}), "MPO": frozenset({".jpg", ".jpeg", ".mpo"}),
+    "PNG": frozenset({".png", ".apng"}), "GIF": frozenset({".gif"}), "BMP": frozenset({".bmp", ".dib"}),
+    "TIFF": frozenset({".tif", ".tiff"}), "WEBP": frozenset({".webp"}),
+}  # fmt: skip
+
+
+def find_suspicious(dataset: Dataset, facts: Facts) -> list[Finding]:
+    """Return a note for each kind of oddity, with the files; nothing for arrays.
+
+    Args:
+        dataset: what was read.
+        facts: what `gather` found, in the same order.
+    """
+    if isinstance(dataset.images, np.ndarray):
+        return []
+    rows = {i: row for i, row in enumerate(facts.rows) if not row.reason and row.width and row.height}
+    if not rows:
+        return []
+    side = float(np.median([min(row.width, row.height) for row in rows.values()]))
+    shape = float(np.median([_longish(row) for row in rows.values()]))
+    density = {
+        kind: float(np.median([_density(row) for row in rows.values() if row.format == kind])) for kind in {r.format for r in rows.values()}
+    }
+    names = dataset.names()
+
+    def misnamed(name: str, row: Fact) -> str:
+        ending = f".{name.rpartition('.')[2].lower()}" if "." in name.rpartition("/")[2] else ""
+        known = _ENDINGS.get(row.format)
+        return f"is {row.format}" if known is not None and ending and ending not in known else ""
+
+    def tiny(name: str, row: Fact) -> str:
+        return f"{row.width}x{row.height}" if min(row.width, row.height) < _TINY * side else ""
+
+    def strip(name: str, row: Fact) -> str:
+        return f"{row.width}x{row.height}" if _longish(row) > _STRIP * shape else ""
+
+    def empty(name: str, row: Fact) -> str:
+        return f"{row.size} bytes for {row.width}x{row.height}" if _density(row) < _EMPTY * density[row.format] else ""
+
+    kinds: list[tuple[str, Callable[[str, Fact], str], str]] = [
+        ("misnamed", misnamed, "of another format than the name says: often a download that went wrong. It is read all the same."),
+        ("tiny", tiny, f"less than an eighth as large as is usual here ({side:.0f} pixels): thumbnail, or icon? Replace or drop it."),
+        ("strips", strip, "very long and narrow: much of it is cut off, or squeezed. Crop it, or see --fit-image."),
+        ("nearly empty", empty, "that takes a tenth of the usual space or less: a blank page, a plain colour or a drawing? Look at it."),
+    ]
+    found = []
+    for kind, odd, words in kinds:
+        listed = [f"{names[i]}: {said}" for i, row in rows.items() if (said := odd(names[i], row))]
+        if listed:
+            found.append(Finding(kind, "note", f"{len(listed)} x a file {words}", tuple(listed[:_EXAMPLES]), len(listed)))
+    return found
+
+
+def _longish(row: Fact) -> float:
+    return max(row.width, row.height) / min(row.width, row.height)
+
+
+def _density(row: Fact) -> float:
+    return row.size / (row.width * row.height)
+
+
+PATTERNS = (
+    r"(?:^|/)([^/]*\d)[-_ ][^/]*$",  # person12_bacteria_3.jpg, NORMAL2-IM-0001-0002.jpeg: up to the last number that something follows
+    r"(?:^|/)([A-Za-z]+[-_ ]?\d+)[-_ ][^/]*$",  # person12_b_3_4.jpg: the first word with its number
+    r"(?:^|/)(\d+)[-_ ][^/]*$",  # 0012_left_2.jpg
+)
+_FOLDER_PATTERN = r"([^/]+)/[^/]+$"  # CLASS/patient12/3.jpg
+_MATCHING = 0.5  # at least this share of the names must match
+_TOGETHER = 0.2  # at least this share of the images must be in a group of two or more
+_LARGEST = 0.1  # no group may hold a larger share of the images: it would be a kind and not a thing
+_PURE = 0.8  # at least this share of the groups of two or more must be of one class: otherwise numbers just start again in each class
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    pattern: str
+    groups: dict[str, list[int]]
+    together: int
+
+
+def group_pattern(dataset: Dataset) -> str | None:
+    """The regular expression that finds groups in the file names, where they look as if several images belonged together."""
+    best = _best(dataset)
+    return None if best is None else best.pattern
+
+
+def _best(dataset: Dataset) -> _Candidate | None:
+    if dataset.groups is not None or isinstance(dataset.images, np.ndarray) or len(dataset) < 20:
+        return None
+    names = dataset.names()
+    depth = 2 if (dataset.parts == "").all() else 3
+    deeper = sum(name.count("/") >= depth for name in names) >= _MATCHING * len(names)
+    candidates = [_candidate(dataset, names, pattern) for pattern in (*PATTERNS, *([_FOLDER_PATTERN] if deeper else []))]
+    found = [candidate for candidate in candidates if candidate is not None]
+    return max(found, key=lambda candidate: candidate.together) if found else None
+
+
+def find_groups_in_names(dataset: Dataset) -> list[Finding]:
+    """Return a finding if file names look as if several images belonged together and no groups are given."""
+    best = _best(dataset)
+    if best is None:
+        return []
+    names = dataset.names()
+    sides = {key: set(dataset.parts[rows].tolist()) for key, rows in best.groups.items()}
+    parted = [key for key, parts in sides.items() if "test" in parts and len(parts) > 1]
+    several = sorted((key for key, rows in best.groups.items() if len(rows) > 1), key=lambda key: (-len(best.groups[key]), key))
+    unsplit = bool((dataset.parts == "").any())
+    message = f"The file names look as if several images belonged together: {len(best.groups)} groups of {len(dataset)} images."
+    if parted:
+        message += f" {len(parted)} of them have images in the test part and outside it, so the score may be too high."
+    elif unsplit:
+        message += " If images of one person or scene are on both sides of a split, the score is too high."
+    else:
+        message += " The parts keep them together; folds of the training part should too."
+    message += f" If so, say it with: --group-from '{best.pattern}'"
+    examples = tuple(f"{key}: {', '.join(names[i] for i in best.groups[key][:3])}" for key in (parted or several)[:10])
+    return [Finding("groups in names", "warning" if parted or unsplit else "note", message, examples, len(parted or several))]
+
+
+def _candidate(dataset: Dataset, names: tuple[str, ...], pattern: str) -> _Candidate | None:
+    expression = re.compile(pattern)
+    groups: dict[str, list[int]] = defaultdict(list)
+    for i, name in enumerate(names):
+        match = expression.search(name)
+        if match:
+            groups[match.group(1)].append(i)
+    several = [rows for rows in groups.values() if len(rows) > 1]
+    together = sum(map(len, several))
+    if sum(map(len, groups.values())) < _MATCHING * len(names) or together < _TOGETHER * len(names):
+        return None
+    if len(groups) < max(10, 2 * len(dataset.classes)) or max(map(len, several)) > max(_LARGEST * len(names), 10):
+        return None
+    pure = sum(len({dataset.labels(i) for i in rows}) == 1 for rows in several)
+    return _Candidate(pattern, dict(groups), together) if pure >= _PURE * len(several) else None

@@ -6,6 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
+
 from headstart.data.notebook import cell, counts_table
 
 Severity: TypeAlias = Literal["error", "warning", "note"]
@@ -129,6 +132,16 @@ def are_copies(count: int, images: str, kind: str) -> str:
     if count == 1:
         return f"1 {images} is {'an' if kind[0] in 'aeiou' else 'a'} {kind} copy"
     return f"{count} {images}s are {kind} copies"
+
+
+def components(pairs: npt.ArrayLike, count: int) -> npt.NDArray[np.int64]:
+    """The connected component of each of `count` nodes of a graph, int64 (count,), numbered by their first nodes; pairs (m, 2)."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    edges = np.asarray(pairs, np.int64).reshape(-1, 2)
+    graph = coo_array((np.ones(len(edges), np.int8), (edges[:, 0], edges[:, 1])), shape=(count, count))
+    return np.asarray(connected_components(graph, directed=False)[1], np.int64)
 
 
 def _plural(count: int, word: str) -> str:

@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import expit, softmax
 
 from headstart.audit.findings import Finding, Severity
 from headstart.data import Dataset
 from headstart.errors import ParameterError
+from headstart.metrics import SOFTMAX, Link, link_of
 
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
@@ -54,36 +54,37 @@ class LabelErrors:
     share: float
 
 
-def rank_label_errors(logits: npt.ArrayLike, targets: npt.ArrayLike, *, multilabel: bool = False) -> LabelErrors:
+def rank_label_errors(logits: npt.ArrayLike, targets: npt.ArrayLike, *, link: Link = SOFTMAX) -> LabelErrors:
     """Rank the images by how probably their label is wrong.
 
     Args:
         logits: float (n, k), calibrated, each row from a fit that did not see the image; rows of nan are left out.
         targets: int (n,), from 0 to k - 1; for several labels per image bool (n, k).
-        multilabel: the logits are one log-odds for each label, not log-probabilities of classes that exclude each other.
+        link: `SIGMOID` where the logits are one log-odds for each label, not log-probabilities of classes that exclude each other.
 
     Raises:
         ParameterError: shapes or targets that do not fit.
     """
-    scores, given = _checked(logits, targets, multilabel)
+    scores, given = _checked(logits, targets, link)
     known = np.flatnonzero(~np.isnan(scores).any(axis=1))
     scores, given = scores[known], given[known]
     if not len(given):
         return LabelErrors(known, known, np.empty(0), 0, 0.0)
-    scale, share = _explained(scores, given, multilabel)
-    if multilabel:
-        entries = expit(np.where(given, scores, -scores) * scale)
-        suggested, own, others = entries.argmin(axis=1), entries.min(axis=1), 1
+    scale, share = _explained(scores, given, link)
+    own = _of_labels(scores * scale, given, link)
+    if link.independent:
+        suggested, own = own.argmin(axis=1), own.min(axis=1)
     else:
         rivals = scores.copy()
         rivals[np.arange(len(given)), given] = -np.inf
-        suggested, own, others = rivals.argmax(axis=1), _own(scores * scale, given), scores.shape[1] - 1
+        suggested = rivals.argmax(axis=1)
+    others = link.outcomes(scores.shape[1]) - 1
     order = np.argsort(own, kind="stable")
     likely = int((share * (1 - own) / others > (1 - share) * own).sum())
     return LabelErrors(known[order], suggested[order].astype(np.int64), 1 - own[order], likely, share)
 
 
-def _explained(scores: Floats, given: npt.NDArray[Any], multilabel: bool) -> tuple[float, float]:
+def _explained(scores: Floats, given: npt.NDArray[Any], link: Link) -> tuple[float, float]:
     """The scale of the logits and the share of wrong labels that explain the labels best; the share is 0 if it is not needed for that."""
     if len(given) < _FEWEST:
         return 1.0, 0.0
@@ -92,9 +93,8 @@ def _explained(scores: Floats, given: npt.NDArray[Any], multilabel: bool) -> tup
         scores, given = scores[drawn], given[drawn]
     best, plain = (-np.inf, 1.0, 0.0), -np.inf
     for scale in _SCALES:
-        own = (expit(np.where(given, scores, -scores) * scale) if multilabel else _own(scores * scale, given)).ravel()
-        own = np.maximum(own, _LEAST)
-        gain = (1 - own) / (1 if multilabel else scores.shape[1] - 1) - own  # what a share of wrong labels adds to the probability
+        own = np.maximum(_of_labels(scores * scale, given, link).ravel(), _LEAST)
+        gain = (1 - own) / (link.outcomes(scores.shape[1]) - 1) - own  # what a share of wrong labels adds to the probability
         share = _best_share(own, gain)
         plain = max(plain, float(np.log(own).sum()))
         best = max(best, (float(np.log(own + share * gain).sum()), float(scale), share))
@@ -113,9 +113,11 @@ def _best_share(own: Floats, gain: Floats) -> float:
     return low
 
 
-def _own(logits: Floats, given: Indices) -> Floats:
-    """The probability of the given class of each image, by softmax."""
-    return np.asarray(softmax(logits, axis=1)[np.arange(len(given)), given])
+def _of_labels(logits: Floats, given: npt.NDArray[Any], link: Link) -> Floats:
+    """The probability of each image's class (n,); of independent labels that each is as given (n, k)."""
+    if link.independent:
+        return link.probabilities(np.where(given, logits, -logits))
+    return np.asarray(link.probabilities(logits)[np.arange(len(given)), given])
 
 
 def find_label_errors(dataset: Dataset, rows: npt.ArrayLike, logits: npt.ArrayLike) -> list[Finding]:
@@ -132,7 +134,7 @@ def find_label_errors(dataset: Dataset, rows: npt.ArrayLike, logits: npt.ArrayLi
     positions = np.asarray(rows, np.int64)
     if len(positions) and not 0 <= positions.min() <= positions.max() < len(dataset):
         raise ParameterError(f"rows go from {positions.min()} to {positions.max()}, but the data have {len(dataset)} images")
-    errors = rank_label_errors(logits, dataset.targets[positions], multilabel=dataset.multilabel)
+    errors = rank_label_errors(logits, dataset.targets[positions], link=link_of(dataset.targets))
     if not errors.likely:
         return []
     names = dataset.names()
@@ -151,28 +153,28 @@ def find_label_errors(dataset: Dataset, rows: npt.ArrayLike, logits: npt.ArrayLi
 
 
 def describe(dataset: Dataset, row: int, suggested: int) -> str:
-    """Say in words what is doubted: ``labelled cat, looks like dog``; for several labels ``labelled cat, probably not cat``."""
+    """What is doubted: ``labelled cat, looks like dog``; for several labels ``labelled cat, probably not cat``."""
     labels = dataset.labels(row)
     said = ", ".join(labels) or "nothing"
     name = dataset.classes[suggested]
-    if not dataset.multilabel:
+    if not link_of(dataset.targets).independent:
         return f"labelled {said}, looks like {name}"
     return f"labelled {said}, probably {'not' if name in labels else 'also'} {name}"
 
 
-def _checked(logits: npt.ArrayLike, targets: npt.ArrayLike, multilabel: bool) -> tuple[Floats, npt.NDArray[Any]]:
+def _checked(logits: npt.ArrayLike, targets: npt.ArrayLike, link: Link) -> tuple[Floats, npt.NDArray[Any]]:
     scores, given = np.asarray(logits, np.float64), np.asarray(targets)
     if scores.ndim != 2 or not scores.shape[1]:
         raise ParameterError(f"logits have the shape {scores.shape}; they are (images, classes), one row an image")
-    wanted = scores.shape if multilabel else scores.shape[:1]
-    if given.shape != wanted:
-        raise ParameterError(f"targets have the shape {given.shape}; to logits of shape {scores.shape} belongs {wanted}")
-    if multilabel:
+    expected = scores.shape if link.independent else scores.shape[:1]
+    if given.shape != expected:
+        raise ParameterError(f"targets have the shape {given.shape}; to logits of shape {scores.shape} belongs {expected}")
+    if link.independent:
         return scores, given.astype(bool)
     if given.dtype.kind not in "iu":
         raise ParameterError(f"targets are {given.dtype}; they are integers, the positions of the classes")
     if given.size and not 0 <= given.min() <= given.max() < scores.shape[1]:
         raise ParameterError(f"targets go from {given.min()} to {given.max()}, but the logits have {scores.shape[1]} classes")
     if scores.shape[1] < 2:
-        raise ParameterError("logits have one class: with a single class no label can be wrong. For one yes-or-no label: multilabel=True")
+        raise ParameterError("logits have one class: with a single class no label can be wrong. For one yes-or-no label: link=SIGMOID")
     return scores, given.astype(np.int64)

@@ -15,10 +15,9 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from headstart.audit.alignment import COARSE, Pictures, details, likeness
-from headstart.audit.findings import Finding, Severity, are_copies
+from headstart.audit.alignment import COARSE, Pictures, details, likeness, thumbnails
+from headstart.audit.findings import Finding, Severity, are_copies, components
 from headstart.audit.outliers import standardised
-from headstart.audit.thumbnails import thumbnails
 from headstart.backbones import Layer
 from headstart.data import Dataset
 from headstart.data.dataset import Images
@@ -89,7 +88,9 @@ def near_copies(
     pictures = thumbnails([images[row] for row in first], progress=progress)
     values = None if features is None else standardised(features[first], layers[-1:])
     pairs, found = _same(pictures, values)
-    together = [tuple(sorted(row for member in group for row in copies[digests[first[member]]])) for group in _components(pairs)]
+    together = [
+        tuple(sorted(row for member in group for row in copies[digests[first[member]]])) for group in _components(pairs, len(first))
+    ]
     return NearCopies(first[pairs], found, tuple(sorted(together)))
 
 
@@ -275,20 +276,9 @@ def _ordinary(pictures: Pictures, small: Maps, rows: npt.NDArray[np.int64]) -> M
     return found
 
 
-def _components(pairs: Pairs) -> list[list[int]]:
-    """Return the connected groups of a graph."""
-    above: dict[int, int] = {}
-
-    def top(row: int) -> int:
-        above.setdefault(row, row)
-        while above[row] != row:
-            above[row] = above[above[row]]
-            row = above[row]
-        return row
-
-    for one, other in pairs.tolist():
-        above[top(one)] = top(other)
+def _components(pairs: Pairs, count: int) -> list[list[int]]:
+    """Return the connected groups of a graph that have at least two members."""
     groups: dict[int, list[int]] = {}
-    for row in sorted(above):
-        groups.setdefault(top(row), []).append(row)
-    return list(groups.values())
+    for row, component in enumerate(components(pairs, count).tolist()):
+        groups.setdefault(component, []).append(row)
+    return [rows for rows in groups.values() if len(rows) > 1]

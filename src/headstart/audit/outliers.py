@@ -17,6 +17,7 @@ from headstart.audit.findings import Finding
 from headstart.backbones import Layer
 from headstart.data import Dataset
 from headstart.errors import ParameterError
+from headstart.metrics import link_of
 
 _NEIGHBOURS = 10  # so that a few strange images of one kind do not vouch for each other
 _FEWEST = 20  # images in a class: with fewer there is no rest that an image could be unlike
@@ -76,7 +77,7 @@ def find_outliers(dataset: Dataset, features: npt.NDArray[np.float32], *, layers
     if not rows:
         return []
     names = dataset.names()
-    rest = "the other images" if dataset.multilabel else "the rest of their class"
+    rest = "the other images" if link_of(dataset.targets).independent else "the rest of their class"
     message = (
         f"{len(rows)} images are unlike {rest}: strange pictures, wrong files, or rare cases. A wrong one teaches a wrong thing; a rare "
         "one asks for more of its kind. Look at them, the strangest first; delete only what does not belong there."
@@ -107,11 +108,11 @@ def standardised(features: npt.NDArray[np.float32], layers: Sequence[Layer] = ()
 
 
 def _class_of(dataset: Dataset, row: int) -> str:
-    return "" if dataset.multilabel else f" ({dataset.labels(row)[0]})"
+    return "" if link_of(dataset.targets).independent else f" ({dataset.labels(row)[0]})"
 
 
 def _classes(targets: npt.NDArray[np.generic]) -> Iterator[npt.NDArray[np.int64]]:
-    if targets.ndim == 2:
+    if link_of(targets).independent:
         yield np.arange(len(targets))
         return
     for label in np.unique(targets):

@@ -15,10 +15,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from headstart.audit.facts import Facts
+from headstart.audit.findings import components
+from headstart.audit.label_errors import LabelErrors
 from headstart.audit.plan_fields import Fields
 from headstart.data import Dataset
 from headstart.data.grouping import groups_from_names
 from headstart.errors import DataError, ParameterError, nearest
+from headstart.metrics import link_of
 
 VERSION = 1
 _ABOUT = (
@@ -129,7 +133,7 @@ class Plan:
         return plan
 
     def apply(self, dataset: Dataset) -> tuple[Dataset, list[str]]:
-        """Return the data as the plan wants them, and one sentence for each thing that was done.
+        """Return the data with the plan applied, and one sentence for each thing that was done.
 
         Images of one group, given before or by the plan, end in one group: groups that share an image are joined. Where the plan groups
         images of data without groups, every other image is a group of its own.
@@ -167,7 +171,7 @@ class Plan:
         changed = 0
         for entry in self.relabel:
             for row in places.rows("relabel", [entry.path]):
-                labels = _wanted(entry, dataset.labels(row))
+                labels = _labels_of(entry, dataset.labels(row))
                 targets[row] = _target(entry.path, labels, dataset)
                 changed += set(labels) != set(dataset.labels(row))
         return targets, changed
@@ -218,7 +222,7 @@ class _Places:
         return [row for name in asked for row in self._rows[name]]
 
 
-def _wanted(entry: Relabel, present: tuple[str, ...]) -> tuple[str, ...]:
+def _labels_of(entry: Relabel, present: tuple[str, ...]) -> tuple[str, ...]:
     """The labels that an entry asks for: of one that was moved from `look_at` as it was, `label` is still the label in doubt."""
     if entry.suggested is None or set(entry.label) == set(entry.suggested):
         return entry.label
@@ -237,7 +241,7 @@ def _target(path: str, labels: tuple[str, ...], dataset: Dataset) -> Any:
             f"the plan labels {path!r} as {unknown[0]!r}, which is no class of the data.{nearest(unknown[0], dataset.classes)} "
             f"The classes are {', '.join(dataset.classes[:10])}{' ...' if len(dataset.classes) > 10 else ''}."
         )
-    if dataset.multilabel:
+    if link_of(dataset.targets).independent:
         return np.isin(dataset.classes, labels)
     if len(labels) != 1:
         raise DataError(f"the plan gives {path!r} {len(labels)} labels, but each image of these data has exactly one")
@@ -254,18 +258,9 @@ def _members(groups: npt.NDArray[np.str_]) -> list[npt.NDArray[np.int64]]:
 def _joined(base: npt.NDArray[np.str_], joined: Sequence[npt.NDArray[np.int64]]) -> npt.NDArray[np.str_]:
     """Join the groups that share a set of rows; each is called like the first of its groups by name."""
     names, group = np.unique(base, return_inverse=True)
-    parent = np.arange(len(names))
-
-    def top(node: int) -> int:
-        while parent[node] != node:
-            parent[node] = parent[parent[node]]
-            node = int(parent[node])
-        return node
-
-    for rows in joined:
-        tops = [top(int(node)) for node in group[rows]]
-        parent[tops] = min(tops)
-    return np.array(names[[top(node) for node in range(len(names))]][group])
+    component = components([(group[rows[0]], node) for rows in joined for node in group[rows[1:]]], len(names))
+    first = np.unique(component, return_index=True)[1]
+    return np.asarray(names[first[component]][group])
 
 
 def _tally(reasons: Iterable[str]) -> str:
@@ -288,3 +283,103 @@ def _lines(value: Any) -> str:
     if not isinstance(value, list) or not value:
         return json.dumps(value, ensure_ascii=False)
     return "[\n" + ",\n".join(f"  {json.dumps(entry, ensure_ascii=False)}" for entry in value) + "\n ]"
+
+
+_DOUBTFUL, _LOOKED_AT = 0.9, 50  # score of a label worth a look, and how many such there may be
+_ORDER = ("train", "", "val", "test")  # of two copies the one in the earlier part stays
+_PARTS = {"train": "training", "val": "validation", "test": "test"}
+
+
+def make_plan(
+    dataset: Dataset,
+    facts: Facts,
+    *,
+    near_copies: Iterable[Sequence[int]] = (),
+    label_errors: LabelErrors | None = None,
+    rows: npt.ArrayLike | None = None,
+    group_from: str | None = None,
+) -> Plan:
+    """Propose what to do about the findings that can be settled by leaving out, grouping or looking.
+
+    Dropped: files that cannot be read; exact copies of another image with the same labels; copies and near copies that stand in a later
+    part than the image that they are like (in the test part: their answers are known beforehand). Kept together: near copies within a
+    part. To be looked at: copies and near copies with different labels, and labels that are probably wrong.
+
+    Args:
+        dataset: what was audited.
+        facts: what `gather` found, in the order of `dataset`.
+        near_copies: positions of images that show the same picture, one sequence a picture.
+        label_errors: what `rank_label_errors` found.
+        rows: int64 (n,), the position in `dataset` of each target that was given to `rank_label_errors`; all, in order, by default.
+        group_from: a regular expression that finds the group of an image in its name.
+    """
+    proposal = _Proposal(dataset)
+    for row, reason in facts.refused().items():
+        proposal.drop[row] = f"cannot be read: {reason}"
+    for copies in facts.copies():
+        proposal.settle(copies, "exact copy", surplus=True)
+    for alike in near_copies:
+        proposal.settle(alike, "near copy", surplus=False)
+    if label_errors is not None:
+        proposal.doubt(label_errors, np.arange(len(dataset)) if rows is None else np.asarray(rows, np.int64))
+    names = proposal.names
+    together = ([row for row in group if row not in proposal.drop] for group in proposal.together)
+    return Plan(
+        data=dataset.source,
+        drop=tuple(Drop(names[row], reason) for row, reason in sorted(proposal.drop.items())),
+        group_from=group_from,
+        keep_together=tuple(tuple(names[row] for row in group) for group in together if len(group) > 1),
+        look_at=tuple(proposal.look_at.values()),
+    )
+
+
+class _Proposal:
+    """A plan in the making, by position in the data."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset, self.names = dataset, dataset.names()
+        self.drop: dict[int, str] = {}
+        self.together: list[list[int]] = []
+        self.look_at: dict[int, LookAt] = {}
+
+    def settle(self, copies: Sequence[int], what: str, *, surplus: bool) -> None:
+        """Decide about images that show the same picture; with `surplus`, one of those with the same labels is enough."""
+        rows = [int(row) for row in copies if row not in self.drop]
+        if len(rows) < 2:
+            return
+        contradictory = len({self.dataset.labels(row) for row in rows}) > 1
+        if contradictory:
+            self._look_at_all(rows)
+        parts = {row: str(self.dataset.parts[row]) for row in rows}
+        first = min(parts.values(), key=_ORDER.index)
+        stay = [row for row in rows if parts[row] == first]
+        for row in rows:
+            if parts[row] != first:
+                where = f" in the {_PARTS[first]} part" if first else ""
+                self.drop[row] = f"{what} of {self.names[stay[0]]}{where}"
+            elif surplus and not contradictory and row != stay[0]:
+                self.drop[row] = f"{what} of {self.names[stay[0]]}"
+        self.together.append(stay)
+
+    def doubt(self, errors: LabelErrors, rows: npt.NDArray[np.int64]) -> None:
+        """Put the labels that are probably wrong among those to be looked at; and, in small sets that prove nothing, the most doubtful."""
+        count = max(errors.likely, min(_LOOKED_AT, int((errors.score >= _DOUBTFUL).sum())))
+        for position, suggested, score in zip(errors.order[:count], errors.suggested, errors.score, strict=False):
+            row = int(rows[position])
+            if row in self.drop or row in self.look_at:
+                continue
+            label, name = self.dataset.labels(row), self.dataset.classes[suggested]
+            better = (
+                (name,)
+                if not link_of(self.dataset.targets).independent
+                else tuple(c for c in self.dataset.classes if (c in label) != (c == name))
+            )
+            self.look_at[row] = LookAt(self.names[row], label, better, float(score))
+
+    def _look_at_all(self, rows: Sequence[int]) -> None:
+        """One picture, several labels: to each image the most common of the labels that it does not have is suggested."""
+        labels = [self.dataset.labels(row) for row in rows]
+        for row, own in zip(rows, labels, strict=True):
+            others = [label for label in labels if label != own]
+            best = max(dict.fromkeys(others), key=others.count)
+            self.look_at.setdefault(row, LookAt(self.names[row], own, best, others.count(best) / len(labels)))

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from headstart.audit.facts import Fact, Facts
 from headstart.audit.findings import Finding, Severity
 from headstart.data import Dataset
+from headstart.metrics import link_of
 
 Columns = npt.NDArray[np.float64]
 
@@ -89,7 +90,7 @@ def find_shortcuts(dataset: Dataset, facts: Facts, *, seed: int = 0) -> list[Fin
     frame was measured) and file size. What follows from another property that was found is not reported again. Nothing is measured for
     data with several labels per image.
     """
-    if dataset.multilabel:
+    if link_of(dataset.targets).independent:
         return []
     found: dict[str, _Measured] = {}
     for wanted in _PROPERTIES:

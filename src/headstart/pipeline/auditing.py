@@ -30,7 +30,7 @@ from headstart.backbones import Layer
 from headstart.classifier import TransferClassifier
 from headstart.data import Dataset
 from headstart.data.grouping import groups_from_names
-from headstart.metrics import paired_difference
+from headstart.metrics import link_of, paired_difference
 from headstart.pipeline.job import read, say_refused
 from headstart.pipeline.leaks import known_beforehand, leak_tests
 from headstart.pipeline.parts import kept_together
@@ -93,13 +93,13 @@ def deep_check(data: str | Path | Dataset, *, settings: FitSettings | None = Non
         choice = _chosen(settings, features.values, readable, together, listener)
         logits = _in_order(choice.out_of_sample, choice.estimator.classes_, readable)
         findings += find_label_errors(readable, np.arange(len(readable)), logits)
-        errors = rank_label_errors(logits, readable.targets, multilabel=readable.multilabel)
+        errors = rank_label_errors(logits, readable.targets, link=link_of(readable.targets))
         listener.stage("Measuring what leaks do to the score")
         chosen = next(candidate for candidate in choice.evidence if candidate.chosen)
         audited = _Audited(features.values, readable, layers, chosen, settings)
         guessed = _guessed(readable)
-        apart = audited.right_apart(_together(guessed.groups, features.digests, near))
-        findings += audited.effect_of_groups(_right(readable, logits), apart)
+        apart = audited.correct_apart(_together(guessed.groups, features.digests, near))
+        findings += audited.effect_of_groups(_correct(readable, logits), apart)
         findings += audited.effect_of_leaks(known_beforehand(guessed, features.digests, near.components), apart)
     everything = sorted((*audit.findings, *findings), key=lambda finding: SEVERITIES.index(finding.severity))
     kept = features.kept
@@ -143,17 +143,16 @@ def _chosen(
 
 def _in_order(found: npt.NDArray[np.float64], classes: npt.NDArray[Any], dataset: Dataset) -> npt.NDArray[np.float64]:
     """Logits (n, k) with a column for every class of the data, also for one without images."""
-    if dataset.multilabel:
+    if link_of(dataset.targets).independent:
         return found
     logits = np.full((len(found), len(dataset.classes)), -np.inf)
     logits[:, classes.astype(np.int64)] = found
     return logits
 
 
-def _right(dataset: Dataset, logits: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
-    if dataset.multilabel:
-        return np.asarray(((logits > 0) == dataset.targets).all(axis=1))
-    return np.asarray(logits.argmax(axis=1) == dataset.targets)
+def _correct(dataset: Dataset, logits: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    link = link_of(dataset.targets)
+    return link.correct(link.decisions(link.probabilities(logits)), dataset.targets)
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,16 +168,16 @@ class _Audited:
     def _head(self) -> HeadPipeline:
         return unfitted(self.candidate, layers=self.layers, class_weight=self.settings.class_weight, seed=self.settings.seed)
 
-    def right_apart(self, groups: npt.NDArray[np.int64] | None) -> npt.NDArray[np.bool_]:
-        """Which images are named rightly by a head that has seen nothing of their group, bool (n,)."""
+    def correct_apart(self, groups: npt.NDArray[np.int64] | None) -> npt.NDArray[np.bool_]:
+        """Which images a head classifies correctly that has seen nothing of their group, bool (n,)."""
         fitted = self._head().fit(self.values, self.dataset.targets, groups=groups)
-        return _right(self.dataset, _in_order(fitted.out_of_sample_logits_, fitted.classes_, self.dataset))
+        return _correct(self.dataset, _in_order(fitted.out_of_sample_logits_, fitted.classes_, self.dataset))
 
     def effect_of_groups(self, one_by_one: npt.NDArray[np.bool_], apart: npt.NDArray[np.bool_]) -> list[Finding]:
         """The score when groups are kept together beside the one when they are not; where groups were not given but guessed.
 
         Args:
-            one_by_one: bool (n,), which images are named rightly by a head that has not seen the image, or a copy of it.
+            one_by_one: bool (n,), which images are classified correctly by a head that has not seen the image, or a copy of it.
             apart: the same of a head that has not seen its group.
         """
         pattern = group_pattern(self.dataset)
@@ -200,7 +199,7 @@ class _Audited:
 
         Args:
             known: as `known_beforehand` gives it.
-            apart: as `right_apart` gives it.
+            apart: as `correct_apart` gives it.
         """
         if not known:
             return []
@@ -208,7 +207,7 @@ class _Audited:
         if len(np.unique(self.dataset.targets[train])) < 2:
             return []  # one class alone, perhaps because no image of another can be read: nothing can be learned from it
         fitted = self._head().fit(self.values[train], self.dataset.targets[train])
-        right = _right(self.dataset.take(test), _in_order(fitted.logits(self.values[test]), fitted.classes_, self.dataset))
+        right = _correct(self.dataset.take(test), _in_order(fitted.logits(self.values[test]), fitted.classes_, self.dataset))
         leaked = np.logical_or.reduce(list(known.values()))
         change, _ = _changed(apart[test][leaked], right[leaked])
         message = (
@@ -221,7 +220,7 @@ class _Audited:
 
 
 def _changed(after: npt.NDArray[np.bool_], before: npt.NDArray[np.bool_]) -> tuple[str, bool]:
-    """A change of the accuracy on the same images in words, without the last bracket; and whether it is a drop worth a warning."""
+    """A change of the accuracy on the same images as text, without the last bracket; and whether it is a drop worth a warning."""
     difference = paired_difference(after, before)
     low, high = (100 * value for value in difference.interval)
     points = 100 * difference.value

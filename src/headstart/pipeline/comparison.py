@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from headstart.errors import DataError, ParameterError, RunError
 from headstart.evaluate import Evaluation, evaluate
-from headstart.metrics import AucDifference, PairedDifference, auc_difference, holm, link_of, paired_difference
+from headstart.metrics import AucDifference, Link, PairedDifference, auc_difference, holm, link_of, paired_difference
 from headstart.run import EVALUATION, load
 from headstart.text import enumeration, number, pad, plural, shorten, visible, width
 
@@ -24,14 +24,14 @@ _ALL_PAIRS = 3  # up to so many pairs, each has its sentence
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TestResults:
-    """What a run said of its test images.
+    """The outputs of a run on its test images.
 
     Attributes:
         name: for the user.
         path: of the run folder.
         backbone: its name.
         classes: the class names, in the order of the columns.
-        multilabel: whether an image may have several labels.
+        link: one label for each image, or several.
         logits: float32 (m, k).
         targets: int64 (m,), or bool (m, k) for multi-label.
         digests: SHA-256 of each image.
@@ -43,7 +43,7 @@ class TestResults:
     path: Path
     backbone: str
     classes: tuple[str, ...]
-    multilabel: bool
+    link: Link
     logits: npt.NDArray[np.float32]
     targets: npt.NDArray[Any]
     digests: tuple[bytes, ...]
@@ -51,12 +51,12 @@ class TestResults:
     @property
     def probabilities(self) -> npt.NDArray[np.float64]:
         """Softmax of the logits, or their sigmoid for multi-label; float64 (m, k)."""
-        return link_of(self.targets).probabilities(self.logits.astype(np.float64))
+        return self.link.probabilities(self.logits.astype(np.float64))
 
     def ordered(self, classes: Sequence[str]) -> TestResults:
         """The same with the classes in another order."""
         columns = [self.classes.index(name) for name in classes]
-        targets = self.targets[:, columns] if self.multilabel else np.argsort(columns)[self.targets]
+        targets = self.targets[:, columns] if self.link.independent else np.argsort(columns)[self.targets]
         return replace(self, classes=tuple(classes), logits=self.logits[:, columns], targets=targets)
 
     def take(self, rows: Sequence[int]) -> TestResults:
@@ -66,7 +66,7 @@ class TestResults:
 
 
 def read_test_results(path: Path) -> TestResults:
-    """Read what a run said of its test images.
+    """Read the outputs of a run on its test images.
 
     They are in its ``evaluation.safetensors``: `logits` float32 (m, k), `targets` int64 (m,) or bool (m, k), `digests` uint8 (m, 32).
 
@@ -84,15 +84,18 @@ def read_test_results(path: Path) -> TestResults:
     if missing:
         raise RunError(f"{file}: damaged: {missing[0]!r} is missing. Fit again.")
     logits, targets, digests = found["logits"], found["targets"], found["digests"]
-    wanted = (len(logits), len(run.classes))
-    fits = targets.dtype == bool and targets.shape == wanted if run.multilabel else targets.dtype.kind == "i" and targets.ndim == 1
-    if logits.shape != wanted or not len(logits) or not np.isfinite(logits).all() or digests.shape != (len(logits), 32):
+    shape = (len(logits), len(run.classes))
+    link = link_of(targets)
+    if logits.shape != shape or not len(logits) or not np.isfinite(logits).all() or digests.shape != (len(logits), 32):
         raise RunError(f"{file}: damaged (logits {logits.shape}, digests {digests.shape}). Fit again.")
-    inside = fits and (run.multilabel or (len(targets) == len(logits) and 0 <= targets.min() <= targets.max() < len(run.classes)))
-    if not inside:
+    if link.independent:
+        fits = targets.dtype == bool and targets.shape == shape
+    else:
+        fits = targets.dtype.kind == "i" and targets.shape == shape[:1] and bool(0 <= targets.min() <= targets.max() < len(run.classes))
+    if not fits or link.independent != run.multilabel:
         raise RunError(f"{file}: damaged (its targets do not fit its {plural(len(run.classes), 'class')}). Fit again.")
     return TestResults(
-        name=path.name, path=path, backbone=str(run.manifest["backbone"].get("name", "")), classes=run.classes, multilabel=run.multilabel,
+        name=path.name, path=path, backbone=str(run.manifest["backbone"].get("name", "")), classes=run.classes, link=link,
         logits=logits.astype(np.float32), targets=targets, digests=tuple(row.tobytes() for row in digests.astype(np.uint8)),
     )  # fmt: skip
 
@@ -127,8 +130,8 @@ class ComparedPair:
     auc: AucDifference | None
     auc_p: float
 
-    def turned(self) -> ComparedPair:
-        """The same, the other way round."""
+    def reversed(self) -> ComparedPair:
+        """The same pair with first and second exchanged."""
         a, u = self.accuracy, self.auc
         accuracy = PairedDifference(-a.value, (-a.interval[1], -a.interval[0]), a.p_value, a.second_only, a.first_only)
         auc = None if u is None else AucDifference(u.second, u.first, -u.value, (-u.interval[1], -u.interval[0]), u.p_value)
@@ -139,8 +142,8 @@ class ComparedPair:
         accurate, ranks = self.accuracy_p < SIGNIFICANT, self.auc is not None and self.auc_p < SIGNIFICANT
         lead = self.accuracy.value if accurate or not ranks or self.auc is None else self.auc.value
         if lead < 0:
-            return self.turned().sentence()
-        accuracy, auc = self._accuracy_in_words(), self._auc_in_words()
+            return self.reversed().sentence()
+        accuracy, auc = self._accuracy_text(), self._auc_text()
         first, second = (shorten(name, 40) for name in (self.first, self.second))
         if accurate:
             opposed = " It ranks the images worse, though." if ranks and self.auc is not None and self.auc.value < 0 else ""
@@ -158,12 +161,12 @@ class ComparedPair:
             f"So few images cannot tell differences of less than about {max(half, 0.1):.1f} points."
         )
 
-    def _accuracy_in_words(self) -> str:
+    def _accuracy_text(self) -> str:
         low, high = (100 * bound for bound in self.accuracy.interval)
         value = 100 * self.accuracy.value + 0.0
         return f"accuracy {value:+.1f} points (95 % interval {low:+.1f} to {high:+.1f}, McNemar {_p(self.accuracy_p)})"
 
-    def _auc_in_words(self) -> str:
+    def _auc_text(self) -> str:
         if self.auc is None or math.isnan(self.auc.interval[0]):
             return ""
         low, high = self.auc.interval
@@ -241,7 +244,7 @@ class Comparison:
 
     def _of_the_best(self) -> list[ComparedPair]:
         best = self.best.name
-        return [pair if pair.first == best else pair.turned() for pair in self.pairs if best in (pair.first, pair.second)]
+        return [pair if pair.first == best else pair.reversed() for pair in self.pairs if best in (pair.first, pair.second)]
 
 
 def compare_runs(paths: Sequence[Path]) -> Comparison:
@@ -249,7 +252,7 @@ def compare_runs(paths: Sequence[Path]) -> Comparison:
 
     Raises:
         ParameterError: fewer than two runs, or the same one twice.
-        RunError: one of them is not a whole run folder, or does not keep its answers.
+        RunError: one of them is not a whole run folder, or does not hold its outputs.
         DataError: they have different classes, or no test image in common.
     """
     if len(paths) < 2:
@@ -279,8 +282,8 @@ def _pairs(runs: Sequence[ComparedRun]) -> tuple[ComparedPair, ...]:
     found = []
     for one, two in combinations(runs, 2):
         first, second = one.evaluation.outcome, two.evaluation.outcome
-        right = [outcome.predicted == outcome.targets for outcome in (first, second)]
-        accuracy = paired_difference(*(same if same.ndim == 1 else same.all(axis=1) for same in right))
+        link = link_of(first.targets)
+        accuracy = paired_difference(*(link.correct(outcome.predicted, outcome.targets) for outcome in (first, second)))
         defined = not math.isnan(one.evaluation.scores["roc_auc"])
         auc = auc_difference(first.indicators, first.probabilities, second.probabilities) if defined else None
         found.append(ComparedPair(first=one.name, second=two.name, accuracy=accuracy, accuracy_p=1.0, auc=auc, auc_p=math.nan))
@@ -299,8 +302,8 @@ def _named(results: Sequence[TestResults]) -> Iterator[TestResults]:
 def _check_classes(results: Sequence[TestResults]) -> None:
     first = results[0]
     for other in results[1:]:
-        if other.multilabel != first.multilabel:
-            several, one = (other, first) if other.multilabel else (first, other)
+        if other.link is not first.link:
+            several, one = (other, first) if other.link.independent else (first, other)
             raise DataError(f"In {several.path} an image may have several labels, in {one.path} it has one: the two cannot be compared.")
         if set(other.classes) != set(first.classes):
             said = " and ".join(
@@ -326,8 +329,7 @@ def _shared(results: Sequence[TestResults]) -> tuple[list[TestResults], list[str
     taken = [one.take([place[digest] for digest in common]) for one, place in zip(ordered, places, strict=True)]
     agree = np.ones(len(common), dtype=bool)
     for one in taken[1:]:
-        same = one.targets == taken[0].targets
-        agree &= same if same.ndim == 1 else same.all(axis=1)
+        agree &= one.link.correct(one.targets, taken[0].targets)
     rows = np.flatnonzero(agree).tolist()
     if not rows:
         raise DataError(f"The runs share {plural(len(common), 'test image')}, and agree on the label of none. Check the labels.")
