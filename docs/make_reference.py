@@ -20,25 +20,16 @@ import headstart
 
 REFERENCE = Path(__file__).parent / "reference"
 NOTICE = "<!-- Written by docs/make_reference.py from the code. Do not edit: run `make docs`. -->\n"
-PARTS = (
-    ("headstart.heads", "Heads: scikit-learn classifiers on a matrix of features."),
-    ("headstart.maps", "Maps: features to features."),
-    ("headstart.selection", "Choosing layers and head."),
-    ("headstart.data.split", "Stratified and grouped splits."),
-    ("headstart.metrics", "Scores from arrays."),
-    ("headstart.evaluate", "All scores of one set of images."),
-    ("headstart.audit", "The findings of a check, and plans."),
-    ("headstart.reliability", "When to believe a model: prediction sets, abstention, images from elsewhere."),
-    ("headstart.explain", "Heat maps, their judges, and the nearest training images."),
-    ("headstart.pipeline", "What `fit` takes and returns, and shards."),
-    ("headstart.run", "The run folder."),
-    ("headstart.batch", "Predicting whole folders: resumable, in shards, on a Ray cluster."),
-    ("headstart.export", "One file that takes raw pixels, compared with the run on real images."),
-    ("headstart.serve", "A service around saved runs."),
-    ("headstart.backbones", "The catalogue and loading."),
-    ("headstart.features", "Stored features."),
-    ("headstart.modalities.image", "Decoding and preprocessing."),
-)
+FURTHER = {
+    "Predictions": "headstart.run",
+    "Audit": "headstart.audit",
+    "Finding": "headstart.audit",
+    "Plan": "headstart.audit",
+    "DeepAudit": "headstart.pipeline",
+    "Comparison": "headstart.pipeline",
+}
+"""What the public functions return, by the module that it is imported from."""
+
 _WIDE = 110
 _SECTIONS = ("Args", "Returns", "Raises", "Attributes", "Yields")
 
@@ -206,16 +197,9 @@ def _value(thing: Any) -> str:
     return re.sub(r"numpy\.ndarray\[.*\]", "NDArray", repr(thing))
 
 
-def public_names(module: str) -> list[str]:
-    """Return the public names of a module: its ``__all__``, else the functions and classes that it defines."""
-    loaded = importlib.import_module(module)
-    if hasattr(loaded, "__all__"):
-        return list(loaded.__all__)
-    return [
-        name
-        for name, thing in vars(loaded).items()
-        if not name.startswith("_") and getattr(thing, "__module__", "") == module and (inspect.isclass(thing) or inspect.isfunction(thing))
-    ]
+def public_names() -> list[str]:
+    """Every name with an entry: those of ``headstart``, and what its functions return."""
+    return [*headstart.__all__, *FURTHER]
 
 
 def api_page() -> str:
@@ -223,25 +207,19 @@ def api_page() -> str:
     out = [
         NOTICE,
         "# Python interface\n",
-        "These names can be imported from `headstart` itself and keep their meaning between versions:\n",
+        "These names are imported from `headstart` itself, on first use, and are the whole public interface:\n",
         ", ".join(f"[`{name}`](#{name.lower()})" for name in headstart.__all__ if name != "__version__") + "\n",
-        "Below them stand the modules for those who put their own system together from parts.\n",
-        "## headstart\n",
+        "What their functions return is described [at the end](#what-these-return). Everything else is internal and may change without "
+        "notice; its docstrings are the reference, and [architecture](../explanation/architecture.md) says where things are.\n",
     ]
     for name in headstart.__all__:
         if name == "__version__":
-            out += ["### \\_\\_version\\_\\_\n", "The version, text.\n"]
+            out += ["## \\_\\_version\\_\\_\n", "The version, text.\n"]
         else:
-            out += _entry(name, getattr(headstart, name), level="###")
-    shown = {id(getattr(headstart, name)) for name in headstart.__all__}
-    for module, title in PARTS:
-        out += [f"## {module}\n", f"{title}\n"]
-        for name in public_names(module):
-            thing = getattr(importlib.import_module(module), name)
-            if id(thing) in shown and (inspect.isclass(thing) or callable(thing)):
-                out.append(f"`{name}`: see [above](#{name.lower()}).\n")
-            else:
-                out += _entry(name, thing, level="###")
+            out += _entry(name, getattr(headstart, name), level="##")
+    out.append("## What these return\n")
+    for name, module in FURTHER.items():
+        out += _entry(name, getattr(importlib.import_module(module), name), level="###")
     return "\n".join(out)
 
 

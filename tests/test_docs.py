@@ -161,13 +161,18 @@ def test_every_command_is_shown_in_use(words: str) -> None:
     assert re.search(rf"{words}\b", pages), f"no page outside the reference shows `{words}`"
 
 
-@pytest.mark.parametrize("module", ["headstart", *(module for module, _ in reference.PARTS)])
-def test_every_public_name_has_an_entry(module: str) -> None:
+@pytest.mark.parametrize("name", reference.public_names())
+def test_every_public_name_has_an_entry(name: str) -> None:
     page = (DOCS / "reference" / "api.md").read_text(encoding="utf-8")
-    section = page.partition(f"\n## {module}\n")[2].partition("\n## headstart.")[0]
-    for name in reference.public_names(module):
-        shown = name.replace("_", "\\_") if name.startswith("__") else name
-        assert re.search(rf"^(### {re.escape(shown)}$|`{re.escape(name)}`: see)", section, re.MULTILINE), f"{module}.{name} has no entry"
+    shown = name.replace("_", "\\_") if name.startswith("__") else name
+    entry = re.search(rf"^###? {re.escape(shown)}$(.*?)^##", page + "\n##", re.MULTILINE | re.DOTALL)
+    assert entry, f"{name} has no entry"
+    assert len(entry[1].split()) >= 3, f"the entry of {name} says nothing"
+
+
+def test_the_reference_covers_what_can_be_imported() -> None:
+    assert set(reference.public_names()) >= set(headstart.__all__)
+    assert set(headstart._PUBLIC) | {"__version__"} == set(headstart.__all__)
 
 
 def test_every_error_has_an_entry() -> None:
@@ -188,11 +193,11 @@ def test_every_part_of_a_run_is_described(pictures: Path, cache: Path, tmp_path:
     run = fit(pictures, out=tmp_path / "run", settings=FitSettings(cache=str(cache), folds=3)).run
     assert run is not None
     page = (DOCS / "reference" / "run-folder.md").read_text(encoding="utf-8")
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    overview = (DOCS / "how-to" / "use-a-run.md").read_text(encoding="utf-8")
     manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
     for file in run.iterdir():
         assert f"`{file.name}`" in page, f"{file.name} is not described"
-        assert f"`{file.name}`" in readme, f"{file.name} is not in the README"
+        assert f"`{file.name}`" in overview, f"{file.name} is not in docs/how-to/use-a-run.md"
     for entry in manifest:
         assert f"| `{entry}` |" in page, f"the manifest's entry {entry!r} is not described"
     parts = ("preprocessing", "backbone", "provenance", "metrics")
