@@ -79,7 +79,7 @@ def test_several_labels_are_binary_cross_entropies_of_torch() -> None:
 
 
 def test_an_image_of_several_labels_weighs_as_their_mean() -> None:
-    from headstart.heads.targets import encode, image_weights
+    from headstart.heads.labels import encode, image_weights
 
     loss = make_loss(FineTuning(), link=SIGMOID, classes=4, class_weights=WEIGHTS)
     by_number = dict(enumerate(WEIGHTS.tolist()))

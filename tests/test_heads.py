@@ -26,11 +26,10 @@ from headstart.heads import (
     head_from_state,
 )
 from headstart.heads.calibration import calibrate
-from headstart.heads.distances import gaussian, squared_distances
-from headstart.heads.least_squares import dual_fit, primal_fit
-from headstart.heads.logistic_path import BIAS_PENALTY
-from headstart.heads.subsample import stratified_rows
-from headstart.heads.targets import encode, image_weights
+from headstart.heads.labels import encode, image_weights, stratified_rows
+from headstart.heads.linalg import gaussian, squared_distances
+from headstart.heads.logistic import BIAS_PENALTY
+from headstart.heads.ridge import dual_fit, primal_fit
 from headstart.metrics.link import SIGMOID, SOFTMAX
 from headstart.onnx_graph import OnnxGraph
 

@@ -13,7 +13,7 @@ import pytest
 
 from headstart.errors import DataError, ParameterError, RunError
 from headstart.heads import Head, KernelRidgeHead, LogisticHead, NearestCentroidHead, NearestNeighboursHead, RidgeHead
-from headstart.heads.targets import encode
+from headstart.heads.labels import encode
 from headstart.maps import LayerMap
 from headstart.onnx_graph import OnnxGraph
 from headstart.selection import HEADS, Candidate, HeadPipeline, choose_head

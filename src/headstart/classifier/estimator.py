@@ -19,7 +19,7 @@ from headstart.classifier.preparing import Memo, Ready, Say, Wanted, extracted, 
 from headstart.classifier.training import Keeping, check_plan, search, taken, train
 from headstart.errors import BackboneError, DataError, ImageError, ParameterError
 from headstart.features import Features, Images, survey
-from headstart.heads.targets import encode
+from headstart.heads.labels import encode
 from headstart.modalities.image.augment import Augmentation
 from headstart.progress import Listener, Progress
 from headstart.selection import Choice, choose_head

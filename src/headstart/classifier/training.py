@@ -17,7 +17,7 @@ from headstart.classifier.preparing import Ready
 from headstart.data.split import hold_out
 from headstart.errors import DataError, MissingExtraError
 from headstart.features import BackboneExtractor, Images
-from headstart.heads.targets import EncodedLabels, class_weights, encode
+from headstart.heads.labels import EncodedLabels, class_weights, encode
 from headstart.metrics.link import Link
 from headstart.progress import Listener
 from headstart.selection import Candidate, Choice

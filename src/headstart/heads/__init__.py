@@ -7,11 +7,10 @@ from typing import Any
 import numpy.typing as npt
 
 from headstart.errors import RunError
-from headstart.heads.centroid import NearestCentroidHead
 from headstart.heads.head import Head, LinearHead
 from headstart.heads.kernel_ridge import KernelRidgeHead
 from headstart.heads.logistic import LogisticHead
-from headstart.heads.neighbours import NearestNeighboursHead
+from headstart.heads.nearest import NearestCentroidHead, NearestNeighboursHead
 from headstart.heads.ridge import RidgeHead
 
 HEADS: dict[str, type[Head]] = {

@@ -12,8 +12,8 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from headstart.errors import RunError
 from headstart.heads.calibration import Calibration
-from headstart.heads.distances import blocks
-from headstart.heads.targets import EncodedLabels, encode, image_weights
+from headstart.heads.labels import EncodedLabels, encode, image_weights
+from headstart.heads.linalg import blocks
 from headstart.metrics.link import saved_link
 from headstart.onnx_graph import OnnxGraph
 

@@ -13,11 +13,10 @@ from sklearn.utils.validation import check_is_fitted
 
 from headstart.errors import ParameterError
 from headstart.heads.calibration import calibrate
-from headstart.heads.distances import blocks, gaussian, median_distance, squared_distances, squared_norms
 from headstart.heads.head import Features, Floats, Head
-from headstart.heads.least_squares import Design, Groups, LeastSquaresFit, Matrix, dual_fit, primal_fit
-from headstart.heads.subsample import stratified_rows
-from headstart.heads.targets import ClassWeight, EncodedLabels
+from headstart.heads.labels import ClassWeight, EncodedLabels, stratified_rows
+from headstart.heads.linalg import blocks, gaussian, median_distance, squared_distances, squared_norms
+from headstart.heads.ridge import Design, Groups, LeastSquaresFit, Matrix, dual_fit, primal_fit
 from headstart.onnx_graph import OnnxGraph
 
 WIDTHS = (8.0, 4.0, 2.0, 1.0)
@@ -92,7 +91,7 @@ def search_kernel(
 class KernelRidgeHead(Head):
     """Least squares on +1/-1 targets in the space of a Gaussian kernel, exp(-|x - x'|^2 / (width * median squared distance)).
 
-    Out-of-sample scores are closed-form (`headstart.heads.least_squares`). Above `exact_up_to` images the kernel is approximated
+    Out-of-sample scores are closed-form (`headstart.heads.ridge`). Above `exact_up_to` images the kernel is approximated
     from that many landmarks, drawn class by class (Nystroem; Williams and Seeger 2001).
 
     Args:

@@ -1,19 +1,228 @@
-"""Ridge classification."""
+"""Weighted regularised least squares with a free bias, and the scores of every image in a fit without it (or its group).
+
+The fit minimises  sum_i w_i (y_i - f(x_i))^2 + r |f|^2  with  f(x) = sum_j a_j k(x, x_j) + b. With A = K + r diag(1/w) the
+coefficients solve
+
+    [A  1] [a]   [y]
+    [1' 0] [b] = [0]
+
+and, C being the inverse of that matrix, the residuals of the fit without the images G are  inv(C_GG) a_G  (Cawley and Talbot 2004 for
+one image at a time). Where there are more images than features the same is said in the primal, with the hat matrix.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
+from scipy.linalg import get_blas_funcs, get_lapack_funcs
 
 from headstart.errors import ParameterError
 from headstart.heads.calibration import calibrate
-from headstart.heads.distances import mean_square
 from headstart.heads.head import Features, Floats, LinearHead
-from headstart.heads.least_squares import Design, Groups, LeastSquaresFit, dual_fit, primal_fit
-from headstart.heads.subsample import stratified_rows
-from headstart.heads.targets import ClassWeight, EncodedLabels
+from headstart.heads.labels import ClassWeight, EncodedLabels, stratified_rows
+from headstart.heads.linalg import blocks, mean_square
+
+Matrix = npt.NDArray[Any]
+Groups = npt.NDArray[np.int64] | None
+
+ROWS = 2048
+"""Rows of a design matrix that are made at a time."""
 
 REGULARISATIONS = (3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0)
 SELECTION_ROWS = 2000
+
+
+@dataclass(frozen=True, eq=False)
+class LeastSquaresFit:
+    """Coefficients (rows, k), bias (k,), and out-of-sample scores (n, k)."""
+
+    coefficients: Matrix
+    bias: Matrix
+    out_of_sample: Matrix
+
+
+def dual_fit(
+    kernel: Matrix, goals: Matrix, regularisation: float, *, weights: Matrix | None = None, groups: Groups = None, overwrite: bool = False
+) -> LeastSquaresFit | None:
+    """Fit with the kernel matrix (n, n), float32 or float64, symmetric, to goals (n, k).
+
+    Args:
+        kernel: symmetric, positive semi-definite.
+        goals: (n, k).
+        regularisation: r > 0 above.
+        weights: of the images (n,), all positive.
+        groups: numbers (n,); the out-of-sample score of an image then comes from a fit without its whole group.
+        overwrite: the kernel's memory may be used.
+
+    Returns:
+        None where the matrix is not positive definite in its precision.
+    """
+    n = len(kernel)
+    a = np.array(kernel.T, order="F", copy=not overwrite or None)
+    a[np.diag_indices(n)] += regularisation if weights is None else (regularisation / weights).astype(a.dtype)
+    potrf, trtri = get_lapack_funcs(("potrf", "trtri"), (a,))
+    upper, failed = potrf(a, lower=0, clean=1, overwrite_a=1)
+    if failed:
+        return None
+    inverse, failed = trtri(upper, lower=0, overwrite_c=1)
+    if failed or not np.isfinite(inverse[0, -1]):
+        return None
+    right = np.concatenate([goals, np.ones((n, 1))], axis=1).astype(a.dtype)
+    solved = inverse @ (inverse.T @ right)
+    ones = solved[:, -1:]
+    total = float(ones.sum(dtype=np.float64))
+    bias = solved[:, :-1].sum(axis=0, dtype=np.float64) / total
+    coefficients = solved[:, :-1] - ones * bias.astype(a.dtype)
+    residual = np.empty_like(coefficients)
+    for single, many in _parts(groups, n):
+        if many is None:
+            square = np.einsum("ij,ij->i", inverse, inverse)[single] - ones[single, 0] ** 2 / total
+            residual[single] = coefficients[single] / square[:, None]
+        else:
+            rows = inverse[many]
+            residual[many] = _solve(rows @ rows.T - ones[many] * ones[many].T / total, coefficients[many])
+    return LeastSquaresFit(coefficients, bias, goals - residual)
+
+
+@dataclass(frozen=True, eq=False)
+class Design:
+    """A design matrix (n, p) that is made anew, a few rows at a time, whenever it is needed.
+
+    Attributes:
+        rows: gives the rows named by a slice or by numbers (m, p).
+        near: (p,), not far from the mean of the rows: the nearer, the less is lost to rounding.
+        whitening: upper triangular (p, p), or None. The penalty is then on the coefficients of rows @ whitening; those of the fit are
+            still for the rows.
+    """
+
+    rows: Callable[[Any], Matrix]
+    near: Matrix
+    whitening: Matrix | None = None
+
+    def conditioned(self, rows: Matrix) -> Matrix:
+        """The rows times the whitening; they are overwritten."""
+        if self.whitening is None:
+            return rows
+        (trmm,) = get_blas_funcs(("trmm",), (rows,))
+        product: Matrix = trmm(1.0, self.whitening, rows.T, trans_a=1, overwrite_b=1).T
+        return product
+
+    def coefficients(self, conditioned: Matrix) -> Matrix:
+        """From columns of coefficients for the conditioned rows to those for the rows; they are overwritten."""
+        if self.whitening is None:
+            return conditioned
+        (trmm,) = get_blas_funcs(("trmm",), (conditioned,))
+        product: Matrix = trmm(1.0, self.whitening, conditioned, overwrite_b=1)
+        return product
+
+
+def primal_fit(
+    design: Matrix | Design, goals: Matrix, regularisation: float, *, weights: Matrix | None = None, groups: Groups = None
+) -> LeastSquaresFit | None:
+    """The same for a linear kernel, from the design matrix (n, p): quicker where n > p. Coefficients are (p, k).
+
+    The rows are gone through twice, in blocks: for the normal equations, and for what each row would be without itself.
+    """
+    if not isinstance(design, Design):
+        design = Design(design.__getitem__, design.mean(axis=0))
+    dtype = design.near.dtype
+    weight = np.ones(len(goals), dtype=dtype) if weights is None else weights.astype(dtype)
+    total = float(weight.sum(dtype=np.float64))
+    goal_mean = (weight @ goals / total).astype(np.float64)
+    root = np.sqrt(weight)[:, None]
+    centred_goals = ((goals - goal_mean) * root).astype(dtype)
+    gram, right, mean = _normal_equations(design, centred_goals, root, total)
+    gram[np.diag_indices(len(gram))] += regularisation
+    potrf, trtri = get_lapack_funcs(("potrf", "trtri"), (gram,))
+    upper, failed = potrf(gram, lower=0, clean=1, overwrite_a=1)
+    if failed:
+        return None
+    inverse, _ = trtri(upper, lower=0, overwrite_c=1)
+    coefficients = design.coefficients(inverse @ (inverse.T @ right))
+    inverse = design.coefficients(inverse)
+    left = np.empty_like(centred_goals)
+    for rows, sizes in _whole_groups(groups, len(goals)):
+        centred = (design.rows(rows) - mean) * root[rows]
+        residual = centred_goals[rows] - centred @ coefficients
+        left[rows] = _without_themselves(centred, inverse, residual, root[rows], total, sizes)
+    bias = goal_mean - mean.astype(np.float64) @ coefficients.astype(np.float64)
+    return LeastSquaresFit(coefficients, bias, goals - left / root)
+
+
+def _normal_equations(design: Design, centred_goals: Matrix, root: Matrix, total: float) -> tuple[Matrix, Matrix, Matrix]:
+    """Upper triangle of the weighted Gram matrix of the centred, conditioned rows (p, p), their products with the goals, and the mean."""
+    p = len(design.near)
+    (syrk,) = get_blas_funcs(("syrk",), (design.near,))
+    gram, right, excess = np.zeros((p, p), dtype=design.near.dtype, order="F"), np.zeros((p, centred_goals.shape[1])), np.zeros(p)
+    for rows in blocks(len(root), ROWS):
+        part = design.rows(rows) - design.near
+        excess += root[rows, 0] ** 2 @ part
+        part = design.conditioned(part) * root[rows]
+        gram = syrk(1.0, part.T, beta=1.0, c=gram, overwrite_c=1)
+        right += part.T @ centred_goals[rows]
+    off = (excess / total).astype(gram.dtype)
+    gram = syrk(-total, design.conditioned(off[None].copy()).T, beta=1.0, c=gram, overwrite_c=1)
+    return gram, right.astype(gram.dtype), design.near + off
+
+
+def _without_themselves(centred: Matrix, inverse: Matrix, residual: Matrix, root: Matrix, total: float, sizes: list[int] | None) -> Matrix:
+    """Residuals of fits without each row, or without each group of consecutive rows; `centred` is overwritten."""
+    (trmm,) = get_blas_funcs(("trmm",), (centred,))
+    projected = trmm(1.0, inverse, centred.T, trans_a=1, overwrite_b=1).T
+    if sizes is None:
+        hat = np.einsum("ij,ij->i", projected, projected) + root[:, 0] ** 2 / total
+        left: Matrix = residual / np.maximum(1 - hat, np.finfo(hat.dtype).eps)[:, None]
+        return left
+    left = np.empty_like(residual)
+    for stop, size in zip(np.cumsum(sizes).tolist(), sizes, strict=True):
+        group = slice(stop - size, stop)
+        hats = projected[group] @ projected[group].T + root[group] * root[group].T / total
+        left[group] = _solve(np.eye(size, dtype=hats.dtype) - hats, residual[group])
+    return left
+
+
+def _whole_groups(groups: Groups, n: int) -> Iterator[tuple[Any, list[int] | None]]:
+    """Blocks of rows; with groups, the row numbers of as many whole groups as fit into one, and the sizes of these."""
+    if groups is None:
+        yield from ((rows, None) for rows in blocks(n, ROWS))
+        return
+    packed: list[npt.NDArray[np.int64]] = []
+    for single, many in _parts(groups, n):
+        if many is None:
+            yield from ((single[rows], None) for rows in blocks(len(single), ROWS))
+            continue
+        if packed and sum(map(len, packed)) + len(many) > ROWS:
+            yield np.concatenate(packed), [len(rows) for rows in packed]
+            packed = []
+        packed.append(many)
+    if packed:
+        yield np.concatenate(packed), [len(rows) for rows in packed]
+
+
+def _parts(groups: Groups, n: int) -> Iterator[tuple[Any, npt.NDArray[np.int64] | None]]:
+    """Rows that are a group by themselves, together; then the rows of each larger group."""
+    if groups is None:
+        yield slice(0, n), None
+        return
+    order = np.argsort(groups, kind="stable")
+    members = np.split(order, np.flatnonzero(np.diff(groups[order])) + 1)
+    alone = np.sort(np.array([rows[0] for rows in members if len(rows) == 1], dtype=np.int64))
+    if len(alone):
+        yield alone, None
+    for rows in members:
+        if len(rows) > 1:
+            yield None, rows
+
+
+def _solve(matrix: Matrix, right: Matrix) -> Matrix:
+    """Solve a small symmetric system that may be singular (a group that is the whole data)."""
+    exact = matrix.astype(np.float64)
+    exact[np.diag_indices(len(exact))] += 1e-12 * max(1e-30, float(np.trace(exact)) / len(exact))
+    return np.linalg.solve(exact, right.astype(np.float64)).astype(right.dtype)
 
 
 class RidgeHead(LinearHead):

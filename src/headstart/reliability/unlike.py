@@ -107,7 +107,7 @@ class Unlike:
         values = values[rows]
         judges = _judges(rows, logits, len(features))
         fold = _folds(None if groups is None else np.asarray(groups)[rows], len(rows), rng)
-        from headstart.heads.threads import one_thread  # predicting does without it
+        from headstart.heads.linalg import one_thread  # predicting does without it
 
         with one_thread():  # several at once, each in one thread, are done before one that would use them all
             logs = _left_out(values, fold, slices, seed)[judges]

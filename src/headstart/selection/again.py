@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from headstart.errors import ParameterError
-from headstart.heads.targets import ClassWeight
+from headstart.heads.labels import ClassWeight
 from headstart.maps import LayerLike, LayerMap
 from headstart.selection.candidates import make_head
 from headstart.selection.choice import Candidate

@@ -14,11 +14,9 @@ import numpy.typing as npt
 
 from headstart.engine import available_cores
 from headstart.heads import HEADS, Head
-from headstart.heads.distances import squared_distances
 from headstart.heads.kernel_ridge import REGULARISATIONS, WIDTHS, KernelTrial, search_kernel
-from headstart.heads.subsample import stratified_rows
-from headstart.heads.targets import ClassWeight, EncodedLabels, image_weights
-from headstart.heads.threads import one_thread
+from headstart.heads.labels import ClassWeight, EncodedLabels, image_weights, stratified_rows
+from headstart.heads.linalg import one_thread, squared_distances
 from headstart.maps import LayerLike, LayerMap
 from headstart.selection.choice import Candidate
 

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from headstart.errors import DataError, ParameterError, nearest
-from headstart.heads.targets import ClassWeight, EncodedLabels, encode
-from headstart.heads.threads import one_thread
+from headstart.heads.labels import ClassWeight, EncodedLabels, encode
+from headstart.heads.linalg import one_thread
 from headstart.maps import LayerLike
 from headstart.selection.candidates import FINALISTS, Trial, TrialRoom, judge, make_head, mean_and_error
 from headstart.selection.choice import Choice

@@ -18,9 +18,8 @@ import numpy.typing as npt
 from headstart.data.split import folds
 from headstart.engine import available_cores
 from headstart.errors import DataError, ParameterError
-from headstart.heads.subsample import stratified_rows
-from headstart.heads.targets import ClassWeight, EncodedLabels, encode
-from headstart.heads.threads import one_thread
+from headstart.heads.labels import ClassWeight, EncodedLabels, encode, stratified_rows
+from headstart.heads.linalg import one_thread
 from headstart.maps import LayerLike
 from headstart.metrics import resamples
 from headstart.selection.again import unfitted

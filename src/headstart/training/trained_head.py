@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headstart.errors import ParameterError, RunError
-from headstart.heads.distances import blocks
+from headstart.heads.linalg import blocks
 from headstart.metrics.link import Link, saved_link
 from headstart.onnx_graph import OnnxGraph
 

@@ -1,4 +1,4 @@
-"""Nearest neighbours."""
+"""Nearest class centroid, and nearest neighbours."""
 
 from __future__ import annotations
 
@@ -10,14 +10,86 @@ from sklearn.utils.validation import check_is_fitted
 
 from headstart.errors import ParameterError
 from headstart.heads.calibration import Calibration, calibrate
-from headstart.heads.distances import BLOCK, blocks, squared_norms
-from headstart.heads.head import Features, Floats, Head
-from headstart.heads.least_squares import Groups
-from headstart.heads.targets import ClassWeight, EncodedLabels
+from headstart.heads.head import Features, Floats, Head, LinearHead
+from headstart.heads.labels import ClassWeight, EncodedLabels
+from headstart.heads.linalg import BLOCK, blocks, squared_norms
+from headstart.heads.ridge import Groups
 from headstart.metrics.link import Link
 from headstart.onnx_graph import OnnxGraph
 
 NEIGHBOURS = (1, 3, 5, 10, 20, 40)
+
+
+class NearestCentroidHead(LinearHead):
+    """The class whose mean is nearest; for independent labels, whether the mean of those with the label is nearer than that of the rest.
+
+    Args:
+        class_weight: None, ``balanced``, or a dictionary: weights of the images in the means and in the calibration.
+
+    Attributes:
+        centroids_: float32 (k, D).
+    """
+
+    name = "centroid"
+
+    def __init__(self, *, class_weight: ClassWeight = None) -> None:
+        self.class_weight = class_weight
+
+    def _learn(self, X: Features, targets: EncodedLabels, weights: Floats | None, groups: Groups, *, overwrite: bool) -> None:
+        w = np.ones(len(X)) if weights is None else weights
+        member = targets.indicators * w[:, None]
+        sums, all_sum = _sums(X, member, w)
+        scores = _centroid_scores(X, sums, all_sum, member, w, groups, link=targets.link)
+        calibration = calibrate(scores, targets.indicators, link=targets.link, weights=weights)
+        self.out_of_sample_logits_ = calibration(scores)
+        self.centroids_, coef, intercept = _linear(sums, member.sum(axis=0), all_sum, w.sum(), link=targets.link)
+        self.coef_ = (coef * calibration.scale).astype(np.float32)
+        self.intercept_ = (intercept * calibration.scale + calibration.shift).astype(np.float32)
+
+
+def _linear(sums: Floats, counts: Floats, all_sum: Floats, all_count: float, *, link: Link) -> tuple[Features, Floats, Floats]:
+    """Centroids, and the coefficients and intercepts of minus the squared distance to them, per feature (what all classes share left out).
+
+    A class without images stands at the mean of all.
+    """
+    mean = all_sum / max(all_count, 1e-30)
+    own = np.where(counts[:, None] > 0, sums / np.maximum(counts, 1e-30)[:, None], mean)
+    coef, intercept = 2 * own, -(own**2).sum(axis=1)
+    if link.independent:
+        others = all_count - counts
+        other = np.where(others[:, None] > 1e-9, (all_sum - sums) / np.maximum(others, 1e-30)[:, None], mean)
+        coef, intercept = coef - 2 * other, intercept + (other**2).sum(axis=1)
+    dimension = len(mean)
+    return own.astype(np.float32), coef / dimension, intercept / dimension
+
+
+def _sums(X: Features, member: Floats, weights: Floats) -> tuple[Floats, Floats]:
+    """Weighted sums in float64 of the images of each class (k, D), and of all (D,)."""
+    sums, all_sum = np.zeros((member.shape[1], X.shape[1])), np.zeros(X.shape[1])
+    for rows in blocks(len(X)):
+        part = X[rows].astype(np.float64)
+        sums += member[rows].T @ part
+        all_sum += weights[rows] @ part
+    return sums, all_sum
+
+
+def _centroid_scores(X: Features, sums: Floats, all_sum: Floats, member: Floats, weights: Floats, groups: Groups, *, link: Link) -> Floats:
+    """Out-of-sample scores (n, k): the image, or its group, taken out of the means."""
+    counts, all_count = member.sum(axis=0), float(weights.sum())
+    numbers = np.arange(len(X)) if groups is None else groups
+    order = np.argsort(numbers, kind="stable")
+    scores = np.empty(member.shape)
+    for rows in np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1):
+        part, w = X[rows], weights[rows]
+        _, coef, intercept = _linear(
+            sums - member[rows].T @ part,
+            counts - member[rows].sum(axis=0),
+            all_sum - w @ part,
+            all_count - float(w.sum()),
+            link=link,
+        )
+        scores[rows] = part @ coef.T + intercept
+    return scores
 
 
 class NearestNeighboursHead(Head):
@@ -50,7 +122,7 @@ class NearestNeighboursHead(Head):
         nearest, alone = _nearest_others(X, most, groups)
         best: tuple[float, int, Calibration, Floats] | None = None
         for count in (most,) if self.neighbours is not None else sorted({min(count, most) for count in NEIGHBOURS}):
-            scores = _scores(_shares(votes, nearest[:, :count]), count, link=targets.link)
+            scores = _vote_scores(_shares(votes, nearest[:, :count]), count, link=targets.link)
             scores[alone] = scores.mean(axis=0)
             calibration = calibrate(scores, targets.indicators, link=targets.link, weights=weights)
             logits = calibration(scores)
@@ -71,7 +143,7 @@ class NearestNeighboursHead(Head):
         for rows in blocks(len(X), _block(len(norms))):
             closeness = 2 * (X[rows] @ self.support_.T) - norms
             nearest = _largest(closeness, count)
-            out[rows] = _scores(_shares(self.votes_, nearest), count, link=self.link_)
+            out[rows] = _vote_scores(_shares(self.votes_, nearest), count, link=self.link_)
         return out * self.scale_ + self.shift_
 
     def write_onnx(self, graph: OnnxGraph, features: str) -> str:
@@ -104,7 +176,7 @@ def _shares(votes: npt.NDArray[np.float32], nearest: npt.NDArray[np.int64]) -> n
     return shares
 
 
-def _scores(share: npt.NDArray[Any], count: int, *, link: Link) -> Floats:
+def _vote_scores(share: npt.NDArray[Any], count: int, *, link: Link) -> Floats:
     """Logarithms of the shares of votes, with one undecided vote added."""
     doubt = 1 / (count + 1)
     smooth = share.astype(np.float64) * (1 - doubt) + doubt / link.outcomes(share.shape[1])

@@ -1,11 +1,18 @@
-"""Squared Euclidean distances, in blocks and in float32; and the blocks of rows that keep working memory from growing with the images."""
+"""Squared Euclidean distances in float32 and in blocks of rows, so that working memory does not grow with the images; and BLAS threads.
+
+Many small matrix products in two threads spend their time waiting for each other as soon as another process wants the processor (ten
+times as long was measured on a busy machine), so that loops over these run in one thread each, side by side where there are several.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import ThreadpoolController
 
 Features = npt.NDArray[np.float32]
 
@@ -62,3 +69,14 @@ def median_distance(distances: npt.NDArray[np.float32]) -> float:
     rows = distances[:: max(1, len(distances) // 256)]
     positive = rows[rows > 0]
     return float(np.median(positive)) if len(positive) else 1.0
+
+
+@cache
+def _controller() -> ThreadpoolController:
+    return ThreadpoolController()
+
+
+def one_thread() -> AbstractContextManager[object]:
+    """Within the returned context every BLAS call of this process uses one thread."""
+    limits: AbstractContextManager[object] = _controller().limit(limits=1, user_api="blas")
+    return limits

@@ -1,4 +1,4 @@
-"""Labels as heads learn them: one column a class, and the weights of the images."""
+"""Labels as heads learn them: one column for each class, weights of the images, and stratified subsamples."""
 
 from __future__ import annotations
 
@@ -113,3 +113,26 @@ def class_weights(targets: EncodedLabels, class_weight: Mapping[Any, float] | st
     if not (np.isfinite(weights).all() and (weights > 0).all()):
         raise ParameterError(f"class_weight must hold positive numbers, got {dict(class_weight)!r}.")
     return weights
+
+
+def stratified_rows(targets: EncodedLabels, count: int, *, seed: int) -> npt.NDArray[np.int64]:
+    """About `count` row numbers, ascending; all where there are no more.
+
+    Each class has its share, and two images at least if it has two.
+    """
+    n = len(targets)
+    if n <= count:
+        return np.arange(n)
+    generator = np.random.default_rng(seed)
+    if targets.link.independent:
+        rarest = np.argsort(targets.indicators.sum(axis=0))
+        rows = [np.flatnonzero(targets.indicators[:, column])[:2] for column in rarest]
+        drawn = np.concatenate([*rows, generator.permutation(n)])
+        _, first = np.unique(drawn, return_index=True)
+        return np.sort(drawn[np.sort(first)][:count])
+    codes = targets.codes
+    chosen = []
+    for code in range(len(targets.classes)):
+        members = np.flatnonzero(codes == code)
+        chosen.append(generator.permutation(members)[: max(2, round(len(members) * count / n))])
+    return np.sort(np.concatenate(chosen))
