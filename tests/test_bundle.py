@@ -24,8 +24,7 @@ from headstart.errors import DataError, ParameterError, RunError
 from headstart.modalities.image import read_image
 from headstart.pipeline.contents import run_contents
 from headstart.run import PROTOCOL, RunContents, check_target, write, write_run
-from headstart.selection import HEADS
-from headstart.selection.pipeline import HeadPipeline
+from headstart.selection import HEADS, HeadPipeline
 
 FILES = {
     "model.onnx", "head.safetensors", "reference.safetensors", "evaluation.safetensors", "manifest.json", "report.html",

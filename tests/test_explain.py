@@ -331,7 +331,7 @@ def planted_model(backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) 
     from headstart.features import BackboneExtractor
     from headstart.heads import LogisticHead
     from headstart.maps import LayerMap
-    from headstart.selection.pipeline import HeadPipeline
+    from headstart.selection import HeadPipeline
 
     images, targets, _ = planted(60)
     extractor = BackboneExtractor(backbone)

@@ -92,7 +92,7 @@ def test_more_rows_than_one_query_takes(kept: FeatureStore) -> None:
 def test_reading_creates_nothing(kept: FeatureStore) -> None:
     assert kept.get("e", digests(3)) == {}
     assert kept.missing("e", digests(2)) == digests(2)
-    assert kept.get_memo("k") is None
+    assert kept.cached_choice("k") is None
     assert kept.summary().extractors == ()
     assert kept.verify().sound
     assert kept.prune(max_bytes=0).rows == 0
@@ -183,7 +183,7 @@ def test_damaged_rows_count_as_missing_and_are_replaced(kept: FeatureStore, colu
 def test_the_summary_counts_rows_bytes_and_times(kept: FeatureStore) -> None:
     kept.put("first", digests(3), vectors(3, 5))
     kept.put("second", digests(2), vectors(2, 9))
-    kept.put_memo("k", b"1234")
+    kept.cache_choice("k", b"1234")
     kept.close()
     sql(kept.path, "UPDATE batches SET used = used + 50 WHERE extractor = 2")
     summary = kept.summary()
@@ -253,21 +253,21 @@ def test_prune_by_extractor_age_and_size_shrinks_the_file(kept: FeatureStore) ->
 def test_memos_are_kept_within_their_limit(kept: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "MEMO_BYTES", 1000)
     for number in range(4):
-        kept.put_memo(f"k{number}", bytes([number]) * 300)
-    kept.put_memo("too large", b"x" * 1001)
-    assert [kept.get_memo(f"k{number}") for number in range(4)] == [None, *(bytes([number]) * 300 for number in (1, 2, 3))]
-    assert kept.get_memo("too large") is None
-    kept.put_memo("k2", b"again")
-    assert kept.get_memo("k2") == b"again"
+        kept.cache_choice(f"k{number}", bytes([number]) * 300)
+    kept.cache_choice("too large", b"x" * 1001)
+    assert [kept.cached_choice(f"k{number}") for number in range(4)] == [None, *(bytes([number]) * 300 for number in (1, 2, 3))]
+    assert kept.cached_choice("too large") is None
+    kept.cache_choice("k2", b"again")
+    assert kept.cached_choice("k2") == b"again"
     kept.close()
     sql(kept.path, "UPDATE memos SET used = 1000 WHERE key IN ('k1', 'k3')")
-    assert kept.get_memo("k1") is not None  # notes the use, so k3 goes first
-    kept.put_memo("k4", b"4" * 500)
-    assert kept.get_memo("k3") is None
-    assert kept.get_memo("k1") is not None
+    assert kept.cached_choice("k1") is not None  # notes the use, so k3 goes first
+    kept.cache_choice("k4", b"4" * 500)
+    assert kept.cached_choice("k3") is None
+    assert kept.cached_choice("k1") is not None
     kept.close()
     sql(kept.path, "UPDATE memos SET value = x'00' WHERE key = 'k1'")
-    assert kept.get_memo("k1") is None
+    assert kept.cached_choice("k1") is None
     assert kept.prune(older_than_days=0).memos == 3
 
 

@@ -168,19 +168,19 @@ def test_pipeline_in_onnx_and_state() -> None:
 
 
 class Memory(dict[str, bytes]):
-    def get_memo(self, key: str) -> bytes | None:
+    def cached_choice(self, key: str) -> bytes | None:
         return self.get(key)
 
-    def put_memo(self, key: str, value: bytes) -> None:
+    def cache_choice(self, key: str, value: bytes) -> None:
         self[key] = value
 
 
-def test_a_memo_gives_the_same_choice_again() -> None:
+def test_a_cached_choice_is_the_same_again() -> None:
     X, y = layered(90, 3, where="stage2")
     labels = np.array(["a", "b", "c"])[y]
     memory = Memory()
-    first = choose_head(X, labels, layers=LAYERS, memo=memory)
-    second = choose_head(X, labels, layers=LAYERS, memo=memory)
+    first = choose_head(X, labels, layers=LAYERS, cache=memory)
+    second = choose_head(X, labels, layers=LAYERS, cache=memory)
     assert len(memory) == 1
     assert second.evidence == first.evidence
     assert second.reason == first.reason
@@ -189,23 +189,23 @@ def test_a_memo_gives_the_same_choice_again() -> None:
     np.testing.assert_array_equal(second.estimator.classes_, first.estimator.classes_)
 
 
-def test_a_memo_covers_everything_it_depends_on_and_may_be_damaged() -> None:
+def test_the_key_of_a_cached_choice_covers_everything_and_its_bytes_may_be_damaged() -> None:
     X, y = layered(60, 3, where="stage2")
     memory = Memory()
-    choose_head(X, y, layers=LAYERS, memo=memory)
+    choose_head(X, y, layers=LAYERS, cache=memory)
     other = X.copy()
     other[0, 0] += 1
-    choose_head(other, y, layers=LAYERS, memo=memory)
-    choose_head(X, y[::-1].copy(), layers=LAYERS, memo=memory)
-    choose_head(X, y, layers=LAYERS, memo=memory, seed=1)
-    choose_head(X, y, layers=LAYERS, memo=memory, head="ridge")
-    choose_head(X, y, layers=LAYERS, memo=memory, class_weight="balanced")
-    choose_head(X, y, layers=LAYERS, memo=memory, groups=np.arange(60) // 2)
-    choose_head(X, y, layers=LAYERS[1:], memo=memory)
+    choose_head(other, y, layers=LAYERS, cache=memory)
+    choose_head(X, y[::-1].copy(), layers=LAYERS, cache=memory)
+    choose_head(X, y, layers=LAYERS, cache=memory, seed=1)
+    choose_head(X, y, layers=LAYERS, cache=memory, head="ridge")
+    choose_head(X, y, layers=LAYERS, cache=memory, class_weight="balanced")
+    choose_head(X, y, layers=LAYERS, cache=memory, groups=np.arange(60) // 2)
+    choose_head(X, y, layers=LAYERS[1:], cache=memory)
     assert len(memory) == 8
     for key in memory:
         memory[key] = b"\x00" * 40
-    assert choose_head(X, y, layers=LAYERS, memo=memory).out_of_sample.shape == (60, 3)
+    assert choose_head(X, y, layers=LAYERS, cache=memory).out_of_sample.shape == (60, 3)
 
 
 def test_progress_ends_at_all() -> None:
@@ -221,10 +221,10 @@ def test_the_simpler_wins_where_the_difference_is_within_its_error() -> None:
     logits = np.where(targets.indicators, 1.5, -1.5) + generator.normal(size=(200, 2))
     simple, last = views(LAYERS)[0], views(LAYERS)[2]
     better = logits + 0.05 * generator.normal(size=logits.shape)
-    kernel, linear = Trial(last, "kernel_ridge", {}, logits, 0.1), Trial(simple, "logistic", {}, better, 0.1)
-    assert pick([kernel, linear], targets, None) is linear
-    worse = Trial(simple, "logistic", {}, 0.3 * logits, 0.1)
-    assert pick([kernel, worse], targets, None) is kernel
+    kernel, linear = Trial(last, "kernel_ridge", {}, targets, logits, 0.1), Trial(simple, "logistic", {}, targets, better, 0.1)
+    assert pick([kernel, linear]) is linear
+    worse = Trial(simple, "logistic", {}, targets, 0.3 * logits, 0.1)
+    assert pick([kernel, worse]) is kernel
 
 
 def test_views_of_other_backbones() -> None:

@@ -9,7 +9,7 @@ the floor under the spread, and the clip.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol, Self, cast
+from typing import Any, Self, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -26,25 +26,6 @@ FLOOR = 0.3
 CLIP = 5.0
 COLUMNS = 64
 _ARRAYS = ("columns_", "mean_", "scale_", "gain_")
-
-
-class LayerLike(Protocol):
-    """A slice of the feature vector with a name."""
-
-    @property
-    def name(self) -> str:
-        """As shown to the user."""
-        ...
-
-    @property
-    def start(self) -> int:
-        """First column."""
-        ...
-
-    @property
-    def stop(self) -> int:
-        """One past the last column."""
-        ...
 
 
 class LayerMap(TransformerMixin, BaseEstimator):  # type: ignore[misc]

@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from headstart.backbones import Layer
 from headstart.classifier.given import check_images, one_each
-from headstart.classifier.preparing import Memo, Ready, Say, Wanted, extracted, prepare, tuned_folder, tuned_ready, tuned_ready_again
+from headstart.classifier.preparing import Ready, Say, Wanted, extracted, prepare, tuned_folder, tuned_ready, tuned_ready_again
 from headstart.classifier.training import Keeping, check_plan, search, taken, train
 from headstart.errors import BackboneError, DataError, ImageError, ParameterError
 from headstart.features import Features, Images, survey
@@ -138,10 +138,9 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         ready = self._prepared()
         start = time.perf_counter()
         with ready.store() as store:
-            memo = None if store is None else Memo(store)
             self.choice_: Choice = choose_head(
                 values, y, layers=ready.extractor.layers, head=self.head, class_weight=self.class_weight, groups=groups, seed=self.seed,
-                memo=memo, progress=progress,
+                cache=store, progress=progress,
             )  # fmt: skip
         self.seconds_ = {**getattr(self, "seconds_", {}), "head": time.perf_counter() - start}
         self.probe_: Choice | None = None

@@ -7,7 +7,7 @@ import tempfile
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -144,22 +144,3 @@ def extracted(ready: Ready, images: Images, *, progress: Progress | None = None,
 def to_warnings(message: str) -> None:
     """Say something where nobody is told otherwise."""
     warnings.warn(message, RuntimeWarning, stacklevel=2)
-
-
-class Memo:
-    """The store's memos, which a fit can do without: where they cannot be read or written, the choice is simply made again."""
-
-    def __init__(self, store: FeatureStore) -> None:
-        self._store = store
-
-    def get_memo(self, key: str) -> bytes | None:
-        """As of `FeatureStore`; None where it cannot be read."""
-        try:
-            return self._store.get_memo(key)
-        except StoreError:
-            return None
-
-    def put_memo(self, key: str, value: bytes) -> None:
-        """As of `FeatureStore`; nothing where it cannot be written."""
-        with suppress(StoreError):
-            self._store.put_memo(key, value)

@@ -127,8 +127,8 @@ class FeatureStore:
         extractor_id, digest = key
         return not self.missing(extractor_id, [digest])
 
-    def get_memo(self, key: str) -> bytes | None:
-        """Return what `put_memo` kept under `key`; None where there is nothing, or it is damaged."""
+    def cached_choice(self, key: str) -> bytes | None:
+        """Return what `cache_choice` kept under `key`; None where there is nothing, or it is damaged."""
         with self._database.reading() as connection:
             if connection is None:
                 return None
@@ -140,7 +140,7 @@ class FeatureStore:
                 connection.execute("UPDATE memos SET used = ? WHERE key = ?", (rows.now(), key))
         return bytes(found[0])
 
-    def put_memo(self, key: str, value: bytes) -> None:
+    def cache_choice(self, key: str, value: bytes) -> None:
         """Keep a derived result under `key` (which must cover everything it depends on), in place of an earlier one.
 
         All memos together take `MEMO_BYTES` at most: those used longest ago make room, and a larger value is not kept.
@@ -149,7 +149,7 @@ class FeatureStore:
             return
         with self._database.writing() as connection:
             connection.execute("INSERT OR REPLACE INTO memos VALUES (?, ?, ?, ?)", (key, _memo_checksum(key, value), rows.now(), value))
-            upkeep.forget_memos(connection, MEMO_BYTES)
+            upkeep.forcached_choices(connection, MEMO_BYTES)
 
     def summary(self) -> upkeep.StoreSummary:
         """Return what the store holds, by extractor."""

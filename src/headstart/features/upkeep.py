@@ -168,7 +168,7 @@ def prune(database: Database, *, extractor_id: str | None, older_than_days: floa
         if extractor_id is None and cutoff is not None:
             forgotten += connection.execute("DELETE FROM memos WHERE used <= ?", (cutoff,)).rowcount
         if extractor_id is None and max_bytes is not None and _live_bytes(connection) > max_bytes:
-            forgotten += forget_memos(connection, max(0, max_bytes - _live_bytes(connection) + _memo_bytes(connection)))
+            forgotten += forcached_choices(connection, max(0, max_bytes - _live_bytes(connection) + _memo_bytes(connection)))
         _forget_empty(connection)
     _give_back(database)
     return Pruned(removed, forgotten, before, _file_bytes(database))
@@ -194,7 +194,7 @@ def merge(database: Database, other: Path, *, progress: Progress | None) -> Merg
     return Merged(added, present, damaged, different)
 
 
-def forget_memos(connection: sqlite3.Connection, limit: int) -> int:
+def forcached_choices(connection: sqlite3.Connection, limit: int) -> int:
     """Remove the memos used longest ago until the others take `limit` bytes at most, and return how many went."""
     total, gone = _memo_bytes(connection), 0
     for row, size in connection.execute("SELECT rowid, length(value) FROM memos ORDER BY used, rowid").fetchall() if total > limit else ():

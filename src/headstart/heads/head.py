@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -14,7 +15,7 @@ from headstart.errors import RunError
 from headstart.heads.calibration import Calibration
 from headstart.heads.labels import EncodedLabels, encode, image_weights
 from headstart.heads.linalg import blocks
-from headstart.metrics.link import saved_link
+from headstart.metrics.link import Link, saved_link
 from headstart.onnx_graph import OnnxGraph
 
 Floats = npt.NDArray[np.float64]
@@ -22,12 +23,42 @@ Features = npt.NDArray[np.float32]
 State = tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]
 
 
-class Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class LogitClassifier:
+    """Probabilities, scores and predictions of a classifier that gives logits.
+
+    Attributes:
+        classes_: the labels in the order of the columns, sorted by a head; for independent labels the column numbers.
+        link_: from logits to probabilities: `SOFTMAX` for one label each, `SIGMOID` for any number of labels.
+    """
+
+    classes_: npt.NDArray[Any]
+    link_: Link
+    _label_dtype: np.dtype[Any]
+
+    @abstractmethod
+    def logits(self, X: npt.ArrayLike) -> Floats:
+        """Calibrated log-odds (n, k) of features (n, D)."""
+
+    def predict_proba(self, X: npt.ArrayLike) -> Floats:
+        """Calibrated probabilities (n, k), columns in the order of `classes_`."""
+        logits = self.logits(X)
+        return self.link_.probabilities(logits)
+
+    def decision_function(self, X: npt.ArrayLike) -> Floats:
+        """Scores as scikit-learn has them: (n,) for two classes, positive for the second; otherwise the logits (n, k)."""
+        logits = self.logits(X)
+        return self.link_.decision_scores(logits)
+
+    def predict(self, X: npt.ArrayLike) -> npt.NDArray[Any]:
+        """The most probable label of each row (n,); of independent labels the matrix (n, k) of those with a probability of 0.5 or more."""
+        logits = self.logits(X)
+        return self.link_.labels(logits, self.classes_, self._label_dtype)
+
+
+class Head(LogitClassifier, ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """A classifier on features: float32 (n, D) in, class scores out.
 
     Attributes:
-        classes_: the labels, sorted; for multi-label the column numbers.
-        link_: from logits to probabilities: `SOFTMAX` for one label each, `SIGMOID` for any number of labels.
         out_of_sample_logits_: logits (n, k) of the images it was fitted on, each from a fit that did not see the image (or its group).
         calibration_: what turned raw log-odds into logits; None for heads whose raw scores are none, such as those of least squares.
     """
@@ -69,20 +100,19 @@ class Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             None if sample_weight is None else _check_sample_weight(sample_weight, features, dtype=np.float64, ensure_non_negative=True)
         )
         targets = encode(y)
-        named = None if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+        numbers = None if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
         if weights is not None and not weights.all():
             kept = np.flatnonzero(weights)
             features, weights, targets = features[kept], weights[kept], encode(np.asarray(y)[kept])
-            named = None if named is None else named[kept]
+            numbers = None if numbers is None else numbers[kept]
             overwrite = True
         self.classes_, self.link_, self._label_dtype = targets.classes, targets.link, targets.dtype
-        self._learn(features, targets, image_weights(targets, self.class_weight, weights), named, overwrite=overwrite)
+        targets = replace(targets, weights=image_weights(targets, self.class_weight, weights), groups=numbers)
+        self._learn(features, targets, overwrite=overwrite)
         return self
 
     @abstractmethod
-    def _learn(
-        self, X: Features, targets: EncodedLabels, weights: Floats | None, groups: npt.NDArray[np.int64] | None, *, overwrite: bool
-    ) -> None:
+    def _learn(self, X: Features, targets: EncodedLabels, *, overwrite: bool) -> None:
         """Set the learned attributes, `out_of_sample_logits_` among them; with `overwrite` the memory of X may be used."""
 
     @abstractmethod
@@ -94,28 +124,13 @@ class Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Append the head to a graph: `features` names a float32 value (N, D). Returns the name of the logits, float32 (N, k)."""
 
     def logits(self, X: npt.ArrayLike) -> Floats:
-        """Log-odds (n, k): their softmax, or for multi-label their sigmoid, are the probabilities."""
+        """Calibrated log-odds (n, k) of features (n, D)."""
         check_is_fitted(self, "classes_")
         return np.asarray(self._logits(validate_data(self, X, dtype=np.float32, reset=False)), dtype=np.float64)
-
-    def predict_proba(self, X: npt.ArrayLike) -> Floats:
-        """Calibrated probabilities (n, k), columns in the order of `classes_`."""
-        logits = self.logits(X)
-        return self.link_.probabilities(logits)
 
     def uncalibrated(self, logits: Floats) -> Floats | None:
         """The log-odds (n, k) before the calibration that logits (n, k) went through; None where raw scores are no log-odds."""
         return None if self.calibration_ is None else self.calibration_.undone(logits)
-
-    def decision_function(self, X: npt.ArrayLike) -> Floats:
-        """Scores as scikit-learn has them: (n,) for two classes, positive for the second; otherwise the logits (n, k)."""
-        logits = self.logits(X)
-        return self.link_.decision_scores(logits)
-
-    def predict(self, X: npt.ArrayLike) -> npt.NDArray[Any]:
-        """The most probable label of each row (n,); for multi-label the matrix (n, k) of labels of probability above 1/2."""
-        logits = self.logits(X)
-        return self.link_.labels(logits, self.classes_, self._label_dtype)
 
     def state(self) -> State:
         """Everything needed to make the fitted head again: JSON values, and arrays. See `headstart.heads.head_from_state`."""

@@ -12,11 +12,10 @@ from scipy.linalg import cholesky, get_lapack_funcs
 from sklearn.utils.validation import check_is_fitted
 
 from headstart.errors import ParameterError
-from headstart.heads.calibration import calibrate
 from headstart.heads.head import Features, Floats, Head
 from headstart.heads.labels import ClassWeight, EncodedLabels, stratified_rows
 from headstart.heads.linalg import blocks, gaussian, median_distance, squared_distances, squared_norms
-from headstart.heads.ridge import Design, Groups, LeastSquaresFit, Matrix, dual_fit, primal_fit
+from headstart.heads.ridge import Design, LeastSquaresFit, Matrix, dual_fit, primal_fit
 from headstart.onnx_graph import OnnxGraph
 
 WIDTHS = (8.0, 4.0, 2.0, 1.0)
@@ -36,19 +35,14 @@ class KernelTrial:
     loss: float
 
 
-def try_kernel(
-    distances: Matrix, targets: EncodedLabels, *, width: float, regularisation: float, median: float, weights: Floats | None, groups: Groups
-) -> KernelTrial | None:
+def try_kernel(distances: Matrix, targets: EncodedLabels, *, width: float, regularisation: float, median: float) -> KernelTrial | None:
     """Score one setting by its closed-form out-of-sample scores; None where the float32 factorisation fails."""
-    fit = dual_fit(
-        gaussian(distances, 1 / (width * median)), targets.signed, regularisation, weights=weights, groups=groups, overwrite=True
-    )
+    kernel = gaussian(distances, 1 / (width * median))
+    fit = dual_fit(kernel, targets.signed, regularisation, weights=targets.weights, groups=targets.groups, overwrite=True)
     if fit is None:
         return None
-    calibration = calibrate(fit.out_of_sample, targets.indicators, link=targets.link, weights=weights, shifts=False)
-    logits = calibration(fit.out_of_sample)
-    loss = targets.link.losses(logits, targets.indicators)
-    return KernelTrial(width, regularisation, logits, float(np.average(loss, weights=weights)))
+    logits = targets.calibrate(fit.out_of_sample, shifts=False)(fit.out_of_sample)
+    return KernelTrial(width, regularisation, logits, targets.log_loss(logits))
 
 
 def search_kernel(
@@ -57,8 +51,6 @@ def search_kernel(
     *,
     widths: Sequence[float] = WIDTHS,
     regularisations: Sequence[float] = REGULARISATIONS,
-    weights: Floats | None = None,
-    groups: Groups = None,
     start: int | None = None,
 ) -> list[KernelTrial]:
     """Walk downhill over the grid of widths and regularisations, one step at a time; all trials, best first.
@@ -72,9 +64,7 @@ def search_kernel(
         if not (0 <= i < len(widths) and 0 <= j < len(regularisations)):
             return np.inf
         if (i, j) not in tried:
-            tried[i, j] = try_kernel(
-                distances, targets, width=widths[i], regularisation=regularisations[j], median=median, weights=weights, groups=groups
-            )
+            tried[i, j] = try_kernel(distances, targets, width=widths[i], regularisation=regularisations[j], median=median)
         trial = tried[i, j]
         return np.inf if trial is None else trial.loss
 
@@ -128,25 +118,25 @@ class KernelRidgeHead(Head):
         self.landmarks = landmarks
         self.seed = seed
 
-    def _learn(self, X: Features, targets: EncodedLabels, weights: Floats | None, groups: Groups, *, overwrite: bool) -> None:
+    def _learn(self, X: Features, targets: EncodedLabels, *, overwrite: bool) -> None:
         for name in ("width", "regularisation"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ParameterError(f"{name} must be a positive number or None, got {value!r}.")
-        median = self._choose(X, targets, weights, groups)
+        median = self._choose(X, targets)
         gamma = 1 / (self.width_ * median)
         exact = len(X) <= self.exact_up_to
         rows = np.arange(len(X)) if exact else stratified_rows(targets, self.landmarks, seed=self.seed)
         self.support_ = X if exact else X[rows]
-        fit = self._fit_exact(X, targets, gamma, weights, groups) if exact else self._fit_landmarks(X, targets, gamma, weights, groups)
-        calibration = calibrate(fit.out_of_sample, targets.indicators, link=targets.link, weights=weights)
+        fit = self._fit_exact(X, targets, gamma) if exact else self._fit_landmarks(X, targets, gamma)
+        calibration = targets.calibrate(fit.out_of_sample)
         self.out_of_sample_logits_ = calibration(fit.out_of_sample)
         self.support_ = np.multiply(self.support_, np.float32(np.sqrt(gamma)), out=None if exact and not overwrite else self.support_)
         self.gamma_ = np.array([gamma], dtype=np.float32)
         self.dual_coef_ = (fit.coefficients * calibration.scale).astype(np.float32)
         self.intercept_ = (fit.bias * calibration.scale + calibration.shift).astype(np.float32)
 
-    def _choose(self, X: Features, targets: EncodedLabels, weights: Floats | None, groups: Groups) -> float:
+    def _choose(self, X: Features, targets: EncodedLabels) -> float:
         """Set width_ and regularisation_; return the median squared distance."""
         rows = stratified_rows(targets, SELECTION_ROWS, seed=self.seed)
         part = X if len(rows) == len(X) else X[rows]
@@ -159,25 +149,23 @@ class KernelRidgeHead(Head):
             targets.take(rows),
             widths=WIDTHS if self.width is None else (self.width,),
             regularisations=REGULARISATIONS if self.regularisation is None else (self.regularisation,),
-            weights=None if weights is None else weights[rows],
-            groups=None if groups is None else groups[rows],
         )
         best = trials[0] if trials else KernelTrial(WIDTHS[-1], REGULARISATIONS[-1], np.empty((0, 0)), np.inf)
         self.width_, self.regularisation_ = best.width, best.regularisation
         return median_distance(distances)
 
-    def _fit_exact(self, X: Features, targets: EncodedLabels, gamma: float, weights: Floats | None, groups: Groups) -> LeastSquaresFit:
+    def _fit_exact(self, X: Features, targets: EncodedLabels, gamma: float) -> LeastSquaresFit:
         regularisation = self.regularisation_
         while True:
             kernel = squared_distances(X, X)
             gaussian(kernel, gamma, out=kernel)
-            fit = dual_fit(kernel, targets.signed, regularisation, weights=weights, groups=groups, overwrite=True)
+            fit = dual_fit(kernel, targets.signed, regularisation, weights=targets.weights, groups=targets.groups, overwrite=True)
             if fit is not None:
                 self.regularisation_ = regularisation
                 return fit
             regularisation *= 3
 
-    def _fit_landmarks(self, X: Features, targets: EncodedLabels, gamma: float, weights: Floats | None, groups: Groups) -> LeastSquaresFit:
+    def _fit_landmarks(self, X: Features, targets: EncodedLabels, gamma: float) -> LeastSquaresFit:
         between = squared_distances(self.support_, self.support_)
         gaussian(between, gamma, out=between)
 
@@ -193,7 +181,7 @@ class KernelRidgeHead(Head):
             return kernel
 
         design = Design(kernel_rows, between.mean(axis=0), _whitening(between))
-        fit = primal_fit(design, targets.signed, self.regularisation_, weights=weights, groups=groups)
+        fit = primal_fit(design, targets.signed, self.regularisation_, weights=targets.weights, groups=targets.groups)
         if fit is None:  # pragma: no cover - the design is conditioned by construction
             raise ParameterError("The kernel matrix is singular; choose a larger regularisation.")
         return fit

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,12 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import column_or_1d
 
 from headstart.errors import ParameterError
+from headstart.heads.calibration import Calibration, calibrate
 from headstart.metrics.link import SIGMOID, SOFTMAX, Link
 
 ClassWeight = Mapping[Any, float] | str | None
+Floats = npt.NDArray[np.float64]
+Groups = npt.NDArray[np.int64] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,12 +29,16 @@ class EncodedLabels:
         indicators: bool (n, k), which image has which label.
         link: `SOFTMAX` for one label each, `SIGMOID` for any number of labels.
         dtype: of the labels as they were given.
+        weights: of the images, float64 (n,); None where all count the same.
+        groups: group numbers int64 (n,): out-of-sample scores leave out the whole group of an image. None where each is its own group.
     """
 
     classes: npt.NDArray[Any]
     indicators: npt.NDArray[np.bool_]
     link: Link
     dtype: np.dtype[Any]
+    weights: Floats | None = None
+    groups: Groups = None
 
     def __len__(self) -> int:
         return len(self.indicators)
@@ -47,8 +54,18 @@ class EncodedLabels:
         return np.where(self.indicators, np.float32(1), np.float32(-1))
 
     def take(self, rows: npt.NDArray[np.int64]) -> EncodedLabels:
-        """The labels of some images, with all the classes."""
-        return EncodedLabels(self.classes, self.indicators[rows], self.link, self.dtype)
+        """The labels of some images, with their weights and groups, and with all the classes."""
+        weights = None if self.weights is None else self.weights[rows]
+        groups = None if self.groups is None else self.groups[rows]
+        return replace(self, indicators=self.indicators[rows], weights=weights, groups=groups)
+
+    def calibrate(self, scores: npt.ArrayLike, *, shifts: bool = True) -> Calibration:
+        """The calibration of out-of-sample scores (n, k); see `headstart.heads.calibration.calibrate`."""
+        return calibrate(scores, self.indicators, link=self.link, weights=self.weights, shifts=shifts)
+
+    def log_loss(self, logits: Floats) -> float:
+        """The weighted mean log loss of logits (n, k)."""
+        return float(np.average(self.link.losses(logits, self.indicators), weights=self.weights))
 
 
 def encode(y: npt.ArrayLike) -> EncodedLabels:
@@ -77,9 +94,7 @@ def encode(y: npt.ArrayLike) -> EncodedLabels:
     return EncodedLabels(classes, codes[:, None] == np.arange(len(classes)), SOFTMAX, labels.dtype)
 
 
-def image_weights(
-    targets: EncodedLabels, class_weight: ClassWeight, sample_weight: npt.NDArray[np.float64] | None = None
-) -> npt.NDArray[np.float64] | None:
+def image_weights(targets: EncodedLabels, class_weight: ClassWeight, sample_weight: Floats | None = None) -> Floats | None:
     """Weights of the images, float64 (n,), or None where all count the same.
 
     ``balanced`` gives every class (of those present) the same total. Of several labels an image counts as the mean of their weights.

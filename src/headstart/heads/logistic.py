@@ -17,11 +17,10 @@ from scipy.optimize import minimize
 
 from headstart.data.split import folds
 from headstart.errors import ParameterError
-from headstart.heads.calibration import calibrate
-from headstart.heads.head import Features, Floats, LinearHead
+from headstart.heads.head import Features, LinearHead
 from headstart.heads.labels import ClassWeight, EncodedLabels, stratified_rows
 from headstart.heads.linalg import blocks, mean_square, one_thread
-from headstart.heads.ridge import Groups, Matrix
+from headstart.heads.ridge import Matrix
 
 STRENGTHS = tuple(10.0**step for step in range(-1, 4))
 """The path of C, from strong to weak, in units of one over the mean squared norm of the centred features."""
@@ -65,7 +64,7 @@ class LogisticHead(LinearHead):
         self.class_weight = class_weight
         self.seed = seed
 
-    def _learn(self, X: Features, targets: EncodedLabels, weights: Floats | None, groups: Groups, *, overwrite: bool) -> None:
+    def _learn(self, X: Features, targets: EncodedLabels, *, overwrite: bool) -> None:
         if self.C is not None and not self.C > 0:
             raise ParameterError(f"C must be a positive number or None, got {self.C!r}.")
         if self.folds < 2:
@@ -74,28 +73,25 @@ class LogisticHead(LinearHead):
         if self.C is not None:
             self.C_ = float(self.C)
         elif len(rows) < len(X):
-            w, g = None if weights is None else weights[rows], None if groups is None else groups[rows]
-            self.C_ = self._choose(rotate(X[rows], overwrite=True), targets.take(rows), w, g)[0]
+            self.C_ = self._choose(rotate(X[rows], overwrite=True), targets.take(rows))[0]
         rotation = rotate(X, overwrite=overwrite)
         if self.C is None and len(rows) == len(X):
-            self.C_, held_out, start = self._choose(rotation, targets, weights, groups)
+            self.C_, held_out, start = self._choose(rotation, targets)
         else:
-            held_out, start = self._cross_validate(rotation, targets, weights, groups)
-        self._finish(rotation, targets, weights, held_out, start)
+            held_out, start = self._cross_validate(rotation, targets)
+        self._finish(rotation, targets, held_out, start)
 
-    def _choose(self, rotation: Rotation, targets: EncodedLabels, weights: Floats | None, groups: Groups) -> tuple[float, Matrix, Matrix]:
+    def _choose(self, rotation: Rotation, targets: EncodedLabels) -> tuple[float, Matrix, Matrix]:
         """C, the held-out logits there, and coefficients near those of a fit on all images."""
-        parts = _folds(targets, self.folds, groups, self.seed)
-        problem = _problem(rotation, targets, weights, parts)
+        parts = _folds(targets, self.folds, self.seed)
+        problem = _problem(rotation, targets, parts)
         tried: dict[float, tuple[float, Matrix]] = {}
 
         def loss(strength: float) -> float:
             if strength not in tried:
                 problem.solve(strength / max(rotation.mean_square, 1e-30), tolerance=1e-3, steps=50)
                 logits = _held_out(problem.logits(), parts, targets)
-                calibration = calibrate(logits, targets.indicators, link=targets.link, weights=weights, shifts=False)
-                lost = targets.link.losses(calibration(logits), targets.indicators)
-                tried[strength] = float(np.average(lost, weights=weights)), logits
+                tried[strength] = targets.log_loss(targets.calibrate(logits, shifts=False)(logits)), logits
             return tried[strength][0]
 
         best = STRENGTHS[0]
@@ -107,19 +103,19 @@ class LogisticHead(LinearHead):
         best = min((best / FINER, best, best * FINER), key=loss)
         return best / max(rotation.mean_square, 1e-30), tried[best][1], problem.mean_coefficients()
 
-    def _cross_validate(self, rotation: Rotation, targets: EncodedLabels, weights: Floats | None, groups: Groups) -> tuple[Matrix, Matrix]:
+    def _cross_validate(self, rotation: Rotation, targets: EncodedLabels) -> tuple[Matrix, Matrix]:
         """Held-out logits for C_, and coefficients near those of a fit on all images."""
-        parts = _folds(targets, self.folds, groups, self.seed)
-        problem = _problem(rotation, targets, weights, parts)
+        parts = _folds(targets, self.folds, self.seed)
+        problem = _problem(rotation, targets, parts)
         problem.solve(self.C_, tolerance=1e-5, steps=100)
         return _held_out(problem.logits(), parts, targets), problem.mean_coefficients()
 
-    def _finish(self, rotation: Rotation, targets: EncodedLabels, weights: Floats | None, held_out: Matrix, start: Matrix) -> None:
+    def _finish(self, rotation: Rotation, targets: EncodedLabels, held_out: Matrix, start: Matrix) -> None:
         """Fit on all images, and calibrate on held-out logits."""
-        problem = _problem(rotation, targets, weights, [np.empty(0, dtype=np.int64)])
+        problem = _problem(rotation, targets, [np.empty(0, dtype=np.int64)])
         problem.coefficients = start
         problem.solve(self.C_, tolerance=1e-7, steps=200)
-        calibration = calibrate(held_out, targets.indicators, link=targets.link, weights=weights, shifts=False)
+        calibration = targets.calibrate(held_out, shifts=False)
         self.out_of_sample_logits_ = calibration(held_out)
         self.calibration_ = calibration
         self.temperature_ = 1 / calibration.scale
@@ -135,30 +131,30 @@ def _binary(targets: EncodedLabels) -> bool:
     return not targets.link.independent and len(targets.classes) == 2
 
 
-def _folds(targets: EncodedLabels, count: int, groups: Groups, seed: int) -> list[npt.NDArray[np.int64]]:
+def _folds(targets: EncodedLabels, count: int, seed: int) -> list[npt.NDArray[np.int64]]:
     """Folds that hold out every image once; those that are the only ones of a class make folds of their own."""
     parts: list[npt.NDArray[np.int64]] = []
     for fewer in range(count, 1, -1):
         try:
-            parts = list(folds(targets.codes, count=fewer, groups=groups, seed=seed))
+            parts = list(folds(targets.codes, count=fewer, groups=targets.groups, seed=seed))
             break
         except ParameterError:
             continue
     rest = np.setdiff1d(np.arange(len(targets)), np.concatenate([*parts, np.empty(0, dtype=np.int64)]))
     if len(rest):
-        numbers = np.arange(len(rest)) if groups is None else np.unique(groups[rest], return_inverse=True)[1]
+        numbers = np.arange(len(rest)) if targets.groups is None else np.unique(targets.groups[rest], return_inverse=True)[1]
         share = 1 if parts else count
         parts += [rest[numbers % share == part] for part in range(share)]
     return [part for part in parts if len(part)]
 
 
-def _problem(rotation: Rotation, targets: EncodedLabels, weights: Floats | None, parts: list[npt.NDArray[np.int64]]) -> LogisticProblem:
+def _problem(rotation: Rotation, targets: EncodedLabels, parts: list[npt.NDArray[np.int64]]) -> LogisticProblem:
     """One regression for each part: on all images but those."""
     rows = np.ones((len(parts), len(targets)), dtype=np.float32)
     for row, part in zip(rows, parts, strict=True):
         row[part] = 0
-    if weights is not None:
-        rows *= weights.astype(np.float32)
+    if targets.weights is not None:
+        rows *= targets.weights.astype(np.float32)
     indicators = targets.indicators[:, 1:] if _binary(targets) else targets.indicators
     return LogisticProblem(rotation.rotated, indicators, sigmoid=targets.link.independent or _binary(targets), weights=rows)
 

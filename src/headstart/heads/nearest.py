@@ -9,11 +9,10 @@ import numpy.typing as npt
 from sklearn.utils.validation import check_is_fitted
 
 from headstart.errors import ParameterError
-from headstart.heads.calibration import Calibration, calibrate
+from headstart.heads.calibration import Calibration
 from headstart.heads.head import Features, Floats, Head, LinearHead
-from headstart.heads.labels import ClassWeight, EncodedLabels
+from headstart.heads.labels import ClassWeight, EncodedLabels, Groups
 from headstart.heads.linalg import BLOCK, blocks, squared_norms
-from headstart.heads.ridge import Groups
 from headstart.metrics.link import Link
 from headstart.onnx_graph import OnnxGraph
 
@@ -35,12 +34,12 @@ class NearestCentroidHead(LinearHead):
     def __init__(self, *, class_weight: ClassWeight = None) -> None:
         self.class_weight = class_weight
 
-    def _learn(self, X: Features, targets: EncodedLabels, weights: Floats | None, groups: Groups, *, overwrite: bool) -> None:
-        w = np.ones(len(X)) if weights is None else weights
+    def _learn(self, X: Features, targets: EncodedLabels, *, overwrite: bool) -> None:
+        w = np.ones(len(X)) if targets.weights is None else targets.weights
         member = targets.indicators * w[:, None]
         sums, all_sum = _sums(X, member, w)
-        scores = _centroid_scores(X, sums, all_sum, member, w, groups, link=targets.link)
-        calibration = calibrate(scores, targets.indicators, link=targets.link, weights=weights)
+        scores = _centroid_scores(X, sums, all_sum, member, w, targets.groups, link=targets.link)
+        calibration = targets.calibrate(scores)
         self.out_of_sample_logits_ = calibration(scores)
         self.centroids_, coef, intercept = _linear(sums, member.sum(axis=0), all_sum, w.sum(), link=targets.link)
         self.coef_ = (coef * calibration.scale).astype(np.float32)
@@ -111,22 +110,22 @@ class NearestNeighboursHead(Head):
         self.neighbours = neighbours
         self.class_weight = class_weight
 
-    def _learn(self, X: Features, targets: EncodedLabels, weights: Floats | None, groups: Groups, *, overwrite: bool) -> None:
+    def _learn(self, X: Features, targets: EncodedLabels, *, overwrite: bool) -> None:
         if self.neighbours is not None and self.neighbours < 1:
             raise ParameterError(f"neighbours must be at least 1 or None, got {self.neighbours!r}.")
         votes = targets.indicators.astype(np.float32)
-        if not targets.link.independent and weights is not None:
-            votes *= (weights / weights.mean())[:, None].astype(np.float32)
+        if not targets.link.independent and targets.weights is not None:
+            votes *= (targets.weights / targets.weights.mean())[:, None].astype(np.float32)
         self.support_, self.votes_ = X, np.ascontiguousarray(votes)
         most = max(1, min(len(X) - 1, max(NEIGHBOURS) if self.neighbours is None else self.neighbours))
-        nearest, alone = _nearest_others(X, most, groups)
+        nearest, alone = _nearest_others(X, most, targets.groups)
         best: tuple[float, int, Calibration, Floats] | None = None
         for count in (most,) if self.neighbours is not None else sorted({min(count, most) for count in NEIGHBOURS}):
             scores = _vote_scores(_shares(votes, nearest[:, :count]), count, link=targets.link)
             scores[alone] = scores.mean(axis=0)
-            calibration = calibrate(scores, targets.indicators, link=targets.link, weights=weights)
+            calibration = targets.calibrate(scores)
             logits = calibration(scores)
-            loss = float(np.average(targets.link.losses(logits, targets.indicators), weights=weights))
+            loss = targets.log_loss(logits)
             if best is None or loss < best[0]:
                 best = (loss, count, calibration, logits)
         assert best is not None

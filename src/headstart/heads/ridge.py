@@ -21,13 +21,11 @@ import numpy.typing as npt
 from scipy.linalg import get_blas_funcs, get_lapack_funcs
 
 from headstart.errors import ParameterError
-from headstart.heads.calibration import calibrate
-from headstart.heads.head import Features, Floats, LinearHead
-from headstart.heads.labels import ClassWeight, EncodedLabels, stratified_rows
+from headstart.heads.head import Features, LinearHead
+from headstart.heads.labels import ClassWeight, EncodedLabels, Groups, stratified_rows
 from headstart.heads.linalg import blocks, mean_square
 
 Matrix = npt.NDArray[Any]
-Groups = npt.NDArray[np.int64] | None
 
 ROWS = 2048
 """Rows of a design matrix that are made at a time."""
@@ -244,42 +242,41 @@ class RidgeHead(LinearHead):
         self.class_weight = class_weight
         self.seed = seed
 
-    def _learn(self, X: Features, targets: EncodedLabels, weights: Floats | None, groups: Groups, *, overwrite: bool) -> None:
+    def _learn(self, X: Features, targets: EncodedLabels, *, overwrite: bool) -> None:
         if self.regularisation is not None and not self.regularisation > 0:
             raise ParameterError(f"regularisation must be a positive number or None, got {self.regularisation!r}.")
         mean = X.mean(axis=0)
         norm = mean_square(X, mean) or 1.0
-        self.regularisation_ = self._choose(X, mean, targets, norm, weights, groups) if self.regularisation is None else self.regularisation
-        fit = _fit(X, mean, targets, self.regularisation_ * norm, weights, groups)
-        calibration = calibrate(fit.out_of_sample, targets.indicators, link=targets.link, weights=weights)
+        self.regularisation_ = self._choose(X, mean, targets, norm) if self.regularisation is None else self.regularisation
+        fit = _fit(X, mean, targets, self.regularisation_ * norm)
+        calibration = targets.calibrate(fit.out_of_sample)
         self.out_of_sample_logits_ = calibration(fit.out_of_sample)
         coefficients = fit.coefficients * calibration.scale
         self.coef_ = np.ascontiguousarray(coefficients.T, dtype=np.float32)
         self.intercept_ = (fit.bias * calibration.scale + calibration.shift - mean @ coefficients).astype(np.float32)
 
-    def _choose(self, X: Features, mean: Features, targets: EncodedLabels, norm: float, weights: Floats | None, groups: Groups) -> float:
+    def _choose(self, X: Features, mean: Features, targets: EncodedLabels, norm: float) -> float:
         rows = stratified_rows(targets, SELECTION_ROWS, seed=self.seed)
         part, some = X[rows], targets.take(rows)
-        w, g = None if weights is None else weights[rows], None if groups is None else groups[rows]
-        scores = {}
-        for regularisation in REGULARISATIONS:
-            out = _fit(part, mean, some, regularisation * norm, w, g).out_of_sample
-            calibration = calibrate(out, some.indicators, link=some.link, weights=w)
-            scores[regularisation] = np.average(some.link.losses(calibration(out), some.indicators), weights=w)
-        return min(scores, key=lambda regularisation: scores[regularisation])
+
+        def loss(regularisation: float) -> float:
+            out = _fit(part, mean, some, regularisation * norm).out_of_sample
+            return some.log_loss(some.calibrate(out)(out))
+
+        return min(REGULARISATIONS, key=loss)
 
 
-def _fit(
-    X: Features, mean: Features, targets: EncodedLabels, regularisation: float, weights: Floats | None, groups: Groups
-) -> LeastSquaresFit:
+def _fit(X: Features, mean: Features, targets: EncodedLabels, regularisation: float) -> LeastSquaresFit:
     """In the primal or the dual, whichever is smaller; the coefficients are those of the centred features (D, k)."""
     while True:
         if X.shape[1] < len(X):
             design = Design(lambda rows: X[rows] - mean, np.zeros_like(mean))
-            fit = primal_fit(design, targets.signed, regularisation, weights=weights, groups=groups)
+            fit = primal_fit(design, targets.signed, regularisation, weights=targets.weights, groups=targets.groups)
         else:
             centred = X - mean
-            fit = dual_fit(centred @ centred.T, targets.signed, regularisation, weights=weights, groups=groups, overwrite=True)
+            fit = dual_fit(
+                centred @ centred.T, targets.signed, regularisation, weights=targets.weights, groups=targets.groups, overwrite=True
+            )
             if fit is not None:
                 fit = LeastSquaresFit(centred.T @ fit.coefficients, fit.bias, fit.out_of_sample)
         if fit is not None:

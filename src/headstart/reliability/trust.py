@@ -15,7 +15,7 @@ from headstart.reliability.prediction_sets import PredictionSets
 from headstart.reliability.unlike import Unlike
 
 if TYPE_CHECKING:
-    from headstart.maps import LayerLike
+    from headstart.backbones import Layer
 
 COVERAGE = 0.95
 """Share of images whose prediction set is to hold the right class."""
@@ -46,7 +46,7 @@ class Trust:
         probabilities: npt.NDArray[np.float64],
         logits: npt.NDArray[np.float64],
         *,
-        layers: Sequence[LayerLike],
+        layers: Sequence[Layer],
         groups: npt.NDArray[Any] | None = None,
         coverage: float = COVERAGE,
         by_class: bool = False,

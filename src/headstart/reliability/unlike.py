@@ -27,7 +27,7 @@ from headstart.errors import ParameterError, RunError
 from headstart.reliability.axes import Gaussian, Neighbourhood
 
 if TYPE_CHECKING:
-    from headstart.maps import LayerLike
+    from headstart.backbones import Layer
 
 Features = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
@@ -76,7 +76,7 @@ class Unlike:
         features: npt.NDArray[Any],
         targets: npt.NDArray[Any],
         *,
-        layers: Sequence[LayerLike],
+        layers: Sequence[Layer],
         logits: npt.NDArray[Any] | None = None,
         refused_share: float = 0.03,
         seed: int = 0,
@@ -275,7 +275,7 @@ def _judges(rows: Rows, logits: npt.NDArray[Any] | None, count: int) -> npt.NDAr
 
 
 def _checked(
-    features: npt.NDArray[Any], targets: npt.NDArray[Any], layers: Sequence[LayerLike], groups: npt.NDArray[Any] | None, share: float
+    features: npt.NDArray[Any], targets: npt.NDArray[Any], layers: Sequence[Layer], groups: npt.NDArray[Any] | None, share: float
 ) -> tuple[Features, list[tuple[int, int]]]:
     values = np.asarray(features, dtype=np.float32)
     if values.ndim != 2 or len(values) < 2:

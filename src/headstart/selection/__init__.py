@@ -1,9 +1,7 @@
-"""Which layers and which head: chosen from out-of-sample scores, with the evidence kept; and what more images would bring."""
+"""Which layers and which head: chosen from out-of-sample scores, with the evidence; and what more images would bring."""
 
-from headstart.selection.again import unfitted
-from headstart.selection.choice import Candidate, Choice
+from headstart.selection.choice import Candidate, Choice, HeadPipeline, unfitted
 from headstart.selection.choose import HEADS, choose_head
 from headstart.selection.learning_curve import LearningCurve, learning_curve
-from headstart.selection.pipeline import HeadPipeline
 
 __all__ = ["HEADS", "Candidate", "Choice", "HeadPipeline", "LearningCurve", "choose_head", "learning_curve", "unfitted"]

@@ -1,22 +1,26 @@
-"""Choosing layers and head from out-of-sample scores."""
+"""Choosing layers and head from out-of-sample scores, once for the same features and labels."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from typing import Any
+from contextlib import nullcontext, suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from headstart.errors import DataError, ParameterError, nearest
+from headstart.errors import DataError, ParameterError, RunError, StoreError, nearest
 from headstart.heads.labels import ClassWeight, EncodedLabels, encode
 from headstart.heads.linalg import one_thread
-from headstart.maps import LayerLike
-from headstart.selection.candidates import FINALISTS, Trial, TrialRoom, judge, make_head, mean_and_error
-from headstart.selection.choice import Choice
-from headstart.selection.memo import Memo, memo_key, pack, unpack
-from headstart.selection.pipeline import HeadPipeline
+from headstart.selection.candidates import FINALISTS, Trial, TrialData, mean_and_error, score_candidates
+from headstart.selection.choice import Candidate, Choice, HeadPipeline, make_head
+
+if TYPE_CHECKING:
+    from headstart.backbones import Layer
+    from headstart.features import FeatureStore
 
 HEADS = ("auto", "logistic", "ridge", "kernel_ridge", "neighbours", "centroid")
 """What `head` may be."""
@@ -27,19 +31,20 @@ SMALL = 1500
 SIMPLICITY = ("centroid", "logistic", "ridge", "neighbours", "kernel_ridge")
 """From the simplest to the least simple."""
 
-Floats = npt.NDArray[np.float64]
+VERSION = 4
+"""Of cached choices; changes with anything that changes what is chosen."""
 
 
 def choose_head(
     X: npt.ArrayLike,
     y: npt.ArrayLike,
     *,
-    layers: Sequence[LayerLike],
+    layers: Sequence[Layer],
     head: str = "auto",
     class_weight: ClassWeight = None,
     groups: npt.ArrayLike | None = None,
     seed: int = 0,
-    memo: Memo | None = None,
+    cache: FeatureStore | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Choice:
     """Choose layers, head and hyperparameters from out-of-sample scores of the training images, and fit the winner on all of them.
@@ -52,7 +57,7 @@ def choose_head(
         class_weight: None, ``balanced``, or a dictionary of label to weight.
         groups: n group names; every score is then from a fit without the image's whole group.
         seed: the same seed gives the same head, bit by bit.
-        memo: where an earlier choice from the same data is looked up and this one is kept.
+        cache: where an earlier choice from the same data is looked up, and this one is stored.
         progress: called with (steps done, steps in all).
 
     Raises:
@@ -61,27 +66,25 @@ def choose_head(
     """
     if head not in HEADS:
         raise ParameterError(f"head must be one of {', '.join(HEADS)}, got {head!r}.{nearest(str(head), HEADS)}")
-    values, labels, targets, named, numbers = _checked(X, y, layers, groups)
-    key = None
-    if memo is not None:
-        settings = {"head": head, "class_weight": class_weight, "seed": seed}
-        key = memo_key(values, labels, layers=layers, groups=named, settings=settings)
-        packed = memo.get_memo(key)
-        choice = None if packed is None else unpack(packed)
-        if choice is not None:
-            return choice
-    choice = _choose(
-        values, labels, targets, layers=layers, head=head, class_weight=class_weight, groups=numbers, seed=seed, progress=progress
-    )
-    if memo is not None and key is not None:
-        memo.put_memo(key, pack(choice))
+    values, labels, targets, names = _checked(X, y, layers, groups)
+    if cache is None:
+        return _choose(values, labels, targets, layers=layers, head=head, class_weight=class_weight, seed=seed, progress=progress)
+    key = _key(values, labels, layers=layers, groups=names, settings={"head": head, "class_weight": class_weight, "seed": seed})
+    choice = None
+    with suppress(StoreError):  # a cache that cannot be read or written costs time, no more
+        stored = cache.cached_choice(key)
+        choice = None if stored is None else _unpacked(stored)
+    if choice is None:
+        choice = _choose(values, labels, targets, layers=layers, head=head, class_weight=class_weight, seed=seed, progress=progress)
+        with suppress(StoreError):
+            cache.cache_choice(key, _packed(choice))
     return choice
 
 
 def _checked(
-    X: npt.ArrayLike, y: npt.ArrayLike, layers: Sequence[LayerLike], groups: npt.ArrayLike | None
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[Any], EncodedLabels, npt.NDArray[Any] | None, npt.NDArray[np.int64] | None]:
-    """The arguments as arrays; groups as names and as numbers."""
+    X: npt.ArrayLike, y: npt.ArrayLike, layers: Sequence[Layer], groups: npt.ArrayLike | None
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[Any], EncodedLabels, npt.NDArray[Any] | None]:
+    """Features, labels, encoded labels with group numbers, and group names."""
     values = np.asarray(X, dtype=np.float32)
     labels = y if isinstance(y, np.ndarray) else np.asarray(y)
     named = None if groups is None else np.asarray(groups)
@@ -110,44 +113,32 @@ def _checked(
     except ValueError as error:
         raise DataError(str(error)) from error
     numbers = None if named is None else np.unique(named, return_inverse=True)[1].astype(np.int64)
-    return values, labels, targets, named, numbers
+    return values, labels, replace(targets, groups=numbers), named
 
 
 def _choose(
-    values: npt.NDArray[np.float32],
-    labels: npt.NDArray[Any],
-    targets: EncodedLabels,
-    *,
-    layers: Sequence[LayerLike],
-    head: str,
-    class_weight: ClassWeight,
-    groups: npt.NDArray[np.int64] | None,
-    seed: int,
-    progress: Callable[[int, int], None] | None,
-) -> Choice:
-    room = TrialRoom(values, targets, layers=layers, class_weight=class_weight, groups=groups, seed=seed)
-    wanted = [(name, view) for name in (("kernel_ridge",) if head == "auto" else (head,)) for view in room.views]
-    step = _Steps(len(wanted) + FINALISTS + 2, progress)
-    judged = judge(room, wanted, step, linear_too=head == "auto")
-    full = [trial for trial, scored, _ in judged if len(scored) == len(room.targets)]
-    winner = pick(full, room.targets, room.weights)
+    values: npt.NDArray[np.float32], labels: npt.NDArray[Any], targets: EncodedLabels, *, layers: Sequence[Layer], head: str,
+    class_weight: ClassWeight, seed: int, progress: Callable[[int, int], None] | None,
+) -> Choice:  # fmt: skip
+    data = TrialData(values, targets, layers=layers, class_weight=class_weight, seed=seed)
+    pairs = [("kernel_ridge" if head == "auto" else head, view) for view in data.views]
+    step = _Steps(len(pairs) + FINALISTS + 2, progress)
+    trials = score_candidates(data, pairs, step, linear_too=head == "auto")
+    finals = [trial for trial in trials if len(trial.targets) == len(data.targets)]
+    winner = pick(finals)
     chosen_head = make_head(winner.head, winner.hyperparameters, class_weight=class_weight, seed=seed)
     with one_thread() if len(values) <= SMALL else nullcontext():
         if winner.fitted is not None:
             winner.fitted.set_params(**chosen_head.get_params())
             estimator = HeadPipeline.of_fitted(winner.view.map().fit(values), winner.fitted)
         else:
-            estimator = HeadPipeline(winner.view.map(), chosen_head).fit(values, labels, groups=groups)
+            estimator = HeadPipeline(winner.view.map(), chosen_head).fit(values, labels, groups=targets.groups)
     step.finish()
     evidence = sorted(
-        (trial.candidate(scored, weights, chosen=trial is winner) for trial, scored, weights in judged),
-        key=lambda candidate: (not candidate.chosen, candidate.log_loss),
+        (trial.candidate(chosen=trial is winner) for trial in trials), key=lambda candidate: (not candidate.chosen, candidate.log_loss)
     )
     return Choice(
-        estimator=estimator,
-        evidence=tuple(evidence),
-        out_of_sample=estimator.out_of_sample_logits_,
-        reason=_reason(winner, full, room),
+        estimator=estimator, evidence=tuple(evidence), out_of_sample=estimator.out_of_sample_logits_, reason=_reason(winner, finals)
     )
 
 
@@ -165,30 +156,24 @@ class _Steps:
             self._progress(self._total, self._total)
 
 
-def pick(trials: Sequence[Trial], targets: EncodedLabels, weights: Floats | None) -> Trial:
-    """The simplest of those that are as good as the best.
+def pick(trials: Sequence[Trial]) -> Trial:
+    """The simplest of the trials that are as good as the best; all scored on the same images.
 
-    The best has the lowest product of log loss and error rate: the one is smooth but judges confidence as well, the other is what counts
-    but jumps from image to image. As good is what is within one standard error (of the paired difference) of it in both.
+    The best has the lowest product of log loss and error rate: the one is smooth but depends on confidence as well, the other is what
+    counts but jumps from image to image. As good is what is within one standard error (of the paired difference) of it in both.
     """
-    w = np.ones(len(targets)) if weights is None else weights
-    lost = [trial.losses(targets) for trial in trials]
-    wrong = [1 - trial.right(targets) for trial in trials]
-    best = min(
-        range(len(trials)),
-        key=lambda number: np.average(lost[number], weights=w) * (np.average(wrong[number], weights=w) + 0.5 / len(targets)),
-    )
+    weights = trials[0].targets.weights
+    count = len(trials[0].targets)
+    best = min(trials, key=lambda trial: trial.log_loss * (np.average(1 - trial.correct, weights=weights) + 0.5 / count))
 
-    def as_good(number: int) -> bool:
-        differences = (lost[number] - lost[best], wrong[number] - wrong[best])
-        return all(mean <= error for mean, error in (mean_and_error(difference, w) for difference in differences))
+    def as_good(trial: Trial) -> bool:
+        differences = (trial.losses - best.losses, best.correct - trial.correct)
+        return all(mean <= error for mean, error in (mean_and_error(difference, weights) for difference in differences))
 
-    fair = [number for number in range(len(trials)) if as_good(number)]
-    chosen = min(fair, key=lambda number: (SIMPLICITY.index(trials[number].head), trials[number].view.width))
-    return trials[chosen]
+    return min(filter(as_good, trials), key=lambda trial: (SIMPLICITY.index(trial.head), trial.view.width))
 
 
-_SPOKEN = {
+_NAMES = {
     "logistic": "logistic regression",
     "ridge": "ridge regression",
     "kernel_ridge": "kernel ridge",
@@ -197,15 +182,76 @@ _SPOKEN = {
 }
 
 
-def _reason(winner: Trial, trials: Sequence[Trial], room: TrialRoom) -> str:
+def _reason(winner: Trial, trials: Sequence[Trial]) -> str:
     """One sentence: what was chosen, how good it was, and against what."""
-    said = f"{_spoken(winner)}: {winner.right(room.targets).mean():.1%} right out of sample on {len(room.targets)} training images"
+    text = f"{_named(winner)}: {winner.correct.mean():.1%} right out of sample on {len(winner.targets)} training images"
     others = [trial for trial in trials if trial is not winner]
     if not others:
-        return f"{said}."
-    other = min(others, key=lambda trial: float(np.average(trial.losses(room.targets), weights=room.weights)))
-    return f"{said}; next came {_spoken(other)} with {other.right(room.targets).mean():.1%}."
+        return f"{text}."
+    other = min(others, key=lambda trial: trial.log_loss)
+    return f"{text}; next came {_named(other)} with {other.correct.mean():.1%}."
 
 
-def _spoken(trial: Trial) -> str:
-    return f"{_SPOKEN[trial.head]} on {trial.view.name}"
+def _named(trial: Trial) -> str:
+    return f"{_NAMES[trial.head]} on {trial.view.name}"
+
+
+def _key(
+    X: npt.NDArray[np.float32],
+    y: npt.NDArray[Any],
+    *,
+    layers: Sequence[Layer],
+    groups: npt.NDArray[Any] | None,
+    settings: dict[str, Any],
+) -> str:
+    """The key of a choice, which covers everything that it depends on."""
+    described = {
+        "version": VERSION,
+        "numpy": np.__version__.split(".")[:2],
+        "layers": [[layer.name, layer.start, layer.stop] for layer in layers],
+        "settings": settings,
+        "features": list(X.shape),
+        "labels": [str(y.dtype), list(y.shape)],
+    }
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True, default=repr).encode())
+    digest.update(np.ascontiguousarray(X).data)
+    for labels in (y, groups):
+        if labels is None:
+            digest.update(b"none")
+        elif labels.dtype == object:
+            digest.update(repr([(type(label).__name__, label) for label in labels.ravel().tolist()]).encode())
+        else:
+            digest.update(np.ascontiguousarray(labels).tobytes())
+    return f"choice/{digest.hexdigest()}"
+
+
+def _packed(choice: Choice) -> bytes:
+    """A choice as bytes (safetensors)."""
+    from safetensors.numpy import save
+
+    settings, arrays = choice.estimator.state()
+    evidence = [candidate.to_dict() for candidate in choice.evidence]
+    entries = {"estimator": settings, "evidence": evidence, "reason": choice.reason}
+    packed: bytes = save({**arrays, "out_of_sample": np.ascontiguousarray(choice.out_of_sample)}, metadata={"choice": json.dumps(entries)})
+    return packed
+
+
+def _unpacked(packed: bytes) -> Choice | None:
+    """The choice of these bytes; None where they are damaged."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        arrays = load(packed)
+        length = int.from_bytes(packed[:8], "little")
+        entries = json.loads(json.loads(packed[8 : 8 + length])["__metadata__"]["choice"])
+        out_of_sample = arrays.pop("out_of_sample")
+        evidence = tuple(
+            Candidate(**{**entry, "layers": tuple(entry["layers"]), "weights": entry["weights"] and tuple(entry["weights"])})
+            for entry in entries["evidence"]
+        )
+        estimator = HeadPipeline.from_state(entries["estimator"], arrays)
+        estimator.out_of_sample_logits_ = out_of_sample
+        return Choice(estimator=estimator, evidence=evidence, out_of_sample=out_of_sample, reason=str(entries["reason"]))
+    except (SafetensorError, RunError, ValueError, KeyError, TypeError):
+        return None

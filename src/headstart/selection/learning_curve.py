@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -20,10 +20,11 @@ from headstart.engine import available_cores
 from headstart.errors import DataError, ParameterError
 from headstart.heads.labels import ClassWeight, EncodedLabels, encode, stratified_rows
 from headstart.heads.linalg import one_thread
-from headstart.maps import LayerLike
 from headstart.metrics import resamples
-from headstart.selection.again import unfitted
-from headstart.selection.choice import Candidate, Choice
+from headstart.selection.choice import Candidate, Choice, unfitted
+
+if TYPE_CHECKING:
+    from headstart.backbones import Layer
 
 Floats = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
@@ -98,7 +99,7 @@ def learning_curve(
     y: npt.ArrayLike,
     *,
     choice: Choice,
-    layers: Sequence[LayerLike],
+    layers: Sequence[Layer],
     class_weight: ClassWeight = None,
     groups: npt.ArrayLike | None = None,
     seed: int = 0,
@@ -175,7 +176,7 @@ class _Fitter:
 
     def __init__(
         self, values: npt.NDArray[np.float32], labels: npt.NDArray[Any], targets: EncodedLabels, *, choice: Choice,
-        layers: Sequence[LayerLike], class_weight: ClassWeight, groups: npt.ArrayLike | None, seed: int,
+        layers: Sequence[Layer], class_weight: ClassWeight, groups: npt.ArrayLike | None, seed: int,
     ) -> None:  # fmt: skip
         self.candidate: Candidate = next(candidate for candidate in choice.evidence if candidate.chosen)
         self._layers = layers
