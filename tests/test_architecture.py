@@ -74,6 +74,10 @@ def test_the_floors_are_noticed_when_broken(tmp_path: Path) -> None:
     [
         ("import headstart", ("numpy", "typer", "PIL", "sklearn", "torch", "openvino", "onnx")),
         ("import headstart.cli.application", ("numpy", "sklearn", "torch", "openvino", "onnx", "matplotlib", "PIL")),
+        (
+            "from headstart.cli.application import register_commands; register_commands()",
+            ("numpy", "sklearn", "torch", "openvino", "onnx", "matplotlib", "PIL"),
+        ),
         ("from headstart import load", ("sklearn", "scipy", "torch", "onnx", "onnxruntime", "matplotlib", "pandas")),
         ("from headstart import TransferClassifier", ("torch", "onnx", "onnxruntime", "openvino", "matplotlib", "timm")),
     ],

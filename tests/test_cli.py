@@ -114,7 +114,7 @@ def test_shards(cli: Cli, pictures: Path) -> None:
     shown = cli("cache", "show", "--cache", "both")
     assert "60 images" in shown.out
     assert cli("fit", pictures, "--cache", "both", "--head", "centroid", "-q").code == 0
-    assert cli("cache", "verify", "--cache", "both").out.startswith("60 vectors are whole, 0 are damaged\n")
+    assert cli("cache", "verify", "--cache", "both").out.startswith("60 vectors are intact, 0 are damaged\n")
     pruned = cli("cache", "prune", "--older-than", "0", "--cache", "both")
     assert pruned.code == 0
     assert cli("cache", "show", "--cache", "nothing").err.startswith("Error: ")
@@ -129,7 +129,7 @@ def test_damage_that_is_not_repaired_is_a_failure(cli: Cli, pictures: Path) -> N
         store.execute(f"UPDATE {table} SET vector = zeroblob(length(vector)) WHERE rowid IN (SELECT rowid FROM {table} LIMIT 1)")
     store.close()
     done = cli("cache", "verify", "--cache", "c")
-    assert (done.code, "9 vectors are whole, 1 are damaged" in done.out) == (1, True)
+    assert (done.code, "9 vectors are intact, 1 are damaged" in done.out) == (1, True)
     assert cli("cache", "verify", "--repair", "--cache", "c").code == 0
     assert cli("cache", "verify", "--cache", "c").code == 0
 

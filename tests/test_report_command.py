@@ -153,7 +153,7 @@ def test_pages_that_cannot_be_written(cli: Cli, far: Path) -> None:
 def test_pictures_that_are_gone(cli: Cli, run: Path, far: Path) -> None:
     done = cli("report", far)
     assert done.code == 0
-    assert "None of the test images is where the run says, so the report shows no pictures." in done.err
+    assert "None of the test images is where the run recorded it, so the report shows no pictures." in done.err
     assert "data:image/jpeg" not in text(far)
     assert text(far, "MODEL_CARD.md") == text(run, "MODEL_CARD.md")
 

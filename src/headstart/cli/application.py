@@ -40,6 +40,16 @@ application = typer.Typer(
 )
 
 
+def command_group(name: str, *, help: str, examples: str, short_help: str | None = None) -> typer.Typer:
+    """Add a command that has commands of its own."""
+    group = typer.Typer(
+        name=name, help=help, epilog=examples, short_help=short_help, no_args_is_help=True, rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )  # fmt: skip
+    application.add_typer(group)
+    return group
+
+
 def _show_version(asked: bool) -> None:
     if asked:
         typer.echo(f"headstart {headstart.__version__}")

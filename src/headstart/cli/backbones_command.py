@@ -28,13 +28,13 @@ Examples:
 @application.command(name="backbones", epilog=_EXAMPLES, short_help="The catalogue of pre-trained backbones.")
 @guarded
 def backbones_command(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show everything known of this one.")] = None,
-    sort: Annotated[str, typer.Option(metavar="KEY", help="Best or smallest first; top1, gflops, parameters, ...")] = "catalogue",
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show everything known about this backbone.")] = None,
+    sort: Annotated[str, typer.Option(metavar="KEY", help="Best or smallest first: top1, gflops, parameters, ...")] = "catalogue",
     everything: Annotated[bool, typer.Option("--all", help="Every timm model, not only the catalogue.")] = False,
-    stages: Annotated[bool, typer.Option("--stages", help="Show the stages of NAME, with size and cost of each.")] = False,
+    stages: Annotated[bool, typer.Option("--stages", help="Show the stages of NAME with their size and cost.")] = False,
     verbose: Verbose = False,
 ) -> None:
-    """The catalogue of pre-trained backbones: size, cost, ImageNet accuracy, licence. Those marked * come with Headstart, offline."""
+    """The catalogue of pre-trained backbones: size, cost, ImageNet accuracy, licence. Those marked * come with Headstart."""
     from headstart.backbones import all_timm_models, catalogue, find, sorted_records
 
     if stages and name is None:

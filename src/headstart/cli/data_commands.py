@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headstart.cli.application import FAILED, application, check_writable, guarded, write_json
+from headstart.cli.application import FAILED, application, check_writable, command_group, guarded, write_json
 from headstart.cli.options import CacheFolder, OptionsOf, Quiet, Typed, Verbose, fit_settings, words_typed
 from headstart.cli.terminal import TerminalListener, print_result
 from headstart.errors import InputError, ParameterError
@@ -99,15 +99,7 @@ Examples:
   headstart cache merge shard1 shard2
 """
 
-cache_application = typer.Typer(
-    name="cache",
-    help="Show, check, shrink and merge the stored features.",
-    epilog=_CACHE_EXAMPLES,
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-application.add_typer(cache_application)
+cache_application = command_group("cache", help="Show, check, shrink and merge the stored features.", examples=_CACHE_EXAMPLES)
 
 
 def _store(cache: str | None, *, must_exist: bool = True) -> FeatureStore:
@@ -146,7 +138,7 @@ def show(cache: CacheFolder = None, verbose: Verbose = False) -> None:
 @cache_application.command(name="verify", epilog="Example:  headstart cache verify --repair")
 @guarded
 def verify(
-    repair: Annotated[bool, typer.Option("--repair", help="Remove damaged rows; they are computed again when needed.")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Remove damaged vectors; they are computed again when needed.")] = False,
     cache: CacheFolder = None,
     verbose: Verbose = False,
 ) -> None:
@@ -154,11 +146,11 @@ def verify(
     with _store(cache) as store, TerminalListener(verbose=verbose) as listener:
         listener.stage("Verifying")
         found = store.verify(repair=repair, progress=listener.progress)
-    print_result(f"{found.good} vectors are whole, {found.bad} are damaged" + (f", {found.removed} removed" if repair else ""))
+    print_result(f"{found.good} vectors are intact, {found.bad} are damaged" + (f", {found.removed} removed" if repair else ""))
     for fault in found.faults:
         print_result(f"the file: {fault}")
     if found.rebuilt:
-        print_result("the file was written anew")
+        print_result("the file was rebuilt")
     if not found.sound and not repair:
         print_result("Repair it with: headstart cache verify --repair")
         raise typer.Exit(FAILED)
@@ -167,8 +159,8 @@ def verify(
 @cache_application.command(name="prune", epilog="Example:  headstart cache prune --older-than 90 --keep 500")
 @guarded
 def prune(
-    older_than: Annotated[float | None, typer.Option(metavar="DAYS", help="Remove what was not used for so many days.")] = None,
-    keep: Annotated[float | None, typer.Option(metavar="MB", help="Remove what was used longest ago, until so many MB are left.")] = None,
+    older_than: Annotated[float | None, typer.Option(metavar="DAYS", help="Remove features that have not been used for DAYS days.")] = None,
+    keep: Annotated[float | None, typer.Option(metavar="MB", help="Remove the least recently used features until MB are left.")] = None,
     extractor: Annotated[
         str | None, typer.Option(metavar="ID", help="Remove the features of this extractor (as `show` prints it).")
     ] = None,
@@ -190,7 +182,7 @@ def merge(
     cache: CacheFolder = None,
     verbose: Verbose = False,
 ) -> None:
-    """Take over the features of other stores. Doing it twice changes nothing."""
+    """Copy the features of other stores into this one. Merging twice changes nothing."""
     from headstart import files
 
     with _store(cache, must_exist=False) as store, TerminalListener(verbose=verbose) as listener:
@@ -198,5 +190,5 @@ def merge(
             path = files.feature_store_file(other) if other.is_dir() else other
             listener.stage(f"Merging {path}")
             merged = store.merge(path, progress=listener.progress)
-            extra = f", {merged.damaged} damaged and passed over" if merged.damaged else ""
+            extra = f", {merged.damaged} damaged and skipped" if merged.damaged else ""
             print_result(f"{path}: {merged.added} added, {merged.present} already there{extra}")

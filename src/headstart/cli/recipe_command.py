@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from headstart.cli.application import application, guarded
+from headstart.cli.application import application, command_group, guarded
 from headstart.cli.fit_command import free_run, leads, run_fit, show_result
 from headstart.cli.options import CacheFolder, Data, OptionsOf, Quiet, Typed, Verbose
 from headstart.cli.terminal import TerminalListener, hanging, print_result
@@ -35,16 +35,12 @@ Examples:
   headstart recipe run chest-xray-vgg16 xrays/ --exact --weights vgg16.safetensors
 """
 
-recipe_application = typer.Typer(
-    name="recipe",
+recipe_application = command_group(
+    "recipe",
     help="List, show and run whole systems that are described elsewhere, as described or Headstart's own way.",
-    epilog=_EXAMPLES,
+    examples=_EXAMPLES,
     short_help="Whole systems by name, as described or Headstart's own way.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
 )
-application.add_typer(recipe_application)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="See `headstart recipe list`; or a .toml file of your own.")]
 

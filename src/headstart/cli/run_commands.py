@@ -149,7 +149,7 @@ Examples:
 )
 @guarded
 def compare_command(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Folders that `headstart fit` wrote, two at least.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="At least two folders that `headstart fit` wrote.")],
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write all figures as JSON.")] = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -175,7 +175,7 @@ Examples:
 """
 
 
-@application.command(name="report", epilog=_REPORT_EXAMPLES, short_help="Write the report of a run anew.")
+@application.command(name="report", epilog=_REPORT_EXAMPLES, short_help="Rewrite the report of a run.")
 @guarded
 def report_command(
     run: RunFolder,
@@ -183,9 +183,9 @@ def report_command(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Write report.html and MODEL_CARD.md of a run anew, with what has happened since: later uses of its test part.
+    """Rewrite report.html and MODEL_CARD.md of a run, with what has happened since: later uses of its test part.
 
-    `headstart fit` writes both. Pictures of test and training images are shown where the images are still where they were.
+    `headstart fit` writes both. Pictures of test and training images are shown if the images are still where they were.
     """
     check_writable(out)
     with TerminalListener(quiet=quiet, verbose=verbose) as listener:
@@ -197,7 +197,7 @@ def report_command(
         opened = load(run, without_pages=True)
         report = report_of(opened)
         if not report.examples:
-            listener.warn("None of the test images is where the run says, so the report shows no pictures.")
+            listener.warn("None of the test images is where the run recorded it, so the report shows no pictures.")
         html = page(report)
         if out is None:
             replace_pages(opened.path, {"report.html": html, "MODEL_CARD.md": model_card(report)})

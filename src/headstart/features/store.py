@@ -182,7 +182,7 @@ class FeatureStore:
     def merge(self, other: Path, *, progress: upkeep.Progress | None = None) -> upkeep.Merged:
         """Take over the features of another store, such as one filled with ``--shard i/n``; what is here already stays.
 
-        Damaged rows are passed over. Doing it twice changes nothing. Memos are not taken over. Raises `StoreError` where `other` is no
+        Damaged rows are passed over. Merging twice changes nothing. Memos are not taken over. Raises `StoreError` where `other` is no
         store of this protocol, or is this one.
         """
         return upkeep.merge(self._database, Path(other), progress=progress)

@@ -11,17 +11,17 @@ comparison before a training is resumed, and the entry under "Attributes" in the
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import numbers
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from headstart.errors import ParameterError, nearest
 
 _KEY = "option"
+_LIKE_THE_FIELD = "--"
 _T = TypeVar("_T", bound=type)
 
 
@@ -103,9 +103,9 @@ class Option:
 
     Attributes:
         help: what the setting is, in a line; the help of the option.
-        details: what else is to be said about it; for the docstring.
         limit: what its value may be; None is allowed as well where it is the default or `optional`.
-        flag: the option on the command line; empty for settings of Python and of recipes only.
+        details: what else is to be said about it; for the docstring.
+        flag: the option on the command line, by default called like the field; empty for settings of Python and of recipes only.
         metavar: stands for its value in ``--help``.
         panel: the heading it stands under.
         shown: its default as the help text has it, where that is not the default of the field.
@@ -118,52 +118,38 @@ class Option:
     """
 
     help: str
-    details: str
     limit: Limit
-    flag: str
-    metavar: str | None
-    panel: str | None
-    shown: str
-    parse: Callable[[Any], Any] | None
-    several: bool
-    off: tuple[str, str] | None
-    optional: bool
-    recorded: bool
-    nested: type[Settings] | None
+    details: str = ""
+    flag: str = _LIKE_THE_FIELD
+    metavar: str | None = None
+    panel: str | None = None
+    shown: str = ""
+    parse: Callable[[Any], Any] | None = None
+    several: bool = False
+    off: tuple[str, str] | None = None
+    optional: bool = False
+    recorded: bool = True
+    nested: type[Settings] | None = None
 
 
-def option(default: Any, help: str, limit: Limit, *, details: str = "", **rest: Any) -> Any:
-    """A field of settings: its default, documentation and limit, and by keyword what else `Option` has.
-
-    The option on the command line is called like the field, unless `flag` says otherwise.
-    """
-    usual: dict[str, Any] = {
-        "flag": None, "metavar": None, "panel": None, "shown": "", "parse": None, "several": False, "off": None, "optional": False,
-        "recorded": True, "nested": None,
-    }  # fmt: skip
-    return dataclasses.field(default=default, metadata={_KEY: Option(help=help, details=details, limit=limit, **{**usual, **rest})})
+def option(default: Any, help: str, limit: Limit, **rest: Any) -> Any:
+    """A field of settings: its default, documentation and limit, and by keyword what else `Option` has."""
+    return field(default=default, metadata={_KEY: Option(help=help, limit=limit, **rest)})
 
 
 def options(cls: type) -> dict[str, Option]:
     """The options of a class of settings by the names of its fields, in their order."""
-    return {
-        field.name: dataclasses.replace(field.metadata[_KEY], flag=_flag(field.name, field.metadata[_KEY].flag))
-        for field in fields(cls)
-        if _KEY in field.metadata
-    }
-
-
-def _flag(name: str, flag: str | None) -> str:
-    return f"--{name.replace('_', '-')}" if flag is None else flag
+    found = {one.name: one.metadata[_KEY] for one in fields(cls) if _KEY in one.metadata}
+    return {name: of if of.flag != _LIKE_THE_FIELD else replace(of, flag=f"--{name.replace('_', '-')}") for name, of in found.items()}
 
 
 class Settings:
     """Base of the settings: frozen dataclasses all of whose fields are made by `option`."""
 
     def __post_init__(self) -> None:
-        for field in fields(self):  # type: ignore[arg-type]
-            if isinstance(field.default, tuple) and isinstance(value := getattr(self, field.name), list):
-                object.__setattr__(self, field.name, tuple(value))
+        for one in fields(self):  # type: ignore[arg-type]
+            if isinstance(one.default, tuple) and isinstance(value := getattr(self, one.name), list):
+                object.__setattr__(self, one.name, tuple(value))
         self.check(**{name: getattr(self, name) for name in options(type(self))})
 
     @classmethod
@@ -173,7 +159,7 @@ class Settings:
         Raises:
             ParameterError: says which setting it is, what it must be, and what it is.
         """
-        known, defaults = options(cls), {field.name: field.default for field in fields(cls)}  # type: ignore[arg-type]
+        known, defaults = options(cls), {one.name: one.default for one in fields(cls)}  # type: ignore[arg-type]
         for name, value in values.items():
             if name not in known:
                 raise ParameterError(f"There is no setting {name!r}.{nearest(name, known)} Allowed: {', '.join(known)}.")
