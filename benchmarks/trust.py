@@ -26,7 +26,7 @@ from headstart.classifier import TransferClassifier
 from headstart.data import Dataset, read_dataset
 from headstart.data.split import hold_out
 from headstart.metrics import SOFTMAX, accuracy_interval, expected_calibration_error, roc_auc
-from headstart.reliability import Abstention, PredictionSets, Unlike
+from headstart.reliability import Abstention, Novelty, PredictionSets
 from headstart.selection import Choice, HeadPipeline, choose_head
 from measurement_data import DATA
 
@@ -207,7 +207,7 @@ def measure_unlike(bench: Bench, names: list[str]) -> None:
     for name in names:
         of = bench[name]
         begun = time.perf_counter()
-        unlike = Unlike.fit(of.values[of.train], of.y[of.train], layers=of.layers, logits=of.choice.out_of_sample, groups=of.groups)
+        unlike = Novelty.fit(of.values[of.train], of.y[of.train], layers=of.layers, logits=of.choice.out_of_sample, groups=of.groups)
         fitting = time.perf_counter() - begun
         begun = time.perf_counter()
         own = unlike.score(of.values[of.test])

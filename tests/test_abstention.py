@@ -15,7 +15,7 @@ from scipy import stats
 
 from headstart.errors import ParameterError, RunError
 from headstart.reliability import Abstention
-from headstart.reliability.abstention import POINTS, _at_most
+from headstart.reliability.guarantees import POINTS, _at_most
 
 Array = npt.NDArray[Any]
 

@@ -16,7 +16,7 @@ from headstart.export.onnx_file import write_novelty
 from headstart.export.preprocessing_graph import tall_images_begin_with_rows, write_preprocessing
 from headstart.modalities.image import Preprocessing
 from headstart.onnx_graph import OnnxGraph
-from headstart.reliability.unlike import Unlike
+from headstart.reliability import Novelty
 
 ENGINES = ("onnxruntime", "openvino")
 Runner = Callable[[np.ndarray], np.ndarray]
@@ -136,7 +136,7 @@ def test_the_novelty_score_is_that_of_the_run(engine: str) -> None:
     mixed = random.normal(size=(300, 8)) @ random.normal(size=(8, 260)) + random.normal(size=(300, 260)) * 0.3
     features = np.abs(mixed).astype(np.float32)
     layers = [type("Layer", (), {"name": "", "start": start, "stop": stop}) for start, stop in ((0, 20), (20, 60), (60, 260))]
-    unlike = Unlike.fit(features, random.integers(0, 2, 300), layers=layers)
+    unlike = Novelty.fit(features, random.integers(0, 2, 300), layers=layers)
     graph = OnnxGraph()
     graph.node("Identity", write_novelty(graph, "features", *unlike.state()), output="score")
     model = graph.model(inputs={"features": (np.float32, ("N", 260))}, outputs={"score": (np.float32, ("N",))})

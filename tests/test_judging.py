@@ -1,4 +1,4 @@
-"""What a run says beside the class: the same as `Trust` asked directly, in the order of the images, by a process without scikit-learn."""
+"""What a run says beside the class: the same as `Reliability` says directly, in the order of the images, without scikit-learn."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from headstart.data import dataset_from_paths
 from headstart.errors import ParameterError
 from headstart.files import file_digest
 from headstart.metrics.link import SIGMOID
-from headstart.reliability import Abstention, PredictionSets, Trust, Unlike
+from headstart.reliability import Abstention, Novelty, PredictionSets, Reliability
 from headstart.run import Run
 from headstart.run.judging import Judging
 from headstart.run.run import manifest_digest
@@ -77,7 +77,7 @@ def of_earlier_version(run: Path, place: Path) -> Path:
     return folder
 
 
-# against Trust asked directly
+# against Reliability asked directly
 
 
 def test_predictions_are_judged_as_trust_judges_them(opened: Run, images: list[Path]) -> None:
@@ -86,11 +86,11 @@ def test_predictions_are_judged_as_trust_judges_them(opened: Run, images: list[P
     assert judged is not None
     assert trust is not None
     assert trust.sets is not None
-    assert trust.unlike is not None
+    assert trust.novelty is not None
     np.testing.assert_array_equal(judged.sets, trust.sets(said["probabilities"], never_empty=True))
-    assert judged.unlikeness == pytest.approx(trust.unlike.score(said["features"]), abs=1e-3)
-    np.testing.assert_array_equal(judged.unlike, trust.unlike(said["features"]))
-    np.testing.assert_array_equal(judged.nearest, trust.unlike.nearest(said["features"], 3)[0])
+    assert judged.unlikeness == pytest.approx(trust.novelty.score(said["features"]), abs=1e-3)
+    np.testing.assert_array_equal(judged.unlike, trust.novelty(said["features"]))
+    np.testing.assert_array_equal(judged.nearest, trust.novelty.nearest(said["features"], 3)[0])
     assert judged.nearest is not None
     assert judged.nearest.shape == (len(images), 3)
 
@@ -143,31 +143,31 @@ def test_hundreds_of_images_are_judged_in_parts(count: int) -> None:
     values = rng.normal(size=(120, 8)).astype(np.float32)
     odds = rng.random((120, 3))
     probabilities, targets = odds / odds.sum(axis=1, keepdims=True), rng.integers(0, 3, 120)
-    trust = Trust.fit(values, targets, probabilities, np.log(probabilities), layers=[Layer()])
+    trust = Reliability.fit(values, targets, probabilities, np.log(probabilities), layers=[Layer()])
     assert trust.sets is not None
-    assert trust.unlike is not None
+    assert trust.novelty is not None
     features, answers = rng.normal(size=(count, 8)).astype(np.float32), rng.random((count, 3)).astype(np.float32)
     judging = Judging(trust, neighbours=2)
     for row in range(count):
         judging.add(answers[row], features[row])
     found = judging.done()
     np.testing.assert_array_equal(found.sets, trust.sets(answers, never_empty=True))
-    assert found.unlikeness == pytest.approx(trust.unlike.score(features), rel=1e-5, abs=1e-5)
-    np.testing.assert_array_equal(found.unlike, trust.unlike(features))
-    np.testing.assert_array_equal(found.nearest, trust.unlike.nearest(features, 2)[0])
+    assert found.unlikeness == pytest.approx(trust.novelty.score(features), rel=1e-5, abs=1e-5)
+    np.testing.assert_array_equal(found.unlike, trust.novelty(features))
+    np.testing.assert_array_equal(found.nearest, trust.novelty.nearest(features, 2)[0])
 
 
 def test_what_cannot_be_told_is_left_out() -> None:
     sets = PredictionSets(0.9, np.array([0.3, 0.3]), by_class=False)
-    judging = Judging(Trust(sets=sets, abstention=None, unlike=None), neighbours=1)
+    judging = Judging(Reliability(sets=sets, abstention=None, novelty=None), neighbours=1)
     judging.add(np.array([0.8, 0.2], np.float32), np.zeros(4, np.float32))
     found = judging.done()
     assert found.sets is not None
     assert found.sets.tolist() == [[True, False]]
     assert (found.unlikeness, found.unlike, found.nearest) == (None, None, None)
     curve = Abstention.fit(np.array([0.9]), np.array([True]))
-    blind = Unlike.fit(np.eye(4, dtype=np.float32)[[0, 1, 2, 3] * 3], np.zeros(12), layers=[Whole()])
-    judging = Judging(Trust(sets=None, abstention=curve, unlike=blind), neighbours=99)
+    blind = Novelty.fit(np.eye(4, dtype=np.float32)[[0, 1, 2, 3] * 3], np.zeros(12), layers=[Whole()])
+    judging = Judging(Reliability(sets=None, abstention=curve, novelty=blind), neighbours=99)
     judging.add(np.array([0.8, 0.2], np.float32), np.eye(4, dtype=np.float32)[0])
     found = judging.done()
     assert found.sets is None
@@ -185,7 +185,7 @@ def test_no_images_and_no_neighbours(opened: Run, images: list[Path]) -> None:
 
 def test_the_saved_model_holds_what_fit_measured(pictures: Path, cache: Path, tmp_path: Path) -> None:
     """The test of trust in the manifest, made from features in memory, comes out again from the pixels; of several labels too."""
-    from headstart.reliability import TrustTest
+    from headstart.reliability import ReliabilityTest
 
     paths = sorted(pictures.glob("*/*.png"))
     labels = [{path.parent.name, path.name[-5]} for path in paths]
@@ -195,8 +195,8 @@ def test_the_saved_model_holds_what_fit_measured(pictures: Path, cache: Path, tm
     evaluation, predictions = run.evaluate(test)
     assert run.trust is not None
     assert predictions.judgement is not None
-    again = TrustTest.of(run.trust, evaluation.outcome.probabilities, test.targets, predictions.judgement.unlike)
-    kept = TrustTest.from_dict(run.manifest["trust_test"])
+    again = ReliabilityTest.of(run.trust, evaluation.outcome.probabilities, test.targets, predictions.judgement.unlike)
+    kept = ReliabilityTest.from_dict(run.manifest["trust_test"])
     assert again == kept == result.trust_test
     assert kept.asked == 0.7
     assert run.trust.sets is not None

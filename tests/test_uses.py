@@ -163,7 +163,7 @@ def test_a_look_at_the_test_part_is_written_down(cli: Cli, folder: Path) -> None
     scores = json.loads(Path("scores.json").read_text("utf-8"))
     assert scores["seen"] == {"trained": 0, "tested": 12}
     assert scores["trust"] == load(folder).manifest["trust_test"]
-    assert "Prediction sets made to hold the right class in 95% of cases held it in" in done.out
+    assert "Prediction sets for a coverage of 95% contained the true class in" in done.out
 
 
 def test_images_that_it_has_learned_from_are_told(cli: Cli, folder: Path) -> None:

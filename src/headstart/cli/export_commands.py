@@ -87,7 +87,7 @@ def _program(run: Run, language: str, file: Path, form: str) -> str:
             raise ParameterError(f"--snippet {language}: the program for LiteRT is in python only.")
         program = litert_snippet(file=file.name, classes=run.classes, preprocessing=run.preprocessing, multilabel=run.multilabel)
         return program.rstrip("\n")
-    unlike = None if run.trust is None else run.trust.unlike
+    unlike = None if run.trust is None else run.trust.novelty
     name = file.with_suffix(".onnx").name
     return snippet(language, file=name, classes=run.classes, threshold=None if unlike is None else unlike.threshold).rstrip("\n")
 

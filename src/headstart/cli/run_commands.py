@@ -16,7 +16,7 @@ from headstart.errors import DataError, ParameterError, RunError
 if TYPE_CHECKING:
     from headstart.data import Dataset
     from headstart.evaluate import Evaluation
-    from headstart.reliability import TrustTest
+    from headstart.reliability import ReliabilityTest
     from headstart.run import Predictions, Run
 
 # headstart evaluate ------------------------------------------------------------------------------------------------------------------
@@ -113,16 +113,16 @@ def _say_seen(
     return {"trained": trained, "tested": tested}
 
 
-def _trusted(run: Run, evaluation: Evaluation, predictions: Predictions) -> TrustTest | None:
+def _trusted(run: Run, evaluation: Evaluation, predictions: Predictions) -> ReliabilityTest | None:
     """How well what the run knows about trust holds on these images; None for runs of an earlier version."""
-    from headstart.reliability import TrustTest
+    from headstart.reliability import ReliabilityTest
 
     if run.trust is None or predictions.judgement is None:
         return None
-    return TrustTest.of(run.trust, evaluation.outcome.probabilities, evaluation.outcome.targets, predictions.judgement.unlike)
+    return ReliabilityTest.of(run.trust, evaluation.outcome.probabilities, evaluation.outcome.targets, predictions.judgement.unlike)
 
 
-def _curves(evaluation: Evaluation, trusted: TrustTest | None) -> dict[str, Any]:
+def _curves(evaluation: Evaluation, trusted: ReliabilityTest | None) -> dict[str, Any]:
     """What --out holds beside the scores."""
     from headstart.reliability import Abstention, confidence
 

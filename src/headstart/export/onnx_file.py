@@ -13,7 +13,7 @@ import headstart
 from headstart.errors import RunError
 from headstart.export.preprocessing_graph import write_preprocessing
 from headstart.onnx_graph import OnnxGraph
-from headstart.reliability.unlike import NEIGHBOURS
+from headstart.reliability.novelty import NEIGHBOURS
 from headstart.run import MODEL, Run
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ FORMAT = 1
 """Raised when the inputs or outputs of exported files change their meaning."""
 
 _FLOAT, _FLOAT16 = 1, 10  # of ONNX's table of types
-_LEAST = 1e-12  # as in `Unlike`
+_LEAST = 1e-12  # as in `Novelty`
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -58,7 +58,7 @@ def onnx_model(run: Run) -> onnx.ModelProto:
             raise RunError(f"{run.path / MODEL}: has no output {name!r}. Fit again.")
         graph.node("Identity", grafted[name], output=name)
         outputs[name] = (np.float32, ("N", widths[name]))
-    novelty = None if run.trust is None else run.trust.unlike
+    novelty = None if run.trust is None else run.trust.novelty
     if novelty is not None:
         graph.node("Identity", write_novelty(graph, "features", *novelty.state()), output=NOVELTY)
         outputs[NOVELTY] = (np.float32, ("N",))
@@ -75,7 +75,7 @@ def metadata(run: Run) -> dict[str, str]:
         "classes": list(run.classes),
         "multilabel": run.multilabel,
         "preprocessing": run.preprocessing.to_dict(),
-        "unlike_threshold": None if trust is None or trust.unlike is None else trust.unlike.threshold,
+        "unlike_threshold": None if trust is None or trust.novelty is None else trust.novelty.threshold,
         "sets": None if trust is None or trust.sets is None else trust.sets.to_dict(),
         "run_digest": manifest["digest"],
         "title": manifest.get("title"),

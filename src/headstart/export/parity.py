@@ -107,9 +107,9 @@ class Parity:
         )
         novelty = same_novelty = None
         trust, scores = reference.run.trust, reference.outputs(engine).get(NOVELTY)
-        if NOVELTY in outputs and scores is not None and trust is not None and trust.unlike is not None:
+        if NOVELTY in outputs and scores is not None and trust is not None and trust.novelty is not None:
             novelty = _largest(np.abs(outputs[NOVELTY] - scores))
-            same_novelty = float(((outputs[NOVELTY] > trust.unlike.threshold) == (scores > trust.unlike.threshold)).mean())
+            same_novelty = float(((outputs[NOVELTY] > trust.novelty.threshold) == (scores > trust.novelty.threshold)).mean())
         differences = np.abs(values - own).max(axis=1)
         return cls(
             engine=engine, part=reference.sample.part, images=len(reference.sample), same=agreement(values, own, link),

@@ -13,7 +13,7 @@ from headstart.data import Dataset
 from headstart.evaluate import Evaluation
 from headstart.metrics import link_of
 from headstart.progress import Listener
-from headstart.reliability import Trust, TrustTest
+from headstart.reliability import Reliability, ReliabilityTest
 from headstart.selection import LearningCurve, learning_curve
 from headstart.settings import FitSettings
 
@@ -24,8 +24,8 @@ _FEW = 40  # training images: a curve of fewer tells nothing
 class Believed:
     """What was learned from the training images, and how well it held on the test images."""
 
-    trust: Trust
-    test: TrustTest
+    trust: Reliability
+    test: ReliabilityTest
     curve: LearningCurve | None
 
 
@@ -47,18 +47,20 @@ def believe(
     train, test = dataset.part("train"), dataset.part("test")
     choice, layers = classifier.choice_, classifier.extractor_.layers
     of_training = None if groups is None else groups[train]
-    trust = Trust.fit(
+    trust = Reliability.fit(
         values[train], dataset.targets[train], link_of(dataset.targets).probabilities(choice.out_of_sample), choice.out_of_sample,
         layers=layers, groups=of_training, coverage=settings.coverage, by_class=settings.coverage_by_class, seed=settings.seed,
     )  # fmt: skip
-    unlike = None if trust.unlike is None else trust.unlike(values[test])
+    unlike = None if trust.novelty is None else trust.novelty(values[test])
     curve = None
     if classifier.fine_tuned_ is None and len(train) >= _FEW:
         curve = learning_curve(
             values[train], dataset.targets[train], choice=choice, layers=layers,
             class_weight=settings.class_weight, groups=of_training, seed=settings.seed, progress=listener.progress,
         )  # fmt: skip
-    return Believed(trust=trust, test=TrustTest.of(trust, evaluation.outcome.probabilities, dataset.targets[test], unlike), curve=curve)
+    return Believed(
+        trust=trust, test=ReliabilityTest.of(trust, evaluation.outcome.probabilities, dataset.targets[test], unlike), curve=curve
+    )
 
 
 def suspicious_labels(classifier: TransferClassifier, dataset: Dataset) -> list[Finding]:

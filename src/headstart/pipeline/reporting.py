@@ -15,7 +15,7 @@ from headstart.evaluate import Evaluation, evaluate
 from headstart.metrics import link_of
 from headstart.modalities.image import image_digest
 from headstart.pipeline.showing import Sources, examples_of
-from headstart.reliability import TrustTest
+from headstart.reliability import ReliabilityTest
 from headstart.report import EvidenceRow, Finding, RunReport, Trusted
 from headstart.run import Run, uses_of
 from headstart.selection import LearningCurve
@@ -90,7 +90,7 @@ def _evidence(rows: Sequence[Mapping[str, Any]]) -> tuple[EvidenceRow, ...]:
 def _trusted(run: Run, entries: Mapping[str, Any] | None, evaluation: Evaluation) -> Trusted | None:
     if entries is None or run.trust is None:
         return None
-    test, nan = TrustTest.from_dict(entries), float("nan")
+    test, nan = ReliabilityTest.from_dict(entries), float("nan")
     return Trusted(
         coverage=nan if test.asked is None else test.asked,
         covered=nan if test.coverage is None else test.coverage,

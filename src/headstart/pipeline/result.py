@@ -16,7 +16,7 @@ from headstart.errors import ImageError
 from headstart.evaluate import Evaluation
 from headstart.metrics import PairedDifference, paired_difference
 from headstart.pipeline.leaks import LeakTest
-from headstart.reliability import Trust, TrustTest
+from headstart.reliability import Reliability, ReliabilityTest
 from headstart.selection import Choice, LearningCurve
 
 
@@ -96,8 +96,8 @@ class FitResult:
     cross_validation: Evaluation | None
     refused: tuple[ImageError, ...]
     digests: tuple[bytes, ...]
-    trust: Trust
-    trust_test: TrustTest
+    trust: Reliability
+    trust_test: ReliabilityTest
     learning_curve: LearningCurve | None = None
     leaks: tuple[LeakTest, ...] = ()
     findings: tuple[Finding, ...] = ()

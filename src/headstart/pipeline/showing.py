@@ -84,11 +84,11 @@ def _heat(run: Run, pixels: _Pixels, evaluation: Evaluation, rows: npt.NDArray[n
 
 def _nearest(run: Run, pixels: _Pixels, features: npt.NDArray[np.float32] | None) -> npt.NDArray[np.int64]:
     """The nearest training images (m, c) of each image, by its features or else its pixels; c is 0 where the run cannot tell."""
-    if run.trust is None or run.trust.unlike is None:
+    if run.trust is None or run.trust.novelty is None:
         return np.empty((len(pixels), 0), np.int64)
     if features is None:
         features = np.stack([outputs[OUTPUTS.index("features")] for outputs in run.engine.run(pixels)])
-    return run.trust.unlike.nearest(features, _NEIGHBOURS)[0]
+    return run.trust.novelty.nearest(features, _NEIGHBOURS)[0]
 
 
 def _label(classes: Sequence[str], target: npt.NDArray[Any]) -> str:

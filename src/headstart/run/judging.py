@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from headstart.reliability import Trust
+    from headstart.reliability import Reliability
 
 _TOGETHER = 256  # images judged at once: bounds the memory, and costs less than one by one
 
@@ -39,7 +39,7 @@ class Judging:
         neighbours: how many training images to name for each image.
     """
 
-    def __init__(self, trust: Trust, *, neighbours: int) -> None:
+    def __init__(self, trust: Reliability, *, neighbours: int) -> None:
         self._trust, self._neighbours = trust, neighbours
         self._waiting: list[tuple[npt.NDArray[Any], ...]] = []
         self._parts: list[Judgement] = []
@@ -69,9 +69,9 @@ class Judging:
         probabilities, features = (np.stack(outputs) for outputs in zip(*self._waiting, strict=True))
         self._waiting.clear()
         sets = None if trust.sets is None else trust.sets(probabilities, never_empty=True)
-        if trust.unlike is None:
+        if trust.novelty is None:
             self._parts.append(Judgement(sets, None, None, None))
             return
-        score = trust.unlike.score(features)
-        nearest, _ = trust.unlike.nearest(features, self._neighbours)
-        self._parts.append(Judgement(sets, score, score > trust.unlike.threshold, nearest))
+        score = trust.novelty.score(features)
+        nearest, _ = trust.novelty.nearest(features, self._neighbours)
+        self._parts.append(Judgement(sets, score, score > trust.novelty.threshold, nearest))

@@ -29,7 +29,7 @@ from headstart.run.judging import Judging
 from headstart.run.predictions import Predictions
 
 if TYPE_CHECKING:
-    from headstart.reliability import Trust
+    from headstart.reliability import Reliability
 
 PROTOCOL = 1
 """Raised when the meaning of a file in the folder changes; older protocols stay readable."""
@@ -38,7 +38,7 @@ MANIFEST = "manifest.json"
 MODEL = "model.onnx"
 REFERENCE, EVALUATION, SPLIT = "reference.safetensors", "evaluation.safetensors", "split.csv"
 PAGES = ("report.html", "MODEL_CARD.md")  # what a person reads; the model does without
-TRUST = "trust."  # begins the names of the arrays of `Trust` in REFERENCE
+TRUST = "trust."  # begins the names of the arrays of `Reliability` in REFERENCE
 OUTPUTS = ("probabilities", "logits", "features")
 _MAX_MANIFEST = 256 << 20
 _REQUIRED: Mapping[str, type] = {
@@ -104,15 +104,15 @@ class Run:
         return self._arrays(EVALUATION)
 
     @cached_property
-    def trust(self) -> Trust | None:
+    def trust(self) -> Reliability | None:
         """What was learned, beside the classes, about when to believe the model; None for runs of an earlier version."""
         settings = self.manifest.get("trust")
         if not isinstance(settings, dict):
             return None
-        from headstart.reliability import Trust
+        from headstart.reliability import Reliability
 
         arrays = {name.removeprefix(TRUST): array for name, array in self.reference.items() if name.startswith(TRUST)}
-        return Trust.from_state(settings, arrays)
+        return Reliability.from_state(settings, arrays)
 
     @cached_property
     def training_names(self) -> tuple[str, ...]:

@@ -109,7 +109,7 @@ async def model_metadata(request: Request, name: str, version: str = VERSION) ->
         trust = model.run.trust
         if trust is not None and trust.sets is not None:
             outputs.append(("sets", "BOOL", [-1, k]))
-        if trust is not None and trust.unlike is not None:
+        if trust is not None and trust.novelty is not None:
             outputs += [("unlike", "BOOL", [-1]), ("unlikeness", "FP32", [-1])]
         inputs = [("images", "BYTES", [-1]), ("pixels", "UINT8", [-1, -1, -1, 3])]
         return {

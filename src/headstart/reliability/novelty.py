@@ -1,11 +1,11 @@
-"""Images from elsewhere: how unlike the training images an image is, and which of these are nearest to it.
+"""Novelty (out-of-distribution detection): how unlike the training images an image is, and which of these are nearest to it.
 
-The score is the sum of two. One is the mean, over the layers of the network, of the distance from a Gaussian of the training images'
-features: early layers notice noise, blur and drawings, late ones foreign things. The other is the distance from the nearest training
-images in the last layer, by angle. Each is taken as a logarithm, in units of how far out training images are that the fit did not see;
-the Gaussians count half. Either alone was worse on some pair of sets (benchmarks/trust.py). Confidence is no part of it: it
-tells new classes among similar pictures better, but what is altogether foreign worse, and a doubt between two known classes is
-the matter of prediction sets.
+The score is the sum of two parts. One is the mean, over the layers of the network, of the distance from a Gaussian of the training images'
+features: early layers respond to noise, blur and drawings, late ones to foreign objects. The other is the distance from the nearest
+training images in the last layer, by angle. Each is taken as a logarithm, in units of the spread of training images that the fit did not
+see; the Gaussians count half. Either alone was worse on some pair of sets (benchmarks/trust.py). Confidence is not part of it: it detects
+new classes among similar pictures better, but entirely foreign images worse, and doubt between two known classes is what prediction sets
+are for.
 
 Sources: Lee et al., A simple unified framework for detecting out-of-distribution samples and adversarial attacks, NeurIPS 2018 (Gaussians
 of the layers); Sun et al., Out-of-distribution detection with deep nearest neighbors, ICML 2022; Wang et al., ViM: Out-of-distribution
@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from headstart.engine import available_cores
 from headstart.errors import ParameterError, RunError
-from headstart.reliability.axes import Gaussian, Neighbourhood
+from headstart.reliability.density import Gaussian, Neighbourhood
 
 if TYPE_CHECKING:
     from headstart.backbones import Layer
@@ -43,12 +43,12 @@ BLOCK = 1024
 _LEAST = 1e-12
 
 
-class Unlike:
+class Novelty:
     """How unlike the training images an image is. Made by `fit` or `from_state`.
 
     Attributes:
         threshold: an image with a higher score is unlike anything seen in training.
-        refused_share: share of images like the training images that the threshold refuses, as asked for.
+        refused_share: target share of images like the training images that the threshold rejects.
         features: D, the length of a feature vector.
     """
 
@@ -89,28 +89,28 @@ class Unlike:
 
         Args:
             features: float32 (n, D), full feature vectors of the training images.
-            targets: their labels, (n,) or (n, k); only their number is looked at: one Gaussian for all was as good as one a class.
+            targets: their labels, (n,) or (n, k); only their number counts: one Gaussian for all was as good as one a class.
             layers: slices of the feature vector; the last one is the network's last layer.
             logits: out-of-sample logits (n, k). Rows with nan tell which images the network was fine-tuned on; these do not set the
                 threshold, because the network knows them too well.
-            refused_share: share of images like the training images to refuse, between 0 and 1.
+            refused_share: share of images like the training images to reject, between 0 and 1.
             seed: where images are drawn.
             groups: (n,) values; images with equal ones are left out together.
 
         Raises:
             ParameterError: fewer than two images, lengths that differ, features that are not finite, layers outside of them, or a share
-                that is none.
+                outside (0, 1).
         """
         values, slices = _checked(features, targets, layers, groups, refused_share)
         rng = np.random.default_rng(seed)
         rows = np.arange(len(values)) if len(values) <= MOST else np.sort(rng.permutation(len(values))[:MOST])
         values = values[rows]
-        judges = _judges(rows, logits, len(features))
+        unseen = _unseen(rows, logits, len(features))
         fold = _folds(None if groups is None else np.asarray(groups)[rows], len(rows), rng)
-        from headstart.heads.linalg import one_thread  # predicting does without it
+        from headstart.heads.linalg import one_thread  # brings scikit-learn, which predicting does without
 
-        with one_thread():  # several at once, each in one thread, are done before one that would use them all
-            logs = _left_out(values, fold, slices, seed)[judges]
+        with one_thread():  # several at once, one thread each, finish earlier than one after the other with all threads
+            logs = _left_out(values, fold, slices, seed)[unseen]
             gaussians, neighbourhood = _fit_parts(values, rows, slices, seed)
         centre = np.median(logs, axis=0)
         spread = np.maximum(np.quantile(logs, 0.97, axis=0) - centre, 1e-3)
@@ -133,8 +133,8 @@ class Unlike:
         return _combined(self.parts(features))
 
     def parts(self, features: npt.NDArray[Any]) -> Floats:
-        """What the score is made of, float64 (m, l + 1): a column for each layer, and one for the nearest training images."""
-        values = self._fitting(features)
+        """The parts of the score, float64 (m, l + 1): a column for each layer, and one for the nearest training images."""
+        values = self._checked_features(features)
         found = np.empty((len(values), len(self._gaussians) + 1))
         for start in range(0, len(values), BLOCK):
             found[start : start + BLOCK] = _distances(self._gaussians, self._neighbourhood, values[start : start + BLOCK])
@@ -142,8 +142,8 @@ class Unlike:
 
     def __call__(self, features: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
         """Whether each image is unlike anything seen in training: bool (m,); arguments and errors as of `score`."""
-        unlike: npt.NDArray[np.bool_] = self.score(features) > self.threshold
-        return unlike
+        novel: npt.NDArray[np.bool_] = self.score(features) > self.threshold
+        return novel
 
     def nearest(self, features: npt.NDArray[Any], count: int) -> tuple[Rows, Floats]:
         """The nearest training images in the last layer, by angle, the nearest first.
@@ -161,15 +161,15 @@ class Unlike:
         """
         if isinstance(count, bool) or count < 1:
             raise ParameterError(f"count must be a whole number of neighbours, at least 1, and is {count!r}.")
-        values, kept = self._fitting(features), self._neighbourhood
-        count = min(int(count), len(kept.rows))
+        values, neighbourhood = self._checked_features(features), self._neighbourhood
+        count = min(int(count), len(neighbourhood.rows))
         found, distances = np.empty((len(values), count), dtype=np.int64), np.empty((len(values), count))
         for start in range(0, len(values), BLOCK):
             block = slice(start, start + BLOCK)
-            found[block], distances[block] = kept.nearest(values[block], count)
-        return kept.rows[found], distances
+            found[block], distances[block] = neighbourhood.nearest(values[block], count)
+        return neighbourhood.rows[found], distances
 
-    def _fitting(self, features: npt.NDArray[Any]) -> Features:
+    def _checked_features(self, features: npt.NDArray[Any]) -> Features:
         values = np.asarray(features, dtype=np.float32)
         if values.ndim != 2 or values.shape[1] != self.features:
             raise ParameterError(
@@ -178,7 +178,7 @@ class Unlike:
         return values
 
     def state(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
-        """Everything needed to make it again: JSON values, and arrays."""
+        """JSON values and arrays from which `from_state` restores it."""
         settings = {
             "features": self.features,
             "refused_share": self.refused_share,
@@ -192,10 +192,10 @@ class Unlike:
 
     @classmethod
     def from_state(cls, settings: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> Self:
-        """Make it again from what `state` gave.
+        """Restore it from `state`.
 
         Raises:
-            RunError: an entry or an array is missing, or they do not go together.
+            RunError: an entry or an array is missing, or they are inconsistent.
         """
         try:
             slices = [(int(start), int(stop)) for start, stop in settings["layers"]]
@@ -262,7 +262,7 @@ def _folds(groups: npt.NDArray[Any] | None, count: int, rng: np.random.Generator
     return np.asarray(numbers[unit], dtype=np.int64)
 
 
-def _judges(rows: Rows, logits: npt.NDArray[Any] | None, count: int) -> npt.NDArray[np.bool_]:
+def _unseen(rows: Rows, logits: npt.NDArray[Any] | None, count: int) -> npt.NDArray[np.bool_]:
     """Which of the rows set the threshold: those that the network has not learned from, if they are enough."""
     every = np.ones(len(rows), dtype=bool)
     if logits is None:

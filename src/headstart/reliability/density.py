@@ -1,4 +1,4 @@
-"""What is kept of the training images' features in one layer: the principal axes of a Gaussian, and the images themselves as points."""
+"""The density of training features in one layer: a Gaussian along principal axes, and the distance to the nearest training images."""
 
 from __future__ import annotations
 
@@ -89,12 +89,12 @@ class Gaussian:
         return np.asarray(along + outside / self.variance[-1])
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """What `of_arrays` takes."""
+        """The arrays that `of_arrays` takes."""
         return {"mean": self.mean, "scale": self.scale, "axes": self.axes, "variance": self.variance}
 
     @classmethod
     def of_arrays(cls, start: int, stop: int, arrays: Mapping[str, npt.NDArray[Any]]) -> Self:
-        """Make it again; KeyError or ValueError where the arrays are not those of `arrays`."""
+        """Restore it; KeyError or ValueError where the arrays are not those of `arrays`."""
         mean, scale, axes, variance = (np.asarray(arrays[name], dtype=np.float32) for name in ("mean", "scale", "axes", "variance"))
         if axes.ndim != 2 or mean.shape != (stop - start,) or scale.shape != mean.shape or axes.shape[0] != len(mean):
             raise ValueError("the Gaussian of a layer")
@@ -161,12 +161,12 @@ class Neighbourhood:
         return np.take_along_axis(places, order, axis=1), np.take_along_axis(exact, order, axis=1), rest
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """What `of_arrays` takes."""
+        """The arrays that `of_arrays` takes."""
         return {"mean": self.mean, "axes": self.axes, "points": self.points, "rest": self.rest, "rows": self.rows}
 
     @classmethod
     def of_arrays(cls, start: int, stop: int, arrays: Mapping[str, npt.NDArray[Any]]) -> Self:
-        """Make it again; KeyError or ValueError where the arrays are not those of `arrays`."""
+        """Restore it; KeyError or ValueError where the arrays are not those of `arrays`."""
         mean, axes, rest = (np.asarray(arrays[name], dtype=np.float32) for name in ("mean", "axes", "rest"))
         points, rows = np.asarray(arrays["points"], dtype=np.float16), np.asarray(arrays["rows"], dtype=np.int64)
         if axes.ndim != 2 or mean.shape != (stop - start,) or axes.shape[0] != len(mean) or not len(rows):

@@ -16,8 +16,8 @@ from sklearn.neighbors import NearestNeighbors
 
 from headstart.errors import ParameterError, RunError
 from headstart.metrics import roc_auc
-from headstart.reliability import Unlike, axes, unlike
-from headstart.reliability.axes import Gaussian, Neighbourhood, _principal_axes
+from headstart.reliability import Novelty, density, novelty
+from headstart.reliability.density import Gaussian, Neighbourhood, _principal_axes
 
 Array = npt.NDArray[Any]
 
@@ -70,8 +70,8 @@ def test_axes_are_no_more_than_the_images_can_tell() -> None:
 
 def test_distances_from_a_gaussian_are_mahalanobis(monkeypatch: pytest.MonkeyPatch) -> None:
     """With all axes and hardly any floor or ridge."""
-    monkeypatch.setattr(axes, "FLOOR", 0.0)
-    monkeypatch.setattr(axes, "RIDGE", 1e-6)
+    monkeypatch.setattr(density, "FLOOR", 0.0)
+    monkeypatch.setattr(density, "RIDGE", 1e-6)
     rng = np.random.default_rng(0)
     values = (rng.normal(size=(500, 10)) @ rng.normal(size=(10, 10)) + 3).astype(np.float32)
     found = Gaussian.fit(values, 2, 8, seed=0).distances(values)
@@ -133,14 +133,14 @@ def test_refuses_about_the_share_asked_for_of_fresh_images(n: int) -> None:
     shares = []
     for seed in range(6):
         X, y = features(n, seed=seed)
-        fitted = Unlike.fit(X, y, layers=LAYERS, refused_share=0.05, seed=seed)
+        fitted = Novelty.fit(X, y, layers=LAYERS, refused_share=0.05, seed=seed)
         shares.append(fitted(features(2000, seed=100 + seed)[0]).mean())
     assert 0.015 < np.mean(shares) < 0.07
 
 
 def test_another_world_is_noticed_and_noise_in_any_layer() -> None:
     X, y = features(600, seed=0)
-    fitted = Unlike.fit(X, y, layers=LAYERS)
+    fitted = Novelty.fit(X, y, layers=LAYERS)
     own = features(500, seed=1)[0]
     score = fitted.score(own)
     assert area(score, fitted.score(features(300, seed=2, world=1)[0])) > 0.99
@@ -160,14 +160,14 @@ def test_groups_are_left_out_together() -> None:
     groups = np.repeat([f"patient {number}" for number in range(60)], 10)
     fresh = features(1000, seed=5)[0]
     targets = np.repeat(y, 10)
-    assert Unlike.fit(X, targets, layers=LAYERS, groups=groups)(fresh).mean() < 0.1
-    assert Unlike.fit(X, targets, layers=LAYERS)(fresh).mean() > 0.5
+    assert Novelty.fit(X, targets, layers=LAYERS, groups=groups)(fresh).mean() < 0.1
+    assert Novelty.fit(X, targets, layers=LAYERS)(fresh).mean() > 0.5
 
 
 def test_one_single_group_is_as_none() -> None:
     X, y = features(80, seed=0)
-    one = Unlike.fit(X, y, layers=LAYERS, groups=np.array(["all"] * 80))
-    assert one.threshold == Unlike.fit(X, y, layers=LAYERS).threshold
+    one = Novelty.fit(X, y, layers=LAYERS, groups=np.array(["all"] * 80))
+    assert one.threshold == Novelty.fit(X, y, layers=LAYERS).threshold
 
 
 def test_images_that_the_network_was_tuned_on_do_not_set_the_threshold() -> None:
@@ -177,13 +177,13 @@ def test_images_that_the_network_was_tuned_on_do_not_set_the_threshold() -> None
     X[tuned] = X[tuned].mean(axis=0) + 0.2 * (X[tuned] - X[tuned].mean(axis=0))
     fresh = features(500, seed=1)[0]
     logits = np.where(tuned[:, None], np.nan, np.zeros((2000, 3)))
-    assert Unlike.fit(X, y, layers=LAYERS, logits=logits, refused_share=0.06)(fresh).mean() < 0.12
-    assert Unlike.fit(X, y, layers=LAYERS, refused_share=0.06)(fresh).mean() > 0.5
+    assert Novelty.fit(X, y, layers=LAYERS, logits=logits, refused_share=0.06)(fresh).mean() < 0.12
+    assert Novelty.fit(X, y, layers=LAYERS, refused_share=0.06)(fresh).mean() > 0.5
 
 
 def test_an_image_is_its_own_nearest_and_neighbours_are_of_its_class() -> None:
     X, y = features(300, seed=0)
-    fitted = Unlike.fit(X, y, layers=LAYERS)
+    fitted = Novelty.fit(X, y, layers=LAYERS)
     found, distances = fitted.nearest(X, 3)
     assert (found[:, 0] == np.arange(300)).all()
     assert distances[:, 0] == pytest.approx(np.zeros(300), abs=0.002)
@@ -193,9 +193,9 @@ def test_an_image_is_its_own_nearest_and_neighbours_are_of_its_class() -> None:
 
 
 def test_positions_are_those_of_the_images_given_when_not_all_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unlike, "MOST", 100)
+    monkeypatch.setattr(novelty, "MOST", 100)
     X, y = features(400, seed=0)
-    fitted = Unlike.fit(X, y, layers=LAYERS)
+    fitted = Novelty.fit(X, y, layers=LAYERS)
     found, distances = fitted.nearest(X, 1)
     same = distances[:, 0] < 0.002  # the rounding of float16
     assert same.sum() == 100
@@ -204,9 +204,9 @@ def test_positions_are_those_of_the_images_given_when_not_all_are_kept(monkeypat
 
 def test_images_come_out_alike_alone_and_together(monkeypatch: pytest.MonkeyPatch) -> None:
     X, y = features(200, seed=0)
-    fitted = Unlike.fit(X, y, layers=LAYERS)
+    fitted = Novelty.fit(X, y, layers=LAYERS)
     whole, places = fitted.score(X), fitted.nearest(X, 2)[0]
-    monkeypatch.setattr(unlike, "BLOCK", 7)
+    monkeypatch.setattr(novelty, "BLOCK", 7)
     assert fitted.score(X) == pytest.approx(whole, rel=1e-4, abs=1e-4)
     assert (fitted.nearest(X, 2)[0] == places).mean() > 0.99
     assert fitted.score(X[:0]).shape == (0,)
@@ -216,25 +216,25 @@ def test_images_come_out_alike_alone_and_together(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("n", [2, 3, 7])
 def test_few_images_are_enough_to_begin_with(n: int) -> None:
     X, y = features(n, seed=0)
-    fitted = Unlike.fit(X, y, layers=LAYERS)
+    fitted = Novelty.fit(X, y, layers=LAYERS)
     assert np.isfinite(fitted.score(features(20, seed=1)[0])).all()
     assert fitted.nearest(X, 50)[0].shape == (n, n)
 
 
 def test_identical_images_do_no_harm() -> None:
-    fitted = Unlike.fit(np.ones((40, 136), dtype=np.float32), np.zeros(40), layers=LAYERS)
+    fitted = Novelty.fit(np.ones((40, 136), dtype=np.float32), np.zeros(40), layers=LAYERS)
     assert not fitted(np.ones((3, 136), dtype=np.float32)).any()
     assert fitted(np.random.default_rng(0).normal(size=(3, 136))).all()
 
 
 def test_several_labels_an_image_are_taken() -> None:
     X, _ = features(100, seed=0)
-    assert Unlike.fit(X, np.ones((100, 4), dtype=bool), layers=LAYERS)(features(400, seed=1)[0]).mean() < 0.15
+    assert Novelty.fit(X, np.ones((100, 4), dtype=bool), layers=LAYERS)(features(400, seed=1)[0]).mean() < 0.15
 
 
 def test_the_same_seed_gives_the_same() -> None:
     X, y = features(300, seed=0)
-    first, second = (Unlike.fit(X, y, layers=LAYERS, seed=3).state() for _ in range(2))
+    first, second = (Novelty.fit(X, y, layers=LAYERS, seed=3).state() for _ in range(2))
     assert first[0] == second[0]
     assert all((first[1][name] == second[1][name]).all() for name in first[1])
 
@@ -243,10 +243,10 @@ def test_survives_being_written() -> None:
     from safetensors.numpy import load, save
 
     X, y = features(300, seed=0)
-    fitted = Unlike.fit(X, y, layers=LAYERS)
+    fitted = Novelty.fit(X, y, layers=LAYERS)
     settings, arrays = fitted.state()
     written = load(save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
-    again = Unlike.from_state(json.loads(json.dumps(settings)), written)
+    again = Novelty.from_state(json.loads(json.dumps(settings)), written)
     fresh = features(100, seed=1)[0]
     assert (again.score(fresh) == fitted.score(fresh)).all()
     assert (again(fresh) == fitted(fresh)).all()
@@ -256,7 +256,7 @@ def test_survives_being_written() -> None:
 def test_what_is_kept_of_many_images_is_small() -> None:
     rng = np.random.default_rng(0)
     layers = (Layer("a", 0, 300), Layer("last", 300, 1580))
-    _, arrays = Unlike.fit(rng.normal(size=(2000, 1580)).astype(np.float32), np.zeros(2000), layers=layers).state()
+    _, arrays = Novelty.fit(rng.normal(size=(2000, 1580)).astype(np.float32), np.zeros(2000), layers=layers).state()
     assert sum(array.nbytes for array in arrays.values()) < 2 << 20
 
 
@@ -273,7 +273,7 @@ def test_needs_nothing_but_numpy() -> None:
 
 def _state() -> tuple[dict[str, Any], dict[str, Array]]:
     X, y = features(60, seed=0)
-    return Unlike.fit(X, y, layers=LAYERS).state()
+    return Novelty.fit(X, y, layers=LAYERS).state()
 
 
 @pytest.mark.parametrize("lost", ["layer0.axes", "near.points", "near.rows"])
@@ -281,7 +281,7 @@ def test_a_lost_array_is_named(lost: str) -> None:
     settings, arrays = _state()
     del arrays[lost]
     with pytest.raises(RunError, match=f"damaged: '{lost.split('.')[1]}' is missing"):
-        Unlike.from_state(settings, arrays)
+        Novelty.from_state(settings, arrays)
 
 
 @pytest.mark.parametrize(
@@ -300,7 +300,7 @@ def test_a_lost_array_is_named(lost: str) -> None:
 def test_damage_is_named(entries: dict[str, Any], arrays: dict[str, Array], message: str) -> None:
     settings, kept = _state()
     with pytest.raises(RunError, match=message):
-        Unlike.from_state(settings | entries, kept | arrays)
+        Novelty.from_state(settings | entries, kept | arrays)
 
 
 @pytest.mark.parametrize(
@@ -321,12 +321,12 @@ def test_refuses_what_does_not_fit(change: dict[str, Any], message: str) -> None
     X, y = features(20, seed=0)
     given = {"features": X, "targets": y, "layers": LAYERS} | change
     with pytest.raises(ParameterError, match=message):
-        Unlike.fit(given.pop("features"), given.pop("targets"), **given)
+        Novelty.fit(given.pop("features"), given.pop("targets"), **given)
 
 
 def test_refuses_features_of_another_backbone_and_no_neighbours() -> None:
     X, y = features(60, seed=0)
-    fitted = Unlike.fit(X, y, layers=LAYERS)
+    fitted = Novelty.fit(X, y, layers=LAYERS)
     for call in (fitted.score, fitted, lambda values: fitted.nearest(values, 1)):
         with pytest.raises(ParameterError, match=r"\(images, 136\), as the backbone of the fit gives them, and have \(60, 100\)"):
             call(X[:, :100])
