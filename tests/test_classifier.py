@@ -270,7 +270,7 @@ def test_a_cache_that_is_a_file(tmp_path: Path, data: Data) -> None:
 def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path, data: Data) -> None:
     (tmp_path / "file").write_text("")
     classifier = TransferClassifier(head="centroid", cache=tmp_path / "file" / "cache")
-    with pytest.warns(RuntimeWarning, match=r"cache folder .*file/cache cannot be written. Going on without keeping features") as caught:
+    with pytest.warns(RuntimeWarning, match=r"cache folder .*file/cache cannot be written. Continuing without storing features") as caught:
         classifier.fit(data[0][:24], data[1][:24])
     assert len(caught) == 1
     kept = TransferClassifier(head="centroid").fit(data[0][:24], data[1][:24])
@@ -287,7 +287,7 @@ def test_a_cache_that_can_only_be_read_is_used(tmp_path: Path, data: Data, backb
     shutil.copytree(backbone.network.parent, tmp_path / "cache" / "networks")
     (tmp_path / "cache").chmod(stat.S_IRUSR | stat.S_IXUSR)
     try:
-        with pytest.warns(RuntimeWarning, match="Going on without keeping features") as caught:
+        with pytest.warns(RuntimeWarning, match="Continuing without storing features") as caught:
             found = TransferClassifier(head="centroid", cache=tmp_path / "cache").fit(data[0][:24], data[1][:24])
         assert len(caught) == 1
         assert found.extractor_.backbone.network.parent == tmp_path / "cache" / "networks"

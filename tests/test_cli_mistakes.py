@@ -128,6 +128,6 @@ def test_a_cache_that_cannot_be_written(cli: Cli, pictures: Path, run: Path, pho
     assert done.code == 0, done.err
     assert RESULT.fullmatch(done.out.strip())
     assert done.err.count("Warning") == 1
-    assert "Going on without keeping features" in done.err
+    assert "Continuing without storing features" in done.err
     assert cli("predict", run, photo).code == 0
     assert cli("fit", pictures, "--shard", "1/2").code == 1

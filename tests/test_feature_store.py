@@ -18,7 +18,7 @@ from hypothesis.extra import numpy as arrays
 
 from headstart.errors import ParameterError, StoreError
 from headstart.features import FeatureStore, store
-from headstart.features.rows import now
+from headstart.features.database import now
 
 
 def digest(number: int) -> bytes:
@@ -92,7 +92,7 @@ def test_more_rows_than_one_query_takes(kept: FeatureStore) -> None:
 def test_reading_creates_nothing(kept: FeatureStore) -> None:
     assert kept.get("e", digests(3)) == {}
     assert kept.missing("e", digests(2)) == digests(2)
-    assert kept.cached_choice("k") is None
+    assert kept.get_result("k") is None
     assert kept.summary().extractors == ()
     assert kept.verify().sound
     assert kept.prune(max_bytes=0).rows == 0
@@ -124,18 +124,16 @@ def test_paths_with_odd_characters(tmp_path: Path) -> None:
 
 
 def test_parameters_are_refused_in_words(kept: FeatureStore) -> None:
-    with pytest.raises(ParameterError, match=r"an image digest is 32 bytes, and b'short' came"):
+    with pytest.raises(ParameterError, match=r"an image digest is 32 bytes, got b'short'"):
         kept.put("e", [b"short"], vectors(1))
-    with pytest.raises(ParameterError, match=r"an extractor id is a text of at least one character, and '' came"):
+    with pytest.raises(ParameterError, match=r"an extractor id is a string of at least one character, got ''"):
         kept.get("", digests(1))
     for wrong in (vectors(2), vectors(1).astype(np.float64), vectors(1)[0], vectors(1, 0)):
-        with pytest.raises(
-            ParameterError, match=r"features must be float32 of shape \(1, dim\), one row for each digest, and float.. \(.* came"
-        ):
+        with pytest.raises(ParameterError, match=r"features must be float32 of shape \(1, dim\), one row for each digest, got float.. \("):
             kept.put("e", digests(1), wrong)
-    with pytest.raises(ParameterError, match=r"prune needs to know what to remove"):
+    with pytest.raises(ParameterError, match=r"Nothing to prune by: give an extractor"):
         kept.prune()
-    with pytest.raises(ParameterError, match=r"older_than_days must be 0 or more, and -1 came"):
+    with pytest.raises(ParameterError, match=r"older_than_days must be 0 or more, got -1"):
         kept.prune(older_than_days=-1)
 
 
@@ -183,7 +181,7 @@ def test_damaged_rows_count_as_missing_and_are_replaced(kept: FeatureStore, colu
 def test_the_summary_counts_rows_bytes_and_times(kept: FeatureStore) -> None:
     kept.put("first", digests(3), vectors(3, 5))
     kept.put("second", digests(2), vectors(2, 9))
-    kept.cache_choice("k", b"1234")
+    kept.put_result("k", b"1234")
     kept.close()
     sql(kept.path, "UPDATE batches SET used = used + 50 WHERE extractor = 2")
     summary = kept.summary()
@@ -191,7 +189,7 @@ def test_the_summary_counts_rows_bytes_and_times(kept: FeatureStore) -> None:
         ("second", 2, 72, 9),
         ("first", 3, 60, 5),
     ]
-    assert (summary.memos, summary.memo_bytes, summary.path) == (1, 4, kept.path)
+    assert (summary.results, summary.result_bytes, summary.path) == (1, 4, kept.path)
     assert summary.file_bytes >= kept.path.stat().st_size > 0
     assert summary.extractors[0].last_used - summary.extractors[0].created >= timedelta(seconds=50)
     assert abs(summary.extractors[1].created - datetime.now(UTC)) < timedelta(minutes=1)
@@ -250,25 +248,25 @@ def test_prune_by_extractor_age_and_size_shrinks_the_file(kept: FeatureStore) ->
     assert kept.path.stat().st_size < 0.1 * whole
 
 
-def test_memos_are_kept_within_their_limit(kept: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "MEMO_BYTES", 1000)
+def test_cached_results_stay_within_their_limit(kept: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "RESULT_BYTES", 1000)
     for number in range(4):
-        kept.cache_choice(f"k{number}", bytes([number]) * 300)
-    kept.cache_choice("too large", b"x" * 1001)
-    assert [kept.cached_choice(f"k{number}") for number in range(4)] == [None, *(bytes([number]) * 300 for number in (1, 2, 3))]
-    assert kept.cached_choice("too large") is None
-    kept.cache_choice("k2", b"again")
-    assert kept.cached_choice("k2") == b"again"
+        kept.put_result(f"k{number}", bytes([number]) * 300)
+    kept.put_result("too large", b"x" * 1001)
+    assert [kept.get_result(f"k{number}") for number in range(4)] == [None, *(bytes([number]) * 300 for number in (1, 2, 3))]
+    assert kept.get_result("too large") is None
+    kept.put_result("k2", b"again")
+    assert kept.get_result("k2") == b"again"
     kept.close()
     sql(kept.path, "UPDATE memos SET used = 1000 WHERE key IN ('k1', 'k3')")
-    assert kept.cached_choice("k1") is not None  # notes the use, so k3 goes first
-    kept.cache_choice("k4", b"4" * 500)
-    assert kept.cached_choice("k3") is None
-    assert kept.cached_choice("k1") is not None
+    assert kept.get_result("k1") is not None  # notes the use, so k3 goes first
+    kept.put_result("k4", b"4" * 500)
+    assert kept.get_result("k3") is None
+    assert kept.get_result("k1") is not None
     kept.close()
     sql(kept.path, "UPDATE memos SET value = x'00' WHERE key = 'k1'")
-    assert kept.cached_choice("k1") is None
-    assert kept.prune(older_than_days=0).memos == 3
+    assert kept.get_result("k1") is None
+    assert kept.prune(older_than_days=0).results == 3
 
 
 def test_merge_adds_what_is_missing_and_does_nothing_the_second_time(tmp_path: Path) -> None:
@@ -353,7 +351,7 @@ def test_a_failed_or_interrupted_transaction_leaves_nothing_behind(kept: Feature
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("headstart.features.rows.Extractor.checksum", interrupt)
+        patched.setattr("headstart.features.database.Extractor.checksum", interrupt)
         with pytest.raises(KeyboardInterrupt):
             kept.put("new", digests(2), vectors(2))
     assert [each.extractor_id for each in kept.summary().extractors] == ["e"]

@@ -104,7 +104,7 @@ def test_a_limit_on_the_size_of_files_is_reported_and_nothing_is_lost(tmp_path: 
     output, complaints = writer.communicate(timeout=60)
     assert complaints == ""
     assert "refused: the disk refuses to read or write" in output
-    assert "Is it full, or a quota used up? Free some space, or choose another folder with --cache DIR." in output
+    assert "Is it full, or a quota exhausted? Free some space, or choose another folder with --cache DIR." in output
     kept = committed(output.split("refused")[0])
     assert len(kept) >= 20
     with FeatureStore(path) as store:
@@ -150,7 +150,7 @@ def test_from_a_read_only_disk_features_are_still_read(tmp_path: Path) -> None:
     script = 'mount --bind "$1" "$1"; mount -o remount,bind,ro "$1"; "$2" -W error -c "$3" "$4" "$1"'
     lines = in_own_mounts(script, tmp_path / "disk", sys.executable, READ_ONLY, WRITER).splitlines()
     assert lines[0] == "20 20"
-    assert "s.sqlite is read-only. Give yourself the right to write into the file and its folder, or choose another folder" in lines[1]
+    assert "s.sqlite is read-only. Grant yourself write permission for the file and its folder, or choose another folder" in lines[1]
     assert lines[2] == "0 0"
     assert "none.sqlite cannot be opened (unable to open database file). Check the rights of the file and its folder" in lines[3]
 
@@ -173,9 +173,7 @@ def test_a_store_that_another_process_keeps_busy_is_reported(tmp_path: Path, mon
     try:
         blocker.execute("BEGIN IMMEDIATE")
         with FeatureStore(path) as store:
-            with pytest.raises(
-                StoreError, match=r"another process has kept the feature store .* busy for more than 0 seconds. Wait for it"
-            ):
+            with pytest.raises(StoreError, match=r"another process has locked the feature store .* for more than 0 seconds. Wait for it"):
                 store.put(EXTRACTOR, [digest(99)], vectors([99]))
             assert len(store.get(EXTRACTOR, [digest(1)])) == 1
             blocker.execute("ROLLBACK")
@@ -311,7 +309,7 @@ def test_an_interrupted_repair_leaves_the_old_file(tmp_path: Path, monkeypatch: 
     with FeatureStore(path) as store:
         with monkeypatch.context() as patched:
             patched.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
-            with pytest.raises(StoreError, match=r"cannot be written anew \(Permission denied\)\. Delete it"):
+            with pytest.raises(StoreError, match=r"cannot be rebuilt \(Permission denied\)\. Delete it"):
                 store.verify(repair=True)
         assert path.stat().st_size == len(raw) // 2
         assert store.verify(repair=True).rebuilt
@@ -366,7 +364,7 @@ with store._database.writing():
             store._database._lock.release()
             store.get("e", [key(1)])
         except Exception as error:
-            os._exit(7 if "start processes by 'spawn'" in str(error).lower() else 1)
+            os._exit(7 if "start processes with 'spawn'" in str(error).lower() else 1)
         os._exit(0)
     assert os.waitpid(child, 0)[1] >> 8 == 7
 store.close()

@@ -125,7 +125,7 @@ class FailingStore(FeatureStore):
 class UnreadableStore(FeatureStore):
     """A store whose file is damaged."""
 
-    def get(self, *_: object, **__: object) -> dict[bytes, np.ndarray]:
+    def get_into(self, *_: object, **__: object) -> np.ndarray:
         raise StoreError("The file is damaged.")
 
 
@@ -138,7 +138,7 @@ def test_extraction_goes_on_without_a_store_that_fails(
     with kind(tmp_path / "store.sqlite") as store:
         found = extractor(paths, store=store)
     np.testing.assert_array_equal(found.values, extractor(paths).values)
-    assert warnings == [f"{message} Going on without keeping features."]
+    assert warnings == [f"{message} Continuing without storing features."]
 
 
 def test_a_smaller_input_is_honoured(backbone: Backbone, paths: list[Path]) -> None:

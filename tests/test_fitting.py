@@ -323,4 +323,4 @@ def test_a_shard_whose_store_fails(copied: Path, backbone: Backbone, tmp_path: P
         fit_shard(copied, Shard(1, 2), settings=FitSettings(cache=tmp_path / "cache"))
     heard = Heard()
     assert fit(copied, settings=FitSettings(cache=tmp_path / "cache", head="centroid"), listener=heard).test.images == 4
-    assert [text for text in heard.warned if "Going on without keeping features" in text] == heard.warned[:1]
+    assert [text for text in heard.warned if "Continuing without storing features" in text] == heard.warned[:1]

@@ -168,10 +168,10 @@ def test_pipeline_in_onnx_and_state() -> None:
 
 
 class Memory(dict[str, bytes]):
-    def cached_choice(self, key: str) -> bytes | None:
+    def get_result(self, key: str) -> bytes | None:
         return self.get(key)
 
-    def cache_choice(self, key: str, value: bytes) -> None:
+    def put_result(self, key: str, value: bytes) -> None:
         self[key] = value
 
 

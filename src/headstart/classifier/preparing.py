@@ -74,7 +74,7 @@ def prepare(wanted: Wanted, *, announce: Say | None = None, warn: Say | None = N
         except (BackboneError, StoreError, OSError):
             if _is_writable(cache):
                 raise
-        (warn or to_warnings)(f"The cache folder {cache} cannot be written. Going on without keeping features.")
+        (warn or to_warnings)(f"The cache folder {cache} cannot be written. Continuing without storing features.")
     scratch = Path(tempfile.mkdtemp(prefix="headstart-"))
     try:
         ready = Ready(wanted, load(scratch), None)

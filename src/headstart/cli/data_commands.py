@@ -108,7 +108,7 @@ def _store(cache: str | None, *, must_exist: bool = True) -> FeatureStore:
 
     path = files.feature_store_file(files.cache_folder(cache))
     if must_exist and not path.exists():
-        raise InputError(f"{path}: no features are stored there yet. `headstart fit` stores them; --cache DIR names another folder.")
+        raise InputError(f"{path}: no features are stored there yet. `headstart fit` stores them; --cache DIR selects another folder.")
     return FeatureStore(path)
 
 
@@ -131,8 +131,8 @@ def show(cache: CacheFolder = None, verbose: Verbose = False) -> None:
         print_result(f"  {entry.rows:>8} images  {_size(entry.bytes):>9}  last used {entry.last_used:%Y-%m-%d}  {entry.extractor_id}")
     if not summary.extractors:
         print_result("  no features")
-    if summary.memos:
-        print_result(f"  {summary.memos:>8} fitted {'head' if summary.memos == 1 else 'heads'}  {_size(summary.memo_bytes)}")
+    if summary.results:
+        print_result(f"  {summary.results:>8} cached {'result' if summary.results == 1 else 'results'}  {_size(summary.result_bytes)}")
 
 
 @cache_application.command(name="verify", epilog="Example:  headstart cache verify --repair")
@@ -171,7 +171,7 @@ def prune(
     with _store(cache) as store:
         done = store.prune(extractor_id=extractor, older_than_days=older_than, max_bytes=None if keep is None else int(keep * 1e6))
     print_result(
-        f"removed {done.rows} vectors and {done.memos} fitted heads: {_size(done.bytes_before)} before, {_size(done.bytes_after)} now"
+        f"removed {done.rows} vectors and {done.results} cached results: {_size(done.bytes_before)} before, {_size(done.bytes_after)} now"
     )
 
 

@@ -1,8 +1,8 @@
-"""Features of images by a frozen backbone: the extractor, and the store that keeps them by (extractor id, image digest)."""
+"""Features of images by a frozen backbone: the extractor, and the store that holds them by (extractor id, image digest)."""
 
 from headstart.features.extractor import BackboneExtractor, Features, Images, run_images, survey
+from headstart.features.maintenance import ExtractorSummary, Merged, Pruned, StoreSummary, Verification
 from headstart.features.store import FeatureStore
-from headstart.features.upkeep import ExtractorSummary, Merged, Pruned, StoreSummary, Verification
 
 __all__ = [
     "BackboneExtractor",

@@ -1,10 +1,13 @@
-"""Opens the SQLite file, holds the one connection of this process, and turns SQLite's errors into sentences.
+"""The SQLite file of the feature store: its one connection in this process, its rows, and readable messages for SQLite's errors.
+
+Every row carries a CRC-32 over the extractor's id, the image digest and the vector. A row whose checksum or length is wrong counts as
+missing: it is never returned, and the next `insert` of its key replaces it.
 
 Journal: WAL with ``synchronous=NORMAL``. What was committed survives the death of the process at any moment; a power failure can
 lose the last transactions but cannot damage the file (https://sqlite.org/wal.html). WAL needs memory shared by all who use the
 file, which a network file system does not give; there the rollback journal with ``synchronous=FULL`` is used.
 
-Fork: a connection must not be carried into a child process, not even unused, since SQLite would then believe in locks that the
+Fork: a connection must not be carried into a child process, not even unused, since SQLite would then rely on locks that the
 child does not hold (https://sqlite.org/howtocorrupt.html, section 2.6). Every idle connection is therefore closed just before a
 fork, and opened again on next use.
 """
@@ -17,18 +20,24 @@ import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from headstart.errors import StoreError
 from headstart.files import create_folder, is_shared_between_machines
 
 APPLICATION = 0x48534653  # "HSFS", in the header of every store
 PROTOCOL = 1
-_PATIENCE = 60.0  # seconds to wait for other writers; one transaction takes some milliseconds
-_PAGE_BYTES = 8192  # measured: 4 kB to 64 kB, features of 2,064 numbers; this one reads fastest and wastes little
+_PATIENCE = 60.0  # seconds to wait for other writers; one transaction takes a few milliseconds
+_PAGE_BYTES = 8192  # measured: 4 kB to 64 kB, features of 2,064 numbers; this reads fastest and wastes little
 _CHECKPOINT_PAGES = 2048  # 16 MB of log between two checkpoints
 _LOG_BYTES = 64 << 20
+FLOAT_BYTES = 4
+_AT_ONCE = 500  # values in one IN list; SQLite allowed 999 before 2020
+_T = TypeVar("_T")
 _TABLES = """
 CREATE TABLE extractors (extractor INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, dim INTEGER NOT NULL,
                          created INTEGER NOT NULL);
@@ -66,18 +75,15 @@ class Database:
     @contextlib.contextmanager
     def reading(self) -> Iterator[sqlite3.Connection | None]:
         """Give a connection that sees one state of the file until the block ends; None where there is no store yet. Raises `StoreError`."""
-        with self._lock, _in_words(self.path):
+        with self._lock, _readable_errors(self.path):
             connection = self._connected(create=False)
-            if connection is None:
-                yield None
-            else:
-                with self._transaction(connection, "BEGIN"):
-                    yield connection
+            with self._transaction(connection, "BEGIN") if connection else contextlib.nullcontext():
+                yield connection
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """Give a connection that may write; all is kept when the block ends well, and nothing otherwise. Raises `StoreError`."""
-        with self._lock, _in_words(self.path):
+        """Give a connection that may write; all is committed when the block ends without an error, else nothing. Raises `StoreError`."""
+        with self._lock, _readable_errors(self.path):
             connection = self._connected(create=True)
             assert connection is not None
             with self._transaction(connection, "BEGIN IMMEDIATE"):
@@ -85,7 +91,7 @@ class Database:
 
     @contextlib.contextmanager
     def noting(self) -> Iterator[sqlite3.Connection]:
-        """Like `writing`, for what may as well be left out: does not wait for other writers; the caller suppresses `sqlite3.Error`."""
+        """Like `writing`, for what may be left out: does not wait for other writers; the caller suppresses `sqlite3.Error`."""
         with self._lock:
             if self._connection is None:
                 raise sqlite3.OperationalError("the store is closed")
@@ -99,7 +105,7 @@ class Database:
     @contextlib.contextmanager
     def outside_transactions(self) -> Iterator[sqlite3.Connection | None]:
         """Give the bare connection, for VACUUM and checkpoints; None where there is no store yet. Raises `StoreError`."""
-        with self._lock, _in_words(self.path):
+        with self._lock, _readable_errors(self.path):
             yield self._connected(create=False)
 
     def close(self) -> None:
@@ -127,7 +133,7 @@ class Database:
     def _connected(self, *, create: bool) -> sqlite3.Connection | None:
         if self._forked_in_use:
             raise StoreError(
-                f"the feature store {self.path} was at work while this process was forked. Start processes by 'spawn' instead."
+                f"the feature store {self.path} was in use while this process was forked. Start processes with 'spawn' instead."
             )
         if self._connection is not None and self._file != _identity(self.path):
             self.close()  # the file was deleted or replaced: what is written into the old one would be lost
@@ -158,7 +164,7 @@ def _open(path: Path, *, create: bool, lenient: bool) -> sqlite3.Connection | No
     try:
         return _connect(path, "mode=rwc" if create else "mode=rw", prepare)
     except sqlite3.OperationalError as error:
-        if _code(error) not in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN) or not path.is_file() or _log_bytes(path):
+        if _code(error) not in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN) or not path.is_file() or file_size(path, "-wal"):
             raise
         # A store on a read-only disk can still be read.
         return _connect(path, "mode=ro&immutable=1", lambda connection: _recognise(connection, path, lenient=lenient))
@@ -167,21 +173,20 @@ def _open(path: Path, *, create: bool, lenient: bool) -> sqlite3.Connection | No
 def _connect(path: Path, mode: str, prepare: Callable[[sqlite3.Connection], bool]) -> sqlite3.Connection | None:
     uri = f"{path.absolute().as_uri()}?{mode}"
     connection = sqlite3.connect(uri, uri=True, timeout=_PATIENCE, isolation_level=None, check_same_thread=False)
-    ready = False
+    recognised = False
     try:
         connection.text_factory = lambda raw: raw.decode("utf-8", "replace")  # damaged text must not raise, it is simply not found
-        ready = prepare(connection)
+        recognised = prepare(connection)
     finally:
-        if not ready:
+        if not recognised:
             connection.close()
-    return connection if ready else None
+    return connection if recognised else None
 
 
-def _log_bytes(path: Path) -> int:
-    try:
-        return path.with_name(path.name + "-wal").stat().st_size
-    except OSError:
-        return 0
+def file_size(path: Path, ending: str = "") -> int:
+    """Bytes of the store at `path`, or of SQLite's file of that ending beside it (``-wal``); 0 where there is none."""
+    file = path.with_name(path.name + ending)
+    return file.stat().st_size if file.exists() else 0
 
 
 def _prepare(connection: sqlite3.Connection, path: Path, *, create: bool) -> bool:
@@ -212,7 +217,7 @@ def _recognise(connection: sqlite3.Connection, path: Path, *, lenient: bool = Fa
     """Return True for a store, False for an empty file; refuse everything else."""
     if lenient:
         connection.execute("PRAGMA writable_schema = ON")  # lifts the checks of file length and schema, https://sqlite.org/pragma.html
-    application, protocol, tables = _marks(connection)
+    application, protocol, tables = _header(connection)
     if application == APPLICATION and protocol == PROTOCOL:
         return True
     if application == APPLICATION:
@@ -227,25 +232,37 @@ def _recognise(connection: sqlite3.Connection, path: Path, *, lenient: bool = Fa
     return False
 
 
-def _set_journal(connection: sqlite3.Connection, wanted: str) -> str:
-    """Return the journal mode in force; as long as another process stands in the way of a change, the mode that is there is as good."""
-    (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
+def _header(connection: sqlite3.Connection) -> tuple[int, int, int]:
+    """Application id, protocol and number of tables, of one moment: another process may be creating them just now."""
+    alone = not connection.in_transaction
+    if alone:
+        connection.execute("BEGIN")
+    try:
+        asked = ("PRAGMA application_id", "PRAGMA user_version", "SELECT count(*) FROM sqlite_master")
+        application, protocol, tables = (int(connection.execute(question).fetchone()[0]) for question in asked)
+    finally:
+        if alone:
+            connection.execute("ROLLBACK")
+    return application, protocol, tables
+
+
+def _set_journal(connection: sqlite3.Connection, target: str) -> str:
+    """Return the journal mode in force; while another process prevents a change, the present mode will do."""
     deadline = time.monotonic() + 2.0
-    while mode != wanted.lower():
+    while True:
+        (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
+        if mode == target.lower() or time.monotonic() > deadline:
+            return str(mode)
         try:
-            (mode,) = connection.execute(f"PRAGMA journal_mode = {wanted}").fetchone()
-            break
+            (mode,) = connection.execute(f"PRAGMA journal_mode = {target}").fetchone()
+            return str(mode)
         except sqlite3.OperationalError as error:
-            if _code(error) == sqlite3.SQLITE_BUSY:  # SQLite does not wait by itself here
-                if time.monotonic() > deadline:
-                    break
-                time.sleep(0.01)
-            elif wanted == "DELETE":
+            if _code(error) == sqlite3.SQLITE_BUSY:
+                time.sleep(0.01)  # SQLite does not wait by itself here
+            elif target == "DELETE":
                 raise
             else:
-                wanted = "DELETE"  # a file system without shared memory
-        (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
-    return str(mode)
+                target = "DELETE"  # a file system without shared memory
 
 
 def _code(error: BaseException | None) -> int:
@@ -254,45 +271,43 @@ def _code(error: BaseException | None) -> int:
 
 
 @contextlib.contextmanager
-def _in_words(path: Path) -> Iterator[None]:
+def _readable_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (sqlite3.Error, UnicodeDecodeError) as error:
-        raise StoreError(_sentence(path, error)) from error
+        raise StoreError(_message(path, error)) from error
 
 
 def is_damage(error: BaseException | None) -> bool:
-    """Tell whether an error means that a part of the file is damaged (and not that it is no SQLite file at all)."""
+    """Tell whether an error means that a part of the file is damaged (and not that it is not an SQLite file at all)."""
     # The statements here are right, so where SQLite finds them wrong (SQLITE_ERROR), it is the schema in the file that is damaged;
     # and Python cannot decode SQLite's message when that quotes a damaged schema.
     return isinstance(error, UnicodeDecodeError) or _code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_MISMATCH)
 
 
-def _sentence(path: Path, error: sqlite3.Error | UnicodeDecodeError) -> str:
-    """Say what happened to the store at `path`, and what to do; reads well after "features are not being kept: "."""
-    elsewhere = "choose another folder with --cache DIR"
-    code = _code(error)
-    if code == sqlite3.SQLITE_FULL:
-        return f"the disk is full: {path}. Free some space, run 'headstart cache prune', or {elsewhere}."
-    if code == sqlite3.SQLITE_IOERR:
-        return f"the disk refuses to read or write {path} ({error}). Is it full, or a quota used up? Free some space, or {elsewhere}."
-    if code == sqlite3.SQLITE_READONLY:
-        return f"the feature store {path} is read-only. Give yourself the right to write into the file and its folder, or {elsewhere}."
-    if code == sqlite3.SQLITE_CANTOPEN:
-        why = "it is a folder" if path.is_dir() else "its folder cannot be used" if not path.parent.is_dir() else str(error)
-        return f"the feature store {path} cannot be opened ({why}). Check the rights of the file and its folder, or {elsewhere}."
-    if code == sqlite3.SQLITE_NOTADB:
-        return (
-            f"{path} is not a feature store, or its beginning is damaged ({error}). Move or delete it, and it is made anew; or {elsewhere}."
-        )
+_ELSEWHERE = "choose another folder with --cache DIR."
+_MESSAGES = {
+    sqlite3.SQLITE_FULL: "the disk is full: {path}. Free some space, run 'headstart cache prune', or",
+    sqlite3.SQLITE_IOERR: "the disk refuses to read or write {path} ({error}). Is it full, or a quota exhausted? Free some space, or",
+    sqlite3.SQLITE_READONLY: "the feature store {path} is read-only. Grant yourself write permission for the file and its folder, or",
+    sqlite3.SQLITE_CANTOPEN: "the feature store {path} cannot be opened ({why}). Check the permissions of the file and its folder, or",
+    sqlite3.SQLITE_NOTADB: "{path} is not a feature store, or its beginning is damaged ({error}). Move or delete it, "
+    "and a new one is created; or",
+    sqlite3.SQLITE_BUSY: "another process has locked the feature store {path} for more than {patience:.0f} seconds. Wait for it, or",
+}
+_MESSAGES[sqlite3.SQLITE_LOCKED] = _MESSAGES[sqlite3.SQLITE_BUSY]
+
+
+def _message(path: Path, error: sqlite3.Error | UnicodeDecodeError) -> str:
+    """Say what happened to the store at `path`, and what to do."""
     if is_damage(error):
         return (
-            f"the feature store {path} is damaged ({error}). Run 'headstart cache verify --repair' to keep what is whole, "
-            "or delete the file: its features are then computed again."
+            f"the feature store {path} is damaged ({error}). Run 'headstart cache verify --repair' to keep what is intact, "
+            "or delete the file: its features are then recomputed."
         )
-    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return f"another process has kept the feature store {path} busy for more than {_PATIENCE:.0f} seconds. Wait for it, or {elsewhere}."
-    return f"the feature store {path} cannot be used ({error}). Run 'headstart cache verify', or {elsewhere}."
+    message = _MESSAGES.get(_code(error), "the feature store {path} cannot be used ({error}). Run 'headstart cache verify', or")
+    why = "it is a folder" if path.is_dir() else "its folder cannot be used" if not path.parent.is_dir() else str(error)
+    return f"{message.format(path=path, error=error, why=why, patience=_PATIENCE)} {_ELSEWHERE}"
 
 
 _databases: weakref.WeakSet[Database] = weakref.WeakSet()
@@ -325,15 +340,111 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
 
 
-def _marks(connection: sqlite3.Connection) -> tuple[int, int, int]:
-    """Whose file it is, in which version, and how many tables it has, all of one moment: another process may be creating them just now."""
-    alone = not connection.in_transaction
-    if alone:
-        connection.execute("BEGIN")
-    try:
-        asked = ("PRAGMA application_id", "PRAGMA user_version", "SELECT count(*) FROM sqlite_master")
-        application, protocol, tables = (int(connection.execute(question).fetchone()[0]) for question in asked)
-    finally:
-        if alone:
-            connection.execute("ROLLBACK")
-    return application, protocol, tables
+@dataclass(frozen=True)
+class Extractor:
+    """One row of the table of extractors.
+
+    Attributes:
+        key: its number in this file.
+        name: the extractor's id.
+        dim: numbers in each of its vectors.
+    """
+
+    key: int
+    name: str
+    dim: int
+
+    def checksum(self, digest: bytes, vector: bytes | memoryview) -> int:
+        """Return the CRC-32 of one row, an unsigned 32-bit integer."""
+        return zlib.crc32(vector, zlib.crc32(digest, zlib.crc32(self.name.encode())))
+
+    def is_whole(self, digest: object, vector: object, checksum: object) -> bool:
+        """Tell whether a row holds what was written."""
+        if not isinstance(digest, bytes) or not isinstance(vector, bytes) or len(vector) != self.dim * FLOAT_BYTES:
+            return False
+        return self.checksum(digest, vector) == checksum
+
+
+def find_extractor(connection: sqlite3.Connection, name: str) -> Extractor | None:
+    """Return the extractor of that id, or None where the store has none."""
+    found = connection.execute("SELECT extractor, dim FROM extractors WHERE name = ?", (name,)).fetchone()
+    return None if found is None else Extractor(found[0], name, found[1])
+
+
+def all_extractors(connection: sqlite3.Connection) -> dict[int, Extractor]:
+    """Return all extractors by their number."""
+    return {key: Extractor(key, name, dim) for key, name, dim in connection.execute("SELECT extractor, name, dim FROM extractors")}
+
+
+def need_extractor(connection: sqlite3.Connection, name: str, dim: int) -> Extractor:
+    """Return the extractor of that id, adding it where it is missing. Raises `StoreError` where it is there with another dim."""
+    extractor = find_extractor(connection, name)
+    if extractor is None:
+        connection.execute("INSERT INTO extractors (name, dim, created) VALUES (?, ?, ?)", (name, dim, now()))
+        extractor = find_extractor(connection, name)
+        assert extractor is not None
+    refuse_other_dim(extractor, dim)
+    return extractor
+
+
+def refuse_other_dim(extractor: Extractor, dim: int) -> None:
+    """Raise `StoreError` unless `extractor` gives vectors of `dim` numbers."""
+    if extractor.dim != dim:
+        raise StoreError(
+            f"the feature store holds vectors of {extractor.dim} numbers for the extractor {extractor.name!r}, and {dim} are expected now. "
+            "An extractor that gives something else needs another id; 'headstart cache prune --extractor ID' removes the old vectors."
+        )
+
+
+def read(connection: sqlite3.Connection, extractor: Extractor, digests: Sequence[bytes]) -> Iterator[tuple[bytes, bytes, int]]:
+    """Yield (digest, vector, batch) for every whole row among `digests`, each once, in the order of the file."""
+    rows = _rows_of(connection, extractor, digests)
+    for some, marks in _chunks(sorted(rows)):
+        query = f"SELECT row, batch, checksum, vector FROM features WHERE row IN ({marks})"  # noqa: S608 - question marks only
+        for row, batch, checksum, vector in connection.execute(query, some):
+            digest = rows[row]
+            if extractor.is_whole(digest, vector, checksum):
+                yield digest, vector, batch
+
+
+def insert(connection: sqlite3.Connection, extractor: Extractor, vectors: Mapping[bytes, memoryview | bytes]) -> tuple[int, int, int]:
+    """Write vectors (float32, little-endian) by digest as one batch; intact rows that are there already stay as they are.
+
+    Returns how many were written, were there already, and were there with another vector.
+    """
+    rows = {digest: row for row, digest in _rows_of(connection, extractor, list(vectors)).items()}
+    present = {digest: vector == vectors[digest] for digest, vector, _ in read(connection, extractor, list(rows))} if rows else {}
+    damaged = [(row,) for digest, row in rows.items() if digest not in present]
+    connection.executemany("DELETE FROM features WHERE row = ?", damaged)
+    new = [digest for digest in vectors if digest not in present]
+    if new:
+        moment = now()
+        batch = connection.execute(
+            "INSERT INTO batches (extractor, created, used) VALUES (?, ?, ?)", (extractor.key, moment, moment)
+        ).lastrowid
+        connection.executemany(
+            "INSERT INTO features (extractor, batch, checksum, digest, vector) VALUES (?, ?, ?, ?, ?)",
+            ((extractor.key, batch, extractor.checksum(digest, vectors[digest]), digest, vectors[digest]) for digest in new),
+        )
+    return len(new), len(present), sum(not same for same in present.values())
+
+
+def now() -> int:
+    """The time in whole seconds since 1970."""
+    return int(time.time())
+
+
+def _rows_of(connection: sqlite3.Connection, extractor: Extractor, digests: Sequence[bytes]) -> dict[int, bytes]:
+    """Return row number -> digest, from the index alone; the rows are then read in the order of the file, which spares a hard disk."""
+    found: dict[int, bytes] = {}
+    for some, marks in _chunks(digests):
+        query = f"SELECT row, digest FROM features WHERE extractor = ? AND digest IN ({marks})"  # noqa: S608 - question marks only
+        found.update(connection.execute(query, (extractor.key, *some)))
+    return found
+
+
+def _chunks(items: Sequence[_T]) -> Iterator[tuple[Sequence[_T], str]]:
+    """Yield the items some at a time, with a placeholder for each of them."""
+    for start in range(0, len(items), _AT_ONCE):
+        some = items[start : start + _AT_ONCE]
+        yield some, ",".join("?" * len(some))

@@ -1,4 +1,4 @@
-"""Extractors: images in, one float32 vector an image out, computed once and then kept in the feature store.
+"""Extractors: images in, one float32 vector per image out, computed once and stored in the feature store.
 
 Decoding runs in threads ahead of the engine. What is in the store is not decoded at all: only the file's bytes are read, for their digest.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -62,7 +63,7 @@ class BackboneExtractor:
         preprocessing: how an image becomes the network's input; the backbone's own by default.
         engine: ``auto`` (PyTorch where it finds an NVIDIA GPU, else OpenVINO, else ONNX Runtime), ``openvino``, ``onnxruntime``, ``torch``.
         weights: as given to `load_backbone`; the engine ``torch`` reads them again.
-        warn: called with one line when the store cannot be used any longer; extraction goes on without it.
+        warn: called with one line when the store can no longer be used; extraction continues without it.
     """
 
     def __init__(
@@ -98,7 +99,7 @@ class BackboneExtractor:
 
     @cached_property
     def engine(self) -> Engine:
-        """The engine, opened at its first use: a run whose features are all stored never pays for it."""
+        """The engine, opened on first use: a fit whose features are all stored never pays for it."""
         if not self.backbone.tuned and (self._engine_kind == "torch" or (self._engine_kind == "auto" and gpu_is_there())):
             from headstart.engine import TorchEngine
 
@@ -118,121 +119,122 @@ class BackboneExtractor:
 
         Args:
             images: paths, bytes or arrays; or one uint8 array (n, H, W, 3).
-            store: where features are looked up and kept; none by default.
+            store: where features are looked up and stored; none by default.
             progress: called as images are done.
-            warn: in place of the extractor's own.
+            warn: replaces the extractor's own.
 
         Returns:
-            The features of the images that could be read; the others are listed in it with path and reason.
+            The features of the images that could be read; the others are listed there with path and reason.
         """
-        values = np.empty((len(images), self.dim), dtype=np.float32)
-        present = np.zeros(len(images), dtype=bool)
-        refused: dict[int, ImageError] = {}
-        digests: dict[int, bytes] = {}
         with quiet_decoding(), ThreadPoolExecutor(available_cores(), thread_name_prefix="headstart-decode") as pool:
+            work = _Extraction(self, images, store, pool, warn or self._warn)
             if store is not None:
-                store = self._look_up(images, values, present, refused, digests, store, pool, warn or self._warn)
-            missing = [index for index in range(len(images)) if not present[index] and index not in refused]
-            computed = self._compute(images, missing, values, present, refused, digests, store, pool, progress, warn or self._warn)
-        kept = np.flatnonzero(present)
-        return Features(
-            values=values if len(kept) == len(values) else values[kept],
-            kept=kept.astype(np.int64),
-            refused=tuple(refused[index] for index in sorted(refused)),
-            refused_at=tuple(sorted(refused)),
-            computed=computed,
-            digests=tuple(digests[index] for index in kept.tolist()),
-        )
+                work.look_up()
+            work.compute(progress)
+        return work.features()
 
-    def _look_up(
-        self,
-        images: Images,
-        values: npt.NDArray[np.float32],
-        present: npt.NDArray[np.bool_],
-        refused: dict[int, ImageError],
-        digests: dict[int, bytes],
-        store: FeatureStore,
-        pool: ThreadPoolExecutor,
-        warn: Callable[[str], None],
-    ) -> FeatureStore | None:
-        """Fill in what the store has. Returns the store, or None when it turned out unusable."""
-        where: dict[bytes, list[int]] = {}
-        spans = [range(start, min(start + _READ_TOGETHER, len(images))) for start in range(0, len(images), _READ_TOGETHER)]
-        for span, read in zip(spans, ahead(pool, lambda span: [_digest(images[index]) for index in span], spans), strict=True):
-            for index, digest in zip(span, read, strict=True):
-                if isinstance(digest, ImageError):
-                    refused[index] = digest
-                else:
-                    digests[index] = digest
-                    where.setdefault(digest, []).append(index)
-        try:
-            found = store.get(self.id, list(where))
-        except StoreError as error:
-            warn(f"{error} Going on without keeping features.")
-            return None
-        for digest, row in found.items():
-            for index in where[digest]:
-                values[index] = row
-                present[index] = True
-        return store
 
-    def _compute(
+class _Extraction:
+    """One call of an extractor: what was found in the store, computed and refused so far."""
+
+    def __init__(
         self,
+        extractor: BackboneExtractor,
         images: Images,
-        missing: Sequence[int],
-        values: npt.NDArray[np.float32],
-        present: npt.NDArray[np.bool_],
-        refused: dict[int, ImageError],
-        digests: dict[int, bytes],
         store: FeatureStore | None,
         pool: ThreadPoolExecutor,
-        progress: Progress | None,
         warn: Callable[[str], None],
-    ) -> int:
+    ) -> None:
+        self._extractor, self._images, self._store, self._pool, self._warn = extractor, images, store, pool, warn
+        self._values = np.empty((len(images), extractor.dim), dtype=np.float32)
+        self._present = np.zeros(len(images), dtype=bool)
+        self._refused: dict[int, ImageError] = {}
+        self._digests: dict[int, bytes] = {}
+        self._computed = 0
+
+    def look_up(self) -> None:
+        """Fill in what the store has."""
+        images = self._images
+        spans = [range(start, min(start + _READ_TOGETHER, len(images))) for start in range(0, len(images), _READ_TOGETHER)]
+        for span, read in zip(spans, ahead(self._pool, lambda span: [_digest(images[index]) for index in span], spans), strict=True):
+            for index, digest in zip(span, read, strict=True):
+                if isinstance(digest, ImageError):
+                    self._refused[index] = digest
+                else:
+                    self._digests[index] = digest
+        rows = list(self._digests)
+        values = self._values if not self._refused else np.empty((len(rows), self._extractor.dim), dtype=np.float32)
+        with self._store_may_fail():
+            assert self._store is not None
+            self._present[rows] = self._store.get_into(self._extractor.id, list(self._digests.values()), values)
+            if self._refused:
+                self._values[rows] = values
+
+    def compute(self, progress: Progress | None) -> None:
         """Run the missing images, writing to the store every `BATCH` images, and on the way out of an interruption."""
-        unwritten: dict[int, bytes] = {}
-        done, count = len(images) - len(missing), 0
-
-        def write() -> None:
-            nonlocal store
-            if store is not None and unwritten:
-                try:
-                    store.put(self.id, list(unwritten.values()), values[list(unwritten)])
-                except StoreError as error:
-                    warn(f"{error} Going on without keeping features.")
-                    store = None
-            unwritten.clear()
-
+        count = len(self._images)
+        missing = [index for index in range(count) if not self._present[index] and index not in self._refused]
+        done = count - len(missing)
         if progress is not None:
-            progress(done, len(images))
+            progress(done, count)
         if not missing:
-            return 0
+            return
+        extractor, unwritten = self._extractor, list[int]()
         try:
-            for result in run_images(images, missing, engine=self.engine, preprocessing=self.preprocessing, pool=pool):
+            for result in run_images(
+                self._images, missing, engine=extractor.engine, preprocessing=extractor.preprocessing, pool=self._pool
+            ):
                 done += 1
                 if isinstance(result.outputs, ImageError):
-                    refused[result.index] = result.outputs
+                    self._refused[result.index] = result.outputs
                 else:
-                    values[result.index] = result.outputs[0]
-                    present[result.index] = True
-                    unwritten[result.index] = digests[result.index] = result.digest
-                    count += 1
+                    self._values[result.index] = result.outputs[0]
+                    self._present[result.index] = True
+                    self._digests[result.index] = result.digest
+                    self._computed += 1
+                    unwritten.append(result.index)
                 if len(unwritten) == BATCH:
-                    write()
+                    self._write(unwritten)
                 if progress is not None:
-                    progress(done, len(images))
+                    progress(done, count)
         finally:
-            write()
-        return count
+            self._write(unwritten)
+
+    def features(self) -> Features:
+        """The features of the images that could be read."""
+        kept = np.flatnonzero(self._present)
+        return Features(
+            values=self._values if len(kept) == len(self._values) else self._values[kept],
+            kept=kept.astype(np.int64),
+            refused=tuple(self._refused[index] for index in sorted(self._refused)),
+            refused_at=tuple(sorted(self._refused)),
+            computed=self._computed,
+            digests=tuple(self._digests[index] for index in kept.tolist()),
+        )
+
+    def _write(self, unwritten: list[int]) -> None:
+        if self._store is not None and unwritten:
+            with self._store_may_fail():
+                self._store.put(self._extractor.id, [self._digests[index] for index in unwritten], self._values[unwritten])
+        unwritten.clear()
+
+    @contextmanager
+    def _store_may_fail(self) -> Iterator[None]:
+        """Continue without the store where it cannot be used."""
+        try:
+            yield
+        except StoreError as error:
+            self._warn(f"{error} Continuing without storing features.")
+            self._store = None
 
 
 def survey(images: Images, *, preprocessing: Preprocessing, progress: Progress | None = None) -> Features:
-    """Find out which images can be read, without computing anything from them: `Features` of length 0, with digests and refusals."""
+    """Find out which images can be read, computing nothing from them: `Features` with vectors of length 0, digests and refusals."""
     kept: list[int] = []
     digests: list[bytes] = []
     refused: dict[int, ImageError] = {}
     with quiet_decoding(), ThreadPoolExecutor(available_cores(), thread_name_prefix="headstart-decode") as pool:
-        results = run_images(images, range(len(images)), engine=_NothingComputed(), preprocessing=preprocessing, pool=pool)
+        results = run_images(images, range(len(images)), engine=_NoEngine(), preprocessing=preprocessing, pool=pool)
         for done, result in enumerate(results, 1):
             if isinstance(result.outputs, ImageError):
                 refused[result.index] = result.outputs
@@ -245,7 +247,7 @@ def survey(images: Images, *, preprocessing: Preprocessing, progress: Progress |
     return Features(values, np.array(kept, dtype=np.int64), tuple(refused.values()), tuple(refused), 0, tuple(digests))
 
 
-class _NothingComputed:
+class _NoEngine:
     """An engine without a network."""
 
     name = "none"
@@ -257,7 +259,7 @@ class _NothingComputed:
 
 @dataclass(frozen=True, eq=False)
 class ImageResult:
-    """What came of one image: its position, the SHA-256 of its bytes, and the network's outputs or the refusal."""
+    """The result of one image: its position, the SHA-256 of its bytes, and the network's outputs or the refusal."""
 
     index: int
     digest: bytes

@@ -1,4 +1,4 @@
-"""The feature store as the rest of the house sees it."""
+"""The feature store: its public interface."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from typing import Any
 import numpy as np
 
 from headstart.errors import ParameterError
-from headstart.features import rows, upkeep
-from headstart.features.database import Database
+from headstart.features import maintenance
+from headstart.features.database import Database, find_extractor, insert, need_extractor, now, read, refuse_other_dim
+from headstart.progress import Progress
 
 DIGEST_BYTES = 32
-MEMO_BYTES = 64 << 20  # all memos together
-_USE_IS_NEWS_AFTER = 3600  # seconds; a finer record of use would turn reads into writes
+RESULT_BYTES = 64 << 20  # of all cached results together
+_USE_RESOLUTION = 3600  # seconds; a finer record of use would turn reads into writes
 
 
 class FeatureStore:
     """Keeps feature vectors by (extractor id, image digest) in one SQLite file, for any number of threads and processes at once.
 
     The first writer of a key wins, so all readers see the same bytes. Nothing is opened or created before it is needed, and reading
-    from a store that does not exist finds nothing. Every method may raise `StoreError`; its text reads well after "features are not
-    being kept: ", and the caller can go on without a store. To be used as a context manager, or closed by `close`. Can be carried
-    over a fork and pickled (as its path).
+    from a store that does not exist finds nothing. Every method may raise `StoreError`, and the caller can continue without a store.
+    Use it as a context manager, or close it with `close`. It can be carried over a fork and pickled (as its path).
 
     Attributes:
         path: the file.
@@ -58,7 +58,7 @@ class FeatureStore:
         """Return the vectors that are there, by digest: float32 (dim,), views of one buffer. Damaged rows count as missing."""
         unique = list(dict.fromkeys(_checked(extractor_id, digests)))
         with self._database.reading() as connection:
-            extractor = rows.find_extractor(connection, extractor_id) if connection else None
+            extractor = find_extractor(connection, extractor_id) if connection else None
         if extractor is None or not unique:
             return {}
         values = np.empty((len(unique), extractor.dim), np.float32)
@@ -79,10 +79,10 @@ class FeatureStore:
         found = np.zeros(len(digests), bool)
         batches: set[int] = set()
         with self._database.reading() as connection:
-            extractor = rows.find_extractor(connection, extractor_id) if connection else None
+            extractor = find_extractor(connection, extractor_id) if connection else None
             if connection is not None and extractor is not None:
-                rows.refuse_other_dim(extractor, out.shape[1])
-                for digest, vector, batch in rows.read(connection, extractor, list(places)):
+                refuse_other_dim(extractor, out.shape[1])
+                for digest, vector, batch in read(connection, extractor, list(places)):
                     place = places[digest]
                     out[place] = np.frombuffer(vector, "<f4")
                     found[place] = True
@@ -95,7 +95,7 @@ class FeatureStore:
         return found
 
     def put(self, extractor_id: str, digests: Sequence[bytes], features: np.ndarray[Any, np.dtype[np.float32]]) -> int:
-        """Keep `features`, float32 (n, dim), under their digests in one transaction, all or nothing, and return how many rows were written.
+        """Store `features`, float32 (n, dim), under their digests in one transaction, all or nothing, and return how many were written.
 
         Vectors that are there already stay (also where the same digest comes twice), damaged ones are replaced. When this returns,
         nothing short of a power failure can lose the rows. Raises `ParameterError` for another shape or dtype, and `StoreError`.
@@ -108,17 +108,16 @@ class FeatureStore:
         for digest, value in zip(digests, values, strict=True):
             vectors.setdefault(digest, memoryview(value).cast("B"))
         with self._database.writing() as connection:
-            extractor = rows.need_extractor(connection, extractor_id, values.shape[1])
-            inserted = rows.insert(connection, extractor, vectors)
-        return inserted.added + inserted.replaced
+            extractor = need_extractor(connection, extractor_id, values.shape[1])
+            return insert(connection, extractor, vectors)[0]
 
     def missing(self, extractor_id: str, digests: Sequence[bytes]) -> list[bytes]:
         """Return the digests, each once and in order, that have no vector or a damaged one."""
         unique = dict.fromkeys(_checked(extractor_id, digests))
         with self._database.reading() as connection:
-            extractor = rows.find_extractor(connection, extractor_id) if connection else None
+            extractor = find_extractor(connection, extractor_id) if connection else None
             if connection is not None and extractor is not None:
-                for digest, _, _ in rows.read(connection, extractor, list(unique)):
+                for digest, _, _ in read(connection, extractor, list(unique)):
                     del unique[digest]
         return list(unique)
 
@@ -127,45 +126,45 @@ class FeatureStore:
         extractor_id, digest = key
         return not self.missing(extractor_id, [digest])
 
-    def cached_choice(self, key: str) -> bytes | None:
-        """Return what `cache_choice` kept under `key`; None where there is nothing, or it is damaged."""
+    def get_result(self, key: str) -> bytes | None:
+        """Return what `put_result` stored under `key`; None where there is nothing, or it is damaged."""
         with self._database.reading() as connection:
             if connection is None:
                 return None
             found = connection.execute("SELECT value, checksum, used FROM memos WHERE key = ?", (key,)).fetchone()
-        if found is None or not isinstance(found[0], bytes) or _memo_checksum(key, found[0]) != found[1]:
+        if found is None or not isinstance(found[0], bytes) or _result_checksum(key, found[0]) != found[1]:
             return None
-        if rows.now() - found[2] > _USE_IS_NEWS_AFTER:
+        if now() - found[2] > _USE_RESOLUTION:
             with contextlib.suppress(sqlite3.Error), self._database.noting() as connection:
-                connection.execute("UPDATE memos SET used = ? WHERE key = ?", (rows.now(), key))
+                connection.execute("UPDATE memos SET used = ? WHERE key = ?", (now(), key))
         return bytes(found[0])
 
-    def cache_choice(self, key: str, value: bytes) -> None:
-        """Keep a derived result under `key` (which must cover everything it depends on), in place of an earlier one.
+    def put_result(self, key: str, value: bytes) -> None:
+        """Store a derived result under `key` (which must cover everything it depends on), replacing an earlier one.
 
-        All memos together take `MEMO_BYTES` at most: those used longest ago make room, and a larger value is not kept.
+        All results together take `RESULT_BYTES` at most: the least recently used ones make room, and a larger value is not stored.
         """
-        if len(value) > MEMO_BYTES:
+        if len(value) > RESULT_BYTES:
             return
         with self._database.writing() as connection:
-            connection.execute("INSERT OR REPLACE INTO memos VALUES (?, ?, ?, ?)", (key, _memo_checksum(key, value), rows.now(), value))
-            upkeep.forcached_choices(connection, MEMO_BYTES)
+            connection.execute("INSERT OR REPLACE INTO memos VALUES (?, ?, ?, ?)", (key, _result_checksum(key, value), now(), value))
+            maintenance.drop_results(connection, RESULT_BYTES)
 
-    def summary(self) -> upkeep.StoreSummary:
+    def summary(self) -> maintenance.StoreSummary:
         """Return what the store holds, by extractor."""
-        return upkeep.summarise(self._database)
+        return maintenance.summarise(self._database)
 
-    def verify(self, *, repair: bool = False, progress: upkeep.Progress | None = None) -> upkeep.Verification:
+    def verify(self, *, repair: bool = False, progress: Progress | None = None) -> maintenance.Verification:
         """Check every row's checksum and the file's structure; `progress` is called with (rows done, rows in all).
 
-        With `repair`, damaged rows are removed, and a file whose structure is damaged is written anew from its whole rows (run this
-        while nobody else uses the store). Raises `StoreError` for a file that is no store at all.
+        With `repair`, damaged rows are removed, and a file whose structure is damaged is rebuilt from its intact rows (run this
+        while no other process uses the store). Raises `StoreError` for a file that is not a store at all.
         """
-        return upkeep.verify(self._database, repair=repair, progress=progress)
+        return maintenance.verify(self._database, repair=repair, progress=progress)
 
     def prune(
         self, *, extractor_id: str | None = None, older_than_days: float | None = None, max_bytes: int | None = None
-    ) -> upkeep.Pruned:
+    ) -> maintenance.Pruned:
         """Remove features and give their space back to the disk.
 
         `extractor_id` alone removes all of that extractor, and beside another condition limits it to that extractor.
@@ -173,48 +172,46 @@ class FeatureStore:
         Rows go by the batch they were written in. Raises `ParameterError` where no condition is given or the extractor is unknown.
         """
         if extractor_id is None and older_than_days is None and max_bytes is None:
-            raise ParameterError("prune needs to know what to remove: an extractor, an age in days, or the size to keep.")
+            raise ParameterError("Nothing to prune by: give an extractor, an age in days, or the size to keep.")
         for name, value in (("older_than_days", older_than_days), ("max_bytes", max_bytes)):
             if value is not None and not value >= 0:
-                raise ParameterError(f"{name} must be 0 or more, and {value} came.")
-        return upkeep.prune(self._database, extractor_id=extractor_id, older_than_days=older_than_days, max_bytes=max_bytes)
+                raise ParameterError(f"{name} must be 0 or more, got {value}.")
+        return maintenance.prune(self._database, extractor_id=extractor_id, older_than_days=older_than_days, max_bytes=max_bytes)
 
-    def merge(self, other: Path, *, progress: upkeep.Progress | None = None) -> upkeep.Merged:
-        """Take over the features of another store, such as one filled with ``--shard i/n``; what is here already stays.
+    def merge(self, other: Path, *, progress: Progress | None = None) -> maintenance.Merged:
+        """Copy the features of another store, such as one filled with ``--shard i/n``; what is here already stays.
 
-        Damaged rows are passed over. Merging twice changes nothing. Memos are not taken over. Raises `StoreError` where `other` is no
-        store of this protocol, or is this one.
+        Damaged rows are skipped. Merging twice changes nothing. Cached results are not copied. Raises `StoreError` where `other` is not
+        a store of this protocol, or is this one.
         """
-        return upkeep.merge(self._database, Path(other), progress=progress)
+        return maintenance.merge(self._database, Path(other), progress=progress)
 
     def _note_use(self, batches: set[int]) -> None:
-        """Write down that these batches were used: once per batch and process, and only if it can be done at once."""
-        news = batches - self._noted
-        if not news:
+        """Record that these batches were used: once per batch and process, and only if it can be done immediately."""
+        unnoted = batches - self._noted
+        if not unnoted:
             return
-        self._noted |= news
-        moment = rows.now()
+        self._noted |= unnoted
+        moment = now()
         with contextlib.suppress(sqlite3.Error), self._database.noting() as connection:
             connection.executemany(
-                "UPDATE batches SET used = ? WHERE batch = ? AND used < ?", [(moment, batch, moment - _USE_IS_NEWS_AFTER) for batch in news]
+                "UPDATE batches SET used = ? WHERE batch = ? AND used < ?", [(moment, batch, moment - _USE_RESOLUTION) for batch in unnoted]
             )
 
 
 def _checked(extractor_id: str, digests: Sequence[bytes]) -> Sequence[bytes]:
     if not isinstance(extractor_id, str) or not extractor_id or "\0" in extractor_id:
-        raise ParameterError(f"an extractor id is a text of at least one character, and {extractor_id!r} came.")
+        raise ParameterError(f"an extractor id is a string of at least one character, got {extractor_id!r}.")
     for digest in digests:
         if not isinstance(digest, bytes) or len(digest) != DIGEST_BYTES:
-            raise ParameterError(f"an image digest is {DIGEST_BYTES} bytes, and {digest!r} came.")
+            raise ParameterError(f"an image digest is {DIGEST_BYTES} bytes, got {digest!r}.")
     return digests
 
 
 def _refuse_shape(array: np.ndarray[Any, Any], count: int, name: str) -> None:
     if array.dtype != np.float32 or array.ndim != 2 or array.shape[0] != count or not array.shape[1]:
-        raise ParameterError(
-            f"{name} must be float32 of shape ({count}, dim), one row for each digest, and {array.dtype} {array.shape} came."
-        )
+        raise ParameterError(f"{name} must be float32 of shape ({count}, dim), one row for each digest, got {array.dtype} {array.shape}.")
 
 
-def _memo_checksum(key: str, value: bytes) -> int:
+def _result_checksum(key: str, value: bytes) -> int:
     return zlib.crc32(value, zlib.crc32(key.encode()))

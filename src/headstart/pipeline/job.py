@@ -92,7 +92,7 @@ def fit_shard(
 
 def _not_kept(message: str) -> NoReturn:
     """A shard is there to be kept."""
-    raise StoreError(f"{message.removesuffix(' Going on without keeping features.')} A shard that is not kept is of no use.")
+    raise StoreError(f"{message.removesuffix(' Continuing without storing features.')} A shard that is not kept is of no use.")
 
 
 def fit(

@@ -72,12 +72,12 @@ def choose_head(
     key = _key(values, labels, layers=layers, groups=names, settings={"head": head, "class_weight": class_weight, "seed": seed})
     choice = None
     with suppress(StoreError):  # a cache that cannot be read or written costs time, no more
-        stored = cache.cached_choice(key)
+        stored = cache.get_result(key)
         choice = None if stored is None else _unpacked(stored)
     if choice is None:
         choice = _choose(values, labels, targets, layers=layers, head=head, class_weight=class_weight, seed=seed, progress=progress)
         with suppress(StoreError):
-            cache.cache_choice(key, _packed(choice))
+            cache.put_result(key, _packed(choice))
     return choice
 
 

@@ -1,4 +1,4 @@
-"""What ``headstart cache`` does to a store: sums it up, verifies, prunes and merges it."""
+"""Maintenance of a store, as ``headstart cache`` offers it: summary, verification, pruning, merging."""
 
 from __future__ import annotations
 
@@ -11,10 +11,19 @@ from pathlib import Path
 from typing import TypeVar
 
 from headstart.errors import ParameterError, StoreError, nearest
-from headstart.features import rows
-from headstart.features.database import SCHEMA, Database, is_damage
+from headstart.features.database import (
+    FLOAT_BYTES,
+    SCHEMA,
+    Database,
+    Extractor,
+    all_extractors,
+    file_size,
+    insert,
+    is_damage,
+    need_extractor,
+)
+from headstart.progress import Progress
 
-Progress = Callable[[int, int], None]
 _T = TypeVar("_T")
 _LAST_ROW = 1 << 40  # far more rows than any disk holds; where the file is damaged, the search ends here
 _CHUNK = 256  # rows looked at between two reports, and written in one transaction
@@ -23,7 +32,7 @@ _FREED_AT_ONCE = 2048  # pages given back to the disk in one transaction
 
 @dataclass(frozen=True)
 class ExtractorSummary:
-    """What the store holds of one extractor: rows, the bytes of their vectors, numbers in a vector, first entry and last use (UTC)."""
+    """What the store holds of one extractor: rows, bytes of their vectors, numbers in a vector, first entry and last use (UTC)."""
 
     extractor_id: str
     rows: int
@@ -35,18 +44,18 @@ class ExtractorSummary:
 
 @dataclass(frozen=True)
 class StoreSummary:
-    """What the store holds: its file, the bytes of the file and of its log, the extractors (most recently used first), and the memos."""
+    """What the store holds: its file with its bytes (log included), the extractors (most recently used first), and the cached results."""
 
     path: Path
     file_bytes: int
     extractors: tuple[ExtractorSummary, ...]
-    memos: int
-    memo_bytes: int
+    results: int
+    result_bytes: int
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What `verify` found: whole rows, damaged ones, how many were removed, faults of the file itself, whether it was written anew."""
+    """What `verify` found: intact rows, damaged ones, how many were removed, faults of the file itself, whether it was rebuilt."""
 
     good: int
     bad: int
@@ -62,17 +71,17 @@ class Verification:
 
 @dataclass(frozen=True)
 class Pruned:
-    """What `prune` removed: rows and memos, and the bytes of the file before and after."""
+    """What `prune` removed: rows and cached results; and the bytes of the file before and after."""
 
     rows: int
-    memos: int
+    results: int
     bytes_before: int
     bytes_after: int
 
 
 @dataclass(frozen=True)
 class Merged:
-    """What `merge` did: rows added or replaced, there already, damaged in the other store, and there already with another vector."""
+    """What `merge` did: rows added or replaced, already present, damaged in the other store, and already present with another vector."""
 
     added: int
     present: int
@@ -83,7 +92,7 @@ class Merged:
 @dataclass(frozen=True)
 class _Row:
     number: int
-    extractor: rows.Extractor | None
+    extractor: Extractor | None
     digest: bytes
     vector: bytes
     whole: bool
@@ -97,13 +106,13 @@ def summarise(database: Database) -> StoreSummary:
         counts = dict(connection.execute("SELECT extractor, count(*) FROM features GROUP BY extractor"))
         used = dict(connection.execute("SELECT extractor, max(used) FROM batches GROUP BY extractor"))
         created = dict(connection.execute("SELECT extractor, created FROM extractors"))
-        extractors = rows.all_extractors(connection)
-        memos, memo_bytes = connection.execute("SELECT count(*), ifnull(sum(length(value)), 0) FROM memos").fetchone()
+        extractors = all_extractors(connection)
+        results, result_bytes = connection.execute("SELECT count(*), ifnull(sum(length(value)), 0) FROM memos").fetchone()
     parts = [
         ExtractorSummary(
             extractor_id=each.name,
             rows=counts.get(key, 0),
-            bytes=counts.get(key, 0) * each.dim * rows.FLOAT_BYTES,
+            bytes=counts.get(key, 0) * each.dim * FLOAT_BYTES,
             dim=each.dim,
             created=datetime.fromtimestamp(created[key], UTC),
             last_used=datetime.fromtimestamp(used.get(key, created[key]), UTC),
@@ -111,7 +120,7 @@ def summarise(database: Database) -> StoreSummary:
         for key, each in extractors.items()
     ]
     parts.sort(key=lambda part: part.last_used, reverse=True)
-    return StoreSummary(database.path, _file_bytes(database), tuple(parts), memos, memo_bytes)
+    return StoreSummary(database.path, _file_bytes(database.path), tuple(parts), results, result_bytes)
 
 
 def verify(database: Database, *, repair: bool, progress: Progress | None) -> Verification:
@@ -134,19 +143,19 @@ def verify(database: Database, *, repair: bool, progress: Progress | None) -> Ve
         return Verification(good, len(bad), len(bad), tuple(faults), rebuilt=True)
     with database.writing() as connection:
         connection.executemany("DELETE FROM features WHERE row = ?", [(number,) for number in bad])
-        _forget_empty(connection)
+        _drop_empty(connection)
     return Verification(good, len(bad), len(bad), (), rebuilt=False)
 
 
 def prune(database: Database, *, extractor_id: str | None, older_than_days: float | None, max_bytes: int | None) -> Pruned:
     """Remove batches, those used longest ago first, and shrink the file; see `FeatureStore.prune`."""
-    before = _file_bytes(database)
+    before = _file_bytes(database.path)
     with database.reading() as connection:
         if connection is None:
             return Pruned(0, 0, 0, 0)
-        known = rows.all_extractors(connection)
-        wanted = [key for key, each in known.items() if extractor_id in (None, each.name)]
-        if extractor_id is not None and not wanted:
+        known = all_extractors(connection)
+        chosen = [key for key, each in known.items() if extractor_id in (None, each.name)]
+        if extractor_id is not None and not chosen:
             names = [each.name for each in known.values()]
             raise ParameterError(
                 f"the store has no extractor {extractor_id!r}.{nearest(extractor_id, names)} 'headstart cache' lists them."
@@ -154,9 +163,9 @@ def prune(database: Database, *, extractor_id: str | None, older_than_days: floa
         order = connection.execute("SELECT batch, extractor, used FROM batches ORDER BY used, batch").fetchall()
     cutoff = None if older_than_days is None else time.time() - older_than_days * 86400
     everything = cutoff is None and max_bytes is None
-    removed, forgotten = 0, 0
+    removed, dropped = 0, 0
     for batch, extractor, used in order:
-        if extractor not in wanted:
+        if extractor not in chosen:
             continue
         with database.writing() as connection:
             old = cutoff is not None and used <= cutoff
@@ -166,18 +175,18 @@ def prune(database: Database, *, extractor_id: str | None, older_than_days: floa
             connection.execute("DELETE FROM batches WHERE batch = ?", (batch,))
     with database.writing() as connection:
         if extractor_id is None and cutoff is not None:
-            forgotten += connection.execute("DELETE FROM memos WHERE used <= ?", (cutoff,)).rowcount
+            dropped += connection.execute("DELETE FROM memos WHERE used <= ?", (cutoff,)).rowcount
         if extractor_id is None and max_bytes is not None and _live_bytes(connection) > max_bytes:
-            forgotten += forcached_choices(connection, max(0, max_bytes - _live_bytes(connection) + _memo_bytes(connection)))
-        _forget_empty(connection)
+            dropped += drop_results(connection, max(0, max_bytes - _live_bytes(connection) + _result_bytes(connection)))
+        _drop_empty(connection)
     _give_back(database)
-    return Pruned(removed, forgotten, before, _file_bytes(database))
+    return Pruned(removed, dropped, before, _file_bytes(database.path))
 
 
 def merge(database: Database, other: Path, *, progress: Progress | None) -> Merged:
-    """Copy the whole rows of the store at `other` that are missing here; see `FeatureStore.merge`."""
+    """Copy the intact rows of the store at `other` that are missing here; see `FeatureStore.merge`."""
     if not other.is_file():
-        raise StoreError(f"there is no feature store at {other}. Give the file that a run with --shard filled.")
+        raise StoreError(f"there is no feature store at {other}. Give the file that a fit with --shard filled.")
     if database.path.exists() and database.path.samefile(other):
         raise StoreError(f"{other} is the store it should be merged into. Give another file.")
     added = present = different = damaged = 0
@@ -185,18 +194,16 @@ def merge(database: Database, other: Path, *, progress: Progress | None) -> Merg
     try:
         for chunk in _scan(source, None, progress):
             damaged += sum(not row.whole for row in chunk)
-            for inserted in _write(database, chunk):
-                added += inserted.added + inserted.replaced
-                present += inserted.present
-                different += inserted.different
+            for written, known, other_vector in _write(database, chunk):
+                added, present, different = added + written, present + known, different + other_vector
     finally:
         source.close()
     return Merged(added, present, damaged, different)
 
 
-def forcached_choices(connection: sqlite3.Connection, limit: int) -> int:
-    """Remove the memos used longest ago until the others take `limit` bytes at most, and return how many went."""
-    total, gone = _memo_bytes(connection), 0
+def drop_results(connection: sqlite3.Connection, limit: int) -> int:
+    """Remove the least recently used results until the others take `limit` bytes at most, and return how many were removed."""
+    total, gone = _result_bytes(connection), 0
     for row, size in connection.execute("SELECT rowid, length(value) FROM memos ORDER BY used, rowid").fetchall() if total > limit else ():
         if total <= limit:
             break
@@ -208,10 +215,10 @@ def forcached_choices(connection: sqlite3.Connection, limit: int) -> int:
 def _scan(database: Database, faults: list[str] | None, progress: Progress | None) -> Iterator[list[_Row]]:
     """Yield all rows in the order of the file, some at a time.
 
-    Where a part of the file cannot be read, what SQLite says is added to `faults` and the scan goes on behind it; with None it
+    Where a part of the file cannot be read, what SQLite says is added to `faults` and the scan continues behind it; with None it
     raises `StoreError`.
     """
-    nothing: dict[int, rows.Extractor] = {}
+    nothing: dict[int, Extractor] = {}
     known = _tolerant(lambda: _known_extractors(database), nothing, faults)
     total = _tolerant(lambda: _count(database), 0, faults)
     done, last, limit, step = 0, -1, _CHUNK, 1
@@ -242,9 +249,9 @@ def _tolerant(attempt: Callable[[], _T], otherwise: _T, faults: list[str] | None
         return otherwise
 
 
-def _known_extractors(database: Database) -> dict[int, rows.Extractor]:
+def _known_extractors(database: Database) -> dict[int, Extractor]:
     with database.reading() as connection:
-        return rows.all_extractors(connection) if connection else {}
+        return all_extractors(connection) if connection else {}
 
 
 def _count(database: Database) -> int:
@@ -252,7 +259,7 @@ def _count(database: Database) -> int:
         return int(connection.execute("SELECT count(*) FROM features").fetchone()[0]) if connection else 0
 
 
-def _read_chunk(database: Database, known: dict[int, rows.Extractor], last: int, limit: int) -> list[_Row] | None:
+def _read_chunk(database: Database, known: dict[int, Extractor], last: int, limit: int) -> list[_Row] | None:
     """Return rows behind `last`, none at the end, None where the file is damaged."""
     with database.reading() as connection:
         if connection is None:
@@ -264,7 +271,7 @@ def _read_chunk(database: Database, known: dict[int, rows.Extractor], last: int,
         extractor = known.get(key)
         whole = extractor is not None and extractor.is_whole(digest, vector, checksum)
         if number <= last:
-            return chunk or None  # the order of the file is damaged, and going on would go round in circles
+            return chunk or None  # the order of the file is damaged, and continuing would go round in circles
         last = number
         chunk.append(_Row(number, extractor, digest, vector, whole))
     return chunk
@@ -289,9 +296,9 @@ def _structural_faults(database: Database) -> list[str]:
     return _tolerant(check, nothing, faults) + faults
 
 
-def _write(database: Database, chunk: list[_Row]) -> list[rows.Inserted]:
-    """Insert the whole rows of `chunk` in one transaction."""
-    groups: dict[rows.Extractor, dict[bytes, bytes]] = {}
+def _write(database: Database, chunk: list[_Row]) -> list[tuple[int, int, int]]:
+    """Insert the intact rows of `chunk` in one transaction."""
+    groups: dict[Extractor, dict[bytes, bytes]] = {}
     for row in chunk:
         if row.whole and row.extractor is not None:
             groups.setdefault(row.extractor, {}).setdefault(row.digest, row.vector)
@@ -299,13 +306,12 @@ def _write(database: Database, chunk: list[_Row]) -> list[rows.Inserted]:
         return []
     with database.writing() as connection:
         return [
-            rows.insert(connection, rows.need_extractor(connection, extractor.name, extractor.dim), vectors)
-            for extractor, vectors in groups.items()
+            insert(connection, need_extractor(connection, extractor.name, extractor.dim), vectors) for extractor, vectors in groups.items()
         ]
 
 
 def _rebuild(database: Database) -> None:
-    """Write the whole rows into a new file and put it in the place of the damaged one."""
+    """Write the intact rows into a new file and replace the damaged one by it."""
     path = database.path
     new = path.with_name(path.name + ".rebuilt")
     lenient, fresh = Database(path, lenient=True), Database(new)
@@ -313,7 +319,7 @@ def _rebuild(database: Database) -> None:
         _remove(new)
         try:
             with fresh.writing():
-                pass  # makes the tables, for the case that there is no row
+                pass  # creates the tables, in case there is no row
             for chunk in _scan(lenient, [], None):
                 _write(fresh, chunk)
         finally:
@@ -324,7 +330,7 @@ def _rebuild(database: Database) -> None:
         new.replace(path)
     except OSError as error:
         raise StoreError(
-            f"the feature store {path} cannot be written anew ({error.strerror or error}). Delete it, and it is made anew."
+            f"the feature store {path} cannot be rebuilt ({error.strerror or error}). Delete it, and a new one is created."
         ) from error
 
 
@@ -333,12 +339,12 @@ def _remove(path: Path, *, file: bool = True) -> None:
         path.with_name(path.name + ending).unlink(missing_ok=True)
 
 
-def _forget_empty(connection: sqlite3.Connection) -> None:
+def _drop_empty(connection: sqlite3.Connection) -> None:
     connection.execute("DELETE FROM batches WHERE NOT EXISTS (SELECT 1 FROM features WHERE features.batch = batches.batch)")
     connection.execute("DELETE FROM extractors WHERE NOT EXISTS (SELECT 1 FROM features WHERE features.extractor = extractors.extractor)")
 
 
-def _memo_bytes(connection: sqlite3.Connection) -> int:
+def _result_bytes(connection: sqlite3.Connection) -> int:
     return int(connection.execute("SELECT ifnull(sum(length(value)), 0) FROM memos").fetchone()[0])
 
 
@@ -359,12 +365,6 @@ def _give_back(database: Database) -> None:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
 
-def _file_bytes(database: Database) -> int:
-    """Return the bytes of the file and its log on disk, 0 where there is none."""
-    total = 0
-    for ending in ("", "-wal"):
-        try:
-            total += database.path.with_name(database.path.name + ending).stat().st_size
-        except OSError:
-            continue
-    return total
+def _file_bytes(path: Path) -> int:
+    """The bytes of the file and its log on disk, 0 where there is none."""
+    return file_size(path) + file_size(path, "-wal")
