@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from headstart import report as pages
+from headstart.audit import Finding
+from headstart.audit.leaks import LeakTest
 from headstart.evaluate import Evaluation, evaluate
-from headstart.report import EvidenceRow, Example, Finding, RunReport, Trusted, jpeg
+from headstart.reliability import ReliabilityTest, ThresholdTest
+from headstart.report.run_report import jpeg
+from headstart.run import Use
+from headstart.run.record import FitRecord, TrainingRecord
+from headstart.sections import Card, Neighbour, Picture
+from headstart.selection import Candidate, LearningCurve
+from headstart.tasks.classification.sections import ClassificationTest, Example, task_report
 from headstart.training.history import Epoch, History
 
 VOID = {"meta", "rect", "br", "link", "img", "input"}
 
 
 def evaluation(classes: tuple[str, ...], *, n: int = 300, wrong: int = 4) -> Evaluation:
-    """`n` images, the classes in turn; the first `wrong` of them are named as the next class."""
+    """`n` images, the classes in turn; the first `wrong` of them are predicted as the next class."""
     k = len(classes)
     targets = np.arange(n) % k
     predicted = np.where(np.arange(n) < wrong, (targets + 1) % k, targets)
@@ -26,8 +37,90 @@ def evaluation(classes: tuple[str, ...], *, n: int = 300, wrong: int = 4) -> Eva
     return evaluate(probabilities, targets, classes)
 
 
-def run_report(classes: tuple[str, ...] = ("cats", "dogs"), **changes: Any) -> RunReport:
-    report = RunReport(
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Facts:
+    """All that a report can tell, and the report of it."""
+
+    title: str
+    evaluation: Evaluation
+    part: str = "test"
+    held_out: str = ""
+    counts: Mapping[str, Mapping[str, int]]
+    backbone: str
+    backbone_licence: str
+    backbone_source: str = ""
+    backbone_hub_id: str = ""
+    features: str = ""
+    head: str = ""
+    evidence: tuple[Candidate, ...] = ()
+    reason: str = ""
+    history: History | None = None
+    training_facts: tuple[str, ...] = ()
+    times: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    refused: tuple[tuple[str, str], ...] = ()
+    findings: tuple[Finding, ...] = ()
+    notes: tuple[str, ...] = ()
+    command: str = ""
+    provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    examples: tuple[Example, ...] = ()
+    uncalibrated: Evaluation | None = None
+    learning_curve: LearningCurve | None = None
+    reliability: ReliabilityTest | None = None
+    set_sizes: Mapping[int, int] = dataclasses.field(default_factory=dict)
+    uses: tuple[Use, ...] = ()
+    leaks: tuple[LeakTest, ...] = ()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.evaluation.classes
+
+    @property
+    def tested(self) -> ClassificationTest:
+        names = {field.name for field in dataclasses.fields(ClassificationTest)}
+        return ClassificationTest(**{name: getattr(self, name) for name in names})
+
+    @property
+    def report(self) -> pages.Report:
+        training = None
+        if self.history is not None:
+            training = TrainingRecord(plan={}, augmentation="", trained=(), frozen=(), history=self.history, probe=None)
+        record = FitRecord(
+            title=self.title, head=self.head, features=self.features, reason=self.reason, evidence=self.evidence, seconds=self.times,
+            training=training, training_facts=self.training_facts, learning_curve=self.learning_curve, leaks=self.leaks,
+            refused=self.refused, findings=self.findings, notes=self.notes,
+        )  # fmt: skip
+        backbone = {
+            "name": self.backbone, "licence": self.backbone_licence, "weights_source": self.backbone_source, "hub_id": self.backbone_hub_id,
+        }  # fmt: skip
+        provenance = {**self.provenance, "command": self.command, "images": self.counts}
+        return pages.build_report(
+            record, task_report(self.tested), provenance=provenance, backbone=backbone, uses=self.uses, part=self.part
+        )
+
+
+def page(facts: Facts) -> str:
+    return pages.page(facts.report)
+
+
+def model_card(facts: Facts) -> str:
+    return pages.model_card(facts.report)
+
+
+def write_report(folder: str | Path, facts: Facts) -> tuple[Path, ...]:
+    return pages.write_report(folder, facts.report)
+
+
+def candidate(**values: Any) -> Candidate:
+    unknown = dict.fromkeys(("accuracy_error", "log_loss", "log_loss_error", "seconds"), math.nan)
+    return Candidate(**{"layers": (), "hyperparameters": {}, "images": 0, **unknown, **values})
+
+
+def curve(images: tuple[int, ...], accuracy: tuple[float, ...], error: tuple[float, ...], sentence: str) -> LearningCurve:
+    return LearningCurve(images=images, accuracy=accuracy, error=error, sentence=sentence)
+
+
+def run_report(classes: tuple[str, ...] = ("cats", "dogs"), **changes: Any) -> Facts:
+    facts = Facts(
         title="cats_dogs",
         evaluation=evaluation(classes),
         held_out="The test part came with the data.",
@@ -38,40 +131,47 @@ def run_report(classes: tuple[str, ...] = ("cats", "dogs"), **changes: Any) -> R
         features="Pooled outputs of the last layer.",
         head="logistic regression",
         evidence=(
-            EvidenceRow(head="logistic", layers="last", settings={"C": 0.1}, accuracy=0.97, error=0.007, log_loss=0.08, seconds=0.25),
-            EvidenceRow(head="kernel ridge", layers="stage4 + last", settings={"gamma": 0.0021}, accuracy=0.985, error=0.005, chosen=True),
-            EvidenceRow(head="ridge", layers="last", accuracy=math.nan),
+            candidate(
+                head="logistic", view="last", hyperparameters={"C": 0.1}, accuracy=0.97, accuracy_error=0.007, log_loss=0.08, seconds=0.25
+            ),
+            candidate(
+                head="kernel_ridge", view="stage4 + last", hyperparameters={"gamma": 0.0021}, accuracy=0.985, accuracy_error=0.005,
+                chosen=True,
+            ),
+            candidate(head="ridge", view="last", accuracy=math.nan),
         ),
         reason="It has the lowest log loss.",
         times={"features": 9.84, "head": 0.5, "all night": 3700.0},
         refused=(("train/cats/broken.jpg", "truncated file"),),
-        findings=(Finding(text="One file is large."), Finding(text="4 leaks.", advice="Take them out.", examples=("a = b",), serious=True)),
+        findings=(
+            Finding("large", "note", "One file is large."), Finding("leak", "error", "4 leaks. Take them out.", examples=("a = b",)),
+        ),
         notes=("3 hidden files were passed over",),
         command="headstart fit photos --seed 0",
         provenance={"seed": 0, "digests": {"model.onnx": "9f86d0"}},
-    )
-    return dataclasses.replace(report, **changes)
-
-
-@dataclasses.dataclass(frozen=True)
-class Curve:
-    """A learning curve."""
-
-    images: tuple[int, ...]
-    accuracy: tuple[float, ...]
-    error: tuple[float, ...]
-    sentence: str
+    )  # fmt: skip
+    return dataclasses.replace(facts, **changes)
 
 
 def example(target: str, predicted: str, probability: float = 0.9, *, row: int = 0, side: int = 8) -> Example:
-    picture = jpeg(np.random.default_rng(row).integers(0, 256, (side, side, 3), dtype=np.uint8), side=side)
-    return Example(
-        name=f"test/{target}/{row}.jpg", target=target, predicted=predicted, probability=probability, image=picture, heat=picture,
-        neighbours=((f"train/{predicted}/1.jpg", predicted, picture), (f"train/{target}/2.jpg", target, None)), row=row,
+    data = jpeg(np.random.default_rng(row).integers(0, 256, (side, side, 3), dtype=np.uint8), side=side)
+    picture = Picture(data=data, alt="")
+    neighbours = (
+        Neighbour(name=f"train/{predicted}/1.jpg", label=predicted, picture=picture), Neighbour(name=f"train/{target}/2.jpg", label=target),
     )  # fmt: skip
+    card = Card(name=f"test/{target}/{row}.jpg", row=row, pictures=(picture, picture), neighbours=neighbours)
+    return Example(card=card, target=target, predicted=predicted, probability=probability)
 
 
-def rich_report(classes: tuple[str, ...] = ("cats", "dogs"), **changes: Any) -> RunReport:
+def use(what: str, *, when: str = "2026-01-02") -> Use:
+    return Use(when=when, data=what, images=10, tested=10, trained=0, accuracy=0.9)
+
+
+def answered(wanted: float, threshold: float, share: float, right: float = 0.97) -> ThresholdTest:
+    return ThresholdTest(wanted=wanted, threshold=threshold, share=share, right=right, interval=(0.9, 0.99))
+
+
+def rich_report(classes: tuple[str, ...] = ("cats", "dogs"), **changes: Any) -> Facts:
     """A report with everything that can be in one; the first two of the four mistakes of `evaluation` are among the examples."""
     named = [(classes[i], classes[(i + 1) % len(classes)]) for i in range(2)]
     given: dict[str, Any] = {
@@ -79,13 +179,17 @@ def rich_report(classes: tuple[str, ...] = ("cats", "dogs"), **changes: Any) -> 
             example(classes[0], classes[0], 0.6, row=8), *(example(*pair, 0.7 + 0.1 * row, row=row) for row, pair in enumerate(named))
         ),
         "uncalibrated": evaluation(classes, wrong=40),
-        "learning_curve": Curve((100, 200, 400), (0.9, 0.94, 0.96), (0.02, 0.015, math.nan), "Twice as many would add 1.2 points."),
-        "trust": Trusted(
-            coverage=0.9, covered=0.92, covered_interval=(0.88, 0.95), mean_size=1.25, sizes={1: 240, 2: 60}, refused=0.031,
-            abstention=((0.95, 0.62, 1.0), (0.999, None, None)), sentences=("Sets are made by the threshold of each class.",),
+        "learning_curve": curve((100, 200, 400), (0.9, 0.94, 0.96), (0.02, 0.015, math.nan), "Twice as many would add 1.2 points."),
+        "reliability": ReliabilityTest(
+            images=300, asked=0.9, coverage=0.92, coverage_interval=(0.88, 0.95), size=1.25, single=0.8, unlike=0.031,
+            answered=(answered(0.95, 0.62, 1.0),),
         ),
-        "uses": ("2026-01-02 headstart evaluate",),
-        "leaks": (("all test images", 0.987, (0.966, 0.995), 300), ("those not seen in training", 0.951, (0.92, 0.97), 260)),
+        "set_sizes": {1: 240, 2: 60},
+        "uses": (use("photos"),),
+        "leaks": (
+            LeakTest(label="all test images", accuracy=0.987, interval=(0.966, 0.995), images=300),
+            LeakTest(label="those not seen in training", accuracy=0.951, interval=(0.92, 0.97), images=260),
+        ),
     }  # fmt: skip
     return run_report(classes, **{**given, **changes})
 

@@ -16,7 +16,7 @@ SOURCE = Path(headstart.__file__).parent
 FLOORS: dict[str, int] = {
     "errors": 0,
     "text": 0,
-    "files": 1, "onnx_graph": 1, "progress": 1, "settings": 1,
+    "files": 1, "onnx_graph": 1, "progress": 1, "sections": 1, "settings": 1,
     "modalities": 2, "metrics": 2,
     "data": 3, "backbones": 3,
     "engine": 4,
@@ -24,10 +24,13 @@ FLOORS: dict[str, int] = {
     "heads": 6, "maps": 6,
     "training": 7,
     "reliability": 8, "selection": 8,
-    "audit": 9, "classifier": 9, "evaluate": 9, "explain": 9,
-    "run": 10, "report": 10,
-    "export": 11, "pipeline": 11, "serve": 11, "batch": 11,
-    "cli": 12,
+    "audit": 9, "classifier": 9, "evaluate": 9,
+    "tasks": 10,
+    "run": 11,
+    "explanation": 12,
+    "report": 13,
+    "export": 14, "pipeline": 14, "serve": 14, "batch": 14,
+    "cli": 15,
 }  # fmt: skip
 
 
@@ -91,7 +94,7 @@ def test_nothing_heavy_is_imported_early(statement: str, forbidden: tuple[str, .
 PUBLIC = [
     "BackboneExtractor", "Dataset", "Evaluation", "FeatureStore", "FineTuning", "FitResult", "FitSettings", "HeadstartError",
     "Preprocessing", "Run", "TransferClassifier", "__version__", "catalogue", "check", "compare_runs", "dataset_from_arrays",
-    "dataset_from_paths", "deep_check", "fit",
+    "dataset_from_paths", "deep_check", "explain", "fit",
     "load", "load_backbone", "read_dataset",
 ]  # fmt: skip
 

@@ -59,8 +59,8 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _few_examples(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reports, whose pictures take time, are tested elsewhere."""
-    monkeypatch.setattr("headstart.pipeline.showing.WRONG", 1)
-    monkeypatch.setattr("headstart.pipeline.showing.RIGHT", 1)
+    monkeypatch.setattr("headstart.tasks.classification.sections.WRONG", 1)
+    monkeypatch.setattr("headstart.tasks.classification.sections.RIGHT", 1)
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -15,18 +16,15 @@ import pytest
 from headstart.backbones import Backbone
 from headstart.engine import open_engine
 from headstart.errors import BackboneError, ParameterError
-from headstart.explain import (
-    HeatMaps,
-    centre_map,
-    judge,
-    mean_interval,
-    random_maps,
-)
-from headstart.explain.heat_maps import windows
-from headstart.explain.onnx_parts import OnnxParts
-from headstart.explain.stage_maps import BehindPooling, StageMaps, find_poolings
+from headstart.explanation import HeatMaps
+from headstart.explanation.heat_maps import windows
+from headstart.explanation.stage_maps import AfterPooling, NetworkGraph, StageMaps, find_poolings
+from headstart.metrics.link import SIGMOID
 from headstart.modalities.image import Preprocessing
 from headstart.onnx_graph import OnnxGraph
+
+sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
+from heat_maps import centre_map, judge, mean_interval, random_maps
 
 SIDE, CELLS = 56, 14
 ENGINES = ("openvino", "onnxruntime")
@@ -102,23 +100,11 @@ def odds(values: np.ndarray, target: int) -> np.ndarray:
 # The network taken apart -----------------------------------------------------------------------------------------------------------
 
 
-def test_parts_are_those_that_the_onnx_package_reads(backbone: Backbone) -> None:
-    import onnx
-
-    data = backbone.network.read_bytes()
-    theirs, ours = onnx.load_from_string(data).graph, OnnxParts(data)
-    assert [(node.op_type, tuple(node.input), tuple(node.output)) for node in theirs.node] == [
-        (node.operator, node.inputs, node.outputs) for node in ours.nodes
-    ]
-    assert [tensor.name for tensor in theirs.initializer] == list(ours.weights)
-    assert [value.name for value in theirs.input] == ours.inputs
-
-
 def test_a_part_is_a_model_of_its_own(tmp_path: Path) -> None:
     import onnx
     from onnx.reference import ReferenceEvaluator
 
-    parts = OnnxParts(small_network(tmp_path, between="Tanh").read_bytes())
+    parts = NetworkGraph(small_network(tmp_path, between="Tanh").read_bytes())
     poolings = find_poolings(parts)
     assert poolings is not None
     part = onnx.load_from_string(parts.part("logits", inputs={poolings[0].pooled: ("N", 3, 1, 1)}))
@@ -128,27 +114,11 @@ def test_a_part_is_a_model_of_its_own(tmp_path: Path) -> None:
     assert [node.op_type for node in part.graph.node] == ["Tanh", "Flatten", "Gemm"]
 
 
-def test_negative_and_packed_axes_are_read() -> None:
-    import onnx
-    from onnx import helper
-
-    nodes = [helper.make_node("ReduceMean", ["a"], [f"b{axes}"], axes=axes) for axes in ([-1], [2, 3], [-2, -1])]
-    model = helper.make_model(helper.make_graph(nodes, "g", [], []))
-    assert [node.axes for node in OnnxParts(model.SerializeToString()).nodes] == [(-1,), (2, 3), (-2, -1)]
-    packed = helper.make_attribute("axes", [1, 2])
-    written = packed.SerializeToString()
-    for entry in (b"\x40\x01", b"\x40\x02"):
-        written = written.replace(entry, b"")
-    node = onnx.NodeProto(op_type="ReduceMean").SerializeToString() + b"\x2a" + bytes([len(written) + 4]) + written + b"\x42\x02\x01\x02"
-    graph = b"\x0a" + bytes([len(node)]) + node
-    assert OnnxParts(b"\x3a" + bytes([len(graph)]) + graph).nodes[0].axes == (1, 2)
-
-
 @pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"\xff" * 50, lambda data: b"PNG" + data])
 def test_a_damaged_network_is_told(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     model = small_network(tmp_path)
     model.write_bytes(damage(model.read_bytes()))
-    with pytest.raises(BackboneError, match="is no ONNX file, or a damaged one"):
+    with pytest.raises(BackboneError, match="is not an ONNX file, or a damaged one"):
         heat_maps(model, method="cells")
 
 
@@ -179,14 +149,14 @@ def test_what_stands_between_pooling_and_head_is_computed(tmp_path: Path, engine
 
 def test_each_label_of_several_has_its_own_odds(tmp_path: Path) -> None:
     images = noise(1)
-    found = heat_maps(small_network(tmp_path), method="cells", multilabel=True).evidence(images, [1])
+    found = heat_maps(small_network(tmp_path), method="cells", link=SIGMOID).evidence(images, [1])
     means = cell_means(images)[0]
     np.testing.assert_allclose(found[0], (means - means.mean(axis=(0, 1))) @ WEIGHTS[1], atol=2e-4)
 
 
 @pytest.mark.parametrize("side", [8, 14, 35, 112])
 def test_maps_of_any_size_keep_their_mean(side: int) -> None:
-    from headstart.explain.stage_maps import _resampling
+    from headstart.explanation.stage_maps import _resampling
 
     rows = _resampling(side, CELLS)
     values = np.random.default_rng(side).normal(size=(side, side))
@@ -211,13 +181,13 @@ def lite_model(backbone: Backbone, folder: Path, *, side: int = SIDE) -> Path:
 
 def check_network(model: Path, *, engine: str, size: int) -> None:
     """The stages' maps on the grid have the pooled values as their means, and from those come the logits of the whole network."""
-    parts = OnnxParts(model.read_bytes())
+    parts = NetworkGraph(model.read_bytes())
     poolings = find_poolings(parts)
     assert poolings is not None
     stages = StageMaps(parts, poolings, size=size, cells=7, engine=engine)
     images = noise(2, side=size)
     found = list(stages.run(iter(images)))
-    behind = BehindPooling(parts, poolings, [shape for _, shape in found[0]], engine=engine)
+    behind = AfterPooling(parts, poolings, [shape for _, shape in found[0]], engine=engine)
     means = [np.stack([image[index][0].mean(axis=0) for image in found]) for index in range(len(poolings))]
     expected = [row for (row,) in open_engine(model, kind=engine, outputs=("logits",), size=size).run(iter(images))]
     np.testing.assert_allclose(behind(means), np.stack(expected), rtol=1e-3, atol=2e-3)
@@ -225,7 +195,7 @@ def check_network(model: Path, *, engine: str, size: int) -> None:
 
 def test_the_embedded_network_in_two_parts(backbone: Backbone, tmp_path: Path, engine: str) -> None:
     model = lite_model(backbone, tmp_path)
-    assert len(find_poolings(OnnxParts(model.read_bytes())) or ()) == len(backbone.layers)
+    assert len(find_poolings(NetworkGraph(model.read_bytes())) or ()) == len(backbone.layers)
     check_network(model, engine=engine, size=SIDE)
 
 
@@ -393,7 +363,7 @@ def test_networks_of_timm(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
     done = conversion.convert(record, tensors=None, seed=3)
     (tmp_path / "network.onnx").write_bytes(done.network)
     made = lite_model(Named(tmp_path / "network.onnx", done.layers[-1].stop), tmp_path, side=side)  # type: ignore[arg-type]
-    found = find_poolings(OnnxParts(made.read_bytes()))
+    found = find_poolings(NetworkGraph(made.read_bytes()))
     assert len(found or ()) == means
     maps = HeatMaps(made, preprocessing=Preprocessing(size=side), classes=CLASSES, method="fast")
     assert maps.method == ("cells" if means else "occlusion")

@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from headstart.errors import ParameterError, RunError
-from headstart.explain import Neighbour, TrainingImages, explanation_picture, overlay
-from headstart.explain.pictures import colours
+from headstart import explain, load
+from headstart.errors import ImageError, ParameterError, RunError
+from headstart.explanation import Explanation, Neighbour, explanation_picture, nearest_training_images, overlay
+from headstart.explanation.explanations import colours
+from headstart.run import Run
 
 # Pictures --------------------------------------------------------------------------------------------------------------------------
 
@@ -36,10 +38,14 @@ def test_the_overlay_shows_the_heat_where_it_is() -> None:
         overlay(pixels[:, :, 0], heat)
 
 
-def test_the_picture_has_the_image_its_heat_and_the_neighbours() -> None:
+def test_the_picture_has_the_image_its_heat_and_the_neighbours(tmp_path: Path) -> None:
+    Image.new("RGB", (80, 50), (200, 200, 200)).save(tmp_path / "grey.png")
     pixels = np.random.default_rng(0).integers(0, 255, (400, 400, 3), dtype=np.uint8)
     heat = np.zeros((56, 56), np.float32)
-    neighbours = [Neighbour("cat", "similarity 0.91", True, np.full((50, 80, 3), 200, np.uint8)), Neighbour("dog", "", False)]
+    neighbours = [
+        Neighbour(row=0, path=tmp_path / "grey.png", label="cat", similarity=0.91, same=True),
+        Neighbour(row=1, path=tmp_path / "gone.png", label="dog", similarity=0.5, same=False),
+    ]
     without = explanation_picture(pixels, heat, title="cat 99 %", caption="cat.jpg")
     picture = explanation_picture(pixels, heat, title="a very long name of a class " * 9, caption="", neighbours=neighbours)
     assert picture.height > without.height
@@ -52,20 +58,48 @@ def test_the_picture_has_the_image_its_heat_and_the_neighbours() -> None:
 # Training images -------------------------------------------------------------------------------------------------------------------
 
 
-def test_the_nearest_are_those_of_scikit_learn() -> None:
+class Known:
+    """A run that knows no more than the features of its training images, as one without a novelty score."""
+
+    trust = None
+    manifest: dict[str, Any] = {"backbone": {"layers": [{"name": "last", "start": 5, "stop": 45}]}}  # noqa: RUF012
+
+    def __init__(self, features: np.ndarray) -> None:
+        self.reference = {"features": features}
+
+
+def test_without_a_novelty_score_the_nearest_are_those_of_scikit_learn() -> None:
     from sklearn.neighbors import NearestNeighbors
 
     random = np.random.default_rng(0)
     features = random.random((5000, 40)).astype(np.float16)
-    training = TrainingImages(features, tuple(Path(f"{row}.jpg") for row in range(5000)), ("a",) * 5000)
-    asked = random.random((7, 40)).astype(np.float32)
-    distance, order = NearestNeighbors(metric="cosine").fit(features.astype(np.float64)).kneighbors(asked, 6)
-    found, closeness = training.nearest(asked, count=6)
+    run: Any = Known(features)
+    asked = random.random((7, 45)).astype(np.float32)
+    distance, order = NearestNeighbors(metric="cosine").fit(features.astype(np.float64)).kneighbors(asked[:, 5:], 6)
+    found, closeness = nearest_training_images(run, asked, 6)
     np.testing.assert_array_equal(found, order)
     np.testing.assert_allclose(closeness, 1 - distance, atol=1e-5)
-    assert training.nearest(np.zeros((1, 40)), count=9000)[0].shape == (1, 5000)
-    with pytest.raises(ParameterError, match=r"have 40 features, got an array of shape \(1, 3\)"):
-        training.nearest(np.zeros((1, 3)), count=1)
+    assert nearest_training_images(run, np.zeros((1, 45), np.float32), 9000)[0].shape == (1, 5000)
+
+
+def test_predict_and_explain_name_the_same_training_images(run: Path, pictures: Path) -> None:
+    opened = load(run)
+    images = sorted(pictures.rglob("*.png"))[::7]
+    judged = opened.predict(images, neighbours=4).judgement
+    assert judged is not None
+    found = [one for one in explain(opened, images, nearest_images=4, method="fast") if isinstance(one, Explanation)]
+    assert [[near.row for near in one.neighbours] for one in found] == np.asarray(judged.nearest).tolist()
+    for one in found:
+        similarities = [near.similarity for near in one.neighbours]
+        assert similarities == sorted(similarities, reverse=True)
+        assert all(-1 <= value <= 1.0001 for value in similarities)
+        for near in one.neighbours:
+            assert near.path.parent.name == near.label
+            assert near.same == (near.label == one.name)
+    seen = {name: row for row, name in enumerate(opened.training_names)}
+    (itself,) = explain(run, [run / opened.training_names[3]], nearest_images=1, method="fast")
+    assert isinstance(itself, Explanation)
+    assert (itself.neighbours[0].row, itself.neighbours[0].similarity) == (seen[opened.training_names[3]], pytest.approx(1, abs=2e-3))
 
 
 # The command -----------------------------------------------------------------------------------------------------------------------
@@ -77,8 +111,7 @@ def test_explain_writes_a_picture_and_names_the_nearest(cli: Callable[..., Any],
     first, *nearest = done.out.splitlines()
     assert re.fullmatch(rf"{re.escape(str(photo))}  rings [01]\.\d{{4}}  explained/rings 00\.jpg", first)
     assert len(nearest) == 3
-    training = TrainingImages.read(run)
-    known = {str(path.resolve()) for path in training.paths}
+    known = {str((run / name).resolve()) for name in load(run).training_names}
     for line in nearest:
         found = re.fullmatch(r"  similarity ([01]\.\d\d)  (\w+)  (.+)", line)
         assert found
@@ -118,12 +151,23 @@ def test_explain_says_what_is_wrong(cli: Callable[..., Any], run: Path, photo: P
     assert "it comes first" in cli("explain", photo, run).err
 
 
-def test_a_run_without_its_training_images(run: Path, tmp_path: Path) -> None:
-    copy = Path(shutil.copytree(run, tmp_path / "copy"))
-    lines = (copy / "split.csv").read_text("utf-8").splitlines(keepends=True)
-    (copy / "split.csv").write_text("".join(line for line in lines if ",train" not in line), "utf-8")
-    with pytest.raises(RunError, match=r"has \d+ training images and split\.csv 0"):
-        TrainingImages.read(copy)
-    (copy / "split.csv").unlink()
-    with pytest.raises(RunError, match="its training images cannot be read"):
-        TrainingImages.read(copy)
+def test_in_python_images_are_explained_one_after_the_other(run: Path, photo: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.jpg").write_bytes(b"nothing")
+    first, bad, second = explain(run, [photo, tmp_path / "bad.jpg", photo.read_bytes()], target="checks", method="fast", nearest_images=0)
+    assert isinstance(first, Explanation)
+    assert isinstance(second, Explanation)
+    assert isinstance(bad, ImageError)
+    assert (first.name, first.best[0], first.neighbours, second.position) == ("checks", "rings", (), 2)
+    np.testing.assert_array_equal(first.heat, second.heat)
+    assert first.picture().size == second.picture().size
+    with pytest.raises(ParameterError, match=r"the run has no class 'check'\. Did you mean checks"):
+        explain(run, [photo], target="check")
+    with pytest.raises(ParameterError, match="nearest_images must be 0 or more, got -1"):
+        explain(run, [photo], nearest_images=-1)
+
+
+def test_a_run_without_its_training_images(run: Path, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Run, "training_names", ())
+    with pytest.raises(RunError, match=r"has \d+ training images, and the names of 0\. Copy the run again"):
+        explain(run, [photo])
+    assert isinstance(next(explain(run, [photo], nearest_images=0, method="fast")), Explanation)

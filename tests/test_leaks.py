@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from headstart import FitSettings, fit
+from headstart.audit.leaks import LeakTest, known_beforehand, leak_tests
 from headstart.data import Dataset, dataset_from_paths
-from headstart.pipeline.leaks import LeakTest, known_beforehand, leak_tests
 
 
 def dataset(parts: str, groups: str | None = None) -> Dataset:

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headstart.errors import ParameterError
-from headstart.report.chart import Scale, lines
-from headstart.report.lr_curve import lr_chart
+from headstart.report.chart import Scale, lines, scales
+from headstart.report.training import lr_chart
 from headstart.training.learning_rates import DivergenceTest, LearningRates, lr_text, rising, rounded_down, smooth
 
 
@@ -148,7 +148,7 @@ def test_the_chart_shows_the_curve_where_it_is() -> None:
     toy = Quadratic(3.0, 0)
     found = searched(np.array([toy.step(lr) for lr in rising(1e-6, 1e3, 150)]), high=1e3)
     chart = lr_chart(found)
-    x, y = chart.scales()
+    x, y = scales(chart)
     assert x.axis.log
     assert chart.mark is not None
     assert chart.mark.x == found.suggested

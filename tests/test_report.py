@@ -16,31 +16,54 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from headstart.audit import Finding
+from headstart.audit.leaks import LeakTest
 from headstart.errors import ParameterError
 from headstart.evaluate import evaluate
-from headstart.report import EvidenceRow, Finding, RunReport, Trusted, confusion_matrix_png, training_curves_png, write_report
-from headstart.report.matrix import shades
-from headstart.report.model_card import markdown, model_card
-from headstart.report.page import SECTIONS, page
+from headstart.report import draw_png
+from headstart.report.chart import shades
+from headstart.report.model_card import markdown
+from headstart.report.training import training_charts
+from headstart.sections import Card, Charts, Neighbour
+from headstart.tasks.classification.sections import confusion_matrix
 from headstart.training.history import History
-from reports import Curve, Reading, evaluation, example, history, rich_report, run_report
+from reports import (
+    Facts,
+    Reading,
+    candidate,
+    curve,
+    evaluation,
+    example,
+    history,
+    model_card,
+    page,
+    rich_report,
+    run_report,
+    use,
+    write_report,
+)  # fmt: skip
 
 # report.html
 
 
 def test_the_page_tells_the_result_in_a_sentence_with_its_interval() -> None:
     text = Reading(page(run_report())).text
-    assert "The model names the right class for 296 of 300 test images (98.7 %)." in text
-    assert "With 95 % confidence, its accuracy on images like these lies between 96.6 % and 99.5 %." in text
+    assert "The model classifies 296 of 300 test images correctly (98.7 %)." in text
+    assert "The 95 % confidence interval of its accuracy on images like these is 96.6 % to 99.5 %." in text
     assert "The test part came with the data." in text
-    assert "The mark at 50.0 % is what always naming the most frequent class would score." in text
+    assert "The mark at 50.0 % is the score of always predicting the most frequent class." in text
 
 
 def test_the_page_has_every_part_of_the_report() -> None:
-    source = page(rich_report(history=history()))
+    facts = rich_report(history=history())
+    source = page(facts)
     text = Reading(source).text
-    for anchor, (heading, _, _) in SECTIONS.items():
-        assert f'<section id="{anchor}"><h2>{heading}</h2>' in source
+    anchors = [section.anchor for section in facts.report.sections]
+    assert anchors == re.findall(r'<section id="(.*?)">', source)
+    assert anchors == ["result", "confused", "examples", "classes", "curves", "confidence", "images", "learning", "data", "uses", "tried",
+                       "training", "time", "repeat"]  # fmt: skip
+    for section in facts.report.sections:
+        assert f'<section id="{section.anchor}"><h2>{section.heading}</h2>' in source
     for said in (
         "900 images: 600 train, 300 test.",
         "1 file could not be used",
@@ -67,9 +90,9 @@ def test_the_page_has_every_part_of_the_report() -> None:
 def test_the_serious_finding_comes_first_and_the_best_head_first() -> None:
     text = Reading(page(run_report())).text
     assert text.index("4 leaks.") < text.index("One file is large.")
-    tried = text[text.index("What was tried") :]
+    tried = text[text.index("Model selection") :]
     assert tried.index("kernel ridge") < tried.index("0.9700 ± 0.0070") < tried.index(" ridge last")
-    assert tried.index("chosen") < tried.index("0.9700")
+    assert tried.index("selected") < tried.index("0.9700")
 
 
 def test_a_bare_report_has_no_empty_sections() -> None:
@@ -77,7 +100,7 @@ def test_a_bare_report_has_no_empty_sections() -> None:
         ("a", "b"), evidence=(), head="", features="", reason="", times={}, refused=(), findings=(), notes=(), command="", provenance={}
     )
     text = Reading(page(found)).text
-    for heading in ("What was tried", "Time", "What was found in the data"):
+    for heading in ("Model selection", "Time", "Findings in the data"):
         assert heading not in text
     assert "backbone" in text
 
@@ -123,21 +146,20 @@ def test_names_of_any_kind_stay_names(count: int) -> None:
         reason=bad,
         command=bad,
         counts={bad: dict.fromkeys(classes, 3)},
-        evidence=(EvidenceRow(head=bad, layers=bad, settings={bad: bad}, accuracy=1.0),),
+        evidence=(candidate(head=bad, view=bad, hyperparameters={bad: bad}, accuracy=1.0),),
         times={bad: 1.0},
         refused=((bad, bad),),
-        findings=(Finding(text=bad, advice=bad, examples=(bad,) * 5),),
+        findings=(Finding("bad", "error", bad, examples=(bad,) * 5),),
         notes=(bad,),
         provenance={bad: bad, "group" + bad: {bad: [bad, bad]}},
         history=dataclasses.replace(history(stages=(bad, bad + "2")), stopped=bad),
         examples=tuple(
-            dataclasses.replace(example(target, predicted), name=bad, neighbours=((bad, bad, None),))
+            dataclasses.replace(example(target, predicted), card=Card(name=bad, neighbours=(Neighbour(name=bad, label=bad),)))
             for target, predicted in ((classes[0], classes[1]), (bad, classes[0]), (classes[0], classes[0]))
         ),
-        learning_curve=Curve((10, 20), (0.5, 0.6), (0.1, 0.1), bad),
-        trust=Trusted(sentences=(bad,)),
-        uses=(bad,),
-        leaks=((bad, 0.9, (0.8, 0.95), 100),),
+        learning_curve=curve((10, 20), (0.5, 0.6), (0.1, 0.1), bad),
+        uses=(use(bad),),
+        leaks=(LeakTest(label=bad, accuracy=0.9, interval=(0.8, 0.95), images=100),),
     )
     source = page(report)
     found = Reading(source)
@@ -171,7 +193,7 @@ def test_of_many_classes_the_worst_come_first_and_all_are_there() -> None:
     assert "The 10 with the lowest F1:" in text
     assert text.count("All 40 classes") == 2
     assert "From 10 ( class number 0 ) to 49 images in a class." in text
-    assert "1 of 8 class number 0 named class number 1 (12.5 %)" in text
+    assert "1 of 8 class number 0 predicted as class number 1 (12.5 %)" in " ".join(text.split())
 
 
 def test_long_lists_of_refused_files_are_cut_with_a_word() -> None:
@@ -183,9 +205,9 @@ def test_long_lists_of_refused_files_are_cut_with_a_word() -> None:
 
 
 def test_long_evidence_keeps_the_chosen_row_in_sight() -> None:
-    rows = tuple(EvidenceRow(head=f"head{index}", layers="last", accuracy=1 - index / 100, chosen=index == 30) for index in range(40))
+    rows = tuple(candidate(head=f"head{index}", view="last", accuracy=1 - index / 100, chosen=index == 30) for index in range(40))
     source = page(run_report(evidence=rows))
-    before_fold = source[source.index("What was tried") : source.index("<summary>All 40")]
+    before_fold = source[source.index("<h2>Model selection") : source.index("<summary>All 40")]
     assert "head19" in before_fold
     assert "head20" not in before_fold
     assert "head30" in before_fold
@@ -195,7 +217,7 @@ def test_a_perfect_result_and_missing_classes_are_put_in_words() -> None:
     classes = ("a", "b", "c")
     perfect = evaluate(np.eye(3)[[0, 1, 0, 1]], np.array([0, 1, 0, 1]), classes)
     text = Reading(page(run_report(classes, evaluation=perfect))).text
-    assert "No image was named wrongly." in text
+    assert "No image was misclassified." in text
     assert "No test image is of c" in text
     assert "(100 %)" in text
 
@@ -206,8 +228,8 @@ def test_multilabel_reports_have_no_confusion_matrix(tmp_path: Path) -> None:
     written = write_report(tmp_path, report)
     assert [path.name for path in written] == ["report.html", "MODEL_CARD.md"]
     text = Reading(written[0].read_text(encoding="utf-8")).text
-    assert "The model finds exactly the right labels of 3 of 3 test images (100 %)." in text
-    assert "What is confused with what" not in text
+    assert "The model assigns exactly the right labels to 3 of 3 test images (100 %)." in text
+    assert "Confusion matrix" not in text
     assert "900 labels: 600 train, 300 test." in text
     card = written[1].read_text(encoding="utf-8")
     assert "confusion_matrix.png" not in card
@@ -217,7 +239,7 @@ def test_multilabel_reports_have_no_confusion_matrix(tmp_path: Path) -> None:
 # training
 
 
-def _training(report: RunReport) -> tuple[str, str]:
+def _training(report: Facts) -> tuple[str, str]:
     """The section's HTML and its text."""
     found = re.search(r"<section id=.training.><h2>Training</h2>.*?</section>", page(report), flags=re.DOTALL)
     assert found
@@ -230,12 +252,12 @@ def test_the_training_is_told_in_sentences_curves_and_numbers() -> None:
         "The head and the stages stage5 and stage6 were trained for 3 epochs, in 4.5 s. The weights of epoch 2 are kept: "
         "validation accuracy 90.0 %, validation loss 0.2500. The validation loss had not fallen for 1 epoch." in text
     )
-    assert source.count("<svg class=chart role=img") == 2
+    assert source.count('<svg class="chart" role="img"') == 2
     assert text.count("epoch 2 kept") == 2
     assert "The accuracy by epoch: training from 70.0 % to 90.0 % and validation from 80.0 % to 93.3 %." in text
     assert "The loss by epoch: training from 0.6000 to 0.2000 and validation from 0.5000 to 0.1667." in text
     assert "2 kept 85.0 % 90.0 % 0.3000 0.2500 5.00e-04 1.5 s" in text
-    assert "The test images took no part." in text
+    assert "The test images were not used." in text
 
 
 def test_an_unvalidated_training_of_the_head_alone_shows_no_column_of_dashes() -> None:
@@ -284,15 +306,15 @@ def test_the_card_tells_the_training_and_shows_its_picture() -> None:
         "- Fine-tuning: The head and the stages stage5 and stage6 were trained for 3 epochs, in 4.5 s. The weights of epoch 2 are kept"
         in card
     )
-    assert "![Accuracy and loss by epoch, of training and of validation](training_curves.png)" in card
+    assert "![Training](training_curves.png)" in card
 
 
 @pytest.mark.parametrize("length", [1, 2, 12, 300])
 def test_the_curves_are_drawn_where_the_numbers_are(length: int, tmp_path: Path) -> None:
-    training_curves_png(history(length, best=1), tmp_path / "curves.png")
+    draw_png(Charts(training_charts(history(length, best=1))), tmp_path / "curves.png", heading="Training")
     with Image.open(tmp_path / "curves.png") as image:
         assert image.format == "PNG"
-        assert image.size == (1600, 586)
+        assert image.size == (1600, 597)
         pixels = np.asarray(image.convert("RGB")).astype(int)
     below = pixels[176:515]  # without the keys
     blue, orange = below[:, :, 2] > below[:, :, 0] + 60, below[:, :, 0] > below[:, :, 2] + 60
@@ -307,9 +329,9 @@ def test_the_curves_are_drawn_where_the_numbers_are(length: int, tmp_path: Path)
         assert height[0][1] > height[1][1]
 
 
-def test_a_picture_of_no_epochs_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ParameterError, match="A training without an epoch has no curves; give a history with at least one"):
-        training_curves_png(History(), tmp_path / "curves.png")
+def test_a_picture_of_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match="There is no chart to draw"):
+        draw_png(Charts(()), tmp_path / "curves.png")
 
 
 # MODEL_CARD.md
@@ -344,7 +366,7 @@ def test_the_card_names_a_licence_that_the_hub_does_not_know() -> None:
 def test_the_card_tells_the_same_numbers_as_the_page() -> None:
     report = run_report()
     card, text = model_card(report), Reading(page(report)).text
-    sentence = "The model names the right class for 296 of 300 test images (98.7 %)."
+    sentence = "The model classifies 296 of 300 test images correctly (98.7 %)."
     assert sentence in card
     assert sentence in text
     assert "| accuracy | 0.9867 (95 % interval 0.9662 to 0.9948, Wilson) |" in card
@@ -358,8 +380,8 @@ def test_the_card_tells_the_same_numbers_as_the_page() -> None:
     assert "- Refused: 1 file that could not be read." in card
     assert "- Seed: 0" in card
     assert "```\nheadstart predict . image.jpg\n```" in card
-    assert "from another camera, place or time, it can be lower." in card
-    assert "The model names one of its classes for every image" in card
+    assert "on images from another camera, place or time it can be lower." in card
+    assert "The model assigns one of its classes to every image" in card
 
 
 def test_undefined_scores_stay_out_of_the_metadata() -> None:
@@ -391,14 +413,14 @@ def test_yaml_reads_every_title_back_as_text(word: str) -> None:
 @pytest.mark.parametrize("count", [1, 2, 10, 40, 100, 151, 1000])
 def test_the_picture_can_be_drawn_at_any_number_of_classes(count: int, tmp_path: Path) -> None:
     classes = tuple(f"class {index} 犬\udcff" for index in range(count))
-    confusion_matrix_png(evaluation(classes, n=max(60, count)), tmp_path / "confusion.png")
+    draw_png(confusion_matrix(evaluation(classes, n=max(60, count))), tmp_path / "confusion.png", heading="test")
     with Image.open(tmp_path / "confusion.png") as image:
         assert image.format == "PNG"
         assert 200 < min(image.size) <= max(image.size) < 2600
 
 
 def test_the_picture_shows_right_cells_in_blue_and_wrong_ones_in_orange(tmp_path: Path) -> None:
-    confusion_matrix_png(evaluation(("cats", "dogs"), n=40, wrong=20), tmp_path / "confusion.png")
+    draw_png(confusion_matrix(evaluation(("cats", "dogs"), n=40, wrong=20)), tmp_path / "confusion.png")
     with Image.open(tmp_path / "confusion.png") as image:
         pixels = np.asarray(image.convert("RGB")).astype(int)
     blue = (pixels[:, :, 2] > pixels[:, :, 0] + 60).sum()
@@ -409,7 +431,7 @@ def test_the_picture_shows_right_cells_in_blue_and_wrong_ones_in_orange(tmp_path
 
 
 def test_an_empty_cell_can_be_told_from_the_paper(tmp_path: Path) -> None:
-    confusion_matrix_png(evaluation(tuple("abcdefghij"), wrong=0), tmp_path / "confusion.png")
+    draw_png(confusion_matrix(evaluation(tuple("abcdefghij"), wrong=0)), tmp_path / "confusion.png")
     with Image.open(tmp_path / "confusion.png") as image:
         colours = {colour: count for count, colour in image.convert("RGB").getcolors(1 << 24) or []}
     cell = 88 * 88
@@ -427,24 +449,28 @@ def test_shades_grow_with_the_share_of_the_row_and_are_none_where_nothing_is() -
     assert found.max() <= 1
 
 
-def test_a_picture_of_multilabel_data_is_refused(tmp_path: Path) -> None:
+def test_a_confusion_matrix_of_several_labels_is_refused() -> None:
     labels = evaluate(np.array([[0.9, 0.1]]), np.array([[True, False]]), ("a", "b"))
     with pytest.raises(ParameterError, match="multi-label data have no confusion matrix: an image has no single class"):
-        confusion_matrix_png(labels, tmp_path / "confusion.png")
+        confusion_matrix(labels)
 
 
 def test_pillows_own_font_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from headstart.report import fonts
+    from headstart.explanation import explanations
 
-    monkeypatch.setattr(fonts, "SYSTEM_FONTS", ())
-    fonts.font_at.cache_clear()
+    draw_png(confusion_matrix(evaluation(("cats", "dogs"))), tmp_path / "system.png")
+    monkeypatch.setattr(explanations, "SYSTEM_FONTS", ())
+    explanations.font_at.cache_clear()
     try:
-        confusion_matrix_png(evaluation(("cats", "dogs")), tmp_path / "confusion.png")
-        training_curves_png(history(), tmp_path / "curves.png")
+        draw_png(confusion_matrix(evaluation(("cats", "dogs"))), tmp_path / "own.png")
+        assert explanations.font_at(12).getname()[0] == "Aileron"
     finally:
-        fonts.font_at.cache_clear()
-    assert (tmp_path / "confusion.png").stat().st_size > 500
-    assert (tmp_path / "curves.png").stat().st_size > 500
+        explanations.font_at.cache_clear()
+    inked = []
+    for name in ("system", "own"):
+        with Image.open(tmp_path / f"{name}.png") as image:
+            inked.append((np.asarray(image.convert("L")) < 90).sum())
+    assert inked[1] > 0.6 * inked[0]  # as much text
 
 
 # writing
@@ -472,6 +498,6 @@ def test_a_missing_folder_is_the_file_systems_error(tmp_path: Path) -> None:
 
 
 def test_nothing_is_imported_for_drawing_before_something_is_drawn() -> None:
-    code = "import sys, headstart.report; print(sorted({'PIL', 'matplotlib', 'scipy', 'sklearn'} & set(sys.modules)))"
+    code = "import sys, headstart.report; print(sorted({'PIL', 'jinja2', 'onnx', 'resvg_py', 'scipy', 'sklearn'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -16,10 +16,12 @@ from safetensors.numpy import load_file, save_file
 from headstart import FitSettings, fit, load
 from headstart.errors import RunError
 from headstart.files import file_digest
-from headstart.pipeline import report_of
-from headstart.pipeline.showing import RIGHT
+from headstart.report import report_of, run_report
 from headstart.run import PAGES, Use, record_use, replace_pages
+from headstart.run.record import FitRecord
 from headstart.run.run import manifest_digest
+from headstart.sections import Card, Gallery
+from headstart.tasks.classification.sections import RIGHT, ClassificationTest
 
 Cli = Callable[..., Any]
 USE = Use(when="2031-05-06T07:08:09+00:00", data="photos", images=12, tested=10, trained=0, accuracy=0.75)
@@ -53,6 +55,22 @@ def without_digests(folder: Path) -> dict[str, Any]:
     return {**manifest, "files": files, "digest": ""}
 
 
+def facts_of(folder: Path) -> ClassificationTest:
+    """What the report of a run is made of."""
+    run = load(folder)
+    return run_report._tested(run, record_of(folder), run_report._from_lists(run))
+
+
+def record_of(folder: Path) -> FitRecord:
+    entries = load(folder).manifest
+    return FitRecord.from_dict({**entries, "reliability_test": entries["trust_test"]})
+
+
+def cards(folder: Path) -> list[Card]:
+    blocks = [block for section in report_of(load(folder)).sections for block in section.blocks if isinstance(block, Gallery)]
+    return [card for block in blocks for group in block.groups for card in group.cards]
+
+
 # anew
 
 
@@ -80,34 +98,33 @@ def test_what_it_tells_is_what_fit_measured(pictures: Path, cache: Path, tmp_pat
                 shutil.copy(pictures / kind / f"{kind} {number:02d}.png", data / part / kind)
     (data / "train" / "rings" / "broken.png").write_bytes(b"rubbish")
     result = fit(data, out=tmp_path / "run", settings=FitSettings(head="centroid", cache=cache))
-    report = report_of(load(tmp_path / "run"))
+    report, record = facts_of(tmp_path / "run"), record_of(tmp_path / "run")
     assert report.evaluation.accuracy == result.test.accuracy
     assert report.evaluation.interval == result.test.interval
     assert (report.evaluation.outcome.targets == result.test.outcome.targets).all()
     assert report.evaluation.outcome.probabilities == pytest.approx(result.test.outcome.probabilities, abs=1e-5)
     assert report.counts == {part: result.dataset.counts(part) for part in ("train", "test")}
-    assert report.leaks == tuple((row.label, row.accuracy, row.interval, row.images) for row in result.leaks)
-    assert [images for _, _, _, images in report.leaks] == [16, 6, 10]
-    assert [finding.text for finding in report.findings] == [finding.message for finding in result.findings]
-    assert [path for path, _ in report.refused] == [error.path for error in result.refused]
-    assert report.trust is not None
-    assert (report.trust.coverage, report.trust.covered) == (result.trust_test.asked, result.trust_test.coverage)
-    assert report.trust.refused == result.trust_test.unlike
-    assert sum(report.trust.sizes.values()) == 16
-    mean = sum(size * images for size, images in report.trust.sizes.items()) / 16
-    assert mean == pytest.approx(report.trust.mean_size) == result.trust_test.size
-    rows = [example.row for example in report.examples]
+    assert record.leaks == tuple(result.leaks)
+    assert [row.images for row in record.leaks] == [16, 6, 10]
+    assert record.findings == tuple(result.findings)
+    assert [path for path, _ in record.refused] == [error.path for error in result.refused]
+    assert report.reliability == result.trust_test
+    assert sum(report.set_sizes.values()) == 16
+    mean = sum(size * images for size, images in report.set_sizes.items()) / 16
+    assert mean == pytest.approx(result.trust_test.size)
+    rows = [example.card.row for example in report.examples]
     assert len(set(rows)) == len(rows) == RIGHT  # none is wrong
-    tested = [path.relative_to(data).as_posix() for path in result.dataset.take(result.dataset.part("test")).images]
+    names = [path.relative_to(data).as_posix() for path in result.dataset.take(result.dataset.part("test")).images]
     for example in report.examples:
-        assert example.name == tested[example.row]
-        assert example.target == Path(example.name).parent.name
-        nearest, label, image = example.neighbours[0]
-        assert nearest.startswith("train/")
-        assert label == Path(nearest).parent.name
-        assert image is not None
-        if int(Path(example.name).stem[-2:]) < 15:  # it has a copy among the training images, which is the nearest of all
-            assert Path(nearest).name == Path(example.name).name
+        card = example.card
+        assert card.name == names[card.row]
+        assert example.target == Path(card.name).parent.name
+        nearest = card.neighbours[0]
+        assert nearest.name.startswith("train/")
+        assert nearest.label == Path(nearest.name).parent.name
+        assert nearest.picture is not None
+        if int(Path(card.name).stem[-2:]) < 15:  # it has a copy among the training images, which is the nearest of all
+            assert Path(nearest.name).name == Path(card.name).name
 
 
 def test_later_uses_are_told_and_nothing_else_is_changed(cli: Cli, far: Path) -> None:
@@ -167,12 +184,13 @@ def test_some_pictures_are_gone_and_some_are_others_now(run: Path, far: Path) ->
             shutil.copy(run / name, far / name)
         else:  # a picture, but not the one that was tested
             Image.new("RGB", (40, 40), (200, 10 * number, 0)).save(far / name)
-    report = report_of(opened)
-    assert sorted(example.row for example in report.examples) == [2, 7]
-    whole = {example.row: example for example in report_of(load(run)).examples}
-    for example in report.examples:
-        full = whole[example.row]
-        assert example == replace(full, heat=example.heat, neighbours=tuple((name, label, None) for name, label, _ in full.neighbours))
+    found, whole = cards(far), {card.row: card for card in cards(run)}
+    assert sorted(card.row for card in found) == [2, 7]
+    for card in found:
+        full = whole[card.row]
+        assert card == replace(
+            full, pictures=(full.pictures[0], *card.pictures[1:]), neighbours=tuple(replace(one, picture=None) for one in full.neighbours)
+        )
 
 
 # damage
@@ -239,7 +257,7 @@ def test_a_run_of_an_earlier_version(cli: Cli, far: Path) -> None:
     before = state(far)
     done = cli("report", far)
     assert done.code != 0
-    assert "was written by an earlier version of Headstart, which did not keep what the report tells." in done.err
+    assert "was written by an earlier version of Headstart, which did not record what the report tells." in done.err
     assert state(far) == before
 
 
@@ -259,10 +277,10 @@ def test_a_disk_that_is_full(far: Path, monkeypatch: pytest.MonkeyPatch, failing
     with pytest.raises(RunError, match=r"The pages of the run .* cannot be written: No space left on device"):
         replace_pages(far, {"report.html": "new", "MODEL_CARD.md": "new"})
     monkeypatch.setattr(Path, "replace", put)
-    assert {name for name, content in state(far).items() if before[name] != content} == ({"report.html"} if failing else set())
+    assert {name for name, content in state(far).items() if before[name] != content} == ({"MODEL_CARD.md"} if failing else set())
     assert sorted(state(far)) == sorted(before)
     if failing:
-        with pytest.raises(RunError, match=r"report.html: has been changed .* headstart report"):
+        with pytest.raises(RunError, match=r"MODEL_CARD.md: has been changed .* headstart report"):
             load(far)
         replace_pages(far, {name: before[name].decode() for name in PAGES})
     load(far)

@@ -17,21 +17,36 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 from headstart import metrics
 from headstart.errors import ParameterError
 from headstart.evaluate import Evaluation, evaluate
-from headstart.report import Example, RunReport, Trusted, example_rows, jpeg, write_report
-from headstart.report.confidence import FEW, coverage_chart, reliability, reliability_chart
-from headstart.report.gallery import MOST_BYTES
-from headstart.report.in_short import in_short
-from headstart.report.learning import learning_chart
-from headstart.report.model_card import model_card
-from headstart.report.page import SECTIONS, page
-from headstart.report.score_curves import SHOWN, precision_recall_chart, roc_chart, shown_classes
-from reports import Curve, Reading, example, rich_report, run_report
+from headstart.reliability import ReliabilityTest
+from headstart.report.general import learning_chart
+from headstart.report.page import MOST_BYTES
+from headstart.report.run_report import jpeg
+from headstart.sections import Picture
+from headstart.tasks.classification.curves import (
+    FEW,
+    SHOWN,
+    coverage_chart,
+    precision_recall_chart,
+    reliability,
+    reliability_chart,
+    roc_chart,
+    shown_classes,
+)  # fmt: skip
+from headstart.tasks.classification.sections import example_rows
+from reports import Facts, Reading, answered, curve, example, model_card, page, rich_report, run_report, use, write_report
 
 
-def section(report: RunReport, anchor: str) -> str:
+def section(report: Facts, anchor: str) -> str:
     """The text of one section, and nothing where the page has no such section."""
     found = re.search(f'<section id="{anchor}">.*?</section>', page(report), flags=re.DOTALL)
     return " ".join(Reading(found[0]).text.split()) if found else ""
+
+
+def gists(report: Facts) -> str:
+    """The list below the result."""
+    found = re.search("<ul class=short>.*?</ul>", page(report), flags=re.DOTALL)
+    assert found
+    return found[0]
 
 
 def noisy(n: int = 2000, k: int = 3, *, seed: int = 0, sharpness: float = 1.0) -> Evaluation:
@@ -49,67 +64,70 @@ def noisy(n: int = 2000, k: int = 3, *, seed: int = 0, sharpness: float = 1.0) -
 
 def test_mistakes_come_first_and_the_surest_of_them_before_all() -> None:
     text = section(rich_report(), "examples")
-    wrong, right = text.split("Named rightly, the least sure first")
-    assert wrong.index("80.0 % sure: cats") < wrong.index("70.0 % sure: dogs")
-    assert "60.0 % sure test/cats/8.jpg" in right
+    wrong, right = text.split("Correct, the least confident first")
+    assert wrong.index("80.0 % confident: cats") < wrong.index("70.0 % confident: dogs")
+    assert "60.0 % confident test/cats/8.jpg" in right
     assert "Nearest in training" in wrong
 
 
 def test_a_cell_of_the_matrix_leads_to_its_images_and_only_then() -> None:
     report = rich_report()
     matrix, gallery = page(report).split('<section id="examples">')
-    links = set(re.findall(r'href="#(named-\d+-\d+)"', matrix))
-    assert links == {"named-0-0", "named-0-1", "named-1-0"}
-    assert links == set(re.findall(r'<div class=group id="(named-\d+-\d+)"', gallery))
-    at = gallery.index('id="named-0-1"')
+    links = set(re.findall(r'href="#(predicted-\d+-\d+)"', matrix))
+    assert links == {"predicted-0-0", "predicted-0-1", "predicted-1-0"}
+    assert links == set(re.findall(r'<div class=group id="(predicted-\d+-\d+)"', gallery))
+    at = gallery.index('id="predicted-0-1"')
     assert "test/cats/0.jpg" in gallery[at : gallery.index("</article>", at)]
-    assert 'href="#named' not in page(run_report())
-    assert "leads to images" not in page(run_report())
+    assert 'href="#predicted' not in page(run_report())
+    assert "links to examples" not in page(run_report())
 
 
 @pytest.mark.parametrize("count", [16, 60])
 def test_a_drawn_matrix_has_links_too(count: int) -> None:
     source = page(rich_report(tuple(f"class {index}" for index in range(count))))
-    drawing = re.search(r"<svg class=matrix.*?</svg>", source, flags=re.DOTALL)
+    drawing = re.search(r'<svg class="matrix".*?</svg>', source, flags=re.DOTALL)
     assert drawing
-    assert set(re.findall(r'<a href="#(.*?)">', drawing[0])) == {"named-0-0", "named-0-1", "named-1-2"}
+    assert set(re.findall(r'<a href="#(.*?)">', drawing[0])) == {"predicted-0-0", "predicted-0-1", "predicted-1-2"}
 
 
 def test_pictures_arrive_unchanged() -> None:
     shown = example("cats", "dogs", row=5)
     source = page(rich_report(examples=(shown,)))
     pictures = [base64.b64decode(data) for data in re.findall(r'src="data:image/jpeg;base64,(.*?)"', source)]
-    assert pictures == [shown.image, shown.heat, shown.neighbours[0][2]]
+    assert shown.card.neighbours[0].picture is not None
+    assert pictures == [*(picture.data for picture in shown.card.pictures), shown.card.neighbours[0].picture.data]
 
 
 def test_how_many_of_a_confusion_are_shown_is_said() -> None:
-    report = rich_report()  # of 2 cats named dogs one is shown
-    assert "cats named dogs 1 of 2" in section(report, "examples")
+    report = rich_report()  # of 2 cats predicted as dogs one is shown
+    assert "cats predicted as dogs 1 of 2" in section(report, "examples")
 
 
 def test_a_page_of_too_many_pictures_stays_small_and_says_so() -> None:
     large = jpeg(np.random.default_rng(0).integers(0, 256, (512, 512, 3), dtype=np.uint8), side=512, quality=95)
     fit = MOST_BYTES // len(large)
-    shown = tuple(dataclasses.replace(example("cats", "dogs", 0.9), image=large, heat=None, neighbours=()) for _ in range(fit + 3))
+    one = example("cats", "dogs", 0.9)
+    card = dataclasses.replace(one.card, pictures=(Picture(data=large, alt=""),), neighbours=())
+    shown = (dataclasses.replace(one, card=card),) * (fit + 3)
     source = page(run_report(examples=shown))
     assert len(source) < 5_000_000
     assert source.count("<img") == fit
-    assert "3 pictures left out, so that this page stays small." in Reading(source).text
+    assert "3 pictures left out to keep this page small." in Reading(source).text
 
 
 def test_examples_of_a_perfect_model_say_so() -> None:
     perfect = evaluate(np.eye(2)[[0, 1]], np.array([0, 1]), ("cats", "dogs"))
     assert section(rich_report(evaluation=perfect, examples=(example("cats", "cats"),)), "examples").startswith(
-        "Examples No image was named wrongly."
+        "Examples No image was misclassified."
     )
 
 
 @pytest.mark.parametrize("data", [b"<svg onload=alert(1)>", b"GIF89a", b""])
 def test_pictures_of_other_kinds_are_refused(data: bytes) -> None:
     with pytest.raises(ParameterError, match="the pictures of a report are JPEG, PNG or WebP as bytes; these start with"):
-        Example(name="a", target="a", predicted="b", probability=1.0, image=data)
+        Picture(data=data, alt="a")
     with pytest.raises(ParameterError, match="JPEG, PNG or WebP"):
-        dataclasses.replace(example("a", "b"), neighbours=(("a", "b", data),))
+        dataclasses.replace(example("a", "b").card.pictures[0], mask=data)
 
 
 # which images
@@ -218,7 +236,7 @@ def test_a_model_that_is_too_sure_lies_below_the_line_before_calibration_and_on_
     assert all(abs(x - y) < 0.08 for x, y in inside)
     text = section(run_report(after.classes, evaluation=after, uncalibrated=before), "confidence")
     errors = [100 * found.scores["calibration_error"] for found in (after, before)]
-    assert f"{errors[0]:.1f} points apart on average (calibration error); before calibration they were {errors[1]:.1f} points." in text
+    assert f"differ by {errors[0]:.1f} points on average (calibration error); before calibration, {errors[1]:.1f} points." in text
 
 
 def test_intervals_hold_their_points() -> None:
@@ -236,28 +254,27 @@ def test_the_coverage_curve_ends_at_the_accuracy_and_its_mark_is_where_the_thres
     found = noisy(1000)
     sure = found.outcome.probabilities.max(axis=1)
     threshold = float(np.quantile(sure, 0.25))
-    trust = Trusted(abstention=((0.99, None, None), (0.9, threshold, 0.75)))
-    chart = coverage_chart(run_report(found.classes, evaluation=found, trust=trust))
+    right = (found.outcome.targets == found.outcome.predicted)[sure >= threshold].mean()
+    test = ReliabilityTest(images=1000, answered=(answered(0.9, threshold, 0.75, right),))
+    report = run_report(found.classes, evaluation=found, reliability=test)
+    chart = coverage_chart(report.tested)
     assert (chart.series[0].x[-1], chart.series[0].y[-1]) == (1.0, found.accuracy)
     assert chart.mark
     assert chart.mark.x == (sure >= threshold).mean()
-    text = section(run_report(found.classes, evaluation=found, trust=trust), "confidence")
-    right = (found.outcome.targets == found.outcome.predicted)[sure >= threshold].mean()
-    assert f"90.0 % {100 * threshold:.1f} % 75.0 % {100 * right:.1f} %" in text
-    assert "99.0 % cannot be promised" in text
+    assert f"90.0 % {100 * threshold:.1f} % 75.0 % {100 * right:.1f} %" in section(report, "confidence")
 
 
 def test_prediction_sets_and_false_alarms_are_told() -> None:
     text = section(rich_report(), "confidence")
-    assert "Prediction sets, made for 90.0 %, hold the right class for 92.0 % of the test images (95 % interval 88.0 % to 95.0 %)." in text
-    assert "A set has 1.25 classes on average." in text
+    said = "Prediction sets: mean size 1.25, coverage 92.0 % of the test images (95 % interval 88.0 % to 95.0 %); 90.0 % was asked for."
+    assert said in text
     assert "1 class 240 2 classes 60" in text
-    assert "3.1 % of the test images would be called unlike anything seen in training." in text
-    assert "Sets are made by the threshold of each class." in text
+    assert "3.1 % of the test images are flagged as novel." in text
 
 
 def test_very_large_sets_are_counted_together() -> None:
-    report = rich_report(trust=Trusted(covered=1.0, sizes={size: 100 + size for size in range(30)}))
+    test = ReliabilityTest(images=3435, asked=0.9, coverage=1.0)
+    report = rich_report(reliability=test, set_sizes={size: 100 + size for size in range(30)})
     text = section(report, "confidence")
     assert (
         f"no class 100 1 class 101 2 classes 102 3 classes 103 4 classes 104 5 classes 105 6 classes 106 7 classes or more {23 * 118}"
@@ -278,10 +295,10 @@ def test_multilabel_reports_tell_what_is_known_of_labels() -> None:
     found = evaluate(said, targets, ("a", "b", "c"))
     report = rich_report(("a", "b", "c"), evaluation=found, uncalibrated=None, examples=(example("a, b", "a"), example("c", "c")))
     source = page(report)
-    assert "named-" not in source
-    assert "a, b named a" in section(report, "examples")
+    assert "predicted-" not in source
+    assert "a, b predicted as a" in section(report, "examples")
     assert "probability of the label" in source
-    assert "When it may say nothing" not in section(report, "confidence").split("Thresholds")[0]
+    assert "Abstention" not in section(report, "confidence")
     Reading(source)
     model_card(report)
 
@@ -290,12 +307,12 @@ def test_multilabel_reports_tell_what_is_known_of_labels() -> None:
 
 
 def test_the_learning_curve_shows_points_with_their_errors() -> None:
-    found = Curve((100, 200), (0.9, 0.99), (0.02, 0.03), "More would help.")
+    found = curve((100, 200), (0.9, 0.99), (0.02, 0.03), "More would help.")
     strokes, points = learning_chart(found).series
     assert (list(points.x), list(points.y)) == ([100.0, 200.0], [0.9, 0.99])
     assert strokes.y[:2] == [0.88, 0.92]
     assert strokes.y[4] == 1.0  # no accuracy is above it
-    assert section(run_report(learning_curve=found), "learning").startswith("Would more images help? More would help. Learning curve")
+    assert section(run_report(learning_curve=found), "learning").startswith("Learning curve More would help. Learning curve")
     assert section(run_report(), "learning") == ""
 
 
@@ -307,9 +324,9 @@ def test_leaks_stand_beside_each_other() -> None:
 
 
 def test_later_uses_are_told_at_the_top_and_in_full() -> None:
-    report = rich_report(uses=("2026-01-02 evaluate", "2026-01-03 evaluate"))
-    assert "The test part has been used 2 times more since this score was measured." in section(report, "result")
-    assert section(report, "uses").endswith("2026-01-02 evaluate 2026-01-03 evaluate")
+    report = rich_report(uses=(use("photos"), use("more")))
+    assert "The test part has been used 2 more times since this score was measured." in section(report, "result")
+    assert section(report, "uses").endswith(f"{use('photos').sentence()} {use('more').sentence()}")
     assert "has been used" not in section(run_report(), "result")
     assert section(run_report(), "uses") == ""
 
@@ -318,10 +335,10 @@ def test_later_uses_are_told_at_the_top_and_in_full() -> None:
     ("wrong", "said"),
     [
         ([], ""),
-        ([(0, 1)], "1 image named wrongly: a named b (1 of 3)."),
-        ([(0, 1), (0, 1)], "2 images named wrongly, always a named b (2 of 3)."),
-        ([(0, 1), (0, 1), (2, 1)], "3 images named wrongly, most often a named b (2 of 3)."),
-        ([(0, 1), (2, 1)], "2 images named wrongly, no confusion more than once."),
+        ([(0, 1)], "1 image misclassified: a as b (1 of 3)."),
+        ([(0, 1), (0, 1)], "2 images misclassified, always a as b (2 of 3)."),
+        ([(0, 1), (0, 1), (2, 1)], "3 images misclassified, most often a as b (2 of 3)."),
+        ([(0, 1), (2, 1)], "2 images misclassified, no confusion more than once."),
     ],
 )
 def test_the_mistakes_in_short(wrong: list[tuple[int, int]], said: str) -> None:
@@ -330,16 +347,16 @@ def test_the_mistakes_in_short(wrong: list[tuple[int, int]], said: str) -> None:
     for place, (target, other) in enumerate(wrong):
         predicted[3 * target + place % 3] = other
     found = evaluate(np.eye(3)[predicted], targets, ("a", "b", "c"))
-    text = " ".join(Reading(in_short(run_report(("a", "b", "c"), evaluation=found))).text.split())
-    assert (said + " more" in text) if said else "named wrongly" not in text
+    text = " ".join(Reading(gists(run_report(("a", "b", "c"), evaluation=found))).text.split())
+    assert (said + " more" in text) if said else "misclassified" not in text
 
 
 def test_what_is_said_in_short_leads_on() -> None:
-    text = " ".join(Reading(in_short(rich_report())).text.split())
-    assert "On the 90 % of the images that it is surest of" in text
-    assert "4 leaks. more" in text
+    text = " ".join(Reading(gists(rich_report())).text.split())
+    assert "On the 90 % of images with the highest confidence, the accuracy is" in text
+    assert "4 leaks. Take them out. more" in text
     assert "Twice as many would add 1.2 points." in text
-    assert set(re.findall('href="#(.*?)"', in_short(rich_report()))) == {"confused", "confidence", "data", "learning"} <= set(SECTIONS)
+    assert re.findall('href="#(.*?)"', gists(rich_report())) == ["data", "uses", "confused", "confidence", "learning"]
 
 
 def test_the_other_scores_have_their_intervals() -> None:
@@ -357,11 +374,11 @@ def test_the_other_scores_have_their_intervals() -> None:
 def test_the_card_tells_the_same_of_confidence_leaks_and_uses_as_the_page() -> None:
     report = rich_report()
     card = model_card(report)
-    for heading in ("Uses", "Bias, risks and limitations", "Training details", "Evaluation", "To repeat"):
+    for heading in ("Uses", "Bias, risks and limitations", "Training details", "Evaluation", "Reproducing"):
         assert f"\n## {heading}\n" in card
-    assert "- Prediction sets, made for 90.0 %, hold the right class for 92.0 % of the test images" in card
-    assert "| accuracy wanted | answer from confidence | test images answered | test accuracy then |" in card
-    assert "| 99.9 % | cannot be promised |  |  |" in card
+    assert "- Prediction sets: mean size 1.25, coverage 92.0 % of the test images" in card
+    assert "| target accuracy | confidence threshold | test images answered | test accuracy of these |" in card
+    assert "| 95.0 % | 62.0 % | 100 % | 97.0 % |" in card
     assert "| those not seen in training | 0.9510 (95 % interval 0.9200 to 0.9700) | 260 |" in card
     assert "- The test part was used once more after the score was measured." in card
     assert "- Twice as many would add 1.2 points." in card

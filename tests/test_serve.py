@@ -137,7 +137,7 @@ def test_an_image_that_announces_too_many_pixels_is_refused(client: TestClient) 
 
 
 def test_a_heat_map_is_that_of_the_run(client: TestClient, run: Path, files: list[bytes]) -> None:
-    from headstart.explain import HeatMaps, overlay
+    from headstart.explanation import HeatMaps, overlay
 
     said = client.post("/predict?explain=1", files=form(files[:1])).json()["predictions"][0]
     assert said["heat"].startswith("data:image/png;base64,")

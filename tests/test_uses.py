@@ -17,10 +17,10 @@ from PIL import Image
 
 from headstart import load
 from headstart.modalities.image import image_digest
-from headstart.pipeline import report_of
-from headstart.report import model_card, page
+from headstart.report import Report, model_card, page, report_of
 from headstart.run import Run, Use, check_target, record_use, uses_of
 from headstart.run.uses import USES
+from headstart.sections import Bullets
 
 Cli = Callable[..., Any]
 USE = Use(when="2031-05-06T07:08:09+00:00", data="photos", images=12, tested=10, trained=0, accuracy=0.75)
@@ -156,7 +156,7 @@ def test_copies_are_counted_as_images(run: Path) -> None:
 def test_a_look_at_the_test_part_is_written_down(cli: Cli, folder: Path) -> None:
     done = cli("evaluate", folder, folder / "split.csv", "--part", "test", "--out", "scores.json")
     assert done.code == 0
-    assert "12 of these images are the run's own test images. This look at them was written down in the run." in done.err
+    assert "12 of these images are the run's own test images. This use of them was recorded in the run." in done.err
     (use,) = uses_of(folder)
     accuracy = load(folder).metrics["test_accuracy"]
     assert use == Use(when=use.when, data=str(folder / "split.csv"), images=12, tested=12, trained=0, accuracy=accuracy)
@@ -192,20 +192,25 @@ def test_a_run_that_cannot_be_written_to_is_evaluated_all_the_same(cli: Cli, fol
     (folder / USES).mkdir()
     done = cli("evaluate", folder, folder / "split.csv", "--part", "test")
     assert done.code == 0
-    assert "This could not be written down: the run cannot be written to." in done.err
+    assert "This could not be recorded: the run is read-only." in done.err
     assert done.out.splitlines()[-1].endswith("on 12 images")
+
+
+def told(report: Report) -> tuple[Any, ...]:
+    section = report.section("uses")
+    return () if section is None else tuple(item for block in section.blocks if isinstance(block, Bullets) for item in block.items)
 
 
 def test_the_report_and_the_card_say_it(far: Path) -> None:
     before = report_of(load(far))
-    assert before.uses == ()
+    assert told(before) == ()
     uses = (USE, replace(USE, when="2032-01-01T00:00:00+00:00", data="<b>phot\udcffs", trained=3))
     for use in uses:
         record_use(far, use)
     with (far / USES).open("a", encoding="utf-8") as file:
         file.write("damaged\n")
     report = report_of(load(far))
-    assert report.uses == tuple(use.sentence() for use in uses)
+    assert told(report) == tuple(use.sentence() for use in uses)
     html = page(report)
     assert USE.sentence() in html
     assert "&lt;b&gt;phot\\udcffs" in html
@@ -217,4 +222,4 @@ def test_the_report_and_the_card_say_it(far: Path) -> None:
 def test_an_opened_run_sees_what_is_written_down_later(far: Path) -> None:
     opened: Run = load(far)
     record_use(far, USE)
-    assert report_of(opened).uses == (USE.sentence(),)
+    assert told(report_of(opened)) == (USE.sentence(),)

@@ -29,6 +29,7 @@ _PUBLIC = {
     "compare_runs": "headstart.pipeline",
     "Evaluation": "headstart.evaluate",
     "check": "headstart.audit",
+    "explain": "headstart.explanation",
     "Run": "headstart.run",
     "load": "headstart.run",
     "HeadstartError": "headstart.errors",
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from headstart.data import Dataset, dataset_from_arrays, dataset_from_paths, read_dataset
     from headstart.errors import HeadstartError
     from headstart.evaluate import Evaluation
+    from headstart.explanation import explain
     from headstart.features import BackboneExtractor, FeatureStore
     from headstart.modalities.image import Preprocessing
     from headstart.pipeline import FitResult, compare_runs, deep_check, fit
@@ -66,6 +68,7 @@ __all__ = [
     "dataset_from_arrays",
     "dataset_from_paths",
     "deep_check",
+    "explain",
     "fit",
     "load",
     "load_backbone",

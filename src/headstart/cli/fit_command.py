@@ -259,10 +259,12 @@ def lr_find_command(
     with TerminalListener(quiet=quiet, verbose=verbose) as listener:
         found = find_learning_rate(data, settings, low=search.low, high=search.high, steps=search.steps, listener=listener)
     if search.out is not None:
-        from headstart.report.lr_curve import lr_curve_png
+        from headstart.report import draw_png
+        from headstart.report.training import lr_chart
+        from headstart.sections import Charts
 
         with writable(search.out):
-            lr_curve_png(found, search.out)
+            draw_png(Charts((lr_chart(found),)), search.out)
     if not quiet:
         _show_search(found, search.out)
     options_of_fit = words_typed(context, without=("data", "strategy", "low", "high", "steps", "out", "quiet", "verbose"))

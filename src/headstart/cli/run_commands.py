@@ -67,10 +67,12 @@ def evaluate_command(
     if out is not None:
         write_json(out, {**evaluation.to_dict(), "seen": seen, **_curves(evaluation, trusted)})
     if picture is not None:
-        from headstart.report import confusion_matrix_png
+        from headstart.report import draw_png
+        from headstart.tasks.classification.sections import confusion_matrix
 
+        matrix = confusion_matrix(evaluation)
         with writable(picture):
-            confusion_matrix_png(evaluation, picture)
+            draw_png(matrix, picture, heading=evaluation.summary())
     if not quiet:
         for line in evaluation.lines():
             print_result(line)
@@ -189,14 +191,13 @@ def report_command(
     """
     check_writable(out)
     with TerminalListener(quiet=quiet, verbose=verbose) as listener:
-        from headstart.pipeline import report_of
-        from headstart.report import model_card, page
+        from headstart.report import model_card, page, report_of
         from headstart.run import load, replace_pages
 
         listener.stage("Writing the report")
         opened = load(run, without_pages=True)
         report = report_of(opened)
-        if not report.examples:
+        if not report.pictured:
             listener.warn("None of the test images is where the run recorded it, so the report shows no pictures.")
         html = page(report)
         if out is None:

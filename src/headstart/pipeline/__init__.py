@@ -6,12 +6,11 @@ from headstart.pipeline.comparison import Comparison, compare_runs
 from headstart.pipeline.job import fit, fit_shard
 from headstart.pipeline.keeping import settings_to_resume
 from headstart.pipeline.lr_find import find_learning_rate
-from headstart.pipeline.reporting import report_of
 from headstart.pipeline.result import FitResult, ProbeTest, ShardResult
 from headstart.pipeline.sheet import augmentation_sheet
 from headstart.settings import FitSettings
 
 __all__ = [
     "Comparison", "DeepAudit", "FitResult", "FitSettings", "ProbeTest", "Shard", "ShardResult", "augmentation_sheet", "compare_runs",
-    "deep_check", "find_learning_rate", "fit", "fit_shard", "report_of", "settings_to_resume",
+    "deep_check", "find_learning_rate", "fit", "fit_shard", "settings_to_resume",
 ]  # fmt: skip

@@ -26,13 +26,13 @@ from headstart.audit import (
     near_copies,
     rank_label_errors,
 )  # fmt: skip
+from headstart.audit.leaks import known_beforehand, leak_tests
 from headstart.backbones import Layer
 from headstart.classifier import TransferClassifier
 from headstart.data import Dataset
 from headstart.data.grouping import groups_from_names
 from headstart.metrics import link_of, paired_difference
 from headstart.pipeline.job import read, say_refused
-from headstart.pipeline.leaks import known_beforehand, leak_tests
 from headstart.pipeline.parts import kept_together
 from headstart.progress import Listener
 from headstart.selection import Candidate, Choice, HeadPipeline, unfitted

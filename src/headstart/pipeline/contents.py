@@ -7,8 +7,7 @@ import datetime
 import io
 import os
 import platform
-from collections.abc import Iterable
-from dataclasses import asdict
+from collections.abc import Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,10 +18,10 @@ import numpy.typing as npt
 import headstart
 from headstart.data.dataset import relative_name
 from headstart.modalities.image.augment import Augmentation
-from headstart.pipeline.reporting import array_of, report_of, shown_names, title_of
-from headstart.pipeline.showing import Sources
-from headstart.report import EvidenceRow, write_report
+from headstart.report import Sources, report_of, write_report
+from headstart.report.run_report import shown_names
 from headstart.run import TRUST, Run, RunContents, entries_of
+from headstart.text import printable
 
 if TYPE_CHECKING:
     from headstart.pipeline.result import FitResult
@@ -72,7 +71,7 @@ def run_contents(result: FitResult, values: npt.NDArray[np.float32], *, settings
             "features": f"pooled outputs of {len(extractor.layers)} stages ({extractor.dim} numbers) at {extractor.preprocessing.size} px",
             "metrics": _metrics(result),
             "seconds": {stage: round(value, 3) for stage, value in result.seconds.items()},
-            "evidence": [_plain(row) for row in evidence_rows(result)],
+            "evidence": _evidence(result),
             "reason": result.choice.reason,
             "held_out": result.held_out,
             "training": _training(result, settings),
@@ -89,6 +88,16 @@ def run_contents(result: FitResult, values: npt.NDArray[np.float32], *, settings
         further=lambda folder: _write_lists_and_pages(folder, result, contents, values[test]),
     )
     return contents
+
+
+def title_of(source: str) -> str:
+    """What a report on data from `source` is called."""
+    return printable(Path(source).resolve().name or source)
+
+
+def array_of(digests: Sequence[bytes]) -> npt.NDArray[np.uint8]:
+    """Digests as uint8 (n, 32)."""
+    return np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(-1, 32) if digests else np.empty((0, 32), np.uint8)
 
 
 def _plain_targets(targets: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -111,23 +120,19 @@ def _training(result: FitResult, settings: FitSettings) -> dict[str, Any] | None
     }
 
 
-def evidence_rows(result: FitResult) -> list[EvidenceRow]:
-    """What was tried, as the report tells it."""
+def _evidence(result: FitResult) -> list[dict[str, Any]]:
+    """What was tried, for JSON, which knows no NaN: scores that were not measured become None."""
+
+    def rounded(value: float) -> float | None:
+        return round(float(value), 6) if np.isfinite(value) else None
+
     return [
-        EvidenceRow(
-            layers=row.view, head=row.head.replace("_", " "), settings=row.hyperparameters, accuracy=row.accuracy,
-            error=row.accuracy_error, log_loss=row.log_loss, seconds=row.seconds, chosen=row.chosen,
-        )
+        {
+            "layers": row.view, "head": row.head.replace("_", " "), "settings": row.hyperparameters, "accuracy": rounded(row.accuracy),
+            "error": rounded(row.accuracy_error), "log_loss": rounded(row.log_loss), "seconds": rounded(row.seconds), "chosen": row.chosen,
+        }
         for row in result.choice.evidence
     ]  # fmt: skip
-
-
-def _plain(row: EvidenceRow) -> dict[str, Any]:
-    """A row for JSON, which knows no NaN: scores that were not measured become None."""
-    plain = asdict(row)
-    for name in ("accuracy", "error", "log_loss", "seconds"):
-        plain[name] = round(float(plain[name]), 6) if np.isfinite(plain[name]) else None
-    return plain
 
 
 def _metrics(result: FitResult) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from headstart import files
 from headstart.audit import Finding, Plan, check_known
+from headstart.audit.leaks import known_beforehand, leak_tests
 from headstart.backbones import timm_models
 from headstart.classifier import Keeping, TransferClassifier, check_plan, taken
 from headstart.data import Dataset, read_dataset
@@ -28,7 +29,6 @@ from headstart.metrics import link_of
 from headstart.pipeline.believing import believe, suspicious_labels
 from headstart.pipeline.contents import run_contents
 from headstart.pipeline.keeping import check_keeping, command_that_began, keep, kept_or_removed
-from headstart.pipeline.leaks import known_beforehand, leak_tests
 from headstart.pipeline.parts import kept_together, split
 from headstart.pipeline.result import FitResult, ProbeTest, ShardResult, head_in_words, right
 from headstart.progress import Listener

@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from headstart.audit import Finding
+from headstart.audit.leaks import LeakTest
 from headstart.classifier import TransferClassifier
 from headstart.data import Dataset
 from headstart.errors import ImageError
 from headstart.evaluate import Evaluation
 from headstart.metrics import PairedDifference, paired_difference
-from headstart.pipeline.leaks import LeakTest
 from headstart.reliability import Reliability, ReliabilityTest
 from headstart.selection import Choice, LearningCurve
 

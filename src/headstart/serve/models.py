@@ -20,7 +20,7 @@ from headstart.serve.gather import Gather
 from headstart.serve.refusals import Refusal
 
 if TYPE_CHECKING:
-    from headstart.explain import HeatMaps
+    from headstart.explanation import HeatMaps
 
 _log = logging.getLogger(__name__)
 
@@ -64,17 +64,9 @@ class Model:
     @cached_property
     def heat_maps(self) -> HeatMaps:
         """Opened at the first use. Not for several threads at once."""
-        from headstart.explain import HeatMaps
+        from headstart.explanation import HeatMaps
 
-        run = self.run
-        return HeatMaps(
-            run.path / MODEL,
-            preprocessing=run.preprocessing,
-            classes=run.classes,
-            multilabel=run.multilabel,
-            method="fast",
-            engine=self._engine_kind,
-        )
+        return HeatMaps.of(self.run, method="fast", engine=self._engine_kind)
 
     def facts(self) -> dict[str, Any]:
         """What is told about the model, without anything of the machine that it was made on."""

@@ -174,7 +174,7 @@ async def add_heat(model: Model, given: Sequence[Given], entries: list[dict[str,
 
 
 def _heat(model: Model, pixels: Pixels, sharp: Pixels, target: int) -> str:
-    from headstart.explain import overlay
+    from headstart.explanation import overlay
 
     heat = model.heat_maps(pixels[None], [target])[0]
     file = io.BytesIO()

@@ -1,10 +1,10 @@
-"""Which places of an image speak for a class: heat maps of a saved run, for every backbone and every head, by the engine alone.
+"""Where in an image the evidence for a class lies: heat maps of a saved run, for every backbone and every head, by the engine alone.
 
-Two methods. *cells*: the features are means over the positions of the stages' maps, so it can be asked, place by place, how the log-odds
-of the class change when that place counts for more in all of these means. The head and whatever else stands behind the pooling are computed
-as they are, not linearised; for a linear head and an infinitely small change this is Grad-CAM (Selvaraju et al. 2017), summed over the
-stages. It needs one pass of the network for an image. *occlusion* (Zeiler and Fergus 2014): how much the log-odds fall when a window of
-the image is blurred. It asks nothing of the network, and needs a pass for every window.
+Two methods. *cells*: the features are means over the positions of the stages' maps, so it can be computed for each position how the
+log-odds of the class change when it has a larger weight in all of these means. The head and whatever else follows the pooling are computed
+exactly, not linearised; for a linear head and an infinitesimal change this is Grad-CAM (Selvaraju et al. 2017), summed over the
+stages. It takes one pass of the network per image. *occlusion* (Zeiler and Fergus 2014): how much the log-odds fall when a window of
+the image is blurred. It works with any network, and takes a pass for every window.
 """
 
 from __future__ import annotations
@@ -12,15 +12,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
 from headstart.engine import Engine, open_engine
 from headstart.errors import BackboneError, ParameterError
-from headstart.explain.onnx_parts import OnnxParts
-from headstart.explain.stage_maps import LOGITS, BehindPooling, Pooling, StageMaps, UnknownMapError, find_poolings
+from headstart.explanation.stage_maps import LOGITS, AfterPooling, NetworkGraph, Pooling, StageMaps, UnknownMapError, find_poolings
+from headstart.metrics.link import SIGMOID, SOFTMAX, Link
 from headstart.modalities.image import Preprocessing
+from headstart.run import MODEL, Run
 
 Floats = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.uint8]
@@ -40,7 +42,7 @@ class HeatMaps:
         model: ``model.onnx`` of a run.
         preprocessing: of the run; heat maps are made of prepared images.
         classes: the class names of the run.
-        multilabel: whether an image may have several classes, each with a probability of its own.
+        link: from logits to probabilities.
         method: ``auto`` is ``occlusion``, which measured better where heads use all stages. ``fast`` is ``cells`` where all features are
             means over positions and the head answers to small changes; else occlusion with a quarter of the windows, side by side.
         engine: ``auto``, ``openvino`` or ``onnxruntime``.
@@ -61,7 +63,7 @@ class HeatMaps:
         *,
         preprocessing: Preprocessing,
         classes: Sequence[str],
-        multilabel: bool = False,
+        link: Link = SOFTMAX,
         method: str = "auto",
         engine: str = "auto",
         cells: int = CELLS,
@@ -74,30 +76,36 @@ class HeatMaps:
             raise ParameterError(f"cells must be from 2 to the {size} pixels of the image, got {cells!r}.")
         if not (np.isfinite(step) and -0.5 <= step <= 1 and step):
             raise ParameterError(f"step must be from -0.5 to 1 and not 0, got {step!r}.")
-        self._model, self._size, self._classes, self._multilabel = Path(model), size, tuple(classes), multilabel
+        self._model, self._size, self._classes, self._link = Path(model), size, tuple(classes), link
         self._engine_kind, self._cells, self._step = engine, cells, step
         self._asked = self.method = method
         self._poolings: tuple[Pooling, ...] = ()
         self._stages: StageMaps | None = None
-        self._behind: BehindPooling | None = None
+        self._after: AfterPooling | None = None
         self._whole: Engine | None = None
         if method in ("fast", "cells"):
             self._open_stages()
         else:
             self._use_occlusion()
 
+    @classmethod
+    def of(cls, run: Run, *, method: str = "auto", engine: str = "auto") -> Self:
+        """Return the heat maps of an opened run; arguments and errors as of the class."""
+        link = SIGMOID if run.multilabel else SOFTMAX
+        return cls(run.path / MODEL, preprocessing=run.preprocessing, classes=run.classes, link=link, method=method, engine=engine)
+
     def _open_stages(self) -> None:
         try:
-            self._parts = OnnxParts(self._model.read_bytes())
+            self._graph = NetworkGraph(self._model.read_bytes())
         except OSError as error:
             raise BackboneError(f"{self._model}: cannot be opened ({error.strerror}).") from None
-        poolings = find_poolings(self._parts)
+        poolings = find_poolings(self._graph)
         if poolings is None:
             self._not_cells()
             return
         self.method = "cells"
         self._poolings = poolings
-        self._stages = StageMaps(self._parts, poolings, size=self._size, cells=self._cells, engine=self._engine_kind)
+        self._stages = StageMaps(self._graph, poolings, size=self._size, cells=self._cells, engine=self._engine_kind)
 
     def _not_cells(self) -> None:
         if self._asked == "cells":
@@ -108,7 +116,7 @@ class HeatMaps:
         self._use_occlusion()
 
     def _use_occlusion(self) -> None:
-        self.method, self._stages, self._behind = "occlusion", None, None
+        self.method, self._stages, self._after = "occlusion", None, None
         self._whole = open_engine(self._model, kind=self._engine_kind, outputs=(LOGITS,), size=self._size)
 
     def __call__(self, images: Pixels, targets: Sequence[int] | npt.NDArray[np.int64]) -> Floats:
@@ -172,7 +180,7 @@ class HeatMaps:
     def _odds(self, logits: Floats, target: int) -> npt.NDArray[np.float64]:
         """The log-odds of a class in each row: of its probability against that of all others together."""
         rows = logits.astype(np.float64)
-        if self._multilabel or rows.shape[1] == 1:
+        if self._link.independent or rows.shape[1] == 1:
             return rows[:, target]
         others = np.delete(rows, target, axis=1)
         top = others.max(axis=1)
@@ -183,11 +191,11 @@ class HeatMaps:
         assert self._stages is not None
         found = np.zeros((len(images), self._cells, self._cells), np.float32)
         for row, maps in enumerate(self._stages.run(iter(images))):
-            if self._behind is None:
+            if self._after is None:
                 shapes = [shape for _, shape in maps]
-                self._behind = BehindPooling(self._parts, self._poolings, shapes, engine=self._stages.engine_name)
+                self._after = AfterPooling(self._graph, self._poolings, shapes, engine=self._stages.engine_name)
             changed = [_counting_more(grid, self._step) for grid, _ in maps]
-            odds = self._odds(self._behind(changed), int(targets[row]))
+            odds = self._odds(self._after(changed), int(targets[row]))
             found[row] = ((odds[1:] - odds[0]) / self._step).reshape(self._cells, self._cells)
         return _without_rounding(found)
 

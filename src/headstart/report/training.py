@@ -1,44 +1,42 @@
-"""The training of a fine-tuned model: curves and numbers by epoch, for the page, the picture and the model card."""
+"""The training of a fine-tuned model in charts and sentences, and the curve of a search for a learning rate."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from headstart.errors import ParameterError
-from headstart.report.chart import Axis, LineChart, Mark, Series
-from headstart.report.chart_picture import line_charts_png
-from headstart.report.line_chart import line_chart
-from headstart.report.markup import folded, paragraphs, table, text
-from headstart.report.record import RunReport
-from headstart.report.sections import duration
+from headstart.sections import Axis, Bullets, Charts, Fold, LineChart, Mark, Paragraph, Section, Series, Span, Table, Text
 from headstart.text import enumeration, number, percent, plural
-from headstart.training.history import Epoch, History
+
+if TYPE_CHECKING:
+    from headstart.training.history import Epoch, History
+    from headstart.training.learning_rates import LearningRates
 
 DOTTED = 40  # with more epochs the dots run into each other
 WIDE_RANGE = 100.0  # losses further apart than this are shown on a logarithmic axis
 
 
-def training(report: RunReport) -> str:
-    """How the fine-tuning went: sentences, curves, and all numbers behind a fold."""
-    history = report.history
+def training_section(history: History | None, facts: Sequence[str] = ()) -> Section:
+    """How the fine-tuning went: sentences, curves, and all numbers behind a fold; nothing where the backbone stayed frozen."""
     if history is None or not history.epochs:
-        return ""
-    charts = "".join(map(line_chart, training_charts(history)))
-    measured = (
-        "Training values are means over the epoch, while the weights were changing. The other curve shows the test images after each "
-        "epoch; nothing was chosen on them."
-        if history.watched == "test"
-        else "Training values are means over the epoch, while the weights were changing; validation values are from its end, on images "
-        "of the training part that were held out. The test images took no part."
-        if _validated(history)
-        else "Training values are means over the epoch, while the weights were changing. No images were held out to choose an epoch."
-    )
-    everything = folded("All numbers by epoch", _numbers(history))
-    facts = "".join(f"<li>{text(fact)}</li>" for fact in report.training_facts)
-    told = f"<ul>{facts}</ul>" if facts else ""
-    return f"{paragraphs([summary(history)])}{told}<div class=charts>{charts}</div><p class=quiet>{text(measured)}</p>{everything}"
+        return Section(anchor="training", heading="Training", word="Training", blocks=())
+    measured = "Training values are means over the epoch, while the weights were changing"
+    if history.watched == "test":
+        measured += ". The other curve shows the test images after each epoch; nothing was chosen on them."
+    elif _validated(history):
+        measured += "; validation values from its end, on images held out of the training part. The test images were not used."
+    else:
+        measured += ". No images were held out to choose an epoch."
+    blocks = (
+        Paragraph(summary(history)), *((Bullets(tuple(facts)),) if facts else ()), Charts(training_charts(history)),
+        Paragraph(measured, "quiet"), Fold("All numbers by epoch", (_numbers(history),)),
+    )  # fmt: skip
+    kept = "" if history.best is None else f", the weights of epoch {history.best} kept"
+    return Section(
+        anchor="training", heading="Training", word="Training", blocks=blocks, picture="training_curves.png",
+        caption=f"Training: {plural(len(history.epochs), 'epoch')}{kept}",
+    )  # fmt: skip
 
 
 def summary(history: History) -> str:
@@ -98,31 +96,54 @@ def _told(what: str, lines: Sequence[Series], *, percents: bool) -> str:
     return f"The {what} by epoch: {' and '.join(ends)}. The table after the charts has all numbers."
 
 
-def _numbers(history: History) -> str:
+def _numbers(history: History) -> Table:
     validated, staged = _validated(history), len({epoch.trained for epoch in history.epochs}) > 1
     head = ["epoch", "accuracy", *(["validation accuracy"] if validated else []), "loss", *(["validation loss"] if validated else [])]
     rows = []
     for epoch in history.epochs:
-        checks = ["-" if epoch.val_accuracy is None else text(percent(epoch.val_accuracy))] if validated else []
+        checks = ["-" if epoch.val_accuracy is None else percent(epoch.val_accuracy)] if validated else []
         losses = ["-" if epoch.val_loss is None else number(epoch.val_loss)] if validated else []
-        kept = " <em class=chosen>kept</em>" if epoch.number == history.best else ""
-        stages = [text(", ".join(epoch.trained) or "head alone")] if staged else []
-        scores = [text(percent(epoch.accuracy)), *checks, number(epoch.loss), *losses]
-        rows.append([f"{epoch.number}{kept}", *scores, f"{epoch.lr:.2e}", text(duration(epoch.seconds)), *stages])
+        name: Text = (str(epoch.number), " ", Span("kept", "tag")) if epoch.number == history.best else str(epoch.number)
+        stages = [", ".join(epoch.trained) or "head alone"] if staged else []
+        scores = [percent(epoch.accuracy), *checks, number(epoch.loss), *losses]
+        rows.append((name, *scores, f"{epoch.lr:.2e}", duration(epoch.seconds), *stages))
     marked = frozenset(index for index, epoch in enumerate(history.epochs) if epoch.number == history.best)
-    return table([*head, "learning rate", "time", *(["trained"] if staged else [])], rows, kind="numbers epochs", marked=marked)
+    columns = (*head, "learning rate", "time", *(["trained"] if staged else []))
+    return Table(head=columns, rows=tuple(rows), layout="numbers epochs", marked=marked)
 
 
 def _validated(history: History) -> bool:
     return any(epoch.val_loss is not None or epoch.val_accuracy is not None for epoch in history.epochs)
 
 
-def training_curves_png(history: History, path: str | Path) -> None:
-    """Draw accuracy and loss by epoch into the PNG file `path`.
+def duration(seconds: float) -> str:
+    """Return ``250 ms``, ``9.8 s``, ``61 min 40 s``, and ``-`` for nan."""
+    if math.isnan(seconds):
+        return "-"
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    return f"{seconds:.1f} s" if seconds < 100 else f"{int(seconds) // 60} min {int(seconds) % 60} s"
 
-    Raises ParameterError where there is no epoch, and OSError as the file system does.
-    """
-    if not history.epochs:
-        raise ParameterError("A training without an epoch has no curves; give a history with at least one.")
-    kept = "" if history.best is None else f", the weights of epoch {history.best} kept"
-    line_charts_png(training_charts(history), path, heading=f"Training: {plural(len(history.epochs), 'epoch')}{kept}")
+
+def lr_chart(found: LearningRates) -> LineChart:
+    """Return the loss by learning rate: of each batch, and smoothed. What lies far above the smoothed curve is cut off."""
+    from headstart.training.learning_rates import lr_text
+
+    lowest, highest = float(found.smoothed.min()), float(found.smoothed.max())
+    top = highest + 0.5 * (highest - lowest)
+    rates = [float(rate) for rate in found.lrs]
+    batches = [min(float(loss), top) for loss in found.losses]
+    return LineChart(
+        title="Loss by learning rate",
+        description=(
+            f"The loss while the learning rate rose from {lr_text(rates[0])} to {lr_text(rates[-1])}. "
+            f"Smoothed, it is lowest with {lowest:.4g} at {lr_text(rates[int(found.smoothed.argmin())])}. {found.reason}"
+        ),
+        series=(
+            Series(name="each batch", x=rates, y=batches, colour=4, dashed=True),
+            Series(name="smoothed", x=rates, y=[float(loss) for loss in found.smoothed], colour=0),
+        ),
+        x=Axis(label="learning rate of the head (logarithmic)", log=True),
+        y=Axis(label="lower is better", low=0.0),
+        mark=Mark(x=found.suggested, label=f"{lr_text(found.suggested)} suggested"),
+    )

@@ -1,0 +1,331 @@
+"""Explanations of single predictions: the heat map of an image, its nearest training images, and a picture of both."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from headstart.engine import available_cores, open_engine
+from headstart.errors import ImageError, ParameterError, RunError, nearest
+from headstart.explanation.heat_maps import HeatMaps
+from headstart.modalities.image import ImageSource, quiet_decoding, read_image
+from headstart.run import MODEL, Run, load
+from headstart.text import percent, visible
+
+if TYPE_CHECKING:
+    from PIL import Image, ImageDraw, ImageFont
+
+Floats = npt.NDArray[np.float32]
+Pixels = npt.NDArray[np.uint8]
+
+SYSTEM_FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "LiberationSans-Regular.ttf", "Arial.ttf", "arial.ttf")
+_TOGETHER = 32  # images in memory
+_SHARP = 400  # pixels of the picture that is drawn, whatever the network takes
+_ROWS = 4096  # training images compared at once
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Neighbour:
+    """A training image near another one.
+
+    Attributes:
+        row: its position in the run's `training_names`; `path`: the file, which may have been moved since.
+        label: its class; several are joined with ``, ``.
+        similarity: 1 for the same features, less the further they are apart.
+        same: whether it has the class that is explained.
+    """
+
+    row: int
+    path: Path
+    label: str
+    similarity: float
+    same: bool
+
+    def picture(self) -> Pixels | None:
+        """The image, uint8 (H, W, 3), small; None where the file is gone."""
+        try:
+            return read_image(self.path, at_least=160)
+        except ImageError:
+            return None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Explanation:
+    """Why a model predicts what it does of one image.
+
+    Attributes:
+        image: as it was passed; `position`: its place among the images.
+        name: the class that is explained, and its `probability`.
+        best: the most probable class and its probability.
+        heat: float32 (S, S) from 0 to 1: where the evidence for the class lies in the prepared image; all 0 where no place has any.
+        neighbours: the nearest training images, the nearest first.
+    """
+
+    image: ImageSource
+    position: int
+    name: str
+    probability: float
+    best: tuple[str, float]
+    heat: Floats
+    neighbours: tuple[Neighbour, ...]
+    _run: Run = dataclasses.field(repr=False)
+
+    def picture(self) -> Image.Image:
+        """Draw the image, its heat map, and five of the nearest training images with their labels."""
+        file = visible(Path(self.image).name) if isinstance(self.image, str | Path) else f"image {self.position + 1}"
+        caption = f"Evidence for this class in {file}" if self.heat.any() else f"No region of {file} is evidence for this class"
+        if self.best[0] != self.name:
+            caption += f" (most probable: {visible(self.best[0])}, {percent(self.best[1])})"
+        sharp = dataclasses.replace(self._run.preprocessing, size=max(_SHARP, self._run.preprocessing.size))
+        title = f"{visible(self.name)}  {percent(self.probability)}"
+        return explanation_picture(sharp(self.image), self.heat, title=title, caption=caption, neighbours=self.neighbours)
+
+
+def explain(
+    run: Run | str | Path, images: Sequence[ImageSource], *, target: str | None = None, method: str = "auto", nearest_images: int = 5,
+    engine: str = "auto",
+) -> Iterator[Explanation | ImageError]:  # fmt: skip
+    """Explain the predictions of a run: where in each image the evidence lies, and which training images are nearest.
+
+    Args:
+        run: opened, or its folder.
+        images: paths, bytes or uint8 arrays (H, W, 3).
+        target: the class whose evidence to show; by default the most probable one of each image.
+        method: of the heat maps, see `HeatMaps`.
+        nearest_images: how many of the nearest training images to name.
+        engine: ``auto``, ``openvino`` or ``onnxruntime``.
+
+    Returns:
+        An iterator that explains the images as it goes, in order: an `Explanation` of each, or the ImageError of one that cannot be read.
+
+    Raises:
+        ParameterError: an unknown class or method, or a negative number of training images.
+        RunError: the run cannot be opened, or does not know its training images.
+    """
+    if nearest_images < 0:
+        raise ParameterError(f"nearest_images must be 0 or more, got {nearest_images}.")
+    opened = run if isinstance(run, Run) else load(run, engine=engine)
+    if target is not None and target not in opened.classes:
+        more = f" and {len(opened.classes) - 8} more" if len(opened.classes) > 8 else ""
+        known = f"It has: {', '.join(opened.classes[:8])}{more}."
+        raise ParameterError(f"the run has no class {target!r}.{nearest(target, opened.classes)} {known}")
+    return _Explainer(opened, method=method, engine=engine, count=nearest_images, target=target).explained(images)
+
+
+class _Explainer:
+    """Everything that is opened once for all images."""
+
+    def __init__(self, run: Run, *, method: str, engine: str, count: int, target: str | None) -> None:
+        self._run, self._count, self._target = run, count, None if target is None else run.classes.index(target)
+        self._maps = HeatMaps.of(run, method=method, engine=engine)
+        self._engine = open_engine(run.path / MODEL, kind=engine, outputs=("features", "probabilities"), size=run.preprocessing.size)
+        if count and len(run.training_names) != len(run.reference["targets"]):
+            raise RunError(
+                f"{run.path}: has {len(run.reference['targets'])} training images, and the names of {len(run.training_names)}. "
+                "Copy the run again."
+            )
+
+    def explained(self, images: Sequence[ImageSource]) -> Iterator[Explanation | ImageError]:
+        """Yield for each image, in order, its explanation, or why it is refused."""
+
+        def prepared(image: ImageSource) -> Pixels | ImageError:
+            try:
+                return self._run.preprocessing(image)
+            except ImageError as error:
+                return error
+
+        with quiet_decoding(), ThreadPoolExecutor(available_cores(), thread_name_prefix="headstart-decode") as pool:
+            for start in range(0, len(images), _TOGETHER):
+                results = list(pool.map(prepared, images[start : start + _TOGETHER]))
+                readable = [(start + place, pixels) for place, pixels in enumerate(results) if not isinstance(pixels, ImageError)]
+                explanations = iter(self._together(images, readable))
+                for result in results:
+                    yield result if isinstance(result, ImageError) else next(explanations)
+
+    def _together(self, images: Sequence[ImageSource], readable: Sequence[tuple[int, Pixels]]) -> Iterator[Explanation]:
+        if not readable:
+            return
+        run, pixels = self._run, np.stack([image for _, image in readable])
+        features, probabilities = (np.stack(rows) for rows in zip(*self._engine.run(iter(pixels)), strict=True))
+        best = probabilities.argmax(axis=1)
+        targets = best if self._target is None else np.full(len(pixels), self._target)
+        heat = self._maps(pixels, targets)
+        rows, similarity = nearest_training_images(run, features, self._count)
+        for place, (position, _) in enumerate(readable):
+            target = int(targets[place])
+            near = zip(rows[place].tolist(), similarity[place].tolist(), strict=True)
+            yield Explanation(
+                image=images[position], position=position, name=run.classes[target], probability=float(probabilities[place, target]),
+                best=(run.classes[best[place]], float(probabilities[place, best[place]])), heat=heat[place],
+                neighbours=tuple(self._neighbour(row, value, target) for row, value in near), _run=run,
+            )  # fmt: skip
+
+    def _neighbour(self, row: int, similarity: float, target: int) -> Neighbour:
+        label = self._run.reference["targets"][row]
+        names = ", ".join(self._run.classes[j] for j in np.flatnonzero(label)) if label.ndim else self._run.classes[int(label)]
+        same = bool(label[target]) if label.ndim else int(label) == target
+        path = self._run.path / self._run.training_names[row]
+        return Neighbour(row=row, path=path, label=names, similarity=similarity, same=same)
+
+
+def nearest_training_images(run: Run, features: Floats, count: int) -> tuple[npt.NDArray[np.int64], Floats]:
+    """Find the training images of a run that are nearest to others: in the space in which the run judges novelty.
+
+    Args:
+        run: opened. One that knows no novelty is searched by the cosine of the angle between the features of its last layer.
+        features: float32 (m, D), as the run's network gives them.
+        count: how many of each; fewer where there are not so many.
+
+    Returns:
+        Their positions, int64 (m, c), the nearest first, and their similarities, float32 (m, c): the cosine of the angle.
+    """
+    if count and run.trust is not None and run.trust.novelty is not None:
+        rows, distances = run.trust.novelty.nearest(features, count)
+        return rows, (1 - distances**2 / 2).astype(np.float32)
+    known = run.reference["features"]
+    last = next((layer for layer in run.manifest["backbone"]["layers"] if layer["name"] == "last"), None)
+    own = _directions(features if last is None else features[:, last["start"] : last["stop"]])
+    similarity = np.empty((len(own), len(known)), np.float32)
+    for start in range(0, len(known), _ROWS):
+        similarity[:, start : start + _ROWS] = own @ _directions(known[start : start + _ROWS]).T
+    order = np.argsort(-similarity, axis=1, kind="stable")[:, :count].astype(np.int64)
+    return order, np.take_along_axis(similarity, order, axis=1)
+
+
+def _directions(features: npt.NDArray[np.floating]) -> Floats:
+    rows: Floats = features.astype(np.float32)
+    lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows))[:, None]
+    return np.asarray(rows / np.where(lengths > 0, lengths, np.float32(1)))
+
+
+# From dark to light without a break, so that it is also read in grey and by those who confuse red and green.
+_RAMP = np.array(
+    [[30, 14, 62], [86, 16, 109], [150, 38, 103], [205, 66, 71], [243, 120, 25], [252, 180, 25], [252, 254, 164]], dtype=np.float32
+)
+_COVER = 0.62  # of the colour over the photograph, where the heat is 1
+_SHADE = 0.38  # of the darkest colour, where it is 0
+
+INK, QUIET, PAPER, SAME, OTHER = (27, 36, 48), (92, 103, 117), (255, 255, 255), (29, 88, 168), (190, 80, 6)
+_SIDE, _MARGIN, _GAP = 400, 24, 16
+
+
+def colours(heat: Floats) -> Pixels:
+    """The colour of each heat from 0 to 1: float32 (...) to uint8 (..., 3)."""
+    place = np.clip(heat, 0, 1) * (len(_RAMP) - 1)
+    low = np.minimum(place.astype(np.int64), len(_RAMP) - 2)
+    share = (place - low)[..., None]
+    mixed: Pixels = np.round(_RAMP[low] * (1 - share) + _RAMP[low + 1] * share).astype(np.uint8)
+    return mixed
+
+
+def overlay(pixels: Pixels, heat: Floats) -> Image.Image:
+    """Lay heat over a photograph: dark where there is none, from violet to light yellow where there is.
+
+    Args:
+        pixels: uint8 (H, W, 3).
+        heat: float32 (h, w) from 0 to 1, for the same square of the image; it is brought to H x W.
+
+    Raises:
+        ParameterError: arrays of other shapes or types.
+    """
+    from PIL import Image
+
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or heat.ndim != 2:
+        raise ParameterError(f"An overlay takes uint8 (H, W, 3) and heat (h, w), got {pixels.dtype} {pixels.shape} and {heat.shape}.")
+    height, width = pixels.shape[:2]
+    scaled = Image.fromarray(heat.astype(np.float32), mode="F").resize((width, height), Image.Resampling.BICUBIC)
+    heat = np.clip(np.asarray(scaled), 0, 1)
+    grey = np.asarray(Image.fromarray(pixels).convert("L"), dtype=np.float32)[:, :, None]
+    cover = (_SHADE + (_COVER - _SHADE) * heat)[:, :, None]
+    return Image.fromarray(np.round(grey * (1 - cover) + colours(heat) * cover).astype(np.uint8))
+
+
+def explanation_picture(pixels: Pixels, heat: Floats, *, title: str, caption: str, neighbours: Sequence[Neighbour] = ()) -> Image.Image:
+    """Draw one explanation: the image, its heat beside it, and the nearest training images below.
+
+    Args:
+        pixels: uint8 (S, S, 3), the square of the image that the model sees.
+        heat: float32 (h, w) from 0 to 1.
+        title: what the model says, with its probability.
+        caption: a line below the title.
+        neighbours: nearest first; five have room.
+    """
+    from PIL import Image, ImageDraw
+
+    width = 2 * (_SIDE + _MARGIN) + _GAP
+    thumb = (width - 2 * _MARGIN - 4 * _GAP) // 5
+    below = 118 + _SIDE
+    image = Image.new("RGB", (width, below + 52 + (thumb + 92 if neighbours else 0)), PAPER)
+    draw = ImageDraw.Draw(image)
+    draw.text((_MARGIN, 20), _fitted(title, font_at(30), width - 2 * _MARGIN), font=font_at(30), fill=INK)
+    draw.text((_MARGIN, 62), _fitted(caption, font_at(17), width - 2 * _MARGIN), font=font_at(17), fill=QUIET)
+    image.paste(Image.fromarray(pixels).resize((_SIDE, _SIDE), Image.Resampling.BICUBIC), (_MARGIN, 102))
+    sharp = np.asarray(Image.fromarray(pixels).resize((_SIDE, _SIDE), Image.Resampling.BICUBIC))
+    image.paste(overlay(sharp, heat), (_MARGIN + _SIDE + _GAP, 102))
+    _legend(image, draw, (_MARGIN + _SIDE + _GAP, 102 + _SIDE + 12))
+    if neighbours:
+        _draw_neighbours(image, draw, neighbours[:5], thumb=thumb, top=below + 56)
+    return image
+
+
+def _legend(image: Image.Image, draw: ImageDraw.ImageDraw, corner: tuple[int, int]) -> None:
+    """What the colours mean."""
+    from PIL import Image
+
+    small, (left, top) = font_at(15), corner
+    words = ("no evidence", "most")
+    start = left + round(small.getlength(words[0])) + 10
+    length = _SIDE - (start - left) - round(small.getlength(words[1])) - 10
+    shades = colours(np.linspace(0, 1, length, dtype=np.float32))
+    image.paste(Image.fromarray(np.repeat(shades[None], 12, axis=0)), (start, top + 4))
+    draw.text((left, top + 10), words[0], font=small, fill=QUIET, anchor="lm")
+    draw.text((start + length + 10, top + 10), words[1], font=small, fill=QUIET, anchor="lm")
+
+
+def _draw_neighbours(image: Image.Image, draw: ImageDraw.ImageDraw, neighbours: Sequence[Neighbour], *, thumb: int, top: int) -> None:
+    from PIL import Image, ImageOps
+
+    draw.text((_MARGIN, top - 6), "The nearest training images", font=font_at(17), fill=INK)
+    top += 24
+    for index, neighbour in enumerate(neighbours):
+        left = _MARGIN + index * (thumb + _GAP)
+        pixels = neighbour.picture()
+        if pixels is None:
+            draw.rectangle((left, top, left + thumb - 1, top + thumb - 1), outline=QUIET)
+            draw.text((left + thumb // 2, top + thumb // 2), "file not found", font=font_at(14), fill=QUIET, anchor="mm")
+        else:
+            image.paste(ImageOps.fit(Image.fromarray(pixels), (thumb, thumb), Image.Resampling.BICUBIC), (left, top))
+        label = _fitted(visible(neighbour.label), font_at(16), thumb)
+        draw.text((left, top + thumb + 6), label, font=font_at(16), fill=SAME if neighbour.same else OTHER)
+        note = _fitted(f"similarity {neighbour.similarity:.2f}", font_at(14), thumb)
+        draw.text((left, top + thumb + 27), note, font=font_at(14), fill=QUIET)
+
+
+def _fitted(words: str, font: Any, room: int) -> str:
+    """The words, with their middle left out where they are too long."""
+    if font.getlength(words) <= room:
+        return words
+    kept = len(words) - 1
+    while kept > 1 and font.getlength(f"{words[: kept // 2]}…{words[-(kept - kept // 2) :]}") > room:
+        kept -= 1
+    return f"{words[: kept // 2]}…{words[-(kept - kept // 2) :]}"
+
+
+@cache
+def font_at(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Return one of the system's fonts, which have far more scripts than Pillow's own; else that."""
+    from PIL import ImageFont
+
+    for name in SYSTEM_FONTS:
+        with suppress(OSError):
+            return ImageFont.truetype(name, size)
+    return ImageFont.load_default(size)

@@ -1,0 +1,251 @@
+"""The sections that every run has, whatever its task: learning curve, data, later uses, model selection, times, and how to repeat it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from headstart.report.training import duration, training_section
+from headstart.sections import (
+    Axis,
+    Bar,
+    Block,
+    Bullets,
+    Charts,
+    Code,
+    Fold,
+    Heading,
+    Headline,
+    Interval,
+    LineChart,
+    Notice,
+    Paragraph,
+    Section,
+    Series,
+    Span,
+    Table,
+    TaskReport,
+    Text,
+)
+from headstart.text import number, percent, plural
+
+if TYPE_CHECKING:
+    from headstart.audit import Finding
+    from headstart.audit.leaks import LeakTest
+    from headstart.run import Use
+    from headstart.run.record import FitRecord
+    from headstart.selection import Candidate, LearningCurve
+
+OPEN_ROWS = 20  # a longer table is folded away, with the rows that matter before it
+LISTED_FILES = 500  # refused files on the page; the run folder has all
+
+
+def plain_report(
+    name: str, headline: tuple[str, float, tuple[float, float]], *, images: int, part: str, sections: Sequence[Section] = ()
+) -> TaskReport:
+    """Return the report of a task that says no more than its headline (name, value, 95 % interval) and some sections."""
+    what, value, (low, high) = headline
+    summary = f"{what} {number(value)} on {plural(images, part + ' image')}"
+    sentence = f"{summary[:1].upper()}{summary[1:]} (95 % interval {number(low)} to {number(high)})."
+    on_scale = 0 <= low <= value <= high <= 1
+    first = Headline(
+        value=number(value), sentences=(sentence,), point=value if on_scale else None, interval=(low, high) if on_scale else None,
+        legend="The band is the 95 % interval." if on_scale else "",
+    )  # fmt: skip
+    result = Section(anchor="result", heading="Result", word="Result", blocks=(first,))
+    own = sections if any(section.anchor == "result" for section in sections) else (result, *sections)
+    return TaskReport(kind=name, description=f"{name}", summary=summary, sentence=sentence, sections=tuple(own))
+
+
+def joined(own: Sequence[Section], general: Sequence[Section]) -> tuple[Section, ...]:
+    """Return a task's sections and the general ones after them; a general section continues the task's one of the same anchor."""
+    more = {section.anchor: section for section in general}
+    found = []
+    for section in own:
+        rest = more.pop(section.anchor, None)
+        found.append(section if rest is None else replace(section, blocks=(*section.blocks, *rest.blocks)))
+    return (*found, *more.values())
+
+
+def general_sections(record: FitRecord, *, part: str, uses: Sequence[Use], repeat: Section) -> tuple[Section, ...]:
+    """Return the sections that need nothing but the record of the fit, in the order of the page; `repeat` is the last one."""
+    history = None if record.training is None else record.training.history
+    return (
+        images_section(record.refused), learning_section(record.learning_curve, part=part),
+        data_section(record.findings, leaks=record.leaks, notes=record.notes), uses_section(uses, part=part),
+        evidence_section(record, trained=history is not None and bool(history.epochs)),
+        training_section(history, record.training_facts), times_section(record.seconds), repeat,
+    )  # fmt: skip
+
+
+def images_section(refused: Sequence[tuple[str, str]]) -> Section:
+    """Which files could not be used."""
+    blocks: tuple[Block, ...] = ()
+    if refused:
+        rows = tuple(((Span(path, "code"),), reason) for path, reason in refused[:LISTED_FILES])
+        left = len(refused) - len(rows)
+        more = (Paragraph(f"And {left} more; manifest.json lists all."),) if left else ()
+        listing: tuple[Block, ...] = (Table(head=("file", "reason"), rows=rows, layout="files"), *more)
+        title = f"{plural(len(refused), 'file')} could not be used"
+        blocks = (Paragraph(f"{title}.", "remark"), *listing) if len(rows) <= 5 else (Fold(title, listing),)
+    return Section(anchor="images", heading="Images", word="Images", blocks=blocks)
+
+
+def learning_section(found: LearningCurve | None, *, part: str) -> Section:
+    """The learning curve, and whether more images would help."""
+    blocks: tuple[Block, ...] = ()
+    if found is not None and found.images:
+        rows = tuple(
+            (str(images), percent(accuracy), "-" if math.isnan(error) else f"± {100 * error:.1f}")
+            for images, accuracy, error in zip(found.images, found.accuracy, found.error, strict=True)
+        )
+        legend = (
+            "By cross-validation inside the training part, with the selected head and layers; the strokes are standard errors. "
+            f"The {part} images were not used."
+        )
+        numbers = Table(head=("training images", "accuracy", "standard error (points)"), rows=rows, layout="numbers")
+        blocks = (
+            Paragraph(found.sentence), Charts((learning_chart(found),)), Paragraph(legend, "quiet"), Fold("The numbers", (numbers,)),
+        )  # fmt: skip
+    summary = found.sentence if found is not None and blocks else ""
+    return Section(anchor="learning", heading="Learning curve", word="Learning curve", blocks=blocks, summary=summary)
+
+
+def learning_chart(found: LearningCurve) -> LineChart:
+    """Return accuracy by number of training images, which are on a logarithmic axis."""
+    x: list[float] = []
+    y: list[float] = []
+    for images, accuracy, error in zip(found.images, found.accuracy, found.error, strict=True):
+        x, y = [*x, float(images), float(images), math.nan], [*y, accuracy - error, min(1.0, accuracy + error), math.nan]
+    told = ", ".join(f"{percent(accuracy)} from {images}" for images, accuracy in zip(found.images, found.accuracy, strict=True))
+    return LineChart(
+        title="Learning curve",
+        description=f"Accuracy by number of training images: {told}.",
+        series=(
+            Series(name="", x=x, y=y, thin=True),
+            Series(name="out of sample", x=[float(images) for images in found.images], y=list(found.accuracy), dots=True),
+        ),
+        x=Axis(label="training images (logarithmic)", log=True),
+        y=Axis(label="accuracy", high=1.0, percent=True),
+    )
+
+
+def data_section(findings: Sequence[Finding], *, leaks: Sequence[LeakTest] = (), notes: Sequence[str] = ()) -> Section:
+    """What the audit found, the score with and without leaks, and what was passed over while reading."""
+    serious = [finding for finding in findings if finding.severity == "error"]
+    others = [finding for finding in findings if finding.severity != "error"]
+    notices = tuple(
+        Notice(finding.message, examples=finding.examples, serious=finding.severity == "error") for finding in (*serious, *others)
+    )
+    found: tuple[Block, ...] = (Heading("Accuracy with and without leaks"), leaks_table(leaks)) if leaks else ()
+    after = (Fold(f"{plural(len(notes), 'note')} from reading the data", (Bullets(tuple(notes)),)),) if notes else ()
+    summary = "" if not serious else serious[0].message
+    if len(serious) > 1:
+        summary = f"{len(serious)} findings in the data affect the score. The first: {summary}"
+    said = tuple(
+        (row.label, f"{row.accuracy:.4f} (95 % interval {row.interval[0]:.4f} to {row.interval[1]:.4f})", str(row.images)) for row in leaks
+    )
+    card = (Heading("With and without leaks"), Table(head=("images", "accuracy", "number"), rows=said, layout="numbers")) if leaks else ()
+    return Section(
+        anchor="data",
+        heading="Findings in the data",
+        word="Data",
+        blocks=(*notices, *found, *after),
+        summary=summary,
+        urgent=True,
+        card=card,
+    )
+
+
+def leaks_table(leaks: Sequence[LeakTest]) -> Table:
+    """Return the accuracy on all test images, and on those that training has not seen in some form."""
+    scale = (min(row.interval[0] for row in leaks), max(row.interval[1] for row in leaks))
+    rows = tuple(
+        (row.label, percent(row.accuracy), Interval(row.accuracy, *row.interval, scale),
+         f"{percent(row.interval[0])} to {percent(row.interval[1])}", str(row.images))
+        for row in leaks
+    )  # fmt: skip
+    return Table(head=("accuracy on", "", "", "95 % interval", "images"), rows=rows, layout="numbers intervals")
+
+
+def times_more(uses: Sequence[Use]) -> str:
+    """Return ``once more`` or ``3 more times``: the later uses of the test part."""
+    return "once more" if len(uses) == 1 else f"{len(uses)} more times"
+
+
+def uses_section(uses: Sequence[Use], *, part: str) -> Section:
+    """Later uses of the test part: a score on which choices were based is too good."""
+    blocks: tuple[Block, ...] = ()
+    if uses:
+        said = (
+            f"The score above is from the first use of the {part} part, which was used {times_more(uses)} after that. "
+            "Choosing between models by these scores makes them look better than they are."
+        )
+        blocks = (Paragraph(said), Bullets(tuple(use.sentence() for use in uses)))
+    summary = f"The {part} part has been used {times_more(uses)} since this score was measured." if uses else ""
+    return Section(anchor="uses", heading=f"Later uses of the {part} part", word="Uses", blocks=blocks, summary=summary, urgent=True)
+
+
+def evidence_section(record: FitRecord, *, trained: bool) -> Section:
+    """The heads and layers that were tried, the best first, and why one was selected."""
+    lead = tuple(Paragraph(text) for text in (f"Selected: {record.head}." if record.head else "", record.features, record.reason) if text)
+    rows = sorted(record.evidence, key=lambda row: (math.isnan(row.accuracy), 0.0 if math.isnan(row.accuracy) else -row.accuracy))
+    blocks: tuple[Block, ...] = lead
+    if rows:
+        told = (
+            "Scores of the trained head from the validation images, all others from cross-validation inside the training part."
+            if trained
+            else "All scores from cross-validation inside the training part; the test images were not used for the selection."
+        )
+        shown = rows[:OPEN_ROWS] + [row for row in rows[OPEN_ROWS:] if row.chosen]
+        whole = (Fold(f"All {len(rows)}", (_tried(rows),)),) if len(shown) < len(rows) else ()
+        blocks = (*lead, _tried(shown), *whole, Paragraph(told, "quiet"))
+    return Section(anchor="tried", heading="Model selection", word="Selection", blocks=blocks)
+
+
+def _tried(rows: Sequence[Candidate]) -> Table:
+    margins = [0.0 if math.isnan(row.accuracy_error) else row.accuracy_error for row in rows]
+    known = [(row.accuracy, margin) for row, margin in zip(rows, margins, strict=True) if not math.isnan(row.accuracy)]
+    scale = (min(a - b for a, b in known), max(a + b for a, b in known)) if known else (0.0, 1.0)
+    cells: list[tuple[Text | Interval, ...]] = []
+    for row, margin in zip(rows, margins, strict=True):
+        head = row.head.replace("_", " ")
+        error = "" if math.isnan(row.accuracy_error) else f" ± {row.accuracy_error:.4f}"
+        graph = "" if math.isnan(row.accuracy) else Interval(row.accuracy, row.accuracy - margin, row.accuracy + margin, scale)
+        settings = ", ".join(f"{key} {_short(value)}" for key, value in row.hyperparameters.items())
+        cells.append(
+            ((head, " ", Span("selected", "tag")) if row.chosen else head, row.view, f"{number(float(row.accuracy))}{error}", graph,
+             number(float(row.log_loss)), settings, duration(row.seconds))
+        )  # fmt: skip
+    marked = frozenset(index for index, row in enumerate(rows) if row.chosen)
+    head_row = ("head", "layers", "accuracy", "", "log loss", "settings", "time")
+    return Table(head=head_row, rows=tuple(cells), layout="evidence", marked=marked)
+
+
+def times_section(times: Mapping[str, float]) -> Section:
+    """Seconds by stage."""
+    total, most = sum(times.values()), max([*times.values(), 1e-9])
+    rows: list[tuple[Text | Bar, ...]] = [(stage, Bar(((seconds / most, 0),)), duration(seconds)) for stage, seconds in times.items()]
+    rows.append(((Span("total", "strong"),), "", (Span(duration(total), "strong"),)))
+    blocks = (Table(head=("stage", "", "time"), rows=tuple(rows), layout="numbers bars"),) if times else ()
+    return Section(anchor="time", heading="Time", word="Time", blocks=blocks)
+
+
+def repeat_section(command: str, facts: Mapping[str, Any]) -> Section:
+    """The command, the backbone, and whatever else determines the outcome; a mapping among the facts has its own heading."""
+    blocks = (*((Code(command),) if command else ()), *_facts(facts))
+    return Section(anchor="repeat", heading="Reproducing this run", word="Repeat", blocks=blocks)
+
+
+def _facts(facts: Mapping[str, Any]) -> tuple[Block, ...]:
+    plain = tuple((label, (Span(_short(value), "code"),)) for label, value in facts.items() if not isinstance(value, Mapping))
+    groups = [block for label, value in facts.items() if isinstance(value, Mapping) for block in (Heading(label), *_facts(value))]
+    return (*((Table(head=("", ""), rows=plain, layout="facts"),) if plain else ()), *groups)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return ", ".join(map(_short, value)) if isinstance(value, list | tuple) else str(value)

@@ -1,0 +1,282 @@
+"""From a run folder to its pages: report and model card say what the folder holds, whether it was written just now or years ago."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from headstart.errors import ImageError, RunError
+from headstart.evaluate import Evaluation, evaluate
+from headstart.explanation import HeatMaps, nearest_training_images, overlay
+from headstart.metrics import link_of
+from headstart.modalities.image import ImageSource, image_digest, quiet_decoding, read_image
+from headstart.report.general import general_sections, joined, repeat_section, times_more
+from headstart.report.model_card import model_card
+from headstart.report.page import Report, page
+from headstart.report.pictures import picture_of, png
+from headstart.report.training import summary
+from headstart.run import OUTPUTS, Run, Use, uses_of
+from headstart.sections import Card, Neighbour, Picture, TaskReport
+from headstart.tasks.classification.sections import ClassificationTest, example_rows, examples_of, task_report
+from headstart.text import plural, printable
+
+if TYPE_CHECKING:
+    from headstart.run.record import FitRecord
+
+_NEIGHBOURS = 3
+_SLOWLY = 8  # heat maps that take many passes each
+_SIDE, _SMALL = 192, 88  # pixels
+_AT_THE_END = ("command", "images", "versions", "settings")
+_Pixels = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Sources:
+    """Where the pictures of a run are.
+
+    Attributes:
+        training, test: from a position in the part to the image, or None where it is not known.
+        names: of the test images; `training_names`: of the training images.
+        features: float32 (m, D) of the test images, where they are at hand and need not be computed.
+    """
+
+    training: Callable[[int], ImageSource | None]
+    test: Callable[[int], ImageSource | None]
+    names: Sequence[str]
+    training_names: Sequence[str]
+    features: npt.NDArray[np.float32] | None = None
+
+
+def pages(run: Run, sources: Sources | None = None) -> dict[str, str]:
+    """Return report.html and MODEL_CARD.md of a run by name; arguments and errors as of `report_of`."""
+    report = report_of(run, sources)
+    return {"report.html": page(report), "MODEL_CARD.md": model_card(report)}
+
+
+def pictures(report: Report) -> dict[str, bytes]:
+    """Return the PNG files that a report refers to, by name: those of its sections' charts and matrices."""
+    found = {}
+    for section in report.sections:
+        block = picture_of(section.blocks) if section.picture else None
+        if block is not None:
+            found[section.picture] = png(block, heading=section.caption)
+    return found
+
+
+def write_report(folder: str | Path, report: Report) -> tuple[Path, ...]:
+    """Write the pages and pictures of a run into `folder`, which must exist; return their paths. Raises OSError as the file system does."""
+    texts = {"report.html": page(report), "MODEL_CARD.md": model_card(report)}
+    contents = {name: text.encode("utf-8", errors="replace") for name, text in texts.items()} | pictures(report)
+    for name, content in contents.items():
+        (Path(folder) / name).write_bytes(content)  # the same bytes on every platform
+    return tuple(Path(folder) / name for name in contents)
+
+
+def report_of(run: Run, sources: Sources | None = None) -> Report:
+    """Return everything that the pages say of a run.
+
+    Args:
+        run: opened, or still being written.
+        sources: where the pictures of the training and test images are; by default where the run's own list says.
+
+    Raises:
+        RunError: the run is of an earlier version, which did not record what the report tells.
+    """
+    from headstart.run.record import FitRecord
+
+    entries = run.manifest
+    if not run.tested or "title" not in entries:
+        raise RunError(
+            f"{run.path}: was written by an earlier version of Headstart, which did not record what the report tells. "
+            "Its report stays as it is; for a new one, fit again."
+        )
+    record = FitRecord.from_dict({**entries, "reliability_test": entries["trust_test"]})
+    return build_report(
+        record, task_report(_tested(run, record, sources or _from_lists(run))), provenance=entries["provenance"],
+        backbone=entries["backbone"], uses=uses_of(run.path),
+    )  # fmt: skip
+
+
+def build_report(
+    record: FitRecord, task: TaskReport, *, provenance: Mapping[str, Any], backbone: Mapping[str, Any], uses: Sequence[Use] = (),
+    part: str = "test",
+) -> Report:  # fmt: skip
+    """Join what the task says with what is known of every run."""
+    command = printable(str(provenance.get("command", "")))
+    facts = {"backbone": backbone["name"], "licence of the backbone": backbone["licence"]}
+    if backbone.get("weights_source"):
+        facts["source of the backbone"] = backbone["weights_source"]
+    facts |= {key: value for key, value in provenance.items() if key not in _AT_THE_END}
+    facts |= {key: provenance[key] for key in ("settings", "versions") if key in provenance}
+    sections = joined(task.sections, general_sections(record, part=part, uses=uses, repeat=repeat_section(command, facts)))
+    return Report(
+        title=record.title, part=part, task=task, sections=sections, backbone=str(backbone["name"]), licence=str(backbone["licence"]),
+        hub_id=str(backbone.get("hub_id") or ""), limits=_limits(record, task, part=part, uses=uses),
+        training=_training(record, provenance), command=command,
+    )  # fmt: skip
+
+
+def _limits(record: FitRecord, task: TaskReport, *, part: str, uses: Sequence[Use]) -> tuple[str, ...]:
+    """What every reader of the score must know, and what was found in these data."""
+    limits = [*task.limits, *(finding.message for finding in record.findings)]
+    if uses:
+        limits.append(f"The {part} part was used {times_more(uses)} after the score was measured.")
+    if record.learning_curve is not None:
+        limits.append(record.learning_curve.sentence)
+    return tuple(limits)
+
+
+def _training(record: FitRecord, provenance: Mapping[str, Any]) -> tuple[str, ...]:
+    """How the model was made, for the model card."""
+    parts = {part: sum(counts.values()) for part, counts in provenance.get("images", {}).items()}
+    counts = ", ".join(f"{count} {part}" for part, count in parts.items() if count)
+    history = None if record.training is None else record.training.history
+    seed = provenance.get("seed", provenance.get("settings", {}).get("seed"))
+    facts = (
+        f"Images: {counts}." if counts else "",
+        f"Refused: {plural(len(record.refused), 'file')} that could not be read." if record.refused else "",
+        f"Features: {record.features}" if record.features else "",
+        f"Head: {record.head}" if record.head else "",
+        f"Fine-tuning: {summary(history)}" if history is not None and history.epochs else "",
+        f"Seed: {seed}" if seed is not None else "",
+    )
+    return tuple(fact for fact in facts if fact)
+
+
+def evaluation_of(run: Run, kept: str = "logits") -> Evaluation:
+    """The evaluation on the test part, from what the run kept of it: its ``logits``, or its ``scores`` before they were calibrated."""
+    targets = run.tested["targets"]
+    return evaluate(link_of(targets).probabilities(run.tested[kept].astype(np.float64)), targets, run.classes)
+
+
+def _tested(run: Run, record: FitRecord, sources: Sources) -> ClassificationTest:
+    evaluation = evaluation_of(run)
+    cards = cards_of(run, example_rows(evaluation), evaluation.outcome.probabilities.argmax(axis=1), sources)
+    return ClassificationTest(
+        evaluation=evaluation,
+        held_out=f"Tested on {record.held_out}.",
+        counts=run.manifest["provenance"]["images"],
+        examples=examples_of(evaluation, cards, run.reference.get("targets", np.empty(0, np.int64))),
+        uncalibrated=evaluation_of(run, "scores") if "scores" in run.tested else None,
+        reliability=record.reliability_test,
+        set_sizes=_set_sizes(run, evaluation),
+    )
+
+
+def _set_sizes(run: Run, evaluation: Evaluation) -> dict[int, int]:
+    """How many test images have prediction sets of which size."""
+    if run.trust is None or run.trust.sets is None:
+        return {}
+    sizes, counts = np.unique(run.trust.sets(evaluation.outcome.probabilities, never_empty=True).sum(axis=1), return_counts=True)
+    return dict(zip(sizes.tolist(), counts.tolist(), strict=True))
+
+
+def cards_of(run: Run, rows: npt.NDArray[np.int64], outputs: npt.NDArray[np.int64], sources: Sources) -> dict[int, Card]:
+    """Return cards of test images by row, as the network saw them, with heat maps and the nearest training images; those gone are left out.
+
+    Args:
+        run: opened.
+        rows: of the test part, in the order of their importance.
+        outputs: for each image of the test part the output that its heat map explains.
+        sources: where the images are.
+    """
+    pixels: dict[int, _Pixels] = {}
+    with quiet_decoding():
+        for row in rows.tolist():
+            source = sources.test(row)
+            try:
+                if source is not None:
+                    pixels[row] = run.preprocessing(source)
+            except ImageError:
+                continue
+    if not pixels:
+        return {}
+    shown, stacked = np.array(list(pixels)), np.stack(list(pixels.values()))
+    maps = HeatMaps.of(run, method="fast")
+    count = len(stacked) if maps.method == "cells" else _SLOWLY  # of the first images only where each takes many passes of the network
+    heat = maps(stacked[:count], outputs[shown[:count]])
+    nearest = _nearest(run, stacked, None if sources.features is None else sources.features[shown])
+    return {
+        row: Card(
+            name=printable(sources.names[row]) if row < len(sources.names) else f"test image {row}",
+            row=row,
+            pictures=(
+                Picture(data=jpeg(stacked[place], side=_SIDE), alt=""),
+                *((Picture(data=jpeg(overlay(stacked[place], heat[place]), side=_SIDE), alt=""),) if place < len(heat) else ()),
+            ),
+            neighbours=tuple(_neighbour(index, sources) for index in nearest[place].tolist()),
+        )
+        for place, row in enumerate(shown.tolist())
+    }
+
+
+def _nearest(run: Run, pixels: _Pixels, features: npt.NDArray[np.float32] | None) -> npt.NDArray[np.int64]:
+    """The nearest training images (m, c) of each image, by its features or else its pixels; c is 0 where the run knows none."""
+    if "features" not in run.reference:
+        return np.empty((len(pixels), 0), np.int64)
+    if features is None:
+        features = np.stack([outputs[OUTPUTS.index("features")] for outputs in run.engine.run(pixels)])
+    return nearest_training_images(run, features, _NEIGHBOURS)[0]
+
+
+def _neighbour(index: int, sources: Sources) -> Neighbour:
+    name = printable(sources.training_names[index]) if index < len(sources.training_names) else f"training image {index}"
+    source, picture = sources.training(index), None
+    try:
+        picture = None if source is None else Picture(data=jpeg(read_image(source, at_least=_SMALL), side=_SMALL), alt=name)
+    except ImageError:
+        picture = None
+    return Neighbour(name=name, row=index, picture=picture)
+
+
+def jpeg(picture: Any, *, side: int = 224, quality: int = 82) -> bytes:
+    """Return a picture, uint8 (H, W, 3) or a Pillow image, as a JPEG whose longer side has at most `side` pixels."""
+    from PIL import Image
+
+    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    image = image.convert("RGB")
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    image.save(file, format="JPEG", quality=quality, optimize=True)
+    return file.getvalue()
+
+
+def _from_lists(run: Run) -> Sources:
+    names, training_names = shown_names(run)
+    return Sources(
+        training=_finder(run, run.training_names, run.reference["digests"]), test=_finder(run, run.test_names, run.tested["digests"]),
+        names=names, training_names=training_names,
+    )  # fmt: skip
+
+
+def _finder(run: Run, names: Sequence[str], digests: npt.NDArray[np.uint8]) -> Callable[[int], Path | None]:
+    """From a position to the image, where it is still there and still the same."""
+
+    def find(row: int) -> Path | None:
+        if row >= len(names):
+            return None
+        path = run.path / names[row]
+        try:
+            return path if image_digest(path.read_bytes()) == digests[row].tobytes() else None
+        except (OSError, ValueError):
+            return None
+
+    return find
+
+
+def shown_names(run: Run) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The test and the training images as the pages call them: without the folder in which all of them are."""
+    folders = [name.rpartition("/")[0] for name in (*run.test_names, *run.training_names)]
+    try:
+        shared = len(os.path.commonpath(folders))
+    except ValueError:  # no names, or on different drives
+        shared = 0
+    test, training = (tuple(name[shared:].lstrip("/") for name in names) for names in (run.test_names, run.training_names))
+    return test, training
