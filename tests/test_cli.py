@@ -251,7 +251,7 @@ def test_backbones(cli: Cli) -> None:
 
 
 def test_demo(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    import headstart.cli.demo_command as demo
+    import headstart.cli.recipe_command as demo
 
     monkeypatch.setattr(demo, "_EACH", 6)
     done = cli("demo")
