@@ -67,7 +67,7 @@ def planted(dataset: Dataset, folder: Path, random: np.random.Generator) -> tupl
     parts = dataset.parts[originals].copy()
     if (dataset.parts == "test").any():
         parts[::2] = np.where(parts[::2] == "test", "train", "test")
-    targets = np.concatenate([dataset.targets, dataset.targets[originals]])
+    targets = dataset.targets.array[np.concatenate([np.arange(len(dataset)), originals])]
     whole = replace(
         dataset, images=(*dataset.images, *paths), targets=targets, parts=np.concatenate([dataset.parts, parts]), groups=None, root=None
     )

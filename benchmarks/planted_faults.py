@@ -39,7 +39,7 @@ def rank_wrong_labels(dataset: Dataset, *, seeds: int) -> None:
     rows = dataset.part("train", "")
     extractor = BackboneExtractor(load_backbone("efficientnet_lite0", cache=cache_folder()))
     features = extractor([dataset.images[i] for i in rows])
-    truth, layers = dataset.targets[rows][features.kept], extractor.layers
+    truth, layers = dataset.targets.array[rows][features.kept], extractor.layers
     classes, count = len(dataset.classes), round(WRONG * len(truth))
     early, first, named, right, seconds = [], [], [], [], 0.0
     for seed in range(seeds):

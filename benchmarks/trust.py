@@ -53,7 +53,7 @@ class Measured:
 
     @property
     def y(self) -> np.ndarray:
-        return self.data.targets
+        return self.data.targets.array
 
     @property
     def groups(self) -> np.ndarray | None:
@@ -80,7 +80,7 @@ class Bench:
             values = self.features(data.images)
             train, test = data.part("train"), data.part("test")
             if not len(test):
-                train, test = hold_out(data.targets, share=0.5, groups=data.groups)
+                train, test = hold_out(data.targets.strata, share=0.5, groups=data.groups if data.grouped else None)
             self._kept[name] = Measured(name, data, values, train, test, self.layers())
         return self._kept[name]
 

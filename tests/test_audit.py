@@ -205,7 +205,6 @@ def test_groups_in_file_names(tmp_path):
     assert "the score is too high" in finding.message
     pattern = finding.message.split("--group-from ")[1].strip("'")
     grouped = read_dataset(tmp_path, group_from=pattern)
-    assert grouped.groups is not None
     assert len(set(grouped.groups)) == 60
     assert "groups in names" not in kinds(check(grouped))
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from headstart.audit.facts import Fact, Facts
 from headstart.audit.label_errors import LabelErrors
 from headstart.audit.plan import Drop, LookAt, Plan, Relabel, make_plan
-from headstart.data import Dataset, dataset_from_arrays
+from headstart.data import Dataset, class_targets, dataset_from_arrays
 from headstart.errors import DataError, ParameterError
 
 FULL = Plan(
@@ -30,8 +30,7 @@ def data(count=6, *, parts=None, groups=None, classes=("cat", "dog")) -> Dataset
     """Images 0.jpg, 1.jpg, ...: even ones are cats, odd ones dogs."""
     return Dataset(
         images=tuple(Path("/photos") / f"{i}.jpg" for i in range(count)),
-        targets=np.arange(count) % len(classes),
-        classes=classes,
+        targets=class_targets(np.arange(count) % len(classes), classes),
         parts=np.array(parts if parts is not None else ["train"] * count, dtype="U5"),
         groups=None if groups is None else np.array(groups, dtype=np.str_),
         source="photos",
@@ -85,19 +84,19 @@ def test_dropped_and_relabelled_images():
     after, notes = plan.apply(before)
     assert after.names() == ("1.jpg", "2.jpg", "4.jpg", "5.jpg")
     assert [after.labels(i)[0] for i in range(4)] == ["dog", "dog", "cat", "dog"]
-    assert after.groups is None
+    assert not after.grouped
     assert notes == [
         "The plan leaves out 2 of 6 images (1 x exact copy, 1 x by hand).",
         "The plan gives 1 images another label.",
     ]
-    assert before.targets.tolist() == [0, 1, 0, 1, 0, 1]  # the data that came in are as they were
+    assert before.targets.array.tolist() == [0, 1, 0, 1, 0, 1]  # the data that came in are as they were
 
 
 def test_an_empty_plan_changes_nothing():
     before = data(groups=list("aabbcc"))
     after, notes = Plan("photos").apply(before)
     assert after.names() == before.names()
-    assert np.array_equal(after.targets, before.targets)
+    assert np.array_equal(after.targets.array, before.targets.array)
     assert np.array_equal(after.groups, before.groups)
     assert notes == []
 
@@ -105,7 +104,7 @@ def test_an_empty_plan_changes_nothing():
 def test_what_is_to_be_looked_at_is_left_alone():
     plan = Plan("photos", look_at=(LookAt("0.jpg", ("cat",), ("dog",), 0.99), LookAt("no longer there.jpg", ("cat",), ("dog",), 0.9)))
     after, notes = plan.apply(data())
-    assert np.array_equal(after.targets, data().targets)
+    assert np.array_equal(after.targets.array, data().targets)
     assert notes == ["2 images of the plan stand under 'look_at'; nothing is done about them."]
 
 
@@ -130,7 +129,7 @@ def test_several_labels():
     several = dataset_from_arrays(np.zeros((3, 4, 4, 3), np.uint8), np.array([[1, 0], [1, 1], [0, 0]], bool), classes=["cat", "dog"])
     plan = Plan("", relabel=(Relabel("array[0]", ("dog", "cat")), Relabel("array[1]", ())))
     after, notes = plan.apply(several)
-    assert after.targets.tolist() == [[True, True], [False, False], [False, False]]
+    assert after.targets.array.tolist() == [[True, True], [False, False], [False, False]]
     assert notes == ["The plan gives 2 images another label."]
     with pytest.raises(DataError, match=r"gives '0.jpg' 2 labels, but each image of these data has exactly one"):
         Plan("photos", relabel=(Relabel("0.jpg", ("cat", "dog")),)).apply(data())

@@ -9,7 +9,6 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,12 @@ from safetensors.numpy import load_file
 
 import headstart
 from headstart import FitResult, FitSettings, fit, load
-from headstart.data import dataset_from_paths
+from headstart.data import LabelSets, dataset_from_paths
 from headstart.errors import DataError, ParameterError, RunError
 from headstart.modalities.image import read_image
-from headstart.pipeline.contents import run_contents
-from headstart.run import PROTOCOL, RunContents, check_target, write, write_run
+from headstart.pipeline.writing import contents_of
+from headstart.run import PROTOCOL, RunContents, check_target, write, write_files, writing_run
+from headstart.run.manifest import plain
 from headstart.selection import HEADS, HeadPipeline
 
 FILES = {
@@ -69,9 +69,13 @@ def folder(whole: Path, tmp_path: Path) -> Path:
 def contents(runs: Callable[[str], FitResult], cache: Path) -> RunContents:
     """What goes into a run folder, without the report, which takes a second."""
     result = runs("centroid")
-    values = result.classifier.extract(result.dataset.images).values
-    made = run_contents(result, values, settings=FitSettings(cache=cache), command="headstart fit")
-    return replace(made, further=lambda folder: None)
+    return contents_of(result, settings=FitSettings(cache=cache), command="headstart fit")
+
+
+def write_run(path: Path, contents: RunContents) -> None:
+    """Write a run without pages."""
+    with writing_run(path) as folder:
+        write_files(folder, contents)
 
 
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
@@ -83,7 +87,7 @@ def test_the_saved_model_says_what_the_classifier_said(runs: Callable[[str], Fit
     run = load(result.run, engine=engine)
     found = run.predict(dataset.images)
     assert run.classes == dataset.classes
-    assert run.multilabel == dataset.multilabel == (head == "several")
+    assert run.link.independent == isinstance(dataset.targets, LabelSets) == (head == "several")
     np.testing.assert_allclose(found.probabilities, wanted, atol=1e-4)
     if engine == "openvino":
         evaluation, _ = run.evaluate(dataset)
@@ -110,7 +114,7 @@ def test_what_is_in_the_folder(runs: Callable[[str], FitResult], whole: Path) ->
     result = runs("centroid")
     train = result.dataset.part("train")
     reference = load_file(whole / "reference.safetensors")
-    np.testing.assert_array_equal(reference["targets"], result.dataset.targets[train])
+    np.testing.assert_array_equal(reference["targets"], result.dataset.targets.array[train])
     last = result.classifier.extractor_.layers[-1]
     values = result.classifier.extract(result.dataset.images).values[train]
     np.testing.assert_array_equal(reference["features"], values[:, last.start : last.stop].astype(np.float16))
@@ -126,7 +130,7 @@ def test_the_manifest_is_strict_json(runs: Callable[[str], FitResult]) -> None:
         assert run is not None
         manifest = json.loads((run / "manifest.json").read_text("utf-8"), parse_constant=refuse)
         assert manifest["protocol"] == PROTOCOL
-        assert sum(row["chosen"] for row in manifest["evidence"]) == 1
+        assert sum(row["chosen"] for row in manifest["story"]["evidence"]) == 1
         assert manifest["provenance"]["settings"]["seed"] == 0
 
 
@@ -136,7 +140,7 @@ def test_values_that_json_does_not_have() -> None:
         5: [np.float32("inf"), np.int64(3), Path("x\udcff")],
         "b": ("caf\u00e9", True, None, np.array([1.5, np.nan])),
     }
-    assert write.jsonable(given) == {"a": None, "5": [None, 3, "x\\udcff"], "b": ["caf\u00e9", True, None, [1.5, None]]}
+    assert plain(given) == {"a": None, "5": [None, 3, "x\\udcff"], "b": ["caf\u00e9", True, None, [1.5, None]]}
 
 
 def test_the_model_alone_knows_its_classes(whole: Path) -> None:
@@ -145,7 +149,7 @@ def test_the_model_alone_knows_its_classes(whole: Path) -> None:
     model = onnx.load(whole / "model.onnx")
     onnx.checker.check_model(model)
     told = {entry.key: json.loads(entry.value) for entry in model.metadata_props}
-    assert told["classes"] == ["checks", "rings", "stripes"]
+    assert told["state"]["classes"] == ["checks", "rings", "stripes"]
     assert told["preprocessing"]["size"] == 224
     assert {output.name for output in model.graph.output} == {"features", "logits", "probabilities"}
 
@@ -245,13 +249,16 @@ def test_targets_that_cannot_be(contents: RunContents, tmp_path: Path) -> None:
 def test_an_interrupted_writing_leaves_the_old_run_whole(contents: RunContents, folder: Path, error: BaseException) -> None:
     before = _state(folder)
 
-    def fail(folder: Path) -> None:
-        (folder / "half").write_text("half")
-        raise error
-
     kind, message = (RunError, "No space left on device") if isinstance(error, OSError) else (type(error), None)
+
+    def write_half() -> None:
+        with writing_run(folder) as new:
+            write_files(new, contents)
+            (new / "half").write_text("half")
+            raise error
+
     with pytest.raises(kind, match=message):
-        write_run(folder, replace(contents, further=fail))
+        write_half()
     assert _state(folder) == before
     _alone(folder)
 
@@ -289,15 +296,15 @@ def test_what_a_killed_process_left_is_tidied_up_later(contents: RunContents, fo
     assert fresh.exists()
 
 
-def test_many_writers_of_one_place(contents: RunContents, tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_writers_of_one_place(tmp_path: Path, folder: Path) -> None:
     """Whoever comes last wins, nobody fails, and the place is never anything but a whole run for long."""
-    monkeypatch.setattr(write, "_write_files", lambda new, contents: shutil.copytree(folder, new, dirs_exist_ok=True))
     path, failures = tmp_path / "place" / "run", []
 
     def work() -> None:
         try:
             for _ in range(4):
-                write_run(path, contents)
+                with writing_run(path) as new:
+                    shutil.copytree(folder, new, dirs_exist_ok=True)
         except RunError as error:
             failures.append(error)
 

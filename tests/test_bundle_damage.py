@@ -15,7 +15,7 @@ import pytest
 from headstart import FitSettings, fit, load
 from headstart.errors import BackboneError, RunError
 from headstart.files import file_digest
-from headstart.run.run import manifest_digest
+from headstart.run.manifest import digest_of as manifest_digest
 
 FILES = {
     "model.onnx", "head.safetensors", "reference.safetensors", "manifest.json", "report.html", "MODEL_CARD.md", "split.csv",
@@ -110,9 +110,9 @@ def test_what_is_no_run(tmp_path: Path, folder: Path) -> None:
         (b"{}", "no protocol number"),
         (b'{"protocol": "1"}', "no protocol number"),
         (b'{"protocol": true}', "no protocol number"),
-        (b'{"protocol": 0}', "protocol 0; this version reads 1 to 1"),
-        (b'{"protocol": 99}', "protocol 99; this version reads 1 to 1. Update with: pip install -U headstart"),
-        (b'{"protocol": 1}', "'classes' is missing or is no list"),
+        (b'{"protocol": 0}', "protocol 0; this version reads 1 to 2"),
+        (b'{"protocol": 99}', "protocol 99; this version reads 1 to 2. Update Headstart"),
+        (b'{"protocol": 1}', "'classes' is missing or is not a list"),
     ],
 )
 def test_a_manifest_that_is_none(folder: Path, text: bytes, message: str) -> None:
@@ -130,22 +130,22 @@ def test_a_truncated_manifest(folder: Path) -> None:
             load(folder)
 
 
-@pytest.mark.parametrize("key", ["classes", "multilabel", "preprocessing", "files", "metrics", "backbone", "digest"])
+@pytest.mark.parametrize("key", ["modality", "task", "state", "outputs", "preprocessing", "files", "metrics", "backbone", "digest"])
 @pytest.mark.parametrize("value", [None, 5, "text"])
 def test_entries_of_a_wrong_type(folder: Path, key: str, value: Any) -> None:
     file = folder / "manifest.json"
     manifest = {**json.loads(file.read_text("utf-8")), key: value}
     file.write_text(json.dumps(manifest), "utf-8")
-    with pytest.raises(RunError, match=f"'{key}' is missing or is no|its digest differs"):
+    with pytest.raises(RunError, match=f"'{key}' is missing or is not a|its digest differs"):
         load(folder)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: m.update(classes=["a", "a", "b"]), "'classes' must be different names"),
-        (lambda m: m.update(classes=[1, 2, 3]), "'classes' must be different names"),
-        (lambda m: m.update(classes=[]), "'classes' must be different names"),
+        (lambda m: m["state"].update(classes=["a", "a", "b"]), "'classes' must be different names"),
+        (lambda m: m["state"].update(classes=[1, 2, 3]), "'classes' must be different names"),
+        (lambda m: m["state"].update(classes=[]), "'classes' must be different names"),
         (lambda m: m.update(preprocessing={}), "'preprocessing' cannot be used"),
         (lambda m: m["preprocessing"].update(size=-5), "'preprocessing' cannot be used .*8 to 4096"),
         (lambda m: m["preprocessing"].update(size="224"), "'preprocessing' cannot be used"),

@@ -18,8 +18,8 @@ from sklearn.utils.validation import validate_data
 import headstart.classifier.estimator
 from headstart import TransferClassifier
 from headstart.backbones import Layer
-from headstart.classifier.preparing import Ready
 from headstart.features import Features
+from headstart.features.prepared import Prepared
 
 
 class RowExtractor:
@@ -39,7 +39,7 @@ class RowExtractor:
 @pytest.fixture(autouse=True)
 def _rows_for_images(monkeypatch: pytest.MonkeyPatch) -> None:
     def prepare(wanted: Any, **_: Any) -> Any:
-        return Ready(wanted, RowExtractor(), None)  # type: ignore[arg-type]
+        return Prepared(wanted, RowExtractor(), None)  # type: ignore[arg-type]
 
     monkeypatch.setattr(headstart.classifier.estimator, "prepare", prepare)
 

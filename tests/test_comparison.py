@@ -19,7 +19,7 @@ from headstart.files import file_digest
 from headstart.metrics import auc_difference, paired_difference
 from headstart.modalities.image import Preprocessing
 from headstart.pipeline.comparison import compare_runs, read_test_results
-from headstart.run.run import manifest_digest
+from headstart.run.manifest import digest_of as manifest_digest
 
 Cli = Callable[..., Any]
 ANIMALS = ("cat", "dog", "hare")

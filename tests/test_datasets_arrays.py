@@ -20,11 +20,10 @@ PIXELS = np.arange(4 * 5 * 6 * 3, dtype=np.uint8).reshape(4, 5, 6, 3)
 def test_arrays():
     data = dataset_from_arrays(PIXELS, ["b", "a", "b", "b"], parts=["train", "train", "test", "val"], groups=[1, 2, 3, 3])
     assert data.classes == ("a", "b")
-    assert data.targets.tolist() == [1, 0, 1, 1]
+    assert data.targets.array.tolist() == [1, 0, 1, 1]
     assert isinstance(data.images, np.ndarray)
     assert np.array_equal(data.images, PIXELS)
     assert data.names() == ("array[0]", "array[1]", "array[2]", "array[3]")
-    assert data.groups is not None
     assert data.groups.tolist() == ["1", "2", "3", "3"]
     assert np.array_equal(data.take([2]).images, PIXELS[2:3])
 
@@ -59,9 +58,9 @@ def test_labels_of_several_kinds():
     matrix = np.array([[1, 0], [1, 1], [0, 0], [0, 1]])
     for labels in (matrix, matrix.astype(bool)):
         data = dataset_from_arrays(PIXELS, labels, classes=["sea", "sky"])
-        assert data.targets.tolist() == matrix.astype(bool).tolist()
+        assert data.targets.array.tolist() == matrix.astype(bool).tolist()
         assert data.classes == ("sea", "sky")
-    assert dataset_from_arrays(PIXELS, [["x", "y"], {"x"}, (), ["y"]]).targets.tolist() == [[1, 1], [1, 0], [0, 0], [0, 1]]
+    assert dataset_from_arrays(PIXELS, [["x", "y"], {"x"}, (), ["y"]]).targets.array.tolist() == [[1, 1], [1, 0], [0, 0], [0, 1]]
     assert dataset_from_arrays(PIXELS, np.array([[3], [1], [3], [1]])).classes == ("1", "3")
     positions = dataset_from_arrays(PIXELS, [1, 0, 1, 1], classes=["dog", "cat"])
     assert [positions.labels(i) for i in range(4)] == [("cat",), ("dog",), ("cat",), ("cat",)]
@@ -105,7 +104,7 @@ def test_numpy_archive(tmp_path, keys):
     np.savez(path, **dict(zip(keys, (PIXELS, [[0], [1], [0], [1]], PIXELS[:2], [[1], [0]]), strict=True)))
     data = read_dataset(path)
     assert data.parts.tolist() == ["train"] * 4 + ["test"] * 2
-    assert data.targets.tolist() == [0, 1, 0, 1, 1, 0]
+    assert data.targets.array.tolist() == [0, 1, 0, 1, 1, 0]
 
 
 def test_numpy_archive_without_parts_and_with_separate_test_data(tmp_path):
@@ -113,7 +112,7 @@ def test_numpy_archive_without_parts_and_with_separate_test_data(tmp_path):
     np.savez(tmp_path / "b.npz", images=PIXELS[:2], labels=["v", "u"])
     np.savez(tmp_path / "c.npz", images=PIXELS[:2, :3], labels=["v", "u"])
     assert read_dataset(tmp_path / "a.npz").parts.tolist() == [""] * 4
-    assert read_dataset(tmp_path / "a.npz", test=tmp_path / "b.npz").targets.tolist() == [0, 1, 0, 1, 1, 0]
+    assert read_dataset(tmp_path / "a.npz", test=tmp_path / "b.npz").targets.array.tolist() == [0, 1, 0, 1, 1, 0]
     with pytest.raises(DataError, match="arrays of different height and width"):
         read_dataset(tmp_path / "a.npz", test=tmp_path / "c.npz")
     (tmp_path / "d" / "u").mkdir(parents=True)
@@ -303,7 +302,7 @@ def test_hub_set_with_several_labels(tmp_path, monkeypatch):
     rows = Rows(features, [{"picture": {"bytes": png(i), "path": ""}, "tags": tags} for i, tags in enumerate([[0, 1], [], [1]])])
     fake_hub(monkeypatch, lambda *_, cache_dir: {"train": rows})
     data = read_dataset("hf:x/y", cache=tmp_path, announce=str)
-    assert data.targets.tolist() == [[True, True], [False, False], [False, True]]
+    assert data.targets.array.tolist() == [[True, True], [False, False], [False, True]]
     assert data.parts.tolist() == [""] * 3  # a single split says nothing
 
 

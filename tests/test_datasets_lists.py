@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from headstart.data import read_dataset
+from headstart.data import Labels, LabelSets, read_dataset
 from headstart.errors import DataError, ParameterError
 
 NAMES = ("1.jpg", "2.jpg", "3.jpg", "4.jpg")
@@ -39,7 +39,7 @@ def noted(data, *words):
 def test_plain_list(folder):
     data = read_dataset(write(folder, rows("dog", "cat", "dog", "cat")))
     assert data.classes == ("cat", "dog")
-    assert data.targets.tolist() == [1, 0, 1, 0]  # the order of the rows is kept
+    assert data.targets.array.tolist() == [1, 0, 1, 0]  # the order of the rows is kept
     assert data.names() == tuple(f"img/{name}" for name in NAMES)
     assert data.images[0] == folder / "img/1.jpg"
     assert data.notes == ()
@@ -58,7 +58,6 @@ def test_synonyms(folder, path, label, split, group):
     text = f"{group},{split},{label},{path}\np1,train,a,img/1.jpg\np1,Training,b,img/2.jpg\np2,valid,a,img/3.jpg\n,test,b,img/4.jpg\n"
     data = read_dataset(write(folder, text))
     assert data.parts.tolist() == ["train", "train", "val", "test"]
-    assert data.groups is not None
     assert data.groups.tolist() == ["p1", "p1", "p2", "img/4.jpg (alone)"]
     assert noted(data, "1 rows have no group")
 
@@ -68,7 +67,6 @@ def test_columns_by_parameter(folder):
     data = read_dataset(write(folder, text), path_column="a", label_column="b", split_column="c", group_column="d")
     assert data.classes == ("x", "y")
     assert data.parts.tolist() == ["train", "test", "train", "train"]
-    assert data.groups is not None
     assert data.groups.tolist() == ["g", "h", "h", "h"]
 
 
@@ -124,9 +122,9 @@ def test_tsv_and_windows_1252(folder):
 @pytest.mark.parametrize("cells", [("cat;dog", "cat", "", "dog"), ("cat|dog", "cat", "", "dog"), ('"cat, dog"', "cat", "", "dog")])
 def test_several_labels_in_one_cell(folder, cells):
     data = read_dataset(write(folder, rows(*cells)))
-    assert data.multilabel
-    assert data.targets.dtype == bool
-    assert data.targets.tolist() == [[True, True], [True, False], [False, False], [False, True]]
+    assert isinstance(data.targets, LabelSets)
+    assert data.targets.array.dtype == bool
+    assert data.targets.array.tolist() == [[True, True], [True, False], [False, False], [False, True]]
     assert data.labels(0) == ("cat", "dog")
     assert data.labels(2) == ()
     assert data.counts() == {"cat": 2, "dog": 2}
@@ -138,7 +136,7 @@ def test_labels_with_a_comma_stay_whole(folder):
     assert read_dataset(write(folder, rows('"Smith, John"', '"Doe, Jane"'))).classes == ("Doe, Jane", "Smith, John")
     whole = read_dataset(write(folder, rows("a;b", "a")), label_separator="")
     assert whole.classes == ("a", "a;b")
-    assert read_dataset(write(folder, rows("a+b", "a")), label_separator="+").multilabel
+    assert isinstance(read_dataset(write(folder, rows("a+b", "a")), label_separator="+").targets, LabelSets)
 
 
 def test_numbers_as_labels(folder):
@@ -155,7 +153,7 @@ def test_json_lines(folder, name):
         {"image": "img/3.jpg", "label": ["dog"]},
     ]
     data = read_dataset(write(folder, "\n".join(map(json.dumps, objects)) + "\n\n", name=name))
-    assert data.targets.tolist() == [[True, True], [False, False], [False, True]]
+    assert data.targets.array.tolist() == [[True, True], [False, False], [False, True]]
     single = [{"path": f"img/{i}.jpg", "label": [i]} for i in (1, 2, 3)]
     assert read_dataset(write(folder, "\n".join(map(json.dumps, single)), name=name)).classes == ("1", "2", "3")
 
@@ -195,7 +193,6 @@ def test_parquet(folder):
     path = parquet(folder, {"file": (["img/1.jpg", "img/2.jpg"], text), "class": ([10.0, 9.0], number), "patient": (["a", None], text)})
     data = read_dataset(path)
     assert data.classes == ("9", "10")
-    assert data.groups is not None
     assert data.groups.tolist() == ["a", "img/2.jpg (alone)"]
 
 
@@ -207,7 +204,7 @@ def test_parquet_with_lists_of_labels(folder):
     path = folder / "several.parquet"
     table = arrow.table({"path": ["img/1.jpg", "img/2.jpg", "img/3.jpg"], "label": [["a", "b"], [], ["b"]]})
     write_parquet(core.Table.from_arrow(table), str(path))
-    assert read_dataset(path).targets.tolist() == [[True, True], [False, False], [False, True]]
+    assert read_dataset(path).targets.array.tolist() == [[True, True], [False, False], [False, True]]
     table = arrow.table({"image": [{"bytes": b"x", "path": "1"}] * 2, "label": [0, 1]})
     write_parquet(core.Table.from_arrow(table), str(path))
     with pytest.raises(DataError, match="holds images themselves, not paths"):
@@ -328,14 +325,13 @@ def test_folder_for_training_and_list_for_test(folder, tmp_path):
         (tmp_path / "train" / name / "x.jpg").touch()
     data = read_dataset(tmp_path / "train", test=write(folder, rows("a", "b")))
     assert data.parts.tolist() == ["train", "train", "test", "test"]
-    assert data.multilabel is False
+    assert isinstance(data.targets, Labels)
     several = read_dataset(write(folder, rows("a;b", "b")), test=write(folder, "path,label\nimg/3.jpg,a\n", name="test.csv"))
-    assert several.targets.tolist() == [[True, True], [False, True], [True, False]]
+    assert several.targets.array.tolist() == [[True, True], [False, True], [True, False]]
 
 
 def test_groups_from_names_replace_those_of_a_column(folder):
     path = write(folder, "path,label,patient\nimg/1.jpg,a,p\nimg/2.jpg,b,q\n")
     data = read_dataset(path, group_from=r"(\d)\.jpg")
-    assert data.groups is not None
     assert data.groups.tolist() == ["1", "2"]
     assert noted(data, "are replaced by those from group_from")

@@ -198,10 +198,10 @@ def test_every_part_of_a_run_is_described(pictures: Path, cache: Path, tmp_path:
     for file in run.iterdir():
         assert f"`{file.name}`" in page, f"{file.name} is not described"
         assert f"`{file.name}`" in overview, f"{file.name} is not in docs/how-to/use-a-run.md"
-    for entry in manifest:
+    for entry in (*manifest, *manifest["story"]):
         assert f"| `{entry}` |" in page, f"the manifest's entry {entry!r} is not described"
     parts = ("preprocessing", "backbone", "provenance", "metrics")
-    inner = [(part, key) for part in parts for key in manifest[part]] + [("evidence", key) for key in manifest["evidence"][0]]
+    inner = [(part, key) for part in parts for key in manifest[part]] + [("evidence", key) for key in manifest["story"]["evidence"][0]]
     for part, key in inner:
         row = page.partition(f"| `{part}` |")[2].partition("\n")[0]
         assert f"`{key}`" in row, f"{part}.{key} is not described"

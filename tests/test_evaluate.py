@@ -16,10 +16,11 @@ from sklearn import metrics as reference
 from headstart import metrics
 from headstart.errors import ParameterError
 from headstart.evaluate import MULTI_LABEL, SINGLE_LABEL, Evaluation, Outcome, evaluate
-from headstart.evaluate.wording import SCORE_WORDS
+from headstart.metrics import SIGMOID
 from headstart.metrics.intervals import _WeightedScores
 from headstart.reliability import confidence
-from headstart.run.predictions import Predictions
+from headstart.tasks.classification.predictions import ClassPredictions
+from headstart.tasks.classification.wording import SCORE_WORDS
 from headstart.text import enumeration, pad, percent, plural, shorten, visible, width
 
 
@@ -85,7 +86,7 @@ def test_every_score_agrees_with_scikit_learn() -> None:
 
 
 def test_figures_of_multilabel_data(labels: Evaluation) -> None:
-    assert labels.multilabel
+    assert labels.link.independent
     assert labels.confusion is None
     assert labels.confusions() == ()
     assert labels.accuracy == 0.5  # the first and the last image
@@ -111,7 +112,7 @@ def test_integers_bools_and_half_floats_are_taken() -> None:
     exact = np.array([[1, 0], [0, 1]])
     assert evaluate(exact, np.array([0, 1], dtype=np.uint8), ("a", "b")).accuracy == 1
     assert evaluate(exact.astype(np.float16), np.array([0, 0]), ["a", "b"]).accuracy == 0.5
-    assert evaluate(exact.astype(bool), exact.astype(bool), ("a", "b")).multilabel
+    assert evaluate(exact.astype(bool), exact.astype(bool), ("a", "b")).link.independent
 
 
 def test_an_evaluation_is_frozen(cats_dogs: Evaluation) -> None:
@@ -380,7 +381,7 @@ def test_a_probability_of_one_half_is_the_same_decision_everywhere() -> None:
     probabilities = (rng.integers(0, 11, (200, 3)) / 10).astype(np.float32)
     probabilities[:3] = 0.5
     classes = ("a", "b", "c")
-    predictions = Predictions(classes, probabilities, np.arange(200), refused=(), refused_at=(), multilabel=True)
+    predictions = ClassPredictions(outputs={"probabilities": probabilities}, kept=np.arange(200), classes=classes, link=SIGMOID)
     predicted = np.array([[name in labels for name in classes] for labels in predictions.labels])
     assert predicted[:3].all()
     exact = evaluate(probabilities, predicted, classes)

@@ -69,7 +69,7 @@ def test_the_file_says_what_it_is(opened: Run, exported: Path) -> None:
     assert opened.trust.novelty is not None
     assert told["headstart.classes"] == ["checks", "rings", "stripes"]
     assert told["headstart.unlike_threshold"] == opened.trust.novelty.threshold
-    assert told["headstart.run_digest"] == opened.manifest["digest"]
+    assert told["headstart.run_digest"] == opened.manifest.digest
     assert told["headstart.preprocessing"] == opened.preprocessing.to_dict()
     given = session.get_inputs()[0]
     assert (given.name, given.type, given.shape) == (IMAGES, "tensor(uint8)", ["N", "height", "width", 3])
@@ -149,7 +149,7 @@ def test_openvino_writes_two_files_that_say_the_same(opened: Run, tmp_path: Path
 
 def test_images_are_found_again_by_name_and_digest(run: Path, pictures: Path, tmp_path: Path) -> None:
     far = load(shutil.copytree(run, tmp_path / "a" / "b" / "run"))
-    far.manifest["provenance"]["data"] = str(tmp_path / "gone")
+    far.manifest.provenance["data"] = str(tmp_path / "gone")
     with pytest.raises(DataError, match="Give their folder with --data"):
         some_sample_of(far, 5)
     assert len(sample_of(far, "test", 99, data=pictures)) == 12

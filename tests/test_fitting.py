@@ -15,7 +15,7 @@ from PIL import Image
 from conftest import draw
 from headstart import FeatureStore, FitResult, FitSettings, TransferClassifier, fit, load, read_dataset
 from headstart.backbones import Backbone
-from headstart.data import dataset_from_arrays, dataset_from_paths
+from headstart.data import LabelSets, dataset_from_arrays, dataset_from_paths
 from headstart.errors import DataError, HeadstartError, ParameterError, RunError, StoreError
 from headstart.files import feature_store_file
 from headstart.pipeline import Shard, fit_shard
@@ -68,10 +68,10 @@ def test_a_fit_from_folder_to_run(pictures: Path, tmp_path: Path) -> None:
     assert manifest["metrics"]["test_accuracy_interval"] == list(result.test.interval)
     assert manifest["metrics"]["test_images"] == 12
     assert manifest["metrics"]["cross_validation"]["images"] == 48
-    assert manifest["held_out"] == "12 images held out, stratified by class, seed 0"
+    assert manifest["story"]["held_out"] == "12 images held out, stratified by class, seed 0"
     assert manifest["provenance"]["command"] == "headstart fit pictures"
     assert manifest["provenance"]["images"]["train"] == {"checks": 16, "rings": 16, "stripes": 16}
-    assert set(manifest["seconds"]) >= {"reading", "features", "head", "testing"}
+    assert set(manifest["story"]["seconds"]) >= {"reading", "features", "head", "testing"}
     assert sum(value for stage, value in result.seconds.items() if stage != "total") <= result.seconds["total"]
 
 
@@ -93,9 +93,9 @@ def test_the_split_can_be_read_and_fitted_again(pictures: Path, tmp_path: Path, 
     first = fit(pictures, out=Path("runs/one"), settings=settings)
     again = read_dataset(tmp_path / "runs" / "one" / "split.csv")
     there = {path.resolve(): (label, part, group) for path, label, part, group in zip(
-        first.dataset.images, first.dataset.targets.tolist(), first.dataset.parts, first.dataset.groups, strict=True)}  # fmt: skip
+        first.dataset.images, first.dataset.targets.array.tolist(), first.dataset.parts, first.dataset.groups, strict=True)}  # fmt: skip
     here = {path.resolve(): (label, part, group) for path, label, part, group in zip(
-        again.images, again.targets.tolist(), again.parts, again.groups, strict=True)}  # fmt: skip
+        again.images, again.targets.array.tolist(), again.parts, again.groups, strict=True)}  # fmt: skip
     assert there == here
     second = fit("runs/one/split.csv", out="runs/two", settings=FitSettings(head="centroid"))
     np.testing.assert_array_equal(second.test.outcome.probabilities, first.test.outcome.probabilities)
@@ -115,8 +115,8 @@ def test_unreadable_images_are_left_out_and_listed(copied: Path, tmp_path: Path)
     assert heard.warned[0].startswith("7 of 27 images cannot be read and are left out:\n")
     assert heard.warned[0].endswith("and 2 more, all listed in the run")
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text("utf-8"))
-    assert sorted(Path(entry["path"]).name for entry in manifest["refused"]) == [f"broken {index}.jpg" for index in range(7)]
-    assert all(entry["reason"] for entry in manifest["refused"])
+    assert sorted(Path(entry["path"]).name for entry in manifest["story"]["refused"]) == [f"broken {index}.jpg" for index in range(7)]
+    assert all(entry["reason"] for entry in manifest["story"]["refused"])
     assert "broken" not in (tmp_path / "run" / "split.csv").read_text("utf-8")
 
 
@@ -142,7 +142,7 @@ def test_copies_in_the_test_part_are_a_leak(copied: Path, tmp_path: Path) -> Non
     assert heard.warned[0].startswith("1 test image is an exact copy of training images: their answers are known beforehand")
     assert "test/checks/checks 00.png = train/checks/checks 00.png" in heard.warned[0]
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text("utf-8"))
-    assert manifest["findings"][0]["kind"] == "leak"
+    assert manifest["story"]["findings"][0]["kind"] == "leak"
     assert "an exact copy of training images" in (tmp_path / "run" / "report.html").read_text("utf-8")
 
 
@@ -177,13 +177,13 @@ def test_several_labels_from_a_list(pictures: Path, tmp_path: Path) -> None:
         rows.append(f"{path},{label}")
     (tmp_path / "list.csv").write_text("\n".join(rows), encoding="utf-8")
     result = fit(tmp_path / "list.csv", out=tmp_path / "run", settings=FitSettings(head="ridge", folds=2))
-    assert result.dataset.multilabel
+    assert isinstance(result.dataset.targets, LabelSets)
     assert result.test.accuracy > 0.6
     run = load(tmp_path / "run")
     assert run.multilabel
     again, _ = run.evaluate(read_dataset(tmp_path / "run" / "split.csv", classes=run.classes).take(result.dataset.part("test")))
     assert again.accuracy == result.test.accuracy
-    assert json.loads((tmp_path / "run" / "manifest.json").read_text("utf-8"))["multilabel"] is True
+    assert json.loads((tmp_path / "run" / "manifest.json").read_text("utf-8"))["state"]["link"] == "sigmoid"
 
 
 def test_arrays(tmp_path: Path) -> None:
@@ -228,7 +228,7 @@ def test_names_that_are_no_utf8(copied: Path, tmp_path: Path) -> None:
     (copied / "rings" / "brok\udce9n.png").write_bytes(b"rubbish")
     result = fit(copied, out=tmp_path / "run", settings=QUICK, command="headstart fit caf\udce9")
     assert len(result.dataset) == 20
-    refused = json.loads((tmp_path / "run" / "manifest.json").read_text("utf-8"))["refused"]
+    refused = json.loads((tmp_path / "run" / "manifest.json").read_text("utf-8"))["story"]["refused"]
     assert refused[0]["path"].endswith("brok\\udce9n.png")
     load(tmp_path / "run")
 
@@ -312,14 +312,14 @@ def test_shards_that_cannot_be(copied: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="Shard 30/30 has no image: there are only 20"):
         fit_shard(copied, Shard(30, 30), settings=QUICK)
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match=r"cannot be written. A shard that is not kept is of no use"):
+    with pytest.raises(StoreError, match=r"cannot be written. A shard whose features are not stored is of no use"):
         fit_shard(copied, Shard(1, 2), settings=FitSettings(cache=tmp_path / "file" / "cache"))
 
 
 def test_a_shard_whose_store_fails(copied: Path, backbone: Backbone, tmp_path: Path) -> None:
     shutil.copytree(backbone.network.parent, tmp_path / "cache" / "networks")
     feature_store_file(tmp_path / "cache").write_bytes(b"this is no database" * 1000)
-    with pytest.raises(HeadstartError, match="A shard that is not kept is of no use"):
+    with pytest.raises(HeadstartError, match="A shard whose features are not stored is of no use"):
         fit_shard(copied, Shard(1, 2), settings=FitSettings(cache=tmp_path / "cache"))
     heard = Heard()
     assert fit(copied, settings=FitSettings(cache=tmp_path / "cache", head="centroid"), listener=heard).test.images == 4

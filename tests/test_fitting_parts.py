@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from headstart import FitSettings, fit
 from headstart.data import Dataset, dataset_from_paths
 from headstart.errors import DataError
-from headstart.pipeline.parts import kept_together, split
+from headstart.features.table import FeatureTable, groups_of, stand_alone
+from headstart.pipeline import reading
 from headstart.progress import Listener
+from headstart.tasks import task_named
 
 QUICK = FitSettings(head="centroid")
 
@@ -21,6 +23,17 @@ def _dataset(parts: list[str], *, kinds: int = 2, groups: list[str] | None = Non
     names = [f"{index}.png" for index in range(len(parts))]
     classes = [f"class {kind}" for kind in range(kinds)]
     return dataset_from_paths(names, [classes[index % kinds] for index in range(len(parts))], parts=parts, groups=groups, classes=classes)
+
+
+def split(dataset: Dataset, settings: FitSettings, *, digests: list[bytes] | None = None) -> tuple[Dataset, str]:
+    """The split of inputs without features."""
+    digests = digests or [str(index).encode() for index in range(len(dataset))]
+    table = FeatureTable(
+        dataset=dataset, rows=np.arange(len(dataset)), values=np.zeros((len(dataset), 1), np.float32), digests=tuple(digests),
+        groups=groups_of(dataset, digests), layers=(),
+    )  # fmt: skip
+    done, how = reading.split(task_named("classification"), table, settings)
+    return done.dataset, how
 
 
 @pytest.mark.parametrize(
@@ -67,11 +80,10 @@ def test_copies_stay_on_one_side() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=30))
-def test_kept_together_is_the_finest_that_parts_neither(pairs: list[tuple[int, int]]) -> None:
+def test_groups_are_the_finest_that_parts_neither(pairs: list[tuple[int, int]]) -> None:
     """Against the definition: images are together when a chain of shared groups and shared digests connects them."""
-    groups, digests = np.array([str(group) for group, _ in pairs]), [bytes([digest]) for _, digest in pairs]
-    found = kept_together(groups, digests)
-    assert found is not None
+    digests = [b"digest %d" % digest for _, digest in pairs]
+    found = groups_of(_dataset([""] * len(pairs), groups=[str(group) for group, _ in pairs]), digests)
     linked = np.array([[a == c or b == d for c, d in pairs] for a, b in pairs])
     for _ in range(len(pairs)):
         linked = linked @ linked
@@ -79,12 +91,16 @@ def test_kept_together_is_the_finest_that_parts_neither(pairs: list[tuple[int, i
 
 
 def test_without_copies_groups_are_as_they_were() -> None:
-    assert kept_together(None, [b"a", b"b"]) is None
-    groups = np.array(["x", "y"])
-    assert kept_together(groups, [b"a", b"b"]) is groups
-    alone = kept_together(None, [b"a", b"b", b"a"])
-    assert alone is not None
+    assert stand_alone(groups_of(_dataset([""] * 2), [b"a", b"b"]))
+    grouped = groups_of(_dataset([""] * 3, groups=["y", "x", "y"]), [b"a", b"b", b"c"])
+    assert grouped.tolist() == [1, 0, 1]
+    alone = groups_of(_dataset([""] * 3), [b"a", b"b", b"a"])
     assert alone[0] == alone[2] != alone[1]
+
+
+def test_rows_that_are_the_same_picture_are_joined() -> None:
+    groups = groups_of(_dataset([""] * 5, groups=["a", "b", "c", "a", "d"]), [b"1", b"2", b"3", b"4", b"5"], together=[(0, 2), (1, 4)])
+    assert groups[0] == groups[2] == groups[3] != groups[1] == groups[4]
 
 
 @pytest.mark.parametrize(

@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 
 from headstart import FineTuning, FitResult, FitSettings, fit, load
-from headstart.classifier import Keeping
 from headstart.data import Dataset, dataset_from_arrays, read_dataset
 from headstart.errors import DataError, Interrupted, ParameterError, RunError
+from headstart.features.table import FeatureTable, groups_of
 from headstart.metrics import paired_difference
 from headstart.modalities.image.augment import Augmentation
 from headstart.pipeline import augmentation_sheet, settings_to_resume
-from headstart.pipeline.keeping import check_keeping, keep, kept_or_removed
+from headstart.pipeline.resuming import check_resumable, checkpoints_of, resumable_or_removed
+from headstart.tasks.classification.tuning import Keeping
 from headstart.training.checkpoint import CheckpointFolder
 from headstart.training.processes import Processes
 
@@ -64,7 +65,7 @@ def test_the_manifest_tells_of_the_training(fitted: FitResult, run: Path) -> Non
     manifest = json.loads((run / "manifest.json").read_text("utf-8"))
     tuned = fitted.classifier.fine_tuned_
     assert tuned is not None
-    training = manifest["training"]
+    training = manifest["story"]["training"]
     assert FineTuning.from_dict(training["plan"]) == PLAN
     assert training["augmentation"] == Augmentation.parse("flip=0.5,crop=0.7").id
     assert training["trained"] == ["stage7", "last"]
@@ -78,7 +79,7 @@ def test_the_manifest_tells_of_the_training(fitted: FitResult, run: Path) -> Non
 
     assert fitted.probe is not None
     probe, part = fitted.probe, fitted.dataset.part("test")
-    targets = fitted.dataset.targets[part]
+    targets = fitted.dataset.targets.array[part]
     before = probe.test.outcome.predicted == targets
     after = fitted.test.outcome.predicted == targets
     assert probe.gain == paired_difference(after, before)
@@ -150,8 +151,16 @@ def _interrupt(*_: Any, **__: Any) -> None:
 
 
 def _begun(run: Path, settings: FitSettings, dataset: Dataset, digests: Sequence[bytes] = (b"1", b"2"), **more: Any) -> Keeping:
-    check_keeping(run, settings, resume=more.get("resume", False))
-    return keep(run, settings, dataset, digests, processes=Processes(), **{"resume": False, **more})
+    check_resumable(run, settings, resume=more.get("resume", False))
+    return checkpoints_of(run, settings, table_of(dataset, digests), processes=Processes(), **{"resume": False, **more})
+
+
+def table_of(dataset: Dataset, digests: Sequence[bytes] = (b"1", b"2")) -> FeatureTable:
+    """Inputs without features."""
+    return FeatureTable(
+        dataset=dataset, rows=np.arange(len(dataset)), values=np.zeros((len(dataset), 0), np.float32), digests=tuple(digests),
+        groups=groups_of(dataset, digests), layers=(),
+    )  # fmt: skip
 
 
 @pytest.fixture
@@ -161,19 +170,19 @@ def dataset() -> Dataset:
 
 def test_only_a_training_is_kept(tmp_path: Path, dataset: Dataset) -> None:
     with pytest.raises(ParameterError, match=r"Only a fine-tuning can be resumed \(--strategy partial or full\)"):
-        check_keeping(tmp_path / "run", FitSettings(), resume=True)
+        check_resumable(tmp_path / "run", FitSettings(), resume=True)
     with pytest.raises(ParameterError, match="To resume a training, give the run that it was to become"):
-        check_keeping(None, SETTINGS, resume=True)
+        check_resumable(None, SETTINGS, resume=True)
     assert _begun(tmp_path / "run", FitSettings(), dataset) == Keeping()
-    check_keeping(None, SETTINGS, resume=False)
-    assert keep(None, SETTINGS, dataset, (), processes=Processes(), resume=False) == Keeping()
+    check_resumable(None, SETTINGS, resume=False)
+    assert checkpoints_of(None, SETTINGS, table_of(dataset), processes=Processes(), resume=False) == Keeping()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_may_be_resumed(tmp_path: Path, dataset: Dataset) -> None:
     run, other = tmp_path / "run", replace(SETTINGS, seed=1)
     with pytest.raises(RunError, match="there is no interrupted training to resume"):
-        check_keeping(run, SETTINGS, resume=True)
+        check_resumable(run, SETTINGS, resume=True)
     kept = _begun(run, SETTINGS, dataset)
     assert kept.checkpoints is not None
     assert kept.checkpoints.path == tmp_path / "run.training"
@@ -183,7 +192,7 @@ def test_what_may_be_resumed(tmp_path: Path, dataset: Dataset) -> None:
     with pytest.raises(
         ParameterError, match=r"run\.training holds the state of a training that was interrupted\. .* --resume .*run\. To beg"
     ):
-        check_keeping(run, SETTINGS, resume=False)
+        check_resumable(run, SETTINGS, resume=False)
     assert _begun(run, SETTINGS, dataset, resume=True).resume
     for settings, message in (
         (other, "begun with seed 0 and cannot be resumed with 1"),
@@ -191,12 +200,12 @@ def test_what_may_be_resumed(tmp_path: Path, dataset: Dataset) -> None:
         (replace(SETTINGS, head="ridge"), "begun with head 'centroid' and cannot be resumed with 'ridge'"),
     ):
         with pytest.raises(ParameterError, match=message):
-            check_keeping(run, settings, resume=True)
+            check_resumable(run, settings, resume=True)
     for changed, digests in (
         (dataset, (b"1", b"3")),
-        (replace(dataset, targets=dataset.targets[::-1]), (b"1", b"2")),
+        (replace(dataset, targets=dataset.targets.take(np.arange(len(dataset))[::-1])), (b"1", b"2")),
         (replace(dataset, parts=np.array(["train", "test"])), (b"1", b"2")),
-        (replace(dataset, classes=("a", "c")), (b"1", b"2")),
+        (replace(dataset, targets=replace(dataset.targets, classes=("a", "c"))), (b"1", b"2")),
     ):
         with pytest.raises(DataError, match=r"The images or labels have changed since the training of .*run was begun"):
             _begun(run, SETTINGS, changed, digests, resume=True)
@@ -210,7 +219,7 @@ def test_an_augmentation_in_a_file_must_stay_as_it_was(tmp_path: Path, dataset: 
     assert settings_to_resume(tmp_path / "run")[0] == settings
     path.write_text("flip = 0.1\n")
     with pytest.raises(ParameterError, match=r"begun with augmentation 'flip=0\.5.*' and cannot be resumed with 'flip=0\.1"):
-        check_keeping(tmp_path / "run", settings, resume=True)
+        check_resumable(tmp_path / "run", settings, resume=True)
 
 
 def test_event_files_lie_beside_the_run(tmp_path: Path, dataset: Dataset) -> None:
@@ -237,7 +246,7 @@ def test_what_is_left_after_a_failure(
     folder = CheckpointFolder.beside(tmp_path / "run").path
     if checkpoint:
         (folder / "checkpoint.safetensors").write_bytes(b"")
-    with pytest.raises(BaseException) as caught, kept_or_removed(keeping, to_go_on="do this"):
+    with pytest.raises(BaseException) as caught, resumable_or_removed(keeping, command="do this"):
         raise error
     assert type(caught.value) is raised
     assert folder.exists() is left
@@ -247,10 +256,10 @@ def test_what_is_left_after_a_failure(
 
 def test_only_the_process_that_leads_writes_and_removes(tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Processes, "barrier", lambda self: None)
-    other = keep(tmp_path / "run", SETTINGS, dataset, (), processes=Processes(1, 2, 1), resume=False)
+    other = checkpoints_of(tmp_path / "run", SETTINGS, table_of(dataset, (b"1", b"2")), processes=Processes(1, 2, 1), resume=False)
     assert list(tmp_path.iterdir()) == []
     _begun(tmp_path / "run", SETTINGS, dataset)
-    with pytest.raises(ParameterError), kept_or_removed(other, to_go_on=""):
+    with pytest.raises(ParameterError), resumable_or_removed(other, command=""):
         raise ParameterError
     assert (tmp_path / "run.training").exists()
 

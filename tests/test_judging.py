@@ -26,8 +26,8 @@ from headstart.files import file_digest
 from headstart.metrics.link import SIGMOID
 from headstart.reliability import Abstention, Novelty, PredictionSets, Reliability
 from headstart.run import Run
-from headstart.run.judging import Judging
-from headstart.run.run import manifest_digest
+from headstart.run.collected import Judging
+from headstart.run.manifest import digest_of as manifest_digest
 
 Array = npt.NDArray[Any]
 Cli = Callable[..., Any]
@@ -63,8 +63,9 @@ def of_earlier_version(run: Path, place: Path) -> Path:
     """A run as it was written before there was anything to trust."""
     folder = Path(shutil.copytree(run, place))
     manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
-    for entry in ("trust", "trust_test", "learning_curve", "leaks", "title", "digest"):
-        del manifest[entry]
+    for entry in ("reliability_test", "learning_curve", "leaks", "title"):
+        del manifest["story"][entry]
+    del manifest["reliability"], manifest["digest"]
     kept = {
         name: array for name, array in load_file(folder / "reference.safetensors").items() if not name.startswith(("trust.", "digests"))
     }
@@ -195,9 +196,9 @@ def test_the_saved_model_holds_what_fit_measured(pictures: Path, cache: Path, tm
     evaluation, predictions = run.evaluate(test)
     assert run.trust is not None
     assert predictions.judgement is not None
-    again = ReliabilityTest.of(run.trust, evaluation.outcome.probabilities, test.targets, predictions.judgement.unlike)
-    kept = ReliabilityTest.from_dict(run.manifest["trust_test"])
-    assert again == kept == result.trust_test
+    again = ReliabilityTest.of(run.trust, evaluation.outcome.probabilities, test.targets.array, predictions.judgement.unlike)
+    kept = ReliabilityTest.from_dict(run.manifest.story["reliability_test"])
+    assert again == kept == result.judged.reliability_test
     assert kept.asked == 0.7
     assert run.trust.sets is not None
     assert run.trust.sets.link is SIGMOID
@@ -281,7 +282,7 @@ def test_the_table_names_the_classes_that_come_into_question(cli: Cli, run: Path
     """A run whose sets are large, because they were asked to hold the right class nearly always."""
     careful = Path(shutil.copytree(run, tmp_path / "careful"))
     manifest = json.loads((careful / "manifest.json").read_text("utf-8"))
-    manifest["trust"]["sets"]["thresholds"] = [0.0, 0.0, 1.1]
+    manifest["reliability"]["sets"]["thresholds"] = [0.0, 0.0, 1.1]
     del manifest["digest"]
     (careful / "manifest.json").write_text(json.dumps({**manifest, "digest": manifest_digest(manifest)}), "utf-8")
     assert cli("predict", careful, images[0]).out.rstrip("\n").endswith("  may be checks or rings")

@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 
 from headstart.audit.alignment import SIDE, likeness, thumbnails
 from headstart.audit.near_copies import NearCopies, find_near_copies, near_copies
-from headstart.data import Dataset
+from headstart.data import Dataset, class_targets
 from headstart.errors import ParameterError
 from headstart.modalities.image import image_digest
 
@@ -153,7 +153,7 @@ def test_likeness_of_a_known_crop_and_of_strangers() -> None:
 
 def dataset(targets: Sequence[int], parts: Sequence[str]) -> Dataset:
     images = np.zeros((len(targets), 8, 8, 3), np.uint8)
-    return Dataset(images, np.array(targets), ("cat", "dog"), np.array(parts))
+    return Dataset(images, class_targets(np.array(targets), ("cat", "dog")), np.array(parts))
 
 
 def findings(targets: Sequence[int], parts: Sequence[str], components, digests: str) -> dict[str, tuple[str, int, tuple[str, ...], str]]:

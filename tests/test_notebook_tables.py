@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from headstart.audit import Audit, Finding
-from headstart.data import Dataset
+from headstart.data import Dataset, class_targets
 from headstart.data.notebook import SHOWN, counts_table
 from reports import Reading
 
@@ -18,7 +18,8 @@ def words(html: str) -> str:
 
 
 def dataset(classes: tuple[str, ...], targets: np.ndarray, parts: list[str], **further: object) -> Dataset:
-    return Dataset(np.zeros((len(targets), 2, 2, 3), np.uint8), targets, classes, np.array(parts), **further)  # type: ignore[arg-type]
+    images = np.zeros((len(targets), 2, 2, 3), np.uint8)
+    return Dataset(images, class_targets(targets, classes), np.array(parts), **further)  # type: ignore[arg-type]
 
 
 def test_a_dataset_shows_its_counts_by_class_and_part() -> None:

@@ -8,7 +8,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from headstart.audit.outliers import find_outliers, rank_outliers, standardised
 from headstart.backbones import Layer
-from headstart.data import Dataset
+from headstart.data import Dataset, class_targets
 from headstart.errors import ParameterError
 
 
@@ -20,7 +20,8 @@ def two_classes(count: int = 150, *, seed: int = 0) -> tuple[np.ndarray, np.ndar
 
 
 def dataset(targets: np.ndarray) -> Dataset:
-    return Dataset(np.zeros((len(targets), 8, 8, 3), np.uint8), targets, ("cat", "dog"), np.array([""] * len(targets)))
+    images = np.zeros((len(targets), 8, 8, 3), np.uint8)
+    return Dataset(images, class_targets(targets, ("cat", "dog")), np.array([""] * len(targets)))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -94,7 +95,7 @@ def test_several_labels_are_one_class() -> None:
     features = two_classes()[0][:150]
     features[7] = 20
     several = np.zeros((150, 2), bool)
-    finding = find_outliers(Dataset(np.zeros((150, 8, 8, 3), np.uint8), several, ("cat", "dog"), np.array([""] * 150)), features)[0]
+    finding = find_outliers(dataset(several), features)[0]
     assert "unlike the other images" in finding.message
     assert finding.examples[0].startswith("array[7]:")
 

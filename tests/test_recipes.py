@@ -321,7 +321,7 @@ def test_exact_from_pictures_to_curves(cli: Cli, pictures: Path) -> None:
     assert (run / "training_curves.png").read_bytes().startswith(b"\x89PNG")
     manifest = json.loads((run / "manifest.json").read_text("utf-8"))
     assert manifest["metrics"]["test_accuracy"] == pytest.approx(float(last[1]), abs=5e-5)
-    training = manifest["training"]
+    training = manifest["story"]["training"]
     assert training["trained"] == []
     assert training["history"]["watched"] == "test"
     # What the curves show last is what was tested.

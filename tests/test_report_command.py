@@ -18,8 +18,8 @@ from headstart.errors import RunError
 from headstart.files import file_digest
 from headstart.report import report_of, run_report
 from headstart.run import PAGES, Use, record_use, replace_pages
+from headstart.run.manifest import digest_of as manifest_digest
 from headstart.run.record import FitRecord
-from headstart.run.run import manifest_digest
 from headstart.sections import Card, Gallery
 from headstart.tasks.classification.sections import RIGHT, ClassificationTest
 
@@ -108,10 +108,10 @@ def test_what_it_tells_is_what_fit_measured(pictures: Path, cache: Path, tmp_pat
     assert [row.images for row in record.leaks] == [16, 6, 10]
     assert record.findings == tuple(result.findings)
     assert [path for path, _ in record.refused] == [error.path for error in result.refused]
-    assert report.reliability == result.trust_test
+    assert report.reliability == result.judged.reliability_test
     assert sum(report.set_sizes.values()) == 16
     mean = sum(size * images for size, images in report.set_sizes.items()) / 16
-    assert mean == pytest.approx(result.trust_test.size)
+    assert mean == pytest.approx(result.judged.reliability_test.size)
     rows = [example.card.row for example in report.examples]
     assert len(set(rows)) == len(rows) == RIGHT  # none is wrong
     names = [path.relative_to(data).as_posix() for path in result.dataset.take(result.dataset.part("test")).images]

@@ -124,7 +124,7 @@ def rewritten(folder: Path, title: str) -> None:
     """Give the run another title, as a run that was fitted again has other contents."""
     import json
 
-    from headstart.run.run import manifest_digest
+    from headstart.run.manifest import digest_of as manifest_digest
 
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["title"] = title

@@ -211,7 +211,7 @@ def test_only_some_images_of_a_large_set_are_looked_at_closely(tmp_path, monkeyp
 
     data = dataset_from_paths(paths, ["a"] * 100 + ["b"] * 150 + ["c"] * 50)
     closely = np.array([row.frame is not None for row in gather(data, deep=False, progress=None).rows])
-    assert [closely[data.targets == target].sum() for target in range(3)] == [20, 20, 20]
+    assert [closely[data.targets.array == target].sum() for target in range(3)] == [20, 20, 20]
     assert all(row.frame is not None for row in gather(data, deep=True, progress=None).rows)
 
 

@@ -13,8 +13,7 @@ import numpy as np
 from headstart.audit.facts import Fact, Facts, Progress, gather
 from headstart.audit.findings import SEVERITIES, Audit, Finding, Severity, are_copies
 from headstart.audit.shortcuts import find_shortcuts
-from headstart.data import Dataset
-from headstart.metrics import link_of
+from headstart.data import Dataset, Labels
 
 _FEW = 10  # training images in a class
 _NOTED_RATIO, _WARNED_RATIO = 4, 10  # largest class over smallest
@@ -171,7 +170,7 @@ def _surplus(dataset: Dataset, names: Sequence[str], surplus: list[int]) -> list
 
 
 def _parted_groups(dataset: Dataset) -> list[Finding]:
-    if dataset.groups is None:
+    if not dataset.grouped:
         return []
     training = set(dataset.groups[dataset.part("train", "val")].tolist())
     test = dataset.part("test")
@@ -201,7 +200,7 @@ def _classes(dataset: Dataset) -> list[Finding]:
         found.append(Finding("few images", "warning", text, tuple(few) if len(few) > 8 else (), len(few)))
     largest, smallest = max(counts, key=lambda name: counts[name]), min(counts, key=lambda name: counts[name])
     ratio = counts[largest] / counts[smallest]
-    if ratio >= _NOTED_RATIO and not link_of(dataset.targets).independent:
+    if ratio >= _NOTED_RATIO and isinstance(dataset.targets, Labels):
         share = counts[largest] / sum(counts.values())
         text = (
             f"{largest!r} has {ratio:.0f} times as many training images as {smallest!r}; always answering {largest!r} would be right "
@@ -312,7 +311,7 @@ def group_pattern(dataset: Dataset) -> str | None:
 
 
 def _best(dataset: Dataset) -> _Candidate | None:
-    if dataset.groups is not None or isinstance(dataset.images, np.ndarray) or len(dataset) < 20:
+    if dataset.grouped or isinstance(dataset.images, np.ndarray) or len(dataset) < 20:
         return None
     names = dataset.names()
     depth = 2 if (dataset.parts == "").all() else 3

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from headstart.data import Dataset
+from headstart.data import Dataset, Labels
 from headstart.errors import ImageError
-from headstart.metrics import link_of
 from headstart.modalities.image import image_digest, quiet_decoding, read_image, source_bytes
 
 if TYPE_CHECKING:
@@ -176,12 +175,12 @@ def gather(dataset: Dataset, *, deep: bool, progress: Progress | None) -> Facts:
 def _sample(dataset: Dataset) -> npt.NDArray[np.bool_]:
     """Choose images for a closer look, as many of each class; none where images have several labels, which no shortcut is measured for."""
     chosen = np.zeros(len(dataset), bool)
-    if link_of(dataset.targets).independent:
+    if not isinstance(dataset.targets, Labels):
         return chosen
     random = np.random.default_rng(0)
     each = max(_FRAMES_PER_CLASS, _FRAMES // max(1, len(dataset.classes)))
     for target in range(min(len(dataset.classes), 2 * _FRAMES // each)):
-        members = np.flatnonzero(dataset.targets == target)
+        members = np.flatnonzero(dataset.targets.array == target)
         chosen[random.permutation(members)[:each]] = True
     return chosen
 

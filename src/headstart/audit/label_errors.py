@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from headstart.audit.findings import Finding, Severity
-from headstart.data import Dataset
+from headstart.data import Dataset, Labels
 from headstart.errors import ParameterError
-from headstart.metrics import SOFTMAX, Link, link_of
+from headstart.metrics import SOFTMAX, Link
 
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
@@ -134,7 +134,7 @@ def find_label_errors(dataset: Dataset, rows: npt.ArrayLike, logits: npt.ArrayLi
     positions = np.asarray(rows, np.int64)
     if len(positions) and not 0 <= positions.min() <= positions.max() < len(dataset):
         raise ParameterError(f"rows go from {positions.min()} to {positions.max()}, but the data have {len(dataset)} images")
-    errors = rank_label_errors(logits, dataset.targets[positions], link=link_of(dataset.targets))
+    errors = rank_label_errors(logits, dataset.targets.array[positions], link=dataset.targets.link or SOFTMAX)
     if not errors.likely:
         return []
     names = dataset.names()
@@ -157,7 +157,7 @@ def describe(dataset: Dataset, row: int, suggested: int) -> str:
     labels = dataset.labels(row)
     said = ", ".join(labels) or "nothing"
     name = dataset.classes[suggested]
-    if not link_of(dataset.targets).independent:
+    if isinstance(dataset.targets, Labels):
         return f"labelled {said}, looks like {name}"
     return f"labelled {said}, probably {'not' if name in labels else 'also'} {name}"
 

@@ -66,7 +66,7 @@ def known_beforehand(
         if not trained.isdisjoint(component):
             near.update(component)
     found["near copies"] = np.isin(test, np.array(sorted(near), dtype=np.int64)) & ~found["copies"]
-    if dataset.groups is not None:
+    if dataset.grouped:
         found["groups"] = np.isin(dataset.groups[test], dataset.groups[train])
     return {name: rows for name, rows in found.items() if rows.any()}
 

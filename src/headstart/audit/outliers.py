@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from headstart.audit.findings import Finding
 from headstart.backbones import Layer
-from headstart.data import Dataset
+from headstart.data import Dataset, Labels
 from headstart.errors import ParameterError
 from headstart.metrics import link_of
 
@@ -72,12 +72,12 @@ def find_outliers(dataset: Dataset, features: npt.NDArray[np.float32], *, layers
     Raises:
         ParameterError: as `rank_outliers`.
     """
-    outliers = rank_outliers(features, dataset.targets, layers=layers)
+    outliers = rank_outliers(features, dataset.targets.array, layers=layers)
     rows = outliers.rows.tolist()
     if not rows:
         return []
     names = dataset.names()
-    rest = "the other images" if link_of(dataset.targets).independent else "the rest of their class"
+    rest = "the other images" if not isinstance(dataset.targets, Labels) else "the rest of their class"
     message = (
         f"{len(rows)} images are unlike {rest}: strange pictures, wrong files, or rare cases. A wrong one teaches a wrong thing; a rare "
         "one asks for more of its kind. Look at them, the strangest first; delete only what does not belong there."
@@ -108,7 +108,7 @@ def standardised(features: npt.NDArray[np.float32], layers: Sequence[Layer] = ()
 
 
 def _class_of(dataset: Dataset, row: int) -> str:
-    return "" if link_of(dataset.targets).independent else f" ({dataset.labels(row)[0]})"
+    return "" if not isinstance(dataset.targets, Labels) else f" ({dataset.labels(row)[0]})"
 
 
 def _classes(targets: npt.NDArray[np.generic]) -> Iterator[npt.NDArray[np.int64]]:

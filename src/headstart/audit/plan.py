@@ -19,10 +19,9 @@ from headstart.audit.facts import Facts
 from headstart.audit.findings import components
 from headstart.audit.label_errors import LabelErrors
 from headstart.audit.plan_fields import Fields
-from headstart.data import Dataset
+from headstart.data import Dataset, Labels, Targets
 from headstart.data.grouping import groups_from_names
 from headstart.errors import DataError, ParameterError, nearest
-from headstart.metrics import link_of
 
 VERSION = 1
 _ABOUT = (
@@ -155,7 +154,7 @@ class Plan:
             notes.append(f"The plan leaves out {len(set(dropped))} of {len(dataset)} images ({reasons}).")
         if not kept.any():
             raise DataError(f"the plan leaves out all {len(dataset)} images; take entries out of 'drop'")
-        result = replace(dataset, targets=targets, groups=groups).take(np.flatnonzero(kept))
+        result = replace(dataset, targets=targets, groups=groups, grouped=True).take(np.flatnonzero(kept))  # type: ignore[arg-type]
         before, after = dataset.counts("train", ""), result.counts("train", "")
         lost = [name for name in dataset.classes if before[name] and not after[name]]
         if lost:
@@ -166,21 +165,21 @@ class Plan:
             notes.append(f"{len(self.look_at)} images of the plan stand under 'look_at'; nothing is done about them.")
         return result, [*notes, *grouped]
 
-    def _relabelled(self, dataset: Dataset, places: _Places) -> tuple[npt.NDArray[Any], int]:
-        targets = dataset.targets.copy()
+    def _relabelled(self, dataset: Dataset, places: _Places) -> tuple[Targets, int]:
+        targets = dataset.targets.array.copy()
         changed = 0
         for entry in self.relabel:
             for row in places.rows("relabel", [entry.path]):
                 labels = _labels_of(entry, dataset.labels(row))
                 targets[row] = _target(entry.path, labels, dataset)
                 changed += set(labels) != set(dataset.labels(row))
-        return targets, changed
+        return replace(dataset.targets, array=targets) if changed else dataset.targets, changed  # type: ignore[type-var]
 
     def _grouped(self, dataset: Dataset, together: Sequence[Sequence[int]]) -> tuple[npt.NDArray[np.str_] | None, list[str]]:
         notes: list[str] = []
         joined = [np.asarray(rows) for rows in together if len(rows) > 1]
         names = dataset.names()
-        base = dataset.groups
+        base = dataset.groups if dataset.grouped else None
         if self.group_from is not None:
             found, note = groups_from_names(names, self.group_from)
             notes += [note] if note else []
@@ -241,7 +240,7 @@ def _target(path: str, labels: tuple[str, ...], dataset: Dataset) -> Any:
             f"the plan labels {path!r} as {unknown[0]!r}, which is no class of the data.{nearest(unknown[0], dataset.classes)} "
             f"The classes are {', '.join(dataset.classes[:10])}{' ...' if len(dataset.classes) > 10 else ''}."
         )
-    if link_of(dataset.targets).independent:
+    if not isinstance(dataset.targets, Labels):
         return np.isin(dataset.classes, labels)
     if len(labels) != 1:
         raise DataError(f"the plan gives {path!r} {len(labels)} labels, but each image of these data has exactly one")
@@ -371,7 +370,7 @@ class _Proposal:
             label, name = self.dataset.labels(row), self.dataset.classes[suggested]
             better = (
                 (name,)
-                if not link_of(self.dataset.targets).independent
+                if isinstance(self.dataset.targets, Labels)
                 else tuple(c for c in self.dataset.classes if (c in label) != (c == name))
             )
             self.look_at[row] = LookAt(self.names[row], label, better, float(score))

@@ -15,8 +15,7 @@ import numpy.typing as npt
 
 from headstart.audit.facts import Fact, Facts
 from headstart.audit.findings import Finding, Severity
-from headstart.data import Dataset
-from headstart.metrics import link_of
+from headstart.data import Dataset, Labels
 
 Columns = npt.NDArray[np.float64]
 
@@ -90,7 +89,7 @@ def find_shortcuts(dataset: Dataset, facts: Facts, *, seed: int = 0) -> list[Fin
     frame was measured) and file size. What follows from another property that was found is not reported again. Nothing is measured for
     data with several labels per image.
     """
-    if link_of(dataset.targets).independent:
+    if not isinstance(dataset.targets, Labels):
         return []
     found: dict[str, _Measured] = {}
     for wanted in _PROPERTIES:
@@ -105,11 +104,11 @@ def find_shortcuts(dataset: Dataset, facts: Facts, *, seed: int = 0) -> list[Fin
 def _measure(wanted: _Property, dataset: Dataset, facts: Facts, seed: int) -> _Measured | None:
     """Measure one property on the classes that have enough images; None where there are not two of them or all images are the same."""
     usable = np.array([not row.reason and row.width > 0 and wanted.known(row) for row in facts.rows], bool)
-    rows = _of_large_classes(np.flatnonzero(usable), dataset.targets)
+    rows = _of_large_classes(np.flatnonzero(usable), dataset.targets.array)
     if len(rows) > _AT_MOST:
         drawn = np.sort(np.random.default_rng(seed).choice(rows, _AT_MOST, replace=False))
-        rows = _of_large_classes(drawn, dataset.targets)
-    labels = dataset.targets[rows]
+        rows = _of_large_classes(drawn, dataset.targets.array)
+    labels = dataset.targets.array[rows]
     classes = np.unique(labels)
     if len(classes) < 2:
         return None

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from headstart.run import Predictions, Run
+from headstart.run import Run
+from headstart.tasks.classification.predictions import ClassPredictions as Predictions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +86,7 @@ def _from_here(run: Path, name: str) -> str:
 
 def _best(predictions: Predictions, row: int, top: int) -> list[tuple[str, float]]:
     """The classes to print first: the most probable; in multi-label runs those above one half, joined, before them."""
-    if not predictions.multilabel:
+    if not predictions.link.independent:
         return predictions.top(row, top)
     labels, probability = predictions.answer(row)
     joined = (";".join(labels), probability)

@@ -109,7 +109,7 @@ def predict_folder(
     top = min(settings.top, len(opened.classes))
     form = form_for(out, top=top, multilabel=opened.multilabel)
     least = None if settings.accuracy is None else opened.threshold_for(settings.accuracy)
-    work = Work(run=run, digest=opened.manifest["digest"], engine=settings.engine, top=top, least=least, form=form)
+    work = Work(run=run, digest=opened.manifest.digest, engine=settings.engine, top=top, least=least, form=form)
     asked = _asked(work, sources, settings)
     if out.exists() and (done := _finished(out, asked, resume=settings.resume)):
         return done

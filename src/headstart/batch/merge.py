@@ -35,7 +35,7 @@ def merge(run: str | Path, tables: Sequence[str | Path], *, out: str | Path) -> 
         raise ParameterError(f"{out} is there already. Remove it, or give another --out.")
     records = [_record(Path(table)) for table in tables]
     asked = dict(records[0]["asked"]) if records else {}
-    if asked.get("run") != opened.manifest["digest"]:
+    if asked.get("run") != opened.manifest.digest:
         raise DataError(f"{tables[0] if tables else 'no table'}: was not made with the run {run}. Give the tables of its shards.")
     ordered = _in_order(list(map(Path, tables)), records)
     form = form_for(out, top=asked["--top"], multilabel=opened.multilabel)

@@ -52,7 +52,7 @@ class Work:
             RunError: it cannot be opened, or is another one.
         """
         run = load(self.run, engine=self.engine)
-        if run.manifest["digest"] != self.digest:
+        if run.manifest.digest != self.digest:
             raise RunError(f"{self.run}: is another run than the one that this job began with. Give all machines the same run.")
         return run
 

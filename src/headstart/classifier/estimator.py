@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -13,17 +13,19 @@ import numpy.typing as npt
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from headstart.backbones import Layer
-from headstart.classifier.given import check_images, one_each
-from headstart.classifier.preparing import Ready, Say, Wanted, extracted, prepare, tuned_folder, tuned_ready, tuned_ready_again
-from headstart.classifier.training import Keeping, check_plan, search, taken, train
-from headstart.errors import BackboneError, DataError, ImageError, ParameterError
+from headstart.classifier.inputs import check_images, one_each
+from headstart.data import Dataset, class_targets
+from headstart.errors import BackboneError, DataError, ParameterError
 from headstart.features import Features, Images, survey
+from headstart.features.prepared import ExtractorSettings, Prepared, Say, prepare, prepare_trained
+from headstart.features.table import FeatureTable
 from headstart.heads.labels import encode
 from headstart.modalities.image.augment import Augmentation
 from headstart.progress import Listener, Progress
-from headstart.selection import Choice, choose_head
+from headstart.selection import Choice
 from headstart.settings import Cache, FineTuning, FitSettings
+from headstart.tasks import Learned, LearningContext
+from headstart.tasks.classification.learning import find_learning_rate, learn
 from headstart.training.learning_rates import LearningRates
 
 if TYPE_CHECKING:
@@ -78,13 +80,6 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.seed = seed
         self.fine_tuning = fine_tuning
 
-    @classmethod
-    def of(cls, settings: FitSettings) -> Self:
-        """Return an unfitted classifier with the settings of a fit."""
-        classifier = cls(**{name: getattr(settings, name) for name in inspect.signature(cls).parameters})
-        classifier.check_parameters()
-        return classifier
-
     def fit(self, X: Images, y: npt.ArrayLike, groups: npt.ArrayLike | None = None) -> Self:
         """Learn from images.
 
@@ -97,118 +92,96 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             DataError: fewer than two classes, lengths that differ, or no image that can be read.
             ParameterError: a parameter outside its limits.
         """
-        self.check_parameters()
-        images = check_images(X)
-        targets = one_each(y, "y", "labels", len(images))
-        named = None if groups is None else one_each(groups, "groups", "names", len(images))
-        if self.fine_tuning is not None:
-            known = encode(targets)
-            check_plan(self.fine_tuning, backbone=self.backbone, classes=known.indicators.shape[1], link=known.link)
-        features = self.extract(images) if self.begins_with_probe else self.survey(images)
-        if not len(features.kept):
-            raise DataError(f"None of the {len(images)} images can be read. The first: {features.refused[0]}")
-        kept, chosen_groups = targets[features.kept], None if named is None else named[features.kept]
-        if self.begins_with_probe:
-            self.fit_features(features.values, kept, groups=chosen_groups, refused=features.refused)
-        if self.fine_tuning is not None:
-            self.fine_tune(taken(images, features.kept), kept, groups=chosen_groups, values=features.values, refused=features.refused)
-        return self
+        dataset, classes, dtype = self._dataset(X, y, groups)
+        prepared = self._prepared()
+        table = self._table(dataset, prepared)
+        learned = learn(table, LearningContext(settings=self._codes(classes), prepared=prepared))
+        return self._fitted_from(learned, classes=classes, label_dtype=dtype, seconds=self.seconds_)
 
-    @property
-    def begins_with_probe(self) -> bool:
-        """Whether a head is fitted on frozen features: always, except where a training is to begin with a random one."""
-        return self.fine_tuning is None or self.fine_tuning.start == "probe"
+    @classmethod
+    def of(cls, settings: FitSettings) -> Self:
+        """Return an unfitted classifier with the settings of a fit."""
+        classifier = cls(**{name: getattr(settings, name) for name in inspect.signature(cls).parameters})
+        classifier.check_parameters()
+        return classifier
 
-    @property
-    def layers(self) -> tuple[Layer, ...]:
-        """The slices of a feature vector that `extract` gives, one for each stage of the frozen backbone."""
-        return self._prepared().extractor.layers
-
-    def fit_features(
-        self,
-        values: npt.NDArray[np.float32],
-        y: npt.NDArray[Any],
-        *,
-        groups: npt.NDArray[Any] | None = None,
-        refused: Sequence[ImageError] = (),
-        progress: Progress | None = None,
-    ) -> Self:
-        """Learn from features that `extract` gave: float32 (n, dim). Otherwise like `fit`."""
-        self.check_parameters()
-        ready = self._prepared()
-        start = time.perf_counter()
-        with ready.store() as store:
-            self.choice_: Choice = choose_head(
-                values, y, layers=ready.extractor.layers, head=self.head, class_weight=self.class_weight, groups=groups, seed=self.seed,
-                cache=store, progress=progress,
-            )  # fmt: skip
-        self.seconds_ = {**getattr(self, "seconds_", {}), "head": time.perf_counter() - start}
-        self.probe_: Choice | None = None
-        self.fine_tuned_: FineTuned | None = None
-        self._now_fitted(ready, y, refused)
-        return self
-
-    def _now_fitted(self, ready: Ready, y: npt.NDArray[Any], refused: Sequence[ImageError]) -> None:
-        self.__dict__.pop("_network", None)
-        self._fitted, self.extractor_ = ready, ready.extractor
-        self._fitted_with = (ready.wanted, ready.extractor.id)
-        self.classes_ = self.choice_.estimator.classes_
-        self._label_dtype = np.asarray(y).dtype
-        self.n_images_in_ = len(y)
-        self.refused_ = tuple(refused)
-
-    def fine_tune(
-        self,
-        X: Images,
-        y: npt.NDArray[Any],
-        *,
-        groups: npt.NDArray[Any] | None = None,
-        values: npt.NDArray[np.float32] | None = None,
-        refused: Sequence[ImageError] = (),
-        watched: tuple[Images, npt.NDArray[Any]] | None = None,
-        keeping: Keeping | None = None,
-        listener: Listener | None = None,
-    ) -> Self:
-        """Train backbone and head further, as `fine_tuning` says. Called by `fit`; after `fit_features`, or instead of it.
+    @classmethod
+    def of_learned(cls, learned: Learned, settings: FitSettings, *, classes: npt.NDArray[Any]) -> Self:
+        """A fitted classifier of what was learned elsewhere.
 
         Args:
-            X: images that can be read.
-            y: their labels, as `fit` takes them.
-            groups: their groups.
-            values: their frozen features as `extract` gave them, for the head that the training starts from.
-            refused: errors of further images, for `refused_`.
-            watched: images and labels to look at after each epoch where none of the training images are held out for that; nothing is
-                chosen on them.
-            keeping: where checkpoints are kept, whether to go on from one, and who shares the work.
-            listener: is told how it goes.
-
-        Raises:
-            ParameterError: there is no `fine_tuning`, or it does not suit the backbone or the labels.
-            MissingExtraError: PyTorch and timm are not installed.
+            learned: its model.
+            settings: of the fit.
+            classes: the labels, in the order of the model's outputs.
         """
+        made = cls.of(settings)
+        dtype = np.dtype(bool) if learned.table.targets.ndim == 2 else np.asarray(classes).dtype
+        return made._fitted_from(learned, classes=classes, label_dtype=dtype, seconds={})
+
+    def _dataset(self, X: Images, y: npt.ArrayLike, groups: npt.ArrayLike | None) -> tuple[Dataset, npt.NDArray[Any], np.dtype[Any]]:
+        """The inputs checked, the labels in the order of their numbers, and the type of the labels as they were given."""
         self.check_parameters()
-        if self.fine_tuning is None:
-            raise ParameterError("There is nothing to fine-tune: fine_tuning is None. Give a FineTuning.")
-        ready, probe, start = self._prepared(), getattr(self, "choice_", None) if self.begins_with_probe else None, time.perf_counter()
-        with tuned_folder() as folder:
-            tuned, choice = train(
-                ready, self.fine_tuning, X, y, groups=groups, values=values, class_weight=self.class_weight, seed=self.seed,
-                watched=watched, probe=probe, keeping=keeping or Keeping(), listener=listener or Listener(), folder=folder,
-            )  # fmt: skip
-            fitted = tuned_ready(ready, tuned.backbone, tuned.preprocessing, folder=folder)
-        self.seconds_ = {**getattr(self, "seconds_", {}), "fine-tuning": time.perf_counter() - start}
-        self.choice_, self.probe_, self.fine_tuned_ = choice, probe, tuned
-        self._now_fitted(fitted, y, refused)
+        images = check_images(X)
+        known = encode(one_each(y, "y", "labels", len(images)))
+        names = None if groups is None else one_each(groups, "groups", "names", len(images)).astype(np.str_)
+        dataset = Dataset(
+            images=images if isinstance(images, np.ndarray) else tuple(images),  # type: ignore[arg-type]
+            targets=class_targets(known.codes, tuple(map(str, known.classes.tolist()))),
+            parts=np.full(len(images), "train"),
+            groups=names,  # type: ignore[arg-type]
+        )
+        if self.fine_tuning is not None:
+            from headstart.tasks.classification.learning import check_training
+
+            assert dataset.targets.link is not None
+            check_training(self.fine_tuning, backbone=self.backbone, classes=len(dataset.classes), link=dataset.targets.link)
+        return dataset, known.classes, known.dtype
+
+    def _table(self, dataset: Dataset, prepared: Prepared) -> FeatureTable:
+        with_features = self.fine_tuning is None or self.fine_tuning.start == "probe"
+        features = self.extract(dataset.images) if with_features else self.survey(dataset.images)
+        if not len(features.kept):
+            raise DataError(f"None of the {len(dataset)} images can be read. The first: {features.refused[0]}")
+        return FeatureTable.of(dataset, features, layers=prepared.extractor.layers)
+
+    def _codes(self, classes: npt.NDArray[Any]) -> TransferClassifier:
+        """The settings for labels that have become numbers: the weights of the classes go by these."""
+        if not isinstance(self.class_weight, Mapping):
+            return self
+        known = classes.tolist()
+        strange = [label for label in self.class_weight if label not in known]
+        if strange:
+            raise ParameterError(
+                f"class_weight names the label {strange[0]!r}, which the data do not have. "
+                f"Their labels: {', '.join(map(repr, known[:10]))}."
+            )
+        parameters = self.get_params(deep=False)
+        return TransferClassifier(**parameters | {"class_weight": {known.index(label): w for label, w in self.class_weight.items()}})
+
+    def _fitted_from(
+        self, learned: Learned, *, classes: npt.NDArray[Any], label_dtype: np.dtype[Any], seconds: Mapping[str, float]
+    ) -> Self:
+        self.__dict__.pop("_network", None)
+        self.choice_: Choice = learned.choice
+        self.probe_: Choice | None = learned.probe
+        self.fine_tuned_: FineTuned | None = learned.fine_tuned
+        self.classes_ = classes
+        self._label_dtype = label_dtype
+        self._fitted, self.extractor_ = learned.prepared, learned.prepared.extractor
+        self._fitted_with = (learned.prepared.settings, learned.prepared.extractor.id)
+        self.n_images_in_ = len(learned.table.train)
+        self.refused_ = learned.table.refused
+        self.seconds_ = {**seconds, **learned.seconds}
         return self
 
     def find_learning_rate(
-        self, X: Images, y: npt.NDArray[Any], *, groups: npt.NDArray[Any] | None = None, low: float = 1e-6, high: float = 1.0,
+        self, X: Images, y: npt.ArrayLike, *, groups: npt.ArrayLike | None = None, low: float = 1e-6, high: float = 1.0,
         steps: int = 100, listener: Listener | None = None,
     ) -> LearningRates:  # fmt: skip
-        """Train for a moment with a rising learning rate, as `fine_tuning` says otherwise; see `LearningRates`. Nothing of it is kept.
+        """Train briefly with a rising learning rate, as `fine_tuning` says otherwise; see `LearningRates`. No model results.
 
         Args:
-            X: images that can be read.
+            X: images, as `fit` takes them; those that cannot be read are left out.
             y: their labels, as `fit` takes them.
             groups: their groups.
             low: learning rate of the first step.
@@ -223,10 +196,11 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.check_parameters()
         if self.fine_tuning is None:
             raise ParameterError("There is no training to find a learning rate for: fine_tuning is None. Give a FineTuning.")
-        return search(
-            self._prepared(), self.fine_tuning, X, np.asarray(y), groups=groups, class_weight=self.class_weight, seed=self.seed, low=low,
-            high=high, steps=steps, listener=listener or Listener(),
-        )  # fmt: skip
+        dataset, classes, _ = self._dataset(X, y, groups)
+        prepared = self._prepared()
+        table = FeatureTable.of(dataset, self.survey(dataset.images), layers=prepared.extractor.layers)
+        context = LearningContext(settings=self._codes(classes), prepared=prepared, listener=listener or Listener())
+        return find_learning_rate(table, context, low=low, high=high, steps=steps)
 
     def extract(self, X: Images, *, progress: Progress | None = None, warn: Say | None = None, announce: Say | None = None) -> Features:
         """Compute, or look up in the feature store, the features of images.
@@ -234,40 +208,42 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Args:
             X: as `fit` takes them.
             progress: called with (done, in all).
-            warn: called with one line when features cannot be kept; by default it becomes a `RuntimeWarning`.
+            warn: called with one line when features cannot be stored; by default it becomes a `RuntimeWarning`.
             announce: called with one line before a download or a conversion.
         """
         self.check_parameters()
         images, start = check_images(X), time.perf_counter()
-        ready = self._prepared(announce=announce, warn=warn)
-        prepared = time.perf_counter()
-        features = extracted(ready, images, progress=progress, warn=warn)
-        self.seconds_ = {"backbone": prepared - start, "features": time.perf_counter() - prepared}
+        prepared = self._prepared(announce=announce, warn=warn)
+        ready = time.perf_counter()
+        features = prepared.extract(images, progress=progress, warn=warn)
+        self.seconds_ = {"backbone": ready - start, "features": time.perf_counter() - ready}
         return features
 
     def survey(self, X: Images, *, progress: Progress | None = None, announce: Say | None = None) -> Features:
         """Find out which images can be read, without computing features; arguments as of `extract`."""
         self.check_parameters()
         images, start = check_images(X), time.perf_counter()
-        ready = self._prepared(announce=announce)
-        found = survey(images, preprocessing=ready.extractor.preprocessing, progress=progress)
+        found = survey(images, preprocessing=self._prepared(announce=announce).extractor.preprocessing, progress=progress)
         self.seconds_ = {"reading images": time.perf_counter() - start}
         return found
 
     def features_of(self, X: Images, *, progress: Progress | None = None) -> Features:
         """The features of images by the backbone as it is now fitted, fine-tuned where it was; arguments as of `extract`."""
         check_is_fitted(self, "choice_")
-        return extracted(self._as_fitted(), check_images(X), progress=progress)
+        return self._as_fitted().extract(check_images(X), progress=progress)
 
     def predict(self, X: Images) -> npt.NDArray[Any]:
-        """The most probable label of each image (n,); for multi-label, a matrix (n, k) of the type that `y` had.
+        """The most probable label of each image (n,); for several labels an image, a matrix (n, k) of the type that `y` had.
 
         Raises:
             DataError: an image cannot be read; the message lists them.
         """
         check_is_fitted(self, "choice_")
-        prediction: npt.NDArray[Any] = self.choice_.estimator.predict(self._features_of_all(X))
-        return prediction.astype(self._label_dtype) if prediction.ndim == 2 else prediction
+        prediction: npt.NDArray[Any] = np.asarray(self.choice_.estimator.predict(self._features_of_all(X)))
+        if prediction.ndim == 2:
+            return prediction.astype(self._label_dtype)
+        labels: npt.NDArray[Any] = self.classes_[prediction]
+        return labels
 
     def predict_proba(self, X: Images) -> npt.NDArray[np.float64]:
         """Calibrated probabilities (n, k), columns in the order of `classes_`. Raises like `predict`."""
@@ -292,7 +268,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         state: dict[str, Any] = super().__getstate__()
         if state.get("fine_tuned_") is not None and "_fitted" in state:
             state["_network"] = state["_fitted"].extractor.backbone.network.read_bytes()
-        return {name: value for name, value in state.items() if name not in ("_ready", "_fitted", "extractor_")}
+        return {name: value for name, value in state.items() if name not in ("_current", "_fitted", "extractor_")}
 
     def check_parameters(self) -> None:
         """Raise `ParameterError` for parameters outside their limits; the backbone's name and weights are not looked up."""
@@ -302,33 +278,32 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _features_of_all(self, X: Images) -> npt.NDArray[np.float32]:
         images = check_images(X)
-        features = extracted(self._as_fitted(), images)
+        features = self._as_fitted().extract(images)
         if features.refused:
             shown = "; ".join(str(error) for error in features.refused[:3])
             raise DataError(f"{len(features.refused)} of {len(images)} images cannot be read: {shown}. Leave them out and try again.")
         return features.values
 
-    def _as_fitted(self) -> Ready:
+    def _as_fitted(self) -> Prepared:
         """What the head was fitted with, whatever the parameters were set to since; made again in a copy or another process."""
-        ready: Ready | None = getattr(self, "_fitted", None)
-        if ready is None:
-            wanted, extractor_id = self._fitted_with
-            ready = prepare(wanted) if self.fine_tuned_ is None else tuned_ready_again(wanted, self.fine_tuned_, self._network)
-            if ready.extractor.id != extractor_id:
+        prepared: Prepared | None = getattr(self, "_fitted", None)
+        if prepared is None:
+            settings, extractor_id = self._fitted_with
+            tuned = self.fine_tuned_
+            prepared = prepare(settings) if tuned is None else prepare_trained(settings, tuned.backbone, tuned.preprocessing, self._network)
+            if prepared.extractor.id != extractor_id:
                 raise BackboneError(
-                    f"The classifier was fitted on features of {extractor_id}, and its backbone now gives {ready.extractor.id}. Fit again."
+                    f"The classifier was fitted on features of {extractor_id}, and its backbone now gives {prepared.extractor.id}. "
+                    "Fit again."
                 )
-            self._fitted, self.extractor_ = ready, ready.extractor
+            self._fitted, self.extractor_ = prepared, prepared.extractor
             self.__dict__.pop("_network", None)
-        return ready
+        return prepared
 
-    def _prepared(self, *, announce: Say | None = None, warn: Say | None = None) -> Ready:
+    def _prepared(self, *, announce: Say | None = None, warn: Say | None = None) -> Prepared:
         """The extractor of the current parameters; made again when they have changed."""
-        wanted = Wanted(
-            self.backbone, None if self.weights is None else str(self.weights), self.fit_image, self.engine,
-            None if self.cache is None else str(self.cache),
-        )  # fmt: skip
-        ready: Ready | None = getattr(self, "_ready", None)
-        if ready is None or ready.wanted != wanted:
-            self._ready = ready = prepare(wanted, announce=announce, warn=warn)
-        return ready
+        settings = ExtractorSettings.of(self.backbone, weights=self.weights, fit_image=self.fit_image, engine=self.engine, cache=self.cache)
+        prepared: Prepared | None = getattr(self, "_current", None)
+        if prepared is None or prepared.settings != settings:
+            self._current = prepared = prepare(settings, announce=announce, warn=warn)
+        return prepared

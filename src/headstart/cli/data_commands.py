@@ -73,10 +73,10 @@ def check_command(
             if how.fix is not None:
                 found.plan.write(how.fix)
         else:
-            from headstart.pipeline.job import read
+            from headstart.pipeline.reading import read
 
             listener.stage("Reading the data")
-            dataset = read(data, settings)
+            _, dataset = read(data, settings)
             listener.stage(f"Checking {len(dataset)} images")
             audit = check(dataset, progress=listener.progress)
     if how.out is not None:

@@ -190,11 +190,11 @@ def _facts(result: FitResult) -> Iterator[tuple[str, str, str | None]]:
     grave = [finding for finding in result.findings if finding.severity == "error"]
     if grave:
         yield "beware", "do not trust the score until this is resolved: " + " ".join(f.message for f in grave), "bold red"
-    trusted = result.trust_test
-    if trusted.coverage is not None and trusted.size is not None:
-        yield "sets", f"prediction sets: mean size {trusted.size:.2f}, coverage {trusted.coverage:.1%}", None
-    if result.learning_curve is not None:
-        yield "more", result.learning_curve.sentence, None
+    tested = result.judged.reliability_test
+    if tested is not None and tested.coverage is not None and tested.size is not None:
+        yield "sets", f"prediction sets: mean size {tested.size:.2f}, coverage {tested.coverage:.1%}", None
+    if result.judged.learning_curve is not None:
+        yield "more", result.judged.learning_curve.sentence, None
     seconds = ", ".join(f"{stage} {value:.1f}" for stage, value in result.seconds.items() if stage != "total" and value >= 0.05)
     yield "time", f"{result.seconds['total']:.1f} s" + (f": {seconds}" if seconds else ""), None
     if result.run is not None:

@@ -81,7 +81,7 @@ def predict_command(
         for error in predictions.refused:
             listener.warn(str(error))
     top = min(top, len(predictions.classes))
-    _WRITERS[form or "table"](answers(paths, predictions, opened, top=top, least=least), predictions.multilabel, top)
+    _WRITERS[form or "table"](answers(paths, predictions, opened, top=top, least=least), predictions.link.independent, top)
     if not len(predictions):
         raise typer.Exit(BAD_INPUT)
 

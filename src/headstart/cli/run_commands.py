@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,9 +15,8 @@ from headstart.errors import DataError, ParameterError, RunError
 
 if TYPE_CHECKING:
     from headstart.data import Dataset
-    from headstart.evaluate import Evaluation
-    from headstart.reliability import ReliabilityTest
-    from headstart.run import Predictions, Run
+    from headstart.run import Run
+    from headstart.tasks import Evaluation, Predictions
 
 # headstart evaluate ------------------------------------------------------------------------------------------------------------------
 
@@ -63,29 +62,26 @@ def evaluate_command(
         for error in predictions.refused:
             listener.warn(f"{error} (left out)")
         seen = _say_seen(opened, data, evaluation, predictions, listener)
-    trusted = _trusted(opened, evaluation, predictions)
+    sentences, further = opened.task.reliability_of(evaluation, predictions, opened.trust)
     if out is not None:
-        write_json(out, {**evaluation.to_dict(), "seen": seen, **_curves(evaluation, trusted)})
+        write_json(out, {**evaluation.to_dict(), "seen": seen, **further})
     if picture is not None:
         from headstart.report import draw_png
-        from headstart.tasks.classification.sections import confusion_matrix
 
-        matrix = confusion_matrix(evaluation)
+        matrix = opened.task.matrix(evaluation)
         with writable(picture):
             draw_png(matrix, picture, heading=evaluation.summary())
     if not quiet:
         for line in evaluation.lines():
             print_result(line)
-        for sentence in () if trusted is None else trusted.sentences():
+        for sentence in sentences:
             print_result(f"  {sentence}")
     print_result(evaluation.summary("test"), style="bold green")
 
 
 def _labelled(run: Run, data: str, part: str | None) -> Dataset:
     """The images to test on, with their labels as classes of the run."""
-    from headstart.data import read_dataset
-
-    dataset = read_dataset(data, classes=run.classes)
+    dataset = run.read(data)
     if part is not None:
         dataset = dataset.take(dataset.part(part))
     if not len(dataset):
@@ -106,35 +102,13 @@ def _say_seen(
         )
     if tested:
         recorded = record_use(
-            run.path, Use(data=data, images=evaluation.images, tested=tested, trained=trained, accuracy=evaluation.accuracy)
+            run.path, Use(data=data, images=evaluation.images, tested=tested, trained=trained, accuracy=evaluation.headline[1])
         )
         listener.say(
             f"{tested} of these images are the run's own test images. "
             + ("This use of them was recorded in the run." if recorded else "This could not be recorded: the run is read-only.")
         )
     return {"trained": trained, "tested": tested}
-
-
-def _trusted(run: Run, evaluation: Evaluation, predictions: Predictions) -> ReliabilityTest | None:
-    """How well what the run knows about trust holds on these images; None for runs of an earlier version."""
-    from headstart.reliability import ReliabilityTest
-
-    if run.trust is None or predictions.judgement is None:
-        return None
-    return ReliabilityTest.of(run.trust, evaluation.outcome.probabilities, evaluation.outcome.targets, predictions.judgement.unlike)
-
-
-def _curves(evaluation: Evaluation, trusted: ReliabilityTest | None) -> dict[str, Any]:
-    """What --out holds beside the scores."""
-    from headstart.reliability import Abstention, confidence
-
-    curve = Abstention.fit(*confidence(evaluation.outcome.probabilities, evaluation.outcome.targets))
-    return {
-        "trust": None if trusted is None else trusted.to_dict(),
-        "accuracy_coverage": {
-            "threshold": curve.thresholds.tolist(), "coverage": curve.coverage.tolist(), "accuracy": curve.accuracy.tolist(),
-        },
-    }  # fmt: skip
 
 
 # headstart compare -------------------------------------------------------------------------------------------------------------------

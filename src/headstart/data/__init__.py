@@ -1,8 +1,26 @@
 """Data sets: folders, lists, arrays and named public sets become a `Dataset` of paths (or one array), labels, parts and groups."""
 
+from headstart.data.annotations import LABEL, Annotations, Column, dataset_of
 from headstart.data.arrays import dataset_from_arrays, dataset_from_paths
 from headstart.data.dataset import Dataset
-from headstart.data.reading import read_dataset
+from headstart.data.reading import ListOptions, read_annotations, read_dataset
+from headstart.data.targets import Labels, LabelSets, Targets, class_targets
 from headstart.data.unlabelled import list_images
 
-__all__ = ["Dataset", "dataset_from_arrays", "dataset_from_paths", "list_images", "read_dataset"]
+__all__ = [
+    "LABEL",
+    "Annotations",
+    "Column",
+    "Dataset",
+    "LabelSets",
+    "Labels",
+    "ListOptions",
+    "Targets",
+    "class_targets",
+    "dataset_from_arrays",
+    "dataset_from_paths",
+    "dataset_of",
+    "list_images",
+    "read_annotations",
+    "read_dataset",
+]

@@ -11,10 +11,10 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
+from headstart.data.annotations import Annotations, Labels, dataset_of
 from headstart.data.dataset import Dataset
 from headstart.data.folders import part_of
-from headstart.data.labels import label_text, shortened, whole_numbers
-from headstart.data.listing import Labels, Listing, build
+from headstart.data.labels import label_text, read_labels, shortened, whole_numbers
 from headstart.errors import DataError
 
 _IMAGE_KEYS = ("images", "x", "data", "imgs")
@@ -45,7 +45,8 @@ def dataset_from_arrays(
     """
     pixels = image_array(images)
     texts, named = labels_of(labels, classes)
-    return build(_listing(pixels, texts, parts, groups, source), classes=named)
+    found = _annotations(pixels, texts, parts, groups, source)
+    return dataset_of(found, read_labels(found, named))
 
 
 def dataset_from_paths(
@@ -64,14 +65,14 @@ def dataset_from_paths(
         DataError: lengths that do not fit, or no paths.
     """
     texts, named = labels_of(labels, classes)
-    listing = _listing(tuple(Path(path) for path in paths), texts, parts, groups, source)
-    listing.root = None if root is None else Path(root)
-    return build(listing, classes=named)
+    found = _annotations(tuple(Path(path) for path in paths), texts, parts, groups, source)
+    found.root = None if root is None else Path(root)
+    return dataset_of(found, read_labels(found, named))
 
 
-def _listing(
+def _annotations(
     images: tuple[Path, ...] | npt.NDArray[np.uint8], labels: Labels, parts: Sequence[str] | None, groups: Sequence[Any] | None, source: str
-) -> Listing:
+) -> Annotations:
     if not len(images):
         raise DataError(f"there are no images in {source}")
     for what, values in (("labels", labels), ("parts", parts), ("groups", groups)):
@@ -89,9 +90,10 @@ def _listing(
         missing = sum(not label for label in labels)
         first = next(i for i, label in enumerate(labels) if not label)
         raise DataError(f"{missing} labels are empty, the first at position {first}; label these images or leave them out")
-    return Listing(
-        images=images,
-        labels=labels,
+    return Annotations.labelled(
+        images,
+        labels,
+        origin=f"the labels of {source}",
         parts=cast("list[str]", names),
         groups=None if groups is None else [label_text(group) for group in groups],
         source=source,
@@ -160,7 +162,7 @@ def labels_of(labels: Any, classes: Sequence[str] | None) -> tuple[Labels, Seque
     return texts, classes
 
 
-def read_npz(path: Path) -> Listing:
+def read_npz(path: Path) -> Annotations:
     """Read a NumPy archive with images and labels (``images``/``labels``, ``X``/``y``, ``x_train``/``y_train``, ``train_images`` ...).
 
     Raises:
@@ -183,7 +185,7 @@ def read_npz(path: Path) -> Listing:
         raise DataError(f"the parts of {path} have images of different height and width: {[images.shape[1:3] for _, images, _ in read]}")
     parts = [part for part, images, _ in read for _ in range(len(images))]
     labels = cast("Labels", [label for _, _, several in read for label in several])
-    return _listing(np.concatenate([images for _, images, _ in read]), labels, parts, None, str(path))
+    return _annotations(np.concatenate([images for _, images, _ in read]), labels, parts, None, str(path))
 
 
 def _pairs(keys: dict[str, str]) -> list[tuple[str, str, str]]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from headstart.data.notebook import cell, counts_table
+from headstart.data.targets import Targets
 from headstart.errors import DataError
 from headstart.text import printable
 
@@ -20,14 +21,15 @@ PARTS = ("train", "val", "test", "")
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Labelled images. Pixels are never held here unless the user gave an array.
+    """Inputs with their targets. Pixels are never held here unless the user gave an array.
 
     Attributes:
-        images: one path per image, or uint8 (n, H, W, 3).
-        targets: int64 (n,), indices into `classes`; for data with several labels per image bool (n, k).
-        classes: the k class names, in natural order ("9" before "10") unless they were given.
+        images: one path for each image, or uint8 (n, H, W, 3).
+        targets: what is to be learned: `headstart.data.targets.Labels`, ``LabelSets``, or those of another task.
         parts: unicode (n,): ``"train"``, ``"val"``, ``"test"``, or ``""`` where the data say nothing.
-        groups: unicode (n,): images of one group (a patient, a scene) belong on the same side of every split; None without groups.
+        groups: unicode (n,): images of one group (a patient, a scene) belong on the same side of every split. Where None is given, each
+            image is a group of its own.
+        grouped: whether the groups came with the data.
         source: what the user gave.
         notes: one sentence for each thing that was met while reading and passed over, joined or guessed.
         root: the folder that `names` are relative to; None for arrays.
@@ -37,18 +39,19 @@ class Dataset:
     """
 
     images: Images
-    targets: npt.NDArray[Any]
-    classes: tuple[str, ...]
+    targets: Targets
     parts: npt.NDArray[np.str_]
-    groups: npt.NDArray[np.str_] | None = None
+    groups: npt.NDArray[np.str_] = None  # type: ignore[assignment]
+    grouped: bool = True
     source: str = ""
     notes: tuple[str, ...] = ()
     root: Path | None = None
 
     def __post_init__(self) -> None:
-        lengths = {"images": len(self.images), "labels": len(self.targets), "parts": len(self.parts)}
-        if self.groups is not None:
-            lengths["groups"] = len(self.groups)
+        if self.groups is None:
+            object.__setattr__(self, "groups", np.arange(len(self.images)).astype(np.str_))
+            object.__setattr__(self, "grouped", False)
+        lengths = {"images": len(self.images), "labels": len(self.targets), "parts": len(self.parts), "groups": len(self.groups)}
         if len(set(lengths.values())) > 1:
             raise DataError("one entry per image is needed, but there are " + ", ".join(f"{n} {what}" for what, n in lengths.items()))
 
@@ -60,17 +63,16 @@ class Dataset:
         return ((image, self.labels(i)) for i, image in enumerate(self.images))
 
     @property
-    def multilabel(self) -> bool:
-        """Whether an image may have several labels, or none."""
-        return self.targets.ndim == 2
+    def classes(self) -> tuple[str, ...]:
+        """The class names, in natural order ("9" before "10") unless they were given; empty where the task has no classes."""
+        return self.targets.classes
 
     def take(self, indices: npt.ArrayLike) -> Dataset:
         """Return the images at `indices` (integers, or a bool mask), in that order; the classes stay all there."""
         chosen = np.asarray(indices)
         rows = np.arange(len(self))[chosen if chosen.size else chosen.astype(np.int64)]
         images = self.images[rows] if isinstance(self.images, np.ndarray) else tuple(self.images[i] for i in rows.tolist())
-        groups = None if self.groups is None else self.groups[rows]
-        return replace(self, images=images, targets=self.targets[rows], parts=self.parts[rows], groups=groups)
+        return replace(self, images=images, targets=self.targets.take(rows), parts=self.parts[rows], groups=self.groups[rows])
 
     def part(self, *names: str) -> npt.NDArray[np.int64]:
         """Return the indices (int64, ascending) of the images in any of the named parts.
@@ -85,16 +87,11 @@ class Dataset:
 
     def counts(self, *parts: str) -> dict[str, int]:
         """Return the number of images with each class, zeros included; of some parts only if any are named."""
-        targets = self.targets[self.part(*parts)] if parts else self.targets
-        per_class = targets.sum(axis=0) if self.multilabel else np.bincount(targets, minlength=len(self.classes))
-        return dict(zip(self.classes, (int(count) for count in per_class), strict=True))
+        return (self.targets.take(self.part(*parts)) if parts else self.targets).counts()
 
     def labels(self, index: int) -> tuple[str, ...]:
-        """Return the class names of one image: exactly one, or any number for multi-label data."""
-        target = self.targets[index]
-        if self.multilabel:
-            return tuple(self.classes[j] for j in np.flatnonzero(target))
-        return (self.classes[int(target)],)
+        """Return the target of one image as text: one class name, or any number of them."""
+        return self.targets.names(index)
 
     def names(self) -> tuple[str, ...]:
         """Return what to call each image: its path relative to `root` with ``/``, or ``array[i]``; always printable as UTF-8."""
@@ -104,12 +101,13 @@ class Dataset:
 
     def _repr_html_(self) -> str:
         parts = [part for part in PARTS if (self.parts == part).any()]
-        kind = "several labels an image" if self.multilabel else "one label an image"
-        grouped = "" if self.groups is None else f", {len(np.unique(self.groups))} groups"
+        link = self.targets.link
+        kind = "" if link is None else ", several labels an image" if link.independent else ", one label an image"
+        grouped = f", {len(np.unique(self.groups))} groups" if self.grouped else ""
         notes = "".join(f"<p>{cell(note)}</p>" for note in self.notes)
         return (
             f"<p><strong>{len(self)} image{'s' * (len(self) != 1)}</strong>, {len(self.classes)} "
-            f"class{'es' * (len(self.classes) != 1)}, {kind}{grouped}"
+            f"class{'es' * (len(self.classes) != 1)}{kind}{grouped}"
             f"{' in ' + cell(self.source) if self.source else ''}</p>{counts_table({part: self.counts(part) for part in parts})}{notes}"
         )
 

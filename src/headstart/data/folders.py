@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
+from headstart.data.annotations import PART_NAMES, Annotations
 from headstart.data.labels import natural_order, shortened
-from headstart.data.listing import PART_NAMES, Listing
 from headstart.errors import DataError
 from headstart.modalities.image import is_image_name
 from headstart.text import printable
@@ -126,7 +126,7 @@ def part_of(name: str) -> str | None:
     return PART_NAMES.get(name.strip().casefold().replace("-", "_").replace(" ", "_"))
 
 
-def read_folder(source: Path) -> Listing:
+def read_folder(source: Path) -> Annotations:
     """Read a folder of class folders.
 
     Raises:
@@ -155,9 +155,10 @@ def read_folder(source: Path) -> Listing:
     order = {name: i for i, name in enumerate(natural_order(label for _, label, _ in rows))}
     rank = {"train": 0, "": 0, "val": 1, "test": 2}
     rows.sort(key=lambda row: (rank[row[0]], order[row[1]], row[2]))
-    return Listing(
-        images=tuple(Path(path) for _, _, path in rows),
-        labels=[label for _, label, _ in rows],
+    return Annotations.labelled(
+        tuple(Path(path) for _, _, path in rows),
+        [label for _, label, _ in rows],
+        origin="the names of the folders",
         parts=[part for part, _, _ in rows],
         source=str(source),
         root=Path(root),

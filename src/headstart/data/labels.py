@@ -1,4 +1,4 @@
-"""Class names: their natural order, several in one cell, look-alikes, and matching by name."""
+"""Class names: their natural order, several in one cell, look-alikes, matching by name; and from annotations to class targets."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-import numpy.typing as npt
 
+from headstart.data.targets import Labels, LabelSets
 from headstart.errors import DataError, nearest
+
+if TYPE_CHECKING:
+    from headstart.data.annotations import Annotations
 
 SEPARATORS = (";", "|", ",")
 _NUMBER = re.compile(r"[+-]?[0-9]{1,15}(\.[0-9]+)?")
@@ -126,16 +129,55 @@ def shortened(names: Sequence[str], *, limit: int = 12) -> str:
     return f"{text}, ... ({len(names)} in all)" if len(names) > limit else text or "none"
 
 
-def encode_single(labels: Sequence[str], classes: Sequence[str]) -> npt.NDArray[np.int64]:
-    """Return int64 (n,) indices of the labels in `classes`."""
+def read_labels(found: Annotations, classes: Sequence[str] | None = None) -> Labels | LabelSets:
+    """Read class labels; the classes are those of the training part, or `classes` if given. What is guessed is noted in `found`.
+
+    Raises:
+        DataError: a label that the training part (or `classes`) does not have, classes given twice, or no label at all.
+    """
+    known_as = "the list of classes given"
+    if classes is None:
+        training = found.label_counts(("train", ""))
+        classes = natural_order(training or found.label_counts())
+        known_as = "the training data"
+    elif len(set(classes)) < len(classes):
+        raise DataError(f"a class is given twice: {shortened([name for name, n in Counter(classes).items() if n > 1])}")
+    if not classes:
+        raise DataError(f"no image of {found.source} has a label")
+    notes: list[str] = []
+    renamed: dict[str, str] = {}
+    for parts, what in ((("train", ""), "the data"), (("val",), "the validation part"), (("test",), "the test part")):
+        counts = found.label_counts(parts)
+        matched = match_names(counts, classes, where=f"{what} of {found.source_of(parts[0])}", known=known_as)
+        renamed |= matched
+        absent = [name for name in classes if name not in matched.values()]
+        if counts and absent and known_as == "the training data":
+            notes.append(f"{what.removeprefix('the ').capitalize()}: no image of {shortened(absent)}; it is scored on the others.")
+    notes += [f"{name!r} is taken for the class {match!r}." for name, match in renamed.items() if name != match]
+    if known_as == "the training data":
+        notes += _class_notes(found, classes)
+    found.notes += notes
     index = {name: i for i, name in enumerate(classes)}
-    return np.fromiter((index[label] for label in labels), np.int64, len(labels))
+    if not found.several:
+        codes = (index[renamed[name]] for name in cast("list[str]", found.labels))
+        return Labels(np.fromiter(codes, np.int64, len(found.labels)), tuple(classes))
+    indicators = np.zeros((len(found.labels), len(classes)), np.bool_)
+    for row, several in zip(indicators, found.labels, strict=True):
+        row[[index[renamed[name]] for name in several]] = True
+    return LabelSets(indicators, tuple(classes))
 
 
-def encode_several(labels: Sequence[tuple[str, ...]], classes: Sequence[str]) -> npt.NDArray[np.bool_]:
-    """Return bool (n, k): True where an image has a class."""
-    index = {name: i for i, name in enumerate(classes)}
-    targets = np.zeros((len(labels), len(classes)), np.bool_)
-    for row, several in zip(targets, labels, strict=True):
-        row[[index[label] for label in several]] = True
-    return targets
+def _class_notes(found: Annotations, classes: Sequence[str]) -> list[str]:
+    notes = [
+        f"Classes {' and '.join(map(repr, group))} differ only by case, spaces or spelling of the same letters: probably one class; "
+        "give both the same name if so."
+        for group in look_alikes(classes)
+    ]
+    single = [name for name, count in found.label_counts(("train", "")).items() if count == 1]
+    if single:
+        notes.append(
+            f"One training image only of {shortened(natural_order(single))}: it stays in training, but is too little to learn from."
+        )
+    if len(classes) == 1:
+        notes.append(f"There is one class only, {classes[0]!r}: nothing can be told apart until there is a second.")
+    return notes

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from headstart.data.annotations import LABEL, Annotations, Column, Labels
 from headstart.data.folders import part_of
 from headstart.data.labels import detect_separator, label_text, shortened, split_cell, whole_numbers
-from headstart.data.listing import Labels, Listing
 from headstart.data.tables import Table, read_table
 from headstart.errors import DataError, ParameterError, nearest
 from headstart.modalities.image import IMAGE_SUFFIXES, is_image_name
@@ -52,7 +52,7 @@ def read_list(
     image_root: Path | None = None,
     label_separator: str | None = None,
     allow_missing: bool = False,
-) -> Listing:
+) -> Annotations:
     """Read a list of images.
 
     Args:
@@ -78,9 +78,10 @@ def read_list(
     rows = _distinct(resolved, labels, parts, groups, source, notes)
     if not rows:
         raise DataError(f"no row of {source} has both a file and a label")
-    return Listing(
+    label = Column(cast("list[Any]", labels), list(table.columns[chosen["label"]]), f"the column {chosen['label']!r} of {source.name}")
+    return Annotations(
         images=tuple(Path(resolved[i]) for i in rows),
-        labels=cast("Labels", [labels[i] for i in rows]),
+        columns={LABEL: label.take(rows)},
         parts=[parts[i] for i in rows],
         groups=None if groups is None else [groups[i] for i in rows],
         source=str(source),

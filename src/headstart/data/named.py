@@ -10,11 +10,11 @@ from typing import Any, cast
 
 import numpy as np
 
+from headstart.data.annotations import Annotations, Labels
 from headstart.data.arrays import image_array
 from headstart.data.dataset import Images
 from headstart.data.folders import part_of
 from headstart.data.labels import shortened
-from headstart.data.listing import Labels, Listing
 from headstart.data.lists import SYNONYMS
 from headstart.errors import DataError, MissingExtraError, nearest
 from headstart.files import cache_folder, create_folder, replacing, write_file
@@ -57,7 +57,7 @@ def to_stderr(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def read_named(source: str, *, cache: str | Path | None = None, announce: Announce | None = None) -> Listing:
+def read_named(source: str, *, cache: str | Path | None = None, announce: Announce | None = None) -> Annotations:
     """Read ``torchvision:NAME`` or ``hf:NAME`` (``hf:NAME:CONFIGURATION``), downloading what is missing below the cache folder.
 
     Raises:
@@ -70,7 +70,7 @@ def read_named(source: str, *, cache: str | Path | None = None, announce: Announ
     return reader(name, folder=folder / kind, announce=announce or to_stderr)
 
 
-def read_torchvision(name: str, *, folder: Path, announce: Announce) -> Listing:
+def read_torchvision(name: str, *, folder: Path, announce: Announce) -> Annotations:
     """Read one of the sets in `TORCHVISION`, all parts of it."""
     if name not in TORCHVISION:
         raise DataError(f"torchvision:{name} is not known.{nearest(name, TORCHVISION)} Known: {', '.join(TORCHVISION)}")
@@ -134,15 +134,15 @@ def _unavailable(source: str, folder: Path, error: Exception) -> DataError:
     )
 
 
-def _join_parts(source: str, found: Sequence[tuple[str, Images, list[str]]], root: Path) -> Listing:
+def _join_parts(source: str, found: Sequence[tuple[str, Images, list[str]]], root: Path) -> Annotations:
     arrays = [images for _, images, _ in found if isinstance(images, np.ndarray)]
     images: Images = np.concatenate(arrays) if arrays else tuple(cast("Path", path) for _, several, _ in found for path in several)
     labels = [label for _, _, several in found for label in several]
     parts = [part for part, several, _ in found for _ in range(len(several))]
-    return Listing(images=images, labels=labels, parts=parts, source=source, root=None if arrays else root)
+    return Annotations.labelled(images, labels, origin=f"the labels of {source}", parts=parts, source=source, root=None if arrays else root)
 
 
-def read_hub(name: str, *, folder: Path, announce: Announce) -> Listing:
+def read_hub(name: str, *, folder: Path, announce: Announce) -> Annotations:
     """Read an image data set of the Hugging Face hub (or a local folder in its format); images keep their original bytes."""
     name, _, configuration = name.partition(":")
     try:
@@ -178,7 +178,9 @@ def read_hub(name: str, *, folder: Path, announce: Announce) -> Listing:
             notes.append(f"Passed over {unlabelled} images without a label in the split {split!r}.")
     if not paths:
         raise DataError(f"hf:{name} has no labelled images in the splits {shortened([str(s) for s in splits])}")
-    return Listing(images=tuple(paths), labels=cast("Labels", labels), parts=parts, source=f"hf:{name}", root=folder, notes=notes)
+    return Annotations.labelled(
+        tuple(paths), cast("Labels", labels), origin=f"the labels of hf:{name}", parts=parts, source=f"hf:{name}", root=folder, notes=notes
+    )
 
 
 def hub_samples(rows: Any, name: str, folder: Path, undecoded: Any) -> Iterator[tuple[Path, str | tuple[str, ...] | None]]:

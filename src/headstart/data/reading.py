@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from headstart.data.annotations import Annotations, dataset_of, join
 from headstart.data.arrays import read_npz
 from headstart.data.dataset import Dataset, relative_name
 from headstart.data.folders import LAYOUT, read_folder
 from headstart.data.grouping import groups_from_names
-from headstart.data.labels import shortened
-from headstart.data.listing import Listing, build, join
+from headstart.data.labels import read_labels, shortened
 from headstart.data.lists import Columns, read_list
 from headstart.data.named import PREFIXES, TORCHVISION, read_named
 from headstart.data.tables import READERS
@@ -23,6 +24,23 @@ from headstart.modalities.image import is_image_name
 from headstart.text import printable
 
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".bz2", ".xz")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListOptions:
+    """How lists are read.
+
+    Attributes:
+        columns: which columns to use, where they are not recognised by name.
+        label_separator: what separates several labels in one cell; found out by default; "" for never.
+        image_root: the folder that the paths in a list are relative to; by default that of the list.
+        allow_missing: pass over rows without a label or whose file is missing, with a note, instead of refusing the list.
+    """
+
+    columns: Columns = field(default_factory=Columns)
+    label_separator: str | None = None
+    image_root: str | os.PathLike[str] | None = None
+    allow_missing: bool = False
 
 
 def read_dataset(
@@ -56,8 +74,8 @@ def read_dataset(
         group_column: the column that says which images belong together.
         label_separator: what separates several labels in one cell of a list; found out by default; "" for never.
         image_root: the folder that the paths in a list are relative to; by default that of the list.
-        allow_missing: pass over rows of a list without a file or a label, with a note.
-        cache: where public sets are kept; by default the user's cache folder.
+        allow_missing: pass over rows of a list without a label or whose file is missing, with a note, instead of refusing the list.
+        cache: the folder for downloaded sets.
         announce: called with one line before a download; by default it is printed on stderr.
 
     Raises:
@@ -66,12 +84,28 @@ def read_dataset(
         MissingExtraError: a public set needs an optional part of Headstart.
     """
     columns = Columns(path_column, label_column, split_column, group_column)
-    if group_from is not None and group_column is not None:
+    lists = ListOptions(columns=columns, label_separator=label_separator, image_root=image_root, allow_missing=allow_missing)
+    found = read_annotations(source, test=test, group_from=group_from, lists=lists, cache=cache, announce=announce)
+    return dataset_of(found, read_labels(found, classes))
+
+
+def read_annotations(
+    source: str | os.PathLike[str],
+    *,
+    test: str | os.PathLike[str] | None = None,
+    group_from: str | None = None,
+    lists: ListOptions | None = None,
+    cache: str | os.PathLike[str] | None = None,
+    announce: Callable[[str], None] | None = None,
+) -> Annotations:
+    """Read what the data say of each input, whatever the task; arguments and errors as of `read_dataset`."""
+    lists = lists or ListOptions()
+    if group_from is not None and lists.columns.group is not None:
         raise ParameterError(
-            f"group_from={group_from!r} and group_column={group_column!r} both say what belongs together; give one of them"
+            f"group_from={group_from!r} and group_column={lists.columns.group!r} both say what belongs together; give one of them"
         )
 
-    def read(one: str | os.PathLike[str]) -> Listing:
+    def read(one: str | os.PathLike[str]) -> Annotations:
         text = os.fspath(one)
         if text.startswith(PREFIXES):
             return read_named(text, cache=None if cache is None else Path(cache), announce=announce)
@@ -83,23 +117,20 @@ def read_dataset(
         _check_file(path, text)
         if path.suffix.lower() == ".npz":
             return read_npz(path)
+        root = None if lists.image_root is None else Path(lists.image_root).expanduser()
         return read_list(
-            path,
-            columns=columns,
-            image_root=None if image_root is None else Path(image_root).expanduser(),
-            label_separator=label_separator,
-            allow_missing=allow_missing,
+            path, columns=lists.columns, image_root=root, label_separator=lists.label_separator, allow_missing=lists.allow_missing
         )
 
-    listing = read(source)
+    found = read(source)
     if group_from is not None:
-        _group(listing, group_from)
+        _group(found, group_from)
     if test is not None:
-        test_listing = read(test)
+        further = read(test)
         if group_from is not None:
-            _group(test_listing, group_from)
-        listing = join(listing, test_listing)
-    return build(listing, classes=classes)
+            _group(further, group_from)
+        found = join(found, further)
+    return found
 
 
 def _check_file(path: Path, text: str) -> None:
@@ -143,13 +174,13 @@ def _not_there(path: Path, text: str) -> str:
     return f"there is no file or folder {text!r}. {above} holds {shortened(names, limit=8)}.{close}"
 
 
-def _group(listing: Listing, pattern: str) -> None:
-    if isinstance(listing.images, np.ndarray):
-        raise ParameterError(f"group_from={pattern!r} works on file names, and {listing.source} has none; give groups=... with the arrays")
-    names = [relative_name(path, listing.root) for path in listing.images]
-    replaced = listing.groups is not None
-    listing.groups, note = groups_from_names(names, pattern)
+def _group(found: Annotations, pattern: str) -> None:
+    if isinstance(found.images, np.ndarray):
+        raise ParameterError(f"group_from={pattern!r} works on file names, and {found.source} has none; give groups=... with the arrays")
+    names = [relative_name(path, found.root) for path in found.images]
+    replaced = found.groups is not None
+    found.groups, note = groups_from_names(names, pattern)
     if replaced:
-        listing.notes.append(f"The groups of {listing.source} are replaced by those from group_from={pattern!r}.")
+        found.notes.append(f"The groups of {found.source} are replaced by those from group_from={pattern!r}.")
     if note:
-        listing.notes.append(note)
+        found.notes.append(note)

@@ -48,12 +48,23 @@ def hold_out(targets: npt.ArrayLike, *, share: float = 0.2, groups: npt.ArrayLik
     _assign(units, place, np.array([1 - share, share]), np.random.default_rng(seed))
     _leave_each_class_in_training(units, place)
     if not (place == 1).any() and not _move_one(units, place, source=0, target=1):
-        raise DataError(
-            f"no test part can be held out of {len(units.unit)} images: every class has a single {units.what} only. "
-            "Add images, or give test data of their own."
-        )
+        raise DataError(_nothing_to_hold_out(units))
     inside = place[units.unit] == 1
     return np.flatnonzero(~inside), np.flatnonzero(inside)
+
+
+def check_hold_out(targets: npt.ArrayLike, *, groups: npt.ArrayLike | None = None) -> None:
+    """Refuse, before any work is done, data of which `hold_out` can hold nothing out; arguments and errors as of that."""
+    units = _units(targets, groups)
+    if len(units.indispensable()) == units.count:
+        raise DataError(_nothing_to_hold_out(units))
+
+
+def _nothing_to_hold_out(units: _Units) -> str:
+    return (
+        f"no test part can be held out of {len(units.unit)} images: every class has a single {units.what} only. "
+        "Add images, or give test data of their own."
+    )
 
 
 def folds(targets: npt.ArrayLike, *, count: int = 5, groups: npt.ArrayLike | None = None, seed: int = 0) -> tuple[Indices, ...]:

@@ -1,6 +1,8 @@
 """What a model's probabilities are worth on images whose labels are known."""
 
-from headstart.evaluate.evaluation import Confusion, Evaluation, evaluate
-from headstart.evaluate.evaluators import MULTI_LABEL, SINGLE_LABEL, Evaluator, Outcome
+from headstart.tasks.classification.evaluation import ClassEvaluation, Confusion, evaluate
+from headstart.tasks.classification.scores import MULTI_LABEL, SINGLE_LABEL, Evaluator, Outcome
 
-__all__ = ["MULTI_LABEL", "SINGLE_LABEL", "Confusion", "Evaluation", "Evaluator", "Outcome", "evaluate"]
+Evaluation = ClassEvaluation
+
+__all__ = ["MULTI_LABEL", "SINGLE_LABEL", "ClassEvaluation", "Confusion", "Evaluation", "Evaluator", "Outcome", "evaluate"]

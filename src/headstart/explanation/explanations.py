@@ -192,8 +192,8 @@ def nearest_training_images(run: Run, features: Floats, count: int) -> tuple[npt
         rows, distances = run.trust.novelty.nearest(features, count)
         return rows, (1 - distances**2 / 2).astype(np.float32)
     known = run.reference["features"]
-    last = next((layer for layer in run.manifest["backbone"]["layers"] if layer["name"] == "last"), None)
-    own = _directions(features if last is None else features[:, last["start"] : last["stop"]])
+    last = next((layer for layer in run.manifest.backbone.layers if layer[0] == "last"), None)
+    own = _directions(features if last is None else features[:, last[1] : last[2]])
     similarity = np.empty((len(own), len(known)), np.float32)
     for start in range(0, len(known), _ROWS):
         similarity[:, start : start + _ROWS] = own @ _directions(known[start : start + _ROWS]).T

@@ -167,7 +167,7 @@ def _report(run: Run, form: str, file: Path, parities: Sequence[Parity], gates: 
     return {
         "format": form,
         "files": {path.name: file_digest(path) for path in sorted(file.parent.iterdir())},
-        "run_digest": run.manifest["digest"],
+        "run_digest": run.manifest.digest,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "headstart": headstart.__version__,
         "compared": [asdict(parity) for parity in parities],

@@ -68,7 +68,7 @@ def onnx_model(run: Run) -> onnx.ModelProto:
 def metadata(run: Run) -> dict[str, str]:
     """Class names, preprocessing, thresholds and provenance for an exported file: JSON texts by names that begin with ``headstart.``."""
     manifest, trust = run.manifest, run.trust
-    backbone = manifest["backbone"]
+    backbone = manifest.backbone
     entries: dict[str, Any] = {
         "format": FORMAT,
         "version": headstart.__version__,
@@ -77,13 +77,13 @@ def metadata(run: Run) -> dict[str, str]:
         "preprocessing": run.preprocessing.to_dict(),
         "unlike_threshold": None if trust is None or trust.novelty is None else trust.novelty.threshold,
         "sets": None if trust is None or trust.sets is None else trust.sets.to_dict(),
-        "run_digest": manifest["digest"],
-        "title": manifest.get("title"),
-        "created": manifest.get("provenance", {}).get("created"),
-        "backbone": {name: backbone.get(name) for name in ("name", "licence", "weights_source", "weights_digest")},
-        "head": manifest.get("head"),
-        "test_accuracy": manifest["metrics"].get("test_accuracy"),
-        "test_images": manifest["metrics"].get("test_images"),
+        "run_digest": manifest.digest,
+        "title": manifest.title or None,
+        "created": manifest.provenance.get("created"),
+        "backbone": {name: getattr(backbone, name) for name in ("name", "licence", "weights_source", "weights_digest")},
+        "head": manifest.story.get("head"),
+        "test_accuracy": manifest.metrics.get("test_accuracy"),
+        "test_images": manifest.metrics.get("test_images"),
     }
     return {f"headstart.{name}": json.dumps(value, ensure_ascii=False) for name, value in entries.items()}
 

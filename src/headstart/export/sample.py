@@ -66,7 +66,7 @@ def sample_of(run: Run, part: str, count: int, *, data: Path | None = None) -> S
     digests, targets = arrays.get("digests"), arrays.get("targets")
     if digests is None or targets is None or not 0 < len(names) == len(digests) == len(targets):
         return Sample(part, DecodedImages(()), np.zeros(0, dtype=np.int64))
-    fitted_on = run.manifest.get("provenance", {}).get("data")
+    fitted_on = run.manifest.provenance.get("data")
     roots = [root for root in (data, Path(fitted_on) if isinstance(fitted_on, str) else None) if root is not None and root.is_dir()]
     order = np.unique(np.linspace(0, len(names) - 1, min(count, len(names))).round().astype(int)).tolist()
     found = {row: path for row in order if (path := _found(run.path / names[row], names[row], roots, digests[row].tobytes()))}

@@ -3,10 +3,10 @@
 from headstart.data.shards import Shard
 from headstart.pipeline.auditing import DeepAudit, deep_check
 from headstart.pipeline.comparison import Comparison, compare_runs
-from headstart.pipeline.job import fit, fit_shard
-from headstart.pipeline.keeping import settings_to_resume
+from headstart.pipeline.fitting import fit, fit_shard
 from headstart.pipeline.lr_find import find_learning_rate
 from headstart.pipeline.result import FitResult, ProbeTest, ShardResult
+from headstart.pipeline.resuming import settings_to_resume
 from headstart.pipeline.sheet import augmentation_sheet
 from headstart.settings import FitSettings
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from headstart.audit import (
     SEVERITIES,
     Audit,
     Finding,
-    NearCopies,
     Plan,
     check,
     find_label_errors,
@@ -28,15 +26,17 @@ from headstart.audit import (
 )  # fmt: skip
 from headstart.audit.leaks import known_beforehand, leak_tests
 from headstart.backbones import Layer
-from headstart.classifier import TransferClassifier
-from headstart.data import Dataset
+from headstart.data import Dataset, LabelSets
 from headstart.data.grouping import groups_from_names
-from headstart.metrics import link_of, paired_difference
-from headstart.pipeline.job import read, say_refused
-from headstart.pipeline.parts import kept_together
+from headstart.features.table import groups_of, stand_alone
+from headstart.metrics import SOFTMAX, link_of, paired_difference
+from headstart.pipeline.fitting import extract
+from headstart.pipeline.reading import read
 from headstart.progress import Listener
-from headstart.selection import Candidate, Choice, HeadPipeline, unfitted
+from headstart.selection import Candidate, HeadPipeline, unfitted
 from headstart.settings import FitSettings
+from headstart.tasks import LearningContext
+from headstart.tasks.classification.learning import choose
 
 _NOTHING = 0.05  # points of accuracy
 _WORTH_A_WARNING = 0.5  # points of accuracy
@@ -70,39 +70,35 @@ def deep_check(data: str | Path | Dataset, *, settings: FitSettings | None = Non
     Raises:
         DataError, ParameterError, BackboneError: what the user gave cannot be used.
     """
-    settings, listener = settings or FitSettings(), listener or Listener()
+    settings, listener = replace(settings or FitSettings(), fine_tuning=None), listener or Listener()
     listener.stage("Reading the data")
-    dataset = read(data, settings)
+    _, dataset = read(data, settings)
     listener.stage(f"Checking {len(dataset)} files")
     facts = gather(dataset, deep=False, progress=listener.progress)
     audit = check(dataset, facts=facts)
-    classifier = TransferClassifier.of(settings)
-    listener.stage(f"Extracting features of {len(dataset)} images")
-    features = classifier.extract(dataset.images, progress=listener.progress, warn=listener.warn, announce=listener.say)
-    say_refused(features, len(dataset), Listener())
-    readable = dataset.take(features.kept)
-    layers = classifier.layers
+    prepared, table = extract(dataset, settings, _Quiet(listener))
+    readable = table.dataset
     listener.stage("Looking for near copies")
-    near = near_copies(readable.images, digests=features.digests, features=features.values, layers=layers, progress=listener.progress)
-    findings = find_near_copies(readable, near, digests=features.digests)
-    findings += find_outliers(readable, features.values, layers=layers)
+    near = near_copies(readable.images, digests=table.digests, features=table.values, layers=table.layers, progress=listener.progress)
+    findings = find_near_copies(readable, near, digests=table.digests)
+    findings += find_outliers(readable, table.values, layers=table.layers)
     errors = None
     if _can_be_learned(readable):
         listener.stage("Looking for wrong labels")
-        together = _together(readable.groups, features.digests, near)
-        choice = _chosen(settings, features.values, readable, together, listener)
+        everything_learned = replace(table, groups=groups_of(readable, table.digests, together=near.components)).tested_on(np.empty(0, int))
+        choice = choose(everything_learned, LearningContext(settings=settings, prepared=prepared, listener=listener))
         logits = _in_order(choice.out_of_sample, choice.estimator.classes_, readable)
         findings += find_label_errors(readable, np.arange(len(readable)), logits)
-        errors = rank_label_errors(logits, readable.targets, link=link_of(readable.targets))
+        errors = rank_label_errors(logits, readable.targets.array, link=readable.targets.link or SOFTMAX)
         listener.stage("Measuring what leaks do to the score")
         chosen = next(candidate for candidate in choice.evidence if candidate.chosen)
-        audited = _Audited(features.values, readable, layers, chosen, settings)
+        audited = _Audited(table.values, readable, table.layers, chosen, settings)
         guessed = _guessed(readable)
-        apart = audited.correct_apart(_together(guessed.groups, features.digests, near))
+        apart = audited.correct_apart(groups_of(guessed, table.digests, together=near.components))
         findings += audited.effect_of_groups(_correct(readable, logits), apart)
-        findings += audited.effect_of_leaks(known_beforehand(guessed, features.digests, near.components), apart)
+        findings += audited.effect_of_leaks(known_beforehand(guessed, table.digests, near.components), apart)
     everything = sorted((*audit.findings, *findings), key=lambda finding: SEVERITIES.index(finding.severity))
-    kept = features.kept
+    kept = table.rows
     plan = make_plan(
         dataset, facts, near_copies=[kept[list(component)].tolist() for component in near.components], label_errors=errors, rows=kept,
         group_from=group_pattern(readable),
@@ -111,39 +107,21 @@ def deep_check(data: str | Path | Dataset, *, settings: FitSettings | None = Non
 
 
 def _can_be_learned(dataset: Dataset) -> bool:
+    if dataset.targets.link is None:
+        return False
     counts = np.array(list(dataset.counts().values()))
     return len(dataset) >= _FEW and int((counts >= 2).sum()) >= 2
-
-
-def _together(groups: npt.NDArray[Any] | None, digests: Sequence[bytes], near: NearCopies) -> npt.NDArray[np.int64] | None:
-    """Groups that also keep copies and near copies on one side; None where every image stands alone."""
-    groups = kept_together(groups, digests)
-    if not near.components:
-        return None if groups is None else np.unique(groups, return_inverse=True)[1].astype(np.int64)
-    pictures = [str(index) for index in range(len(digests))]
-    for number, component in enumerate(near.components):
-        for index in component:
-            pictures[index] = f"component {number}"
-    joined = kept_together(groups, [picture.encode() for picture in pictures])
-    return None if joined is None else np.unique(joined, return_inverse=True)[1].astype(np.int64)
 
 
 def _guessed(dataset: Dataset) -> Dataset:
     """The data with the groups that the file names tell of, where none are given."""
     pattern = group_pattern(dataset)
-    return dataset if pattern is None else replace(dataset, groups=np.array(groups_from_names(dataset.names(), pattern)[0]))
-
-
-def _chosen(
-    settings: FitSettings, values: npt.NDArray[np.float32], dataset: Dataset, groups: npt.NDArray[np.int64] | None, listener: Listener
-) -> Choice:  # fmt: skip
-    classifier = TransferClassifier.of(replace(settings, fine_tuning=None))
-    return classifier.fit_features(values, dataset.targets, groups=groups, progress=listener.progress).choice_
+    return dataset if pattern is None else replace(dataset, groups=np.array(groups_from_names(dataset.names(), pattern)[0]), grouped=True)
 
 
 def _in_order(found: npt.NDArray[np.float64], classes: npt.NDArray[Any], dataset: Dataset) -> npt.NDArray[np.float64]:
     """Logits (n, k) with a column for every class of the data, also for one without images."""
-    if link_of(dataset.targets).independent:
+    if isinstance(dataset.targets, LabelSets):
         return found
     logits = np.full((len(found), len(dataset.classes)), -np.inf)
     logits[:, classes.astype(np.int64)] = found
@@ -151,8 +129,15 @@ def _in_order(found: npt.NDArray[np.float64], classes: npt.NDArray[Any], dataset
 
 
 def _correct(dataset: Dataset, logits: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
-    link = link_of(dataset.targets)
-    return link.correct(link.decisions(link.probabilities(logits)), dataset.targets)
+    link = link_of(dataset.targets.array)
+    return link.correct(link.decisions(link.probabilities(logits)), dataset.targets.array)
+
+
+class _Quiet(Listener):
+    """Leaves out what the audit itself reports: files that cannot be read."""
+
+    def __init__(self, listener: Listener) -> None:
+        self.stage, self.progress, self.say = listener.stage, listener.progress, listener.say  # type: ignore[method-assign]
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,9 +153,9 @@ class _Audited:
     def _head(self) -> HeadPipeline:
         return unfitted(self.candidate, layers=self.layers, class_weight=self.settings.class_weight, seed=self.settings.seed)
 
-    def correct_apart(self, groups: npt.NDArray[np.int64] | None) -> npt.NDArray[np.bool_]:
-        """Which images a head classifies correctly that has seen nothing of their group, bool (n,)."""
-        fitted = self._head().fit(self.values, self.dataset.targets, groups=groups)
+    def correct_apart(self, groups: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Which images are named rightly by a head that has seen nothing of their group, bool (n,)."""
+        fitted = self._head().fit(self.values, self.dataset.targets.array, groups=None if stand_alone(groups) else groups)
         return _correct(self.dataset, _in_order(fitted.out_of_sample_logits_, fitted.classes_, self.dataset))
 
     def effect_of_groups(self, one_by_one: npt.NDArray[np.bool_], apart: npt.NDArray[np.bool_]) -> list[Finding]:
@@ -204,9 +189,9 @@ class _Audited:
         if not known:
             return []
         train, test = self.dataset.part("train", "val"), self.dataset.part("test")
-        if len(np.unique(self.dataset.targets[train])) < 2:
+        if len(np.unique(self.dataset.targets.array[train])) < 2:
             return []  # one class alone, perhaps because no image of another can be read: nothing can be learned from it
-        fitted = self._head().fit(self.values[train], self.dataset.targets[train])
+        fitted = self._head().fit(self.values[train], self.dataset.targets.array[train])
         right = _correct(self.dataset.take(test), _in_order(fitted.logits(self.values[test]), fitted.classes_, self.dataset))
         leaked = np.logical_or.reduce(list(known.values()))
         change, _ = _changed(apart[test][leaked], right[leaked])
@@ -215,7 +200,7 @@ class _Audited:
             + f". The {int(leaked.sum())} that training has seen, judged instead by a head that has seen nothing of their kind: "
             f"{apart[test][leaked].mean():.4f}, {change})."
         )
-        sure = set(known) != {"groups"} or self.dataset.groups is not None  # groups from file names are a guess
+        sure = set(known) != {"groups"} or self.dataset.grouped  # groups from file names are a guess
         return [Finding("effect of leaks", "error" if sure else "warning", f"{message[0].upper()}{message[1:]}", (), int(leaked.sum()))]
 
 

@@ -95,7 +95,7 @@ def read_test_results(path: Path) -> TestResults:
     if not fits or link.independent != run.multilabel:
         raise RunError(f"{file}: damaged (its targets do not fit its {plural(len(run.classes), 'class')}). Fit again.")
     return TestResults(
-        name=path.name, path=path, backbone=str(run.manifest["backbone"].get("name", "")), classes=run.classes, link=link,
+        name=path.name, path=path, backbone=run.manifest.backbone.name, classes=run.classes, link=link,
         logits=logits.astype(np.float32), targets=targets, digests=tuple(row.tobytes() for row in digests.astype(np.uint8)),
     )  # fmt: skip
 

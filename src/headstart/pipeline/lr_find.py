@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
 from headstart.backbones import timm_models
-from headstart.classifier import TransferClassifier, check_plan, taken
 from headstart.data import Dataset
 from headstart.errors import ParameterError
-from headstart.metrics import link_of
-from headstart.pipeline.job import read, say_refused
-from headstart.pipeline.parts import kept_together, split
+from headstart.pipeline.fitting import extract
+from headstart.pipeline.reading import check, read, split, without_test
 from headstart.progress import Listener
 from headstart.settings import FitSettings
+from headstart.tasks import LearningContext
+from headstart.tasks.classification import learning
 from headstart.training.learning_rates import LearningRates, rising
 
 
@@ -22,7 +20,7 @@ def find_learning_rate(
     data: str | Path | Dataset, settings: FitSettings, *, low: float = 1e-6, high: float = 1.0, steps: int = 100,
     listener: Listener | None = None,
 ) -> LearningRates:  # fmt: skip
-    """Train for a moment with a learning rate that rises from `low` to `high`, and see where the loss falls.
+    """Train briefly with a learning rate that rises from `low` to `high`, and see where the loss falls.
 
     The training is that of `fit` with the same settings, on the same images: test images are held out as `fit` holds them out. They take
     no part; where data have a test part of their own, its images are not even opened. No run is written.
@@ -45,21 +43,10 @@ def find_learning_rate(
     rising(low, high, steps)
     timm_models.require("Searching for a learning rate")
     listener.stage("Reading the data")
-    dataset = read(data, settings)
-    parted, _ = split(dataset, settings)
-    check_plan(settings.fine_tuning, backbone=settings.backbone, classes=len(parted.classes), link=link_of(parted.targets))
-    holds_its_own = bool(np.isin(dataset.parts.astype("U"), ("test", "val")).any())
-    if holds_its_own:
-        dataset = parted.take(parted.part("train"))
-    classifier = TransferClassifier.of(settings)
-    listener.stage(f"Reading {len(dataset)} images")
-    found = classifier.survey(dataset.images, progress=listener.progress, announce=listener.say)
-    say_refused(found, len(dataset), listener)
-    readable = dataset.take(found.kept)
-    if not holds_its_own:
-        readable, _ = split(readable, settings, digests=found.digests)
-    groups, train = kept_together(readable.groups, found.digests), readable.part("train")
-    return classifier.find_learning_rate(
-        taken(readable.images, train), readable.targets[train], groups=None if groups is None else groups[train], low=low, high=high,
-        steps=steps, listener=listener,
-    )  # fmt: skip
+    task, dataset = read(data, settings)
+    check(task, dataset, settings)
+    prepared, table = extract(without_test(dataset), settings, listener, features=False)
+    if (table.dataset.parts != "train").any():
+        table, _ = split(task, table, settings)
+    context = LearningContext(settings=settings, prepared=prepared, listener=listener)
+    return learning.find_learning_rate(table, context, low=low, high=high, steps=steps)

@@ -14,8 +14,8 @@ from headstart.backbones import find
 from headstart.backbones.records import folded
 from headstart.backbones.summary import LayerSummary, backbone_summary, head_summary
 from headstart.errors import ParameterError, nearest
-from headstart.metrics import SOFTMAX, Link, link_of
-from headstart.pipeline.job import read
+from headstart.metrics import SOFTMAX, Link
+from headstart.pipeline.reading import read
 from headstart.settings import FineTuning, FitSettings
 
 _TEXTS = ("name", "title", "what", "source", "expected", "data", "command")
@@ -156,8 +156,8 @@ def layers_of(data: str | Path, settings: FitSettings) -> LayerSummary | None:
     """The layers of backbone and head as a fit of these data trains them; None where it trains none. Errors as of `fit`."""
     if settings.fine_tuning is None:
         return None
-    dataset = read(data, settings)
-    return model_summary(settings, classes=len(dataset.classes), link=link_of(dataset.targets))
+    _, dataset = read(data, settings)
+    return model_summary(settings, classes=len(dataset.classes), link=dataset.targets.link or SOFTMAX)
 
 
 def model_summary(

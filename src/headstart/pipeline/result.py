@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,10 +15,11 @@ from headstart.audit.leaks import LeakTest
 from headstart.classifier import TransferClassifier
 from headstart.data import Dataset
 from headstart.errors import ImageError
-from headstart.evaluate import Evaluation
+from headstart.features.table import FeatureTable
 from headstart.metrics import PairedDifference, paired_difference
-from headstart.reliability import Reliability, ReliabilityTest
-from headstart.selection import Choice, LearningCurve
+from headstart.selection import Choice
+from headstart.settings import FitSettings
+from headstart.tasks import Evaluation, Judged, Learned, Outputs, Task
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -26,7 +28,7 @@ class ProbeTest:
 
     Attributes:
         test: its evaluation on the test part.
-        head: in words.
+        head: what it is.
         gain: accuracy of the fine-tuned one minus its own, with its interval and its test.
         auc_gain: the same of the area under the ROC curve; nan where there is none.
     """
@@ -40,10 +42,10 @@ class ProbeTest:
     def of(cls, probe: Evaluation, tuned: Evaluation, *, head: str) -> Self:
         """Compare the two on the images that both were tested on."""
         auc = tuned.scores.get("roc_auc", float("nan")) - probe.scores.get("roc_auc", float("nan"))
-        return cls(test=probe, head=head, gain=paired_difference(right(tuned), right(probe)), auc_gain=auc)
+        return cls(test=probe, head=head, gain=paired_difference(_correct(tuned), _correct(probe)), auc_gain=auc)
 
     def summary(self) -> str:
-        """In a sentence or two."""
+        """The comparison in a sentence or two."""
         gain = self.gain
         low, high = (100 * value for value in gain.interval)
         auc = f", ROC AUC {self.auc_gain:+.4f}" if self.auc_gain == self.auc_gain else ""
@@ -56,15 +58,14 @@ class ProbeTest:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for the manifest."""
         return {
-            "accuracy": self.test.accuracy, "accuracy_interval": list(self.test.interval), "head": self.head, "gain": self.gain.value,
+            "accuracy": self.test.headline[1], "accuracy_interval": list(self.test.headline[2]), "head": self.head, "gain": self.gain.value,
             "gain_interval": list(self.gain.interval), "p_value": self.gain.p_value, "auc_gain": self.auc_gain,
         }  # fmt: skip
 
 
-def right(evaluation: Evaluation) -> npt.NDArray[np.bool_]:
-    """Which images were named rightly, bool (m,); for multi-label with all their labels."""
-    same = np.asarray(evaluation.outcome.targets) == np.asarray(evaluation.outcome.predicted)
-    return np.asarray(same if same.ndim == 1 else same.all(axis=1))
+def _correct(evaluation: Evaluation) -> npt.NDArray[np.bool_]:
+    assert evaluation.correct_rows is not None
+    return evaluation.correct_rows
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -73,46 +74,64 @@ class FitResult:
 
     Attributes:
         run: the run folder, or None when none was asked for.
-        dataset: what was read, with its final parts (``train`` or ``test`` for every image).
-        held_out: a sentence on where the test part came from.
-        classifier: the fitted classifier.
+        task: what was learned.
+        learned: the model, the evidence for it, and the table of features with the final split.
+        settings: of the fit.
         test: the evaluation on the test part.
+        tested: the outputs that gave it, by name, in the order of the test part.
+        held_out: a sentence on where the test part came from.
         cross_validation: the evaluation over the folds of the training part, if asked for.
-        refused: images that could not be read, with their reasons.
         findings: what is known to be wrong with the data, the gravest first.
-        probe: where the backbone was fine-tuned, the head before that, tested on the same images.
-        digests: the SHA-256 of each image, in the order of `dataset`.
-        trust: what was learned about when to believe the model; `trust_test`: how well that held on the test part.
-        learning_curve: accuracy by number of training images; None where there were too few, or the backbone was fine-tuned.
+        judged: how far the model can be trusted, how well that held on the test part, and the learning curve.
+        probe: where the backbone was fine-tuned, the model before that, tested on the same images.
         leaks: the accuracy with and without the test images that training has seen in some form; empty where there are none.
         seconds: time by stage.
     """
 
     run: Path | None
-    dataset: Dataset
-    held_out: str
-    classifier: TransferClassifier
+    task: Task
+    learned: Learned
+    settings: FitSettings
     test: Evaluation
-    cross_validation: Evaluation | None
-    refused: tuple[ImageError, ...]
-    digests: tuple[bytes, ...]
-    trust: Reliability
-    trust_test: ReliabilityTest
-    learning_curve: LearningCurve | None = None
-    leaks: tuple[LeakTest, ...] = ()
+    tested: Outputs
+    judged: Judged
+    held_out: str = ""
+    cross_validation: Evaluation | None = None
     findings: tuple[Finding, ...] = ()
     probe: ProbeTest | None = None
+    leaks: tuple[LeakTest, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
+    def table(self) -> FeatureTable:
+        """The inputs that could be read, with their final parts (``train`` or ``test``)."""
+        return self.learned.table
+
+    @property
+    def dataset(self) -> Dataset:
+        """The same without features."""
+        return self.table.dataset
+
+    @property
+    def refused(self) -> tuple[ImageError, ...]:
+        """Images that could not be read, with their reasons."""
+        return self.table.refused
+
+    @property
     def choice(self) -> Choice:
-        """The head and the evidence for it."""
-        return self.classifier.choice_
+        """The model and the evidence for it."""
+        return self.learned.choice
 
     @property
     def head(self) -> str:
-        """The chosen head in words."""
-        return head_in_words(self.choice)
+        """The chosen head, with its layers and settings."""
+        return describe_head(self.choice)
+
+    @cached_property
+    def classifier(self) -> TransferClassifier:
+        """The model as a scikit-learn classifier whose labels are the numbers of the classes."""
+        classes = np.asarray(self.choice.estimator.classes_)
+        return TransferClassifier.of_learned(self.learned, self.settings, classes=classes)
 
 
 @dataclass(frozen=True)
@@ -125,7 +144,7 @@ class ShardResult:
     store: Path
 
 
-def head_in_words(choice: Choice) -> str:
+def describe_head(choice: Choice) -> str:
     """Which head was chosen, on which layers, with which settings."""
     chosen = next(row for row in choice.evidence if row.chosen)
     settings = ", ".join(f"{name} {value:.3g}" for name, value in chosen.hyperparameters.items())

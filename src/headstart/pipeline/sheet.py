@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from headstart.backbones import find
-from headstart.classifier import taken
+from headstart.features.table import taken
 from headstart.modalities.image import Preprocessing
 from headstart.modalities.image.augment import Augmentation
 from headstart.modalities.image.augment_sheet import sheet
-from headstart.pipeline.job import read
+from headstart.pipeline.reading import read
 from headstart.settings import FitSettings
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def augmentation_sheet(data: str | Path, settings: FitSettings, *, augment: str,
     Raises:
         DataError, ParameterError: as `fit`.
     """
-    augmentation, dataset = Augmentation.parse(augment), read(data, settings)
+    augmentation, (_, dataset) = Augmentation.parse(augment), read(data, settings)
     record = find(settings.backbone)
     preprocessing = Preprocessing(
         size or record.input_size, crop=record.crop, interpolation=record.interpolation, fit=settings.fit_image or record.fit

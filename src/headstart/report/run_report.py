@@ -6,6 +6,7 @@ import io
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,18 +14,15 @@ import numpy as np
 import numpy.typing as npt
 
 from headstart.errors import ImageError, RunError
-from headstart.evaluate import Evaluation, evaluate
 from headstart.explanation import HeatMaps, nearest_training_images, overlay
-from headstart.metrics import link_of
 from headstart.modalities.image import ImageSource, image_digest, quiet_decoding, read_image
 from headstart.report.general import general_sections, joined, repeat_section, times_more
 from headstart.report.model_card import model_card
 from headstart.report.page import Report, page
 from headstart.report.pictures import picture_of, png
 from headstart.report.training import summary
-from headstart.run import OUTPUTS, Run, Use, uses_of
+from headstart.run import Run, Use, uses_of
 from headstart.sections import Card, Neighbour, Picture, TaskReport
-from headstart.tasks.classification.sections import ClassificationTest, example_rows, examples_of, task_report
 from headstart.text import plural, printable
 
 if TYPE_CHECKING:
@@ -89,19 +87,14 @@ def report_of(run: Run, sources: Sources | None = None) -> Report:
     Raises:
         RunError: the run is of an earlier version, which did not record what the report tells.
     """
-    from headstart.run.record import FitRecord
-
-    entries = run.manifest
-    if not run.tested or "title" not in entries:
+    if not run.tested:
         raise RunError(
             f"{run.path}: was written by an earlier version of Headstart, which did not record what the report tells. "
             "Its report stays as it is; for a new one, fit again."
         )
-    record = FitRecord.from_dict({**entries, "reliability_test": entries["trust_test"]})
-    return build_report(
-        record, task_report(_tested(run, record, sources or _from_lists(run))), provenance=entries["provenance"],
-        backbone=entries["backbone"], uses=uses_of(run.path),
-    )  # fmt: skip
+    manifest, sources = run.manifest, sources or _from_lists(run)
+    task = run.task.report(run, run.record, cards=partial(cards_of, run, sources=sources))
+    return build_report(run.record, task, provenance=manifest.provenance, backbone=manifest.backbone.to_dict(), uses=uses_of(run.path))
 
 
 def build_report(
@@ -150,35 +143,7 @@ def _training(record: FitRecord, provenance: Mapping[str, Any]) -> tuple[str, ..
     return tuple(fact for fact in facts if fact)
 
 
-def evaluation_of(run: Run, kept: str = "logits") -> Evaluation:
-    """The evaluation on the test part, from what the run kept of it: its ``logits``, or its ``scores`` before they were calibrated."""
-    targets = run.tested["targets"]
-    return evaluate(link_of(targets).probabilities(run.tested[kept].astype(np.float64)), targets, run.classes)
-
-
-def _tested(run: Run, record: FitRecord, sources: Sources) -> ClassificationTest:
-    evaluation = evaluation_of(run)
-    cards = cards_of(run, example_rows(evaluation), evaluation.outcome.probabilities.argmax(axis=1), sources)
-    return ClassificationTest(
-        evaluation=evaluation,
-        held_out=f"Tested on {record.held_out}.",
-        counts=run.manifest["provenance"]["images"],
-        examples=examples_of(evaluation, cards, run.reference.get("targets", np.empty(0, np.int64))),
-        uncalibrated=evaluation_of(run, "scores") if "scores" in run.tested else None,
-        reliability=record.reliability_test,
-        set_sizes=_set_sizes(run, evaluation),
-    )
-
-
-def _set_sizes(run: Run, evaluation: Evaluation) -> dict[int, int]:
-    """How many test images have prediction sets of which size."""
-    if run.trust is None or run.trust.sets is None:
-        return {}
-    sizes, counts = np.unique(run.trust.sets(evaluation.outcome.probabilities, never_empty=True).sum(axis=1), return_counts=True)
-    return dict(zip(sizes.tolist(), counts.tolist(), strict=True))
-
-
-def cards_of(run: Run, rows: npt.NDArray[np.int64], outputs: npt.NDArray[np.int64], sources: Sources) -> dict[int, Card]:
+def cards_of(run: Run, rows: npt.NDArray[np.int64], outputs: npt.NDArray[np.int64], *, sources: Sources) -> dict[int, Card]:
     """Return cards of test images by row, as the network saw them, with heat maps and the nearest training images; those gone are left out.
 
     Args:
@@ -222,7 +187,7 @@ def _nearest(run: Run, pixels: _Pixels, features: npt.NDArray[np.float32] | None
     if "features" not in run.reference:
         return np.empty((len(pixels), 0), np.int64)
     if features is None:
-        features = np.stack([outputs[OUTPUTS.index("features")] for outputs in run.engine.run(pixels)])
+        features = np.stack([outputs[-1] for outputs in run.engine.run(pixels)])
     return nearest_training_images(run, features, _NEIGHBOURS)[0]
 
 

@@ -1,30 +1,45 @@
 """The run folder: what `fit` writes, and what `predict`, `evaluate` and everything later read. No pickle in it."""
 
-from headstart.run.judging import Judgement
-from headstart.run.predictions import Predictions
-from headstart.run.run import EVALUATION, MODEL, OUTPUTS, PAGES, PROTOCOL, TRUST, Run, is_run, load
+from typing import TYPE_CHECKING, Any
+
+from headstart.run.collected import Collected
+from headstart.run.manifest import PROTOCOL, BackboneEntry, Manifest
+from headstart.run.run import EVALUATION, MODEL, PAGES, RELIABILITY, Run, is_run, load
 from headstart.run.uses import Use, record_use, uses_of
-from headstart.run.write import RunContents, check_target, entries_of, jsonable, replace_pages, write_run
+from headstart.run.write import RunContents, check_target, replace_pages, seal, write_files, writing_run
+
+if TYPE_CHECKING:
+    from headstart.run.record import FitRecord, TrainingRecord
 
 __all__ = [
     "EVALUATION",
     "MODEL",
-    "OUTPUTS",
     "PAGES",
     "PROTOCOL",
-    "TRUST",
-    "Judgement",
-    "Predictions",
+    "RELIABILITY",
+    "BackboneEntry",
+    "Collected",
+    "FitRecord",
+    "Manifest",
     "Run",
     "RunContents",
+    "TrainingRecord",
     "Use",
     "check_target",
-    "entries_of",
     "is_run",
-    "jsonable",
     "load",
     "record_use",
     "replace_pages",
+    "seal",
     "uses_of",
-    "write_run",
+    "write_files",
+    "writing_run",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in ("FitRecord", "TrainingRecord"):  # they need scikit-learn, and predicting does not
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from headstart.run import record
+
+    return getattr(record, name)

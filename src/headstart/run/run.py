@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import csv
-import hashlib
-import json
 import mmap
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -17,35 +15,28 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from headstart.data import Dataset
+from headstart.data import Dataset, dataset_of, read_annotations
 from headstart.engine import Engine, available_cores, open_engine
-from headstart.errors import DataError, ImageError, ParameterError, RunError, nearest
-from headstart.evaluate import Evaluation, evaluate
+from headstart.errors import DataError, ParameterError, RunError, nearest
 from headstart.features import Images, run_images
 from headstart.files import file_digest
+from headstart.metrics.link import Link, link_named
 from headstart.modalities.image import Preprocessing, quiet_decoding
 from headstart.progress import Progress
-from headstart.run.judging import Judging
-from headstart.run.predictions import Predictions
+from headstart.run.collected import Collected
+from headstart.run.manifest import AGAIN, Manifest, read_manifest_file
+from headstart.tasks import FEATURES, Evaluation, Task
 
 if TYPE_CHECKING:
     from headstart.reliability import Reliability
-
-PROTOCOL = 1
-"""Raised when the meaning of a file in the folder changes; older protocols stay readable."""
+    from headstart.run.record import FitRecord
 
 MANIFEST = "manifest.json"
 MODEL = "model.onnx"
 REFERENCE, EVALUATION, SPLIT = "reference.safetensors", "evaluation.safetensors", "split.csv"
 PAGES = ("report.html", "MODEL_CARD.md")  # what a person reads; the model does without
-TRUST = "trust."  # begins the names of the arrays of `Reliability` in REFERENCE
-OUTPUTS = ("probabilities", "logits", "features")
-_MAX_MANIFEST = 256 << 20
-_REQUIRED: Mapping[str, type] = {
-    "classes": list, "multilabel": bool, "preprocessing": dict, "files": dict, "metrics": dict, "backbone": dict, "digest": str,
-}  # fmt: skip
+RELIABILITY = "trust."  # begins the names of the arrays of reliability in REFERENCE
 _EXTERNAL = b"\x0a\x08location\x12"  # the key that names a file in onnx.TensorProto.external_data, as Protocol Buffers writes it
-_AGAIN = "Copy the run again, or fit again."
 
 
 class Run:
@@ -53,65 +44,101 @@ class Run:
 
     Attributes:
         path: the folder.
-        manifest: everything that `manifest.json` says.
+        manifest: what the run says of itself.
+        engine_kind: of the engine that will run it.
     """
 
-    def __init__(self, path: Path, manifest: dict[str, Any], *, engine: str = "auto") -> None:
+    def __init__(self, path: Path, manifest: Manifest, *, engine: str = "auto") -> None:
         self.path = path
         self.manifest = manifest
-        self._engine_kind = engine
+        self.engine_kind = engine
 
     def __repr__(self) -> str:
-        return f"<Run {self.path}: {len(self.classes)} classes, {self.manifest['backbone'].get('name')}>"
+        what = f"{len(self.classes)} classes" if self.classes else self.manifest.task
+        return f"<Run {self.path}: {what}, {self.manifest.backbone.name}>"
+
+    def with_engine(self, engine: str) -> Run:
+        """The same run in another engine."""
+        return Run(self.path, self.manifest, engine=engine)
+
+    @cached_property
+    def task(self) -> Task:
+        """What the run has learned."""
+        return self.manifest.definition()
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Class names, in the order of the model's outputs."""
-        return tuple(self.manifest["classes"])
+        """Class names, in the order of the model's outputs; empty where the task has none."""
+        return tuple(self.manifest.state.get("classes", ()))
+
+    @property
+    def link(self) -> Link | None:
+        """Whether an input has one label or any number of them; None where the task has no classes."""
+        name = self.manifest.state.get("link")
+        return None if name is None else link_named(str(name))
 
     @property
     def multilabel(self) -> bool:
-        """Whether an image may have several labels."""
-        return bool(self.manifest["multilabel"])
+        """Whether an input may have several labels."""
+        return self.link is not None and self.link.independent
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of the graph's outputs, in the order in which the engine gives them; the features come last."""
+        return (*(output.name for output in self.manifest.outputs), FEATURES)
 
     @property
     def metrics(self) -> dict[str, Any]:
         """The figures that `fit` measured."""
-        return dict(self.manifest["metrics"])
+        return dict(self.manifest.metrics)
 
-    @cached_property
+    @property
     def preprocessing(self) -> Preprocessing:
         """The very preprocessing that the model was fitted with."""
-        return Preprocessing.from_dict(self.manifest["preprocessing"])
+        return self.manifest.preprocessing
+
+    @cached_property
+    def record(self) -> FitRecord:
+        """How the fit went.
+
+        Raises:
+            RunError: an earlier version wrote the run and did not store it, or it is damaged.
+        """
+        from headstart.run.record import FitRecord
+
+        try:
+            return FitRecord.from_dict(self.manifest.story)
+        except RunError as error:
+            raise RunError(f"{self.path}: {error}. Fit again.") from None
 
     @cached_property
     def engine(self) -> Engine:
         """The engine, opened at the first prediction."""
-        return open_engine(self.path / MODEL, kind=self._engine_kind, outputs=OUTPUTS, size=self.preprocessing.size)
+        return open_engine(self.path / MODEL, kind=self.engine_kind, outputs=self.outputs, size=self.preprocessing.size)
 
     @cached_property
     def reference(self) -> dict[str, npt.NDArray[Any]]:
-        """What was kept of the training images, an array each.
+        """What is stored of the training inputs, an array each.
 
-        ``features`` float16 (n, d) of the last layer, ``targets``, ``out_of_sample_logits`` float32 (n, k), ``digests`` uint8 (n, 32), and
-        what `trust` needs.
+        ``features`` float16 (n, d) of the last layer, ``targets``, ``digests`` uint8 (n, 32), out-of-sample outputs, and what `trust`
+        needs.
         """
         return self._arrays(REFERENCE)
 
     @cached_property
     def tested(self) -> dict[str, npt.NDArray[Any]]:
-        """The test images: ``logits`` float32 (m, k), ``targets``, ``digests`` uint8 (m, 32); empty for runs of an earlier version."""
+        """The test inputs: the outputs of the model, ``targets``, ``digests`` uint8 (m, 32); empty for runs of an earlier version."""
         return self._arrays(EVALUATION)
 
     @cached_property
     def trust(self) -> Reliability | None:
-        """What was learned, beside the classes, about when to believe the model; None for runs of an earlier version."""
-        settings = self.manifest.get("trust")
-        if not isinstance(settings, dict):
+        """What was learned about how far an output can be trusted; None where nothing was."""
+        settings = self.manifest.reliability
+        if settings is None:
             return None
         from headstart.reliability import Reliability
 
-        arrays = {name.removeprefix(TRUST): array for name, array in self.reference.items() if name.startswith(TRUST)}
+        arrays = {name.removeprefix(RELIABILITY): array for name, array in self.reference.items() if name.startswith(RELIABILITY)}
         return Reliability.from_state(settings, arrays)
 
     @cached_property
@@ -126,13 +153,13 @@ class Run:
 
     @cached_property
     def _split(self) -> list[dict[str, str]]:
-        if SPLIT not in self.manifest["files"]:
+        if SPLIT not in self.manifest.files:
             return []
         with (self.path / SPLIT).open(encoding="utf-8", newline="") as file:
             return list(csv.DictReader(file))
 
     def _arrays(self, name: str) -> dict[str, npt.NDArray[Any]]:
-        if name not in self.manifest["files"]:
+        if name not in self.manifest.files:
             return {}
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
@@ -140,7 +167,7 @@ class Run:
         try:
             return load_file(self.path / name)
         except (OSError, SafetensorError) as error:
-            raise RunError(f"{self.path / name}: cannot be read ({error}). {_AGAIN}") from None
+            raise RunError(f"{self.path / name}: cannot be read ({error}). {AGAIN}") from None
 
     def seen(self, digests: Sequence[bytes]) -> tuple[int, int]:
         """How many of these images the run was trained on, and how many it was tested on; by their bytes, not their names."""
@@ -157,7 +184,7 @@ class Run:
         """
         if self.trust is None or self.trust.abstention is None:
             raise RunError(f"{self.path}: does not know how right it is by confidence: an earlier version wrote it. Fit again.")
-        if self.multilabel:
+        if self.link is None or self.link.independent:
             raise ParameterError("an accuracy can be asked for where each image has one class, and here it may have several.")
         found = self.trust.abstention.threshold_for(accuracy)
         if found is None:
@@ -167,52 +194,39 @@ class Run:
             )
         return found[0]
 
-    def predict(self, images: Images, *, progress: Progress | None = None, neighbours: int = 1) -> Predictions:
+    def predict(self, images: Images, *, progress: Progress | None = None, neighbours: int = 1) -> Any:
         """Predict all images that can be read; the others are listed in the result with path and reason.
 
         Args:
             images: paths, bytes or uint8 arrays (H, W, 3); or one uint8 array (n, H, W, 3).
             progress: called as images are done.
             neighbours: how many of the nearest training images to name for each.
+
+        Returns:
+            the `Predictions` of the task: for classification `headstart.tasks.classification.predictions.ClassPredictions`.
         """
         if isinstance(images, str | bytes | os.PathLike):
             raise ParameterError("predict takes a list of images; put the single one into a list: predict([image]).")
-        rows: list[npt.NDArray[np.float32]] = []
-        kept: list[int] = []
-        digests: list[bytes] = []
-        refused: dict[int, ImageError] = {}
-        judging = None if self.trust is None else Judging(self.trust, neighbours=neighbours)
+        collected = Collected(self, neighbours=neighbours)
         threads = min(available_cores(), max(1, len(images)))
         with quiet_decoding(), ThreadPoolExecutor(threads, thread_name_prefix="headstart-decode") as pool:
             results = run_images(images, range(len(images)), engine=self.engine, preprocessing=self.preprocessing, pool=pool)
             for done, result in enumerate(results, 1):
-                if isinstance(result.outputs, ImageError):
-                    refused[result.index] = result.outputs
-                else:
-                    probabilities, _, features = result.outputs
-                    rows.append(probabilities)
-                    kept.append(result.index)
-                    digests.append(result.digest)
-                    if judging is not None:
-                        judging.add(probabilities, features)
+                collected.add(result.index, result.outputs, digest=result.digest)
                 if progress is not None:
                     progress(done, len(images))
-        return Predictions(
-            classes=self.classes,
-            probabilities=np.stack(rows) if rows else np.empty((0, len(self.classes)), np.float32),
-            kept=np.asarray(kept, dtype=np.int64),
-            refused=tuple(refused.values()),
-            refused_at=tuple(refused),
-            multilabel=self.multilabel,
-            digests=tuple(digests),
-            judgement=None if judging is None else judging.done(),
-        )
+        return collected.predictions()
 
-    def evaluate(self, dataset: Dataset, *, progress: Progress | None = None) -> tuple[Evaluation, Predictions]:
-        """Test the saved model itself, from pixels to probabilities.
+    def read(self, data: str | Path, **options: Any) -> Dataset:
+        """Read data as this run understands their targets: classes are matched by name. Options and errors as of `read_annotations`."""
+        found = read_annotations(data, **options)
+        return dataset_of(found, self.task.read_targets(found, self.manifest.state))
+
+    def evaluate(self, dataset: Dataset, *, progress: Progress | None = None) -> tuple[Evaluation, Any]:
+        """Test the saved model itself, from pixels to outputs.
 
         Args:
-            dataset: read with ``read_dataset(..., classes=run.classes)``, which matches the labels by name.
+            dataset: read with `read`, or with ``read_dataset(..., classes=run.classes)``, which matches the labels by name.
             progress: called as images are done.
 
         Returns:
@@ -229,7 +243,21 @@ class Run:
         predictions = self.predict(dataset.images, progress=progress)
         if not len(predictions):
             raise DataError(f"None of the {len(dataset)} images can be read. The first: {next(iter(predictions.refused), '-')}")
-        return evaluate(predictions.probabilities, dataset.targets[predictions.kept], self.classes), predictions
+        return self.task.evaluate(predictions.outputs, dataset.targets.take(predictions.kept)), predictions
+
+    def test_evaluation(self, *, calibrated: bool = True) -> Evaluation:
+        """The evaluation on the test part again, from the outputs that the run stores; before they were calibrated, if asked for.
+
+        Raises:
+            RunError: an earlier version wrote the run and did not store them.
+        """
+        arrays = self.tested
+        if "targets" not in arrays:
+            raise RunError(f"{self.path}: was written by an earlier version, which did not store what the model said of the test images.")
+        outputs = {name: array.astype(np.float64) for name, array in arrays.items() if name not in ("targets", "digests")}
+        if not calibrated:
+            outputs = {"logits": outputs["scores"]}
+        return self.task.evaluate(outputs, self.task.targets(arrays["targets"], self.manifest.state))
 
 
 def load(path: str | Path, *, engine: str = "auto", without_pages: bool = False) -> Run:
@@ -245,7 +273,7 @@ def load(path: str | Path, *, engine: str = "auto", without_pages: bool = False)
     """
     path = Path(path)
     manifest = read_manifest(path)
-    for name, digest in manifest["files"].items():
+    for name, digest in manifest.files.items():
         if not is_plain_name(name):
             raise RunError(f"{path}: the manifest names a file outside the run folder ({name!r}). Do not use this run.")
         if without_pages and name in PAGES:
@@ -257,15 +285,15 @@ def load(path: str | Path, *, engine: str = "auto", without_pages: bool = False)
             found = file_digest(file)
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
-            raise RunError(f"{file}: cannot be read ({reason}). {_AGAIN}") from None
+            raise RunError(f"{file}: cannot be read ({reason}). {AGAIN}") from None
         if found != digest and name in PAGES:
             raise RunError(
                 f"{file}: has been changed since the run was written (its SHA-256 differs). "
                 f"Write it anew with: headstart report {shlex.quote(str(path))}"
             )
         if found != digest:
-            raise RunError(f"{file}: has been changed since the run was written (its SHA-256 differs). {_AGAIN}")
-    if MODEL not in manifest["files"]:
+            raise RunError(f"{file}: has been changed since the run was written (its SHA-256 differs). {AGAIN}")
+    if MODEL not in manifest.files:
         raise RunError(f"{path}: the manifest lists no {MODEL}. Fit again.")
     if _names_a_file(path / MODEL):
         raise RunError(f"{path / MODEL}: keeps its weights in another file, which may be any file of this machine. Do not use this run.")
@@ -290,13 +318,7 @@ def is_plain_name(name: str) -> bool:
     return bool(name) and name not in (".", "..") and not any(mark in name for mark in "/\\:\0") and name.isprintable()
 
 
-def manifest_digest(manifest: Mapping[str, Any]) -> str:
-    """SHA-256 of a manifest's content without its own entry ``digest``, hexadecimal; spaces and order do not count."""
-    content = {key: value for key, value in manifest.items() if key != "digest"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def read_manifest(path: Path) -> dict[str, Any]:
+def read_manifest(path: Path) -> Manifest:
     """Read and check the manifest of a run folder; the other files are not looked at.
 
     Raises:
@@ -309,35 +331,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise RunError(f"{path}: is a file and not a run folder. Give the folder that `headstart fit` wrote.")
     if not file.is_file():
         raise RunError(f"{path}: not a run folder (it has no {MANIFEST}).{_inside(path)} Give the folder that `headstart fit` wrote.")
-    try:
-        if file.stat().st_size > _MAX_MANIFEST:
-            raise RunError(f"{file}: too large to be a manifest. {_AGAIN}")
-        manifest = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise RunError(f"{file}: cannot be read ({type(error).__name__}). {_AGAIN}") from None
-    if not isinstance(manifest, dict) or type(manifest.get("protocol")) is not int:
-        raise RunError(f"{file}: not a manifest of Headstart (it has no protocol number).")
-    if not 1 <= manifest["protocol"] <= PROTOCOL:
-        raise RunError(
-            f"{file}: written in protocol {manifest['protocol']}; this version reads 1 to {PROTOCOL}. Update with: pip install -U headstart"
-        )
-    _check_entries(file, manifest)
-    return manifest
-
-
-def _check_entries(file: Path, manifest: dict[str, Any]) -> None:
-    for key, kind in _REQUIRED.items():
-        if not isinstance(manifest.get(key), kind):
-            raise RunError(f"{file}: damaged: {key!r} is missing or is no {kind.__name__}. {_AGAIN}")
-    if manifest_digest(manifest) != manifest["digest"]:
-        raise RunError(f"{file}: has been changed since the run was written (its digest differs). {_AGAIN}")
-    classes = manifest["classes"]
-    if not classes or not all(isinstance(name, str) for name in classes) or len(set(classes)) < len(classes):
-        raise RunError(f"{file}: damaged: 'classes' must be different names. {_AGAIN}")
-    try:
-        Preprocessing.from_dict(manifest["preprocessing"])
-    except (TypeError, ParameterError) as error:
-        raise RunError(f"{file}: damaged: 'preprocessing' cannot be used ({error}). {_AGAIN}") from None
+    return read_manifest_file(file)
 
 
 def _beside(path: Path) -> str:

@@ -6,15 +6,15 @@ import contextlib
 import errno
 import glob
 import json
-import math
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,11 +22,11 @@ import numpy.typing as npt
 from headstart.backbones import Backbone
 from headstart.errors import RunError
 from headstart.files import file_digest, folder_beside, move_files
-from headstart.modalities.image import Preprocessing
 from headstart.onnx_graph import OnnxGraph
-from headstart.run.run import EVALUATION, MANIFEST, MODEL, PROTOCOL, REFERENCE, is_run, manifest_digest, read_manifest
+from headstart.run.manifest import Manifest, plain, write_entries
+from headstart.run.run import EVALUATION, MANIFEST, MODEL, REFERENCE, SPLIT, Run, is_run, read_manifest
 from headstart.run.uses import USES
-from headstart.text import printable
+from headstart.tasks import FEATURES
 
 if TYPE_CHECKING:
     import onnx
@@ -37,43 +37,25 @@ _LEFT_ALONE = 3600.0  # seconds
 _ATTEMPTS = 10  # other processes may write to the same place
 
 
-class WritableHead(Protocol):
-    """What a fitted head must offer to be saved."""
-
-    def write_onnx(self, graph: OnnxGraph, features: str) -> str:
-        """Append the head to a graph and return the name of its logits (N, k)."""
-        ...
-
-    def state(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
-        """Everything needed to make the head again: JSON values and arrays."""
-        ...
-
-
 @dataclass(frozen=True, eq=False, kw_only=True)
 class RunContents:
-    """Everything that goes into a run folder.
+    """Everything that goes into a run folder but its pages.
 
     Attributes:
+        manifest: without the digests of the files.
         backbone: the network without its top.
-        head: the fitted head; its logits are in the order of `classes`.
-        classes: class names.
-        multilabel: sigmoid outputs instead of softmax.
-        preprocessing: as used for fitting.
-        reference: arrays that calibration, "unlike" scores and nearest images need, for ``reference.safetensors``.
-        evaluation: what the model said of the test images, for ``evaluation.safetensors``; see `Run.tested`.
-        manifest: further entries of the manifest (metrics, provenance, evidence, ...).
-        further: called with the folder while it is being written; may add files (report, pictures, lists).
+        model: the fitted model; its outputs are those that the manifest names.
+        reference: what is stored of the training inputs; see `Run.reference`.
+        evaluation: what the model said of the test inputs; see `Run.tested`.
+        split: the list of all inputs with target and part, as CSV.
     """
 
+    manifest: Manifest
     backbone: Backbone
-    head: WritableHead
-    classes: tuple[str, ...]
-    multilabel: bool
-    preprocessing: Preprocessing
+    model: Any
     reference: Mapping[str, npt.NDArray[Any]]
     evaluation: Mapping[str, npt.NDArray[Any]]
-    manifest: Mapping[str, Any]
-    further: Callable[[Path], None]
+    split: str
 
 
 def check_target(path: Path) -> None:
@@ -122,7 +104,7 @@ def _check_earlier_run(path: Path, entries: Sequence[str]) -> None:
     if not is_run(path):
         raise RunError(f"{path} is a folder that is not an earlier run; {left}")
     try:
-        files = read_manifest(path)["files"]
+        files = read_manifest(path).files
     except RunError as error:
         raise RunError(f"{path} is not a whole earlier run; {left} ({error})") from None
     own = sorted(set(entries) - {MANIFEST, USES, *files})
@@ -130,8 +112,9 @@ def _check_earlier_run(path: Path, entries: Sequence[str]) -> None:
         raise RunError(f"{path} is an earlier run, but it also holds {', '.join(own[:3])}, which Headstart did not write; {left}")
 
 
-def write_run(path: Path, contents: RunContents) -> None:
-    """Write a run folder, replacing an earlier run of that path only once the new one is complete.
+@contextmanager
+def writing_run(path: Path) -> Iterator[Path]:
+    """A folder to write a run into, which takes its place at the end, replacing an earlier run only once the new one is complete.
 
     Raises:
         RunError: the folder cannot be written, or something else is there.
@@ -148,7 +131,7 @@ def write_run(path: Path, contents: RunContents) -> None:
             new = Path(temporary) / "run"
             new.mkdir()
             (Path(temporary) / "old").mkdir()
-            _write_files(new, contents)
+            yield new
             if inside:
                 _move_in(new, path)
             else:
@@ -194,48 +177,25 @@ def _tidy(path: Path) -> None:
             shutil.rmtree(left)
 
 
-def _write_files(folder: Path, contents: RunContents) -> None:
+def write_files(folder: Path, contents: RunContents) -> Run:
+    """Write the files of a run into an empty folder, and open it; its pages come after that (`seal`)."""
     from safetensors.numpy import save
 
-    (folder / MODEL).write_bytes(whole_model(contents).SerializeToString())
-    settings, arrays = contents.head.state()
-    described = json.dumps(jsonable(settings), allow_nan=False)
+    (folder / MODEL).write_bytes(run_graph(contents).SerializeToString())
+    settings, arrays = contents.model.state()
+    described = json.dumps(plain(settings), allow_nan=False)
     head = save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, metadata={"head": described})
     (folder / "head.safetensors").write_bytes(head)
-    for name, kept in ((REFERENCE, contents.reference), (EVALUATION, contents.evaluation)):
-        (folder / name).write_bytes(save({key: np.ascontiguousarray(array) for key, array in kept.items()}))
-    manifest = entries_of(contents)
-    contents.further(folder)
-    _write_manifest(folder, {**manifest, "files": {file.name: file_digest(file) for file in sorted(folder.iterdir())}})
+    for name, stored in ((REFERENCE, contents.reference), (EVALUATION, contents.evaluation)):
+        (folder / name).write_bytes(save({key: np.ascontiguousarray(array) for key, array in stored.items()}))
+    (folder / SPLIT).write_text(contents.split, encoding="utf-8")
+    return seal(folder, contents.manifest)
 
 
-def entries_of(contents: RunContents) -> dict[str, Any]:
-    """The manifest without the digests of the files."""
-    record = contents.backbone.record
-    entries: dict[str, Any] = jsonable(
-        {
-            "protocol": PROTOCOL,
-            "classes": list(contents.classes),
-            "multilabel": contents.multilabel,
-            "preprocessing": contents.preprocessing.to_dict(),
-            "backbone": {
-                "name": record.name,
-                "licence": record.licence or "unknown",
-                "weights_source": contents.backbone.weights_source,
-                "weights_digest": contents.backbone.weights_digest,
-                "layers": [{"name": layer.name, "start": layer.start, "stop": layer.stop} for layer in contents.backbone.layers],
-            },
-            **contents.manifest,
-        }
-    )
-    return entries
-
-
-def _write_manifest(folder: Path, entries: Mapping[str, Any], *, name: str = MANIFEST) -> None:
-    manifest = {key: value for key, value in entries.items() if key != "digest"}
-    manifest["digest"] = manifest_digest(manifest)
-    text = json.dumps(manifest, indent=1, ensure_ascii=False, allow_nan=False)
-    (folder / name).write_text(text + "\n", encoding="utf-8")
+def seal(folder: Path, manifest: Manifest) -> Run:
+    """Write the manifest with the digests of all files that are in the folder, and open the run."""
+    files = {file.name: file_digest(file) for file in sorted(folder.iterdir()) if file.name != MANIFEST}
+    return Run(folder, replace(manifest, files=files).write(folder / MANIFEST))
 
 
 def replace_pages(path: Path, pages: Mapping[str, str]) -> None:
@@ -247,55 +207,37 @@ def replace_pages(path: Path, pages: Mapping[str, str]) -> None:
     Raises:
         RunError: the folder cannot be written.
     """
-    manifest = read_manifest(path)
+    read_manifest(path)
     try:
+        entries = json.loads((path / MANIFEST).read_text(encoding="utf-8"))  # as it is, whatever its protocol
         with folder_beside(path / MANIFEST) as beside:
             for name, text in pages.items():
                 (beside / name).write_bytes(text.encode("utf-8", errors="replace"))  # as `write_report` does
             digests = {name: file_digest(beside / name) for name in pages}
-            _write_manifest(beside, {**manifest, "files": {**manifest["files"], **digests}})
+            write_entries(beside / MANIFEST, {**entries, "files": {**entries["files"], **digests}})
             move_files(beside, path, last=MANIFEST)
     except OSError as error:
         raise RunError(f"The pages of the run {path} cannot be written: {error.strerror or error}.") from None
 
 
-def jsonable(value: Any) -> Any:
-    """`value` as JSON can hold it: NaN and infinities become None, NumPy's numbers plain ones, file names that are not UTF-8 printable."""
-    if isinstance(value, Mapping):
-        return {printable(str(key)): jsonable(entry) for key, entry in value.items()}
-    if isinstance(value, np.ndarray | np.generic):
-        return jsonable(value.tolist())
-    if isinstance(value, list | tuple):
-        return [jsonable(entry) for entry in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return printable(str(value)) if isinstance(value, str | Path) else value
-
-
-def whole_model(contents: RunContents) -> onnx.ModelProto:
-    """Backbone and head in one graph: uint8 images (N, H, W, 3) in; features, logits and probabilities out."""
+def run_graph(contents: RunContents) -> onnx.ModelProto:
+    """Backbone and model in one graph: uint8 images (N, H, W, 3) in; features and the outputs of the task out."""
     import onnx
 
+    manifest = contents.manifest
     network = onnx.load(str(contents.backbone.network), load_external_data=False)
     graph = OnnxGraph()
     features = graph.graft(network, feed={"images": "images"})["features"]
-    graph.node("Identity", features, output="features")
-    graph.node("Identity", contents.head.write_onnx(graph, "features"), output="logits")
-    if contents.multilabel:
-        graph.node("Sigmoid", "logits", output="probabilities")
-    else:
-        graph.node("Softmax", "logits", output="probabilities", axis=-1)
-    size, count = contents.preprocessing.size, len(contents.classes)
+    graph.node("Identity", features, output=FEATURES)
+    manifest.definition().write_onnx(graph, contents.model, FEATURES, manifest.state)
+    size = manifest.preprocessing.size
+    outputs: dict[str, Any] = {output.name: (np.float32, ("N", *output.shape)) for output in manifest.outputs}
     return graph.model(
         inputs={"images": (np.uint8, ("N", size, size, 3))},
-        outputs={
-            "features": (np.float32, ("N", contents.backbone.dim)),
-            "logits": (np.float32, ("N", count)),
-            "probabilities": (np.float32, ("N", count)),
-        },
+        outputs={FEATURES: (np.float32, ("N", contents.backbone.dim)), **outputs},
         metadata={
-            "classes": json.dumps(list(contents.classes), ensure_ascii=False),
-            "preprocessing": json.dumps(contents.preprocessing.to_dict()),
-            "multilabel": json.dumps(contents.multilabel),
+            "task": json.dumps(manifest.task),
+            "state": json.dumps(plain(manifest.state), ensure_ascii=False),
+            "preprocessing": json.dumps(manifest.preprocessing.to_dict()),
         },
     )

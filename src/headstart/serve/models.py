@@ -44,7 +44,7 @@ class Model:
     def __init__(self, name: str, path: Path, *, engine: str, on_burst: Callable[[str, int], None] | None = None) -> None:
         before = signature_of(path)
         self.name, self.run, self._engine_kind = name, load(path, engine=engine), engine
-        self.pages = {page: self._page(page) for page in (REPORT, CARD) if page in self.run.manifest["files"]}
+        self.pages = {page: self._page(page) for page in (REPORT, CARD) if page in self.run.manifest.files}
         size = self.run.preprocessing.size
         # Everything is read now and not at the first request: what is read later may not be what was checked.
         next(iter(self.run.engine.run(iter([np.zeros((size, size, 3), np.uint8)]))))
@@ -73,20 +73,20 @@ class Model:
         manifest, metrics = self.run.manifest, self.run.metrics
         trust = self.run.trust
         sets = None if trust is None else trust.sets
-        provenance = manifest.get("provenance")
+        provenance = manifest.provenance
         return {
             "name": self.name,
-            "title": str(manifest.get("title") or self.name),
+            "title": manifest.title or self.name,
             "classes": list(self.run.classes),
             "multilabel": self.run.multilabel,
             "accuracy": metrics.get("test_accuracy"),
             "accuracy_interval": metrics.get("test_accuracy_interval"),
             "test_images": metrics.get("test_images"),
             "coverage": None if sets is None else sets.coverage,
-            "created": provenance.get("created") if isinstance(provenance, dict) else None,
-            "backbone": manifest["backbone"].get("name"),
+            "created": provenance.get("created"),
+            "backbone": manifest.backbone.name,
             "size": self.run.preprocessing.size,
-            "digest": manifest["digest"],
+            "digest": manifest.digest,
             "report": REPORT in self.pages,
             "card": CARD in self.pages,
         }
@@ -173,7 +173,7 @@ class Models:
             if unused:
                 old.gather.close()
             changed.append(name)
-            _log.info("reloaded", extra={"model": name, "digest": new.run.manifest["digest"]})
+            _log.info("reloaded", extra={"model": name, "digest": new.run.manifest.digest})
         return changed
 
     def close(self) -> None:

@@ -13,17 +13,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from headstart.engine import Outputs
 from headstart.errors import ImageError
-from headstart.run import Predictions
-from headstart.run.judging import Judgement, Judging
+from headstart.run import Collected
 from headstart.serve.gather import Pixels
 from headstart.serve.limits import Limits
 from headstart.serve.models import Model
 from headstart.serve.pictures import Lanes
 from headstart.serve.refusals import Refusal
+from headstart.tasks import Judgement
 
 _SHARP = 384  # pixels of a heat map's picture, whatever the network takes
 
@@ -45,7 +43,7 @@ class Predicted:
         outputs: of the network for each row: probabilities (k,), logits (k,), features (D,).
     """
 
-    predictions: Predictions
+    predictions: Any
     outputs: tuple[Outputs, ...]
 
 
@@ -91,29 +89,15 @@ async def predict(model: Model, given: Sequence[Given], *, lanes: Lanes, neighbo
         neighbours: how many of the nearest training images to name for each.
     """
     results = await asyncio.gather(*(_outputs(model, one, lanes) for one in given))
-    rows = [(place, result) for place, result in enumerate(results) if not isinstance(result, ImageError)]
-    refused = [(place, result) for place, result in enumerate(results) if isinstance(result, ImageError)]
-    outputs = tuple(result for _, result in rows)
-    trust, classes = model.run.trust, model.run.classes
 
-    def judged() -> Judgement | None:
-        if trust is None or not outputs:
-            return None
-        judging = Judging(trust, neighbours=max(1, neighbours))
-        for probabilities, _, features in outputs:
-            judging.add(probabilities, features)
-        return judging.done()
+    def collected() -> Any:
+        found = Collected(model.run, neighbours=max(1, neighbours))
+        for place, result in enumerate(results):
+            found.add(place, result)
+        return found.predictions()
 
-    predictions = Predictions(
-        classes=classes,
-        probabilities=np.stack([result[0] for result in outputs]) if outputs else np.empty((0, len(classes)), np.float32),
-        kept=np.asarray([place for place, _ in rows], dtype=np.int64),
-        refused=tuple(error for _, error in refused),
-        refused_at=tuple(place for place, _ in refused),
-        multilabel=model.run.multilabel,
-        judgement=await lanes.judge(judged),
-    )
-    return Predicted(predictions, outputs)
+    outputs = tuple(result for result in results if not isinstance(result, ImageError))
+    return Predicted(await lanes.judge(collected), outputs)
 
 
 async def _outputs(model: Model, given: Given, lanes: Lanes) -> Outputs | ImageError:

@@ -42,7 +42,7 @@ class FitSettings(Settings):
     """Everything that can be set for a fit, with its defaults."""
 
     task: str = option(
-        "auto", "The task: auto (recognised from the data), or classification.", one_of("auto", "classification"), metavar="NAME"
+        "auto", "What to learn: auto (recognised from the data), or the name of a task.", TEXT, metavar="NAME"
     )  # fmt: skip
     test: str | Path | None = option(
         None, "Test images: a folder or list with the same classes.", PATH, metavar="DIR",

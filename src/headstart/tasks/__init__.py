@@ -1,0 +1,61 @@
+"""The table of tasks: what a model can be asked to learn. A new task is a folder here, and a line in `TASKS`.
+
+Importing this package imports neither scikit-learn nor PyTorch: predicting needs neither.
+"""
+
+from __future__ import annotations
+
+from headstart.data import Annotations
+from headstart.errors import DataError, ParameterError, nearest
+from headstart.tasks.classification import Classification
+from headstart.tasks.predictions import Judgement, Predictions
+from headstart.tasks.task import FEATURES, Evaluation, Judged, Learned, LearningContext, Output, Outputs, State, Task
+
+__all__ = [
+    "FEATURES",
+    "TASKS",
+    "Evaluation",
+    "Judged",
+    "Judgement",
+    "Learned",
+    "LearningContext",
+    "Output",
+    "Outputs",
+    "Predictions",
+    "State",
+    "Task",
+    "recognise",
+    "task_named",
+]
+
+TASKS: list[Task] = [Classification()]
+"""All tasks. Of several that recognise the data, the first one is taken."""
+
+
+def task_named(name: str) -> Task:
+    """The task of this name.
+
+    Raises:
+        ParameterError: there is none.
+    """
+    for task in TASKS:
+        if task.name == name:
+            return task
+    known = [task.name for task in TASKS]
+    raise ParameterError(f"--task must be auto, {', '.join(known)}, got {name!r}.{nearest(name, known)}")
+
+
+def recognise(found: Annotations, name: str = "auto") -> tuple[Task, str]:
+    """The task to learn from these data, and the reason for it.
+
+    Raises:
+        ParameterError: an unknown name.
+        DataError: no task recognises the data.
+    """
+    if name != "auto":
+        return task_named(name), "it was asked for with --task"
+    for task in TASKS:
+        reason = task.recognises(found)
+        if reason is not None:
+            return task, reason
+    raise DataError(f"{found.source}: nothing says what is to be learned. Say it with --task {'|'.join(task.name for task in TASKS)}.")

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headstart import metrics
-from headstart.evaluate import Evaluation
 from headstart.sections import Axis, Bar, Block, Bullets, Charts, Fold, Heading, LineChart, Mark, Paragraph, Section, Series, Table
+from headstart.tasks.classification.evaluation import ClassEvaluation as Evaluation
 from headstart.text import number, percent, plural, shorten
 
 if TYPE_CHECKING:

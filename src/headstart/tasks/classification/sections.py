@@ -12,8 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headstart.errors import ParameterError
-from headstart.evaluate import Evaluation
-from headstart.evaluate.wording import CLASS_COLUMNS, SCORE_WORDS
 from headstart.metrics import link_of
 from headstart.sections import (
     Bar,
@@ -39,6 +37,8 @@ from headstart.sections import (
     Tiles,
 )
 from headstart.tasks.classification.curves import confidence_section, curves_section
+from headstart.tasks.classification.evaluation import ClassEvaluation as Evaluation
+from headstart.tasks.classification.wording import CLASS_COLUMNS, SCORE_WORDS
 from headstart.text import enumeration, number, percent, plural, shorten
 
 if TYPE_CHECKING:

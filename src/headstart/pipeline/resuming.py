@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from headstart.classifier import Keeping
-from headstart.data import Dataset
 from headstart.errors import DataError, Interrupted, ParameterError, RunError
+from headstart.features.table import FeatureTable
 from headstart.modalities.image.augment import Augmentation
 from headstart.settings import FitSettings
 from headstart.settings.field import check_same
+from headstart.tasks.classification.tuning import Keeping
 from headstart.training.checkpoint import CheckpointFolder
 from headstart.training.processes import Processes
 
 _EVENTS = "-tensorboard"
 
 
-def check_keeping(out: Path | None, settings: FitSettings, *, resume: bool) -> None:
+def check_resumable(out: Path | None, settings: FitSettings, *, resume: bool) -> None:
     """Refuse, before any work is done, a training that could not be kept at its place, or that is not there to be resumed.
 
     Raises:
@@ -42,28 +42,26 @@ def check_keeping(out: Path | None, settings: FitSettings, *, resume: bool) -> N
         check_same(_record_of(folder), _described(settings), run=out)
     elif folder.has_checkpoint:
         raise ParameterError(
-            f"{folder.path} holds the state of a training that was interrupted. Go on with it: --resume {out}. To begin anew, remove "
+            f"{folder.path} holds the state of a training that was interrupted. Resume it: --resume {out}. To begin anew, remove "
             "that folder or give another --out."
         )
 
 
-def keep(
+def checkpoints_of(
     out: Path | None,
     settings: FitSettings,
-    dataset: Dataset,
-    digests: Sequence[bytes],
+    table: FeatureTable,
     *,
     processes: Processes,
     resume: bool,
     command: str = "",
 ) -> Keeping:
-    """Where the training of a run is kept: beside the run, which does not exist yet. After `check_keeping`.
+    """Where the training of a run is kept: beside the run, which does not exist yet. After `check_resumable`.
 
     Args:
         out: the run.
         settings: of the fit.
-        dataset: in its final parts.
-        digests: of its images.
+        table: the inputs with their final split.
         processes: that train together.
         resume: go on with what is there.
         command: that began it.
@@ -74,24 +72,24 @@ def keep(
     """
     if settings.fine_tuning is None or out is None:
         return Keeping(processes=processes)
-    folder, fingerprint = CheckpointFolder.beside(out), _fingerprint(dataset, digests)
+    folder, fingerprint = CheckpointFolder.beside(out), _fingerprint(table)
     if resume:
         if folder.plan()["fingerprint"] != fingerprint:
             raise DataError(f"The images or labels have changed since the training of {out} was begun. Begin anew with another --out.")
     elif processes.is_first:
-        folder.begin({"settings": _described(settings), "data": dataset.source, "fingerprint": fingerprint, "command": command})
+        folder.begin({"settings": _described(settings), "data": table.dataset.source, "fingerprint": fingerprint, "command": command})
     processes.barrier()
     events = out.with_name(out.name + _EVENTS) if settings.fine_tuning.logger == "tensorboard" else None
     return Keeping(checkpoints=folder, resume=resume, processes=processes, events=events)
 
 
 @contextmanager
-def kept_or_removed(keeping: Keeping, *, to_go_on: str) -> Iterator[None]:
+def resumable_or_removed(keeping: Keeping, *, command: str) -> Iterator[None]:
     """After an interruption, say how to go on; after a failure from which there is nothing to go on, leave nothing behind.
 
     Args:
         keeping: of the training.
-        to_go_on: what goes on from a checkpoint.
+        command: what resumes from a checkpoint.
 
     Raises:
         Interrupted: Ctrl-C, and a state has been kept.
@@ -104,7 +102,7 @@ def kept_or_removed(keeping: Keeping, *, to_go_on: str) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         if folder.has_checkpoint or folder.activations.exists():
-            raise Interrupted(f"Interrupted. The state of the training is saved. To resume: {to_go_on}") from None
+            raise Interrupted(f"Interrupted. The state of the training is saved. To resume: {command}") from None
         _remove(keeping)
         raise
     except RunError:  # the disk is full, and there will be room another time
@@ -151,9 +149,9 @@ def command_that_began(run: Path) -> str:
     return str(CheckpointFolder.beside(run).plan().get("command", ""))
 
 
-def _fingerprint(dataset: Dataset, digests: Sequence[bytes]) -> str:
+def _fingerprint(table: FeatureTable) -> str:
     """SHA-256 over all images, labels and parts, hexadecimal."""
-    digest = hashlib.sha256(b"".join(digests))
-    for array in (np.asarray(dataset.targets), np.asarray(dataset.parts).astype("U5"), np.array(dataset.classes)):
+    digest, dataset = hashlib.sha256(b"".join(table.digests)), table.dataset
+    for array in (dataset.targets.array, np.asarray(dataset.parts).astype("U5"), np.array(dataset.classes)):
         digest.update(f"{array.dtype} {array.shape}".encode() + np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()

@@ -13,10 +13,11 @@ import numpy.typing as npt
 
 from headstart.backbones import find, timm_models
 from headstart.backbones.summary import stage_table
-from headstart.classifier.preparing import Ready
 from headstart.data.split import hold_out
 from headstart.errors import DataError, MissingExtraError
 from headstart.features import BackboneExtractor, Images
+from headstart.features.prepared import Prepared
+from headstart.features.table import taken
 from headstart.heads.labels import EncodedLabels, class_weights, encode
 from headstart.metrics.link import Link
 from headstart.progress import Listener
@@ -49,11 +50,6 @@ class Keeping:
     events: Path | None = None
 
 
-def taken(images: Images, rows: npt.NDArray[np.int64]) -> Images:
-    """Some of the images."""
-    return images[rows] if isinstance(images, np.ndarray) else [images[row] for row in rows.tolist()]
-
-
 def check_plan(plan: FineTuning, *, backbone: str, classes: int, link: Link) -> None:
     """Refuse what could not be trained, before anything is computed.
 
@@ -82,7 +78,7 @@ def check_plan(plan: FineTuning, *, backbone: str, classes: int, link: Link) -> 
 
 
 def train(
-    ready: Ready, plan: FineTuning, images: Images, y: npt.NDArray[Any], *, groups: npt.NDArray[Any] | None,
+    ready: Prepared, plan: FineTuning, images: Images, y: npt.NDArray[Any], *, groups: npt.NDArray[Any] | None,
     values: npt.NDArray[np.float32] | None, class_weight: Mapping[Any, float] | str | None, seed: int,
     watched: tuple[Images, npt.NDArray[Any]] | None, probe: Choice | None, keeping: Keeping, listener: Listener, folder: Path,
 ) -> tuple[FineTuned, Choice]:  # fmt: skip
@@ -102,7 +98,7 @@ def train(
 
 
 def search(
-    ready: Ready, plan: FineTuning, images: Images, y: npt.NDArray[Any], *, groups: npt.NDArray[Any] | None,
+    ready: Prepared, plan: FineTuning, images: Images, y: npt.NDArray[Any], *, groups: npt.NDArray[Any] | None,
     class_weight: Mapping[Any, float] | str | None, seed: int, low: float, high: float, steps: int, listener: Listener,
 ) -> LearningRates:  # fmt: skip
     """Search for a learning rate on the images that `train` would learn from; arguments as of `TransferClassifier.find_learning_rate`."""
@@ -111,17 +107,17 @@ def search(
     return find_lr(job, _pretrained(ready, job, None), low=low, high=high, steps=steps)
 
 
-def _pretrained(ready: Ready, job: TrainingJob, values: npt.NDArray[np.float32] | None) -> Pretrained:
+def _pretrained(ready: Prepared, job: TrainingJob, values: npt.NDArray[np.float32] | None) -> Pretrained:
     """What a training starts from; `values` are the frozen features of all images, where they are known."""
     from headstart.training.job import Pretrained
 
     return Pretrained(
-        backbone=ready.extractor.backbone, preprocessing=ready.extractor.preprocessing, weights=ready.wanted.weights,
-        engine=ready.wanted.engine, features=_start_features(ready, job, values),
+        backbone=ready.extractor.backbone, preprocessing=ready.extractor.preprocessing, weights=ready.settings.weights,
+        engine=ready.settings.engine, features=_start_features(ready, job, values),
     )  # fmt: skip
 
 
-def _start_features(ready: Ready, job: TrainingJob, values: npt.NDArray[np.float32] | None) -> StartFeatures:
+def _start_features(ready: Prepared, job: TrainingJob, values: npt.NDArray[np.float32] | None) -> StartFeatures:
     backbone = ready.extractor.backbone
 
     def start_features(size: int) -> npt.NDArray[np.float32] | None:
@@ -131,7 +127,7 @@ def _start_features(ready: Ready, job: TrainingJob, values: npt.NDArray[np.float
         preprocessing, last = ready.extractor.preprocessing, backbone.last
         if size == preprocessing.size and values is not None and values.shape[1] == backbone.dim:
             return values[job.train, last.start : last.stop]
-        extractor = BackboneExtractor(backbone, preprocessing=replace(preprocessing, size=size), engine=ready.wanted.engine)
+        extractor = BackboneExtractor(backbone, preprocessing=replace(preprocessing, size=size), engine=ready.settings.engine)
         with ready.store() as store:
             features = extractor(taken(job.images, job.train), store=store, progress=job.listener.progress, warn=job.listener.warn)
         if features.refused:

@@ -30,14 +30,19 @@ class Outcome:
     probabilities: NDArray[np.floating[Any]]
 
     @property
-    def multilabel(self) -> bool:
-        """Whether an image can have any number of labels."""
-        return self.targets.ndim == 2
+    def link(self) -> metrics.Link:
+        """Whether an image has one label, or any number of them."""
+        return metrics.link_of(self.targets)
 
     @cached_property
     def predicted(self) -> NDArray[Any]:
-        """The most probable class, int64 (n,), the first of equal ones; of several labels those of 0.5 or more, bool (n, k)."""
-        return metrics.link_of(self.targets).decisions(self.probabilities)
+        """The decisions of the link: the most probable class, int64 (n,); of several labels those assigned, bool (n, k)."""
+        return self.link.decisions(self.probabilities)
+
+    @cached_property
+    def correct(self) -> NDArray[np.bool_]:
+        """Which images are right, bool (n,); of several labels, with all of them."""
+        return self.link.correct(self.predicted, self.targets)
 
     @cached_property
     def indicators(self) -> NDArray[np.bool_]:
@@ -47,7 +52,7 @@ class Outcome:
     @property
     def statements(self) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """The confidence of each statement, and whether it came true: of the class named (n,); multi-label: of each label (n * k,)."""
-        if self.multilabel:
+        if self.link.independent:
             return self.probabilities.ravel().astype(np.float64), self.targets.ravel()
         return self.probabilities.max(axis=1).astype(np.float64), np.asarray(self.predicted == self.targets)
 

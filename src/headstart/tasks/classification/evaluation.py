@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from headstart import metrics
 from headstart.errors import ParameterError
-from headstart.evaluate.evaluators import MULTI_LABEL, SINGLE_LABEL, Outcome
-from headstart.evaluate.wording import CLASS_COLUMNS, SCORE_WORDS
+from headstart.tasks.classification.scores import MULTI_LABEL, SINGLE_LABEL, Outcome
+from headstart.tasks.classification.wording import CLASS_COLUMNS, SCORE_WORDS
 from headstart.text import enumeration, number, pad, percent, plural, shorten, visible, width
 
 ALL_SHOWN = 20  # up to so many classes, each has its line
@@ -35,7 +35,7 @@ class Confusion(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Evaluation:
+class ClassEvaluation:
     """All scores of one set of images.
 
     Attributes:
@@ -63,9 +63,19 @@ class Evaluation:
         return metrics.calibration_error_by_chance(self.outcome.statements[0])
 
     @property
-    def multilabel(self) -> bool:
-        """Whether an image can have any number of labels."""
-        return self.outcome.multilabel
+    def link(self) -> metrics.Link:
+        """Whether an image has one label, or any number of them."""
+        return self.outcome.link
+
+    @property
+    def headline(self) -> tuple[str, float, tuple[float, float]]:
+        """The accuracy with its 95 % interval."""
+        return "accuracy", self.accuracy, self.interval
+
+    @property
+    def correct_rows(self) -> NDArray[np.bool_]:
+        """Which images are right, bool (n,)."""
+        return self.outcome.correct
 
     @property
     def images(self) -> int:
@@ -90,7 +100,7 @@ class Evaluation:
     @cached_property
     def confusion(self) -> NDArray[np.int64] | None:
         """int64 (k, k): row i, column j is the number of images of class i named class j; None for multi-label."""
-        if self.multilabel:
+        if self.link.independent:
             return None
         return metrics.confusion_matrix(self.outcome.targets, self.outcome.predicted, count=len(self.classes))
 
@@ -161,7 +171,7 @@ class Evaluation:
     def lines(self, title: str = "test") -> list[str]:
         """Return the evaluation as lines of plain text, without colours."""
         low, high = self.interval
-        words = {**SCORE_WORDS, "accuracy": "accuracy (all labels right)" if self.multilabel else "accuracy"}
+        words = {**SCORE_WORDS, "accuracy": "accuracy (all labels right)" if self.link.independent else "accuracy"}
         intervals = {name: f"  95 % interval [{a:.4f}, {b:.4f}] (bootstrap)" for name, (a, b) in self.bootstrap.intervals.items()}
         intervals["accuracy"] = f"  95 % interval [{low:.4f}, {high:.4f}] (Wilson)"
         least, most = self.calibration_by_chance[1:]
@@ -224,7 +234,7 @@ class Evaluation:
         )
 
 
-def evaluate(probabilities: NDArray[Any], targets: NDArray[Any], classes: Sequence[str]) -> Evaluation:
+def evaluate(probabilities: NDArray[Any], targets: NDArray[Any], classes: Sequence[str]) -> ClassEvaluation:
     """Judge `probabilities`, float (n, k), by `targets`: int (n,) indices into `classes`, or bool (n, k) for multi-label.
 
     Some classes may be without images; then what cannot be known is nan. Raises ParameterError for no images at all, shapes that do not fit
@@ -234,14 +244,14 @@ def evaluate(probabilities: NDArray[Any], targets: NDArray[Any], classes: Sequen
     outcome = Outcome(*_checked(np.asarray(probabilities), np.asarray(targets), classes))
     scores: dict[str, float] = {}
     by_class: dict[str, NDArray[Any]] = {}
-    for evaluator in MULTI_LABEL if outcome.multilabel else SINGLE_LABEL:
+    for evaluator in MULTI_LABEL if outcome.link.independent else SINGLE_LABEL:
         for name, value in evaluator(outcome):
             if isinstance(value, np.ndarray):
                 by_class[name] = value
             else:
                 scores[name] = value
     interval = metrics.accuracy_interval(round(scores["accuracy"] * len(targets)), len(targets))
-    return Evaluation(classes, outcome, scores, by_class, interval)
+    return ClassEvaluation(classes, outcome, scores, by_class, interval)
 
 
 def _checked(probabilities: NDArray[Any], targets: NDArray[Any], classes: tuple[str, ...]) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -253,14 +263,14 @@ def _checked(probabilities: NDArray[Any], targets: NDArray[Any], classes: tuple[
         raise ParameterError(f"probabilities must have the shape (images, {count}), one column for each class; got {probabilities.shape}.")
     if len(probabilities) == 0:
         raise ParameterError("there are no images to evaluate. Give at least one labelled image.")
-    multilabel = targets.dtype == bool and targets.ndim == 2
-    fits = targets.shape == probabilities.shape if multilabel else targets.ndim == 1 and len(targets) == len(probabilities)
-    if not fits or targets.dtype.kind not in "biu" or (targets.dtype == bool and not multilabel):
+    several = targets.dtype == bool and targets.ndim == 2
+    fits = targets.shape == probabilities.shape if several else targets.ndim == 1 and len(targets) == len(probabilities)
+    if not fits or targets.dtype.kind not in "biu" or (targets.dtype == bool and not several):
         raise ParameterError(
             f"targets must be integers of the shape ({len(probabilities)},), indices of classes, or, for multi-label data, bool of the "
             f"shape {probabilities.shape}; got {targets.dtype} of the shape {targets.shape}."
         )
-    if not multilabel and (targets.min() < 0 or targets.max() >= count):
+    if not several and (targets.min() < 0 or targets.max() >= count):
         raise ParameterError(
             f"targets must lie between 0 and {count - 1}, as there are {plural(count, 'class')}; "
             f"they go from {targets.min()} to {targets.max()}."
@@ -268,9 +278,9 @@ def _checked(probabilities: NDArray[Any], targets: NDArray[Any], classes: tuple[
     probabilities = probabilities.astype(np.promote_types(probabilities.dtype, np.float32), copy=False)
     if not np.isfinite(probabilities).all() or probabilities.min() < -1e-6 or probabilities.max() > 1 + 1e-3:
         raise ParameterError("probabilities must lie between 0 and 1; give the output of predict_proba, not logits.")
-    if not multilabel and np.abs(probabilities.sum(axis=1) - 1).max() > 1e-3:
+    if not several and np.abs(probabilities.sum(axis=1) - 1).max() > 1e-3:
         raise ParameterError("the probabilities of each image must sum to 1; for multi-label data, give targets as a bool matrix.")
-    return targets if multilabel else targets.astype(np.int64, copy=False), probabilities
+    return targets if several else targets.astype(np.int64, copy=False), probabilities
 
 
 def _number(value: Any) -> float:

@@ -1,0 +1,143 @@
+"""What must be there before an image can be looked at: a loaded backbone, its extractor, and the store of its features."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import warnings
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+from headstart import files
+from headstart.backbones import Backbone, load_backbone
+from headstart.errors import BackboneError, ParameterError, StoreError
+from headstart.features.extractor import BackboneExtractor, Features, Images
+from headstart.features.store import FeatureStore
+from headstart.modalities.image import Preprocessing
+from headstart.progress import Progress
+from headstart.settings import Cache
+
+Say = Callable[[str], None]
+_TRAINED = "headstart-trained-"
+
+
+class ExtractorSettings(NamedTuple):
+    """The parameters on which features depend; `cache` is where they are stored."""
+
+    backbone: str
+    weights: str | None
+    fit_image: str | None
+    engine: str
+    cache: str | None
+
+    @classmethod
+    def of(cls, backbone: str, *, weights: str | Path | None, fit_image: str | None, engine: str, cache: Cache) -> ExtractorSettings:
+        """The same, with paths as text."""
+        return cls(backbone, None if weights is None else str(weights), fit_image, engine, None if cache is None else str(cache))
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """An extractor, and where its features are stored; `cache` is None for nowhere."""
+
+    settings: ExtractorSettings
+    extractor: BackboneExtractor
+    cache: Path | None
+
+    @contextmanager
+    def store(self) -> Iterator[FeatureStore | None]:
+        """The feature store, while it is needed."""
+        if self.cache is None:
+            yield None
+            return
+        with FeatureStore(files.feature_store_file(self.cache)) as store:
+            yield store
+
+    def extract(self, images: Images, *, progress: Progress | None = None, warn: Say | None = None) -> Features:
+        """The features of images, looked up where they are stored."""
+        with self.store() as store:
+            return self.extractor(images, store=store, progress=progress, warn=warn or to_warnings)
+
+    def trained(self, backbone: Backbone, preprocessing: Preprocessing, *, folder: Path) -> Prepared:
+        """The same for the backbone that came out of a fine-tuning, whose network lies in `folder`: that is removed with the result.
+
+        Its features are not stored: no other run will ever ask for them.
+        """
+        made = Prepared(self.settings, BackboneExtractor(backbone, preprocessing=preprocessing, engine=self.settings.engine), None)
+        weakref.finalize(made, shutil.rmtree, folder, ignore_errors=True)
+        return made
+
+
+def prepare(settings: ExtractorSettings, *, announce: Say | None = None, warn: Say | None = None) -> Prepared:
+    """Load the backbone. Where the cache cannot be written, a temporary folder serves, and one line says so."""
+
+    def load(folder: Path) -> BackboneExtractor:
+        backbone = load_backbone(settings.backbone, weights=settings.weights, cache=folder, announce=announce or (lambda message: None))
+        preprocessing = backbone.preprocessing
+        if settings.fit_image is not None:
+            preprocessing = replace(preprocessing, fit=settings.fit_image)
+        return BackboneExtractor(backbone, preprocessing=preprocessing, engine=settings.engine, weights=settings.weights)
+
+    if settings.cache is not None:
+        cache = files.cache_folder(None if settings.cache == "auto" else settings.cache)
+        if cache.exists() and not cache.is_dir():
+            raise ParameterError(f"The cache must be a folder, and {cache} is a file. Choose another one, or work without: --no-cache.")
+        try:
+            return Prepared(settings, load(cache), cache)
+        except (BackboneError, StoreError, OSError):
+            if _is_writable(cache):
+                raise
+        (warn or to_warnings)(f"The cache folder {cache} cannot be written. Continuing without storing features.")
+    scratch = Path(tempfile.mkdtemp(prefix="headstart-"))
+    with _removed_after_failure(scratch):
+        prepared = Prepared(settings, load(scratch), None)
+    weakref.finalize(prepared, shutil.rmtree, scratch, ignore_errors=True)
+    return prepared
+
+
+def prepare_trained(settings: ExtractorSettings, backbone: Backbone, preprocessing: Preprocessing, network: bytes) -> Prepared:
+    """What `Prepared.trained` made, from the bytes of the network: in a copy, or in another process."""
+    with trained_folder() as folder:
+        path = folder / backbone.network.name
+        path.write_bytes(network)
+        extractor = BackboneExtractor(replace(backbone, network=path), preprocessing=preprocessing, engine=settings.engine)
+        prepared = Prepared(settings, extractor, None)
+    weakref.finalize(prepared, shutil.rmtree, folder, ignore_errors=True)
+    return prepared
+
+
+@contextmanager
+def trained_folder() -> Iterator[Path]:
+    """A folder for the network of a fine-tuning; `Prepared.trained` takes care of it, and after a failure it is gone.
+
+    The cache is not the place: nobody would ever look there for this network again, and each fold of a cross-validation makes another.
+    """
+    folder = Path(tempfile.mkdtemp(prefix=_TRAINED))
+    with _removed_after_failure(folder):
+        yield folder
+
+
+@contextmanager
+def _removed_after_failure(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _is_writable(folder: Path) -> bool:
+    try:
+        with tempfile.TemporaryFile(dir=files.create_folder(folder)):
+            return True
+    except (StoreError, OSError):
+        return False
+
+
+def to_warnings(message: str) -> None:
+    """Say something where no listener was given."""
+    warnings.warn(message, RuntimeWarning, stacklevel=2)

@@ -1,0 +1,131 @@
+"""`FeatureTable`: the inputs that could be read, with their features, digests, targets, split and groups, all in one order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from headstart.backbones import Layer
+from headstart.data import Dataset
+from headstart.errors import ImageError
+from headstart.features.extractor import Features, Images
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FeatureTable:
+    """Rows of a data set with their features.
+
+    Attributes:
+        dataset: the inputs that could be read, with targets and split.
+        rows: int64 (n,), their positions in the data set that was read.
+        values: float32 (n, D), their features; (n, 0) where a training starts from the pixels alone.
+        digests: the SHA-256 of each input; equal digests are the same input.
+        groups: int64 (n,): inputs of one number belong on the same side of every split. They hold the groups of the data and all copies of
+            an input together; an input that stands alone is a group of its own.
+        layers: the slices of `values`, a stage of the backbone each.
+        refused: inputs that could not be read, with the reason.
+    """
+
+    dataset: Dataset
+    rows: npt.NDArray[np.int64]
+    values: npt.NDArray[np.float32]
+    digests: tuple[bytes, ...]
+    groups: npt.NDArray[np.int64]
+    layers: tuple[Layer, ...]
+    refused: tuple[ImageError, ...] = ()
+
+    @classmethod
+    def of(cls, dataset: Dataset, features: Features, *, layers: Sequence[Layer]) -> Self:
+        """The rows of `dataset` that have features."""
+        readable = dataset.take(features.kept)
+        return cls(
+            dataset=readable,
+            rows=features.kept,
+            values=features.values,
+            digests=features.digests,
+            groups=groups_of(readable, features.digests),
+            layers=tuple(layers),
+            refused=features.refused,
+        )
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    @property
+    def train(self) -> npt.NDArray[np.int64]:
+        """The rows to learn from."""
+        return self.dataset.part("train")
+
+    @property
+    def test(self) -> npt.NDArray[np.int64]:
+        """The rows to test on."""
+        return self.dataset.part("test")
+
+    @property
+    def targets(self) -> npt.NDArray[Any]:
+        """The targets as an array, in the order of the rows."""
+        return self.dataset.targets.array
+
+    def groups_among(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64] | None:
+        """The groups of some rows, as scikit-learn takes them: None where every input of the table stands alone."""
+        return None if stand_alone(self.groups) else self.groups[rows]
+
+    def take(self, rows: npt.ArrayLike) -> Self:
+        """The table of some rows, in that order."""
+        chosen = np.asarray(rows)
+        chosen = np.flatnonzero(chosen) if chosen.dtype == bool else chosen.astype(np.int64)
+        return replace(
+            self,
+            dataset=self.dataset.take(chosen),
+            rows=self.rows[chosen],
+            values=self.values[chosen],
+            digests=tuple(self.digests[row] for row in chosen.tolist()),
+            groups=self.groups[chosen],
+        )
+
+    def tested_on(self, rows: npt.NDArray[np.int64]) -> Self:
+        """The same rows with another split: `rows` to test on, all others to learn from."""
+        parts = np.full(len(self), "train", dtype="U5")
+        parts[rows] = "test"
+        return replace(self, dataset=replace(self.dataset, parts=parts))
+
+    def with_values(self, values: npt.NDArray[np.float32], layers: Sequence[Layer]) -> Self:
+        """The same inputs with the features of another backbone."""
+        return replace(self, values=values, layers=tuple(layers))
+
+
+def groups_of(dataset: Dataset, digests: Sequence[bytes], *, together: Iterable[Sequence[int]] = ()) -> npt.NDArray[np.int64]:
+    """Numbers of groups, int64 (n,), that hold the groups of the data, all copies of an input, and the rows in each of `together`."""
+    group = np.unique(dataset.groups, return_inverse=True)[1].reshape(-1).astype(np.int64)
+    if len(set(digests)) < len(digests):
+        group = _joined(group, np.unique(np.array(digests, dtype="S64"), return_inverse=True)[1])
+    further = np.arange(len(group))
+    for rows in together:
+        further[list(rows)] = rows[0]
+    return _joined(group, further) if (further != np.arange(len(group))).any() else group
+
+
+def stand_alone(groups: npt.NDArray[np.int64]) -> bool:
+    """Whether every input is a group of its own."""
+    return len(np.unique(groups)) == len(groups)
+
+
+def _joined(first: npt.NDArray[np.int64], second: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """The finest groups that hold together what either of two groupings does."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    other = np.unique(second, return_inverse=True)[1].reshape(-1)
+    nodes = int(first.max()) + 1
+    edges = coo_array((np.ones(len(first)), (first, nodes + other)), shape=(nodes + int(other.max()) + 1,) * 2)
+    component = connected_components(edges, directed=False)[1]
+    return np.asarray(component[first], dtype=np.int64)
+
+
+def taken(images: Images, rows: npt.NDArray[np.int64]) -> Images:
+    """Some of the images."""
+    return images[rows] if isinstance(images, np.ndarray) else [images[row] for row in rows.tolist()]

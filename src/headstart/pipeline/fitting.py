@@ -1,0 +1,286 @@
+"""`fit`: read, check, extract, split, learn, test, judge, write. Each is a step that other commands call as well."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from headstart import files
+from headstart.audit import Finding, check_known
+from headstart.audit.leaks import known_beforehand, leak_tests
+from headstart.backbones import timm_models
+from headstart.data import Dataset
+from headstart.data.shards import Shard
+from headstart.data.split import folds
+from headstart.engine import gpu_is_there
+from headstart.errors import DataError, ParameterError, StoreError
+from headstart.features import Features, survey
+from headstart.features.prepared import ExtractorSettings, Prepared, prepare
+from headstart.features.table import FeatureTable
+from headstart.pipeline.reading import check, read, split
+from headstart.pipeline.result import FitResult, ProbeTest, ShardResult, describe_head
+from headstart.pipeline.resuming import check_resumable, checkpoints_of, command_that_began, resumable_or_removed
+from headstart.pipeline.writing import write
+from headstart.progress import Listener
+from headstart.run import check_target
+from headstart.settings import FitSettings
+from headstart.tasks import Evaluation, Learned, LearningContext, Task
+from headstart.training.processes import Processes
+
+
+def fit(
+    data: str | Path | Dataset, *, out: str | Path | None = None, settings: FitSettings | None = None, listener: Listener | None = None,
+    command: str = "", resume: bool = False,
+) -> FitResult:  # fmt: skip
+    """Learn a model from labelled images, test it on images it has not seen, and write a run folder.
+
+    Args:
+        data: a folder, a list file or a named public set, as `read_dataset` takes it; or a `Dataset`.
+        out: the run folder to write; None writes none.
+        settings: what is asked for.
+        listener: is told how it goes.
+        command: written into the run, for repeating it.
+        resume: continue the fine-tuning of `out` that was interrupted; data and settings must be the same.
+
+    Raises:
+        DataError, ParameterError, BackboneError, RunError: what the user gave cannot be used; the message says what to do.
+        Interrupted: Ctrl-C during a fine-tuning, whose state has been saved.
+    """
+    settings, listener, processes, seconds = settings or FitSettings(), listener or Listener(), Processes.from_environment(), Seconds()
+    out = None if out is None else _with_a_name(Path(out).expanduser())
+    _check_beforehand(out, settings, resume=resume)
+    listener.stage("Reading the data")
+    with seconds.lap("reading"):
+        task, dataset = read(data, settings)
+        check(task, dataset, settings)
+    for note in dataset.notes:
+        listener.say(note)
+    if settings.fine_tuning is not None:
+        processes.join("cuda" if settings.fine_tuning.device != "cpu" and gpu_is_there() else "cpu")
+    with processes.first_on_machine():
+        prepared, table = extract(dataset, settings, listener, seconds=seconds)
+    table, held_out = split(task, table, settings)
+    findings = check_known(table.dataset, table.digests)
+    say_findings(findings, listener)
+    checkpoints = checkpoints_of(out, settings, table, processes=processes, resume=resume, command=command)
+    if resume and out is not None:
+        command = command_that_began(out)
+    context = LearningContext(settings=settings, prepared=prepared, listener=listener, resumable=checkpoints)
+    with resumable_or_removed(checkpoints, command=_command_to_resume(data, out)):
+        learned = task.fit(table, context)
+        seconds |= learned.seconds
+        result = _tested(task, learned, table, context, out=out, seconds=seconds)
+        result = replace(result, held_out=held_out, findings=(*findings, *result.findings))
+        if out is not None and processes.is_first:
+            listener.stage("Writing the run")
+            with seconds.lap("writing"):
+                write(result, settings=settings, command=command)
+    if checkpoints.checkpoints is not None and processes.is_first:
+        checkpoints.checkpoints.remove()
+    return seconds.finish(result)
+
+
+class Seconds(dict[str, float]):
+    """Seconds by stage."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._began = time.perf_counter()
+
+    @contextmanager
+    def lap(self, stage: str) -> Iterator[None]:
+        """Write down how long a stage took."""
+        began = time.perf_counter()
+        yield
+        self[stage] = time.perf_counter() - began
+
+    def finish(self, result: FitResult) -> FitResult:
+        """Write down how long all of it took."""
+        self["total"] = time.perf_counter() - self._began
+        return result
+
+
+def _check_beforehand(out: Path | None, settings: FitSettings, *, resume: bool) -> None:
+    if out is not None:
+        check_target(out)
+    if settings.fine_tuning is not None:
+        timm_models.require("Fine-tuning")
+    check_resumable(out, settings, resume=resume)
+
+
+def extract(
+    dataset: Dataset, settings: FitSettings, listener: Listener, *, seconds: Seconds | None = None, features: bool = True
+) -> tuple[Prepared, FeatureTable]:
+    """The inputs that can be read, with their features by the frozen backbone.
+
+    Without `features`, and where a training is to start from a random head, inputs are only read.
+
+    Raises:
+        DataError: none can be read.
+    """
+    seconds = seconds if seconds is not None else Seconds()
+    features = features and (settings.fine_tuning is None or settings.fine_tuning.start == "probe")
+    listener.stage(f"{'Extracting features of' if features else 'Reading'} {len(dataset)} images")
+    with seconds.lap("backbone"):
+        prepared = prepare(extractor_settings(settings), announce=listener.say, warn=listener.warn)
+    with seconds.lap("features" if features else "reading images"):
+        if features:
+            found = prepared.extract(dataset.images, progress=listener.progress, warn=listener.warn)
+        else:
+            found = survey(dataset.images, preprocessing=prepared.extractor.preprocessing, progress=listener.progress)
+    say_refused(found, len(dataset), listener)
+    return prepared, FeatureTable.of(dataset, found, layers=prepared.extractor.layers)
+
+
+def extractor_settings(settings: FitSettings) -> ExtractorSettings:
+    """What features depend on."""
+    return ExtractorSettings.of(
+        settings.backbone, weights=settings.weights, fit_image=settings.fit_image, engine=settings.engine, cache=settings.cache
+    )
+
+
+def _tested(
+    task: Task, learned: Learned, frozen: FeatureTable, context: LearningContext, *, out: Path | None, seconds: Seconds
+) -> FitResult:
+    """Test once, and judge: how far the model can be trusted, what more data would bring, what the data hold."""
+    listener, table = context.listener, learned.table
+    listener.stage("Testing")
+    with seconds.lap("testing"):
+        tested = task.apply(learned.choice.estimator, table.values[table.test])
+        evaluation = task.evaluate(tested, table.dataset.targets.take(table.test))
+        crossed = cross_validate(task, frozen, context) if context.settings.folds else None
+    listener.stage("Measuring reliability")
+    with seconds.lap("reliability"):
+        judged = task.judge(learned, evaluation, context)
+        say_findings(judged.findings, listener)
+    correct = evaluation.correct_rows
+    known = {} if correct is None else known_beforehand(table.dataset, table.digests)
+    return FitResult(
+        run=out, task=task, learned=learned, settings=context.settings, test=evaluation, tested=tested, cross_validation=crossed,
+        findings=judged.findings, judged=judged, leaks=() if correct is None else leak_tests(correct, known),
+        probe=_probe_test(task, learned, frozen, evaluation), seconds=seconds,
+    )  # fmt: skip
+
+
+def _probe_test(task: Task, learned: Learned, frozen: FeatureTable, evaluation: Evaluation) -> ProbeTest | None:
+    """The model on the frozen backbone, tested beside the one that was trained further."""
+    if learned.probe is None or evaluation.correct_rows is None:
+        return None
+    rows = frozen.test
+    before = task.evaluate(task.apply(learned.probe.estimator, frozen.values[rows]), frozen.dataset.targets.take(rows))
+    return ProbeTest.of(before, evaluation, head=describe_head(learned.probe))
+
+
+def cross_validate(task: Task, table: FeatureTable, context: LearningContext) -> Evaluation:
+    """Nested cross-validation over the training part: in every fold everything is chosen anew from the other folds alone."""
+    listener, count = context.listener, context.settings.folds
+    listener.stage(f"Cross-validating, {count} folds")
+    training = table.take(table.train)
+    rows = np.arange(len(training))
+    parts = folds(training.dataset.targets.strata, count=count, groups=training.groups_among(rows), seed=context.settings.seed)
+    found: list[Mapping[str, Any]] = []
+    for done, held in enumerate(parts):
+        listener.progress(done, len(parts))
+        fold = training.tested_on(held)
+        learned = task.fit(fold, replace(context, resumable=None, listener=_Named(listener, f"fold {done + 1} of {len(parts)}: ")))
+        found.append(task.apply(learned.choice.estimator, learned.table.values[learned.table.test]))
+    listener.progress(len(parts), len(parts))
+    names = set.intersection(*(set(outputs) for outputs in found))
+    joined = {name: np.concatenate([outputs[name] for outputs in found]) for name in names}
+    tested = np.concatenate(parts)  # classes of a single image are never tested
+    order = np.argsort(tested)
+    targets = training.dataset.targets.take(tested[order])
+    return task.evaluate({name: array[order] for name, array in joined.items()}, targets)
+
+
+class _Named(Listener):
+    """Tells another listener what stages are a part of."""
+
+    def __init__(self, listener: Listener, name: str) -> None:
+        self._listener, self._name = listener, name
+
+    def stage(self, name: str) -> None:
+        self._listener.stage(self._name + name)
+
+    def progress(self, done: int, total: int) -> None:
+        self._listener.progress(done, total)
+
+    def detail(self, text: str) -> None:
+        self._listener.detail(text)
+
+    def warn(self, message: str) -> None:
+        self._listener.warn(self._name + message)
+
+
+def fit_shard(
+    data: str | Path | Dataset, shard: Shard, *, settings: FitSettings | None = None, listener: Listener | None = None
+) -> ShardResult:
+    """Compute the features of every n-th image into the feature store, and stop.
+
+    Several machines each run one shard with a store of their own; `FeatureStore.merge` puts the stores together, and `fit` then finds
+    everything computed.
+
+    Raises:
+        DataError: as `fit`.
+        ParameterError: the settings store no features.
+    """
+    settings, listener = settings or FitSettings(), listener or Listener()
+    if settings.cache is None:
+        raise ParameterError("--shard computes features into the cache, so it cannot be combined with --no-cache.")
+    _, dataset = read(data, settings)
+    mine = dataset.take(np.arange(shard.index - 1, len(dataset), shard.count))
+    if not len(mine):
+        raise DataError(f"Shard {shard.index}/{shard.count} has no image: there are only {len(dataset)}.")
+    listener.stage(f"Extracting features, shard {shard.index}/{shard.count}")
+    prepared = prepare(extractor_settings(settings), announce=listener.say, warn=_not_stored)
+    features = prepared.extract(mine.images, progress=listener.progress, warn=_not_stored)
+    cache = files.cache_folder(None if settings.cache == "auto" else settings.cache)
+    return ShardResult(len(mine), features.computed, features.refused, files.feature_store_file(cache))
+
+
+def _not_stored(message: str) -> NoReturn:
+    """A shard is there to be stored."""
+    reason = message.removesuffix(" Continuing without storing features.")
+    raise StoreError(f"{reason} A shard whose features are not stored is of no use.")
+
+
+def say_findings(findings: tuple[Finding, ...], listener: Listener) -> None:
+    """Tell what was found in the data, the examples too where it is grave."""
+    for finding in findings:
+        say = listener.say if finding.severity == "note" else listener.warn
+        examples = "".join(f"\n  {example}" for example in finding.examples[:3]) if finding.severity == "error" else ""
+        say(finding.message + examples)
+
+
+def say_refused(features: Features, total: int, listener: Listener) -> None:
+    """Name inputs that cannot be read.
+
+    Raises:
+        DataError: none can.
+    """
+    if not features.refused:
+        return
+    if not len(features.kept):
+        raise DataError(f"None of the {total} images can be read. The first: {features.refused[0]}")
+    shown = "\n".join(f"  {error}" for error in features.refused[:5])
+    more = f"\n  and {len(features.refused) - 5} more, all listed in the run" if len(features.refused) > 5 else ""
+    listener.warn(f"{len(features.refused)} of {total} images cannot be read and are left out:\n{shown}{more}")
+
+
+def _with_a_name(out: Path) -> Path:
+    """The folder by a path that ends in its name, since something is to be put beside it."""
+    return out.resolve() if out.name in ("", "..") else out
+
+
+def _command_to_resume(data: str | Path | Dataset, out: Path | None) -> str:
+    """What resumes an interrupted training."""
+    if isinstance(data, Dataset):
+        return f"fit(..., out={str(out)!r}, resume=True)"
+    return shlex.join(["headstart", "fit", str(data), "--resume", str(out)])

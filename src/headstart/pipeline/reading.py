@@ -1,0 +1,121 @@
+"""From what a user names to a data set with its split: which task, which inputs to learn from, and which to test on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from headstart.audit import Plan
+from headstart.data import Dataset, ListOptions, dataset_of, read_annotations
+from headstart.data.lists import Columns
+from headstart.data.split import check_hold_out, folds, hold_out
+from headstart.errors import DataError, ParameterError
+from headstart.features.table import FeatureTable
+from headstart.run import is_run
+from headstart.settings import FitSettings
+from headstart.tasks import Task, recognise, task_named
+
+
+def read(data: str | Path | Dataset, settings: FitSettings) -> tuple[Task, Dataset]:
+    """The task, and the data that a fit is asked to learn from, as a plan has changed them; errors as of `fit`."""
+    if isinstance(data, Dataset):
+        task, dataset = _of_dataset(data, settings), data
+    else:
+        if is_run(Path(data)):
+            raise DataError(
+                f"{data}: is a run folder, which an earlier `headstart fit` wrote, and holds no labelled images. "
+                f"To use it: headstart predict {data} IMAGE"
+            )
+        lists = ListOptions(columns=Columns(**(settings.columns or {})))
+        found = read_annotations(data, test=settings.test, group_from=settings.group_from, lists=lists)
+        task, reason = recognise(found, settings.task)
+        found.notes += [f"Task: {task.name} ({reason})."] if task is not task_named("classification") else []
+        dataset = dataset_of(found, task.read_targets(found))
+    if settings.plan is None:
+        return task, dataset
+    changed, notes = Plan.read(settings.plan).apply(dataset)
+    return task, replace(changed, notes=(*changed.notes, *notes))
+
+
+def _of_dataset(data: Dataset, settings: FitSettings) -> Task:
+    given = [name for name in ("test", "group_from", "columns") if getattr(settings, name) is not None]
+    if given:
+        raise ParameterError(f"{given[0]} is for data that are still to be read; give it to read_dataset, which made this Dataset.")
+    return task_named("classification" if settings.task == "auto" else settings.task)
+
+
+def check(task: Task, dataset: Dataset, settings: FitSettings) -> None:
+    """Say what is wrong with the data or the settings before any work is done.
+
+    Raises:
+        DataError, ParameterError: with what to do.
+    """
+    known, _ = _with_given_parts(dataset)
+    if (known.parts == "test").any():
+        _check_parts(known)
+    task.check(known, settings)
+    if not (known.parts == "test").any():
+        check_hold_out(known.targets.strata, groups=known.groups if known.grouped else None)
+    if settings.folds:
+        rows = np.flatnonzero(known.parts != "test")
+        folds(known.targets.strata[rows], count=settings.folds, groups=known.groups[rows] if known.grouped else None)
+
+
+def split(task: Task, table: FeatureTable, settings: FitSettings) -> tuple[FeatureTable, str]:
+    """Give every row the part ``train`` or ``test``, and say where the test part came from.
+
+    Where the data say nothing, a part is held out: stratified, with groups and copies of an input on one side.
+
+    Raises:
+        DataError: a part is empty, or what the task cannot learn from.
+    """
+    dataset, how = _with_given_parts(table.dataset)
+    if not how:
+        parts = dataset.parts.copy()
+        rows = np.arange(len(dataset))
+        train, test = hold_out(dataset.targets.strata, share=settings.test_share, groups=table.groups_among(rows), seed=settings.seed)
+        parts[train], parts[test] = "train", "test"
+        dataset = replace(dataset, parts=parts)
+        grouped = " by group" if dataset.grouped else ""
+        copies = ", copies of an image on one side" if len(set(table.digests)) < len(table) else ""
+        how = f"{len(test)} {'image' if len(test) == 1 else 'images'} held out{grouped}, stratified by class, seed {settings.seed}{copies}"
+    _check_parts(dataset)
+    task.check(dataset, settings)
+    return replace(table, dataset=dataset), how
+
+
+def without_test(dataset: Dataset) -> Dataset:
+    """Only the inputs to learn from, where the data themselves name a part to test on; otherwise all."""
+    known, _ = _with_given_parts(dataset)
+    return known.take(known.part("train")) if (known.parts == "test").any() else dataset
+
+
+def _with_given_parts(dataset: Dataset) -> tuple[Dataset, str]:
+    """The parts that the data themselves name, as ``train`` and ``test``, and how; unchanged, and no words, where they name none.
+
+    A ``val`` part is the test part where there is no other (nothing is chosen on it: choices are made by cross-validation inside the
+    training part); beside a test part it joins the training inputs.
+    """
+    parts = dataset.parts.astype("<U5")
+    if (parts == "test").any():
+        how = "the data's own test part"
+        if (parts == "val").any():
+            how += "; the validation part is used for training, since choices are made by cross-validation"
+        parts[parts != "test"] = "train"
+    elif (parts == "val").any():
+        how = "the data's validation part: nothing was chosen on it"
+        parts[:] = np.where(parts == "val", "test", "train")
+    else:
+        how = ""
+    return replace(dataset, parts=parts), how
+
+
+def _check_parts(dataset: Dataset) -> None:
+    if not len(dataset.part("train")):
+        raise DataError(
+            f"{dataset.source}: there are test images but no training images. Put these into class folders below {dataset.source}/train."
+        )
+    if not len(dataset.part("test")):
+        raise DataError(f"{dataset.source}: no test images: the data are too few to hold any out. Add images, or give --test DIR.")

@@ -1,0 +1,214 @@
+"""From the result of a fit to its run folder: manifest, graph, arrays, lists, pages; one after the other."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import io
+import os
+import platform
+from collections.abc import Iterable, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+import headstart
+from headstart.data.dataset import relative_name
+from headstart.modalities.image.augment import Augmentation
+from headstart.report import Sources, report_of, write_report
+from headstart.report.run_report import shown_names
+from headstart.run import RELIABILITY, BackboneEntry, FitRecord, Manifest, RunContents, TrainingRecord, seal, write_files, writing_run
+from headstart.text import printable
+
+if TYPE_CHECKING:
+    from headstart.pipeline.result import FitResult
+    from headstart.settings import FitSettings
+
+_PACKAGES = ("numpy", "scipy", "scikit-learn", "openvino", "onnxruntime", "onnx", "pillow", "simplejpeg", "timm", "torch")
+
+
+def write(result: FitResult, *, settings: FitSettings, command: str) -> None:
+    """Write the run folder of a result; errors as of `writing_run`."""
+    assert result.run is not None
+    record, dataset = record_of(result), result.dataset
+    contents = contents_of(result, record=record, settings=settings, command=command)
+    with writing_run(result.run) as folder:
+        run = write_files(folder, contents)
+        run.record = record
+        train, test = result.table.train, result.table.test
+        names, training_names = shown_names(run)  # as `headstart report` has them
+        sources = Sources(
+            training=lambda row: dataset.images[train[row]], test=lambda row: dataset.images[test[row]],
+            names=names, training_names=training_names, features=result.table.values[test],
+        )  # fmt: skip
+        write_report(folder, report_of(run, sources))
+        seal(folder, contents.manifest)
+
+
+def contents_of(result: FitResult, *, settings: FitSettings, command: str, record: FitRecord | None = None) -> RunContents:
+    """Everything that goes into the run folder but its pages."""
+    return RunContents(
+        manifest=manifest_of(result, record or record_of(result), settings=settings, command=command),
+        backbone=result.learned.prepared.extractor.backbone,
+        model=result.choice.estimator,
+        reference=_reference(result),
+        evaluation=_evaluation(result),
+        split=_split_list(result),
+    )
+
+
+def manifest_of(result: FitResult, record: FitRecord, *, settings: FitSettings, command: str) -> Manifest:
+    """What the run says of itself."""
+    task, extractor, targets = result.task, result.learned.prepared.extractor, result.dataset.targets
+    backbone, state = extractor.backbone, task.state(targets)
+    reliability = result.judged.reliability
+    return Manifest(
+        task=task.name,
+        state=state,
+        outputs=task.outputs(state),
+        preprocessing=extractor.preprocessing,
+        backbone=BackboneEntry(
+            name=backbone.record.name, licence=backbone.record.licence or "unknown", weights_source=backbone.weights_source,
+            weights_digest=backbone.weights_digest, layers=tuple((layer.name, layer.start, layer.stop) for layer in backbone.layers),
+        ),
+        metrics=_metrics(result),
+        reliability=None if reliability is None else reliability.state()[0],
+        provenance=_provenance(result, settings, command),
+        story=record.to_dict(),
+    )  # fmt: skip
+
+
+def record_of(result: FitResult) -> FitRecord:
+    """How the fit went."""
+    extractor, judged = result.learned.prepared.extractor, result.judged
+    return FitRecord(
+        title=title_of(result.dataset.source),
+        head=result.head,
+        features=f"pooled outputs of {len(extractor.layers)} stages ({extractor.dim} numbers) at {extractor.preprocessing.size} px",
+        reason=result.choice.reason,
+        evidence=result.choice.evidence,
+        held_out=result.held_out,
+        seconds=dict(result.seconds),
+        training=_training(result),
+        training_facts=tuple(_about_training(result)),
+        reliability_test=judged.reliability_test,
+        learning_curve=judged.learning_curve,
+        leaks=result.leaks,
+        refused=tuple((error.path, error.reason) for error in result.refused),
+        findings=result.findings,
+        notes=result.dataset.notes,
+    )
+
+
+def _reference(result: FitResult) -> dict[str, npt.NDArray[Any]]:
+    table, last, reliability = result.table, result.learned.prepared.extractor.backbone.last, result.judged.reliability
+    train, out_of_sample = table.train, result.choice.out_of_sample
+    arrays = {} if reliability is None else reliability.state()[1]
+    return {
+        "features": table.values[train, last.start : last.stop].astype(np.float16),
+        "targets": table.targets[train],
+        **({} if out_of_sample is None else {"out_of_sample_logits": out_of_sample.astype(np.float32)}),
+        "digests": _digest_rows([table.digests[row] for row in train]),
+        **{f"{RELIABILITY}{name}": array for name, array in arrays.items()},
+    }
+
+
+def _evaluation(result: FitResult) -> dict[str, npt.NDArray[Any]]:
+    table, test = result.table, result.table.test
+    return {**result.tested, "targets": table.targets[test], "digests": _digest_rows([table.digests[row] for row in test])}
+
+
+def title_of(source: str) -> str:
+    """What a report on data from `source` is called."""
+    return printable(Path(source).resolve().name or source)
+
+
+def _digest_rows(digests: Sequence[bytes]) -> npt.NDArray[np.uint8]:
+    """Digests as uint8 (n, 32)."""
+    return np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(-1, 32) if digests else np.empty((0, 32), np.uint8)
+
+
+def _training(result: FitResult) -> TrainingRecord | None:
+    """How the backbone was trained further; None where the model was fitted on frozen features."""
+    tuned, plan = result.learned.fine_tuned, result.settings.fine_tuning
+    if tuned is None or plan is None:
+        return None
+    return TrainingRecord(
+        plan=plan.to_dict(), augmentation=Augmentation.parse(plan.augment).id, trained=tuple(tuned.trained),
+        frozen=tuple(stage.name for stage in tuned.stages if stage.name not in tuned.trained), history=tuned.history,
+        probe=None if result.probe is None else result.probe.to_dict(), facts=tuple(tuned.facts),
+    )  # fmt: skip
+
+
+def _metrics(result: FitResult) -> dict[str, Any]:
+    name, value, interval = result.test.headline
+    found: dict[str, Any] = {
+        f"test_{name}": value,
+        f"test_{name}_interval": list(interval),
+        "test_images": result.test.images,
+        "test": result.test.to_dict(),
+    }
+    if result.cross_validation is not None:
+        found["cross_validation"] = result.cross_validation.to_dict()
+    return found
+
+
+def _provenance(result: FitResult, settings: FitSettings, command: str) -> dict[str, Any]:
+    dataset, extractor = result.dataset, result.learned.prepared.extractor
+    versions = {"headstart": headstart.__version__, "python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": command,
+        "data": dataset.source,
+        "images": {part: dataset.counts(part) or {"images": len(dataset.part(part))} for part in ("train", "test")},
+        "settings": settings.to_dict(),
+        "extractor": extractor.id,
+        "versions": versions,
+        "machine": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def _split_list(result: FitResult) -> str:
+    """The list of all images with label and part: a list file that `headstart fit` itself can read, where the images are files."""
+    dataset = result.dataset
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["path", "label", "split", *(["group"] if dataset.grouped else [])])
+    for index, name in enumerate(_paths_from_run(result)):
+        group = [dataset.groups[index]] if dataset.grouped else []
+        writer.writerow([name, dataset.targets.cell(index), dataset.parts[index], *group])
+    return text.getvalue()
+
+
+def _paths_from_run(result: FitResult) -> Iterable[str]:
+    """Each image's path relative to the run folder, so that both can be moved together; whole where they are on different drives."""
+    dataset = result.dataset
+    if isinstance(dataset.images, np.ndarray) or result.run is None:
+        return dataset.names()
+    folder = result.run.expanduser().resolve()
+    folders: dict[Path, Path] = {}
+
+    def path(image: Path) -> str:
+        above = image.parent
+        if above not in folders:
+            try:
+                folders[above] = Path(os.path.relpath(above.resolve(), folder))
+            except ValueError:
+                folders[above] = above.resolve()
+        return relative_name(folders[above] / image.name, None)
+
+    return map(path, dataset.images)
+
+
+def _about_training(result: FitResult) -> list[str]:
+    tuned = result.learned.fine_tuned
+    facts = [] if tuned is None else [f"{fact[0].upper()}{fact[1:]}." for fact in tuned.facts]
+    return facts if result.probe is None else [*facts, f"The head on the frozen backbone ({result.probe.head}), {result.probe.summary()}."]

@@ -1,0 +1,138 @@
+"""`Classification`: the task whose targets are labels, one for each input or any number of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from headstart.data import Annotations, Dataset, Labels, LabelSets, class_targets
+from headstart.data.labels import read_labels
+from headstart.errors import DataError
+from headstart.metrics.link import Link, link_named
+from headstart.onnx_graph import OnnxGraph
+from headstart.sections import Card, Matrix, TaskReport
+from headstart.tasks.classification.predictions import ClassPredictions
+from headstart.tasks.predictions import Predictions
+from headstart.tasks.task import Judged, Learned, LearningContext, Output, Outputs, State
+
+if TYPE_CHECKING:
+    from headstart.data import Targets
+    from headstart.features.table import FeatureTable
+    from headstart.reliability import Reliability
+    from headstart.tasks.classification.evaluation import ClassEvaluation
+    from headstart.tasks.task import Evaluation
+
+
+class Classification:
+    """Which class an input has; or which of several classes it has."""
+
+    name = "classification"
+    title = "Image classifier"
+
+    def recognises(self, found: Annotations) -> str | None:
+        """Labels are what every reader finds."""
+        what = "several labels an image" if found.several else "one label an image"
+        return f"{what}, from {found.columns['label'].origin}"
+
+    def read_targets(self, found: Annotations, state: State | None = None) -> Labels | LabelSets:
+        """Class labels; with the `state` of a run matched with its classes by name."""
+        if state is not None and link_of(state).independent:
+            found.to_several()
+        return read_labels(found, None if state is None else state["classes"])
+
+    def targets(self, array: npt.NDArray[Any], state: State) -> Labels | LabelSets:
+        """Class numbers int64 (n,), or bool (n, k)."""
+        return class_targets(array, state["classes"])
+
+    def state(self, targets: Targets) -> dict[str, Any]:
+        """The names of the classes in the order of the outputs, and the link."""
+        assert targets.link is not None
+        return {"classes": list(targets.classes), "link": targets.link.name}
+
+    def check(self, dataset: Dataset, settings: Any) -> None:
+        """There must be two classes, each with a training image; and a training must suit the classes."""
+        if len(dataset.classes) < 2:
+            raise DataError(
+                f"{dataset.source}: there is one class only, {dataset.classes[0]!r}, so there is nothing to tell apart. "
+                "Add a second folder, of images that are something else."
+            )
+        lacking = [name for name, count in dataset.counts("train", "").items() if not count]
+        if lacking:
+            more = f" and {len(lacking) - 5} more" if len(lacking) > 5 else ""
+            raise DataError(
+                f"{dataset.source}: no training image of {', '.join(lacking[:5])}{more}: it cannot be learned. "
+                "Add some, or remove the class."
+            )
+        if settings.fine_tuning is not None:
+            from headstart.tasks.classification.learning import check_training
+
+            assert dataset.targets.link is not None
+            check_training(settings.fine_tuning, backbone=settings.backbone, classes=len(dataset.classes), link=dataset.targets.link)
+
+    def fit(self, table: FeatureTable, context: LearningContext) -> Learned:
+        """Choose layers and head on the frozen backbone, and train further where that is asked for."""
+        from headstart.tasks.classification.learning import learn
+
+        return learn(table, context)
+
+    def outputs(self, state: State) -> tuple[Output, ...]:
+        """Probabilities and logits of the classes."""
+        count = len(state["classes"])
+        return Output("probabilities", "probabilities", (count,)), Output("logits", "logits", (count,))
+
+    def apply(self, model: Any, features: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[Any]]:
+        """Logits float32 (n, k), and ``scores``: the same before they were calibrated, where the head has such."""
+        logits = model.logits(features)
+        scores = model.uncalibrated(logits)
+        return {"logits": logits.astype(np.float32), **({} if scores is None else {"scores": scores.astype(np.float32)})}
+
+    def write_onnx(self, graph: OnnxGraph, model: Any, features: str, state: State) -> None:
+        """Append the head, its logits and their probabilities."""
+        graph.node("Identity", model.write_onnx(graph, features), output="logits")
+        link_of(state).write_onnx(graph, "logits", output="probabilities")
+
+    def evaluate(self, outputs: Outputs, targets: Targets) -> ClassEvaluation:
+        """Score probabilities, or logits where there are none."""
+        from headstart.tasks.classification.evaluation import evaluate
+
+        assert targets.link is not None
+        probabilities = outputs["probabilities"] if "probabilities" in outputs else targets.link.probabilities(outputs["logits"])
+        return evaluate(probabilities, targets.array, targets.classes)
+
+    def judge(self, learned: Learned, evaluation: Evaluation, context: LearningContext) -> Judged:
+        """Prediction sets, abstention, novelty, the learning curve, and labels that look wrong."""
+        from headstart.tasks.classification.judging import judge
+
+        return judge(learned, evaluation, context)
+
+    def reliability_of(
+        self, evaluation: Evaluation, predictions: Predictions, trust: Reliability | None
+    ) -> tuple[Sequence[str], dict[str, Any]]:
+        """Coverage of the prediction sets, accuracy above the thresholds, novelty; and accuracy by coverage."""
+        from headstart.tasks.classification.judging import reliability_of
+
+        return reliability_of(evaluation, predictions, trust)
+
+    def matrix(self, evaluation: Evaluation) -> Matrix:
+        """True classes in rows, predicted ones in columns; not for several labels an image."""
+        from headstart.tasks.classification.sections import confusion_matrix
+
+        return confusion_matrix(evaluation)  # type: ignore[arg-type]
+
+    def report(self, run: Any, record: Any, *, cards: Callable[..., dict[int, Card]]) -> TaskReport:
+        """Scores, confusions, examples, curves, calibration and reliability."""
+        from headstart.tasks.classification.reporting import report
+
+        return report(run, record, cards=cards)
+
+    def predictions(self, given: Predictions, state: State) -> ClassPredictions:
+        """The outputs by class name."""
+        return ClassPredictions(**vars(given), classes=tuple(state["classes"]), link=link_of(state))
+
+
+def link_of(state: State) -> Link:
+    """The link that the manifest names."""
+    return link_named(str(state["link"]))

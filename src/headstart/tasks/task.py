@@ -1,0 +1,237 @@
+"""What a task must say. A new task is one folder beside this file and one line in the table of the package.
+
+Everything that is shared (reading, extraction, the store, splits, the run folder, the report, export, the server, batch jobs) asks the
+task of these methods and knows no task by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from headstart.data import Annotations, Dataset, Targets
+from headstart.onnx_graph import OnnxGraph
+from headstart.progress import Listener
+from headstart.sections import Card, Matrix, TaskReport
+from headstart.tasks.predictions import Predictions
+
+if TYPE_CHECKING:
+    from headstart.audit import Finding
+    from headstart.features.prepared import Prepared
+    from headstart.features.table import FeatureTable
+    from headstart.reliability import Reliability, ReliabilityTest
+    from headstart.selection import Choice, LearningCurve
+
+Outputs = Mapping[str, npt.NDArray[Any]]
+"""What a model says of n inputs: an array with n rows for each of the task's outputs, by name."""
+
+State = Mapping[str, Any]
+"""What a task keeps in the manifest to decode its outputs later: class names, for instance. JSON values."""
+
+FEATURES = "features"
+"""The output of every run's graph that holds the features, float32 (N, D)."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """One output of the graph of a run.
+
+    Attributes:
+        name: in the graph.
+        kind: what its numbers mean: ``probabilities``, ``logits``, ``number``, ``features``; a comparison of two graphs and a program
+            that uses the graph go by it.
+        shape: of one input.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return {"name": self.name, "kind": self.kind, "shape": list(self.shape)}
+
+
+class Evaluation(Protocol):
+    """What a model's outputs are worth on inputs whose targets are known."""
+
+    @property
+    def images(self) -> int:
+        """How many inputs were tested."""
+        ...
+
+    @property
+    def headline(self) -> tuple[str, float, tuple[float, float]]:
+        """The score to name first: its name, its value and its 95 % interval."""
+        ...
+
+    @property
+    def scores(self) -> Mapping[str, float]:
+        """All scores of the whole, by name; nan where one is undefined."""
+        ...
+
+    @property
+    def correct_rows(self) -> npt.NDArray[np.bool_] | None:
+        """Bool (n,), which inputs the model was right about; None where right and wrong are not all there is."""
+        ...
+
+    def summary(self, part: str = "test") -> str:
+        """The result in one line."""
+        ...
+
+    def lines(self, title: str = "test") -> list[str]:
+        """The evaluation as lines of plain text."""
+        ...
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values; what is undefined is None."""
+        ...
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LearningContext:
+    """What learning needs beside the features.
+
+    Attributes:
+        settings: of the fit; see `headstart.pipeline.FitSettings`.
+        prepared: the extractor that gave the features, and the store.
+        listener: is told how it goes.
+        resumable: where a training is kept while it lasts; see `headstart.tasks.classification.learning.Resumable`.
+    """
+
+    settings: Any
+    prepared: Prepared
+    listener: Listener = field(default_factory=Listener)
+    resumable: Any = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Learned:
+    """What came of learning.
+
+    Attributes:
+        choice: the fitted model with the evidence for it.
+        table: the inputs with the features that the model takes: those of the backbone as it is now.
+        prepared: the extractor that gives them.
+        probe: where the backbone was trained further, the model on the frozen backbone; None elsewhere.
+        fine_tuned: what came of that training; see `headstart.training.tuning.FineTuned`.
+        seconds: time by stage.
+    """
+
+    choice: Choice
+    table: FeatureTable
+    prepared: Prepared
+    probe: Choice | None = None
+    fine_tuned: Any = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Judged:
+    """What is known of a model beside its scores; every part may be missing.
+
+    Attributes:
+        reliability: what a run needs to say how far an output can be trusted.
+        reliability_test: how well that held on the test part.
+        learning_curve: the score by number of training inputs.
+        findings: about the data, found by the model.
+    """
+
+    reliability: Reliability | None = None
+    reliability_test: ReliabilityTest | None = None
+    learning_curve: LearningCurve | None = None
+    findings: tuple[Finding, ...] = ()
+
+
+class Task(Protocol):
+    """A task: what the targets mean, how they are learned, tested and shown."""
+
+    name: str
+    """As in the manifest, and for ``--task``."""
+
+    title: str
+    """What a model of this task is called on its pages, such as "Image classifier"."""
+
+    def recognises(self, found: Annotations) -> str | None:
+        """What in the data says that this is the task, told to the user; None where nothing does."""
+        ...
+
+    def read_targets(self, found: Annotations, state: State | None = None) -> Targets:
+        """Read the targets; with the `state` of a run, as that run understands them.
+
+        Raises:
+            DataError: a target cannot be read; the message names the input or the file.
+        """
+        ...
+
+    def targets(self, array: npt.NDArray[Any], state: State) -> Targets:
+        """The targets that were stored as an array."""
+        ...
+
+    def state(self, targets: Targets) -> dict[str, Any]:
+        """What the manifest keeps."""
+        ...
+
+    def check(self, dataset: Dataset, settings: Any) -> None:
+        """Refuse, before anything is computed, what cannot be learned: data with their final split, or settings that do not suit them.
+
+        Raises:
+            DataError, ParameterError: with what to do.
+        """
+        ...
+
+    def fit(self, table: FeatureTable, context: LearningContext) -> Learned:
+        """Learn from the training rows of a table; its test rows may be watched, and nothing is chosen on them."""
+        ...
+
+    def outputs(self, state: State) -> tuple[Output, ...]:
+        """The outputs of the graph beside the features."""
+        ...
+
+    def apply(self, model: Any, features: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[Any]]:
+        """The same outputs from features (n, D) by the fitted model, without the graph; what a run stores of its test part."""
+        ...
+
+    def write_onnx(self, graph: OnnxGraph, model: Any, features: str, state: State) -> None:
+        """Append the model to a graph: `features` names a float32 value (N, D); the outputs get their names."""
+        ...
+
+    def evaluate(self, outputs: Outputs, targets: Targets) -> Evaluation:
+        """Score the outputs."""
+        ...
+
+    def judge(self, learned: Learned, evaluation: Evaluation, context: LearningContext) -> Judged:
+        """What is known of the model beside its scores."""
+        ...
+
+    def reliability_of(
+        self, evaluation: Evaluation, predictions: Predictions, trust: Reliability | None
+    ) -> tuple[Sequence[str], dict[str, Any]]:
+        """How well what a run knows of its reliability holds on inputs with known targets: sentences, and JSON values."""
+        ...
+
+    def matrix(self, evaluation: Evaluation) -> Matrix:
+        """The confusion matrix.
+
+        Raises:
+            ParameterError: the task, or these targets, have none.
+        """
+        ...
+
+    def report(self, run: Any, record: Any, *, cards: Callable[..., dict[int, Card]]) -> TaskReport:
+        """What the pages say of the test part: sections, as plain data.
+
+        Args:
+            run: the opened `Run`, whose `tested` holds what the model said of the test part.
+            record: its `FitRecord`.
+            cards: from rows of the test part, and for each of all its rows the output that a heat map is to explain, to pictures by row.
+        """
+        ...
+
+    def predictions(self, given: Predictions, state: State) -> Predictions:
+        """What a run says of inputs, with the names that this task has for its outputs."""
+        ...
