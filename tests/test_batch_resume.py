@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from headstart.data.tables import read_table
 from headstart.errors import Interrupted, ParameterError
 from headstart.progress import Progress
 from headstart.run import Run
+from interrupting import interrupted
 
 Cli = Callable[..., Any]
 SMALL = BatchSettings(part=8, top=2)
@@ -121,25 +121,18 @@ def test_a_killed_command_goes_on(run: Path, many: Path, tmp_path: Path) -> None
         "r = predict_folder(sys.argv[1], [sys.argv[2]], out=sys.argv[3], settings=BatchSettings(part=16, resume=True)); print(r.computed)"
     )
     command = [sys.executable, "-c", code, str(run), str(images), str(tmp_path / "t.parquet")]
-    chance, kills, kept = random.Random(0), 0, 0
-    parts = tmp_path / "t.parquet.parts"
-    while True:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        before = len(list(parts.glob("*.part")))
-        while kills < 2 and process.poll() is None and len(list(parts.glob("*.part"))) < before + 2:
-            time.sleep(0.002)
-        time.sleep(chance.uniform(0, 0.05))
-        if kills == 2 or process.poll() is not None:
-            break
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        kills += 1
-        kept = len(list(parts.glob("*.part")))
-    said, _ = process.communicate()
-    assert process.returncode == 0
-    assert kills == 2
+    chance, kept = random.Random(0), 0
+
+    def finished() -> int:
+        return len(list((tmp_path / "t.parquet.parts").glob("*.part")))
+
+    for _ in range(2):
+        killed = interrupted(command, when=lambda printed, least=kept + 2: finished() >= least, delay=chance.uniform(0, 0.05))
+        assert killed.code == -signal.SIGKILL
+        kept = finished()
     assert kept >= 4
-    assert int(said) == 300 - min(16 * kept, 300)
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(done.stdout) == 300 - min(16 * kept, 300)
     assert (tmp_path / "t.parquet").read_bytes() == whole.out.read_bytes()
 
 

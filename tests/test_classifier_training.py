@@ -82,7 +82,7 @@ def test_parameters_are_those_that_were_given() -> None:
     one.set_params(fine_tuning=None)
     assert one.fine_tuning is None
     assert "fine_tuning=FineTuning(" in repr(estimator(plan, seed=3)).replace("\n", "")
-    with pytest.raises(ParameterError, match="fine_tuning must be a FineTuning or None, got 'partial'"):
+    with pytest.raises(ParameterError, match="fine_tuning must be a FineTuning, got 'partial'"):
         estimator("partial").fit([b"never read", b"never read"], [0, 1])  # type: ignore[arg-type]
 
 

@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,7 @@ from conftest import draw
 from headstart import FeatureStore, FitSettings, fit, load
 from headstart.backbones import Backbone
 from headstart.files import feature_store_file
+from interrupting import Ended, interrupted
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and terminals are those of Unix")
 COMMAND = [sys.executable, "-m", "headstart"]
@@ -184,27 +184,19 @@ def _stored(cache: Path) -> int:
         return sum(entry.rows for entry in store.summary().extractors) if store.path.exists() else 0
 
 
-def _interrupted(many: Path, cache: Path, out: Path, send: int, *, when: Callable[[], bool]) -> tuple[int, float, str]:
-    """Start a fit, send a signal when `when` says so; return exit code, seconds it took to stop, stderr."""
-    process = subprocess.Popen(
-        [*COMMAND, "fit", str(many), "--cache", str(cache), "--out", str(out), "--head", "centroid"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    deadline = time.monotonic() + 60
-    while not when() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
-    begun = time.monotonic()
-    process.send_signal(send)
-    _, said = process.communicate(timeout=60)
-    return process.returncode, time.monotonic() - begun, said
+def _interrupted(many: Path, cache: Path, out: Path, send: int) -> Ended:
+    """Start a fit, and send a signal when it has stored some features."""
+    before = _stored(cache)
+    command = [*COMMAND, "fit", many, "--cache", cache, "--out", out, "--head", "centroid"]
+    return interrupted(command, when=lambda printed: _stored(cache) > before, send=send)
 
 
 def test_ctrl_c_keeps_what_was_finished(many: Path, own_cache: Path, tmp_path: Path) -> None:
-    code, seconds, said = _interrupted(many, own_cache, tmp_path / "run", signal.SIGINT, when=lambda: _stored(own_cache) > 0)
-    assert code == 130
-    assert seconds < 30  # a second or two where nothing else runs
-    assert said.splitlines()[-1] == "Interrupted. Finished work is kept; run the same command again to resume."
-    assert "Traceback" not in said
+    done = _interrupted(many, own_cache, tmp_path / "run", signal.SIGINT)
+    assert done.code == 130
+    assert done.seconds < 30  # a second or two where nothing else runs
+    assert done.err.splitlines()[-1] == "Interrupted. Finished work is kept; run the same command again to resume."
+    assert "Traceback" not in done.err
     assert not (tmp_path / "run").exists()
     kept = _stored(own_cache)
     assert 64 <= kept < 256
@@ -216,9 +208,7 @@ def test_ctrl_c_keeps_what_was_finished(many: Path, own_cache: Path, tmp_path: P
 def test_killed_at_any_moment_leaves_nothing_half_written(many: Path, own_cache: Path, tmp_path: Path) -> None:
     counts: list[int] = []
     for _ in range(2):
-        before = _stored(own_cache)
-        code, _, _ = _interrupted(many, own_cache, tmp_path / "run", signal.SIGKILL, when=lambda before=before: _stored(own_cache) > before)
-        assert code == -signal.SIGKILL
+        assert _interrupted(many, own_cache, tmp_path / "run", signal.SIGKILL).code == -signal.SIGKILL
         counts.append(_stored(own_cache))
     assert counts[0] < counts[1]
     assert not (tmp_path / "run").exists()

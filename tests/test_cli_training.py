@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from PIL import Image
 from headstart import load
 from headstart.errors import ParameterError
 from headstart.settings import GRADUAL, FineTuning
+from interrupting import interrupted, line_that_starts_with
 
 Cli = Callable[..., Any]
 needs_torch = pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="needs headstart[torch]")
@@ -186,21 +186,10 @@ def call(*arguments: str | Path, command: list[str] = COMMAND) -> subprocess.Com
     )  # fmt: skip
 
 
-def interrupted(*arguments: str | Path, send: int, after: str, command: list[str] = COMMAND) -> tuple[int, str]:
-    """Start, and send a signal in the middle of the first step after the line that begins like this; exit code and stderr."""
-    with subprocess.Popen(
-        [*command, *map(str, arguments)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
-    ) as process:
-        watch = threading.Timer(200, process.kill)
-        watch.start()
-        assert process.stderr is not None
-        said = ""
-        for line in process.stderr:
-            said += line
-            if line.startswith(after):
-                process.send_signal(send)
-        watch.cancel()
-    return process.returncode, said
+def stopped(*arguments: str | Path, send: int, after: str, command: list[str] = COMMAND) -> tuple[int, str]:
+    """Send a signal in the middle of the first step after the line that starts like this; exit code and stderr."""
+    done = interrupted([*command, *arguments], when=line_that_starts_with(after), send=send, environment=ENVIRONMENT)
+    return done.code, done.err
 
 
 @pytest.fixture(scope="module")
@@ -215,7 +204,7 @@ def undisturbed(pictures: Path, cache: Path, tmp_path_factory: pytest.TempPathFa
 @needs_torch
 @pytest.mark.torch
 def test_ctrl_c_and_a_kill_and_then_the_same_model(cli: Cli, pictures: Path, cache: Path, undisturbed: Path) -> None:
-    code, said = interrupted("fit", pictures, "--out", "run", "--cache", cache, *BEGIN, send=signal.SIGINT, after="Epoch 1")
+    code, said = stopped("fit", pictures, "--out", "run", "--cache", cache, *BEGIN, send=signal.SIGINT, after="Epoch 1")
     assert code == 130, said
     assert said.splitlines()[-1] == f"Interrupted. The state of the training is saved. To resume: headstart fit {pictures} --resume run"
     assert "Traceback" not in said
@@ -241,7 +230,7 @@ def test_ctrl_c_and_a_kill_and_then_the_same_model(cli: Cli, pictures: Path, cac
         assert message in done.err
     assert cli("fit", pictures, "--head", "centroid", "-q").code == 0  # another run is not hindered
 
-    code, said = interrupted("fit", pictures, "--resume", "run.training", "--cache", cache, send=signal.SIGKILL, after="Epoch 2")
+    code, said = stopped("fit", pictures, "--resume", "run.training", "--cache", cache, send=signal.SIGKILL, after="Epoch 2")
     assert code == -signal.SIGKILL
     assert "Resuming run, which was begun on " in said
     assert "Resuming after step " in said
@@ -264,7 +253,7 @@ def test_ctrl_c_and_a_kill_and_then_the_same_model(cli: Cli, pictures: Path, cac
 @needs_torch
 @pytest.mark.torch
 def test_two_processes_stop_together_and_come_to_the_same_predictions(cli: Cli, pictures: Path, cache: Path, undisturbed: Path) -> None:
-    code, said = interrupted(
+    code, said = stopped(
         "fit", pictures, "--out", "run", "--cache", cache, *BEGIN, send=signal.SIGINT, after="Epoch 2", command=TOGETHER
     )  # fmt: skip
     assert code != 0

@@ -8,25 +8,24 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import pytest
 
 from headstart.errors import StoreError
 from headstart.features import FeatureStore, database
+from interrupting import interrupted
 from store_writer import EXTRACTOR, digest, vectors
 
 WRITER = Path(__file__).with_name("store_writer.py")
 
 
-def start(*arguments: object, before: str = "pass", output: IO[str] | int = subprocess.PIPE) -> subprocess.Popen[str]:
+def start(*arguments: object, before: str = "pass") -> subprocess.Popen[str]:
     """Start a writer; `before` is a piece of Python that it runs first."""
     code = f"import runpy, sys; {before}; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
     command = [sys.executable, "-c", code, str(WRITER), *map(str, arguments)]
-    return subprocess.Popen(command, stdout=output, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def in_own_mounts(script: str, *arguments: object) -> str:
@@ -67,15 +66,10 @@ def test_a_killed_writer_loses_nothing_it_had_committed(tmp_path: Path) -> None:
     chance = random.Random(5)
     known: set[int] = set()
     for turn in range(5):
-        report = tmp_path / f"{turn}.txt"
-        with report.open("w") as output:
-            writer = start(path, turn * 4000, 1_000_000, 8, output=output)
-            while not report.stat().st_size and writer.poll() is None:
-                time.sleep(0.005)
-            time.sleep(chance.uniform(0.0, 0.15))
-            writer.send_signal(signal.SIGKILL)
-            assert writer.communicate() == (None, "")
-        known |= set(committed(report.read_text()))
+        command = [sys.executable, WRITER, path, turn * 4000, 1_000_000, 8]
+        killed = interrupted(command, when=bool, delay=chance.uniform(0.0, 0.15))
+        assert (killed.code, killed.err) == (-signal.SIGKILL, "")
+        known |= set(committed(killed.out))
         with FeatureStore(path) as store:
             assert_holds(store, sorted(known))
             (each,) = store.summary().extractors
@@ -133,6 +127,7 @@ READ_ONLY = """
 import sys
 from pathlib import Path
 sys.path.insert(0, str(Path(sys.argv[1]).parent))
+from interrupting import interrupted
 from store_writer import EXTRACTOR, StoreError, FeatureStore, digest, vectors
 for name in ("s.sqlite", "none.sqlite"):
     with FeatureStore(Path(sys.argv[2]) / name) as store:

@@ -1,19 +1,14 @@
-"""The training loop by itself, on a small network: what is learned, kept, and found again after an interruption."""
+"""The training loop by itself, on a small network: what is learned, which weights are kept, and what stops it."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import signal
-import threading
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from conftest import draw
 from headstart.errors import ParameterError
 from headstart.settings import FineTuning
 
@@ -22,93 +17,10 @@ pytest.importorskip("timm", reason="needs headstart[torch]")
 import torch
 from torch import nn
 
-from headstart.backbones.stages import Stage
-from headstart.metrics.link import SOFTMAX
-from headstart.modalities.image import Preprocessing
-from headstart.modalities.image.augment import Augmentation
-from headstart.progress import Listener
-from headstart.training.checkpoint import CheckpointFolder, deferred_interrupt
-from headstart.training.history import Epoch, History
-from headstart.training.inputs import ImageInputs, Pixels
-from headstart.training.job import TrainingJob
-from headstart.training.labels import LabelTraining, make_loss
-from headstart.training.loop import Stopped, Training
-from headstart.training.network import STATISTICS, Network, frozen_digest, make_optimizer, set_mode, weights_digest
-from headstart.training.preparation import Trainable
-from headstart.training.processes import Processes
+from headstart.training.loop import Training
+from headstart.training.network import STATISTICS, frozen_digest, make_optimizer, set_mode
 from headstart.training.schedule import Phase, rates
-
-IMAGES = np.stack([draw(index % 3, index, side=32) for index in range(45)])
-LABELS = np.arange(45) % 3
-
-
-class Small(nn.Module):
-    """A backbone of three stages in the shape of a `Tail`."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(5)
-        self.model = nn.Sequential()
-        for name, before, after in (("one", 3, 6), ("two", 6, 8), ("three", 8, 8)):
-            layers = nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()
-            self.model.add_module(name, nn.Sequential(*layers))
-
-    def forward(self, value: Any) -> Any:
-        return self.model(value)
-
-    def pooled(self, last_map: Any) -> Any:
-        return last_map.mean((2, 3))
-
-    @property
-    def stages(self) -> tuple[Stage, ...]:
-        entries = list(self.model.state_dict())
-        return tuple(
-            Stage(name, name, tuple(entry for entry in entries if entry.startswith(name + ".")), 0, 0) for name in ("one", "two", "three")
-        )
-
-
-ALL = ("one", "two", "three")
-
-
-def training(
-    plan: FineTuning | None = None, *, phases: tuple[Phase, ...] = (Phase(0, ALL),), trained: tuple[str, ...] = ALL, validation: int = 9,
-    weights: Any = None, augment: str = "none", on_epoch: Callable[[Epoch], None] | None = None, **more: Any,
-) -> Training:  # fmt: skip
-    plan, tail, augmentation = plan or FineTuning(epochs=3, batch_size=8, lr=0.01, layer_decay=1.0), Small(), Augmentation.parse(augment)
-    loss = make_loss(plan, link=SOFTMAX, classes=3, class_weights=weights)
-    task = LabelTraining(indicators=np.eye(3, dtype=np.float32)[LABELS], classes=np.arange(3), criterion=loss)
-    network = Network(tail, task.head(8, plan, seed=1), flatten=False)  # type: ignore[arg-type]
-    pixels = Pixels(IMAGES, preprocessing=Preprocessing(32), augmentation=augmentation, seed=1, memory=1 << 24)
-    inputs = ImageInputs(pixels, normalise=lambda images: images.permute(0, 3, 1, 2).float() / 128 - 1, device="cpu")
-    rows = np.arange(len(IMAGES))
-    job = TrainingJob(plan=plan, task=task, images=IMAGES, train=rows[validation:], validation=rows[:validation], seed=1, **more)
-    model = Trainable(network=network, inputs=inputs, stages=tail.stages, augmentation=augmentation, device="cpu")
-    return Training(job, model, phases=phases, rates=rates(plan, trained), on_epoch=on_epoch)
-
-
-def digest(one: Training) -> str:
-    return weights_digest(one.network.state_dict())
-
-
-class Told(Listener):
-    """Keeps what it is told, and does something after a step of the training."""
-
-    def __init__(self, *, after: int = 0, then: Callable[[], Any] = lambda: None) -> None:
-        self.steps, self.after, self.then = 0, after, then
-        self.said: list[str] = []
-        self.warned: list[str] = []
-
-    def detail(self, text: str) -> None:
-        self.steps += 1
-        if self.steps == self.after:
-            self.then()
-
-    def say(self, message: str) -> None:
-        self.said.append(message)
-
-    def warn(self, message: str) -> None:
-        self.warned.append(message)
-
+from small_training import ALL, IMAGES, LABELS, Small, Told, digest, training
 
 # One step, by hand ----------------------------------------------------------------------------------------------------------------------
 
@@ -369,169 +281,3 @@ def test_classes_without_weight_do_no_harm() -> None:
     one = training(plan=dataclasses.replace(PLAN, batch_size=1, epochs=1), weights=np.array([1, 0, 0], dtype=np.float32))
     (epoch,) = one.run().epochs
     assert math.isfinite(epoch.loss)
-
-
-# Interrupted ----------------------------------------------------------------------------------------------------------------------------
-
-CAREFUL = FineTuning(epochs=3, batch_size=16, lr=0.01, layer_decay=1.0, dropout=0.3, head_layers=(8,), batchnorm="train", average=2)
-
-
-def careful(folder: Path | None = None, listener: Listener | None = None, **changes: Any) -> Training:
-    plan = dataclasses.replace(CAREFUL, **changes)
-    phases = (Phase(0, ()), Phase(1, ("three",)), Phase(2, ALL))
-    saved = {} if folder is None else {"checkpoints": CheckpointFolder(folder), "resume": True}
-    return training(plan, phases=phases, augment="mixup=0.3,flip=0.5,shift=0.1", listener=listener or Listener(), **saved)
-
-
-def timeless(history: History) -> list[Epoch]:
-    return [dataclasses.replace(epoch, seconds=0.0) for epoch in history.epochs]
-
-
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "rmsprop"])
-def test_interrupted_at_any_step_and_resumed_it_comes_to_the_same_weights(tmp_path: Path, optimizer: str) -> None:
-    whole = careful(optimizer=optimizer)
-    expected = timeless(whole.run())
-    steps = (1, 2, 3, 4, 6, 8, 9) if optimizer == "adamw" else (3, 5)  # three steps an epoch
-    for step in steps:
-        folder = tmp_path / str(step)
-        CheckpointFolder(folder).begin({})
-        one = careful(folder, Told(after=step, then=lambda: signal.raise_signal(signal.SIGINT)), optimizer=optimizer)
-        if step < 9:
-            with pytest.raises(Stopped):
-                one.run()
-            told = Told()
-            one = careful(folder, told, optimizer=optimizer)
-            history = one.run()
-            assert told.said[0] == f"Resuming after step {step} of 9."
-            assert told.steps == 9 - step
-        else:  # nothing is left to be done
-            history = one.run()
-        assert digest(one) == digest(whole), step
-        assert timeless(history) == expected
-        assert all(math.isclose(epoch.seconds, 0, abs_tol=60) for epoch in history.epochs)
-        assert np.array_equal(one.validation.predictions, whole.validation.predictions)
-
-
-def test_interrupted_again_and_again(tmp_path: Path) -> None:
-    whole = careful()
-    whole.run()
-    CheckpointFolder(tmp_path / "t").begin({})
-    for _ in range(8):  # one step each
-        with pytest.raises(Stopped):
-            careful(tmp_path / "t", Told(after=1, then=lambda: signal.raise_signal(signal.SIGINT))).run()
-    one = careful(tmp_path / "t")
-    one.run()
-    assert digest(one) == digest(whole)
-    again = careful(tmp_path / "t")  # ended, but for what comes after the loop
-    again.run()
-    assert digest(again) == digest(whole)
-
-
-class Killed(BaseException):
-    """As if the process had ended here."""
-
-
-@pytest.mark.parametrize("step", [1, 6, 8])
-def test_what_was_killed_goes_on_from_the_last_epoch(tmp_path: Path, step: int) -> None:
-    whole = careful()
-    expected = timeless(whole.run())
-
-    def end() -> None:
-        raise Killed
-
-    CheckpointFolder(tmp_path / "t").begin({})
-    with pytest.raises(Killed):
-        careful(tmp_path / "t", Told(after=step, then=end)).run()
-    told = Told()
-    one = careful(tmp_path / "t", told)
-    history = one.run()
-    assert told.steps == 9 - (step - 1) // 3 * 3
-    assert digest(one) == digest(whole)
-    assert timeless(history) == expected
-
-
-def test_an_interruption_while_the_frozen_part_is_computed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    CheckpointFolder(tmp_path / "t").begin({})
-    one = careful(tmp_path / "t")
-
-    def prepare(epoch: int | None) -> None:
-        if epoch == 1:
-            signal.raise_signal(signal.SIGINT)
-
-    monkeypatch.setattr(one.model.inputs, "prepare", prepare)
-    with pytest.raises(Stopped):
-        one.run()
-    whole, resumed = careful(), careful(tmp_path / "t")
-    whole.run()
-    resumed.run()
-    assert digest(resumed) == digest(whole)
-
-
-def test_the_second_ctrl_c_is_as_usual() -> None:
-    event, usual = threading.Event(), signal.getsignal(signal.SIGINT)
-    with deferred_interrupt(event):
-        signal.raise_signal(signal.SIGINT)
-        assert event.is_set()
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is usual
-    with deferred_interrupt(event):
-        pass
-    assert signal.getsignal(signal.SIGINT) is usual
-
-    def elsewhere() -> None:
-        with deferred_interrupt(event):
-            done.append(signal.getsignal(signal.SIGINT))
-
-    done: list[Any] = []
-    thread = threading.Thread(target=elsewhere)
-    thread.start()
-    thread.join()
-    assert done == [usual]
-
-
-# Processes -------------------------------------------------------------------------------------------------------------------------------
-
-
-def test_the_shares_of_a_batch_are_the_batch() -> None:
-    for size in (1, 2, 3, 7):
-        for count in (0, 1, 2, 5, 32, 33):
-            shares = [range(count)[Processes(rank, size).share(count)] for rank in range(size)]
-            assert [row for share in shares for row in share] == list(range(count))
-            assert max(map(len, shares)) - min(map(len, shares)) <= 1
-
-
-def test_processes_as_torchrun_sets_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
-        monkeypatch.delenv(name, raising=False)
-    assert Processes.from_environment() == Processes(0, 1, 0)
-    monkeypatch.setenv("WORLD_SIZE", "4")
-    assert Processes.from_environment() == Processes(0, 1, 0)
-    monkeypatch.setenv("RANK", "3")
-    assert Processes.from_environment() == Processes(3, 4, 3)
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    assert Processes.from_environment() == Processes(3, 4, 1)
-    assert not Processes.from_environment().is_first
-    monkeypatch.setenv("RANK", "first")
-    with pytest.raises(ParameterError, match=r"RANK, WORLD_SIZE and LOCAL_RANK must be numbers, as torchrun sets them.*'first'"):
-        Processes.from_environment()
-
-
-def test_a_single_process_waits_for_nobody() -> None:
-    one = Processes()
-    one.join("cpu")
-    one.barrier()
-    assert one.sum(torch.tensor(3.0)) == 3
-    assert one.any(True, device="cpu")
-    assert not one.any(False, device="cpu")
-    with one.first_on_machine():
-        pass
-    one.leave()
-
-
-def test_trained_batchnorm_needs_a_single_process() -> None:
-    plan = FineTuning(batchnorm="train")
-    Processes().check(plan)
-    Processes(0, 2).check(FineTuning())
-    with pytest.raises(ParameterError, match=r"batchnorm 'train' works in a single process\. Use batchnorm 'inference', or start without"):
-        Processes(0, 2).check(plan)
