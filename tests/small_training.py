@@ -63,7 +63,7 @@ def training(
 ) -> Training:  # fmt: skip
     plan, tail, augmentation = plan or FineTuning(epochs=3, batch_size=8, lr=0.01, layer_decay=1.0), Small(), Augmentation.parse(augment)
     loss = make_loss(plan, link=SOFTMAX, classes=3, class_weights=weights)
-    task = LabelTraining(indicators=np.eye(3, dtype=np.float32)[LABELS], classes=np.arange(3), criterion=loss)
+    task = LabelTraining(indicators=np.eye(3, dtype=np.float32)[LABELS], classes=np.arange(3), loss=loss)
     network = Network(tail, task.head(8, plan, seed=1), flatten=False)  # type: ignore[arg-type]
     pixels = Pixels(IMAGES, preprocessing=Preprocessing(32), augmentation=augmentation, seed=1, memory=1 << 24)
     inputs = ImageInputs(pixels, normalise=lambda images: images.permute(0, 3, 1, 2).float() / 128 - 1, device="cpu")

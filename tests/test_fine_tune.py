@@ -50,7 +50,7 @@ def job(plan: FineTuning = PLAN, *, labels: int = 3, link: Link = SOFTMAX, valid
         targets[::4, 0] = 1
     rows = np.arange(27)
     classes = np.arange(labels) if link is SIGMOID else np.array(["rings", "stripes", "checks"][:labels])
-    task = LabelTraining(indicators=targets, classes=classes, criterion=make_loss(plan, link=link, classes=labels))
+    task = LabelTraining(indicators=targets, classes=classes, loss=make_loss(plan, link=link, classes=labels))
     return TrainingJob(plan=plan, task=task, images=images, train=rows[validation:], validation=rows[:validation], **more)
 
 

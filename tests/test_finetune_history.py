@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,7 @@ def _scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
 def test_tensorboard_reads_back_what_was_written(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason="needs headstart[tensorboard]")
     pytest.importorskip("torch", reason="needs headstart[torch]")
-    with EventFiles(tmp_path / "events") as files:
+    with closing(EventFiles(tmp_path / "events")) as files:
         for number in (1, 2, 3):
             files.epoch(epoch(number, loss=1 / number, val_loss=2 / number, accuracy=number / 4, val_accuracy=number / 8, lr=10.0**-number))
     found = _scalars(tmp_path / "events")
@@ -163,12 +164,12 @@ def test_a_process_that_is_cut_off_leaves_every_finished_epoch(tmp_path: Path) -
 def test_a_training_that_goes_on_replaces_the_epochs_that_it_repeats(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason="needs headstart[tensorboard]")
     pytest.importorskip("torch", reason="needs headstart[torch]")
-    with EventFiles(tmp_path) as files:
+    with closing(EventFiles(tmp_path)) as files:
         for number in (1, 2, 3):
             files.epoch(epoch(number, loss=1.0))
     (first,) = tmp_path.iterdir()
     first.rename(tmp_path / "events.out.tfevents.1.first")  # both files may carry the same second, and are read in the order of names
-    with EventFiles(tmp_path) as files:
+    with closing(EventFiles(tmp_path)) as files:
         files.epoch(epoch(3, loss=2.0))
         files.epoch(epoch(4, loss=2.0))
     assert _scalars(tmp_path)["loss/train"] == [(1, 1.0), (2, 1.0), (3, 2.0), (4, 2.0)]

@@ -72,21 +72,21 @@ def test_a_good_head_is_said_to_be_good_and_gets_the_default() -> None:
     found = searched(losses, guessing=1.1)
     assert found.suggested == 5e-4
     assert found.diverged
-    assert "begins at 0.03 (guessing has 1.1) and does not clearly fall: the head is already good. From 0.0" in found.reason
+    assert "starts at 0.03 (guessing: 1.1) and does not clearly fall: the head is already good. It rises from 0.0" in found.reason
     early = searched(0.03 + np.exp((t + 4) * 6), guessing=1.1)
     assert early.suggested == 3e-6
-    assert early.reason.endswith("on it has risen. The suggestion is a tenth of that; the default, 5e-4, is more.")
+    assert early.reason.endswith("on. The suggestion is a tenth of that; the default, 5e-4, is higher.")
     flat = searched(np.full(100, 0.9))
     assert flat.suggested == 5e-4
     assert "already good" not in flat.reason
-    assert "It rises nowhere either. The suggestion is the default." in flat.reason
+    assert "It does not rise either. The suggestion is the default." in flat.reason
 
 
 def test_where_both_rules_hold_the_lower_rate_is_taken() -> None:
     t = np.linspace(-6, 0, 100)
     slow = searched(1 - 0.5 / (1 + np.exp(-(t + 4) * 4)) - 0.03 * (t + 6))
     assert slow.suggested == pytest.approx(1e-4, rel=0.35)  # steepest where the curve is steepest
-    assert "It does not rise up to the highest rate that was tried. The suggestion is the first" in slow.reason
+    assert "It does not rise up to the highest rate tried. The suggestion is the first" in slow.reason
     late = searched(np.where(t < -1.5, 1 - 0.2 * (t + 6) ** 4 / 4.5**4, 0.8 + 20 * (t + 1.5)))
     assert 5e-4 < late.suggested < 10**-2.5  # steepest just before the lowest
     assert "The suggestion is a tenth of the second." in late.reason
@@ -140,7 +140,7 @@ def test_limits_that_are_none(low: float, high: float, steps: int, said: str) ->
 
 def test_a_search_that_begins_too_high() -> None:
     for losses in ([], [1.0, 50.0, 9e9]):
-        with pytest.raises(ParameterError, match=r"rose from the first steps on, at a learning rate of 0\.1\. Begin lower: --low 1e-4"):
+        with pytest.raises(ParameterError, match=r"rose from the first steps on, at a learning rate of 0\.1\. Start lower: --low 1e-4"):
             LearningRates.of(rising(0.1, 10, 100), np.array(losses), guessing=1.0, default=5e-4, diverged=True)
 
 

@@ -7,7 +7,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from headstart.errors import MissingExtraError, ParameterError
@@ -116,7 +115,7 @@ class History:
 
 
 def require_tensorboard() -> None:
-    """Make sure, before a training begins, that event files can be written. Raises MissingExtraError where they cannot."""
+    """Check, before a training starts, that event files can be written. Raises MissingExtraError if they cannot."""
     if importlib.util.find_spec("tensorboard") is None:
         raise MissingExtraError("Writing event files for TensorBoard", extra="tensorboard")
 
@@ -125,7 +124,7 @@ class EventFiles:
     """A folder of event files: ``tensorboard --logdir FOLDER`` draws them. The steps are the numbers of the epochs.
 
     Scalars: ``loss/train``, ``loss/validation``, ``accuracy/train``, ``accuracy/validation`` and ``learning_rate``. Those of validation are
-    left out where nothing was held out.
+    left out if nothing was held out.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -170,9 +169,3 @@ class EventFiles:
         """Close the file; closing twice is harmless."""
         if self._writer is not None:
             self._writer.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()

@@ -44,12 +44,28 @@ class Validation:
     predictions: npt.NDArray[np.float32] | None = None
 
 
+class TaskLoss(Protocol):
+    """The loss of each image, since several processes may share a batch; the mean is the sum of losses over the sum of weights."""
+
+    def __call__(self, outputs: Any, targets: Any, /) -> Any:
+        """The loss of each image (N,), times its weight."""
+        ...
+
+    def weights(self, targets: Any) -> Any:
+        """The weight of each image (N,)."""
+        ...
+
+
 class TrainingTask(Protocol):
     """A task as the training loop sees it.
 
-    *Outputs* are those of the head network, *predictions* are made of them and compared with *targets*. Losses and scores are given image
-    by image, since several processes may share a batch.
+    *Outputs* are those of the head network; *predictions* are made of them and compared with *targets*.
     """
+
+    @property
+    def loss(self) -> TaskLoss:
+        """From outputs and targets to losses."""
+        ...
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -66,14 +82,6 @@ class TrainingTask(Protocol):
 
     def targets(self, rows: Rows) -> Any:
         """The targets of these rows, a tensor; MixUp and CutMix mix it linearly."""
-        ...
-
-    def loss(self, outputs: Any, targets: Any) -> Any:
-        """The loss of each image (N,), times its weight."""
-        ...
-
-    def weights(self, targets: Any) -> Any:
-        """The weight of each image (N,)."""
         ...
 
     def guessing(self, rows: Rows) -> float:

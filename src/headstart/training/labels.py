@@ -177,14 +177,14 @@ class LabelTraining:
     Attributes:
         indicators: float32 (n, k) of all images: one-hot, or multi-hot.
         classes: the labels, in the order of the columns; the column numbers where an image may have several.
-        criterion: the loss.
+        loss: see `make_loss`.
         groups: (n,) group numbers for the folds of the head that the training starts from, or None.
         label_dtype: of predicted labels.
     """
 
     indicators: npt.NDArray[np.float32]
     classes: npt.NDArray[Any]
-    criterion: Loss
+    loss: Loss
     groups: npt.NDArray[Any] | None = None
     label_dtype: np.dtype[Any] | None = None
 
@@ -195,15 +195,15 @@ class LabelTraining:
 
     def head(self, features: int, plan: FineTuning, *, seed: int) -> HeadNetwork:
         """Dense layers as the plan has them, and an output for each class."""
-        return HeadNetwork(features, self.criterion.outputs, plan.head_layers, plan.dropout, seed=seed)
+        return HeadNetwork(features, self.loss.outputs, plan.head_layers, plan.dropout, seed=seed)
 
     def fit_head(self, head: HeadNetwork, features: npt.NDArray[np.float32], rows: Rows, *, seed: int) -> None:
         """Initialise the head with a logistic regression on standardised features."""
         mean, scale = features.mean(axis=0), features.std(axis=0)
         scale[scale < 1e-6 * max(float(scale.max()), 1e-12)] = 1.0
-        class_weights = self.criterion.class_weights
+        class_weights = self.loss.class_weights
         weights: Mapping[int, float] | None = None if class_weights is None else dict(enumerate(class_weights.tolist()))
-        y = self.criterion.link.targets(self.indicators[rows] > 0.5)
+        y = self.loss.link.targets(self.indicators[rows] > 0.5)
         groups = None if self.groups is None else self.groups[rows]
         fitted = LogisticHead(class_weight=weights, seed=seed).fit_overwriting((features - mean) / scale, y, groups=groups)
         coef = fitted.coef_ / scale
@@ -213,32 +213,24 @@ class LabelTraining:
         """Float32 (N, k)."""
         return torch.from_numpy(self.indicators[rows])
 
-    def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """See `Loss`."""
-        return self.criterion(outputs, targets)
-
-    def weights(self, targets: torch.Tensor) -> torch.Tensor:
-        """See `Loss.weights`."""
-        return self.criterion.weights(targets)
-
     def guessing(self, rows: Rows) -> float:
         """The loss with equal logits for all images and classes."""
         targets = self.targets(rows)
-        return self._mean_loss(torch.zeros(len(rows), self.criterion.outputs), targets)
+        return self._mean_loss(torch.zeros(len(rows), self.loss.outputs), targets)
 
     def predictions(self, outputs: torch.Tensor) -> torch.Tensor:
         """Logits in the order of the classes (N, k)."""
-        return self.criterion.class_logits(outputs)
+        return self.loss.class_logits(outputs)
 
     def scores(self, predictions: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """1 where the label is right and 0 where it is wrong; where an image may have several, the share of right ones (N,)."""
-        if self.criterion.link.independent:
+        if self.loss.link.independent:
             return ((predictions >= 0) == (targets > 0.5)).float().mean(dim=1)
         return (predictions.argmax(dim=1) == targets.argmax(dim=1)).float()
 
     def validate(self, predictions: torch.Tensor, targets: torch.Tensor) -> Validation:
         """Loss and accuracy. The best epoch is selected by the log loss after temperature scaling, which corrects overconfidence."""
-        one_sigmoid = self.criterion.outputs < self.criterion.classes
+        one_sigmoid = self.loss.outputs < self.loss.classes
         outputs = predictions[:, 1:] - predictions[:, :1] if one_sigmoid else predictions
         accuracy = float(self.scores(predictions, targets).mean())
         logits, right = predictions.numpy().astype(np.float32), targets.numpy() > 0.5
@@ -248,7 +240,7 @@ class LabelTraining:
         self, head: HeadNetwork, layer: Layer, dim: int, predictions: npt.NDArray[np.float32] | None, rows: Rows | None
     ) -> tuple[TrainedHead, npt.NDArray[np.float64] | None]:
         """The head in NumPy, and the logits of the validation images; a temperature is fitted on these if there are enough of them."""
-        temperature, link = 1.0, self.criterion.link
+        temperature, link = 1.0, self.loss.link
         if predictions is not None and rows is not None and len(rows) >= _CALIBRATED_FROM:
             right = self.indicators[rows] > 0.5
             temperature = 1 / calibrate(predictions, right, link=link, shifts=False).scale
@@ -259,11 +251,11 @@ class LabelTraining:
         return trained, None if predictions is None else predictions.astype(np.float64) / temperature
 
     def _mean_loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> float:
-        return float(self.criterion(outputs, targets).sum()) / (float(self.criterion.weights(targets).sum()) or 1.0)
+        return float(self.loss(outputs, targets).sum()) / (float(self.loss.weights(targets).sum()) or 1.0)
 
     def _calibrated_loss(self, logits: npt.NDArray[np.float32], indicators: npt.NDArray[np.bool_]) -> float:
         if not np.isfinite(logits).all():
             return math.inf
-        link = self.criterion.link
+        link = self.loss.link
         calibration = calibrate(logits, indicators, link=link, shifts=False)
         return float(link.losses(calibration(logits), indicators).mean())

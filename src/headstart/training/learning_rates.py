@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 Numbers = npt.NDArray[np.float64]
 
 DIVERGED = 4.0
-"""Times its lowest value: a smoothed loss above this, and above that of guessing, ends the search."""
+"""A smoothed loss above this multiple of its lowest value, and above that of guessing, ends the search."""
 LEAST_STEPS = 20
-_MEMORY = 0.9  # of the mean that goes along with the search; the curve itself is smoothed afterwards, from both sides
-_WIDTH = 0.03  # standard deviation of the weights with which the curve is smoothed, as a share of all steps
-_BEGINNING = 0.1  # share of the steps that tell the loss before anything is learned
+_MEMORY = 0.9  # decay of the running mean; the curve itself is smoothed afterwards, from both sides
+_WIDTH = 0.03  # standard deviation of the smoothing weights, as a share of all steps
+_BEGINNING = 0.1  # share of the steps whose mean is the loss before anything is learned
 _NOISE = 4.0  # standard errors; the lowest of some ten independent places is often two below the mean
-_NOTABLE = 0.05  # share of the loss of guessing; less is nothing that has to be learned, however far it falls towards 0
-_BEGUN = 0.25  # share of the fall, below which a steep place may be noise
+_NOTABLE = 0.05  # share of the loss of guessing that a fall must exceed, however near to 0 it goes
+_BEGUN = 0.25  # share of the fall below which a steep slope may be noise
 _CAREFUL = 10.0
 
 
@@ -38,12 +38,12 @@ class LearningRates:
     """A search for a learning rate (Smith 2017, section 3.3): a short training in which the rate rises from step to step.
 
     Attributes:
-        lrs: float64 (n,): the rate of each step, that of the head; stages below learn at less, as `layer_decay` says.
+        lrs: float64 (n,): the head's rate at each step; lower stages learn more slowly, see `layer_decay`.
         losses: float64 (n,): of each step's batch, before the step.
         smoothed: float64 (n,): the same without most of the noise.
         diverged: whether the search ended because the loss rose too high.
         suggested: a rate to train with.
-        reason: the rule by which it was found, in sentences.
+        reason: sentences on how it was found.
     """
 
     lrs: Numbers
@@ -59,22 +59,22 @@ class LearningRates:
 
         Where the loss falls by more than its noise, and by more than a twentieth of the loss of guessing, two rules are applied and the
         lower rate is taken: the rate at which the smoothed loss falls most steeply, and a tenth of the rate at which it is lowest. Where
-        it does not fall (the head is already good, or nothing can be learned) the curve says only what is too much: `default` is taken,
-        or a tenth of the rate from which on the loss has risen, if that is lower.
+        it does not fall (the head is already good, or nothing can be learned) the curve only shows which rates are too high: `default` is
+        taken, or a tenth of the rate from which the loss rises, if that is lower.
 
         Args:
-            lrs: float64 (at least n,): the rates of the search; of one that ended early the first n count.
+            lrs: float64 (at least n,): the rates of the search; if it ended early, the first n count.
             losses: float64 (n,): of its steps.
-            guessing: loss of a network that knows nothing; what is far above it is cut off, or it would blur the curve before it.
-            default: the rate where the curve suggests none.
+            guessing: loss of a network that has learned nothing; losses far above it are clipped, or they would blur the curve.
+            default: the rate if the curve suggests none.
             diverged: as of the class.
 
         Raises:
-            ParameterError: the loss has risen so early that nothing can be said.
+            ParameterError: the loss rose so early that nothing follows from it.
         """
         if len(losses) < LEAST_STEPS // 2:
             raise ParameterError(
-                f"The loss rose from the first steps on, at a learning rate of {lr_text(lrs[0])}. Begin lower: "
+                f"The loss rose from the first steps on, at a learning rate of {lr_text(lrs[0])}. Start lower: "
                 f"--low {lr_text(lrs[0] / 1000)}"
             )
         lrs, within = lrs[: len(losses)], np.minimum(losses, DIVERGED * guessing)
@@ -88,7 +88,7 @@ class LearningRates:
         else:
             suggested, reason = _without_a_fall(lrs, smoothed, start + margin, default)
             good = ": the head is already good" if start < guessing / 2 else ""
-            reason = f"The loss begins at {start:.2g} (guessing has {guessing:.2g}) and does not clearly fall{good}. {reason}"
+            reason = f"The loss starts at {start:.2g} (guessing: {guessing:.2g}) and does not clearly fall{good}. {reason}"
         return cls(lrs=lrs, losses=losses, smoothed=smoothed, diverged=diverged, suggested=suggested, reason=reason)
 
     def rows(self, count: int = 13) -> list[tuple[float, float]]:
@@ -98,17 +98,17 @@ class LearningRates:
 
 
 class DivergenceTest:
-    """Notices, while a search goes on, that it has diverged.
+    """Tells whether a search has diverged, loss by loss.
 
     Args:
-        guessing: loss of a network that knows nothing. A good head begins far below it, and then four times the lowest loss may be noise.
+        guessing: loss without learning. A good head starts far below it, and then four times the lowest loss may be noise.
     """
 
     def __init__(self, guessing: float) -> None:
         self._guessing, self._sum, self._weight, self._count, self._lowest = guessing, 0.0, 0.0, 0, math.inf
 
     def __call__(self, loss: float) -> bool:
-        """Whether it has, with this further loss."""
+        """Whether it has diverged, with this further loss."""
         self._sum, self._weight = _MEMORY * self._sum + loss, _MEMORY * self._weight + 1
         self._count += 1
         if self._count < LEAST_STEPS // 2:  # a mean of two or three batches may be low by chance
@@ -149,10 +149,10 @@ def _width(count: int) -> float:
 
 
 def _doubt(losses: Numbers, smoothed: Numbers, lowest: int, first: int) -> float:
-    """By how much the lowest smoothed loss may lie below the first losses through noise alone."""
+    """The amount by which noise alone may put the lowest smoothed loss below the first losses."""
     calm = slice(0, max(lowest + 1, 2 * first))  # before it rises
     spread = float(np.std(losses[calm] - smoothed[calm]))
-    together = 2 * math.sqrt(math.pi) * _width(len(losses))  # so many independent values does a smoothed one have the noise of
+    together = 2 * math.sqrt(math.pi) * _width(len(losses))  # a smoothed value has the noise of the mean of this many
     return _NOISE * spread * math.sqrt(1 / first + 1 / together)
 
 
@@ -163,7 +163,7 @@ def _by_the_fall(lrs: Numbers, smoothed: Numbers, start: float, lowest: int) -> 
     slopes = np.gradient(smooth(smoothed, widely=True))[begun : lowest + 1]
     steepest, tenth = float(lrs[begun + int(slopes.argmin())]), float(lrs[lowest] / _CAREFUL)
     which = "a tenth of the second" if tenth <= steepest else "the first, which is less than a tenth of the second"
-    still = " It does not rise up to the highest rate that was tried." if lowest == len(lrs) - 1 else ""
+    still = " It does not rise up to the highest rate tried." if lowest == len(lrs) - 1 else ""
     return rounded_down(min(steepest, tenth)), (
         f"The loss falls most steeply at {lr_text(steepest)} and is lowest at {lr_text(lrs[lowest])}.{still} The suggestion is {which}."
     )
@@ -173,23 +173,23 @@ def _without_a_fall(lrs: Numbers, smoothed: Numbers, most: float, default: float
     calm = np.flatnonzero(smoothed <= most)
     rise = int(calm[-1]) + 1 if len(calm) else 0
     if rise >= len(lrs):
-        return default, "It rises nowhere either. The suggestion is the default."
+        return default, "It does not rise either. The suggestion is the default."
     risen, careful = float(lrs[rise]), float(lrs[rise] / _CAREFUL)
     if default <= careful:
-        return default, f"From {lr_text(risen)} on it has risen. The suggestion is the default, less than a tenth of that."
+        return default, f"It rises from {lr_text(risen)} on. The suggestion is the default, less than a tenth of that."
     return rounded_down(careful), (
-        f"From {lr_text(risen)} on it has risen. The suggestion is a tenth of that; the default, {lr_text(default)}, is more."
+        f"It rises from {lr_text(risen)} on. The suggestion is a tenth of that; the default, {lr_text(default)}, is higher."
     )
 
 
 def rounded_down(rate: float) -> float:
-    """To one digit: a curve says no more than that."""
+    """To one digit: a curve is no more precise."""
     power = math.floor(math.log10(rate) + 1e-9)
     return float(f"{math.floor(rate / 10.0**power + 1e-9)}e{power}")
 
 
 def lr_text(rate: float) -> str:
-    """3e-4 or 0.02: with two digits at most, as it is typed."""
+    """3e-4 or 0.02: at most two digits, as one would type it."""
     if 0.01 <= rate < 100:
         return f"{rate:.2g}"
     mantissa, exponent = f"{rate:.1e}".split("e")

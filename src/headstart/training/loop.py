@@ -191,7 +191,7 @@ class Training:
         if mixing is not None:
             values = inputs.mixed(values, inputs.views(rows[mixing.partners[mine]], epoch), mixing)
             targets = mixing.targets(targets, targets[torch.from_numpy(mixing.partners)])
-        weight = float(self.task.weights(targets).sum())
+        weight = float(self.task.loss.weights(targets).sum())
         return Batch(values, targets[mine].to(self.model.device), weight, mine, len(rows))
 
     def step(self, batch: Batch) -> str | None:

@@ -97,7 +97,7 @@ def _train(job: TrainingJob, prepared: Prepared) -> tuple[Training, History]:
     with contextlib.ExitStack() as stack:
         on_epoch = None
         if plan.logger == "tensorboard" and job.events is not None and job.processes.is_first:
-            on_epoch = stack.enter_context(EventFiles(job.events)).epoch
+            on_epoch = stack.enter_context(contextlib.closing(EventFiles(job.events))).epoch
         training = Training(
             job, prepared, phases=phases(plan, prepared.trained, length, head_first=head_first), rates=rates(plan, prepared.trained),
             on_epoch=on_epoch,

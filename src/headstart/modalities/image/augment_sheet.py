@@ -1,4 +1,4 @@
-"""A sheet of views of some images: what an augmentation looks like, before a training is spent on it."""
+"""A sheet of views of some images, to check an augmentation before a training."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 _FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "LiberationSans-Regular.ttf", "Arial.ttf", "arial.ttf")
 _INK, _QUIET, _PAPER, _RULE = (27, 36, 48), (92, 103, 117), (255, 255, 255), (222, 227, 233)
 _MARGIN, _GAP, _HEAD, _LINE = 28, 14, 94, 17  # the head grows by 20 for each line of settings
-_LEAST_SHOWN, _MOST_SHOWN = 160, 240  # pixels: smaller ones have no room for a caption, larger ones fill the screen with a few views
+_LEAST_SHOWN, _MOST_SHOWN = 160, 240  # pixels: smaller pictures leave no room for captions, a few larger ones fill the screen
 
 
 def sheet(
     images: Sequence[ImageSource], augmentation: Augmentation, *, preprocessing: Preprocessing, seed: int = 0, columns: int = 6
 ) -> Image.Image:
-    """Draw a row for each image: first as the network sees it without augmentation, then views, each with what was done to it.
+    """Draw a row for each image: first without augmentation, then views, each captioned with its changes.
 
     Args:
         images: paths, bytes of image files, or uint8 arrays (H, W, 3).
@@ -49,10 +49,10 @@ def sheet(
         raise ParameterError(f"A sheet of views needs at least 2 columns, the first is the image without augmentation; got {columns!r}.")
     side = min(_MOST_SHOWN, max(_LEAST_SHOWN, preprocessing.size))
     drawn = [[augmentation.view(key=row, seed=seed, view=number) for number in range(columns - 1)] for row in range(len(images))]
-    captions = [[_wrapped(describe(view) or ["as it is"], side) for view in views] for views in drawn]
+    captions = [[_wrapped(describe(view) or ["unchanged"], side) for view in views] for views in drawn]
     lines = max(1, *(len(caption) for row in captions for caption in row))
     step_x, step_y = side + _GAP, side + 8 + lines * _LINE + _GAP
-    first = _MARGIN + step_x + 2 * _GAP  # a little more room after the first column, which is of another kind
+    first = _MARGIN + step_x + 2 * _GAP  # a wider gap sets the original apart from the views
     width = first + (columns - 1) * step_x - _GAP + _MARGIN
     settings = _settings(augmentation, size=preprocessing.size, width=width - 2 * _MARGIN)
     head = _HEAD + 20 * len(settings)
@@ -75,7 +75,7 @@ def sheet(
 
 
 def describe(view: View) -> list[str]:
-    """What is done to an image, in a few words each; nothing for what cannot be seen."""
+    """The visible changes of an image, each in a few words."""
     top, left, bottom, right = view.crop
     area = (bottom - top) * (right - left)
     changes = {"light": view.brightness, "contrast": view.contrast} | ({} if view.gray else {"colour": view.saturation})
@@ -92,7 +92,7 @@ def describe(view: View) -> list[str]:
         ("gray", view.gray),
         ("part erased", view.erased is not None),
     )
-    return [words for words, true in facts if true]
+    return [text for text, true in facts if true]
 
 
 def _signed(value: float) -> str:
@@ -100,7 +100,7 @@ def _signed(value: float) -> str:
 
 
 def _settings(augmentation: Augmentation, *, size: int, width: int) -> list[str]:
-    """Return the lines below the title: the size, and everything that was asked for."""
+    """The lines below the title: the size, and all settings."""
     mixed = ("MixUp", augmentation.mixup), ("CutMix", augmentation.cutmix)
     later = " and ".join(name for name, alpha in mixed if alpha)
     words = [f"{size} × {size} pixels", *augmentation.text.split(","), *([f"without {later}, which need a batch"] if later else [])]
@@ -117,7 +117,7 @@ def _write_head(draw: ImageDraw.ImageDraw, settings: Sequence[str], *, first: in
 
 
 def _shown(pixels: Pixels, side: int) -> Image.Image:
-    """Return the picture at the side it has on the sheet; small ones with their pixels to be seen."""
+    """The picture at its size on the sheet; small ones are enlarged without smoothing."""
     from PIL import Image
 
     picture = Image.fromarray(np.ascontiguousarray(pixels))
@@ -126,7 +126,7 @@ def _shown(pixels: Pixels, side: int) -> Image.Image:
 
 
 def _wrapped(words: Sequence[str], width: int, *, size: int = 13) -> list[str]:
-    """Lines of at most `width` pixels, broken between the words of `words`."""
+    """Lines of at most `width` pixels, broken between the entries of `words`."""
     lines: list[str] = []
     for word in words:
         longer = f"{lines[-1]}, {word}" if lines else word
@@ -138,7 +138,7 @@ def _wrapped(words: Sequence[str], width: int, *, size: int = 13) -> list[str]:
 
 
 def _shortened(text: str, width: int) -> str:
-    """Leave out the middle of a text until it is at most `width` pixels wide."""
+    """Cut out the middle of a text until it is at most `width` pixels wide."""
     kept = len(text)
     shown = text
     while kept > 2 and _font(13).getlength(shown) > width:

@@ -1,4 +1,4 @@
-"""One view of one image: what was drawn for it, and its pixels."""
+"""One view of one image: the changes drawn for it, and its pixels."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ _WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """What happens to one image, in this order; the shape first, in a single resampling.
+    """The changes of one image, in this order; geometric ones first, in a single resampling.
 
     Attributes:
-        zoom: factors of height and width about the centre; above 1 things become larger.
+        zoom: factors of height and width about the centre; above 1 enlarges.
         shear: degrees by which vertical lines lean to the left (their upper end; positive) or to the right.
         rotation: degrees about the centre, counter-clockwise.
         shift: down and right, as shares of height and width.
-        crop: the part that is kept.
+        crop: the part that remains.
         mirrored: left and right are exchanged.
         upside_down: top and bottom are exchanged.
         brightness, contrast, saturation: factors.
         hue: share of the colour circle.
-        gray: whether it loses its colours.
+        gray: whether colours are removed.
         erased: the part that is replaced by noise, if any.
         noise: seed of that noise.
     """
@@ -172,9 +172,9 @@ def _controller() -> ThreadpoolController:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Within the context torch computes in the calling thread alone; other threads keep their number.
+    """Within the context torch computes in the calling thread alone; the number of threads of other threads does not change.
 
-    Views are made in several threads, one image each, and a single image is too small to be divided. `torch.set_num_threads` would
+    Views are made in several threads, one image each, and one image is too small to be divided. `torch.set_num_threads` would
     slow down the training itself, because it also counts for the threads that torch starts later.
     """
     try:

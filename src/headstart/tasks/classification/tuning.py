@@ -156,7 +156,7 @@ def _job(
     weights = None if class_weight is None else class_weights(targets.take(rows), class_weight).astype(np.float32)
     task = LabelTraining(
         indicators=indicators.astype(np.float32), classes=targets.classes,
-        criterion=make_loss(plan, link=targets.link, classes=indicators.shape[1], class_weights=weights),
+        loss=make_loss(plan, link=targets.link, classes=indicators.shape[1], class_weights=weights),
         groups=None if groups is None else np.unique(groups, return_inverse=True)[1], label_dtype=targets.dtype,
     )  # fmt: skip
     return TrainingJob(
