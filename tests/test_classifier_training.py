@@ -140,8 +140,8 @@ def test_class_weights_reach_the_training(data: Data, monkeypatch: pytest.Monkey
 
     seen: list[Any] = []
 
-    def stop(task: Any, *_: Any, **__: Any) -> None:
-        seen.append(task)
+    def stop(job: Any, *_: Any, **__: Any) -> None:
+        seen.append(job)
         raise RuntimeError
 
     monkeypatch.setattr(tuning, "fine_tune", stop)
@@ -151,22 +151,22 @@ def test_class_weights_reach_the_training(data: Data, monkeypatch: pytest.Monkey
         with pytest.raises(RuntimeError):
             estimator(class_weight=given).fit(images, labels, groups=groups)
     balanced, named = seen
-    np.testing.assert_allclose(balanced.class_weights, [10 / (2 * 2), 10 / (2 * 8)])  # checks, rings: n / (k n_c)
-    np.testing.assert_allclose(named.class_weights, [1, 3])
-    assert named.groups.tolist() == [4, 4, 3, 3, 2, 2, 1, 1, 0, 0]
-    assert balanced.groups is None
-    assert (balanced.train.tolist(), balanced.watched.tolist(), balanced.chooses) == (list(range(10)), [], False)
+    np.testing.assert_allclose(balanced.task.loss.class_weights, [10 / (2 * 2), 10 / (2 * 8)])  # checks, rings: n / (k n_c)
+    np.testing.assert_allclose(named.task.loss.class_weights, [1, 3])
+    assert named.task.groups.tolist() == [4, 4, 3, 3, 2, 2, 1, 1, 0, 0]
+    assert balanced.task.groups is None
+    assert (balanced.train.tolist(), balanced.validation.tolist(), balanced.select_best) == (list(range(10)), [], False)
 
 
 def test_validation_is_cut_by_groups(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     import headstart.training.tuning as tuning
 
-    def stop(task: Any, *_: Any, **__: Any) -> None:
-        held, rest = set(task.groups[task.watched]), set(task.groups[task.train])
-        assert task.chooses
+    def stop(job: Any, *_: Any, **__: Any) -> None:
+        held, rest = set(job.task.groups[job.validation]), set(job.task.groups[job.train])
+        assert job.select_best
         assert held
         assert not held & rest
-        assert sorted([*task.train, *task.watched]) == list(range(30))
+        assert sorted([*job.train, *job.validation]) == list(range(30))
         raise RuntimeError
 
     monkeypatch.setattr(tuning, "fine_tune", stop)
@@ -178,14 +178,14 @@ def test_a_chosen_epoch_and_its_evidence(data: Data) -> None:
     found = estimator(FineTuning(epochs=2, batch_size=12, image_size=32, validation_share=0.3)).fit(*data)
     tuned = found.fine_tuned_
     assert tuned is not None
-    assert tuned.watched_logits is not None
+    assert tuned.predictions is not None
     known = ~np.isnan(found.choice_.out_of_sample).any(axis=1)
-    assert known.sum() == len(tuned.watched_logits) == found.choice_.evidence[0].images == 9
+    assert known.sum() == len(tuned.predictions) == found.choice_.evidence[0].images == 9
     right = found.classes_[found.choice_.out_of_sample[known].argmax(axis=1)] == data[1][known]
     assert found.choice_.evidence[0].accuracy == pytest.approx(right.mean())
     # The network in the engine says of these images what was said of them in training.
     held = [path for path, is_held in zip(data[0], known, strict=True) if is_held]
-    np.testing.assert_allclose(found.choice_.estimator.logits(found.features_of(held).values), tuned.watched_logits, rtol=5e-3, atol=2e-2)
+    np.testing.assert_allclose(found.choice_.estimator.logits(found.features_of(held).values), tuned.predictions, rtol=5e-3, atol=2e-2)
 
 
 def test_a_refit_forgets_the_last_one(fitted: TransferClassifier, data: Data) -> None:

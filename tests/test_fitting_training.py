@@ -137,7 +137,7 @@ def test_interrupted_after_the_training_it_need_not_be_trained_again(
     said = f"Interrupted. The state of the training is saved. To resume: headstart fit {pictures} --resume {tmp_path / 'run'}"
     assert str(caught.value) == said
     assert settings_to_resume(tmp_path / "run") == (settings, str(pictures))
-    monkeypatch.setattr(Training, "_step", lambda *_: pytest.fail("a step was done again"))
+    monkeypatch.setattr(Training, "step", lambda *_: pytest.fail("a step was done again"))
     fit(pictures, out=tmp_path / "run", settings=settings, resume=True, command="the second")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     assert json.loads((tmp_path / "run" / "manifest.json").read_text("utf-8"))["provenance"]["command"] == "the first"
