@@ -147,7 +147,7 @@ def test_from_a_read_only_disk_features_are_still_read(tmp_path: Path) -> None:
     assert lines[0] == "20 20"
     assert "s.sqlite is read-only. Grant yourself write permission for the file and its folder, or choose another folder" in lines[1]
     assert lines[2] == "0 0"
-    assert "none.sqlite cannot be opened (unable to open database file). Check the rights of the file and its folder" in lines[3]
+    assert "none.sqlite cannot be opened (unable to open database file). Check the permissions of the file and its folder" in lines[3]
 
 
 def test_a_store_below_a_file_and_a_folder_in_its_place_are_refused_in_words(tmp_path: Path) -> None:

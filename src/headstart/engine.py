@@ -47,7 +47,7 @@ class Engine(Protocol):
 
 
 def available_cores() -> int:
-    """Cores this process may use (its affinity, where the system tells; a container's CPU quota is not seen)."""
+    """Cores this process may use (its affinity, where the system reports it; a container's CPU quota is not considered)."""
     if hasattr(os, "process_cpu_count"):
         return int(os.process_cpu_count() or 1)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

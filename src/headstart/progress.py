@@ -1,4 +1,4 @@
-"""Who is told how a long job goes, and what is not worth telling."""
+"""Progress of long jobs: who is notified of it, and which messages of libraries are suppressed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Progress: TypeAlias = Callable[[int, int], None]
 
 @contextmanager
 def quiet(*loggers: str) -> Iterator[None]:
-    """Hold back what libraries log below errors; what comes of their work is told by those who use them."""
+    """Suppress what libraries log below errors; their callers report what matters."""
     before = {logger: logger.level for logger in map(logging.getLogger, loggers)}
     try:
         for logger in before:
@@ -25,16 +25,16 @@ def quiet(*loggers: str) -> Iterator[None]:
 
 
 class Listener:
-    """Is told how a long job goes; this one says nothing. The command line has one that draws progress bars."""
+    """Is notified of the progress of a long job. This one ignores it; the command line has one that draws progress bars."""
 
     def stage(self, name: str) -> None:
         """A stage of the work begins."""
 
     def progress(self, done: int, total: int) -> None:
-        """So much of the current stage is done."""
+        """`done` of `total` units of the current stage are done."""
 
     def detail(self, text: str) -> None:
-        """What is new in the current stage, such as the loss of a training; shown beside its progress."""
+        """News of the current stage, such as the training loss; shown beside its progress."""
 
     def say(self, message: str) -> None:
         """Something worth knowing."""

@@ -33,7 +33,7 @@ def convert(record: BackboneRecord, *, tensors: Mapping[str, Array] | None, seed
         seed: of the random weights.
 
     Returns:
-        The file, with the record completed by what the network tells.
+        The converted network; its record is completed with figures from the network.
 
     Raises:
         BackboneError: the weights do not fit, or the converted network does not compute what PyTorch computes.

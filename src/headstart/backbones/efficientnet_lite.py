@@ -8,7 +8,7 @@ TensorFlow's, hence "same" padding (one pixel more at the end) and BatchNorm eps
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -101,6 +101,12 @@ def names(variant: int) -> tuple[str, ...]:
     return tuple(name for convention in (_timm_names, _package_names) for pair in convention(variant) for name in pair)
 
 
+def _entry_names(convolutions: Iterable[tuple[str, str]]) -> list[str]:
+    """The entries of the convolutions and their BatchNorms."""
+    parts = ("weight", "bias", "running_mean", "running_var")
+    return [name for convolution, norm in convolutions for name in (f"{convolution}.weight", *(f"{norm}.{part}" for part in parts))]
+
+
 def _in_order(variant: int, tensors: Mapping[str, Array]) -> list[tuple[str, Array]]:
     """The entries in the order of the forward pass: by name where the publisher is known, else as the file has them.
 
@@ -114,9 +120,7 @@ def _in_order(variant: int, tensors: Mapping[str, Array]) -> list[tuple[str, Arr
 
 
 def _by_name(variant: int, tensors: Mapping[str, Array], convolutions: list[tuple[str, str]]) -> list[tuple[str, Array]]:
-    names = []
-    for convolution, norm in convolutions:
-        names += [f"{convolution}.weight", *(f"{norm}.{part}" for part in ("weight", "bias", "running_mean", "running_var"))]
+    names = _entry_names(convolutions)
     missing = [f"{name} is missing" for name in names if name not in tensors]
     known = {name.rpartition(".")[0] for name in names}
     more = [f"{name} has no place in it" for name in tensors if "blocks." in name and name.rpartition(".")[0] not in known]
@@ -127,9 +131,7 @@ def _by_name(variant: int, tensors: Mapping[str, Array], convolutions: list[tupl
 
 def timm_entries(variant: int, tensors: Mapping[str, Array]) -> dict[str, Array]:
     """The entries of a weight file under timm's names, whoever published it."""
-    parts = ("weight", "bias", "running_mean", "running_var")
-    names = [name for conv, norm in _timm_names(variant) for name in (f"{conv}.weight", *(f"{norm}.{part}" for part in parts))]
-    return dict(zip(names, (value for _, value in _in_order(variant, tensors)), strict=False))
+    return dict(zip(_entry_names(_timm_names(variant)), (value for _, value in _in_order(variant, tensors)), strict=False))
 
 
 class _Weights:

@@ -211,7 +211,7 @@ class NetworkCache:
 
 
 def _described(description: Path) -> Backbone | None:
-    """The backbone that a description tells of; None where the description is damaged."""
+    """The backbone of a description file; None where the file is damaged."""
     try:
         entries = json.loads(description.read_text(encoding="utf-8"))
         return Backbone(

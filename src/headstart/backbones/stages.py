@@ -173,7 +173,7 @@ class _Trace:
         handles = []
         learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
         for parameter in learned:
-            parameter.requires_grad_(False)  # otherwise the counter follows gradients, and stumbles over a parameter given to a module
+            parameter.requires_grad_(False)  # otherwise the counter follows gradients, and fails on parameters passed to a module
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             for name, module in model.named_modules():
                 if name:

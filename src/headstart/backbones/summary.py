@@ -28,11 +28,11 @@ class LayerRow:
     """One layer.
 
     Attributes:
-        name: as the network calls it.
-        kind: what it is, for example ``Conv2d``.
+        name: in the network.
+        kind: its type, for example ``Conv2d``.
         shape: of its output for one image; channels first where it is a map.
-        parameters: how many it has; statistics of a batch normalisation are none.
-        trained: whether they are trained; None where it has none, or it is not known.
+        parameters: their number; the statistics of a batch normalisation do not count.
+        trained: whether they are trained; None where there are none, or it is unknown.
     """
 
     name: str
@@ -44,11 +44,11 @@ class LayerRow:
 
 @dataclass(frozen=True)
 class LayerSummary:
-    """The layers of a network in the order of the computation. Summaries are put one after the other with ``+``.
+    """The layers of a network in the order of computation. Summaries are concatenated with ``+``.
 
     Attributes:
         rows: the layers.
-        output: shape of what the network gives for one image.
+        output: shape of the output for one image.
     """
 
     rows: tuple[LayerRow, ...]
@@ -69,7 +69,7 @@ class LayerSummary:
 
     @property
     def frozen(self) -> int:
-        """Parameters that are left as they are."""
+        """Parameters that stay unchanged."""
         return sum(row.parameters for row in self.rows if row.trained is False)
 
     def lines(self) -> list[str]:
@@ -89,19 +89,19 @@ class LayerSummary:
 
 
 def layer_summary(network: Any, images: Any, *, run: Callable[[Any], Any] | None = None, trained: _Trained | None = None) -> LayerSummary:
-    """Run a network once and note its layers.
+    """Run a network once and record its layers.
 
-    Layers that neither have parameters nor change the shape (ReLU, dropout) are left out, and so are those that are not used.
+    Layers that neither have parameters nor change the shape (ReLU, dropout) are omitted, and so are those that are not used.
 
     Args:
         network: a PyTorch module.
         images: its input, float32 (N, 3, H, W), on the device of the network.
         run: called with the images in place of the network itself; gives one tensor.
-        trained: says of the name of a parameter whether it is trained; by default its ``requires_grad`` does.
+        trained: whether the parameter of a name is trained; by default, its ``requires_grad``.
     """
     import torch
 
-    wanted = {name: parameter.requires_grad if trained is None else trained(name) for name, parameter in network.named_parameters()}
+    trainable = {name: parameter.requires_grad if trained is None else trained(name) for name, parameter in network.named_parameters()}
     rows: dict[str, LayerRow] = {}
 
     def note(name: str, module: Any) -> Callable[[Any, Any, Any], None]:
@@ -110,31 +110,31 @@ def layer_summary(network: Any, images: Any, *, run: Callable[[Any], Any] | None
             own = _own(module)
             changes = not any(module.children()) and bool(inputs) and inputs[0].shape != value.shape
             if name not in rows and (own or changes):
-                rows[name] = _row(name, module, tuple(value.shape[1:]), own, wanted)
+                rows[name] = _row(name, module, tuple(value.shape[1:]), own, trainable)
 
         return noted
 
     handles = [module.register_forward_hook(note(name, module)) for name, module in network.named_modules() if name]
     try:
         with torch.inference_mode():
-            given = (run or network)(images)
+            output = (run or network)(images)
     finally:
         for handle in handles:
             handle.remove()
     free = [
-        LayerRow(name=name, kind="Parameter", shape=tuple(value.shape[1:]), parameters=value.numel(), trained=wanted[name])
+        LayerRow(name=name, kind="Parameter", shape=tuple(value.shape[1:]), parameters=value.numel(), trained=trainable[name])
         for name, value in _own(network).items()
     ]
-    return LayerSummary((*free, *rows.values()), tuple(given.shape[1:]))
+    return LayerSummary((*free, *rows.values()), tuple(output.shape[1:]))
 
 
 def _own(module: Any) -> dict[str, Any]:
-    """The parameters that a module has itself, and not in a part of it."""
+    """The parameters of a module itself, without those of its submodules."""
     return dict(module.named_parameters(recurse=False))
 
 
-def _row(name: str, module: Any, shape: tuple[int, ...], own: dict[str, Any], wanted: dict[str, bool | None]) -> LayerRow:
-    states = {wanted[f"{name}.{parameter}"] for parameter in own}
+def _row(name: str, module: Any, shape: tuple[int, ...], own: dict[str, Any], trainable: dict[str, bool | None]) -> LayerRow:
+    states = {trainable[f"{name}.{parameter}"] for parameter in own}
     state = states.pop() if len(states) == 1 else True in states if states else None
     return LayerRow(
         name=name, kind=type(module).__name__, shape=shape, parameters=sum(value.numel() for value in own.values()), trained=state
@@ -150,7 +150,7 @@ def backbone_summary(
         record: which network of timm; the embedded ones are known to timm too.
         size: side of the square input in pixels; the backbone's own by default.
         pooled: whether to follow it to the pooled features, or only to its last map.
-        trained: says of the name of a parameter whether it is trained; by default all is frozen.
+        trained: whether the parameter of a name is trained; by default, everything is frozen.
 
     Raises:
         MissingExtraError: PyTorch or timm is not installed.
@@ -180,14 +180,14 @@ def backbone_summary(
 def head_summary(
     shape: tuple[int, ...], *, outputs: int, layers: tuple[int, ...] = (), dropout: float = 0.0, activation: str = ""
 ) -> LayerSummary:
-    """The layers of a trained head on what a backbone gives.
+    """The layers of a trained head on the output of a backbone.
 
     Args:
         shape: of the backbone's output for one image; a map is flattened.
         outputs: of the last layer.
         layers: widths of dense ReLU layers before it.
-        dropout: share that is left out before each of them and before the last.
-        activation: of the last layer, to be named: ``softmax`` or ``sigmoid``.
+        dropout: rate before each of them and before the last.
+        activation: name of the last layer's activation: ``softmax`` or ``sigmoid``.
     """
     return LayerSummary(tuple(_head_rows(shape, outputs=outputs, layers=layers, dropout=dropout, activation=activation)), (outputs,))
 
@@ -207,7 +207,7 @@ def _head_rows(shape: tuple[int, ...], *, outputs: int, layers: tuple[int, ...],
 
 @dataclass(frozen=True)
 class StageFigures:
-    """What is known of one stage.
+    """The figures of one stage.
 
     Attributes:
         name: ``stem``, ``stage1``, ..., ``last``: what ``--unfreeze`` takes.
@@ -234,17 +234,17 @@ class StageTable:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the stages."""
+        """Names of the stages."""
         return tuple(stage.name for stage in self.stages)
 
     @property
     def parameters(self) -> int:
-        """Of all stages."""
+        """Parameters of all stages."""
         return sum(stage.parameters for stage in self.stages)
 
     @property
     def flops(self) -> int:
-        """Of all stages."""
+        """Operations of all stages."""
         return sum(stage.flops for stage in self.stages)
 
 
@@ -259,7 +259,7 @@ def _stored() -> Mapping[str, tuple[StageFigures, ...]]:
 
 
 def stage_table(record: BackboneRecord) -> StageTable:
-    """The stages of a backbone: of the catalogue's as they are written down, of others computed with random weights.
+    """The stages of a backbone: from ``stages.csv`` where it is in the catalogue, else computed with random weights.
 
     Raises:
         BackboneError: timm's network cannot be run without its classifier.

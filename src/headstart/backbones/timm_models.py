@@ -191,7 +191,7 @@ def fit_weights(model: Any, tensors: Mapping[str, Array], *, name: str) -> None:
 
     Args:
         model: a timm network whose classifier was taken off.
-        tensors: entries of a weight file; those of a classifier are passed over, whatever their size.
+        tensors: entries of a weight file; those of a classifier are ignored, whatever their size.
         name: of the network, for the error.
 
     Raises:

@@ -67,7 +67,7 @@ def read_tensors(path: str | Path) -> dict[str, Array]:
 
     Returns:
         Names to C-contiguous arrays, in the order of the file (that of safetensors is the writer's, mostly sorted). Besides tensors the
-        file may hold dictionaries, lists, numbers and strings, which are passed over; anything else is refused.
+        file may hold dictionaries, lists, numbers and strings, which are ignored; anything else is refused.
 
     Raises:
         BackboneError: the file is missing, cut off, or holds anything but tensors. Nothing in it is executed, and reading takes time and
@@ -107,13 +107,13 @@ def unwrapped(tensors: Mapping[str, Array], expected: Iterable[str]) -> dict[str
     Training scripts wrap weights as ``{"state_dict": ...}`` or ``{"model": ...}`` and prefix names with ``module.``; where several
     copies fit equally (weights and their moving average), the one with the shortest prefix is taken.
     """
-    wanted = set(expected)
+    names = set(expected)
 
     def fitting(prefix: str) -> tuple[int, int]:
-        return (sum(prefix + name in tensors for name in wanted), -len(prefix))
+        return (sum(prefix + name in tensors for name in names), -len(prefix))
 
     best = max(sorted(_prefixes(tensors)), key=fitting)
-    if fitting(best)[0] == 0:  # other names altogether: at least the usual wrappers can be told
+    if fitting(best)[0] == 0:  # other names altogether: at least the usual wrappers are known
         best = ""
         while (wrapper := next((word for word in _WRAPPERS if any(name.startswith(best + word) for name in tensors)), None)) is not None:
             best += wrapper
@@ -416,7 +416,7 @@ class Machine:
 
 
 def _tensors_in(checkpoint: Any) -> Iterator[tuple[str, Tensor]]:
-    """Walk the dictionaries of a checkpoint and yield its tensors under dotted names; everything else is passed over.
+    """Walk the dictionaries of a checkpoint and yield its tensors under dotted names; everything else is ignored.
 
     Raises:
         Refused: one dictionary stands in itself, or so often in others that the walk would not end.

@@ -295,7 +295,6 @@ _MESSAGES = {
     "and a new one is created; or",
     sqlite3.SQLITE_BUSY: "another process has locked the feature store {path} for more than {patience:.0f} seconds. Wait for it, or",
 }
-_MESSAGES[sqlite3.SQLITE_LOCKED] = _MESSAGES[sqlite3.SQLITE_BUSY]
 
 
 def _message(path: Path, error: sqlite3.Error | UnicodeDecodeError) -> str:
@@ -305,7 +304,8 @@ def _message(path: Path, error: sqlite3.Error | UnicodeDecodeError) -> str:
             f"the feature store {path} is damaged ({error}). Run 'headstart cache verify --repair' to keep what is intact, "
             "or delete the file: its features are then recomputed."
         )
-    message = _MESSAGES.get(_code(error), "the feature store {path} cannot be used ({error}). Run 'headstart cache verify', or")
+    code = sqlite3.SQLITE_BUSY if _code(error) == sqlite3.SQLITE_LOCKED else _code(error)
+    message = _MESSAGES.get(code, "the feature store {path} cannot be used ({error}). Run 'headstart cache verify', or")
     why = "it is a folder" if path.is_dir() else "its folder cannot be used" if not path.parent.is_dir() else str(error)
     return f"{message.format(path=path, error=error, why=why, patience=_PATIENCE)} {_ELSEWHERE}"
 
@@ -378,11 +378,10 @@ def all_extractors(connection: sqlite3.Connection) -> dict[int, Extractor]:
 
 def need_extractor(connection: sqlite3.Connection, name: str, dim: int) -> Extractor:
     """Return the extractor of that id, adding it where it is missing. Raises `StoreError` where it is there with another dim."""
-    extractor = find_extractor(connection, name)
-    if extractor is None:
+    if find_extractor(connection, name) is None:
         connection.execute("INSERT INTO extractors (name, dim, created) VALUES (?, ?, ?)", (name, dim, now()))
-        extractor = find_extractor(connection, name)
-        assert extractor is not None
+    extractor = find_extractor(connection, name)
+    assert extractor is not None
     refuse_other_dim(extractor, dim)
     return extractor
 

@@ -41,7 +41,7 @@ class Features:
 
     Attributes:
         values: float32 (n, dim), in the order of the images.
-        kept: int64 (n,): the position of each row's image among the images given.
+        kept: int64 (n,): the position of each row's image in the input.
         refused: an error for each image left out, in order; `refused_at` has their positions.
         computed: how many rows were computed now rather than found in the store.
         digests: the SHA-256 of each row's image, as `image_digest` has it; equal digests are the same image.

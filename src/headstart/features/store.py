@@ -168,7 +168,7 @@ class FeatureStore:
         """Remove features and give their space back to the disk.
 
         `extractor_id` alone removes all of that extractor, and beside another condition limits it to that extractor.
-        `older_than_days` removes what was not used for so long, `max_bytes` what was used longest ago until the file is no larger.
+        `older_than_days` removes what has not been used for that long, `max_bytes` the least recently used until the file is no larger.
         Rows go by the batch they were written in. Raises `ParameterError` where no condition is given or the extractor is unknown.
         """
         if extractor_id is None and older_than_days is None and max_bytes is None:

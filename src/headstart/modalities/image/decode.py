@@ -98,7 +98,7 @@ def image_digest(data: bytes | npt.NDArray[Any]) -> bytes:
 
 @contextmanager
 def _quiet_libtiff() -> Iterator[None]:
-    """Take away the handlers through which Pillow's bundled libtiff prints; where it is not found, it goes on printing."""
+    """Remove the handlers through which Pillow's bundled libtiff prints; where it is not found, it keeps printing."""
     handlers = _libtiff_handlers()
     before = [set_handler(None) for set_handler in handlers]
     try:
@@ -130,7 +130,7 @@ def _libtiff_handlers() -> tuple[Any, ...]:
 
 @contextmanager
 def quiet_decoding() -> Iterator[None]:
-    """Silence what decoders say of odd files (Python warnings, and libtiff's own lines on stderr) while a whole data set is read.
+    """Silence what decoders print about odd files (Python warnings, and libtiff's own lines on stderr) while a whole data set is read.
 
     Enter it once, in the thread that starts the decoding threads: both settings belong to the process. What was refused, and why, is
     in the `ImageError`, so nothing is hidden.
