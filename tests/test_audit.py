@@ -89,7 +89,7 @@ def test_copies_within_a_class(clean):
     finding = the(check(read_dataset(clean)), "copies")
     assert finding.count == 1
     assert finding.examples == ("train/cat/copy.png",)
-    assert "1 image is an exact copy of another image of their class: they count more than once" in finding.message
+    assert "1 image is an exact copy of another image of the same class: they count more than once" in finding.message
     unsplit = the(check(read_dataset(clean / "train")), "copies")
     assert unsplit.severity == "warning"
     assert "may fall on both sides of a split" in unsplit.message
@@ -129,7 +129,7 @@ def test_groups_on_both_sides(clean):
     finding = the(check(read_dataset(clean, group_from=r"p\d")), "parted groups")
     assert finding.severity == "error"
     assert finding.examples == ("p7",)
-    assert "1 groups stand in the test part and in the training part (1 test images)" in finding.message
+    assert "1 groups are in both the test part and the training part (1 test images)" in finding.message
 
 
 def test_one_class_and_no_training_images(tmp_path):
@@ -175,8 +175,8 @@ def test_shortcuts(tmp_path, name, first, second):
     ]
     assert len(found) == 1
     assert found[0].severity == "warning"
-    assert "the class can be told in 100% of cases (guessing: 50%" in found[0].message
-    assert "A classifier may learn this instead of what the pictures show" in found[0].message
+    assert "the class can be predicted in 100% of cases (chance: 50%" in found[0].message
+    assert "A classifier may learn this instead of the content" in found[0].message
     assert len(found[0].examples) == 2
     assert found[0].examples[0].startswith("ill: ")
 
@@ -201,7 +201,7 @@ def test_groups_in_file_names(tmp_path):
     data = read_dataset(tmp_path)
     finding = the(check(data), "groups in names")
     assert finding.severity == "warning"
-    assert "60 groups of" in finding.message
+    assert "60 groups in" in finding.message
     assert "the score is too high" in finding.message
     pattern = finding.message.split("--group-from ")[1].strip("'")
     grouped = read_dataset(tmp_path, group_from=pattern)
@@ -226,7 +226,7 @@ def test_folders_below_classes_as_groups(tmp_path):
             for i in range(2):
                 picture(tmp_path / label / f"{label} patient {person}" / f"{i}.png", seed_of(label, person, i))
     finding = the(check(read_dataset(tmp_path)), "groups in names")
-    assert "24 groups of 48 images" in finding.message
+    assert "24 groups in 48 images" in finding.message
     assert "--group-from '([^/]+)/[^/]+$'" in finding.message
 
 

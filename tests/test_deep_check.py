@@ -147,10 +147,10 @@ def test_the_effect_of_leaks_is_that_of_the_two_images(found: DeepAudit) -> None
     assert (effect.severity, effect.count) == ("error", 2)
     for words in (
         "on all test images (20)", "on those that are copies of training images (1)",
-        "on those that are near copies of training images (1)", "on those that training has not seen in any form (18)",
+        "on those that are near copies of training images (1)", "on those not seen in training in any form (18)",
     ):  # fmt: skip
         assert words in effect.message
-    assert "The 2 that training has seen, judged instead by a head that has seen nothing of their kind: " in effect.message
+    assert "The 2 seen in training, scored instead by a head not trained on them: " in effect.message
 
 
 def test_the_plan_is_what_to_do_about_it(found: DeepAudit, planted: Path) -> None:

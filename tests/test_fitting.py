@@ -139,7 +139,7 @@ def test_copies_in_the_test_part_are_a_leak(copied: Path, tmp_path: Path) -> Non
     heard = Heard()
     result = fit(data, out=tmp_path / "run", settings=QUICK, listener=heard)
     assert [finding.kind for finding in result.findings if finding.severity == "error"] == ["leak"]
-    assert heard.warned[0].startswith("1 test image is an exact copy of training images: their answers are known beforehand")
+    assert heard.warned[0].startswith("1 test image is an exact copy of training images: the model has seen them")
     assert "test/checks/checks 00.png = train/checks/checks 00.png" in heard.warned[0]
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text("utf-8"))
     assert manifest["story"]["findings"][0]["kind"] == "leak"

@@ -149,7 +149,7 @@ def test_findings():
     assert finding.severity == "warning"
     assert 20 <= finding.count <= 50
     assert finding.message.startswith(f"{finding.count} of 1000 labels are probably wrong")
-    assert "Look at them in this order, and correct or delete them" in finding.message
+    assert "Review them in this order, and correct or delete them" in finding.message
     assert len(finding.examples) == 20
     row = 200 + sure[0]
     own, other = ("cat", "dog") if targets[sure[0]] == 0 else ("dog", "cat")

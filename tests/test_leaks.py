@@ -93,7 +93,7 @@ def test_the_accuracy_with_and_without_counted_by_hand() -> None:
         ("all test images", 4 / 8, 8),
         ("those that are copies of training images", 1.0, 2),
         ("those whose group is in the training part", 1.0, 3),
-        ("those that training has not seen in any form", 0.0, 4),
+        ("those not seen in training in any form", 0.0, 4),
     ]
     assert [test.interval for test in tests] == [wilson(4, 8), wilson(2, 2), wilson(3, 3), wilson(0, 4)]
     low, high = binomtest(2, 2).proportion_ci(method="wilson")
@@ -129,7 +129,7 @@ def test_a_fit_tells_the_score_without_copies(pictures: Path, cache: Path) -> No
     result = fit(data, settings=FitSettings(head="centroid", cache=cache))
     right = result.test.outcome.targets == result.test.outcome.predicted
     assert [(test.label, test.images) for test in result.leaks] == [
-        ("all test images", 12), ("those that are copies of training images", 6), ("those that training has not seen in any form", 6),
+        ("all test images", 12), ("those that are copies of training images", 6), ("those not seen in training in any form", 6),
     ]  # fmt: skip
     whole, seen, unseen = result.leaks
     assert whole.accuracy == result.test.accuracy

@@ -113,7 +113,7 @@ def test_a_border_is_found_and_named(tmp_path):
     found = shortcuts(tmp_path)
     assert named(found) == {"border"}
     assert found[0].severity == "warning"
-    assert "the class can be told in 100% of cases (guessing: 50%" in found[0].message
+    assert "the class can be predicted in 100% of cases (chance: 50%" in found[0].message
     assert found[0].message.endswith("Cut the border off, from all images.")
     assert found[0].examples == ("ill: 100% with a frame (median 2 pixels wide, brightness 3 of 255)", "well: 100% without")
 
@@ -158,7 +158,7 @@ def test_jpeg_compression_is_measured_among_jpegs(tmp_path):
             else:
                 written(tmp_path / label / f"{i:02d}.png", pixels)
     (finding,) = (finding for finding in shortcuts(tmp_path) if "JPEG" in finding.message)
-    assert "the class can be told in 100% of cases" in finding.message
+    assert "the class can be predicted in 100% of cases" in finding.message
 
 
 def test_png_for_one_class_is_the_format_and_nothing_else(tmp_path):
@@ -177,7 +177,7 @@ def test_one_class_of_many_is_named(tmp_path):
     found = shortcuts(tmp_path)
     assert named(found) == {"file format"}
     assert found[0].severity == "warning"
-    assert "1 of 8 classes can be told from all others: '5' (100% of it; 0% of the others are taken for it)." in found[0].message
+    assert "1 of 8 classes can be distinguished from all others: '5' (100% of it; 0% of the others are taken for it)." in found[0].message
     assert found[0].examples[0] == "5: PNG 100%"
 
 
@@ -188,7 +188,7 @@ def test_another_aspect_ratio_is_found_and_named(tmp_path):
             height = int(random.integers(30, 90))
             written(tmp_path / label / f"{i:02d}.png", photo(i + 1000 * (ratio > 1), width=round(height * ratio), height=height))
     (finding,) = (finding for finding in shortcuts(tmp_path) if "aspect ratio" in finding.message)
-    assert "the class can be told in 100% of cases" in finding.message
+    assert "the class can be predicted in 100% of cases" in finding.message
     assert finding.examples == ("tall: median 0.75 (width / height)", "wide: median 1.50 (width / height)")
 
 

@@ -94,7 +94,7 @@ def _unreadable(dataset: Dataset, facts: Facts) -> list[Finding]:
     left, all_there = dataset.take(np.flatnonzero(kept)).counts("train", ""), dataset.counts("train", "")
     lost = [name for name in dataset.classes if all_there[name] and not left[name]]
     if lost:
-        text = f"No training image of {_quoted(lost)} can be read, so it cannot be learnt. Replace the files."
+        text = f"No training image of {_quoted(lost)} can be read, so it cannot be learned. Replace the files."
         found.append(Finding("class lost", "error", text, tuple(lost), len(lost)))
     return found
 
@@ -147,7 +147,7 @@ def _leaks(names: Sequence[str], leaking: Sequence[int], examples: Sequence[str]
     found = []
     if leaking:
         message = (
-            f"{are_copies(len(leaking), 'test image', 'exact')} of training images: their answers are known beforehand, so the score "
+            f"{are_copies(len(leaking), 'test image', 'exact')} of training images: the model has seen them, so the score "
             "is too high. Delete them from the test part."
         )
         found.append(Finding("leak", "error", message, tuple(examples[:_EXAMPLES]), len(leaking)))
@@ -164,7 +164,7 @@ def _surplus(dataset: Dataset, names: Sequence[str], surplus: list[int]) -> list
         return []
     unsplit = bool((dataset.parts[surplus] == "").any())
     effect = "they may fall on both sides of a split, and the score is then too high" if unsplit else "they count more than once"
-    message = f"{are_copies(len(surplus), 'image', 'exact')} of another image of their class: {effect}. Delete the copies."
+    message = f"{are_copies(len(surplus), 'image', 'exact')} of another image of the same class: {effect}. Delete the copies."
     severity: Severity = "warning" if unsplit or len(surplus) > len(dataset) / 100 else "note"
     return [Finding("copies", severity, message, tuple(names[i] for i in surplus[:_EXAMPLES]), len(surplus))]
 
@@ -179,7 +179,7 @@ def _parted_groups(dataset: Dataset) -> list[Finding]:
         return []
     count = int(np.isin(dataset.groups[test], both).sum())
     message = (
-        f"{len(both)} groups stand in the test part and in the training part ({count} test images): images of one group are alike, "
+        f"{len(both)} groups are in both the test part and the training part ({count} test images): images of one group are alike, "
         "so the score is too high. Move each group to one side."
     )
     return [Finding("parted groups", "error", message, tuple(both[:_EXAMPLES]), len(both))]
@@ -196,7 +196,7 @@ def _classes(dataset: Dataset) -> list[Finding]:
     few = {name: count for name, count in counts.items() if count < _FEW}
     if few:
         listed = ", ".join(f"{name!r} ({count})" for name, count in sorted(few.items(), key=lambda item: item[1])[:8])
-        text = f"Fewer than {_FEW} training images in {listed}. These classes will be recognised badly; add images or join classes."
+        text = f"Fewer than {_FEW} training images in {listed}. These classes will be recognised poorly; add images or merge classes."
         found.append(Finding("few images", "warning", text, tuple(few) if len(few) > 8 else (), len(few)))
     largest, smallest = max(counts, key=lambda name: counts[name]), min(counts, key=lambda name: counts[name])
     ratio = counts[largest] / counts[smallest]
@@ -305,7 +305,7 @@ class _Candidate:
 
 
 def group_pattern(dataset: Dataset) -> str | None:
-    """The regular expression that finds groups in the file names, where they look as if several images belonged together."""
+    """The regular expression that finds groups in the file names, where these suggest groups; else None."""
     best = _best(dataset)
     return None if best is None else best.pattern
 
@@ -322,7 +322,7 @@ def _best(dataset: Dataset) -> _Candidate | None:
 
 
 def find_groups_in_names(dataset: Dataset) -> list[Finding]:
-    """Return a finding if file names look as if several images belonged together and no groups are given."""
+    """Return a finding if file names suggest groups and none are given."""
     best = _best(dataset)
     if best is None:
         return []
@@ -331,14 +331,14 @@ def find_groups_in_names(dataset: Dataset) -> list[Finding]:
     parted = [key for key, parts in sides.items() if "test" in parts and len(parts) > 1]
     several = sorted((key for key, rows in best.groups.items() if len(rows) > 1), key=lambda key: (-len(best.groups[key]), key))
     unsplit = bool((dataset.parts == "").any())
-    message = f"The file names look as if several images belonged together: {len(best.groups)} groups of {len(dataset)} images."
+    message = f"The file names suggest that several images belong together: {len(best.groups)} groups in {len(dataset)} images."
     if parted:
         message += f" {len(parted)} of them have images in the test part and outside it, so the score may be too high."
     elif unsplit:
         message += " If images of one person or scene are on both sides of a split, the score is too high."
     else:
         message += " The parts keep them together; folds of the training part should too."
-    message += f" If so, say it with: --group-from '{best.pattern}'"
+    message += f" If so, use: --group-from '{best.pattern}'"
     examples = tuple(f"{key}: {', '.join(names[i] for i in best.groups[key][:3])}" for key in (parted or several)[:10])
     return [Finding("groups in names", "warning" if parted or unsplit else "note", message, examples, len(parted or several))]
 

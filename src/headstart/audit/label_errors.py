@@ -140,9 +140,9 @@ def find_label_errors(dataset: Dataset, rows: npt.ArrayLike, logits: npt.ArrayLi
     names = dataset.names()
     total = len(errors.order)
     message = (
-        f"{errors.likely} of {total} labels are probably wrong ({errors.likely / total:.1%}): models that did not learn from these images "
-        "are surer of another label than hard pictures explain. Wrong labels teach mistakes, and make a good model look "
-        "worse. Look at them in this order, and correct or delete them; some will be right."
+        f"{errors.likely} of {total} labels are probably wrong ({errors.likely / total:.1%}): models not fitted to these images favour "
+        "another label more strongly than their difficulty explains. Wrong labels cause errors, and make a good model look worse. "
+        "Review them in this order, and correct or delete them; some will be right."
     )
     examples = tuple(
         f"{names[positions[i]]}: {describe(dataset, int(positions[i]), int(suggested))} ({score:.2f})"

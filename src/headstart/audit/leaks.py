@@ -1,4 +1,4 @@
-"""What a leak does to the score: the accuracy with and without the test images that training has seen in some form."""
+"""What a leak does to the score: the accuracy with and without test images seen in training in some form."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ _WORDS = {
 
 
 def leak_tests(right: npt.NDArray[np.bool_], known: dict[str, npt.NDArray[np.bool_]]) -> tuple[LeakTest, ...]:
-    """The accuracy on all test images, on those that training has seen, and on the others; nothing where it has seen none.
+    """The accuracy on all test images, on those seen in training, and on the others; nothing where none were.
 
     Args:
         right: bool (m,), which test images were named rightly.
@@ -91,5 +91,5 @@ def leak_tests(right: npt.NDArray[np.bool_], known: dict[str, npt.NDArray[np.boo
     return (
         LeakTest.of(_WHOLE, right),
         *(LeakTest.of(f"those {_WORDS[name]}", right[rows]) for name, rows in known.items()),
-        *([LeakTest.of("those that training has not seen in any form", right[unseen])] if unseen.any() else []),
+        *([LeakTest.of("those not seen in training in any form", right[unseen])] if unseen.any() else []),
     )

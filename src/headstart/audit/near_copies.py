@@ -140,8 +140,8 @@ def _leaks(names: Sequence[str], leaks: Sequence[tuple[int, int]], validation: S
     found = []
     if leaks:
         message = (
-            f"{are_copies(len(leaks), 'test image', 'near')} of training images (resized, recompressed, cropped or mirrored): their "
-            "answers are known beforehand, so the score is too high. Delete them from the test part, or keep each picture and its "
+            f"{are_copies(len(leaks), 'test image', 'near')} of training images (resized, recompressed, cropped or mirrored): the "
+            "model has seen them, so the score is too high. Delete them from the test part, or keep each picture and its "
             "copies in one part."
         )
         found.append(Finding("near copies across parts", "error", message, _examples(names, leaks), len(leaks)))

@@ -1,4 +1,4 @@
-"""Images unlike the rest of their class: strange pictures, wrong files, pictures that do not belong there.
+"""Images unlike the rest of their class: unusual pictures, wrong files, rare cases.
 
 The measure is the distance to the nearest images of the same class, on standardised features (Ramaswamy, Rastogi and Shim, "Efficient
 algorithms for mining outliers from large data sets", SIGMOD 2000). The cut-off is robust: it is set by the middle of the class, so that
@@ -79,8 +79,8 @@ def find_outliers(dataset: Dataset, features: npt.NDArray[np.float32], *, layers
     names = dataset.names()
     rest = "the other images" if not isinstance(dataset.targets, Labels) else "the rest of their class"
     message = (
-        f"{len(rows)} images are unlike {rest}: strange pictures, wrong files, or rare cases. A wrong one teaches a wrong thing; a rare "
-        "one asks for more of its kind. Look at them, the strangest first; delete only what does not belong there."
+        f"{len(rows)} images are unlike {rest}: unusual pictures, wrong files, or rare cases. Wrong files cause errors; rare cases "
+        "call for more examples. Review them, the most unusual first; delete only what does not belong."
     )
     examples = tuple(
         f"{names[row]}{_class_of(dataset, row)}: {outliers.score[row]:.1f} deviations from the middle" for row in rows[:_EXAMPLES]

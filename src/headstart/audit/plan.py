@@ -301,7 +301,7 @@ def make_plan(
     """Propose what to do about the findings that can be settled by leaving out, grouping or looking.
 
     Dropped: files that cannot be read; exact copies of another image with the same labels; copies and near copies that stand in a later
-    part than the image that they are like (in the test part: their answers are known beforehand). Kept together: near copies within a
+    part than the image that they are like (in the test part: the model has seen them). Kept together: near copies within a
     part. To be looked at: copies and near copies with different labels, and labels that are probably wrong.
 
     Args:

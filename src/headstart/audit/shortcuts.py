@@ -1,4 +1,4 @@
-"""Properties that give the class away without a look at the picture: file format, size, shape, colour mode, compression, frame, file size.
+"""Properties that reveal the class without looking at the picture: file format, size, shape, colour mode, compression, frame, file size.
 
 Where there is one, a classifier may learn how the pictures were made instead of what they show. It is measured, not guessed: a
 small decision tree is cross-validated on each of these properties alone.
@@ -83,7 +83,7 @@ class _Measured:
 
 
 def find_shortcuts(dataset: Dataset, facts: Facts, *, seed: int = 0) -> list[Finding]:
-    """Return a finding for each property from which alone the class, or one class of many, can be told clearly better than by guessing.
+    """Return a finding for each property that alone predicts the class, or one class of many, clearly better than chance.
 
     The properties: file format, image size, aspect ratio, colour mode, JPEG compression (among JPEGs), border (among the images whose
     frame was measured) and file size. What follows from another property that was found is not reported again. Nothing is measured for
@@ -133,7 +133,7 @@ def _finding(wanted: _Property, measured: _Measured, classes: tuple[str, ...]) -
     severity: Severity = "warning" if (measured.gain >= _WARNING or apart) and wanted.at_most == "warning" else "note"
     if measured.clear:
         told = (
-            f"the class can be told in {measured.score:.0%} of cases (guessing: {measured.guess:.0%}; mean over classes). "
+            f"the class can be predicted in {measured.score:.0%} of cases (chance: {measured.guess:.0%}; mean over classes). "
             "A classifier may learn this"
         )
     else:
@@ -141,10 +141,9 @@ def _finding(wanted: _Property, measured: _Measured, classes: tuple[str, ...]) -
             f"{classes[measured.classes[j]]!r} ({measured.recall[j]:.0%} of it; {measured.mistaken[j]:.0%} of the others are taken for it)"
             for j in apart[:3]
         )
-        told = f"{len(apart)} of {len(classes)} classes can be told from all others: {named}. A classifier may learn this"
+        told = f"{len(apart)} of {len(classes)} classes can be distinguished from all others: {named}. A classifier may learn this"
     message = (
-        f"From the {wanted.name} alone, without a look at the picture, {told} instead of what the pictures show, and fail elsewhere. "
-        f"{wanted.advice}."
+        f"From the {wanted.name} alone, without looking at the picture, {told} instead of the content, and fail elsewhere. {wanted.advice}."
     )
     examples = []
     for j in sorted(range(len(measured.classes)), key=lambda j: 0 if measured.clear else -(j in apart)):

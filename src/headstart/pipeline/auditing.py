@@ -197,7 +197,7 @@ class _Audited:
         change, _ = _changed(apart[test][leaked], right[leaked])
         message = (
             "; ".join(row.line() for row in leak_tests(right, known))
-            + f". The {int(leaked.sum())} that training has seen, judged instead by a head that has seen nothing of their kind: "
+            + f". The {int(leaked.sum())} seen in training, scored instead by a head not trained on them: "
             f"{apart[test][leaked].mean():.4f}, {change})."
         )
         sure = set(known) != {"groups"} or self.dataset.grouped  # groups from file names are a guess
