@@ -84,7 +84,7 @@ def check_command(
     for line in audit.lines()[-1:] if quiet else audit.lines():
         print_result(line)
     if how.fix is not None and not quiet:
-        repeated = words_typed(context, without=("data", "deep", "fix", "out", "quiet", "verbose"))
+        repeated = words_typed(context, without=("data", "deep", "fix", "out", "cache", "quiet", "verbose"))
         command = shlex.join(["headstart", "fit", data, *repeated, "--plan", str(how.fix)])
         print_result(f"{how.fix}: the plan. Read it, change it, then: {command}")
 
