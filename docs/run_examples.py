@@ -1,6 +1,6 @@
 """Run the examples of the README and the pages in docs/, as a reader would, and compare or renew what they print.
 
-    python docs/run_examples.py [--write | --json] [--folder FOLDER] [PAGE ...]
+    python docs/run_examples.py [--write | --json] [PAGE ...]
 
 Of a page, these blocks are run, from top to bottom, in one empty folder with the real images that `prepare` puts there:
 
@@ -298,20 +298,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pages", nargs="*", type=Path)
     parser.add_argument("--write", action="store_true", help="renew what the pages say is printed")
-    parser.add_argument("--json", action="store_true", help="print what was run as JSON, and compare nothing")
-    parser.add_argument("--folder", type=Path, help="run there, where `prepare` has been called already")
+    parser.add_argument("--json", action="store_true", help="print what was run as JSON, a line for each page, and compare nothing")
     options = parser.parse_args()
     make_ready()
     wrong = 0
-    with tempfile.TemporaryDirectory() as cache:
-        os.environ.setdefault("HEADSTART_CACHE", cache)
-        for page in options.pages or PAGES:
-            with tempfile.TemporaryDirectory() as folder:
-                if options.folder is None:
-                    prepare(Path(folder))
-                found = run_page(page.resolve(), options.folder or Path(folder), write=options.write)
+    with tempfile.TemporaryDirectory() as temporary:
+        os.environ.setdefault("HEADSTART_CACHE", f"{temporary}/cache")
+        prepared = Path(temporary, "prepared")
+        prepare(prepared)
+        for number, page in enumerate(options.pages or PAGES):
+            folder = Path(shutil.copytree(prepared, Path(temporary, f"page{number}")))
+            found = run_page(page.resolve(), folder, write=options.write)
             if options.json:
-                print(json.dumps([asdict(ran) for ran in found], default=str))
+                print(json.dumps([asdict(ran) for ran in found], default=str), flush=True)
                 continue
             for ran in found:
                 differing = alike(ran.documented, ran.printed)

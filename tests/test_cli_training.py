@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from forked import Command, together
 from headstart import load
 from headstart.errors import ParameterError
 from headstart.settings import GRADUAL, FineTuning
@@ -173,29 +173,12 @@ def test_a_sheet_of_what_the_network_sees(cli: Cli, pictures: Path) -> None:
 # Interruptions
 
 BEGIN = ("--strategy", "full", "--image-size", "32", "--epochs", "2", "--batch-size", "6", "--average", "2", "--head", "centroid")
-ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")} | {
-    "OMP_NUM_THREADS": "1"
-}
-COMMAND = [sys.executable, "-m", "headstart"]
-TOGETHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "headstart"]
-
-
-def call(*arguments: str | Path, command: list[str] = COMMAND) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*command, *map(str, arguments)], capture_output=True, text=True, timeout=200, check=False, env=ENVIRONMENT
-    )  # fmt: skip
-
-
-def stopped(*arguments: str | Path, send: int, after: str, command: list[str] = COMMAND) -> tuple[int, str]:
-    """Send a signal in the middle of the first step after the line that starts like this; exit code and stderr."""
-    done = interrupted([*command, *arguments], when=line_that_starts_with(after), send=send, environment=ENVIRONMENT)
-    return done.code, done.err
 
 
 @pytest.fixture(scope="module")
 def undisturbed(pictures: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("undisturbed") / "run"
-    done = call("fit", pictures, "--out", run, "--cache", cache, *BEGIN)
+    done = Command("fit", pictures, "--out", run, "--cache", cache, *BEGIN).ended()
     assert done.returncode == 0, done.stderr
     assert [path.name for path in run.parent.iterdir()] == ["run"]
     return run
@@ -204,8 +187,9 @@ def undisturbed(pictures: Path, cache: Path, tmp_path_factory: pytest.TempPathFa
 @needs_torch
 @pytest.mark.torch
 def test_ctrl_c_and_a_kill_and_then_the_same_model(cli: Cli, pictures: Path, cache: Path, undisturbed: Path) -> None:
-    code, said = stopped("fit", pictures, "--out", "run", "--cache", cache, *BEGIN, send=signal.SIGINT, after="Epoch 1")
-    assert code == 130, said
+    stopped = Command("fit", pictures, "--out", "run", "--cache", cache, *BEGIN).signal_after("Epoch 1", signal.SIGINT).ended()
+    said = stopped.stderr
+    assert stopped.returncode == 130, said
     assert said.splitlines()[-1] == f"Interrupted. The state of the training is saved. To resume: headstart fit {pictures} --resume run"
     assert "Traceback" not in said
     assert "epoch 1/2" not in said
@@ -230,14 +214,14 @@ def test_ctrl_c_and_a_kill_and_then_the_same_model(cli: Cli, pictures: Path, cac
         assert message in done.err
     assert cli("fit", pictures, "--head", "centroid", "-q").code == 0  # another run is not hindered
 
-    code, said = stopped("fit", pictures, "--resume", "run.training", "--cache", cache, send=signal.SIGKILL, after="Epoch 2")
-    assert code == -signal.SIGKILL
+    killed = Command("fit", pictures, "--resume", "run.training", "--cache", cache).signal_after("Epoch 2", signal.SIGKILL).ended()
+    said = killed.stderr
+    assert killed.returncode == -signal.SIGKILL
     assert "Resuming run, which was begun on " in said
     assert "Resuming after step " in said
     assert "epoch 1/2" in said
-    done = call(
-        "fit", pictures, "--resume", "run", "--out", "run", "--cache", cache, *BEGIN
-    )  # the whole command, typed again, does no harm
+    # the whole command, typed again, does no harm
+    done = Command("fit", pictures, "--resume", "run", "--out", "run", "--cache", cache, *BEGIN).ended()
     assert done.returncode == 0, done.stderr
     assert "Resuming after step 8 of 16." in done.stderr
     assert not Path("run.training").exists()
@@ -253,23 +237,26 @@ def test_ctrl_c_and_a_kill_and_then_the_same_model(cli: Cli, pictures: Path, cac
 @needs_torch
 @pytest.mark.torch
 def test_two_processes_stop_together_and_come_to_the_same_predictions(cli: Cli, pictures: Path, cache: Path, undisturbed: Path) -> None:
-    code, said = stopped(
-        "fit", pictures, "--out", "run", "--cache", cache, *BEGIN, send=signal.SIGINT, after="Epoch 2", command=TOGETHER
-    )  # fmt: skip
-    assert code != 0
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "headstart"]
+    arguments = [sys.executable, *torchrun, "fit", pictures, "--out", "run", "--cache", cache, *BEGIN]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    stopped = interrupted(arguments, when=line_that_starts_with("Epoch 2"), send=signal.SIGINT, environment=environment)
+    said = stopped.err
+    assert stopped.code != 0
     assert said.count("Interrupted.") == 1
     assert said.count("Reading the data\n") == 1
     assert "bug in Headstart" not in said
     assert sorted(path.name for path in Path().iterdir()) == ["run.training"]
-    done = call("fit", pictures, "--resume", "run", "--cache", cache, command=TOGETHER)
-    assert done.returncode == 0, done.stderr
-    assert sum(line.startswith("test accuracy ") for line in done.stdout.splitlines()) == 1
-    assert done.stderr.count("epoch 2/2") == 1
+    both = [command.ended() for command in together(2, "fit", pictures, "--resume", "run", "--cache", cache)]
+    said = "".join(one.stderr for one in both)
+    assert [one.returncode for one in both] == [0, 0], said
+    assert [sum(line.startswith("test accuracy ") for line in one.stdout.splitlines()) for one in both] == [1, 0]
+    assert said.count("epoch 2/2") == 1
     assert [path.name for path in Path().iterdir()] == ["run"]
     images = sorted(pictures.glob("*/*.png"))
     one, two = (load(run).predict(images).probabilities for run in (undisturbed, Path("run")))
     np.testing.assert_allclose(two, one, atol=1e-4)
-    assert done.stdout.splitlines()[-1] == "test " + _summary(undisturbed)
+    assert both[0].stdout.splitlines()[-1] == "test " + _summary(undisturbed)
 
 
 def _summary(run: Path) -> str:

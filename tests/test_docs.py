@@ -6,11 +6,10 @@ import importlib.util
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -52,36 +51,41 @@ def _name(page: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def runs(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Path, Future[list[Any]]]]:
-    """Every page with examples, each run in a process and a folder of its own, two at a time."""
-    environment = {**os.environ, "HEADSTART_CACHE": str(cache)}
-    prepared = tmp_path_factory.mktemp("prepared")
-    examples.prepare(prepared)
+def examples_of(cache: Path) -> Iterator[Callable[[Path], list[Any]]]:
+    """What the examples of a page printed; one process runs those of all pages, each in a folder of its own."""
+    command = [sys.executable, str(DOCS / "run_examples.py"), "--json", *map(str, WITH_EXAMPLES)]
+    pages = iter(WITH_EXAMPLES)
+    found: dict[Path, list[Any]] = {}
+    with subprocess.Popen(command, env={**os.environ, "HEADSTART_CACHE": str(cache)}, stdout=subprocess.PIPE, text=True) as process:
+        watch = threading.Timer(900, process.kill)
+        watch.start()
 
-    def run(page: Path) -> list[Any]:
-        folder = tmp_path_factory.mktemp("page")
-        shutil.copytree(prepared, folder, dirs_exist_ok=True)
-        command = [sys.executable, str(DOCS / "run_examples.py"), "--json", "--folder", str(folder), str(page)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-        assert done.stdout.startswith("["), done.stderr
-        return [examples.Ran(**{**one, "page": page}) for one in json.loads(done.stdout)]
+        def of(page: Path) -> list[Any]:
+            assert process.stdout is not None
+            while page not in found:
+                line = process.stdout.readline()
+                assert line.startswith("["), f"docs/run_examples.py ended before {_name(page)}"
+                following = next(pages)
+                found[following] = [examples.Ran(**{**ran, "page": following}) for ran in json.loads(line)]
+            return found[page]
 
-    with ThreadPoolExecutor(2) as pool:
-        yield {page: pool.submit(run, page) for page in WITH_EXAMPLES}
+        yield of
+        watch.cancel()
+        process.kill()
 
 
 @pytest.mark.parametrize("page", WITH_EXAMPLES, ids=_name)
-def test_every_example_runs(page: Path, runs: dict[Path, Future[list[Any]]]) -> None:
-    ran = runs[page].result()
+def test_every_example_runs(page: Path, examples_of: Callable[[Path], list[Any]]) -> None:
+    ran = examples_of(page)
     assert ran
     failed = [f"line {one.line}: {one.what}\n{one.failed}" for one in ran if one.failed]
     assert not failed, "\n".join(failed)
 
 
 @pytest.mark.parametrize("page", WITH_EXAMPLES, ids=_name)
-def test_examples_print_what_the_page_says(page: Path, runs: dict[Path, Future[list[Any]]]) -> None:
+def test_examples_print_what_the_page_says(page: Path, examples_of: Callable[[Path], list[Any]]) -> None:
     """Figures apart; a few lines may differ, since another processor may choose another head by a hair."""
-    ran = runs[page].result()
+    ran = examples_of(page)
     documented = sum(len([line for line in one.documented if line.strip()]) for one in ran)
     differing = [f"line {one.line}: {line}" for one in ran for line in examples.alike(one.documented, one.printed)]
     assert len(differing) <= 1 + 0.15 * documented, "renew with docs/run_examples.py --write:\n" + "\n".join(differing)
