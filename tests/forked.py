@@ -48,7 +48,7 @@ class Command:
         self._process = _CONTEXT.Process(target=_headstart, args=(words, str(Path.cwd()), self._files, variables))
         self._process.start()
 
-    def signal_after(self, line: str, number: signal.Signals, *, timeout: float = 200) -> Command:
+    def signal_after(self, line: str, number: signal.Signals, *, timeout: float = 600) -> Command:
         """Send a signal when a line of stderr begins like this."""
         deadline = time.monotonic() + timeout
         while not any(one.startswith(line) for one in self._files[1].read_text("utf-8").splitlines()):
@@ -59,7 +59,7 @@ class Command:
         os.kill(self._process.pid, number)
         return self
 
-    def ended(self, *, timeout: float = 200) -> Ended:
+    def ended(self, *, timeout: float = 600) -> Ended:
         """Wait for its end."""
         self._process.join(timeout)
         if self._process.exitcode is None:

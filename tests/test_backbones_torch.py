@@ -33,7 +33,7 @@ with warnings.catch_warnings():
 # one a family, small: the side of the images, the parts expected, what is made smaller
 FAMILIES: dict[str, tuple[int, list[int], dict[str, Any]]] = {
     "resnet18": (64, [64, 64, 128, 256, 512], {}),
-    "vgg11": (64, [64, 128, 256, 512, 512, 512], {}),
+    "vgg11": (64, [64, 128, 256, 512, 512, 512], {"mlp_ratio": 0.02}),
     "mobilenetv1_100": (64, [64, 128, 256, 512, 1024], {}),
     "mobilenetv2_050": (64, [8, 16, 16, 32, 48, 80, 160, 1280], {}),
     "mobilenetv3_small_050": (64, [8, 16, 24, 24, 48, 288, 1024], {}),
@@ -293,14 +293,17 @@ def test_moving_averages_beside_the_weights_are_passed_over(model: Any) -> None:
     assert all(np.array_equal(found[name], state[name]) for name in state)
 
 
-def test_torchvisions_names_of_vgg_fit() -> None:
+def test_torchvisions_names_of_vgg_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torchvision = pytest.importorskip("torchvision")
     torch.manual_seed(1)
-    theirs = torchvision.models.VGG(torchvision.models.vgg11().features, init_weights=False)
+    layers = torchvision.models.vgg.make_layers(torchvision.models.vgg.cfgs["A"])
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.nn.Linear, "reset_parameters", lambda self: None)  # 124 million numbers that are passed over
+        theirs = torchvision.models.VGG(layers, init_weights=False)
     state = {name: value.numpy() for name, value in theirs.state_dict().items()}
-    ours = timm.create_model("vgg11").eval()
+    ours = timm.create_model("vgg11", mlp_ratio=0.02).eval()
     ours.pre_logits = torch.nn.Identity()
     ours.reset_classifier(0)
     timm_models.fit_weights(ours, state, name="vgg11")
