@@ -6,14 +6,16 @@ task of these methods and knows no task by name.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from headstart.data import Annotations, Dataset, Targets
+from headstart.errors import ParameterError
 from headstart.onnx_graph import OnnxGraph
 from headstart.progress import Listener
 from headstart.sections import Card, Matrix, TaskReport
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from headstart.features.table import FeatureTable
     from headstart.reliability import Reliability, ReliabilityTest
     from headstart.selection import Choice, LearningCurve
+    from headstart.settings import FitSettings
 
 Outputs = Mapping[str, npt.NDArray[Any]]
 """What a model says of n inputs: an array with n rows for each of the task's outputs, by name."""
@@ -97,7 +100,7 @@ class LearningContext:
     """What learning needs beside the features.
 
     Attributes:
-        settings: of the fit; see `headstart.pipeline.FitSettings`.
+        settings: with the attributes of `headstart.settings.FitSettings` that the task uses.
         prepared: the extractor that gave the features, and the store.
         listener: is told how it goes.
         resumable: where a training is kept while it lasts; see `headstart.tasks.classification.learning.Resumable`.
@@ -147,72 +150,70 @@ class Judged:
     findings: tuple[Finding, ...] = ()
 
 
-class Task(Protocol):
-    """A task: what the targets mean, how they are learned, tested and shown."""
+class Task(ABC):
+    """A task: what the targets mean, how they are learned, tested and shown. What is not abstract has a default that fits most tasks."""
 
-    name: str
+    name: ClassVar[str]
     """As in the manifest, and for ``--task``."""
 
-    title: str
-    """What a model of this task is called on its pages, such as "Image classifier"."""
-
     def recognises(self, found: Annotations) -> str | None:
-        """What in the data says that this is the task, told to the user; None where nothing does."""
-        ...
+        """What in the data says that this is the task, told to the user; None where nothing does: it is then only learned when named."""
+        return None
 
+    @abstractmethod
     def read_targets(self, found: Annotations, state: State | None = None) -> Targets:
         """Read the targets; with the `state` of a run, as that run understands them.
 
         Raises:
             DataError: a target cannot be read; the message names the input or the file.
         """
-        ...
 
+    @abstractmethod
     def targets(self, array: npt.NDArray[Any], state: State) -> Targets:
         """The targets that were stored as an array."""
-        ...
 
     def state(self, targets: Targets) -> dict[str, Any]:
-        """What the manifest keeps."""
-        ...
+        """What the manifest keeps, to decode outputs later."""
+        return {}
 
-    def check(self, dataset: Dataset, settings: Any) -> None:
-        """Refuse, before anything is computed, what cannot be learned: data with their final split, or settings that do not suit them.
+    def check(self, dataset: Dataset, settings: FitSettings) -> None:
+        """Refuse what cannot be learned: data with their split (or without, before it is made), and settings that do not suit them.
 
         Raises:
             DataError, ParameterError: with what to do.
         """
-        ...
+        if settings.fine_tuning is not None:
+            raise ParameterError(f"The backbone cannot be trained further for the task {self.name}: use --strategy probe.")
 
+    @abstractmethod
     def fit(self, table: FeatureTable, context: LearningContext) -> Learned:
         """Learn from the training rows of a table; its test rows may be watched, and nothing is chosen on them."""
-        ...
 
+    @abstractmethod
     def outputs(self, state: State) -> tuple[Output, ...]:
         """The outputs of the graph beside the features."""
-        ...
 
+    @abstractmethod
     def apply(self, model: Any, features: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[Any]]:
-        """The same outputs from features (n, D) by the fitted model, without the graph; what a run stores of its test part."""
-        ...
+        """Outputs from features (n, D) by the fitted model, without the graph; what a run stores of its test part."""
 
+    @abstractmethod
     def write_onnx(self, graph: OnnxGraph, model: Any, features: str, state: State) -> None:
         """Append the model to a graph: `features` names a float32 value (N, D); the outputs get their names."""
-        ...
 
+    @abstractmethod
     def evaluate(self, outputs: Outputs, targets: Targets) -> Evaluation:
         """Score the outputs."""
-        ...
 
     def judge(self, learned: Learned, evaluation: Evaluation, context: LearningContext) -> Judged:
         """What is known of the model beside its scores."""
-        ...
+        return Judged()
 
     def reliability_of(
         self, evaluation: Evaluation, predictions: Predictions, trust: Reliability | None
     ) -> tuple[Sequence[str], dict[str, Any]]:
         """How well what a run knows of its reliability holds on inputs with known targets: sentences, and JSON values."""
-        ...
+        return (), {}
 
     def matrix(self, evaluation: Evaluation) -> Matrix:
         """The confusion matrix.
@@ -220,8 +221,9 @@ class Task(Protocol):
         Raises:
             ParameterError: the task, or these targets, have none.
         """
-        ...
+        raise ParameterError(f"A run of the task {self.name} has no confusion matrix.")
 
+    @abstractmethod
     def report(self, run: Any, record: Any, *, cards: Callable[..., dict[int, Card]]) -> TaskReport:
         """What the pages say of the test part: sections, as plain data.
 
@@ -230,8 +232,7 @@ class Task(Protocol):
             record: its `FitRecord`.
             cards: from rows of the test part, and for each of all its rows the output that a heat map is to explain, to pictures by row.
         """
-        ...
 
     def predictions(self, given: Predictions, state: State) -> Predictions:
         """What a run says of inputs, with the names that this task has for its outputs."""
-        ...
+        return given

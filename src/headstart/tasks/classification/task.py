@@ -16,21 +16,21 @@ from headstart.onnx_graph import OnnxGraph
 from headstart.sections import Card, Matrix, TaskReport
 from headstart.tasks.classification.predictions import ClassPredictions
 from headstart.tasks.predictions import Predictions
-from headstart.tasks.task import Judged, Learned, LearningContext, Output, Outputs, State
+from headstart.tasks.task import Judged, Learned, LearningContext, Output, Outputs, State, Task
 
 if TYPE_CHECKING:
     from headstart.data import Targets
     from headstart.features.table import FeatureTable
     from headstart.reliability import Reliability
+    from headstart.settings import FitSettings
     from headstart.tasks.classification.evaluation import ClassEvaluation
     from headstart.tasks.task import Evaluation
 
 
-class Classification:
+class Classification(Task):
     """Which class an input has; or which of several classes it has."""
 
     name = "classification"
-    title = "Image classifier"
 
     def recognises(self, found: Annotations) -> str | None:
         """Labels are what every reader finds."""
@@ -52,7 +52,7 @@ class Classification:
         assert targets.link is not None
         return {"classes": list(targets.classes), "link": targets.link.name}
 
-    def check(self, dataset: Dataset, settings: Any) -> None:
+    def check(self, dataset: Dataset, settings: FitSettings) -> None:
         """There must be two classes, each with a training image; and a training must suit the classes."""
         if len(dataset.classes) < 2:
             raise DataError(
