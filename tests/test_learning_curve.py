@@ -187,7 +187,7 @@ def test_an_exact_power_law_is_found() -> None:
     assert gains[0] == pytest.approx(0.05 * (1 - 2**-0.5), rel=0.03)
 
 
-def test_the_law_never_goes_below_nought_nor_up() -> None:
+def test_the_law_never_goes_below_zero_nor_up() -> None:
     shares = np.array([1 / 8, 1 / 4, 1 / 2, 1])
     falling = np.array([[0.4, 0.2, 0.05, 0.0], [0.1, 0.2, 0.3, 0.4], [0.2, 0.2, 0.2, 0.2]])
     law, gains = _law(shares, falling, np.full(4, 0.01))
@@ -229,7 +229,7 @@ def test_a_curve_survives_json() -> None:
     found = learning_curve(X, y, choice=chosen(X, y), layers=LAYERS)
     assert LearningCurve.from_dict(json.loads(json.dumps(found.to_dict(), allow_nan=False))) == found
     for broken in ({}, {**found.to_dict(), "more": 1}):
-        with pytest.raises(ParameterError, match="this is no learning curve"):
+        with pytest.raises(ParameterError, match="this is not a learning curve"):
             LearningCurve.from_dict(broken)
     with pytest.raises(ParameterError, match="different lengths"):
         LearningCurve.from_dict({**found.to_dict(), "images": [1]})

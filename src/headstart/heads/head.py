@@ -33,7 +33,7 @@ class LogitClassifier:
 
     classes_: npt.NDArray[Any]
     link_: Link
-    _label_dtype: np.dtype[Any]
+    label_dtype_: np.dtype[Any]
 
     @abstractmethod
     def logits(self, X: npt.ArrayLike) -> Floats:
@@ -52,7 +52,13 @@ class LogitClassifier:
     def predict(self, X: npt.ArrayLike) -> npt.NDArray[Any]:
         """The most probable label of each row (n,); of independent labels the matrix (n, k) of those with a probability of 0.5 or more."""
         logits = self.logits(X)
-        return self.link_.labels(logits, self.classes_, self._label_dtype)
+        return self.link_.labels(logits, self.classes_, self.label_dtype_)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()  # type: ignore[misc]
+        tags.classifier_tags.multi_label = True
+        tags.target_tags.multi_output = False
+        return tags
 
 
 class Head(LogitClassifier, ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -106,7 +112,7 @@ class Head(LogitClassifier, ClassifierMixin, BaseEstimator):  # type: ignore[mis
             features, weights, targets = features[kept], weights[kept], encode(np.asarray(y)[kept])
             numbers = None if numbers is None else numbers[kept]
             overwrite = True
-        self.classes_, self.link_, self._label_dtype = targets.classes, targets.link, targets.dtype
+        self.classes_, self.link_, self.label_dtype_ = targets.classes, targets.link, targets.dtype
         targets = replace(targets, weights=image_weights(targets, self.class_weight, weights), groups=numbers)
         self._learn(features, targets, overwrite=overwrite)
         return self
@@ -139,7 +145,7 @@ class Head(LogitClassifier, ClassifierMixin, BaseEstimator):  # type: ignore[mis
             "head": self.name,
             "classes": self.classes_.tolist(),
             "link": self.link_.name,
-            "label_dtype": self._label_dtype.str,
+            "label_dtype": self.label_dtype_.str,
             "features": int(self.n_features_in_),
         }
         if self.calibration_ is not None:
@@ -160,7 +166,7 @@ class Head(LogitClassifier, ClassifierMixin, BaseEstimator):  # type: ignore[mis
         try:
             head.classes_ = np.array(settings["classes"])
             head.link_ = saved_link(settings)
-            head._label_dtype = np.dtype(settings["label_dtype"])
+            head.label_dtype_ = np.dtype(settings["label_dtype"])
             head.n_features_in_ = int(settings["features"])
             for name in cls._arrays:
                 setattr(head, name, np.asarray(arrays[name]))
@@ -169,12 +175,6 @@ class Head(LogitClassifier, ClassifierMixin, BaseEstimator):  # type: ignore[mis
         except (KeyError, TypeError, ValueError) as error:
             raise RunError(f"The saved head ({cls.name}) is damaged: {error} is missing or wrong. Fit it again.") from error
         return head
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.classifier_tags.multi_label = True
-        tags.target_tags.multi_output = False
-        return tags
 
 
 class LinearHead(Head):

@@ -40,7 +40,7 @@ ROTATED = 2048
 
 
 class LogisticHead(LinearHead):
-    """L2-regularised logistic regression: sigmoid for two classes, softmax for more, a sigmoid each for multi-label.
+    """L2-regularised logistic regression: sigmoid for two classes, softmax for more, a sigmoid each for independent labels.
 
     Minimises the sum of the log losses plus |w|^2 / (2 C). Without a given C, a path from strong to weak penalties is followed with all
     folds at once until the held-out log loss no longer falls; the logits are calibrated on held-out ones.
@@ -198,7 +198,7 @@ def rotate(features: Matrix, *, overwrite: bool = False) -> Rotation:
 
 
 def _principal(gram: Matrix) -> tuple[Matrix, Matrix]:
-    """Eigenvalues that are not as good as nought, and their vectors."""
+    """Eigenvalues above the rounding of zero, and their vectors."""
     values, vectors = eigh(gram, overwrite_a=True, check_finite=False, driver="evd")
     kept = values > max(values[-1], 1e-30) * 1e-6
     return values[kept], vectors[:, kept]

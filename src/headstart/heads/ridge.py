@@ -7,7 +7,7 @@ coefficients solve
     [1' 0] [b] = [0]
 
 and, C being the inverse of that matrix, the residuals of the fit without the images G are  inv(C_GG) a_G  (Cawley and Talbot 2004 for
-one image at a time). Where there are more images than features the same is said in the primal, with the hat matrix.
+one image at a time). Where there are more images than features the primal form is used, with the hat matrix.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ class ClassScores:
 
 
 def precision_recall_f1(targets: Labels, predicted: Labels, *, count: int | None = None) -> ClassScores:
-    """Return the ClassScores of `count` classes; for a bool (n, k) matrix `count` is k and need not be given."""
+    """Return the ClassScores of `count` classes; for a bool (n, k) matrix `count` is k and may be left out."""
     targets, predicted = np.asarray(targets), np.asarray(predicted)
     if targets.ndim == 2:
         hits, chosen, images = (targets & predicted).sum(axis=0), predicted.sum(axis=0), targets.sum(axis=0)

@@ -1,6 +1,6 @@
 """How the logits of a model become probabilities, and probabilities decisions: the one definition of the threshold and of *correct*.
 
-A link is what tells outputs that exclude each other (one label for each input) from outputs that do not (any number of labels). Heads,
+A link distinguishes outputs that exclude each other (one label for each input) from independent outputs (any number of labels). Heads,
 training, prediction, evaluation, export and parity all ask it, so that no two of them can disagree.
 """
 

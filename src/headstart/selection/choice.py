@@ -93,7 +93,7 @@ class HeadPipeline(LogitClassifier, ClassifierMixin, BaseEstimator):  # type: ig
         return made
 
     def _take_over(self) -> None:
-        self.classes_, self.link_, self._label_dtype = self.head_.classes_, self.head_.link_, self.head_._label_dtype
+        self.classes_, self.link_, self.label_dtype_ = self.head_.classes_, self.head_.link_, self.head_.label_dtype_
         if hasattr(self.head_, "out_of_sample_logits_"):
             self.out_of_sample_logits_ = self.head_.out_of_sample_logits_
 
@@ -141,12 +141,6 @@ class HeadPipeline(LogitClassifier, ClassifierMixin, BaseEstimator):  # type: ig
         made.n_features_in_ = made.map_.n_features_in_
         made._take_over()
         return made
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.classifier_tags.multi_label = True
-        tags.target_tags.multi_output = False
-        return tags
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

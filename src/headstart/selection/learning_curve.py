@@ -1,13 +1,13 @@
 """The learning curve: how accurate the chosen head is by number of training images, and whether more images would help.
 
 The head is fitted on parts of the training images, each a half, a quarter, an eighth ... of them, and tested on images outside the part.
-The last point costs nothing: it is made of the out-of-sample answers that the choice of the head came with.
+The last point costs nothing: it comes from the out-of-sample logits of the choice.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
@@ -50,13 +50,13 @@ class LearningCurve:
 
     Attributes:
         images: numbers of training images, ascending.
-        accuracy: out of sample, for each; for multi-label the share of images all of whose labels are right.
+        accuracy: out of sample, for each; of independent labels the share of images with all of them correct.
         error: standard error of each.
-        sentence: whether twice as many images would help, and by how much.
-        doubled: accuracy to be expected of twice as many images as there are, by the law; None where there are too few sizes for one.
-        gain: how much more that is than the law has for all images; None as above.
+        sentence: whether twice as many images would help, and by how much, as text.
+        doubled: accuracy expected with twice as many images, by the law; None where there are too few sizes for one.
+        gain: the increase over the law's value for all images; None as above.
         gain_interval: 95 % interval of the gain, from resampling the tested images (groups, where there are some) and from how far fits
-            of one size differ. That the law holds beyond all images is taken for granted.
+            of one size differ. It is assumed that the law holds beyond all images.
         law: (floor, factor, exponent): error rate = floor + factor * (m / n)^-exponent for m of the n images; None as above.
         tested: how many images each size was tested on.
     """
@@ -81,16 +81,16 @@ class LearningCurve:
         """The curve again.
 
         Raises:
-            ParameterError: an entry is missing or strange.
+            ParameterError: an entry is missing or unknown.
         """
         try:
             given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in entries.items()}
             found = cls(**given)
             lengths = {len(found.images), len(found.accuracy), len(found.error)}
         except TypeError as error:
-            raise ParameterError(f"this is no learning curve: {error}.") from None
+            raise ParameterError(f"this is not a learning curve: {error}.") from None
         if len(lengths) > 1:
-            raise ParameterError("this is no learning curve: images, accuracy and error have different lengths.")
+            raise ParameterError("this is not a learning curve: images, accuracy and error have different lengths.")
         return found
 
 
@@ -134,35 +134,38 @@ def learning_curve(
             "chosen for; they must be the same images."
         )
     numbers = np.arange(len(values)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1].reshape(-1)
-    judged = stratified_rows(targets, TESTED, seed=seed)
-    parts = _parts(targets, None if groups is None else numbers, sizes=sizes, seed=seed)
-    fitter = _Fitter(values, labels, targets, choice=choice, layers=layers, class_weight=class_weight, groups=groups, seed=seed)
-    right, reached = fitter.right(parts, judged, progress)
+    targets = replace(targets, groups=None if groups is None else numbers)
+    tested = stratified_rows(targets, TESTED, seed=seed)
+    candidate = next(candidate for candidate in choice.evidence if candidate.chosen)
+    unfitted(candidate, layers=layers)  # layers that do not fit are noticed before any work
+    parts = _parts(targets, sizes=sizes, seed=seed)
+    trial = _PartTrial(values, labels, targets, tested, candidate, layers, class_weight, seed)
+    correct, accuracies = _try_all(trial, parts, progress)
     images = [round(float(np.mean([len(part) for part in same]))) for same in parts]
     # Logistic regression is cross-validated in five folds; the other heads leave out one image, or group, at a time.
-    images.append(round(0.8 * len(values)) if fitter.candidate.head == "logistic" else len(values))
-    table = np.column_stack([*right, _right(choice.out_of_sample[judged], targets.take(judged))])
-    luck = _luck(images, reached) / np.sqrt([size * max(1, len(fits)) for size, fits in zip(images, [*reached, [0.0]], strict=True)])
-    return _curve(images, table, numbers[judged], luck, total=len(values), seed=seed)
+    images.append(round(0.8 * len(values)) if candidate.head == "logistic" else len(values))
+    table = np.column_stack([*correct, _correct(choice.out_of_sample[tested], targets.take(tested))])
+    fits = [max(1, len(same)) for same in accuracies] + [1]
+    error = _deviation(images, accuracies) / np.sqrt(np.array(images) * fits)
+    return _curve(images, table, numbers[tested], error, total=len(values), seed=seed)
 
 
-def _parts(targets: EncodedLabels, groups: Rows | None, *, sizes: Sequence[int] | None, seed: int) -> list[list[Rows]]:
+def _parts(targets: EncodedLabels, *, sizes: Sequence[int] | None, seed: int) -> list[list[Rows]]:
     """For each size, ascending, the rows of each fit."""
     n = len(targets)
     least = max(FEWEST, 2 * targets.indicators.shape[1])
     if sizes is None:
-        wanted = [n / 2**step for step in range(1, HALVINGS + 1) if n / 2**step >= least]
+        planned = [n / 2**step for step in range(1, HALVINGS + 1) if n / 2**step >= least]
     else:
         wrong = [size for size in sizes if not 2 <= size <= n / 2]
         if wrong:
             raise ParameterError(f"sizes must lie between 2 and {n // 2}, half of the {n} training images, got {wrong[0]!r}.")
-        wanted = [float(size) for size in sizes]
+        planned = [float(size) for size in sizes]
     found = []
-    for size in sorted(set(wanted)):
+    for size in sorted(set(planned)):
+        most = min(PARTS, max(1, round(FITTED / size)))
         try:
-            parts = folds(targets.codes, count=max(2, round(n / size)), groups=groups, seed=seed)[
-                : min(PARTS, max(1, round(FITTED / size)))
-            ]
+            parts = folds(targets.codes, count=max(2, round(n / size)), groups=targets.groups, seed=seed)[:most]
         except ParameterError:  # fewer groups than that
             continue
         fit = [part for part in parts if targets.link.independent or np.count_nonzero(targets.indicators[part].any(axis=0)) > 1]
@@ -171,100 +174,86 @@ def _parts(targets: EncodedLabels, groups: Rows | None, *, sizes: Sequence[int] 
     return found
 
 
-class _Fitter:
-    """Fits the chosen head on parts, and says which images it is then right on."""
+@dataclass(frozen=True, eq=False)
+class _PartTrial:
+    """Fits the chosen head on a part of the training images, and tests it on those of the rows `tested` that are outside the part."""
 
-    def __init__(
-        self, values: npt.NDArray[np.float32], labels: npt.NDArray[Any], targets: EncodedLabels, *, choice: Choice,
-        layers: Sequence[Layer], class_weight: ClassWeight, groups: npt.ArrayLike | None, seed: int,
-    ) -> None:  # fmt: skip
-        self.candidate: Candidate = next(candidate for candidate in choice.evidence if candidate.chosen)
-        self._layers = layers
-        unfitted(self.candidate, layers=layers)  # layers that do not fit are noticed before any work
-        self._values, self._labels, self._targets = values, labels, targets
-        self._groups = None if groups is None else np.asarray(groups)
-        self._weight, self._seed = class_weight, seed
+    values: npt.NDArray[np.float32]
+    labels: npt.NDArray[Any]
+    targets: EncodedLabels
+    tested: Rows
+    candidate: Candidate
+    layers: Sequence[Layer]
+    class_weight: ClassWeight
+    seed: int
 
-    def right(
-        self, parts: list[list[Rows]], judged: Rows, progress: Callable[[int, int], None] | None
-    ) -> tuple[list[Floats], list[list[float]]]:
-        """Try all parts.
-
-        Returns, for each size, how often each judged image is answered rightly by fits that have not seen it, (judged,) with nan for never;
-        and the accuracy of each fit.
-        """
-        reached: list[list[float]] = [[] for _ in parts]
-        tasks = [(number, part) for number, same in enumerate(parts) for part in same]
-        right, times = np.zeros((len(parts), len(judged))), np.zeros((len(parts), len(judged)))
-        with one_thread(), ThreadPoolExecutor(available_cores()) as pool:
-            fits = pool.map(lambda task: self._one(task[1], judged), tasks)
-            for done, ((number, _), (outside, correct)) in enumerate(zip(tasks, fits, strict=True), 1):
-                right[number, outside] += correct
-                times[number, outside] += 1
-                if len(correct):
-                    reached[number].append(float(correct.mean()))
-                if progress is not None:
-                    progress(done, len(tasks))
-        return list(np.divide(right, times, out=np.full(right.shape, np.nan), where=times > 0)), reached
-
-    def _one(self, part: Rows, judged: Rows) -> tuple[npt.NDArray[np.bool_], Floats]:
-        outside = ~np.isin(judged, part)
-        rows = judged[outside]
-        pipeline = unfitted(
-            self.candidate, layers=self._layers, hyperparameters=self._fitting(len(part)), class_weight=self._class_weight(part),
-            seed=self._seed,
-        )  # fmt: skip
-        fitted = pipeline.fit(self._values[part], self._labels[part], groups=None if self._groups is None else self._groups[part])
-        same = np.asarray(fitted.predict(self._values[rows]) == self._labels[rows])
-        return outside, np.asarray(same if same.ndim == 1 else same.all(axis=1), dtype=np.float64)
-
-    def _fitting(self, images: int) -> dict[str, Any]:
-        """The hyperparameters; no more neighbours than there are images beside the one asked about."""
-        chosen: dict[str, Any] = dict(self.candidate.hyperparameters)
-        if "neighbours" in chosen:
-            chosen["neighbours"] = max(1, min(int(chosen["neighbours"]), images - 1))
-        return chosen
-
-    def _class_weight(self, part: Rows) -> ClassWeight:
-        """Weights by class may name classes that a small part lacks."""
-        if self._weight is None or isinstance(self._weight, str):
-            return self._weight
-        there = set(np.asarray(self._targets.classes)[self._targets.indicators[part].any(axis=0)].tolist())
-        return {label: weight for label, weight in self._weight.items() if self._targets.link.independent or label in there}
+    def __call__(self, part: Rows) -> tuple[npt.NDArray[np.bool_], Floats]:
+        """Which of the tested images are outside (t,), and whether each of these is classified correctly."""
+        settings: dict[str, Any] = dict(self.candidate.hyperparameters)
+        if "neighbours" in settings:  # no more than there are other images
+            settings["neighbours"] = max(1, min(int(settings["neighbours"]), len(part) - 1))
+        weight, some = self.class_weight, self.targets.take(part)
+        if isinstance(weight, Mapping) and not some.link.independent:  # it may name classes that a small part lacks
+            present = set(some.classes[some.indicators.any(axis=0)].tolist())
+            weight = {label: value for label, value in weight.items() if label in present}
+        pipeline = unfitted(self.candidate, layers=self.layers, hyperparameters=settings, class_weight=weight, seed=self.seed)
+        pipeline.fit(self.values[part], self.labels[part], groups=some.groups)
+        outside = ~np.isin(self.tested, part)
+        rows = self.tested[outside]
+        return outside, some.link.correct(pipeline.predict(self.values[rows]), self.labels[rows]).astype(np.float64)
 
 
-def _right(logits: Floats, targets: EncodedLabels) -> Floats:
-    """1 where the answer is right, 0 where not, nan where there is none (m,)."""
-    right = targets.link.correct(targets.link.decisions(targets.link.probabilities(logits)), targets.codes)
-    return np.where(np.isnan(logits).any(axis=1), np.nan, right.astype(np.float64))
+def _try_all(
+    trial: _PartTrial, parts: list[list[Rows]], progress: Callable[[int, int], None] | None
+) -> tuple[list[Floats], list[list[float]]]:
+    """For each size, how often each tested image is correct in fits without it (t,), nan for never; and the accuracy of each fit."""
+    accuracies: list[list[float]] = [[] for _ in parts]
+    tasks = [(number, part) for number, same in enumerate(parts) for part in same]
+    hits, times = np.zeros((2, len(parts), len(trial.tested)))
+    with one_thread(), ThreadPoolExecutor(available_cores()) as pool:
+        results = pool.map(trial, [part for _, part in tasks])
+        for done, ((number, _), (outside, correct)) in enumerate(zip(tasks, results, strict=True), 1):
+            hits[number, outside] += correct
+            times[number, outside] += 1
+            if len(correct):
+                accuracies[number].append(float(correct.mean()))
+            if progress is not None:
+                progress(done, len(tasks))
+    return list(np.divide(hits, times, out=np.full(hits.shape, np.nan), where=times > 0)), accuracies
 
 
-def _luck(images: list[int], reached: list[list[float]]) -> float:
-    """How far fits of the same size differ, as a standard deviation times the root of their size, which it is taken to fall with.
+def _correct(logits: Floats, targets: EncodedLabels) -> Floats:
+    """1 where the decision is correct, else 0, nan where there is none (m,)."""
+    correct = targets.link.correct(targets.link.decisions(targets.link.probabilities(logits)), targets.codes)
+    return np.where(np.isnan(logits).any(axis=1), np.nan, correct.astype(np.float64))
+
+
+def _deviation(images: list[int], accuracies: list[list[float]]) -> float:
+    """Standard deviation of the accuracy between fits of one size, times the root of their size, with which it is taken to fall.
 
     Part of it is that they are tested on different images; so it is rather too large than too small.
     """
-    squares = [size * np.var(same, ddof=1) * (len(same) - 1) for size, same in zip(images, reached, strict=False) if len(same) > 1]
-    return math.sqrt(sum(squares) / max(1, sum(max(0, len(same) - 1) for same in reached)))
+    squares = [size * np.var(same, ddof=1) * (len(same) - 1) for size, same in zip(images, accuracies, strict=False) if len(same) > 1]
+    return math.sqrt(sum(squares) / max(1, sum(max(0, len(same) - 1) for same in accuracies)))
 
 
-def _curve(images: list[int], right: Floats, groups: Rows, luck: Floats, *, total: int, seed: int) -> LearningCurve:
-    """From the table (judged, sizes) of how often each image is right, and the standard error by the luck of the parts (sizes,)."""
-    known = np.flatnonzero(~np.isnan(right).all(axis=0))
+def _curve(images: list[int], correct: Floats, groups: Rows, deviation: Floats, *, total: int, seed: int) -> LearningCurve:
+    """From how often each image is correct (tested, sizes), and the standard error due to the choice of the parts (sizes,)."""
+    known = np.flatnonzero(~np.isnan(correct).all(axis=0))
     order = known[np.argsort(np.array(images)[known], kind="stable")]
-    images, right, luck = [images[index] for index in order], right[:, order], luck[order]
-    there, values = ~np.isnan(right), np.nan_to_num(right)
+    images, correct, deviation = [images[index] for index in order], correct[:, order], deviation[order]
+    there, values = ~np.isnan(correct), np.nan_to_num(correct)
     accuracy = values.sum(axis=0) / there.sum(axis=0)
     numbers = np.unique(groups, return_inverse=True)[1].reshape(-1)
     drawn = np.concatenate(list(resamples(int(numbers.max()) + 1, replicates=REPLICATES, seed=seed)), axis=1)[numbers].T
     counted = drawn @ there
     replicates = np.divide(drawn @ values, counted, out=np.tile(accuracy, (len(drawn), 1)), where=counted > 0)
-    replicates = replicates + luck * np.random.default_rng(seed).normal(size=replicates.shape)
+    replicates = replicates + deviation * np.random.default_rng(seed).normal(size=replicates.shape)
     spread = replicates.std(axis=0, ddof=1)
     # A run without a mistake is not without error: half a mistake is the least that can be told from none.
     error = np.maximum(spread, 0.5 / there.sum(axis=0))
     found = LearningCurve(
-        images=tuple(images), accuracy=tuple(accuracy.tolist()), error=tuple(error.tolist()), tested=len(right),
+        images=tuple(images), accuracy=tuple(accuracy.tolist()), error=tuple(error.tolist()), tested=len(correct),
         sentence=f"{total} training images are too few to tell whether more would help.",
     )  # fmt: skip
     if len(set(images)) < 3:
@@ -280,7 +269,7 @@ def _law(shares: Floats, errors: Floats, spread: Floats) -> tuple[tuple[float, f
 
     Returns the law of the first row, and for each row (r,) what twice as many images gain.
     """
-    weights = np.sqrt(shares) / spread**2  # the larger sizes are nearer to what is asked
+    weights = np.sqrt(shares) / spread**2  # the larger sizes are nearer to the prediction
     weights /= weights.sum()
     best, loss = np.zeros((3, len(errors))), np.full(len(errors), np.inf)
     mean = errors @ weights

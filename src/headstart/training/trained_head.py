@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headstart.errors import ParameterError, RunError
+from headstart.heads.head import LogitClassifier
 from headstart.heads.linalg import blocks
 from headstart.metrics.link import Link, saved_link
 from headstart.onnx_graph import OnnxGraph
@@ -26,7 +27,7 @@ _KINDS: Mapping[str, type | tuple[type, ...]] = {
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class TrainedHead:
+class TrainedHead(LogitClassifier):
     """Dense ReLU layers and a linear output on some columns of the features, with the interface of a fitted head.
 
     Made by `of`, or `from_state`; ``dataclasses.replace(head, temperature=...)`` gives the same head with another temperature.
@@ -38,7 +39,7 @@ class TrainedHead:
         link_: `SOFTMAX` for one label an image, `SIGMOID` for any number of labels.
         columns: (start, stop): the features that are used.
         n_features_in_: length D of the whole feature vector.
-        label_dtype: of the labels that `predict` gives.
+        label_dtype_: of the labels that `predict` gives.
         temperature: the logits are divided by it (Guo et al. 2017).
     """
 
@@ -48,7 +49,7 @@ class TrainedHead:
     link_: Link
     columns: tuple[int, int]
     n_features_in_: int
-    label_dtype: np.dtype[Any]
+    label_dtype_: np.dtype[Any]
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
@@ -113,7 +114,7 @@ class TrainedHead:
             link_=link,
             columns=(int(columns[0]), int(columns[1])),
             n_features_in_=int(columns[1] if features is None else features),
-            label_dtype=np.dtype((np.int64 if link.independent else labels.dtype) if label_dtype is None else label_dtype),
+            label_dtype_=np.dtype((np.int64 if link.independent else labels.dtype) if label_dtype is None else label_dtype),
             temperature=float(temperature),
         )
 
@@ -156,18 +157,6 @@ class TrainedHead:
             return np.concatenate([-weight / 2, weight / 2]), np.concatenate([-bias / 2, bias / 2])
         return weight, bias
 
-    def predict_proba(self, X: npt.ArrayLike) -> Floats:
-        """Probabilities (n, k), columns in the order of `classes_`."""
-        return self.link_.probabilities(self.logits(X))
-
-    def decision_function(self, X: npt.ArrayLike) -> Floats:
-        """Scores as scikit-learn has them: (n,) for two classes, positive for the second; otherwise the logits (n, k)."""
-        return self.link_.decision_scores(self.logits(X))
-
-    def predict(self, X: npt.ArrayLike) -> Array:
-        """The most probable label of each row (n,); where an image may have several, the matrix (n, k) of those assigned."""
-        return self.link_.labels(self.logits(X), self.classes_, self.label_dtype)
-
     def uncalibrated(self, logits: Floats) -> Floats:
         """The logits (n, k) without the temperature."""
         return logits * self.temperature
@@ -189,7 +178,7 @@ class TrainedHead:
             "head": NAME,
             "classes": self.classes_.tolist(),
             "link": self.link_.name,
-            "label_dtype": self.label_dtype.str,
+            "label_dtype": self.label_dtype_.str,
             "features": self.n_features_in_,
             "columns": list(self.columns),
             "temperature": self.temperature,
