@@ -201,7 +201,7 @@ def test_ctrl_c_and_a_kill_and_then_the_same_model(cli: Cli, pictures: Path, cac
     for arguments, message in (
         (
             (pictures, "--out", "run", *BEGIN),
-            "run.training holds the state of a training that was interrupted. Go on with it: --resume run",
+            "run.training holds the state of a training that was interrupted. Resume it: --resume run",
         ),
         ((pictures, "--resume", "run", "--lr", "0.1"), "begun with lr None and cannot be resumed with 0.1. Leave that setting out"),
         ((pictures, "--resume", "run", "--seed", "4"), "begun with seed 0 and cannot be resumed with 4"),
