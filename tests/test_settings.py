@@ -36,7 +36,7 @@ Cli = Callable[..., Any]
 
 # By the name of a field: what is typed, what it becomes (not the default), and a value that is refused.
 FIT: dict[str, tuple[str, Any, Any]] = {
-    "task": ("classification", "classification", "clasification"), "test": ("newer", "newer", 3),
+    "task": ("classification", "classification", 3), "test": ("newer", "newer", 3),
     "backbone": ("resnet18", "resnet18", 3), "weights": ("a.pth", "a.pth", 3), "head": ("kernel-ridge", "kernel_ridge", "rigde"),
     "class_weight": ("balanced", "balanced", "equal"), "fit_image": ("squash", "squash", "stretch"), "test_share": ("0.3", 0.3, 1.0),
     "plan": ("plan.json", "plan.json", 3), "coverage": ("0.9", 0.9, 0.0), "coverage_by_class": ("", True, "yes"),
@@ -127,7 +127,7 @@ ANY_TEXT = (
 @pytest.mark.parametrize("name", [name for name in {**FIT, **TRAINING} if name not in ANY_TEXT])
 def test_every_wrong_value_has_a_sentence_and_exit_code_2(cli: Cli, name: str) -> None:
     wrong = {**FIT, **TRAINING}[name][2]
-    text = {"columns": "file=where", "head_layers": "64,0"}.get(name, str(wrong))
+    text = {"task": "clasification", "columns": "file=where", "head_layers": "64,0"}.get(name, str(wrong))
     training = () if name in FIT or name == "strategy" else ("--strategy", "partial")
     done = cli("fit", "pictures", *training, _flag(name), text)
     assert done.code == 2

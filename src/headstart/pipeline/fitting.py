@@ -24,6 +24,7 @@ from headstart.errors import DataError, ParameterError, StoreError
 from headstart.features import Features, survey
 from headstart.features.prepared import ExtractorSettings, Prepared, prepare
 from headstart.features.table import FeatureTable
+from headstart.modalities.image.augment import Augmentation
 from headstart.pipeline.reading import check, read, split
 from headstart.pipeline.result import FitResult, ProbeTest, ShardResult, describe_head
 from headstart.pipeline.resuming import check_resumable, checkpoints_of, command_that_began, resumable_or_removed
@@ -31,7 +32,7 @@ from headstart.pipeline.writing import write
 from headstart.progress import Listener
 from headstart.run import check_target
 from headstart.settings import FitSettings
-from headstart.tasks import Evaluation, Learned, LearningContext, Task
+from headstart.tasks import Evaluation, Learned, LearningContext, Task, task_named
 from headstart.training.processes import Processes
 
 
@@ -110,7 +111,10 @@ class Seconds(dict[str, float]):
 def _check_beforehand(out: Path | None, settings: FitSettings, *, resume: bool) -> None:
     if out is not None:
         check_target(out)
+    if settings.task != "auto":
+        task_named(settings.task)
     if settings.fine_tuning is not None:
+        Augmentation.parse(settings.fine_tuning.augment)
         timm_models.require("Fine-tuning")
     check_resumable(out, settings, resume=resume)
 

@@ -41,8 +41,8 @@ def task_named(name: str) -> Task:
     for task in TASKS:
         if task.name == name:
             return task
-    known = [task.name for task in TASKS]
-    raise ParameterError(f"--task must be auto, {', '.join(known)}, got {name!r}.{nearest(name, known)}")
+    known = ["auto", *(task.name for task in TASKS)]
+    raise ParameterError(f"task must be one of {', '.join(known)}, got {name!r}.{nearest(name, known)}")
 
 
 def recognise(found: Annotations, name: str = "auto") -> tuple[Task, str]:
