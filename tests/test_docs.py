@@ -57,7 +57,7 @@ def examples_of(cache: Path) -> Iterator[Callable[[Path], list[Any]]]:
     pages = iter(WITH_EXAMPLES)
     found: dict[Path, list[Any]] = {}
     with subprocess.Popen(command, env={**os.environ, "HEADSTART_CACHE": str(cache)}, stdout=subprocess.PIPE, text=True) as process:
-        watch = threading.Timer(900, process.kill)
+        watch = threading.Timer(3000, process.kill)
         watch.start()
 
         def of(page: Path) -> list[Any]:
