@@ -20,7 +20,7 @@ from headstart.metrics import paired_difference
 from headstart.modalities.image.augment import Augmentation
 from headstart.pipeline import augmentation_sheet, settings_to_resume
 from headstart.pipeline.resuming import check_resumable, checkpoints_of, resumable_or_removed
-from headstart.tasks.classification.tuning import Keeping
+from headstart.tasks.classification.tuning import Resumable
 from headstart.training.checkpoint import CheckpointFolder
 from headstart.training.processes import Processes
 
@@ -150,7 +150,7 @@ def _interrupt(*_: Any, **__: Any) -> None:
 # Where a training is kept
 
 
-def _begun(run: Path, settings: FitSettings, dataset: Dataset, digests: Sequence[bytes] = (b"1", b"2"), **more: Any) -> Keeping:
+def _begun(run: Path, settings: FitSettings, dataset: Dataset, digests: Sequence[bytes] = (b"1", b"2"), **more: Any) -> Resumable:
     check_resumable(run, settings, resume=more.get("resume", False))
     return checkpoints_of(run, settings, table_of(dataset, digests), processes=Processes(), **{"resume": False, **more})
 
@@ -173,9 +173,9 @@ def test_only_a_training_is_kept(tmp_path: Path, dataset: Dataset) -> None:
         check_resumable(tmp_path / "run", FitSettings(), resume=True)
     with pytest.raises(ParameterError, match="To resume a training, give the run that it was to become"):
         check_resumable(None, SETTINGS, resume=True)
-    assert _begun(tmp_path / "run", FitSettings(), dataset) == Keeping()
+    assert _begun(tmp_path / "run", FitSettings(), dataset) == Resumable()
     check_resumable(None, SETTINGS, resume=False)
-    assert checkpoints_of(None, SETTINGS, table_of(dataset), processes=Processes(), resume=False) == Keeping()
+    assert checkpoints_of(None, SETTINGS, table_of(dataset), processes=Processes(), resume=False) == Resumable()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -242,11 +242,11 @@ def test_event_files_lie_beside_the_run(tmp_path: Path, dataset: Dataset) -> Non
 def test_what_is_left_after_a_failure(
     tmp_path: Path, dataset: Dataset, error: BaseException, raised: type[BaseException], checkpoint: bool, left: bool
 ) -> None:
-    keeping = _begun(tmp_path / "run", SETTINGS, dataset)
+    resumable = _begun(tmp_path / "run", SETTINGS, dataset)
     folder = CheckpointFolder.beside(tmp_path / "run").path
     if checkpoint:
         (folder / "checkpoint.safetensors").write_bytes(b"")
-    with pytest.raises(BaseException) as caught, resumable_or_removed(keeping, command="do this"):
+    with pytest.raises(BaseException) as caught, resumable_or_removed(resumable, command="do this"):
         raise error
     assert type(caught.value) is raised
     assert folder.exists() is left

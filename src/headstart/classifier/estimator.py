@@ -25,7 +25,8 @@ from headstart.progress import Listener, Progress
 from headstart.selection import Choice
 from headstart.settings import Cache, FineTuning, FitSettings
 from headstart.tasks import Learned, LearningContext
-from headstart.tasks.classification.learning import find_learning_rate, learn
+from headstart.tasks.classification.learning import learn
+from headstart.tasks.classification.tuning import find_learning_rate
 from headstart.training.learning_rates import LearningRates
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             groups=names,  # type: ignore[arg-type]
         )
         if self.fine_tuning is not None:
-            from headstart.tasks.classification.learning import check_training
+            from headstart.tasks.classification.tuning import check_training
 
             assert dataset.targets.link is not None
             check_training(self.fine_tuning, backbone=self.backbone, classes=len(dataset.classes), link=dataset.targets.link)

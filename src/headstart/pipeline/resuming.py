@@ -15,7 +15,7 @@ from headstart.features.table import FeatureTable
 from headstart.modalities.image.augment import Augmentation
 from headstart.settings import FitSettings
 from headstart.settings.field import check_same
-from headstart.tasks.classification.tuning import Keeping
+from headstart.tasks.classification.tuning import Resumable
 from headstart.training.checkpoint import CheckpointFolder
 from headstart.training.processes import Processes
 
@@ -55,7 +55,7 @@ def checkpoints_of(
     processes: Processes,
     resume: bool,
     command: str = "",
-) -> Keeping:
+) -> Resumable:
     """Where the training of a run is kept: beside the run, which does not exist yet. After `check_resumable`.
 
     Args:
@@ -71,7 +71,7 @@ def checkpoints_of(
         RunError: the folder cannot be written.
     """
     if settings.fine_tuning is None or out is None:
-        return Keeping(processes=processes)
+        return Resumable(processes=processes)
     folder, fingerprint = CheckpointFolder.beside(out), _fingerprint(table)
     if resume:
         if folder.plan()["fingerprint"] != fingerprint:
@@ -80,21 +80,21 @@ def checkpoints_of(
         folder.begin({"settings": _described(settings), "data": table.dataset.source, "fingerprint": fingerprint, "command": command})
     processes.barrier()
     events = out.with_name(out.name + _EVENTS) if settings.fine_tuning.logger == "tensorboard" else None
-    return Keeping(checkpoints=folder, resume=resume, processes=processes, events=events)
+    return Resumable(checkpoints=folder, resume=resume, processes=processes, events=events)
 
 
 @contextmanager
-def resumable_or_removed(keeping: Keeping, *, command: str) -> Iterator[None]:
+def resumable_or_removed(resumable: Resumable, *, command: str) -> Iterator[None]:
     """After an interruption, say how to go on; after a failure from which there is nothing to go on, leave nothing behind.
 
     Args:
-        keeping: of the training.
+        resumable: of the training.
         command: what resumes from a checkpoint.
 
     Raises:
         Interrupted: Ctrl-C, and a state has been kept.
     """
-    folder = keeping.checkpoints
+    folder = resumable.checkpoints
     if folder is None:
         yield
         return
@@ -103,19 +103,19 @@ def resumable_or_removed(keeping: Keeping, *, command: str) -> Iterator[None]:
     except KeyboardInterrupt:
         if folder.has_checkpoint or folder.activations.exists():
             raise Interrupted(f"Interrupted. The state of the training is saved. To resume: {command}") from None
-        _remove(keeping)
+        _remove(resumable)
         raise
     except RunError:  # the disk is full, and there will be room another time
         raise
     except Exception:
         if not folder.has_checkpoint:
-            _remove(keeping)
+            _remove(resumable)
         raise
 
 
-def _remove(keeping: Keeping) -> None:
-    if keeping.checkpoints is not None and keeping.processes.is_first:
-        keeping.checkpoints.remove()
+def _remove(resumable: Resumable) -> None:
+    if resumable.checkpoints is not None and resumable.processes.is_first:
+        resumable.checkpoints.remove()
 
 
 def settings_to_resume(run: Path, *, cache: Any = "auto") -> tuple[FitSettings, str]:

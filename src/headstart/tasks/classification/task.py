@@ -67,7 +67,7 @@ class Classification(Task):
                 "Add some, or remove the class."
             )
         if settings.fine_tuning is not None:
-            from headstart.tasks.classification.learning import check_training
+            from headstart.tasks.classification.tuning import check_training
 
             assert dataset.targets.link is not None
             check_training(settings.fine_tuning, backbone=settings.backbone, classes=len(dataset.classes), link=dataset.targets.link)

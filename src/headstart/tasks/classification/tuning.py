@@ -1,12 +1,11 @@
-"""From labelled images to a fine-tuned backbone and head: what is held out, what the training starts from, what came of it."""
+"""Training further for classification: the job from a table of features, what it starts from, and its head as a choice."""
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -15,26 +14,25 @@ from headstart.backbones import find, timm_models
 from headstart.backbones.summary import stage_table
 from headstart.data.split import hold_out
 from headstart.errors import DataError, MissingExtraError
-from headstart.features import BackboneExtractor, Images
-from headstart.features.prepared import Prepared
-from headstart.features.table import taken
+from headstart.features import BackboneExtractor
+from headstart.features.table import FeatureTable, taken
 from headstart.heads.labels import EncodedLabels, class_weights, encode
 from headstart.metrics.link import Link
-from headstart.progress import Listener
 from headstart.selection import Candidate, Choice
 from headstart.settings import GRADUAL, FineTuning
+from headstart.tasks.task import LearningContext
 from headstart.training.learning_rates import LearningRates, find_lr
 from headstart.training.processes import Processes
 from headstart.training.schedule import trained_stages
 
 if TYPE_CHECKING:
     from headstart.training.checkpoint import CheckpointFolder
-    from headstart.training.job import Pretrained, StartFeatures, TrainingJob
+    from headstart.training.job import Pretrained, TrainingJob
     from headstart.training.tuning import FineTuned
 
 
 @dataclass(frozen=True)
-class Keeping:
+class Resumable:
     """Where the state of a training is saved, and the processes that share it.
 
     Attributes:
@@ -50,7 +48,7 @@ class Keeping:
     events: Path | None = None
 
 
-def check_plan(plan: FineTuning, *, backbone: str, classes: int, link: Link) -> None:
+def check_training(plan: FineTuning, *, backbone: str, classes: int, link: Link) -> None:
     """Refuse what could not be trained, before anything is computed.
 
     Args:
@@ -77,97 +75,79 @@ def check_plan(plan: FineTuning, *, backbone: str, classes: int, link: Link) -> 
         raise MissingExtraError("Writing event files for TensorBoard", extra="tensorboard")
 
 
-def train(
-    ready: Prepared, plan: FineTuning, images: Images, y: npt.NDArray[Any], *, groups: npt.NDArray[Any] | None,
-    values: npt.NDArray[np.float32] | None, class_weight: Mapping[Any, float] | str | None, seed: int,
-    watched: tuple[Images, npt.NDArray[Any]] | None, probe: Choice | None, keeping: Keeping, listener: Listener, folder: Path,
-) -> tuple[FineTuned, Choice]:  # fmt: skip
-    """Fine-tune; arguments as of `TransferClassifier.fine_tune`. The trained network is written below `folder`.
+def train(table: FeatureTable, context: LearningContext, *, probe: Choice | None, folder: Path) -> tuple[FineTuned, Choice]:
+    """Fine-tune on the training rows of a table. The trained network is written below `folder`.
+
+    Where no training images are held out to select an epoch, the test images are scored after each, and nothing is selected on them.
 
     Returns:
-        What came of it, and the head as a choice: the evidence of the probe with a line for the training.
+        The trained backbone and head, and the head as a choice: the evidence of the probe with a line for the training.
     """
     timm_models.require("Fine-tuning")
     from headstart.training.tuning import fine_tune
 
-    targets = encode(y)
-    job = _job(images, targets, plan, groups=groups, class_weight=class_weight, seed=seed, watched=watched, listener=listener)
-    job = replace(job, checkpoints=keeping.checkpoints, resume=keeping.resume, processes=keeping.processes, events=keeping.events)
-    tuned = fine_tune(job, _pretrained(ready, job, values), cache=folder)
-    return tuned, _choice(tuned, job, targets, probe)
+    job = _job(table, context)
+    tuned = fine_tune(job, _pretrained(table, context, job), cache=folder)
+    return tuned, _choice(tuned, job, encode(table.targets[table.train]), probe)
 
 
-def search(
-    ready: Prepared, plan: FineTuning, images: Images, y: npt.NDArray[Any], *, groups: npt.NDArray[Any] | None,
-    class_weight: Mapping[Any, float] | str | None, seed: int, low: float, high: float, steps: int, listener: Listener,
-) -> LearningRates:  # fmt: skip
-    """Search for a learning rate on the images that `train` would learn from; arguments as of `TransferClassifier.find_learning_rate`."""
+def find_learning_rate(table: FeatureTable, context: LearningContext, *, low: float, high: float, steps: int) -> LearningRates:
+    """Search for a learning rate on the rows that `train` would learn from; arguments as of `find_lr`."""
     timm_models.require("Searching for a learning rate")
-    job = _job(images, encode(y), plan, groups=groups, class_weight=class_weight, seed=seed, watched=None, listener=listener)
-    return find_lr(job, _pretrained(ready, job, None), low=low, high=high, steps=steps)
+    job = _job(table, context)
+    return find_lr(job, _pretrained(table, context, job), low=low, high=high, steps=steps)
 
 
-def _pretrained(ready: Prepared, job: TrainingJob, values: npt.NDArray[np.float32] | None) -> Pretrained:
-    """What a training starts from; `values` are the frozen features of all images, where they are known."""
+def _pretrained(table: FeatureTable, context: LearningContext, job: TrainingJob) -> Pretrained:
     from headstart.training.job import Pretrained
 
-    return Pretrained(
-        backbone=ready.extractor.backbone, preprocessing=ready.extractor.preprocessing, weights=ready.settings.weights,
-        engine=ready.settings.engine, features=_start_features(ready, job, values),
-    )  # fmt: skip
-
-
-def _start_features(ready: Prepared, job: TrainingJob, values: npt.NDArray[np.float32] | None) -> StartFeatures:
-    backbone = ready.extractor.backbone
+    extractor, settings = context.prepared.extractor, context.prepared.settings
+    backbone, last = extractor.backbone, extractor.backbone.last
 
     def start_features(size: int) -> npt.NDArray[np.float32] | None:
         """The frozen features of the training rows at this image size."""
         if job.plan.pixels != "backbone" or (size != backbone.record.input_size and not backbone.any_size):
             return None
-        preprocessing, last = ready.extractor.preprocessing, backbone.last
-        if size == preprocessing.size and values is not None and values.shape[1] == backbone.dim:
-            return values[job.train, last.start : last.stop]
-        extractor = BackboneExtractor(backbone, preprocessing=replace(preprocessing, size=size), engine=ready.settings.engine)
-        with ready.store() as store:
-            features = extractor(taken(job.images, job.train), store=store, progress=job.listener.progress, warn=job.listener.warn)
+        if size == extractor.preprocessing.size and table.values.shape[1] == backbone.dim:
+            return table.values[table.train[job.train], last.start : last.stop]
+        resized = BackboneExtractor(backbone, preprocessing=replace(extractor.preprocessing, size=size), engine=settings.engine)
+        with context.prepared.store() as store:
+            features = resized(taken(job.images, job.train), store=store, progress=job.listener.progress, warn=job.listener.warn)
         if features.refused:
             raise DataError(f"An image can no longer be read: {features.refused[0]}. Do not change the images during a training.")
         return features.values[:, last.start : last.stop]
 
-    return start_features
+    return Pretrained(
+        backbone=backbone, preprocessing=extractor.preprocessing, weights=settings.weights, engine=settings.engine, features=start_features
+    )
 
 
-def _job(
-    images: Images, targets: EncodedLabels, plan: FineTuning, *, groups: npt.NDArray[Any] | None,
-    class_weight: Mapping[Any, float] | str | None, seed: int, watched: tuple[Images, npt.NDArray[Any]] | None, listener: Listener,
-) -> TrainingJob:  # fmt: skip
+def _job(table: FeatureTable, context: LearningContext) -> TrainingJob:
     from headstart.training.job import TrainingJob
     from headstart.training.labels import LabelTraining, make_loss
 
-    rows = np.arange(len(targets))
-    indicators, held, every = targets.indicators, np.empty(0, dtype=np.int64), images
+    settings, train, test = context.settings, table.train, table.test
+    plan, resumable = settings.fine_tuning, context.resumable or Resumable()
+    targets, groups, images = encode(table.targets[train]), table.groups_among(train), taken(table.dataset.images, train)
+    rows, held, indicators = np.arange(len(train)), np.empty(0, dtype=np.int64), targets.indicators
     if plan.validation_share:
-        rows, held = hold_out(targets.codes, share=plan.validation_share, groups=groups, seed=seed)
-    elif watched is not None:
-        held = np.arange(len(targets), len(targets) + len(watched[0]))
-        labels = np.asarray(watched[1])
+        rows, held = hold_out(targets.codes, share=plan.validation_share, groups=groups, seed=settings.seed)
+    elif len(test):
+        held = np.arange(len(train), len(train) + len(test))
+        labels = table.targets[test]
         further = labels.astype(bool) if targets.link.independent else labels[:, None] == targets.classes
-        indicators, every = np.concatenate([indicators, further]), _joined(images, watched[0])
-    weights = None if class_weight is None else class_weights(targets.take(rows), class_weight).astype(np.float32)
+        indicators, images = np.concatenate([indicators, further]), taken(table.dataset.images, np.concatenate([train, test]))
+    weights = None if settings.class_weight is None else class_weights(targets.take(rows), settings.class_weight).astype(np.float32)
     task = LabelTraining(
         indicators=indicators.astype(np.float32), classes=targets.classes,
         loss=make_loss(plan, link=targets.link, classes=indicators.shape[1], class_weights=weights),
         groups=None if groups is None else np.unique(groups, return_inverse=True)[1], label_dtype=targets.dtype,
     )  # fmt: skip
     return TrainingJob(
-        plan=plan, task=task, images=every, train=rows.astype(np.int64), validation=held.astype(np.int64),
-        select_best=bool(plan.validation_share), seed=seed, listener=listener,
+        plan=plan, task=task, images=images, train=rows.astype(np.int64), validation=held.astype(np.int64),
+        select_best=bool(plan.validation_share), seed=settings.seed, processes=resumable.processes, checkpoints=resumable.checkpoints,
+        resume=resumable.resume, events=resumable.events, listener=context.listener,
     )  # fmt: skip
-
-
-def _joined(first: Images, second: Images) -> Images:
-    both_arrays = isinstance(first, np.ndarray) and isinstance(second, np.ndarray)
-    return np.concatenate([first, second]) if both_arrays else [*first, *second]
 
 
 def _choice(tuned: FineTuned, job: TrainingJob, targets: EncodedLabels, probe: Choice | None) -> Choice:
