@@ -94,7 +94,7 @@ def test_copies_and_pickles_carry_the_network_along(data: Data, tmp_path: Path, 
     wanted = one.predict_proba(paths[24:])
     sent = pickle.dumps(one)
     copied = copy.deepcopy(one)
-    assert list(tmp_path.glob("headstart-tuned-*"))
+    assert list(tmp_path.glob("headstart-trained-*"))
     del one
     gc.collect()
     assert list(tmp_path.iterdir()) == []
@@ -234,8 +234,3 @@ def test_what_cannot_be_trained_is_refused_before_any_work(plan: FineTuning, mes
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(ParameterError, match=message):
         estimator(plan).fit([b"never read"] * 3, ["a", "b", "c"])
-
-
-def test_there_is_nothing_to_fine_tune(data: Data) -> None:
-    with pytest.raises(ParameterError, match="There is nothing to fine-tune: fine_tuning is None"):
-        estimator(None).fine_tune(data[0], data[1])
