@@ -178,22 +178,23 @@ class _Explainer:
 
 
 def nearest_training_images(run: Run, features: Floats, count: int) -> tuple[npt.NDArray[np.int64], Floats]:
-    """Find the training images of a run that are nearest to others: in the space in which the run judges novelty.
+    """Find the training images of a run that are nearest to others, in the space in which the run measures novelty, as `Run.predict` does.
 
     Args:
-        run: opened. One that knows no novelty is searched by the cosine of the angle between the features of its last layer.
+        run: opened. One without a novelty score is searched by the similarity itself.
         features: float32 (m, D), as the run's network gives them.
         count: how many of each; fewer where there are not so many.
 
     Returns:
-        Their positions, int64 (m, c), the nearest first, and their similarities, float32 (m, c): the cosine of the angle.
+        Their positions, int64 (m, c), the nearest first, and their similarities, float32 (m, c): the cosine of the angle between the
+        features of the last layer.
     """
-    if count and run.trust is not None and run.trust.novelty is not None:
-        rows, distances = run.trust.novelty.nearest(features, count)
-        return rows, (1 - distances**2 / 2).astype(np.float32)
     known = run.reference["features"]
     last = next((layer for layer in run.manifest.backbone.layers if layer[0] == "last"), None)
     own = _directions(features if last is None else features[:, last[1] : last[2]])
+    if count and run.trust is not None and run.trust.novelty is not None:
+        rows = run.trust.novelty.nearest(features, count)[0]
+        return rows, np.einsum("id,ijd->ij", own, _directions(known[rows.ravel()]).reshape(*rows.shape, -1))
     similarity = np.empty((len(own), len(known)), np.float32)
     for start in range(0, len(known), _ROWS):
         similarity[:, start : start + _ROWS] = own @ _directions(known[start : start + _ROWS]).T
