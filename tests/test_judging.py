@@ -144,7 +144,7 @@ def test_hundreds_of_images_are_judged_in_parts(count: int) -> None:
     values = rng.normal(size=(120, 8)).astype(np.float32)
     odds = rng.random((120, 3))
     probabilities, targets = odds / odds.sum(axis=1, keepdims=True), rng.integers(0, 3, 120)
-    trust = Reliability.fit(values, targets, probabilities, np.log(probabilities), layers=[Layer()])
+    trust = Reliability.fit(values, targets, np.log(probabilities), layers=[Layer()])
     assert trust.sets is not None
     assert trust.novelty is not None
     features, answers = rng.normal(size=(count, 8)).astype(np.float32), rng.random((count, 3)).astype(np.float32)

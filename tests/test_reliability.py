@@ -51,8 +51,8 @@ def trust(*, n: int = 300, seed: int = 0, several: bool = False) -> Reliability:
     logits, targets = answers(n, 3, seed=seed)
     if several:
         given = np.eye(3, dtype=bool)[targets]
-        return Reliability.fit(features(n, seed=seed), given, 1 / (1 + np.exp(-logits)), logits, layers=LAYERS)
-    return Reliability.fit(features(n, seed=seed), targets, softmax(logits), logits, layers=LAYERS)
+        return Reliability.fit(features(n, seed=seed), given, logits, layers=LAYERS)
+    return Reliability.fit(features(n, seed=seed), targets, logits, layers=LAYERS)
 
 
 def only(sets: PredictionSets | None = None, abstention: Abstention | None = None) -> Reliability:
@@ -72,7 +72,7 @@ def test_each_part_is_what_it_is_alone() -> None:
     logits, targets = answers(200, 3, seed=1)
     logits[:80] = np.nan
     probabilities, values = softmax(logits), features(200, seed=1)
-    found = Reliability.fit(values, targets, probabilities, logits, layers=LAYERS, coverage=0.8, seed=5)
+    found = Reliability.fit(values, targets, logits, layers=LAYERS, coverage=0.8, seed=5)
     sets = PredictionSets.fit(probabilities[80:], targets[80:], coverage=0.8)
     curve = Abstention.fit(probabilities[80:].max(axis=1), probabilities[80:].argmax(axis=1) == targets[80:])
     alone = Novelty.fit(values, targets, layers=LAYERS, logits=logits, seed=5)
@@ -91,7 +91,7 @@ def test_each_part_is_what_it_is_alone() -> None:
 def test_the_network_has_seen_every_image() -> None:
     """After a fine-tuning without held-out images nothing is known about its probabilities, but still what its images look like."""
     nothing = np.full((60, 3), np.nan)
-    found = Reliability.fit(features(60, seed=0), np.zeros(60, np.int64), nothing, nothing, layers=LAYERS)
+    found = Reliability.fit(features(60, seed=0), np.zeros(60, np.int64), nothing, layers=LAYERS)
     assert found.sets is None
     assert found.abstention is None
     test = ReliabilityTest.of(found, softmax(answers(9, 3, seed=0)[0]), np.zeros(9, np.int64), np.arange(9) < 3)
@@ -102,7 +102,7 @@ def test_the_network_has_seen_every_image() -> None:
 def test_labels_of_which_no_image_has_any() -> None:
     """Sets promise nothing without labels; that each no is right can be learned all the same."""
     logits = np.full((60, 2), -3.0)
-    found = Reliability.fit(features(60, seed=0), np.zeros((60, 2), bool), 1 / (1 + np.exp(-logits)), logits, layers=LAYERS)
+    found = Reliability.fit(features(60, seed=0), np.zeros((60, 2), bool), logits, layers=LAYERS)
     assert found.sets is None
     assert found.abstention is not None
     assert found.abstention.images == 120
@@ -122,9 +122,9 @@ def test_how_sure_and_how_right() -> None:
 def test_values_that_cannot_be() -> None:
     logits, targets = answers(60, 3, seed=0)
     with pytest.raises(ParameterError, match="coverage must lie between 0 and 1"):
-        Reliability.fit(features(60, seed=0), targets, softmax(logits), logits, layers=LAYERS, coverage=1.0)
+        Reliability.fit(features(60, seed=0), targets, logits, layers=LAYERS, coverage=1.0)
     with pytest.raises(ParameterError, match="There are 59 feature vectors and 60 targets"):
-        Reliability.fit(features(59, seed=0), targets, softmax(logits), logits, layers=LAYERS)
+        Reliability.fit(features(59, seed=0), targets, logits, layers=LAYERS)
 
 
 # testing

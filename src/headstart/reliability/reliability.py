@@ -42,7 +42,6 @@ class Reliability:
         cls,
         features: npt.NDArray[np.float32],
         targets: npt.NDArray[Any],
-        probabilities: npt.NDArray[np.float64],
         logits: npt.NDArray[np.float64],
         *,
         layers: Sequence[Layer],
@@ -56,14 +55,14 @@ class Reliability:
         Args:
             features: float32 (n, D).
             targets: int64 (n,), or bool (n, k) for several labels an image.
-            probabilities: (n, k), out of sample; nan for images that the backbone was trained on.
-            logits: the same before softmax or sigmoid.
+            logits: (n, k), out of sample; nan for images that the backbone was trained on.
             layers: slices of the features.
             groups: of the images, (n,).
             coverage: target of the prediction sets.
             by_class: guarantee it within each class.
             seed: of the subsamples and folds.
         """
+        probabilities = link_of(targets).probabilities(logits)
         known = np.isfinite(probabilities).all(axis=1)
         sets = abstention = None
         if known.any():

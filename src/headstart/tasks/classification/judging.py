@@ -20,9 +20,9 @@ def judge(learned: Learned, evaluation: Evaluation, context: LearningContext) ->
     assert isinstance(evaluation, ClassEvaluation)
     table, choice, settings = learned.table, learned.choice, context.settings
     train, test = table.train, table.test
-    link, groups = evaluation.link, table.groups_among(train)
+    groups = table.groups_among(train)
     trust = Reliability.fit(
-        table.values[train], table.targets[train], link.probabilities(choice.out_of_sample), choice.out_of_sample,
+        table.values[train], table.targets[train], choice.out_of_sample,
         layers=table.layers, groups=groups, coverage=settings.coverage, by_class=settings.coverage_by_class, seed=settings.seed,
     )  # fmt: skip
     unlike = None if trust.novelty is None else trust.novelty(table.values[test])
