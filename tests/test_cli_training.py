@@ -228,7 +228,7 @@ def test_ctrl_c_and_a_kill_and_then_the_same_model(cli: Cli, pictures: Path, cac
     assert Path("run/model.onnx").read_bytes() == (undisturbed / "model.onnx").read_bytes()
     first, second = (json.loads((run / "manifest.json").read_text("utf-8")) for run in (undisturbed, Path("run")))
     assert second["metrics"] == first["metrics"]
-    assert second["training"]["plan"] == first["training"]["plan"]
+    assert second["story"]["training"]["plan"] == first["story"]["training"]["plan"]
     assert f"--out run --cache {cache} --strategy full" in second["provenance"]["command"]  # the one that repeats it
     assert "--resume" not in second["provenance"]["command"]
     assert cli("fit", pictures, "--resume", "run").err.startswith("Error: run: there is no interrupted training to resume")

@@ -118,7 +118,7 @@ def test_a_head_alone_from_the_beginning(tmp_path: Path, pictures: Path) -> None
     assert loaded.multilabel
     images = result.dataset.take(result.dataset.part("test")).images
     np.testing.assert_allclose(loaded.predict(images).probabilities, result.test.outcome.probabilities, atol=1e-5)
-    assert json.loads((tmp_path / "run" / "manifest.json").read_text("utf-8"))["training"]["probe"] is None
+    assert json.loads((tmp_path / "run" / "manifest.json").read_text("utf-8"))["story"]["training"]["probe"] is None
 
 
 @pytest.mark.torch
