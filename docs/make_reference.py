@@ -26,6 +26,7 @@ FURTHER = {
     "Finding": "headstart.audit",
     "Plan": "headstart.audit",
     "DeepAudit": "headstart.pipeline",
+    "Explanation": "headstart.explanation",
     "Comparison": "headstart.pipeline",
 }
 """What the public functions return, by the module that it is imported from."""

@@ -213,7 +213,7 @@ def make_ready() -> None:
     """Start the process from which `_forked` forks, where the system can."""
     if "forkserver" in multiprocessing.get_all_start_methods():
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([f"headstart.{name}" for name in ("cli", "pipeline", "explain", "run", "reliability")])
+        context.set_forkserver_preload([f"headstart.{name}" for name in ("cli", "pipeline", "explanation", "run", "reliability")])
         _ready.append(context)
 
 
