@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from headstart import load
 from headstart.errors import BackboneError, DataError, ParameterError
 from headstart.export import ExportError, Gate, Parity, export, int8, job, onnx_model, read_drop, snippet
 from headstart.export.formats import ExportedModel, engines_for
-from headstart.export.onnx_file import IMAGES, OUTPUTS
+from headstart.export.onnx_file import IMAGES
 from headstart.export.parity import Reference
 from headstart.export.sample import DecodedImages, Sample, sample_of, some_sample_of
 from headstart.run import Run, uses_of
@@ -55,7 +56,7 @@ def test_a_file_takes_images_of_any_size_and_says_what_the_run_says(opened: Run,
 def test_the_outputs_go_together(opened: Run, exported: Path) -> None:
     outputs = ExportedModel(exported, engine="onnxruntime")([draw(0, 5)])
     found = {name: values[0] for name, values in outputs.items()}
-    assert list(found) == list(OUTPUTS)
+    assert list(found) == ["probabilities", "logits", "features", "unlikeness"]
     logits = found["logits"].astype(np.float64)
     assert np.allclose(np.exp(logits) / np.exp(logits).sum(), found["probabilities"], atol=1e-6)
     (_, _, features), *_ = opened.engine.run(iter([opened.preprocessing(draw(0, 5))]))
@@ -94,11 +95,7 @@ def test_a_file_that_says_something_else_is_not_written(opened: Run, tmp_path: P
 
     def broken(run: Run) -> Any:
         if fault == "crop":
-            import dataclasses
-
-            other = Run(run.path, run.manifest)
-            other.__dict__["preprocessing"] = dataclasses.replace(run.preprocessing, crop=0.6)
-            return onnx_model(other)
+            return onnx_model(Run(run.path, replace(run.manifest, preprocessing=replace(run.preprocessing, crop=0.6))))
         model = onnx_model(run)
         if fault == "score":
             next(node for node in model.graph.node if node.output[0] == "unlikeness").op_type = "Neg"
@@ -123,10 +120,10 @@ def test_faults_are_told_with_their_figures(opened: Run) -> None:
     found = Parity.of(reference, {**right, "probabilities": swapped}, engine=engine)
     assert found.same == pytest.approx(7 / 8)
     assert "12.5% of 8 images get another label" in found.faults()
-    assert "a probability differs by" in found.faults()[1]
+    assert "probabilities differ by" in found.faults()[1]
     nan = right["probabilities"].copy()
     nan[3, 1] = np.nan
-    assert any("differs by inf" in fault for fault in Parity.of(reference, {"probabilities": nan}, engine=engine).faults())
+    assert any("differ by inf" in fault for fault in Parity.of(reference, {"probabilities": nan}, engine=engine).faults())
     moved = {**right, "unlikeness": right["unlikeness"] + np.float32(0.2)}
     assert "novelty score differs by 0.2" in Parity.of(reference, moved, engine=engine).faults()[0]
 
@@ -196,7 +193,7 @@ def test_other_drops_are_refused(text: str) -> None:
 
 
 def test_a_python_snippet_needs_onnxruntime_pillow_and_numpy_only(opened: Run, exported: Path, photo: Path, tmp_path: Path) -> None:
-    text = snippet("python", file=exported.name, classes=opened.classes, threshold=1.0)
+    text = snippet("python", opened, file=exported.name)
     blocked = "import sys\nfor name in ('headstart', 'onnx', 'openvino', 'torch', 'sklearn', 'scipy'): sys.modules[name] = None\n"
     (exported.parent / "predict.py").write_text(blocked + text)
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 400, 3), dtype=np.uint8)).save(tmp_path / "noise.png")
@@ -210,21 +207,23 @@ def test_a_python_snippet_needs_onnxruntime_pillow_and_numpy_only(opened: Run, e
     assert lines[1].endswith("unlike anything seen in training")
 
 
-def test_names_of_classes_cannot_break_out_of_a_snippet() -> None:
+def test_names_of_classes_cannot_break_out_of_a_snippet(opened: Run) -> None:
+    state = {**opened.manifest.state, "classes": ['x"; evil(); "', "back\\slash", "new\nline"]}
+    hostile = Run(opened.path, replace(opened.manifest, state=state, reliability=None))
     for language in ("javascript", "cpp"):
-        text = snippet(language, file='a"b.onnx', classes=('x"; evil(); "', "back\\slash", "new\nline"), threshold=None)
+        text = snippet(language, hostile, file='a"b.onnx')
         assert r'"x\"; evil(); \"", "back\\slash", "new line"' in text
         assert r'"a\"b.onnx"' in text
         assert text.count("{") == text.count("}")
     with pytest.raises(ParameterError, match="python, javascript, cpp"):
-        snippet("rust", file="x", classes=(), threshold=None)
+        snippet("rust", hostile, file="x")
 
 
 def test_javascript_is_javascript(opened: Run, tmp_path: Path) -> None:
     node = shutil.which("node")
     if node is None:
         pytest.skip("node is not installed")
-    (tmp_path / "x.mjs").write_text(snippet("javascript", file="x.onnx", classes=opened.classes, threshold=0.5))
+    (tmp_path / "x.mjs").write_text(snippet("javascript", opened, file="x.onnx"))
     subprocess.run([node, "--check", tmp_path / "x.mjs"], check=True)
 
 

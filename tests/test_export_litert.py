@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 from conftest import draw
 from headstart import load
 from headstart.errors import ParameterError
-from headstart.export import ConverterError, ExportError, export, litert_snippet
+from headstart.export import ConverterError, ExportError, export, snippet
 from headstart.export.formats import CONVERTER, ExportedModel, find_converter, square_model
 from headstart.modalities.image import Preprocessing
 from headstart.run import Run
@@ -127,10 +128,10 @@ def test_a_litert_file_wants_the_preprocessing(tmp_path: Path, converter: Callab
 
 
 @pytest.mark.parametrize("preprocessing", [Preprocessing(64, 0.875), Preprocessing(50, fit="squash", interpolation="bilinear")])
-@pytest.mark.parametrize("multilabel", [False, True])
+@pytest.mark.parametrize("link", ["softmax", "sigmoid"])
 def test_the_program_prepares_images_as_the_run_does(
-    tmp_path: Path, photo: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
-    preprocessing: Preprocessing, multilabel: bool,
+    opened: Run, tmp_path: Path, photo: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    preprocessing: Preprocessing, link: str,
 ) -> None:  # fmt: skip
     """Run with an interpreter in the place of LiteRT's that keeps what it is given. The photo is a PNG, which is decoded whole."""
     seen: list[np.ndarray] = []
@@ -142,7 +143,8 @@ def test_the_program_prepares_images_as_the_run_does(
     from PIL import Image
 
     Image.open(photo).convert("RGB").save(tmp_path / "x.png")
-    program = litert_snippet(file="p.tflite", classes=('a"', "b", "c"), preprocessing=preprocessing, multilabel=multilabel)
+    state = {"classes": ['a"', "b", "c"], "link": link}
+    program = snippet("python", Run(opened.path, replace(opened.manifest, state=state, preprocessing=preprocessing)), file="p.tflite")
     interpreter = type("Interpreter", (), {"__init__": lambda self, file: None, "get_signature_runner": lambda self: runner})
     fake = type(sys)("ai_edge_litert.interpreter")
     fake.Interpreter = interpreter  # type: ignore[attr-defined]
@@ -151,7 +153,7 @@ def test_the_program_prepares_images_as_the_run_does(
     monkeypatch.setattr(sys, "argv", ["predict.py", str(tmp_path / "x.png")])
     exec(compile(program, "predict.py", "exec"), {})
     np.testing.assert_array_equal(seen[0][0], preprocessing(tmp_path / "x.png"))
-    assert capsys.readouterr().out.split("  ")[1:] == ["b;c" if multilabel else "b", "0.9000\n"]
+    assert capsys.readouterr().out.split("  ")[1:] == ["b;c" if link == "sigmoid" else "b", "0.9000\n"]
 
 
 def test_the_whole_way_with_onnx2tf(opened: Run, tmp_path: Path, photo: Path) -> None:
@@ -163,7 +165,7 @@ def test_the_whole_way_with_onnx2tf(opened: Run, tmp_path: Path, photo: Path) ->
     done = export(opened, tmp_path / "p.tflite", form="litert")
     assert done.parities[0].same == 1.0
     assert done.parities[0].difference < 1e-3
-    program = litert_snippet(file="p.tflite", classes=opened.classes, preprocessing=opened.preprocessing, multilabel=False)
+    program = snippet("python", opened, file="p.tflite")
     (tmp_path / "predict.py").write_text(program)
     said = subprocess.run([sys.executable, "predict.py", shutil.copy(photo, tmp_path)], cwd=tmp_path, capture_output=True, text=True)
     assert said.returncode == 0, said.stderr

@@ -15,7 +15,6 @@ from headstart.settings.field import PATH, TEXT, Settings, option, whole
 
 if TYPE_CHECKING:
     from headstart.export.speed import Speed
-    from headstart.run import Run
 
 # headstart export --------------------------------------------------------------------------------------------------------------------
 
@@ -57,7 +56,7 @@ def export_command(
     test images; the layers that cause the largest error are left in float32 if need be, and each look at the test images is recorded in
     the run. LiteRT files take one preprocessed image of a fixed size, and are made by the program onnx2tf: pipx install onnx2tf.
     """
-    from headstart.export import SUFFIXES, check_format, export, read_drop
+    from headstart.export import SUFFIXES, check_format, export, read_drop, snippet
     from headstart.run import load
 
     check_format(how.format)
@@ -65,7 +64,8 @@ def export_command(
     opened = load(run)
     name = how.out or Path(f"{opened.path.resolve().name}{'-int8' if how.format == 'int8' else ''}{SUFFIXES[how.format]}")
     if how.snippet is not None:
-        print_result(_program(opened, how.snippet, name, how.format))
+        file = name if how.format == "litert" else name.with_suffix(".onnx")
+        print_result(snippet(how.snippet, opened, file=file.name).rstrip("\n"))
         return
     check_writable(name, name.with_name(f"{name.name}.parity.json"))
     with TerminalListener(quiet=quiet, verbose=verbose) as listener:
@@ -76,20 +76,6 @@ def export_command(
         if done.gates:
             print_result(done.gates[-1].summary())
     print_result(" ".join(str(file) for file in (*done.files, done.report)), style="bold green")
-
-
-def _program(run: Run, language: str, file: Path, form: str) -> str:
-    from headstart.errors import ParameterError
-    from headstart.export import litert_snippet, snippet
-
-    if form == "litert":
-        if language != "python":
-            raise ParameterError(f"--snippet {language}: the program for LiteRT is in python only.")
-        program = litert_snippet(file=file.name, classes=run.classes, preprocessing=run.preprocessing, multilabel=run.multilabel)
-        return program.rstrip("\n")
-    unlike = None if run.trust is None else run.trust.novelty
-    name = file.with_suffix(".onnx").name
-    return snippet(language, file=name, classes=run.classes, threshold=None if unlike is None else unlike.threshold).rstrip("\n")
 
 
 # headstart bench ---------------------------------------------------------------------------------------------------------------------

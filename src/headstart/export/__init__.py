@@ -4,7 +4,7 @@ from headstart.export.formats import ConverterError
 from headstart.export.job import IMAGES, SUFFIXES, ExportError, ExportResult, check_format, export
 from headstart.export.onnx_file import onnx_model
 from headstart.export.parity import MAX_DROP, Gate, Parity, read_drop
-from headstart.export.snippets import LANGUAGES, litert_snippet, snippet
+from headstart.export.snippets import LANGUAGES, snippet
 
 __all__ = [
     "IMAGES",
@@ -18,7 +18,6 @@ __all__ = [
     "Parity",
     "check_format",
     "export",
-    "litert_snippet",
     "onnx_model",
     "read_drop",
     "snippet",

@@ -105,7 +105,7 @@ def square_model(run: Run) -> onnx.ModelProto:
 
 
 def write_litert(run: Run, file: Path, examples: Iterable[Image]) -> None:
-    """Write the LiteRT file, and the class names beside it, one a line, as ``NAME.labels.txt``.
+    """Write the LiteRT file, and the class names, if there are any, beside it, one a line, as ``NAME.labels.txt``.
 
     Args:
         run: the run.
@@ -132,7 +132,8 @@ def write_litert(run: Run, file: Path, examples: Iterable[Image]) -> None:
             said = (done.stderr.strip() or done.stdout.strip() or "it printed nothing").splitlines()[-1]
             raise ConverterError(f"{program} could not convert the network ({said[:300]}). An ONNX file does not need this program.")
         shutil.copyfile(made, file)
-    file.with_suffix(".labels.txt").write_text("".join(f"{name}\n" for name in run.classes), encoding="utf-8")
+    if run.classes:
+        file.with_suffix(".labels.txt").write_text("".join(f"{name}\n" for name in run.classes), encoding="utf-8")
 
 
 def _thumbnails(images: Iterable[Image]) -> npt.NDArray[np.float32]:

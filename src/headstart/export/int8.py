@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from headstart.errors import DataError, MissingExtraError
+from headstart.errors import DataError, MissingExtraError, ParameterError
 from headstart.export.formats import ExportedModel, Outputs, openvino_model, write_openvino
 from headstart.export.onnx_file import onnx_model
 from headstart.export.parity import Gate, Reference
@@ -53,9 +53,15 @@ def write_int8(
 
     Raises:
         DataError: no training images are left.
+        ParameterError: the model assigns no labels.
         MissingExtraError: NNCF is not installed.
     """
     check_nncf()
+    comparison = reference.comparison
+    if comparison.decision != "label":
+        raise ParameterError(
+            f"int8 is for models that assign labels, whose accuracy is checked; this one gives {comparison.output}. Use openvino."
+        )
     training = sample_of(reference.run, "train", CALIBRATION, data=data)
     if not training:
         raise DataError("int8 needs training images, and none are where they were. Give their folder with --data.")
@@ -72,7 +78,7 @@ def write_int8(
         made = quantised(model, training.images, in_float=in_float, progress=listener.progress)
         write_openvino(made, file)
         outputs = ExportedModel(file, engine="openvino")(reference.sample.images)
-        before, after = (found["probabilities"] for found in (reference.outputs(), outputs))
+        before, after = (found[comparison.output] for found in (reference.outputs(), outputs))
         gates.append(Gate.of(before, after, reference.sample, max_drop=max_drop, in_float=len(in_float), layers=len(layers)))
         listener.say(gates[-1].summary())
         if gates[-1].passed:

@@ -15,16 +15,15 @@ from headstart.export.preprocessing_graph import write_preprocessing
 from headstart.onnx_graph import OnnxGraph
 from headstart.reliability.novelty import NEIGHBOURS
 from headstart.run import MODEL, Run
+from headstart.tasks import FEATURES
 
 if TYPE_CHECKING:
     import onnx
 
 IMAGES, NOVELTY = "images", "unlikeness"
-OUTPUTS = ("probabilities", "logits", "features", NOVELTY)
-"""Of an exported file, in this order; files of runs without a novelty score lack the last."""
 
-FORMAT = 1
-"""Raised when the inputs or outputs of exported files change their meaning."""
+FORMAT = 2
+"""Raised when the inputs, outputs or metadata of exported files change their meaning."""
 
 _FLOAT, _FLOAT16 = 1, 10  # of ONNX's table of types
 _LEAST = 1e-12  # as in `Novelty`
@@ -36,9 +35,10 @@ def onnx_model(run: Run) -> onnx.ModelProto:
     """The run as one model.
 
     Returns:
-        A model with the input ``images``, uint8 (N, height, width, 3), upright RGB, all N of one size; and the outputs ``probabilities``
-        and ``logits`` float32 (N, k), ``features`` float32 (N, D), and, for runs with a novelty score, ``unlikeness`` float32 (N,).
-        Operator set 17, or that of the network if it is later. Class names, sizes and provenance are in its metadata: see `metadata`.
+        A model with the input ``images``, uint8 (N, height, width, 3), upright RGB, all N of one size; and the outputs of the run's task
+        (for classification ``probabilities`` and ``logits`` float32 (N, k)), ``features`` float32 (N, D), and, for runs with a novelty
+        score, ``unlikeness`` float32 (N,). Operator set 17, or that of the network if it is later. What the outputs mean, sizes and
+        provenance are in its metadata: see `metadata`.
 
     Raises:
         RunError: the model of the run is not one file, or lacks an output.
@@ -51,29 +51,33 @@ def onnx_model(run: Run) -> onnx.ModelProto:
     graph = OnnxGraph()
     pixels = write_preprocessing(graph, IMAGES, run.preprocessing)
     grafted = graph.graft(network, feed={network.graph.input[0].name: pixels})
-    widths = {value.name: value.type.tensor_type.shape.dim[1].dim_value for value in network.graph.output}
+    shapes = {value.name: [side.dim_value for side in value.type.tensor_type.shape.dim[1:]] for value in network.graph.output}
     outputs: dict[str, Any] = {}
-    for name in OUTPUTS[:3]:
+    for name in run.outputs:
         if name not in grafted:
             raise RunError(f"{run.path / MODEL}: has no output {name!r}. Fit again.")
         graph.node("Identity", grafted[name], output=name)
-        outputs[name] = (np.float32, ("N", widths[name]))
+        outputs[name] = (np.float32, ("N", *shapes[name]))
     novelty = None if run.trust is None else run.trust.novelty
     if novelty is not None:
-        graph.node("Identity", write_novelty(graph, "features", *novelty.state()), output=NOVELTY)
+        graph.node("Identity", write_novelty(graph, FEATURES, *novelty.state()), output=NOVELTY)
         outputs[NOVELTY] = (np.float32, ("N",))
     return graph.model(inputs={IMAGES: (np.uint8, ("N", "height", "width", 3))}, outputs=outputs, metadata=metadata(run))
 
 
 def metadata(run: Run) -> dict[str, str]:
-    """Class names, preprocessing, thresholds and provenance for an exported file: JSON texts by names that begin with ``headstart.``."""
+    """Outputs, class names, preprocessing, thresholds and provenance of an exported file: JSON texts, their names beginning ``headstart.``.
+
+    For classification, ``classes`` has the class names and ``link`` is ``softmax`` or, where any number of labels is possible, ``sigmoid``.
+    """
     manifest, trust = run.manifest, run.trust
     backbone = manifest.backbone
     entries: dict[str, Any] = {
         "format": FORMAT,
         "version": headstart.__version__,
-        "classes": list(run.classes),
-        "multilabel": run.multilabel,
+        "task": manifest.task,
+        "outputs": [output.to_dict() for output in manifest.outputs],
+        **manifest.state,
         "preprocessing": run.preprocessing.to_dict(),
         "unlike_threshold": None if trust is None or trust.novelty is None else trust.novelty.threshold,
         "sets": None if trust is None or trust.sets is None else trust.sets.to_dict(),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +20,8 @@ from headstart.export.sample import Sample
 from headstart.metrics.link import Link, link_of
 from headstart.run import Run
 
-PROBABILITY = 1e-3
-"""By more than this, no probability of an exported file may differ from that of the run in the same engine."""
+TOLERANCE = 1e-3
+"""By more than this, no probability of an exported file may differ from that of the run in the same engine; of a number, as a share."""
 
 SCORE = 0.1
 """The same for the novelty score, of which 1 is about the spread over the training images."""
@@ -31,17 +31,75 @@ AGREEMENT = 0.98
 """Share of images that must keep their label in int8, whatever the accuracy: a model that errs on other images is another model."""
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """How an output of two graphs is compared, by its kind: numbers by their relative difference.
+
+    Attributes:
+        output: its name.
+    """
+
+    output: str
+    decision: ClassVar[str] = "value"
+
+    @classmethod
+    def of(cls, run: Run) -> Comparison:
+        """Of the first output of the run that can be compared: probabilities, or numbers.
+
+        Raises:
+            ParameterError: it has none.
+        """
+        for output in run.manifest.outputs:
+            if output.kind == "probabilities" and run.link is not None:
+                return ProbabilityComparison(output.name, run.link)
+            if output.kind == "number":
+                return Comparison(output.name)
+        kinds = ", ".join(output.kind for output in run.manifest.outputs)
+        raise ParameterError(
+            f"{run.path} has no output that an export could be compared by: neither probabilities nor numbers, but {kinds}."
+        )
+
+    def differences(self, one: Outputs, other: Outputs) -> npt.NDArray[Any]:
+        """The largest of each image, float (n,); of numbers, as a share of the largest number in `other`."""
+        away = np.abs(one[self.output] - other[self.output]).reshape(len(one[self.output]), -1).max(axis=1)
+        return np.asarray(away / max(float(np.abs(other[self.output]).max()), 1e-12))
+
+    def same(self, one: Outputs, other: Outputs) -> float:
+        """Share of the images for which both are the same in what counts: here, the number within `TOLERANCE`."""
+        return float((self.differences(one, other) <= TOLERANCE).mean())
+
+
+@dataclass(frozen=True)
+class ProbabilityComparison(Comparison):
+    """Probabilities: by their difference, and by the decision that follows from them.
+
+    Attributes:
+        link: what the decision is.
+    """
+
+    link: Link
+    decision: ClassVar[str] = "label"
+
+    def differences(self, one: Outputs, other: Outputs) -> npt.NDArray[Any]:
+        """The largest of each image, float (n,)."""
+        return np.asarray(np.abs(one[self.output] - other[self.output]).max(axis=1))
+
+    def same(self, one: Outputs, other: Outputs) -> float:
+        """Share of the images with the same label, or labels."""
+        return agreement(one[self.output], other[self.output], self.link)
+
+
 class Reference:
     """The outputs of the run itself for a sample, each computed once."""
 
     def __init__(self, run: Run, sample: Sample) -> None:
-        self.run, self.sample = run, sample
+        self.run, self.sample, self.comparison = run, sample, Comparison.of(run)
         self._computed: dict[str, Outputs] = {}
 
     @cached_property
     def default_engine(self) -> str:
         """The engine that the run chooses itself."""
-        return Run(self.run.path, self.run.manifest).engine.name
+        return self.run.with_engine("auto").engine.name
 
     def outputs(self, engine: str | None = None) -> Outputs:
         """For the decoded arrays that the file is given, in this engine, or in the run's own where it cannot be opened in it.
@@ -60,12 +118,12 @@ class Reference:
         return self._predicted(list(self.sample.images.paths), self.default_engine)
 
     def _predicted(self, images: Any, engine: str) -> Outputs:
-        found = Run(self.run.path, self.run.manifest, engine=engine).predict(images)
+        found = self.run.with_engine(engine).predict(images)
         if len(found) < len(self.sample):
             raise ParameterError(f"{found.refused[0]}: an image that the export is compared on.")
         judgement = found.judgement
         scores = None if judgement is None else judgement.unlikeness
-        return {"probabilities": found.probabilities, **({} if scores is None else {NOVELTY: scores})}
+        return {**found.outputs, **({} if scores is None else {NOVELTY: scores})}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,18 +133,21 @@ class Parity:
     Attributes:
         engine: runs both; ``litert`` runs the file only, and the default engine the run.
         part, images: which images of the run, and how many.
-        same: share of them with the same label, or labels.
-        difference: the largest difference of a probability; `median`: over the images, of the largest of each.
+        output, decision: which output is compared, and whether a label follows from it or it is a value itself; see `Comparison`.
+        same: share of the images with the same label, labels or value.
+        difference: the largest difference; `median`: over the images, of the largest of each.
         novelty: the largest difference of the novelty score; None for files without one.
         same_novelty: share of the images that are on the same side of its threshold; None likewise.
-        default_engine, against_default: the run's own engine, and the largest difference of a probability from the run in that one.
+        default_engine, against_default: the run's own engine, and the largest difference from the run in that one.
         from_files: the same when the run decodes the files itself, which may reduce large JPEGs; reported, with no limit. And
-            `same_from_files`: share of the same labels.
+            `same_from_files`: as `same`.
     """
 
     engine: str
     part: str
     images: int
+    output: str
+    decision: str
     same: float
     difference: float
     median: float
@@ -100,31 +161,30 @@ class Parity:
     @classmethod
     def of(cls, reference: Reference, outputs: Outputs, *, engine: str) -> Self:
         """Compare the outputs of an exported file, run in `engine`, with those of the run."""
-        link = link_of(reference.sample.targets)
-        values = outputs["probabilities"]
-        own, default, from_files = (
-            found["probabilities"] for found in (reference.outputs(engine), reference.outputs(), reference.from_files)
-        )
+        comparison, own = reference.comparison, reference.outputs(engine)
         novelty = same_novelty = None
-        trust, scores = reference.run.trust, reference.outputs(engine).get(NOVELTY)
-        if NOVELTY in outputs and scores is not None and trust is not None and trust.novelty is not None:
-            novelty = _largest(np.abs(outputs[NOVELTY] - scores))
-            same_novelty = float(((outputs[NOVELTY] > trust.novelty.threshold) == (scores > trust.novelty.threshold)).mean())
-        differences = np.abs(values - own).max(axis=1)
+        trust = reference.run.trust
+        if NOVELTY in outputs and NOVELTY in own and trust is not None and trust.novelty is not None:
+            novelty = _largest(np.abs(outputs[NOVELTY] - own[NOVELTY]))
+            same_novelty = float(((outputs[NOVELTY] > trust.novelty.threshold) == (own[NOVELTY] > trust.novelty.threshold)).mean())
+        differences = comparison.differences(outputs, own)
         return cls(
-            engine=engine, part=reference.sample.part, images=len(reference.sample), same=agreement(values, own, link),
+            engine=engine, part=reference.sample.part, images=len(reference.sample),
+            output=comparison.output, decision=comparison.decision, same=comparison.same(outputs, own),
             difference=_largest(differences), median=float(np.median(differences)), novelty=novelty, same_novelty=same_novelty,
-            default_engine=reference.default_engine, against_default=_largest(np.abs(values - default)),
-            from_files=_largest(np.abs(values - from_files)), same_from_files=agreement(values, from_files, link),
+            default_engine=reference.default_engine,
+            against_default=_largest(comparison.differences(outputs, reference.outputs())),
+            from_files=_largest(comparison.differences(outputs, reference.from_files)),
+            same_from_files=comparison.same(outputs, reference.from_files),
         )  # fmt: skip
 
     def faults(self) -> tuple[str, ...]:
         """The reasons not to write a file in float32; none for one that agrees with the run."""
         found = []
         if self.same < 1.0:
-            found.append(f"{1 - self.same:.1%} of {self.images} images get another label")
-        if not self.difference <= PROBABILITY:
-            found.append(f"a probability differs by {self.difference:.2g}, more than {PROBABILITY:g}")
+            found.append(f"{1 - self.same:.1%} of {self.images} images get another {self.decision}")
+        if not self.difference <= TOLERANCE:
+            found.append(f"{self.output} differ by {self.difference:.2g}, more than {TOLERANCE:g}")
         if self.novelty is not None and not self.novelty <= SCORE:
             found.append(f"the novelty score differs by {self.novelty:.2g}, more than {SCORE:g}")
         return tuple(found)
@@ -134,9 +194,9 @@ class Parity:
         same = "all" if self.same == 1 else f"{self.same:.1%}"
         default = f", and by {self.against_default:.1e} from the run in {self.default_engine}" if self.default_engine != self.engine else ""
         return (
-            f"{self.engine}: same label for {same} of {self.images} {self.part} images; probabilities differ by at most "
+            f"{self.engine}: same {self.decision} for {same} of {self.images} {self.part} images; {self.output} differ by at most "
             f"{self.difference:.1e} (median {self.median:.1e}){default}. With the run's own decoding, which may reduce large JPEGs: "
-            f"{self.from_files:.1e}, same label for {self.same_from_files:.1%}."
+            f"{self.from_files:.1e}, same {self.decision} for {self.same_from_files:.1%}."
         )
 
 

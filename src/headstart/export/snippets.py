@@ -1,11 +1,21 @@
-"""Programs that use an exported file without Headstart."""
+"""Programs that use an exported file without Headstart; what they print follows from the kind of the output."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from headstart.errors import ParameterError, nearest
-from headstart.modalities.image import Preprocessing
+from headstart.export.parity import Comparison
+from headstart.metrics.link import THRESHOLD
+from headstart.run import Run
+
+# What is printed, by the link of the classes; without classes, the value itself
+_PRINTED: Mapping[str | None, str] = {
+    "softmax": "{classes[values.argmax()]}  {values.max():.4f}",
+    "sigmoid": f"{{';'.join(classes[i] for i in np.flatnonzero(values >= {THRESHOLD:g}))}}  {{values.max():.4f}}",
+    None: "{values}",
+}
 
 _PYTHON = """\
 # pip install onnxruntime pillow numpy
@@ -17,21 +27,17 @@ import onnxruntime
 from PIL import Image, ImageOps
 
 session = onnxruntime.InferenceSession({file}, providers=["CPUExecutionProvider"])
-told = {{name: json.loads(text) for name, text in session.get_modelmeta().custom_metadata_map.items() if name.startswith("headstart.")}}
+metadata = {{name: json.loads(text) for name, text in session.get_modelmeta().custom_metadata_map.items() if name.startswith("headstart.")}}
 names = [output.name for output in session.get_outputs()]
+classes, limit = metadata.get("headstart.classes"), metadata["headstart.unlike_threshold"]
 
 for path in sys.argv[1:]:
     with Image.open(path) as image:
         pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     found = dict(zip(names, session.run(names, {{"images": pixels[None]}})))
-    probabilities = found["probabilities"][0]
-    if told["headstart.multilabel"]:
-        label = ";".join(told["headstart.classes"][i] for i in np.flatnonzero(probabilities >= 0.5))
-    else:
-        label = told["headstart.classes"][int(probabilities.argmax())]
-    limit = told["headstart.unlike_threshold"]
+    values = found[{output}][0]
     unlike = "  unlike anything seen in training" if limit is not None and found["unlikeness"][0] > limit else ""
-    print(f"{{path}}  {{label}}  {{probabilities.max():.4f}}{{unlike}}")
+    print(f"{{path}}  {printed}{{unlike}}")
 """
 
 _JAVASCRIPT = """\
@@ -58,12 +64,14 @@ export async function predict(picture) {{
     rgb[to++] = rgba[from + 2];
   }}
   const found = await session.run({{ images: new ort.Tensor("uint8", rgb, [1, height, width, 3]) }});
-  const probabilities = Array.from(found.probabilities.data);
-  const best = probabilities.indexOf(Math.max(...probabilities));
+  const values = Array.from(found[{output}].data);
   const unlike = unlikeThreshold !== null && found.unlikeness.data[0] > unlikeThreshold;
-  return {{ label: classes[best], probability: probabilities[best], probabilities, unlike }};
+  {returned}
 }}
 """
+_JAVASCRIPT_LABEL = """const best = values.indexOf(Math.max(...values));
+  return { label: classes[best], probability: values[best], probabilities: values, unlike };"""
+_JAVASCRIPT_VALUE = "return { values, unlike };"
 
 _CPP = """\
 // ONNX Runtime's C++ interface: https://onnxruntime.ai  Build with: g++ -std=c++17 predict.cpp -lonnxruntime
@@ -74,8 +82,7 @@ _CPP = """\
 #include <vector>
 
 struct Prediction {{
-  std::size_t label;  // position in `classes`
-  float probability;
+{fields}
   bool unlike;  // unlike anything seen in training
 }};
 
@@ -90,12 +97,18 @@ Prediction predict(Ort::Session& session, std::vector<std::uint8_t>& rgb, std::i
   const char* outputs[] = {{{outputs}}};
   auto found = session.Run(Ort::RunOptions{{nullptr}}, inputs, &images, 1, outputs, {count});
   const float* first = found[0].GetTensorData<float>();
-  const float* best = std::max_element(first, first + {classes_count});
-  return {{static_cast<std::size_t>(best - first), *best, {unlike}}};
+{returned}
 }}
 
 // Ort::Env env;  Ort::Session session(env, {file}, Ort::SessionOptions{{}});
 """
+
+_CPP_LABEL = (
+    "  std::size_t label;  // position in `classes`\n  float probability;",
+    "  const float* best = std::max_element(first, first + {count});\n"
+    "  return {{static_cast<std::size_t>(best - first), *best, {unlike}}};",
+)
+_CPP_VALUE = "  float value;", "  return {{*first, {unlike}}};"
 
 _LITERT = """\
 # pip install ai-edge-litert pillow numpy
@@ -115,46 +128,47 @@ for path in sys.argv[1:]:
     left, top = (image.width - width) / 2, (image.height - height) / 2
     part = (left, top, left + width, top + height)
     square = image.resize(({size}, {size}), Image.Resampling.{filter}, box=part, reducing_gap=3.0)
-    probabilities = model(pixels=np.asarray(square)[None])["probabilities"][0]
-    print(f"{{path}}  {{{label}}}  {{probabilities.max():.4f}}")
+    values = model(pixels=np.asarray(square)[None])[{output}][0]
+    print(f"{{path}}  {printed}")
 """
 
 _PROGRAMS: Mapping[str, str] = {"python": _PYTHON, "javascript": _JAVASCRIPT, "cpp": _CPP}
 LANGUAGES = tuple(_PROGRAMS)
 
 
-def snippet(language: str, *, file: str, classes: tuple[str, ...], threshold: float | None) -> str:
-    """A program that uses an exported ONNX file.
+def snippet(language: str, run: Run, *, file: str) -> str:
+    """A program that uses an exported file.
 
     Args:
-        language: ``python``, ``javascript`` or ``cpp``.
-        file: the name of the exported file.
-        classes: of the run.
-        threshold: from which score on an image is unlike the training images; None where the run cannot tell.
+        language: ``python``, ``javascript`` or ``cpp``; for LiteRT files ``python`` only.
+        run: that was exported.
+        file: the name of the exported file, ONNX or ``.tflite``.
 
     Raises:
-        ParameterError: another language.
+        ParameterError: another language, or a run whose outputs have no kind that could be printed.
     """
     if language not in _PROGRAMS:
         raise ParameterError(f"--snippet must be {', '.join(LANGUAGES)}, got {language!r}.{nearest(language, LANGUAGES)}")
+    litert = Path(file).suffix == ".tflite"
+    if litert and language != "python":
+        raise ParameterError(f"--snippet {language}: the program for LiteRT is in python only.")
+    output, link, preprocessing = Comparison.of(run).output, run.link, run.preprocessing
+    threshold = None if run.trust is None or run.trust.novelty is None else run.trust.novelty.threshold
+    names = ", ".join(_quoted(name) for name in run.classes)
+    texts = {"file": _quoted(file), "output": _quoted(output), "printed": _PRINTED[None if link is None else link.name]}
     if language == "cpp":
-        known = threshold is not None
+        fields, returned = _CPP_VALUE if link is None else _CPP_LABEL
+        unlike = "false" if threshold is None else f"found[1].GetTensorData<float>()[0] > {float(threshold):.6g}f"
+        outputs = [_quoted(output), *([] if threshold is None else ['"unlikeness"'])]
+        returned = returned.format(unlike=unlike, count=len(run.classes))
         return _CPP.format(
-            file=_quoted(file), classes="{" + ", ".join(_quoted(name) for name in classes) + "}", classes_count=len(classes),
-            outputs='"probabilities", "unlikeness"' if known else '"probabilities"', count=2 if known else 1,
-            unlike=f"found[1].GetTensorData<float>()[0] > {float(threshold):.6g}f" if threshold is not None else "false",
+            **texts, classes=f"{{{names}}}", outputs=", ".join(outputs), count=len(outputs), fields=fields, returned=returned
         )  # fmt: skip
-    names = "[" + ", ".join(_quoted(name) for name in classes) + "]"
-    return _PROGRAMS[language].format(file=_quoted(file), classes=names, threshold="null" if threshold is None else f"{threshold:.6g}")
-
-
-def litert_snippet(*, file: str, classes: tuple[str, ...], preprocessing: Preprocessing, multilabel: bool) -> str:
-    """A program in Python that uses an exported LiteRT file, and prepares each image as the run does."""
-    return _LITERT.format(
-        file=_quoted(file), classes="[" + ", ".join(_quoted(name) for name in classes) + "]", size=preprocessing.size,
+    return (_LITERT if litert else _PROGRAMS[language]).format(
+        **texts, classes=f"[{names}]", threshold="null" if threshold is None else f"{threshold:.6g}",
+        returned=_JAVASCRIPT_VALUE if link is None else _JAVASCRIPT_LABEL,
+        size=preprocessing.size, filter=preprocessing.interpolation.upper(),
         cut="image.size" if preprocessing.fit == "squash" else f"(min(image.size) * {preprocessing.crop:g},) * 2",
-        filter=preprocessing.interpolation.upper(),
-        label="';'.join(classes[i] for i in np.flatnonzero(probabilities >= 0.5))" if multilabel else "classes[probabilities.argmax()]",
     )  # fmt: skip
 
 
