@@ -123,7 +123,11 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """The inputs checked, the labels in the order of their numbers, and the type of the labels as they were given."""
         self.check_parameters()
         images = check_images(X)
-        known = encode(one_each(y, "y", "labels", len(images)))
+        labels = one_each(y, "y", "labels", len(images))
+        try:
+            known = encode(labels)
+        except ValueError as error:
+            raise DataError(str(error)) from error
         names = None if groups is None else one_each(groups, "groups", "names", len(images)).astype(np.str_)
         dataset = Dataset(
             images=images if isinstance(images, np.ndarray) else tuple(images),  # type: ignore[arg-type]

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 import tempfile
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
+
+import headstart
 from headstart import files
 from headstart.backbones import Backbone, load_backbone
 from headstart.errors import BackboneError, ParameterError, StoreError
@@ -56,6 +61,23 @@ class Prepared:
             return
         with FeatureStore(files.feature_store_file(self.cache)) as store:
             yield store
+
+    def cached(self, key: str, compute: Callable[[], bytes]) -> bytes:
+        """A small derived result, looked up where features are stored; computed where it is not there or nothing is stored.
+
+        Args:
+            key: covers everything that the result depends on; see `result_key`.
+            compute: makes it.
+        """
+        with suppress(StoreError), self.store() as store:
+            found = None if store is None else store.get_result(key)
+            if found is not None:
+                return found
+        made = compute()
+        with suppress(StoreError), self.store() as store:
+            if store is not None:
+                store.put_result(key, made)
+        return made
 
     def extract(self, images: Images, *, progress: Progress | None = None, warn: Say | None = None) -> Features:
         """The features of images, looked up where they are stored."""
@@ -136,6 +158,18 @@ def _is_writable(folder: Path) -> bool:
             return True
     except (StoreError, OSError):
         return False
+
+
+def result_key(name: str, *parts: Any) -> str:
+    """A key of `Prepared.cached`: a name, and the SHA-256 of everything that the result depends on: arrays, and JSON values."""
+    digest = hashlib.sha256(f"headstart {headstart.__version__}, numpy {np.__version__}".encode())
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            digest.update(f"{part.dtype} {part.shape}".encode())
+            digest.update(np.ascontiguousarray(part).data)
+        else:
+            digest.update(json.dumps(part, sort_keys=True, default=repr).encode())
+    return f"{name}/{digest.hexdigest()}"
 
 
 def to_warnings(message: str) -> None:

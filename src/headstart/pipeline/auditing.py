@@ -87,6 +87,7 @@ def deep_check(data: str | Path | Dataset, *, settings: FitSettings | None = Non
         listener.stage("Looking for wrong labels")
         everything_learned = replace(table, groups=groups_of(readable, table.digests, together=near.components)).tested_on(np.empty(0, int))
         choice = choose(everything_learned, LearningContext(settings=settings, prepared=prepared, listener=listener))
+        assert choice.out_of_sample is not None
         logits = _in_order(choice.out_of_sample, choice.estimator.classes_, readable)
         findings += find_label_errors(readable, np.arange(len(readable)), logits)
         errors = rank_label_errors(logits, readable.targets.array, link=readable.targets.link or SOFTMAX)

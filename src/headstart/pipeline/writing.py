@@ -43,9 +43,10 @@ def write(result: FitResult, *, settings: FitSettings, command: str) -> None:
         sources = Sources(
             training=lambda row: dataset.images[train[row]], test=lambda row: dataset.images[test[row]],
             names=names, training_names=training_names, features=result.table.values[test],
+            cached=result.learned.prepared.cached,
         )  # fmt: skip
         write_report(folder, report_of(run, sources))
-        seal(folder, contents.manifest)
+        seal(folder, run.manifest)
 
 
 def contents_of(result: FitResult, *, settings: FitSettings, command: str, record: FitRecord | None = None) -> RunContents:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import io
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,13 +17,14 @@ import numpy.typing as npt
 
 from headstart.errors import ImageError, RunError
 from headstart.explanation import HeatMaps, nearest_training_images, overlay
+from headstart.features.prepared import result_key
 from headstart.modalities.image import ImageSource, image_digest, quiet_decoding, read_image
 from headstart.report.general import general_sections, joined, repeat_section, times_more
 from headstart.report.model_card import model_card
 from headstart.report.page import Report, page
 from headstart.report.pictures import picture_of, png
 from headstart.report.training import summary
-from headstart.run import Run, Use, uses_of
+from headstart.run import MODEL, REFERENCE, Run, Use, uses_of
 from headstart.sections import Card, Neighbour, Picture, TaskReport
 from headstart.text import plural, printable
 
@@ -43,6 +46,7 @@ class Sources:
         training, test: from a position in the part to the image, or None where it is not known.
         names: of the test images; `training_names`: of the training images.
         features: float32 (m, D) of the test images, where they are at hand and need not be computed.
+        cached: from a key and what computes it to a result that may have been stored; by default it is computed.
     """
 
     training: Callable[[int], ImageSource | None]
@@ -50,6 +54,7 @@ class Sources:
     names: Sequence[str]
     training_names: Sequence[str]
     features: npt.NDArray[np.float32] | None = None
+    cached: Callable[[str, Callable[[], bytes]], bytes] = lambda key, compute: compute()
 
 
 def pages(run: Run, sources: Sources | None = None) -> dict[str, str]:
@@ -152,6 +157,43 @@ def cards_of(run: Run, rows: npt.NDArray[np.int64], outputs: npt.NDArray[np.int6
         outputs: for each image of the test part the output that its heat map explains.
         sources: where the images are.
     """
+    digests = [run.tested["digests"][row].tobytes().hex() for row in rows.tolist()]
+    depends = [run.manifest.files.get(name) for name in (MODEL, REFERENCE)]
+    names = [_name(sources, row) for row in rows.tolist()]
+    key = result_key("cards", depends, rows, outputs[rows], digests, names, list(sources.training_names))
+    packed = json.loads(sources.cached(key, lambda: json.dumps(_packed(_cards(run, rows, outputs, sources))).encode()))
+    return {int(row): _card(entry) for row, entry in packed.items()}
+
+
+def _packed(cards: Mapping[int, Card]) -> dict[str, Any]:
+    """Cards as JSON values, their pictures in base64."""
+
+    def plain(value: Any) -> Any:
+        return base64.b64encode(value).decode() if isinstance(value, bytes) else value
+
+    entries = {}
+    for row, card in cards.items():
+        near = [{**vars(one), "picture": None if one.picture is None else plain(one.picture.data)} for one in card.neighbours]
+        entries[str(row)] = {"name": card.name, "row": card.row, "pictures": [plain(one.data) for one in card.pictures], "near": near}
+    return entries
+
+
+def _card(entry: Mapping[str, Any]) -> Card:
+    """The inverse of `_packed`, of one card."""
+
+    def picture(text: str | None, alt: str) -> Picture | None:
+        return None if text is None else Picture(data=base64.b64decode(text), alt=alt)
+
+    near = tuple(Neighbour(**{**one, "picture": picture(one["picture"], one["name"])}) for one in entry["near"])
+    shown = tuple(Picture(data=base64.b64decode(text), alt="") for text in entry["pictures"])
+    return Card(name=entry["name"], row=entry["row"], pictures=shown, neighbours=near)
+
+
+def _name(sources: Sources, row: int) -> str:
+    return printable(sources.names[row]) if row < len(sources.names) else f"test image {row}"
+
+
+def _cards(run: Run, rows: npt.NDArray[np.int64], outputs: npt.NDArray[np.int64], sources: Sources) -> dict[int, Card]:
     pixels: dict[int, _Pixels] = {}
     with quiet_decoding():
         for row in rows.tolist():
@@ -170,7 +212,7 @@ def cards_of(run: Run, rows: npt.NDArray[np.int64], outputs: npt.NDArray[np.int6
     nearest = _nearest(run, stacked, None if sources.features is None else sources.features[shown])
     return {
         row: Card(
-            name=printable(sources.names[row]) if row < len(sources.names) else f"test image {row}",
+            name=_name(sources, row),
             row=row,
             pictures=(
                 Picture(data=jpeg(stacked[place], side=_SIDE), alt=""),

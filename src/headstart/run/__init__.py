@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from headstart.run.collected import Collected
 from headstart.run.manifest import PROTOCOL, BackboneEntry, Manifest
-from headstart.run.run import EVALUATION, MODEL, PAGES, RELIABILITY, Run, is_run, load
+from headstart.run.run import EVALUATION, MODEL, PAGES, REFERENCE, RELIABILITY, Run, is_run, load
 from headstart.run.uses import Use, record_use, uses_of
 from headstart.run.write import RunContents, check_target, replace_pages, seal, write_files, writing_run
 
@@ -16,6 +16,7 @@ __all__ = [
     "MODEL",
     "PAGES",
     "PROTOCOL",
+    "REFERENCE",
     "RELIABILITY",
     "BackboneEntry",
     "Collected",

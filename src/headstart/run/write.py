@@ -193,8 +193,8 @@ def write_files(folder: Path, contents: RunContents) -> Run:
 
 
 def seal(folder: Path, manifest: Manifest) -> Run:
-    """Write the manifest with the digests of all files that are in the folder, and open the run."""
-    files = {file.name: file_digest(file) for file in sorted(folder.iterdir()) if file.name != MANIFEST}
+    """Write the manifest with the digests of all files that are in the folder, and open the run; those it has are taken as they are."""
+    files = {file.name: manifest.files.get(file.name) or file_digest(file) for file in sorted(folder.iterdir()) if file.name != MANIFEST}
     return Run(folder, replace(manifest, files=files).write(folder / MANIFEST))
 
 

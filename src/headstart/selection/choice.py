@@ -151,13 +151,13 @@ class Choice:
         estimator: fitted on all training images; takes the full feature vector.
         evidence: all candidates, best log loss first.
         out_of_sample: calibrated logits (n, k) of all training images, each from a fit that did not see the image (or its group); nan for
-            images that the backbone was trained on.
+            images that the backbone was trained on; None where a task has no such scores.
         reason: one sentence for the user.
     """
 
     estimator: HeadPipeline | TrainedHead
     evidence: tuple[Candidate, ...]
-    out_of_sample: npt.NDArray[np.float64]
+    out_of_sample: npt.NDArray[np.float64] | None
     reason: str
 
 

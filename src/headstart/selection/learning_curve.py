@@ -127,10 +127,11 @@ def learning_curve(
         ParameterError: a size that is too small or too large.
     """
     values, labels = np.asarray(X, dtype=np.float32), np.asarray(y)
-    targets = encode(labels)
-    if not len(values) == len(labels) == len(choice.out_of_sample):
+    targets, scores = encode(labels), choice.out_of_sample
+    assert scores is not None
+    if not len(values) == len(labels) == len(scores):
         raise DataError(
-            f"There are {len(values)} feature vectors, {len(labels)} labels and {len(choice.out_of_sample)} images that the head was "
+            f"There are {len(values)} feature vectors, {len(labels)} labels and {len(scores)} images that the head was "
             "chosen for; they must be the same images."
         )
     numbers = np.arange(len(values)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1].reshape(-1)
@@ -144,7 +145,7 @@ def learning_curve(
     images = [round(float(np.mean([len(part) for part in same]))) for same in parts]
     # Logistic regression is cross-validated in five folds; the other heads leave out one image, or group, at a time.
     images.append(round(0.8 * len(values)) if candidate.head == "logistic" else len(values))
-    table = np.column_stack([*correct, _correct(choice.out_of_sample[tested], targets.take(tested))])
+    table = np.column_stack([*correct, _correct(scores[tested], targets.take(tested))])
     fits = [max(1, len(same)) for same in accuracies] + [1]
     error = _deviation(images, accuracies) / np.sqrt(np.array(images) * fits)
     return _curve(images, table, numbers[tested], error, total=len(values), seed=seed)

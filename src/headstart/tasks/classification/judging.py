@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+from safetensors.numpy import load, save
+
 from headstart.audit import find_label_errors
+from headstart.features.prepared import result_key
 from headstart.reliability import Abstention, Reliability, ReliabilityTest, confidence
-from headstart.selection import learning_curve
+from headstart.selection import LearningCurve, learning_curve
 from headstart.tasks.classification.evaluation import ClassEvaluation
 from headstart.tasks.predictions import Predictions
 from headstart.tasks.task import Evaluation, Judged, Learned, LearningContext
@@ -18,26 +23,49 @@ _FEW = 40  # training images: a curve of fewer tells nothing
 def judge(learned: Learned, evaluation: Evaluation, context: LearningContext) -> Judged:
     """Learn it from the out-of-sample scores of the training images, and test it on the test images."""
     assert isinstance(evaluation, ClassEvaluation)
-    table, choice, settings = learned.table, learned.choice, context.settings
-    train, test = table.train, table.test
-    groups = table.groups_among(train)
-    trust = Reliability.fit(
-        table.values[train], table.targets[train], choice.out_of_sample,
-        layers=table.layers, groups=groups, coverage=settings.coverage, by_class=settings.coverage_by_class, seed=settings.seed,
-    )  # fmt: skip
-    unlike = None if trust.novelty is None else trust.novelty(table.values[test])
-    curve = None
-    if learned.fine_tuned is None and len(train) >= _FEW:
-        curve = learning_curve(
-            table.values[train], table.targets[train], choice=choice, layers=table.layers,
-            class_weight=settings.class_weight, groups=groups, seed=settings.seed, progress=context.listener.progress,
-        )  # fmt: skip
+    table, choice = learned.table, learned.choice
+    assert choice.out_of_sample is not None
+    trust, curve = _reliability_and_curve(learned, context)
+    unlike = None if trust.novelty is None else trust.novelty(table.values[table.test])
     return Judged(
         reliability=trust,
-        reliability_test=ReliabilityTest.of(trust, evaluation.outcome.probabilities, table.targets[test], unlike),
+        reliability_test=ReliabilityTest.of(trust, evaluation.outcome.probabilities, table.targets[table.test], unlike),
         learning_curve=curve,
-        findings=tuple(find_label_errors(table.dataset, train, choice.out_of_sample)),
+        findings=tuple(find_label_errors(table.dataset, table.train, choice.out_of_sample)),
     )
+
+
+def _reliability_and_curve(learned: Learned, context: LearningContext) -> tuple[Reliability, LearningCurve | None]:
+    """Both, from the cache where the same features, targets and settings have been seen."""
+    table, choice, settings = learned.table, learned.choice, context.settings
+    train = table.train
+    values, targets, groups, scores = table.values[train], table.targets[train], table.groups_among(train), choice.out_of_sample
+    assert scores is not None
+    asked = {"coverage": settings.coverage, "by_class": settings.coverage_by_class, "seed": settings.seed, "weight": settings.class_weight}
+
+    def compute() -> bytes:
+        trust = Reliability.fit(
+            values, targets, scores, layers=table.layers, groups=groups, coverage=settings.coverage,
+            by_class=settings.coverage_by_class, seed=settings.seed,
+        )  # fmt: skip
+        curve = None
+        if learned.fine_tuned is None and len(train) >= _FEW:
+            curve = learning_curve(
+                values, targets, choice=choice, layers=table.layers, class_weight=settings.class_weight, groups=groups,
+                seed=settings.seed, progress=context.listener.progress,
+            )  # fmt: skip
+        entries, arrays = trust.state()
+        said = {"reliability": entries, "curve": None if curve is None else curve.to_dict()}
+        packed: bytes = save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, metadata={"json": json.dumps(said)})
+        return packed
+
+    evidence = [candidate.to_dict() | {"seconds": 0} for candidate in choice.evidence if candidate.chosen]
+    layers = [(layer.name, layer.start, layer.stop) for layer in table.layers]
+    key = result_key("reliability", asked, evidence, layers, values, targets, scores, [] if groups is None else groups)
+    packed = compute() if learned.fine_tuned is not None else context.prepared.cached(key, compute)
+    said = json.loads(json.loads(packed[8 : 8 + int.from_bytes(packed[:8], "little")])["__metadata__"]["json"])
+    curve = None if said["curve"] is None else LearningCurve.from_dict(said["curve"])
+    return Reliability.from_state(said["reliability"], load(packed)), curve
 
 
 def reliability_of(evaluation: Evaluation, predictions: Predictions, trust: Reliability | None) -> tuple[Sequence[str], dict[str, Any]]:
