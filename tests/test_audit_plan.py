@@ -104,7 +104,7 @@ def test_an_empty_plan_changes_nothing():
 def test_what_is_to_be_looked_at_is_left_alone():
     plan = Plan("photos", look_at=(LookAt("0.jpg", ("cat",), ("dog",), 0.99), LookAt("no longer there.jpg", ("cat",), ("dog",), 0.9)))
     after, notes = plan.apply(data())
-    assert np.array_equal(after.targets.array, data().targets)
+    assert np.array_equal(after.targets.array, data().targets.array)
     assert notes == ["2 images of the plan stand under 'look_at'; nothing is done about them."]
 
 
