@@ -33,7 +33,7 @@ SMALL = Limits(
 
 SERVE = """
 import sys
-from headstart.serve.run_server import ServerSettings, serve
+from headstart.serve.server import ServerSettings, serve
 serve(ServerSettings.from_json(sys.argv[1]), announce=lambda address: print(address, flush=True))
 """
 
@@ -93,7 +93,7 @@ def everything(connection: socket.socket) -> bytes:
 @contextmanager
 def service(runs: list[Path], log: Path, **settings: Any) -> Iterator[Process]:
     """Serve runs in a process of its own, on a free port."""
-    from headstart.serve.run_server import ServerSettings
+    from headstart.serve.server import ServerSettings
 
     said = ServerSettings(runs=tuple(runs), port=0, **settings).to_json()
     with log.open("w") as errors:

@@ -14,9 +14,9 @@ import pytest
 from batches import make_many
 from headstart.batch import BatchSettings, predict_folder
 from headstart.batch import listing as listing_module
-from headstart.batch.job import Tasks
+from headstart.batch.job import Tasks, Work
 from headstart.batch.listing import read_listing, write_listing
-from headstart.batch.work import Part, Work
+from headstart.batch.parts import Part
 from headstart.data import list_images
 from headstart.data.tables import read_table
 from headstart.errors import DataError, HeadstartError, RunError
@@ -142,9 +142,9 @@ def test_mistakes_are_answered(cli: Cli, run: Path, many: Path) -> None:
         ("--ray", "local"): "--ray belongs to --batch",
         ("--batch", "--out", "t.xlsx"): r"--out must end in .parquet, .csv or .jsonl",
         ("--batch", "--out", "no/t.csv"): "there is no folder",
-        ("--batch", "--out", "folder.csv"): "is there already",
-        ("--batch", "--out", "there.csv"): "is there already",
-        ("--batch", "--out", "there.csv", "--resume"): "nothing says of which job",
+        ("--batch", "--out", "folder.csv"): "already exists",
+        ("--batch", "--out", "there.csv"): "already exists",
+        ("--batch", "--out", "there.csv", "--resume"): "no record says of which job",
         ("--batch", "--out", "x.csv"): "holds other files",
         ("--batch", "--out", "t.csv", "--format", "csv"): "Leave --format out",
         ("--batch", "--out", "t.csv", "--shard", "3/2"): "--shard must be i/n",

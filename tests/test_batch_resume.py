@@ -1,4 +1,4 @@
-"""A batch job that is stopped, killed or damaged goes on, and its table is that of an undisturbed one."""
+"""A batch job that is interrupted, killed or damaged can be resumed, and its table is that of an undisturbed one."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import pytest
 
 from batches import make_many
 from headstart.batch import BatchSettings, predict_folder
-from headstart.batch.job import Tasks
-from headstart.batch.work import Part, Work
+from headstart.batch.job import Tasks, Work
+from headstart.batch.parts import Part
 from headstart.data import list_images
 from headstart.data.shards import Shard
 from headstart.data.tables import read_table
@@ -59,10 +59,10 @@ def counting(made: list[int]) -> Any:
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
-def test_a_stopped_job_goes_on_and_computes_nothing_twice(run: Path, many: Path, tmp_path: Path, suffix: str) -> None:
+def test_an_interrupted_job_is_resumed_and_computes_nothing_twice(run: Path, many: Path, tmp_path: Path, suffix: str) -> None:
     whole = predict_folder(run, [many], out=tmp_path / f"whole.{suffix}", settings=SMALL)
     out, resumed = tmp_path / f"t.{suffix}", BatchSettings(part=8, top=2, resume=True)
-    with pytest.raises(Interrupted, match=r"add --resume to go on"):
+    with pytest.raises(Interrupted, match=r"add --resume to continue"):
         predict_folder(run, [many], out=out, settings=resumed, compute=stopping_after(3, KeyboardInterrupt()))
     assert not out.exists()
     with pytest.raises(ParameterError, match=r"begun and not finished. Add --resume"):
@@ -109,7 +109,7 @@ def test_what_is_added_while_a_job_is_stopped_does_not_shift_its_parts(run: Path
     assert table["error"][table["path"].index(str(folder / "z" / "3.png"))].startswith("cannot be read")
 
 
-def test_a_killed_command_goes_on(run: Path, many: Path, tmp_path: Path) -> None:
+def test_a_killed_command_is_resumed(run: Path, many: Path, tmp_path: Path) -> None:
     """SIGKILL at random moments, until it comes to its end; the table is that of an undisturbed job."""
     images = tmp_path / "images"
     images.mkdir()
@@ -141,7 +141,7 @@ def test_two_processes_do_not_work_on_one_job(run: Path, many: Path, tmp_path: P
     resumed = BatchSettings(part=8, resume=True)
 
     def compute(work: Work, opened: Run, tasks: Tasks, progress: Progress) -> Iterator[Part]:
-        with pytest.raises(ParameterError, match="another process is at work on this job"):
+        with pytest.raises(ParameterError, match="another process is working on this job"):
             predict_folder(run, [many], out=tmp_path / "t.csv", settings=resumed)
         for index, names in tasks:
             yield work.do(opened, index, names, progress=progress)
@@ -152,16 +152,14 @@ def test_two_processes_do_not_work_on_one_job(run: Path, many: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"top": 3}, r"its --top is 2, and now 3 is asked for"),
-        ({"accuracy": 0.5}, r"its least confidence is null"),
-        ({"shard": Shard(1, 2)}, r'its --shard is null, and now "1/2"'),
-        ({"part": 16}, r"its images in a part is 8"),
+        ({"top": 3}, r"its '--top' is 2, and now 3 is asked for"),
+        ({"accuracy": 0.5}, r"its 'least confidence' is null"),
+        ({"shard": Shard(1, 2)}, r"its '--shard' is null, and now \"1/2\""),
+        ({"part": 16}, r"its 'images in a part' is 8"),
     ],
 )
 @pytest.mark.parametrize("finished", [False, True])
-def test_another_job_is_not_gone_on_with(
-    run: Path, many: Path, tmp_path: Path, change: dict[str, Any], message: str, finished: bool
-) -> None:
+def test_another_job_is_not_resumed(run: Path, many: Path, tmp_path: Path, change: dict[str, Any], message: str, finished: bool) -> None:
     settings = {"part": 8, "top": 2, "resume": True}
     if finished:
         predict_folder(run, [many / "z"], out=tmp_path / "t.csv", settings=BatchSettings(**settings))
@@ -171,5 +169,5 @@ def test_another_job_is_not_gone_on_with(
             predict_folder(run, [many / "z"], out=tmp_path / "t.csv", settings=BatchSettings(**settings), compute=stop)
     with pytest.raises(ParameterError, match=message):
         predict_folder(run, [many / "z"], out=tmp_path / "t.csv", settings=BatchSettings(**{**settings, **change}))
-    with pytest.raises(ParameterError, match="its images of is"):
+    with pytest.raises(ParameterError, match="its 'images of' is"):
         predict_folder(run, [many], out=tmp_path / "t.csv", settings=BatchSettings(**settings))

@@ -16,12 +16,13 @@ import pytest
 from PIL import Image
 
 from headstart import load
-from headstart.run import Predictions
+from headstart.metrics import SIGMOID
+from headstart.tasks.classification.predictions import ClassPredictions
+from headstart.tasks.classification.records import records
 
 pytest.importorskip("fastapi", reason="needs headstart[serve]")
 from headstart.serve.app import create_app
 from headstart.serve.limits import Limits
-from headstart.serve.predicting import Given, Predicted, entries_of
 from served import TestClient
 
 HERE = "http://127.0.0.1"
@@ -87,7 +88,7 @@ def test_a_bad_image_among_others_has_its_error_in_its_place(client: TestClient,
     assert entries[1] == {"name": "1.png", "error": "cannot be decoded (the file is cut off)"}
     assert "not an image of a known format" in entries[2]["error"]
     mixed = client.post("/predict", json={"images": [base64.b64encode(files[0]).decode(), "%%%", 7]}).json()["predictions"]
-    assert [entry.get("error") for entry in mixed] == [None, "cannot be decoded: not base64", "not an image: base64 in a string is wanted"]
+    assert [entry.get("error") for entry in mixed] == [None, "cannot be decoded: not base64", "not an image: it must be base64 in a string"]
 
 
 @pytest.mark.parametrize(
@@ -173,10 +174,8 @@ def test_parameters_outside_their_limits_are_refused(client: TestClient, files: 
 
 def test_a_multilabel_answer_lists_the_classes_of_one_half_or_more(run: Path) -> None:
     probabilities = np.array([[0.9, 0.6, 0.1], [0.2, 0.3, 0.1]], np.float32)
-    predictions = Predictions(
-        classes=("a", "b", "c"), probabilities=probabilities, kept=np.array([0, 1]), refused=(), refused_at=(), multilabel=True
-    )
-    entries = entries_of(None, [Given("x", b""), Given("y", b"")], Predicted(predictions, ()), top=2, nearest=1)  # type: ignore[arg-type]
+    predictions = ClassPredictions(classes=("a", "b", "c"), link=SIGMOID, outputs={"probabilities": probabilities}, kept=np.array([0, 1]))
+    entries = [record.values for record in records(["x", "y"], predictions, load(run).training_image, top=2)]
     assert [(entry["label"], round(entry["probability"], 4)) for entry in entries] == [(["a", "b"], 0.6), ([], 0.7)]
     assert (entries[0]["set"], entries[0]["unlike"], entries[0]["nearest"]) == (None, None, [])
 
@@ -246,7 +245,7 @@ def test_a_fault_inside_is_not_shown_outside(client: TestClient, files: list[byt
     def broken(*_: object, **__: object) -> None:
         raise ValueError("secret inner workings")
 
-    monkeypatch.setattr("headstart.serve.app.entries_of", broken)
+    monkeypatch.setattr("headstart.serve.app._entry", broken)
     answer = client.post("/predict", files=form(files[:1]))
     assert (answer.status_code, answer.json()["code"]) == (500, "internal")
     assert "secret" not in answer.text
@@ -296,7 +295,7 @@ def test_too_much_at_once_is_refused_and_may_come_again(run: Path, files: list[b
     app = create_app([run], limits=limits, watch_seconds=0)
     with TestClient(app, base_url=HERE) as client, ThreadPoolExecutor(2) as pool:
         with app.state.service.models.use() as model:
-            stuck = model.gather._engine = _Stuck(model.run.engine)
+            stuck = model.queue._engine = _Stuck(model.run.engine)
         waiting = pool.submit(client.post, "/predict", files=form(files[:2]))
         assert stuck.begun.wait(10)
         refused = waiting.result() if code == "too_slow" else client.post("/predict", files=form(files[:1]))
@@ -306,18 +305,18 @@ def test_too_much_at_once_is_refused_and_may_come_again(run: Path, files: list[b
         if code != "too_slow":
             assert waiting.result().status_code == 200
         assert client.post("/predict", files=form(files[:1])).status_code == 200
-        assert app.state.service.waiting.images == 0
+        assert app.state.service.admission.images == 0
 
 
 def test_all_clients_together_may_not_have_more_images_waiting_than_the_limit() -> None:
-    from headstart.serve.predicting import Waiting
-    from headstart.serve.refusals import Refusal
+    from headstart.serve.limits import Refusal
+    from headstart.serve.service import AdmissionControl
 
-    waiting = Waiting(Limits(images=2, explained=1, waiting_per_client=2, waiting=3))
-    with waiting.places("a", 2):
-        with pytest.raises(Refusal) as caught, waiting.places("b", 2):
+    admission = AdmissionControl(Limits(images=2, explained=1, waiting_per_client=2, waiting=3))
+    with admission.admit("a", 2):
+        with pytest.raises(Refusal) as caught, admission.admit("b", 2):
             pass
         assert (caught.value.status, caught.value.code, caught.value.retry_after) == (503, "busy", 1)
-        with waiting.places("b", 1):
-            assert waiting.images == 3
-    assert waiting.images == 0
+        with admission.admit("b", 1):
+            assert admission.images == 3
+    assert admission.images == 0

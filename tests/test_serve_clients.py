@@ -71,7 +71,7 @@ def test_tritons_client_is_told_what_is_wrong(triton: Any) -> None:
     text = http.InferInput("images", [1], "BYTES").set_data_from_numpy(np.array([b"no image at all"], dtype=object))
     with pytest.raises(utils.InferenceServerException, match="image"):
         triton.infer("pictures", [text])
-    with pytest.raises(utils.InferenceServerException, match="There are: pictures"):
+    with pytest.raises(utils.InferenceServerException, match="Models: pictures"):
         triton.infer("photographs", [text])
 
 

@@ -45,7 +45,7 @@ def test_the_command_serves_until_it_is_told_to_end(run: Path, photo: Path, tmp_
         (["--token-file", "nothing"], "--token-file nothing: cannot be read (No such file or directory)"),
         (["--port", "70000"], "--port must be from 0 to 65535, got 70000"),
         (["--workers", "0"], "--workers must be from 1 to 64, got 0"),
-        (["--max-body", "large"], "'LARGE' is no size. Write it as 10MB, 512KB or 10MiB."),
+        (["--max-body", "large"], "'LARGE' is not a size. Write it as 10MB, 512KB or 10MiB."),
         (["--cors", "*"], "--cors *: name one address such as https://example.org"),
         (["--body-seconds", "0"], "The limit 'body_seconds' must be a number above 0, got 0.0"),
         (["--host", "192.0.2.1", "--token-file", "token"], "Cannot listen on 192.0.2.1, port 8000:"),
@@ -84,7 +84,7 @@ def test_without_the_optional_part_the_command_that_installs_it_is_named(cli: Cl
 
 def test_the_defaults_of_the_command_are_those_of_the_limits(cli: Cli, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = []
-    monkeypatch.setattr("headstart.serve.run_server.serve", lambda settings, *, announce: given.append(settings))
+    monkeypatch.setattr("headstart.serve.server.serve", lambda settings, *, announce: given.append(settings))
     assert cli("serve", run).code == 0
     assert given[0].limits == Limits()
     assert (given[0].host, given[0].port, given[0].workers, given[0].token_file) == ("127.0.0.1", 8000, 1, None)
@@ -101,7 +101,7 @@ async def once():
     async with app.router.lifespan_context(app):
         with app.state.service.models.use() as model:
             await asyncio.sleep(0.2)
-            await app.state.service.lanes.explain(lambda: model.heat_maps)
+            await app.state.service.threads.explain(lambda: model.heat_maps)
 asyncio.run(once())
 print(*sorted({{name.split('.')[0] for name in sys.modules}} & {{'torch', 'sklearn', 'scipy', 'onnx', 'matplotlib', 'pandas'}}))
 """

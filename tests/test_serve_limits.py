@@ -34,12 +34,11 @@ def test_limits_that_make_no_sense_are_refused(values: dict[str, float], words: 
 
 
 def test_a_million_empty_images_are_refused_before_anything_is_made_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    from headstart.serve import inputs
-    from headstart.serve.limits import Limits
-    from headstart.serve.refusals import Refusal
+    from headstart.serve import requests
+    from headstart.serve.limits import Limits, Refusal
 
     made: list[object] = []
-    monkeypatch.setattr(inputs, "_of_entry", made.append)
+    monkeypatch.setattr(requests, "_read_entry", made.append)
     with pytest.raises(Refusal, match="Send them in several"):
-        inputs._of_json(b'{"images":[' + b'"",' * 100_000 + b'""]}', Limits(images=8))
+        requests._read_json(b'{"images":[' + b'"",' * 100_000 + b'""]}', Limits(images=8))
     assert made == []

@@ -12,7 +12,7 @@ pytest.importorskip("fastapi", reason="needs headstart[serve]")
 
 SAID = """
 import logging, logging.config
-from headstart.serve.log_lines import logging_settings
+from headstart.serve.monitoring import logging_settings
 logging.config.dictConfig(logging_settings())
 logging.getLogger("python_multipart.multipart").warning("Expected boundary character %d, got %d at index %d", 117, 45, 12)
 logging.getLogger("headstart.serve").warning("of the service")

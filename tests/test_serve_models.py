@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 
 from headstart.errors import ParameterError, RunError
-from headstart.serve.gather import LONGEST_BURST, Gather
+from headstart.serve.limits import Refusal
 from headstart.serve.models import Models
-from headstart.serve.refusals import Refusal
+from headstart.serve.threads import MAX_BATCH, BatchingQueue
 
 
 class Engine:
-    """Gives the first pixel of each image back. Waits before the first image of a burst while `held`; fails on a 255."""
+    """Gives the first pixel of each image back. Waits before the first image of a batch while `held`; fails on a 255."""
 
     name = "test"
 
@@ -47,72 +47,72 @@ def image(value: int) -> np.ndarray:
 
 
 def test_each_gets_the_result_of_its_own_image(engine: Engine) -> None:
-    gather = Gather(engine)
-    futures = [gather.submit(image(value)) for value in range(200)]
+    queue = BatchingQueue(engine)
+    futures = [queue.submit(image(value)) for value in range(200)]
     assert [int(future.result(10)[0][0]) for future in futures] == list(range(200))
-    gather.close()
+    queue.close()
 
 
-def test_what_comes_while_the_engine_computes_joins_the_burst(engine: Engine) -> None:
-    bursts: list[int] = []
-    gather = Gather(engine, on_burst=bursts.append)
+def test_what_comes_while_the_engine_computes_joins_the_batch(engine: Engine) -> None:
+    batches: list[int] = []
+    queue = BatchingQueue(engine, on_batch=batches.append)
     engine.held.clear()
-    futures = [gather.submit(image(0))]
+    futures = [queue.submit(image(0))]
     assert engine.begun.wait(10)  # the first did not wait for company
-    futures += [gather.submit(image(value)) for value in range(1, 6)]
+    futures += [queue.submit(image(value)) for value in range(1, 6)]
     engine.held.set()
     assert [int(future.result(10)[0][0]) for future in futures] == list(range(6))
-    gather.close()
-    assert bursts == [6]
+    queue.close()
+    assert batches == [6]
 
 
-def test_a_burst_is_not_endless(engine: Engine) -> None:
-    bursts: list[int] = []
-    gather = Gather(engine, on_burst=bursts.append)
+def test_a_batch_is_not_endless(engine: Engine) -> None:
+    batches: list[int] = []
+    queue = BatchingQueue(engine, on_batch=batches.append)
     engine.held.clear()
-    futures = [gather.submit(image(value)) for value in range(2 * LONGEST_BURST + 1)]
+    futures = [queue.submit(image(value)) for value in range(2 * MAX_BATCH + 1)]
     engine.held.set()
     for future in futures:
         future.result(10)
-    gather.close()
-    assert max(bursts) == LONGEST_BURST
-    assert sum(bursts) == 2 * LONGEST_BURST + 1
+    queue.close()
+    assert max(batches) == MAX_BATCH
+    assert sum(batches) == 2 * MAX_BATCH + 1
 
 
 def test_a_failure_is_told_to_those_who_wait_and_ends_nothing(engine: Engine) -> None:
-    gather = Gather(engine)
+    queue = BatchingQueue(engine)
     engine.held.clear()
-    futures = [gather.submit(image(255)), gather.submit(image(1))]
+    futures = [queue.submit(image(255)), queue.submit(image(1))]
     engine.held.set()
     with pytest.raises(ValueError, match="broken"):
         futures[0].result(10)
-    assert int(gather.submit(image(7)).result(10)[0][0]) == 7
-    gather.close()
+    assert int(queue.submit(image(7)).result(10)[0][0]) == 7
+    queue.close()
 
 
 def test_what_nobody_waits_for_any_more_is_not_computed(engine: Engine) -> None:
-    gather = Gather(engine)
+    queue = BatchingQueue(engine)
     engine.held.clear()
-    first = gather.submit(image(1))
+    first = queue.submit(image(1))
     assert engine.begun.wait(10)
-    dropped, kept = gather.submit(image(255)), gather.submit(image(3))
+    dropped, kept = queue.submit(image(255)), queue.submit(image(3))
     assert dropped.cancel()
     engine.held.set()
     assert [int(future.result(10)[0][0]) for future in (first, kept)] == [1, 3]
     with pytest.raises(CancelledError):
         dropped.result()
-    gather.close()
+    queue.close()
 
 
 def test_closing_finishes_what_was_handed_in(engine: Engine) -> None:
-    gather = Gather(engine)
+    queue = BatchingQueue(engine)
     engine.held.clear()
-    futures = [gather.submit(image(value)) for value in range(5)]
+    futures = [queue.submit(image(value)) for value in range(5)]
     threading.Timer(0.1, engine.held.set).start()
-    gather.close()
+    queue.close()
     assert [int(future.result(0)[0][0]) for future in futures] == list(range(5))
     with pytest.raises(RuntimeError):
-        gather.submit(image(0))
+        queue.submit(image(0))
 
 
 @pytest.fixture
@@ -150,22 +150,22 @@ def test_requests_under_way_keep_the_old_one(folder: Path) -> None:
         rewritten(folder, "second")
         assert models.reload_changed() == ["served"]
         size = old.run.preprocessing.size
-        assert len(old.gather.submit(np.zeros((size, size, 3), np.uint8)).result(10)) == 3
+        assert len(old.queue.submit(np.zeros((size, size, 3), np.uint8)).result(10)) == 3
         with models.use() as new:
             assert new is not old
     for _ in range(100):  # its thread ends after the last who used it
-        if not old.gather._thread.is_alive():
+        if not old.queue._thread.is_alive():
             break
         time.sleep(0.05)
-    assert not old.gather._thread.is_alive()
-    assert new.gather._thread.is_alive()
+    assert not old.queue._thread.is_alive()
+    assert new.queue._thread.is_alive()
     models.close()
 
 
 def test_a_damaged_run_is_not_taken_and_a_mended_one_is(
     folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("headstart.serve.models._TRY_AGAIN_SECONDS", 0)
+    monkeypatch.setattr("headstart.serve.models._RETRY_SECONDS", 0)
     models = Models([folder])
     title = models.facts()[0]["title"]
     whole = (folder / "model.onnx").read_bytes()
@@ -174,7 +174,7 @@ def test_a_damaged_run_is_not_taken_and_a_mended_one_is(
     assert [record.levelname for record in caplog.records if "reload failed" in record.message] == ["WARNING"]
     with models.use() as old:
         size = old.run.preprocessing.size
-        assert old.gather.submit(np.zeros((size, size, 3), np.uint8)).result(10)
+        assert old.queue.submit(np.zeros((size, size, 3), np.uint8)).result(10)
     assert models.facts()[0]["title"] == title
     (folder / "model.onnx").write_bytes(whole)
     assert models.reload_changed() == ["served"]
@@ -205,7 +205,7 @@ def test_models_are_known_by_their_folders(folder: Path, tmp_path: Path) -> None
     with models.use() as first, models.use("other") as second:
         assert (first.name, second.name) == ("served", "other")
     with (
-        pytest.raises(Refusal, match=r"There is no model 'othr'\. Did you mean other\? There are: served, other\.") as caught,
+        pytest.raises(Refusal, match=r"There is no model 'othr'\. Did you mean other\? Models: served, other\.") as caught,
         models.use("othr"),
     ):
         pass
@@ -213,5 +213,5 @@ def test_models_are_known_by_their_folders(folder: Path, tmp_path: Path) -> None
     models.close()
     with pytest.raises(ParameterError, match="Two runs are called 'other'"):
         Models([other, tmp_path / "elsewhere" / "other"])
-    with pytest.raises(ParameterError, match="No run was given"):
+    with pytest.raises(ParameterError, match="There is no run"):
         Models([])

@@ -16,9 +16,9 @@ from headstart.errors import ParameterError
 pytest.importorskip("fastapi", reason="needs headstart[serve]")
 from headstart.serve.app import create_app
 from headstart.serve.limits import Limits
-from headstart.serve.log_lines import JsonLines
-from headstart.serve.run_server import ServerSettings
+from headstart.serve.monitoring import JsonLines
 from headstart.serve.security import Guard, read_token
+from headstart.serve.server import ServerSettings
 from served import TestClient
 
 TOKEN = "a-token-of-the-tests-0123456789"
@@ -205,7 +205,7 @@ def test_requests_are_logged_without_token_query_and_body(client: TestClient, ph
         client.post(
             "/predict?model=pictures", headers={"Authorization": f"Bearer {TOKEN}"}, files={"file": ("secret.png", photo.read_bytes())}
         )
-    lines = [json.loads(JsonLines().format(record)) for record in caplog.records if record.name == "headstart.serve.observed"]
+    lines = [json.loads(JsonLines().format(record)) for record in caplog.records if record.name == "headstart.serve.monitoring"]
     assert len(lines) == 1
     assert {name: lines[0][name] for name in ("event", "method", "path", "status", "images", "client")} == {
         "event": "request", "method": "POST", "path": "/predict", "status": 200, "images": 1, "client": "testclient",

@@ -1,43 +1,44 @@
-"""Batch prediction: a table with a row for each image of a folder of any size, in bounded memory, resumable whenever it was killed."""
+"""Batch prediction: a table with a row for each image of a folder of any size, in bounded memory, resumable after a kill at any moment.
+
+A job is made of parts of some hundred images. It can be split into shards for several machines, whose tables `merge` joins.
+"""
 
 from __future__ import annotations
 
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from headstart.batch.listing import read_listing, write_listing
-from headstart.batch.output import form_for
-from headstart.batch.parts import Kept, PartsFolder, bodies, check_same, folder_of, read_json, record_of
-from headstart.batch.work import PART, Part, Work
+from headstart.batch.parts import Part, PartsFolder, StoredPart, check_same, folder_of, read_json, record_of, write_json
+from headstart.batch.tables import TableFormat, format_for
 from headstart.data.shards import Shard
-from headstart.errors import HeadstartError, Interrupted, ParameterError
-from headstart.files import file_digest
+from headstart.errors import DataError, HeadstartError, Interrupted, ParameterError, RunError
+from headstart.files import file_digest, replacing
 from headstart.progress import Listener, Progress
+from headstart.records import printable
 from headstart.run import Run, load
 
-_SAY_EVERY = 300.0  # seconds between two lines in a log
+PART = 512  # images in a part: what a killed job loses at most; a multiple of the images whose reliability is computed together
+_LINE_SECONDS = 300.0  # between two lines in a log
 
 Tasks = Iterator[tuple[int, list[str]]]
 """The parts to be made: the number of each, and the names of its images."""
 
-Compute = Callable[[Work, Run, Tasks, Progress], Iterator[Part]]
-"""Makes parts, in any order."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class BatchSettings:
-    """What can be asked of a batch job.
+    """Settings of a batch job.
 
     Attributes:
         top: how many classes to name for each image, the most probable first.
-        accuracy: answer only where the model is right that often; see `Run.threshold_for`.
+        accuracy: predict only where the model is right that often, and abstain from the rest; see `Run.threshold_for`.
         engine: ``auto``, ``openvino`` or ``onnxruntime``.
-        resume: go on with a job that was begun; where there is none, begin it.
+        resume: continue a job that was interrupted; where there is none, start it.
         shard: make only this part of the table; see `merge`.
         part: images in a part, which is what a killed job loses at most.
     """
@@ -58,13 +59,13 @@ class BatchSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class BatchResult:
-    """What came of a batch job.
+    """The outcome of a batch job.
 
     Attributes:
         out: the table.
         images: its rows.
         refused: how many of them are images that could not be read.
-        computed: how many were predicted now, rather than found from an earlier start of the job.
+        computed: how many were predicted now, rather than by an earlier start of the job.
         seconds: how long it took now.
     """
 
@@ -73,6 +74,49 @@ class BatchResult:
     refused: int
     computed: int
     seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What is done with every image of a job, by whichever process, so that a part has the same bytes wherever it is made.
+
+    Attributes:
+        run: the run folder, as it was passed in.
+        digest: of its manifest.
+        engine: as `load` takes it.
+        top: how many classes to name.
+        least: the probability below which the model abstains; None where it never does.
+        table: the format of the table.
+    """
+
+    run: Path
+    digest: str
+    engine: str
+    top: int
+    least: float | None
+    table: TableFormat
+
+    def open(self) -> Run:
+        """Open the run.
+
+        Raises:
+            RunError: it cannot be opened, or is not the run of the job.
+        """
+        run = load(self.run, engine=self.engine)
+        if run.manifest.digest != self.digest:
+            raise RunError(f"{self.run}: is another run than the one that this job began with. Give all machines the same run.")
+        return run
+
+    def do(self, run: Run, index: int, names: Sequence[str], *, progress: Progress | None = None) -> Part:
+        """Predict the images of one part."""
+        paths = [Path(name) for name in names]
+        predictions = run.predict(paths, progress=progress)
+        rows = run.records(paths, predictions, top=self.top, least=self.least)
+        return Part(index, len(rows), len(predictions.refused), self.table.part(rows))
+
+
+Compute = Callable[[Work, Run, Tasks, Progress], Iterator[Part]]
+"""Makes parts, in any order."""
 
 
 def predict_folder(
@@ -84,9 +128,9 @@ def predict_folder(
     listener: Listener | None = None,
     compute: Compute | None = None,
 ) -> BatchResult:
-    """Predict all images of files and folders into a table, and keep what is done in parts until it is whole.
+    """Predict all images of files and folders into a table, and store finished parts until it is complete.
 
-    Beside the table a file ``OUT.job.json`` says how it came about. Until the table is whole, its parts are in the folder ``OUT.parts``.
+    Beside the table a file ``OUT.job.json`` records how it was made. Until the table is complete, its parts are in ``OUT.parts``.
 
     Args:
         run: the run folder.
@@ -97,118 +141,118 @@ def predict_folder(
         compute: who makes the parts; this process by default. See `headstart.batch.on_ray`.
 
     Raises:
-        ParameterError: `out` cannot be written, is there already, or belongs to another job.
+        ParameterError: `out` cannot be written, already exists, or belongs to another job.
         DataError: a source that does not exist, or has no images.
         RunError: the run cannot be opened.
-        Interrupted: Ctrl-C; what was finished is kept.
+        Interrupted: Ctrl-C; finished parts stay.
         HeadstartError: `compute` left out images.
     """
-    out, run, begun = Path(out), Path(run), time.perf_counter()
-    settings, listener = settings or BatchSettings(), listener or Listener()
+    out, run = Path(out), Path(run)
+    settings = settings or BatchSettings()
     opened = load(run, engine=settings.engine)
-    top = min(settings.top, len(opened.classes))
-    form = form_for(out, top=top, multilabel=opened.multilabel)
     least = None if settings.accuracy is None else opened.threshold_for(settings.accuracy)
-    work = Work(run=run, digest=opened.manifest.digest, engine=settings.engine, top=top, least=least, form=form)
-    asked = _asked(work, sources, settings)
-    if out.exists() and (done := _finished(out, asked, resume=settings.resume)):
-        return done
-    _check_place(out)
-    folder = PartsFolder(folder_of(out), asked)
-    try:
-        return _work_in(folder, out, work, opened, asked, sources, settings, listener, compute or _here, begun)
-    except KeyboardInterrupt:
-        raise Interrupted(f"Interrupted. What was finished is kept in {folder.path}: add --resume to go on from there.") from None
-    finally:
-        folder.close()
+    top = min(settings.top, len(opened.classes) or 1)
+    table = format_for(out, opened.columns(top=top))
+    work = Work(run=run, digest=opened.manifest.digest, engine=settings.engine, top=top, least=least, table=table)
+    listener, compute = listener or Listener(), compute or _here
+    job = _Job(out=out, work=work, run=opened, sources=sources, settings=settings, listener=listener, compute=compute)
+    return job.finished() or job.carry_out()
 
 
-def _asked(work: Work, sources: Sequence[str | Path], settings: BatchSettings) -> dict[str, Any]:
-    """What makes two jobs the same."""
-    return {
-        "protocol": 1,
-        "run": work.digest,
-        "images of": [str(source).encode("utf-8", "backslashreplace").decode() for source in sources],
-        "--top": work.top,
-        "least confidence": work.least,
-        "--shard": None if settings.shard is None else str(settings.shard),
-        "form": work.form.name,
-        "images in a part": settings.part,
-    }
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    out: Path
+    work: Work
+    run: Run
+    sources: Sequence[str | Path]
+    settings: BatchSettings
+    listener: Listener
+    compute: Compute
+    begun: float = field(default_factory=time.perf_counter)
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What makes two jobs the same."""
+        return {
+            "protocol": 1,
+            "run": self.work.digest,
+            "images of": [printable(source) for source in self.sources],
+            "--top": self.work.top,
+            "least confidence": self.work.least,
+            "--shard": None if self.settings.shard is None else str(self.settings.shard),
+            "form": self.work.table.name,
+            "images in a part": self.settings.part,
+        }
 
-def _finished(out: Path, asked: dict[str, Any], *, resume: bool) -> BatchResult | None:
-    """The result of a job that is done already; None where its folder is still there, so that it was killed in its last moment."""
-    if not resume:
-        raise ParameterError(f"{out} is there already. Remove it, or give another --out.")
-    record = read_json(record_of(out))
-    if record is None:
-        if folder_of(out).is_dir():
+    def finished(self) -> BatchResult | None:
+        """The result of a job that is done already; None where it is not, or its folder still exists: it was killed in its last moment."""
+        if not self.out.exists():
             return None
-        raise ParameterError(f"{out} is there already, and nothing says of which job. Remove it, or give another --out.")
-    check_same(out, record.get("asked"), asked)
-    shutil.rmtree(folder_of(out), ignore_errors=True)  # what is left of it, if the job was killed while removing it
-    return BatchResult(out=out, images=record["images"], refused=record["refused"], computed=0, seconds=0.0)
+        if not self.settings.resume:
+            raise ParameterError(f"{self.out} already exists. Remove it, or give another --out.")
+        record = read_json(record_of(self.out))
+        if record is None:
+            if folder_of(self.out).is_dir():
+                return None
+            raise ParameterError(f"{self.out} already exists, and no record says of which job. Remove it, or give another --out.")
+        check_same(self.out, record.get("asked"), self.identity)
+        shutil.rmtree(folder_of(self.out), ignore_errors=True)  # left over if the job was killed while removing it
+        return BatchResult(out=self.out, images=record["images"], refused=record["refused"], computed=0, seconds=0.0)
 
+    def carry_out(self) -> BatchResult:
+        """Start or resume the job."""
+        if self.out.is_dir():
+            raise ParameterError(f"{self.out} cannot be written: it is a folder. Give the name of a file.")
+        if not self.out.absolute().parent.is_dir():
+            raise ParameterError(f"{self.out} cannot be written: there is no folder {self.out.absolute().parent}.")
+        folder = PartsFolder(folder_of(self.out), self.identity)
+        try:
+            return self._carry_out_in(folder)
+        except KeyboardInterrupt:
+            raise Interrupted(f"Interrupted. Finished parts are in {folder.path}: add --resume to continue from there.") from None
+        finally:
+            folder.close()
 
-def _check_place(out: Path) -> None:
-    if out.is_dir():
-        raise ParameterError(f"{out} cannot be written: it is a folder. Give the name of a file.")
-    if not out.absolute().parent.is_dir():
-        raise ParameterError(f"{out} cannot be written: there is no folder {out.absolute().parent}.")
+    def _carry_out_in(self, folder: PartsFolder) -> BatchResult:
+        listener, size = self.listener, self.settings.part
+        listener.stage("Listing the images")
+        listed = folder.begin(resume=self.settings.resume, listed=lambda file: write_listing(self.sources, file))
+        for note in listed.notes:
+            listener.say(note)
+        stored, damaged = folder.stored()
+        if damaged:
+            listener.warn(f"{damaged} finished parts in {folder.path} were damaged and are made again.")
+        mine = [index for index in range(-(-listed.images // size)) if self._is_mine(index)]
+        total = sum(min(size, listed.images - index * size) for index in mine)
+        found = sum(part.rows for part in stored.values())
+        listener.stage(f"Predicting {total} images" + (f", of which {found} are done" if found else ""))
+        report = _ProgressReport(listener, found, total)
+        for part in self.compute(self.work, self.run, self._tasks(folder.listing, stored), report.within_part):
+            stored[part.index] = folder.store(part)
+            report.part_stored(part.rows)
+        images, refused = (sum(getattr(part, name) for part in stored.values()) for name in ("rows", "refused"))
+        if images != total:
+            raise HeadstartError(f"{images} of {total} images have a row. Nothing is lost: add --resume to make the others.")
+        listener.stage(f"Writing {self.out.name}")
+        self.work.table.join((stored[index].file.read_bytes() for index in sorted(stored)), folder.joined)
+        record = {"asked": self.identity, "listing": listed.digest, "listed": listed.images, "images": images, "refused": refused}
+        folder.finish(self.out, record | {"sha256": file_digest(folder.joined)})
+        seconds = time.perf_counter() - self.begun
+        return BatchResult(out=self.out, images=images, refused=refused, computed=images - found, seconds=seconds)
 
+    def _is_mine(self, index: int) -> bool:
+        shard = self.settings.shard
+        return shard is None or index % shard.count == shard.index - 1
 
-def _work_in(
-    folder: PartsFolder,
-    out: Path,
-    work: Work,
-    run: Run,
-    asked: dict[str, Any],
-    sources: Sequence[str | Path],
-    settings: BatchSettings,
-    listener: Listener,
-    compute: Compute,
-    begun: float,
-) -> BatchResult:
-    listener.stage("Listing the images")
-    listed = folder.begin(resume=settings.resume, listed=lambda file: write_listing(sources, file))
-    for note in listed.notes:
-        listener.say(note)
-    kept, damaged = folder.whole()
-    if damaged:
-        listener.warn(f"{damaged} finished parts in {folder.path} were damaged and are made again.")
-    mine = [index for index in range(-(-listed.images // settings.part)) if _is_mine(index, settings.shard)]
-    total = sum(min(settings.part, listed.images - index * settings.part) for index in mine)
-    found = sum(part.rows for part in kept.values())
-    listener.stage(f"Predicting {total} images" + (f", of which {found} are done" if found else ""))
-    telling = _Telling(listener, found, total)
-    tasks = _tasks(folder.listing, settings, kept)
-    for part in compute(work, run, tasks, telling.within):
-        kept[part.index] = folder.keep(part)
-        telling.made(part.rows)
-    images, refused = (sum(getattr(part, name) for part in kept.values()) for name in ("rows", "refused"))
-    if images != total:
-        raise HeadstartError(f"{images} of {total} images have a row. Nothing is lost: add --resume to make the others.")
-    listener.stage(f"Writing {out.name}")
-    work.form.join(bodies(kept), folder.joined)
-    record = {"asked": asked, "listing": listed.digest, "listed": listed.images, "images": images, "refused": refused}
-    folder.finish(out, record | {"sha256": file_digest(folder.joined)})
-    return BatchResult(out=out, images=images, refused=refused, computed=images - found, seconds=time.perf_counter() - begun)
-
-
-def _is_mine(index: int, shard: Shard | None) -> bool:
-    return shard is None or index % shard.count == shard.index - 1
-
-
-def _tasks(listing: Path, settings: BatchSettings, kept: dict[int, Kept]) -> Tasks:
-    """The parts of this shard that are not there yet."""
-    done = frozenset(kept)
-    names = read_listing(listing)
-    index = 0
-    while some := list(islice(names, settings.part)):
-        if _is_mine(index, settings.shard) and index not in done:
-            yield index, some
-        index += 1
+    def _tasks(self, listing: Path, stored: dict[int, StoredPart]) -> Tasks:
+        """The parts of this shard that are not stored yet."""
+        done = frozenset(stored)
+        names = read_listing(listing)
+        index = 0
+        while some := list(islice(names, self.settings.part)):
+            if self._is_mine(index) and index not in done:
+                yield index, some
+            index += 1
 
 
 def _here(work: Work, run: Run, tasks: Tasks, progress: Progress) -> Iterator[Part]:
@@ -217,24 +261,108 @@ def _here(work: Work, run: Run, tasks: Tasks, progress: Progress) -> Iterator[Pa
         yield work.do(run, index, names, progress=progress)
 
 
-class _Telling:
-    """Tells a listener of images where parts are reported, and now and then with a line, since a log shows no bar."""
+class _ProgressReport:
+    """Tells a listener of images where parts are reported, and now and then with a line, since a log has no progress bar."""
 
     def __init__(self, listener: Listener, done: int, total: int) -> None:
         self._listener, self._done, self._total = listener, done, total
         self._first, self._begun = done, time.monotonic()
         self._said = self._begun
 
-    def within(self, done: int, _: int) -> None:
-        """So many images of the part at hand are done."""
+    def within_part(self, done: int, _: int) -> None:
+        """So many images of the current part are done."""
         self._listener.progress(self._done + done, self._total)
 
-    def made(self, rows: int) -> None:
-        """A part of so many images is kept."""
+    def part_stored(self, rows: int) -> None:
+        """A part of so many images is stored."""
         self._done += rows
         self._listener.progress(self._done, self._total)
         now = time.monotonic()
-        if now - self._said >= _SAY_EVERY:
+        if now - self._said >= _LINE_SECONDS:
             rate = (self._done - self._first) / (now - self._begun)
             self._listener.say(f"{self._done} of {self._total} images, {rate:.0f} a second")
             self._said = now
+
+
+def merge(run: str | Path, tables: Sequence[str | Path], *, out: str | Path) -> BatchResult:
+    """Join the tables of jobs with ``--shard`` into the very table that one job would have written.
+
+    Args:
+        run: the run folder that all of them used.
+        tables: the tables of all shards, each with its ``.job.json`` beside it, in any order.
+        out: the table, in the same format.
+
+    Raises:
+        ParameterError: `out` already exists, cannot be written, or is in another format.
+        DataError: a shard is missing, passed twice, damaged, or of another job or folder.
+        RunError: the run cannot be opened.
+    """
+    out, begun = Path(out), time.perf_counter()
+    opened = load(run)
+    if out.exists():
+        raise ParameterError(f"{out} already exists. Remove it, or give another --out.")
+    records = [_checked_record(Path(table)) for table in tables]
+    asked = dict(records[0]["asked"]) if records else {}
+    if asked.get("run") != opened.manifest.digest:
+        raise DataError(f"{tables[0] if tables else 'no table'}: was not made with the run {run}. Give the tables of its shards.")
+    ordered = _in_order(list(map(Path, tables)), records)
+    table = format_for(out, opened.columns(top=asked["--top"]))
+    if table.name != asked["form"]:
+        raise ParameterError(f"--out {out} asks for {table.name}, and the shards are {asked['form']}. Give it the same suffix as theirs.")
+    with replacing(out) as partial:
+        table.join(_by_turns(table, ordered, rows=asked["images in a part"]), partial)
+        images, refused = (sum(record[key] for record in records) for key in ("images", "refused"))
+        if images != records[0]["listed"]:
+            raise DataError(f"the shards have {images} rows together, and {records[0]['listed']} images were listed. Make them again.")
+        digest = file_digest(partial)
+    listing = {key: records[0][key] for key in ("listing", "listed")}
+    write_json(record_of(out), {"asked": asked | {"--shard": None}, **listing, "images": images, "refused": refused, "sha256": digest})
+    return BatchResult(out=out, images=images, refused=refused, computed=0, seconds=time.perf_counter() - begun)
+
+
+def _checked_record(table: Path) -> dict[str, Any]:
+    """The record beside a table of a shard, after a check that the table has not changed since."""
+    if not table.is_file():
+        raise DataError(f"{table}: no such file. Give the tables that `headstart predict --batch --shard` wrote.")
+    record = read_json(record_of(table))
+    if record is None or not isinstance(record.get("asked"), dict):
+        raise DataError(f"{table}: there is no {record_of(table).name} beside it, which records how it was made. Copy it along.")
+    if record.get("sha256") != file_digest(table):
+        raise DataError(f"{table}: has been changed since it was written (its SHA-256 differs). Copy it again, or make it again.")
+    if record["asked"].get("--shard") is None:
+        raise DataError(f"{table}: is a whole table and not that of a shard.")
+    return record
+
+
+def _in_order(tables: list[Path], records: list[dict[str, Any]]) -> list[Path]:
+    """The tables by the number of their shard."""
+    first = records[0]
+    for table, record in zip(tables, records, strict=True):
+        if any(record["asked"].get(key) != value for key, value in first["asked"].items() if key not in ("--shard", "images of")):
+            raise DataError(f"{table} and {tables[0]} are of different jobs. Make all shards with the same run and options.")
+        if (record["listing"], record["listed"]) != (first["listing"], first["listed"]):
+            raise DataError(
+                f"{table} and {tables[0]} saw different images ({record['listed']} and {first['listed']}): the folder was not the same. "
+                "Make the shards again from the same folder."
+            )
+    shards = [Shard.parse(record["asked"]["--shard"]) for record in records]
+    count = shards[0].count
+    where = {shard.index: table for shard, table in zip(shards, tables, strict=True) if shard.count == count}
+    missing = [f"{index}/{count}" for index in range(1, count + 1) if index not in where]
+    if missing:
+        more = " and others" if len(missing) > 5 else ""
+        raise DataError(f"the table of shard {', '.join(missing[:5])} is missing{more}. Give all {count}.")
+    if len(tables) > count:
+        raise DataError(f"{len(tables)} tables are given for {count} shards. Give each once.")
+    return [where[index] for index in range(1, count + 1)]
+
+
+def _by_turns(table: TableFormat, shards: list[Path], *, rows: int) -> Iterator[bytes]:
+    """The parts in their order: of n shards, shard i has every n-th part."""
+    readers = [table.parts(shard, rows=rows) for shard in shards]
+    while readers:
+        for reader in readers:
+            part = next(reader, None)
+            if part is None:
+                return
+            yield part

@@ -1,8 +1,8 @@
 """The images of a folder of any size, listed on disk.
 
-What `list_images` keeps in memory stands in a file here: a name after the other, each ended by a zero byte. The names are the same and in
-the same order. They are sorted a piece at a time, and the pieces are then merged, so that a folder of ten million files needs no more
-memory than one of two hundred thousand.
+Where `list_images` holds names in memory, they are in a file here, each ended by a zero byte. The names are the same and in the same
+order. They are sorted a piece at a time, and the pieces are then merged, so that a folder of ten million files needs no more memory than
+one of two hundred thousand.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _READ = 1 << 16  # bytes
 
 @dataclass(frozen=True)
 class Listed:
-    """What was listed.
+    """A list of images on disk.
 
     Attributes:
         images: how many there are.
-        digest: SHA-256 of their names below the folders given, hexadecimal; the same wherever the same folder lies.
-        notes: a sentence for each kind of thing passed over.
+        digest: SHA-256 of their names below the folders listed, hexadecimal; the same wherever the same folder lies.
+        notes: a sentence for each kind of file passed over.
     """
 
     images: int
@@ -41,7 +41,7 @@ class Listed:
 
 
 def write_listing(sources: Sequence[str | Path], file: Path) -> Listed:
-    """List the given files as they are, and in the place of each folder the images at any depth below it, sorted.
+    """List files as they are passed in, and in place of each folder the images at any depth below it, sorted.
 
     Args:
         sources: files and folders.
@@ -66,7 +66,7 @@ def write_listing(sources: Sequence[str | Path], file: Path) -> Listed:
                 images += 1
             if images == before:
                 list_images([source])  # says so, and what there is instead
-                raise DataError(f"{source}: the images in this folder went away while they were being listed. Start again.")
+                raise DataError(f"{source}: the images in this folder disappeared while they were being listed. Start again.")
     notes = tuple(f"Passed over {count} {what}." for what, count in passed.items())
     return Listed(images, digest.hexdigest(), notes)
 

@@ -1,7 +1,7 @@
-"""The folder of a job that is under way: what the job is, the list of its images, and the parts that are done.
+"""The folder of a job under way: what the job is, the list of its images, and the finished parts.
 
-A part has its number, its counts and the SHA-256 of its bytes in its name, and gets that name only when it is whole. So a process may be
-killed at any moment: what has its name is there, and what is damaged is found and made again.
+A part has its number, its counts and the SHA-256 of its bytes in its name, and gets that name only when it is complete. So a process may
+be killed at any moment: finished parts are found by name, and damaged ones are made again.
 """
 
 from __future__ import annotations
@@ -10,13 +10,12 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from headstart.batch.listing import Listed
-from headstart.batch.work import Part
 from headstart.errors import ParameterError
 from headstart.files import PARTIAL, file_digest, sync, write_file
 
@@ -25,7 +24,17 @@ _NAME = re.compile(r"(\d{8,})-(\d+)-(\d+)-([0-9a-f]{64})\.part")
 
 
 @dataclass(frozen=True)
-class Kept:
+class Part:
+    """A part that was made: its number from 0, its rows, how many of them were refused, and its bytes."""
+
+    index: int
+    rows: int
+    refused: int
+    body: bytes
+
+
+@dataclass(frozen=True)
+class StoredPart:
     """A part in the folder: its file, its rows, and how many of them were refused."""
 
     file: Path
@@ -34,12 +43,12 @@ class Kept:
 
 
 def folder_of(out: Path) -> Path:
-    """The folder in which the job works that writes `out`; it is gone when the job is done."""
+    """The working folder of the job that writes `out`; removed when the job is done."""
     return out.with_name(out.name + ".parts")
 
 
 def record_of(out: Path) -> Path:
-    """The file beside `out` that says how it came about."""
+    """The file beside `out` that records how it was made."""
     return out.with_name(out.name + ".job.json")
 
 
@@ -48,11 +57,11 @@ class PartsFolder:
 
     Args:
         path: where it is, or will be.
-        asked: what the job is, as JSON values; two jobs are the same where these are equal.
+        identity: of the job, as JSON values; two jobs are the same where these are equal.
     """
 
-    def __init__(self, path: Path, asked: dict[str, Any]) -> None:
-        self.path, self._asked = path, asked
+    def __init__(self, path: Path, identity: dict[str, Any]) -> None:
+        self.path, self._identity = path, identity
         self._lock: Any = None
 
     @property
@@ -62,41 +71,43 @@ class PartsFolder:
 
     @property
     def joined(self) -> Path:
-        """The table in the making."""
+        """The table until it is complete."""
         return self.path / JOINED
 
     def begin(self, *, resume: bool, listed: Callable[[Path], Listed]) -> Listed:
-        """Go on with the job in the folder, or start one in it.
+        """Resume the job in the folder, or start one in it.
 
         Args:
-            resume: whether a job that was begun may be gone on with.
+            resume: whether a job that was interrupted may be resumed.
             listed: writes the listing of a new job.
 
         Raises:
-            ParameterError: there is a job and `resume` is False, there is another job, or a process is at work on it.
+            ParameterError: there is a job and `resume` is False, there is another job, or another process works on it.
         """
         begun = read_json(self.path / JOB)
         if begun is not None and not resume:
             raise ParameterError(
-                f"{self.path} holds a job that was begun and not finished. Add --resume to go on with it, or remove "
-                "that folder to start anew."
+                f"{self.path} holds a job that was begun and not finished. Add --resume to continue it, or remove that folder "
+                "to start again."
             )
         if begun is None and self.path.is_dir() and not self._is_ours():
-            raise ParameterError(f"{self.path} is where this job would work, and holds other files. Give another --out, or move it away.")
+            raise ParameterError(
+                f"{self.path} would be the folder of this job, and holds other files. Give another --out, or move it away."
+            )
         self.path.mkdir(exist_ok=True)
-        self._take()
+        self._acquire()
         if begun is not None:
-            check_same(self.path, begun.get("asked"), self._asked)
+            check_same(self.path, begun.get("asked"), self._identity)
             return Listed(begun["images"], begun["listing"], ())
         found = listed(self.listing)
-        write_json(self.path / JOB, {"asked": self._asked, "images": found.images, "listing": found.digest})
+        write_json(self.path / JOB, {"asked": self._identity, "images": found.images, "listing": found.digest})
         return found
 
     def _is_ours(self) -> bool:
         return all(entry.name.lstrip(".").split(".")[0] in ("lock", LISTING, "job") for entry in self.path.iterdir())
 
-    def _take(self) -> None:
-        """Hold the folder as long as this process lives; the system lets go of it, however the process ends."""
+    def _acquire(self) -> None:
+        """Lock the folder as long as this process lives; the system releases the lock, however the process ends."""
         try:
             import fcntl
         except ImportError:  # Windows: two processes would do the same work twice, and write the same bytes
@@ -105,20 +116,20 @@ class PartsFolder:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ParameterError(f"{self.path}: another process is at work on this job. Wait for it, or stop it.") from None
+            raise ParameterError(f"{self.path}: another process is working on this job. Wait for it, or stop it.") from None
         except OSError:  # a file system without locks
             return
 
-    def keep(self, part: Part) -> Kept:
-        """Write a part: whole, or not at all."""
+    def store(self, part: Part) -> StoredPart:
+        """Write a part, completely or not at all."""
         digest = hashlib.sha256(part.body).hexdigest()
-        kept = Kept(self.path / f"{part.index:08d}-{part.rows}-{part.refused}-{digest}.part", part.rows, part.refused)
-        write_file(kept.file, part.body)
-        return kept
+        stored = StoredPart(self.path / f"{part.index:08d}-{part.rows}-{part.refused}-{digest}.part", part.rows, part.refused)
+        write_file(stored.file, part.body)
+        return stored
 
-    def whole(self) -> tuple[dict[int, Kept], int]:
-        """The parts that are whole, by their number; and how many were damaged, which are removed."""
-        kept: dict[int, Kept] = {}
+    def stored(self) -> tuple[dict[int, StoredPart], int]:
+        """The complete parts, by their number; and how many were damaged, which are removed."""
+        stored: dict[int, StoredPart] = {}
         damaged = 0
         for file in sorted(self.path.iterdir()):
             match = _NAME.fullmatch(file.name)
@@ -127,14 +138,14 @@ class PartsFolder:
             if match is None:
                 continue
             if file_digest(file) == match[4]:
-                kept[int(match[1])] = Kept(file, int(match[2]), int(match[3]))
+                stored[int(match[1])] = StoredPart(file, int(match[2]), int(match[3]))
             else:
                 file.unlink()
                 damaged += 1
-        return kept, damaged
+        return stored, damaged
 
     def finish(self, out: Path, record: dict[str, Any]) -> None:
-        """Put the joined table in its place, write how it came about, and remove the folder."""
+        """Move the joined table to its place, write its record, and remove the folder."""
         sync(self.joined)
         self.joined.replace(out)
         write_json(record_of(out), record)
@@ -142,23 +153,23 @@ class PartsFolder:
         shutil.rmtree(self.path, ignore_errors=True)
 
     def close(self) -> None:
-        """Let go of the folder."""
+        """Release the lock."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None
 
 
-def check_same(where: Path, found: Any, asked: dict[str, Any]) -> None:
-    """Refuse to go on with another job.
+def check_same(where: Path, found: Any, identity: dict[str, Any]) -> None:
+    """Refuse to resume another job.
 
     Raises:
-        ParameterError: `found` differs from what is asked for; the message says where.
+        ParameterError: `found` differs from `identity`; the message says where.
     """
     found = found if isinstance(found, dict) else {}
-    for key, value in asked.items():
+    for key, value in identity.items():
         if found.get(key) != value:
             raise ParameterError(
-                f"{where} is of another job: its {key} is {_shown(found.get(key))}, and now {_shown(value)} is asked for. "
+                f"{where} is of another job: its {key!r} is {_shown(found.get(key))}, and now {_shown(value)} is asked for. "
                 "Give the same options as then, or another --out."
             )
 
@@ -178,11 +189,5 @@ def read_json(file: Path) -> dict[str, Any] | None:
 
 
 def write_json(file: Path, value: dict[str, Any]) -> None:
-    """Write a JSON object: whole, or not at all."""
+    """Write a JSON object, completely or not at all."""
     write_file(file, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace"))
-
-
-def bodies(kept: dict[int, Kept]) -> Iterator[bytes]:
-    """The bytes of the parts, in order."""
-    for index in sorted(kept):
-        yield kept[index].file.read_bytes()

@@ -1,10 +1,11 @@
 """The parts of a job on a Ray cluster, through Ray Data.
 
 Every node must see the run and the images under the same path. Parts go out as lists of names and come back as bytes; this process writes
-them, as it does its own, so that a job may be begun here and gone on with on a cluster, or the other way round.
+them, as it does its own, so that a job may be started here and resumed on a cluster, or the other way round.
 
-Whoever reaches a Ray cluster can run any program on it. So it must be on this machine's loopback address, or ask for a token. The one that
-is started here listens on every address of the machine, as Ray does, and asks for a token that only this process and its children know.
+Anyone who can reach a Ray cluster can run any program on it. So it must be on this machine's loopback address, or require a token. The one
+that is started here listens on every address of the machine, as Ray does, and requires a token that only this process and its children
+know.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from headstart.batch.job import Compute, Tasks
-from headstart.batch.work import Part, Work
+from headstart.batch.job import Compute, Tasks, Work
+from headstart.batch.parts import Part
 from headstart.engine import available_cores
 from headstart.errors import DataError, HeadstartError, MissingExtraError, ParameterError
 from headstart.progress import Listener, Progress
 from headstart.run import Run
 
-_TOGETHER = 1024  # parts given out in one go: bounds what this process holds, and starts the workers anew seldom enough
+_TOGETHER = 1024  # parts submitted together: bounds what this process holds, and restarts the workers rarely enough
 
 
 def on_ray(address: str, sources: Sequence[str | Path], *, listener: Listener | None = None) -> Compute:
@@ -35,8 +36,8 @@ def on_ray(address: str, sources: Sequence[str | Path], *, listener: Listener | 
 
     Args:
         address: ``local`` starts Ray on this machine alone; ``auto`` is the cluster that this machine belongs to; else ``HOST:PORT``.
-        sources: what the job reads; every node is asked whether it sees them.
-        listener: told how many nodes there are.
+        sources: what the job reads; every node checks that it sees them.
+        listener: told of the number of nodes.
 
     Returns:
         What `predict_folder` takes as `compute`. It raises `MissingExtraError` where Ray is not installed, `ParameterError` for a
@@ -65,10 +66,10 @@ def on_ray(address: str, sources: Sequence[str | Path], *, listener: Listener | 
 
 
 def _check_guarded(address: str) -> None:
-    """Refuse a cluster that anybody on the network could use.
+    """Refuse a cluster that anyone on the network could use.
 
     Raises:
-        ParameterError: the address is not of this machine alone, and no token is asked for.
+        ParameterError: the address is not of this machine alone, and no token is required.
     """
     host = address.rpartition(":")[0].strip("[]") or address
     try:
@@ -77,14 +78,14 @@ def _check_guarded(address: str) -> None:
         loopback = False
     if not loopback and os.environ.get("RAY_AUTH_MODE") != "token":
         raise ParameterError(
-            f"the Ray cluster at {address} is open to its network: whoever reaches it can run any program there. Start it with tokens and "
-            "set RAY_AUTH_MODE=token here too (see Ray's documentation on token authentication), or use --ray local."
+            f"the Ray cluster at {address} is open to its network: anyone who reaches it can run any program there. Start it with tokens "
+            "and set RAY_AUTH_MODE=token here too (see Ray's documentation on token authentication), or use --ray local."
         )
 
 
 @contextmanager
 def _connected(address: str) -> Iterator[Any]:
-    """Ray, connected to the cluster for as long as the context lasts; nothing is reported to Ray's makers."""
+    """Ray, connected to the cluster for as long as the context lasts; no usage statistics are sent."""
     settings = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
     if address == "local":
         settings |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
@@ -146,9 +147,9 @@ def _workers(ray: Any) -> tuple[int, int]:
 def _parts(
     ray: Any, work: Work, sources: list[str], first: tuple[int, list[str]], tasks: Tasks, *, workers: int, cores: int
 ) -> Iterator[Part]:
-    waiting = [first, *islice(tasks, _TOGETHER - 1)]
-    while waiting:
-        items = [{"index": index, "names": b"\0".join(map(os.fsencode, names))} for index, names in waiting]
+    pending = [first, *islice(tasks, _TOGETHER - 1)]
+    while pending:
+        items = [{"index": index, "names": b"\0".join(map(os.fsencode, names))} for index, names in pending]
         data = ray.data.from_items(items, override_num_blocks=len(items))
         done = data.map(
             _Worker,
@@ -161,7 +162,7 @@ def _parts(
             if row["failure"]:
                 raise DataError(f"on the node {row['node']}: {row['failure']}")
             yield Part(row["index"], row["rows"], row["refused"], row["body"])
-        waiting = list(islice(tasks, _TOGETHER))
+        pending = list(islice(tasks, _TOGETHER))
 
 
 class _Worker:
@@ -178,13 +179,13 @@ class _Worker:
         self._run: Run | None = None
 
     def __call__(self, task: dict[str, Any]) -> dict[str, Any]:
-        """Make one part; what the user can mend comes back as a sentence, since Ray would wrap an exception in its own."""
-        answer = {"index": task["index"], "rows": 0, "refused": 0, "body": b"", "failure": "", "node": socket.gethostname()}
+        """Make one part; errors that the user can fix come back as text, since Ray would wrap an exception in its own."""
+        result = {"index": task["index"], "rows": 0, "refused": 0, "body": b"", "failure": "", "node": socket.gethostname()}
         try:
             part = self._work.do(self._opened(), task["index"], [os.fsdecode(name) for name in task["names"].split(b"\0")])
         except HeadstartError as error:
-            return answer | {"failure": str(error)}
-        return answer | {"rows": part.rows, "refused": part.refused, "body": part.body}
+            return result | {"failure": str(error)}
+        return result | {"rows": part.rows, "refused": part.refused, "body": part.body}
 
     def _opened(self) -> Run:
         if self._run is None:

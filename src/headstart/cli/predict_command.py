@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import shlex
 import sys
@@ -17,7 +16,7 @@ from headstart.cli.options import Quiet, Verbose
 from headstart.cli.terminal import TerminalListener
 
 if TYPE_CHECKING:
-    from headstart.batch import Answer
+    from headstart.records import Column, Record
 
 _EXAMPLES = """\b
 Examples:
@@ -56,7 +55,6 @@ def predict_command(
 
     For folders of any size: --batch writes the same columns into a file, in bounded memory, and --resume goes on after a stop of any kind.
     """
-    from headstart.batch import answers
     from headstart.data import list_images
     from headstart.errors import ParameterError
     from headstart.run import load
@@ -80,8 +78,7 @@ def predict_command(
         predictions = opened.predict(paths, progress=listener.progress if len(paths) > 1 else None)
         for error in predictions.refused:
             listener.warn(str(error))
-    top = min(top, len(predictions.classes))
-    _WRITERS[form or "table"](answers(paths, predictions, opened, top=top, least=least), predictions.link.independent, top)
+    _WRITERS[form or "table"](opened.columns(top=top), opened.records(paths, predictions, top=top, least=least))
     if not len(predictions):
         raise typer.Exit(BAD_INPUT)
 
@@ -97,41 +94,27 @@ def check_order(run: Path, images: list[Path]) -> None:
         raise RunError(f"{swapped} is the run: it comes first. Type: headstart predict {shlex.quote(str(swapped))} {others}")
 
 
-def _write_csv(rows: list[Answer], multilabel: bool, top: int) -> None:
-    from headstart.batch import cells, header, width_of
+def _print_csv(columns: tuple[Column, ...], records: list[Record]) -> None:
+    from headstart.records import csv_header, csv_records
 
-    width = width_of(top, multilabel=multilabel)
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(header(width))
-    writer.writerows(cells(row, width) for row in rows)
-    sys.stdout.flush()
+    print(csv_header(columns) + csv_records(columns, records), end="", flush=True)
 
 
-def _write_json(rows: list[Answer], multilabel: bool, top: int) -> None:
-    from headstart.batch import entry
+def _print_json(columns: tuple[Column, ...], records: list[Record]) -> None:
+    from headstart.records import json_object
 
-    print(json.dumps([entry(row, multilabel=multilabel) for row in rows], ensure_ascii=False, indent=1), flush=True)
+    print(json.dumps([json_object(columns, record) for record in records], ensure_ascii=False, indent=1), flush=True)
 
 
-def _write_table(rows: list[Answer], multilabel: bool, top: int) -> None:
+def _print_table(columns: tuple[Column, ...], records: list[Record]) -> None:
     from headstart.text import pad, visible, width
 
-    named = [(visible(row.name), row) for row in rows]
+    named = [(visible(record.name), record) for record in records]
     column = min(60, max((width(name) for name, _ in named), default=0))
-    for name, row in named:
-        said = "  ".join(f"{visible(label) or '(none)'} {probability:.4f}" for label, probability in row.best)
-        answer = said + visible(_doubts(row, multilabel))
-        print(f"{pad(name, column)}  {answer if not row.error else visible(row.error) if row.open else f'refused: {visible(row.error)}'}")
+    for name, record in named:
+        refused = "refused: " if record.error and not record.abstained else ""
+        print(f"{pad(name, column)}  {refused}{visible(record.error or record.line)}")
     sys.stdout.flush()
 
 
-def _doubts(row: Answer, multilabel: bool) -> str:
-    """What speaks against believing the first answer, if anything does."""
-    if row.unlike:
-        return "  unlike anything seen in training" + (f"; nearest: {row.nearest}" if row.nearest else "")
-    if multilabel or row.candidates is None or len(row.candidates) == 1:
-        return ""
-    return f"  may be {' or '.join(row.candidates)}" if row.candidates else "  no class fits well"
-
-
-_WRITERS = {"table": _write_table, "csv": _write_csv, "json": _write_json}
+_WRITERS = {"table": _print_table, "csv": _print_csv, "json": _print_json}

@@ -56,7 +56,7 @@ def serve_command(
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         from headstart.serve.limits import Limits, read_bytes
-        from headstart.serve.run_server import ServerSettings, serve
+        from headstart.serve.server import ServerSettings, serve
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("headstart"):
             raise

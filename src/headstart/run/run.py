@@ -23,9 +23,10 @@ from headstart.files import file_digest
 from headstart.metrics.link import Link, link_named
 from headstart.modalities.image import Preprocessing, quiet_decoding
 from headstart.progress import Progress
+from headstart.records import Column, Record
 from headstart.run.collected import Collected
 from headstart.run.manifest import AGAIN, Manifest, read_manifest_file
-from headstart.tasks import FEATURES, Evaluation, Task
+from headstart.tasks import FEATURES, Evaluation, Neighbour, Task
 
 if TYPE_CHECKING:
     from headstart.reliability import Reliability
@@ -216,6 +217,37 @@ class Run:
                 if progress is not None:
                     progress(done, len(images))
         return collected.predictions()
+
+    def columns(self, *, top: int = 1) -> tuple[Column, ...]:
+        """The columns of tables of `records`."""
+        return self.task.columns(self.manifest.state, top=top)
+
+    def records(
+        self,
+        names: Sequence[Any],
+        predictions: Any,
+        *,
+        top: int = 1,
+        least: float | None = None,
+        nearest: int = 1,
+        neighbour: Neighbour | None = None,
+    ) -> list[Record]:
+        """Decode predictions: what `predict`, batch jobs and the service write; see `headstart.tasks.Task.records`.
+
+        `neighbour` names a training input, by default `training_image`.
+        """
+        return self.task.records(names, predictions, neighbour or self.training_image, top=top, least=least, nearest=nearest)
+
+    def training_image(self, index: int) -> tuple[str, str]:
+        """The path and the label of a training image by its position; empty where the run does not know. Labels are joined with ``;``."""
+        names, targets = self.training_names, self.reference.get("targets")
+        name = names[index] if 0 <= index < len(names) else ""
+        if name and ("/" in name or not name.startswith("array[")):
+            name = os.path.normpath(self.path / name)
+        if targets is None or not self.classes or not 0 <= index < len(targets):
+            return name, ""
+        assigned = np.flatnonzero(targets[index]) if targets.ndim == 2 else [targets[index]]
+        return name, ";".join(self.classes[int(column)] for column in assigned)
 
     def read(self, data: str | Path, **options: Any) -> Dataset:
         """Read data as this run understands their targets: classes are matched by name. Options and errors as of `read_annotations`."""

@@ -1,6 +1,6 @@
 """A saved run as a service: HTTP routes, the Open Inference Protocol, and a web page. Needs ``headstart[serve]``.
 
-The names are imported on first use, so that the limits can be read without FastAPI.
+The names are imported on first use, so that reading the limits does not import FastAPI.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from headstart.serve.app import create_app
     from headstart.serve.limits import Limits
-    from headstart.serve.run_server import ServerSettings, serve
+    from headstart.serve.server import ServerSettings, serve
 
 __all__ = ["Limits", "ServerSettings", "create_app", "serve"]
 
-_PLACES = {"Limits": "limits", "ServerSettings": "run_server", "create_app": "app", "serve": "run_server"}
+_PLACES = {"Limits": "limits", "ServerSettings": "server", "create_app": "app", "serve": "server"}
 
 
 def __getattr__(name: str) -> Any:

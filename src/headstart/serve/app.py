@@ -1,8 +1,9 @@
-"""The application: routes, and around them what protects them."""
+"""The application: its routes, the web page, and the middleware that protects them."""
 
 from __future__ import annotations
 
 import asyncio
+import html
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,29 +16,34 @@ from starlette.middleware.cors import CORSMiddleware
 
 import headstart
 from headstart.errors import ImageError
+from headstart.records import DEFAULT_KIND, Record
 from headstart.serve import open_inference
-from headstart.serve.answers import PREDICT_BODY, REFUSALS, Health, ModelList, Predicted
-from headstart.serve.bodies import BodyLimits
-from headstart.serve.inputs import images_of
-from headstart.serve.limits import Limits
-from headstart.serve.metrics_text import CONTENT_TYPE, Metrics
+from headstart.serve.limits import Limits, Refusal
 from headstart.serve.models import CARD, REPORT, Models
-from headstart.serve.observed import Observed
-from headstart.serve.pages import page_files, routes_page
-from headstart.serve.pictures import looks_like_an_image
-from headstart.serve.predicting import entries_of
-from headstart.serve.refusals import Refusal
+from headstart.serve.monitoring import CONTENT_TYPE, Metrics, RequestMonitor
+from headstart.serve.requests import BodyLimits, read_inputs
+from headstart.serve.schemas import PREDICT_BODY, REFUSALS, Health, ModelList, Predictions
 from headstart.serve.security import HEADERS, OPEN, REPORT_POLICY, Guard, SecurityHeaders
 from headstart.serve.service import Service
+from headstart.serve.threads import has_image_signature
 
-MOST_NEIGHBOURS, MOST_CLASSES = 20, 1000
+MAX_NEIGHBOURS, MAX_CLASSES = 20, 1000
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
+_PAGE_FOLDER = Path(__file__).parent / "page"
+_PAGE_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".svg": "image/svg+xml",
+    ".png": "image/png",
+    ".webmanifest": "application/manifest+json",
+}
 _ABOUT = "Predictions of a saved run. Images are sent as they are; the service opens no addresses and no paths that a client names."
 _router = APIRouter(responses=REFUSALS)
 
 
-def _told(kind: str) -> dict[int | str, dict[str, Any]]:
-    """For the OpenAPI document: a route that answers with text of this kind, and refuses with JSON as the others do."""
+def _text(kind: str) -> dict[int | str, dict[str, Any]]:
+    """For the OpenAPI document: a route that responds with text of this kind, and refuses with JSON as the others do."""
     return {200: {"content": {kind: {"schema": {"type": "string"}}}}}
 
 
@@ -51,13 +57,13 @@ def create_app(
     engine: str = "auto",
     watch_seconds: float = 1.0,
 ) -> FastAPI:
-    """Make the application that serves runs. It needs a server that holds `Limits` on connections: see `headstart.serve.run_server`.
+    """Make the application that serves runs. It needs a server that enforces `Limits` on connections: see `headstart.serve.server`.
 
     Args:
-        runs: their folders; each is known by the name of its folder, and the first is asked where a request names none.
-        limits: what is accepted.
-        token: wanted of every client, except for the page and for the health of the service; anyone may ask without one.
-        origins: web pages of which addresses, beside the service's own, may ask (CORS).
+        runs: their folders; each is known by the name of its folder, and the first is the default.
+        limits: of the service.
+        token: required from every client, except for the page and the health of the service; None for no authentication.
+        origins: of web pages, beside the service's own, that may send requests (CORS).
         hosts: by which names the service may be called while it has no token.
         engine: ``auto``, ``openvino`` or ``onnxruntime``.
         watch_seconds: how often to look whether a run has changed; 0 for never.
@@ -68,7 +74,7 @@ def create_app(
     """
     limits = limits or Limits()
     metrics = Metrics()
-    service = Service(Models(runs, engine=engine, on_burst=metrics.burst), limits=limits, metrics=metrics, watch_seconds=watch_seconds)
+    service = Service(Models(runs, engine=engine, on_batch=metrics.batch), limits=limits, metrics=metrics, watch_seconds=watch_seconds)
     app = FastAPI(
         title="Headstart", version=headstart.__version__, description=_ABOUT,
         docs_url=None, redoc_url=None, openapi_url="/openapi.json", lifespan=service.running, redirect_slashes=False,
@@ -88,7 +94,7 @@ def create_app(
 
 
 def _protect(app: FastAPI, *, limits: Limits, token: str | None, origins: Sequence[str], hosts: Sequence[str], metrics: Metrics) -> None:
-    """Put the middleware around the routes; what is added last is the outermost."""
+    """Add the middleware around the routes; the last to be added is the outermost."""
     open_paths = OPEN | {"/"} | {f"/static/{name}" for name in app.state.page}
     app.add_middleware(BodyLimits, limits=limits)
     app.add_middleware(Guard, token=token, open_paths=open_paths, origins=origins, hosts=hosts)
@@ -97,7 +103,7 @@ def _protect(app: FastAPI, *, limits: Limits, token: str | None, origins: Sequen
             CORSMiddleware, allow_origins=list(origins), allow_methods=["GET", "POST"], allow_headers=["Authorization", "Content-Type"]
         )
     app.add_middleware(SecurityHeaders)
-    app.add_middleware(Observed, metrics=metrics)
+    app.add_middleware(RequestMonitor, metrics=metrics)
 
 
 def _service(request: Request) -> Service:
@@ -105,52 +111,59 @@ def _service(request: Request) -> Service:
     return service
 
 
-@_router.post("/predict", summary="Predict images.", response_model=Predicted, openapi_extra=PREDICT_BODY)
+@_router.post("/predict", summary="Predict images.", response_model=Predictions, openapi_extra=PREDICT_BODY)
 async def predict_images(
     request: Request,
-    model: Annotated[str | None, Query(max_length=300, description="The model to ask; the first by default.")] = None,
-    top: Annotated[int, Query(ge=1, le=MOST_CLASSES, description="How many classes of each image.")] = 5,
-    nearest: Annotated[int, Query(ge=0, le=MOST_NEIGHBOURS, description="How many of the nearest training images to name.")] = 3,
+    model: Annotated[str | None, Query(max_length=300, description="The model to use; the first by default.")] = None,
+    top: Annotated[int, Query(ge=1, le=MAX_CLASSES, description="How many classes of each image.")] = 5,
+    nearest: Annotated[int, Query(ge=0, le=MAX_NEIGHBOURS, description="How many of the nearest training images to name.")] = 3,
     explain: Annotated[bool, Query(description="Whether to add heat maps.")] = False,
 ) -> Response:
     """One image or many, as multipart/form-data with the field `file`, as the body itself, or as base64 in JSON.
 
-    An image that cannot be read has an `error` in its place. Is it the only one, the request is refused with 422, or with 415 where it
+    An image that cannot be read has an `error` in its place. If it is the only one, the request is refused with 422, or with 415 where it
     does not begin like any image.
     """
     service = _service(request)
     with service.models.use(model) as chosen:
-        given = await images_of(request, limits=service.limits, lanes=service.lanes)
-        if explain and len(given) > service.limits.explained:
+        inputs = await read_inputs(request, limits=service.limits, threads=service.threads)
+        if explain and len(inputs) > service.limits.explained:
             raise Refusal(413, "too_many_images", f"Heat maps are made for at most {service.limits.explained} images in one request.")
-        predicted = await service.predict(request, chosen, given, neighbours=nearest)
-        entries = entries_of(chosen, given, predicted, top=top, nearest=nearest)
-        if len(entries) == 1 and "error" in entries[0]:
-            data = given[0].data
-            known = isinstance(data, ImageError) or looks_like_an_image(bytes(data[:16]))
-            raise Refusal(
-                422 if known else 415, "bad_image" if known else "no_image_format", f"The image is refused: {entries[0]['error']}."
-            )
+        predicted = await service.predict(request, chosen, inputs, neighbours=nearest)
+        records = predicted.records(chosen, top=top, nearest=nearest)
+        if len(records) == 1 and records[0].error:
+            data = inputs[0].data
+            known = isinstance(data, ImageError) or has_image_signature(bytes(data[:16]))
+            status, code = (422, "bad_image") if known else (415, "no_image_format")
+            raise Refusal(status, code, f"The image is refused: {records[0].error}.")
+        entries = [_entry(record) for record in records]
         if explain:
-            await service.explain(request, chosen, given, entries, predicted)
+            for place, heat_map in (await service.explain(request, chosen, predicted)).items():
+                entries[place]["heat"] = heat_map
         return JSONResponse({"model": chosen.name, "predictions": entries})
+
+
+def _entry(record: Record) -> dict[str, Any]:
+    """A record as JSON: see `headstart.serve.schemas.Prediction`."""
+    kind = {} if record.kind == DEFAULT_KIND else {"kind": record.kind}
+    return {"name": record.name, **({"error": record.error} if record.error else {**kind, **record.values})}
 
 
 @_router.get("/models", summary="The models of this service.", response_model=ModelList)
 async def list_models(request: Request) -> Response:
-    """The first is asked where a request names none."""
+    """The first is the default of requests that name none."""
     service = _service(request)
     limits = {name: getattr(service.limits, name) for name in ("body", "images", "explained")}
     return JSONResponse({"models": service.models.facts(), "limits": limits})
 
 
-@_router.get("/models/{name}/report", summary="The report of a model.", response_class=Response, responses=_told("text/html"))
+@_router.get("/models/{name}/report", summary="The report of a model.", response_class=Response, responses=_text("text/html"))
 async def report(request: Request, name: str) -> Response:
     """The page that was written when it was fitted."""
     return HTMLResponse(_page(request, name, REPORT), headers={"content-security-policy": REPORT_POLICY})
 
 
-@_router.get("/models/{name}/card", summary="The model card of a model.", response_class=Response, responses=_told("text/plain"))
+@_router.get("/models/{name}/card", summary="The model card of a model.", response_class=Response, responses=_text("text/plain"))
 async def card(request: Request, name: str) -> Response:
     """Markdown, sent as plain text so that a browser shows it."""
     return PlainTextResponse(_page(request, name, CARD))
@@ -169,7 +182,7 @@ async def health(request: Request) -> Response:
     return JSONResponse({"status": "ok", "models": len(_service(request).models.names)})
 
 
-@_router.get("/metrics", summary="Counters, in the text format of Prometheus.", response_class=Response, responses=_told("text/plain"))
+@_router.get("/metrics", summary="Counters, in the text format of Prometheus.", response_class=Response, responses=_text("text/plain"))
 async def metrics(request: Request) -> Response:
     """Of all processes of the service together."""
     text = await asyncio.to_thread(_service(request).metrics.text)
@@ -178,13 +191,13 @@ async def metrics(request: Request) -> Response:
 
 @_router.get("/docs", include_in_schema=False)
 async def docs(request: Request) -> Response:
-    """The routes in words."""
+    """A plain list of the routes."""
     return HTMLResponse(routes_page(request.app.openapi()))
 
 
 @_router.get("/", include_in_schema=False)
 async def front_page(request: Request) -> Response:
-    """The web page; the routes in words where it is not installed."""
+    """The web page; the list of routes where it is not installed."""
     found = request.app.state.page.get("index.html")
     return await docs(request) if found is None else _file(*found)
 
@@ -207,11 +220,11 @@ async def _refused(request: Request, error: Any) -> Response:
 
 
 async def _http_error(request: Request, error: Any) -> Response:
-    words = {
+    messages = {
         404: "There is nothing here. See /docs for the routes.",
-        405: "This route does not take that method. See /docs for the routes.",
+        405: "This route does not support that method. See /docs for the routes.",
     }
-    refusal = Refusal(error.status_code, "http_error", words.get(error.status_code, "The request cannot be served."))
+    refusal = Refusal(error.status_code, "http_error", messages.get(error.status_code, "The request cannot be served."))
     return Response(refusal.body, refusal.status, headers={**refusal.headers, **(error.headers or {})})
 
 
@@ -222,6 +235,37 @@ async def _bad_parameter(request: Request, error: Any) -> Response:
 
 
 async def _failed(request: Request, error: Exception) -> Response:
-    """Nothing of what went wrong leaves the service; the server writes it into the log. This one answer passes no middleware."""
+    """No details leave the service; the server logs them. This one response passes no middleware."""
     refusal = Refusal(500, "internal", "Something went wrong in the service. Its log says what.")
     return Response(refusal.body, 500, headers={**HEADERS, **refusal.headers})
+
+
+def page_files(folder: Path = _PAGE_FOLDER) -> dict[str, tuple[bytes, str]]:
+    """The files of the web page by name, with their content types; empty where it is not installed. No path of a client is ever opened."""
+    if not folder.is_dir():
+        return {}
+    return {
+        file.name: (file.read_bytes(), _PAGE_TYPES[file.suffix])
+        for file in sorted(folder.iterdir())
+        if file.suffix in _PAGE_TYPES and file.is_file()
+    }
+
+
+def routes_page(document: dict[str, Any]) -> str:
+    """The routes of an OpenAPI document as a plain page: the usual ones load their scripts from other servers."""
+    rows = []
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            parts = [operation.get("summary", ""), operation.get("description", "")]
+            query = [parameter["name"] for parameter in operation.get("parameters", []) if parameter["in"] == "query"]
+            if query:
+                parts.append("Query: " + ", ".join(query) + ".")
+            text = " ".join(html.escape(part) for part in parts if part)
+            rows.append(f"<dt><code>{html.escape(method.upper())} {html.escape(path)}</code></dt>\n<dd>{text}</dd>")
+    title = html.escape(f"{document['info']['title']} {document['info']['version']}")
+    return (
+        f'<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8"><title>{title}</title>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark"></head>\n'
+        f'<body>\n<h1>{title}</h1>\n<p>The same for programs: <a href="openapi.json">openapi.json</a>. '
+        '<a href=".">The web page</a>.</p>\n<dl>\n' + "\n".join(rows) + "\n</dl>\n</body>\n</html>\n"
+    )

@@ -1,4 +1,4 @@
-"""Who may ask, and what a browser may do with the answers."""
+"""Who may send requests, and what a browser may do with the responses."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from headstart.errors import ParameterError
-from headstart.serve.refusals import Refusal, refuse
+from headstart.serve.limits import Refusal, refuse
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-SHORTEST_TOKEN = 16
-_LONGEST_TOKEN_FILE = 4096
+MIN_TOKEN = 16
+_MAX_TOKEN_FILE = 4096
 OPEN = frozenset({"/healthz", "/v2/health/live", "/v2/health/ready"})
-"""Paths that need no token: they tell nothing but that the service runs. The page itself and its parts need none either."""
+"""Paths that need no token: they tell only that the service runs. The page itself and its files need none either."""
 
 PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 REPORT_POLICY = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; font-src data:; base-uri 'none'; form-action 'none'"
-"""A report is one file with its styles inside and without scripts. It came with the run, so it gets no rights of this service's pages."""
+"""A report is one file with inline styles and without scripts. It came with the run, so it has none of this service's rights."""
 
 HEADERS = {
     "content-security-policy": PAGE_POLICY,
@@ -38,24 +38,24 @@ HEADERS = {
     "permissions-policy": "camera=(self), microphone=(), geolocation=(), payment=(), usb=()",
     "cache-control": "no-store",
 }
-"""Added to every answer that does not set them itself."""
+"""Added to every response that does not set them itself."""
 
 
 def read_token(file: Path) -> str:
     """The token that a file holds: one line, spaces at its ends do not count.
 
     Raises:
-        ParameterError: the file cannot be read, or what it holds is no token of at least `SHORTEST_TOKEN` printable ASCII characters.
+        ParameterError: the file cannot be read, or does not hold a token of at least `MIN_TOKEN` printable ASCII characters.
     """
     try:
         with file.open("rb") as opened:
-            data = opened.read(_LONGEST_TOKEN_FILE + 1)
+            data = opened.read(_MAX_TOKEN_FILE + 1)
     except OSError as error:
         raise ParameterError(f"--token-file {file}: cannot be read ({error.strerror or error}).") from None
     token = data.decode("latin-1").strip()
-    if not SHORTEST_TOKEN <= len(token) <= _LONGEST_TOKEN_FILE or not token.isascii() or not token.isprintable() or " " in token:
+    if not MIN_TOKEN <= len(token) <= _MAX_TOKEN_FILE or not token.isascii() or not token.isprintable() or " " in token:
         raise ParameterError(
-            f"--token-file {file}: must hold one line of at least {SHORTEST_TOKEN} letters, digits or signs. Make one with: "
+            f"--token-file {file}: must hold one line of at least {MIN_TOKEN} letters, digits or symbols. Make one with: "
             'python -c "import secrets; print(secrets.token_urlsafe(32))"'
         )
     return token
@@ -70,7 +70,7 @@ def is_loopback(host: str) -> bool:
 
 
 class SecurityHeaders:
-    """ASGI middleware that adds `HEADERS` to every answer."""
+    """ASGI middleware that adds `HEADERS` to every response."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -80,9 +80,9 @@ class SecurityHeaders:
 
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                given = list(message.get("headers", []))
-                names = {name.lower() for name, _ in given}
-                message["headers"] = given + [
+                present = list(message.get("headers", []))
+                names = {name.lower() for name, _ in present}
+                message["headers"] = present + [
                     (name.encode(), value.encode()) for name, value in HEADERS.items() if name.encode() not in names
                 ]
             await send(message)
@@ -91,15 +91,15 @@ class SecurityHeaders:
 
 
 class Guard:
-    """ASGI middleware that lets in those who may ask, before anything of the body is read.
+    """ASGI middleware that refuses those who may not send requests, before anything of the body is read.
 
     Args:
-        app: what is guarded.
-        token: wanted as ``Authorization: Bearer TOKEN``; without one, anyone on this machine may ask.
+        app: what is protected.
+        token: required as ``Authorization: Bearer TOKEN``; without one, anyone on this machine may send requests.
         open_paths: paths that need no token.
-        origins: origins of web pages, beside the service's own, which may ask.
-        hosts: names under which the service may be called; anyone's with a token, as a page cannot know that. Without this a web page
-            anywhere could have its own name lead to this machine, and read the answers (DNS rebinding).
+        origins: of web pages, beside the service's own, that may send requests.
+        hosts: names under which the service may be called; any name with a token, as a page cannot know that. Without this check a web page
+            anywhere could point its own name at this machine and read the responses (DNS rebinding).
     """
 
     def __init__(
@@ -127,13 +127,13 @@ class Guard:
             raise Refusal(421, "unknown_host", "This service is not known under that name. Call it by the address that it printed.")
         origin = headers.get(b"origin", b"").decode("latin-1")
         if origin and origin not in self._origins and _netloc(origin) != host.lower():
-            raise Refusal(403, "foreign_origin", "Web pages of other addresses may not use this service. Name them with --cors.")
+            raise Refusal(403, "foreign_origin", "Web pages of other addresses may not use this service. Allow them with --cors.")
         if self._token is None or scope["path"] in self._open or scope["method"] == "OPTIONS":
             return
-        kind, _, given = headers.get(b"authorization", b"").partition(b" ")
-        # Digests are compared, so that not even the length of the token shows in the time that it takes.
-        if not hmac.compare_digest(_digest(given.strip()), self._token) or kind.lower() != b"bearer":
-            raise Refusal(401, "token_wanted", "This service wants a token. Send the header Authorization: Bearer TOKEN.")
+        kind, _, token = headers.get(b"authorization", b"").partition(b" ")
+        # Digests are compared, so that the time reveals not even the length of the token.
+        if not hmac.compare_digest(_digest(token.strip()), self._token) or kind.lower() != b"bearer":
+            raise Refusal(401, "token_wanted", "This service requires a token. Send the header Authorization: Bearer TOKEN.")
 
 
 def _digest(data: bytes) -> bytes:
@@ -149,7 +149,7 @@ def _name_of(host: str) -> str:
 
 
 def _netloc(origin: str) -> str:
-    """The host and port of an origin; empty where it is none, as ``null`` is."""
+    """The host and port of an origin; empty where it has none, as ``null``."""
     try:
         return urlsplit(origin.lower()).netloc
     except ValueError:

@@ -1,29 +1,91 @@
-"""What all routes of a service share: its models, its threads, its counters."""
+"""What all routes of a service share: its models, its threads, its counters, and how the images of a request are predicted."""
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
+import dataclasses
+import io
 import logging
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
 
-from headstart.serve.limits import Limits
-from headstart.serve.metrics_text import Metrics
+from headstart.engine import Outputs
+from headstart.errors import ImageError
+from headstart.records import Record
+from headstart.run import Collected
+from headstart.serve.limits import Limits, Refusal
 from headstart.serve.models import Model, Models
-from headstart.serve.pictures import Lanes, large_pixels
-from headstart.serve.predicting import Given, Predicted, Waiting, add_heat, predict
-from headstart.serve.refusals import Refusal
+from headstart.serve.monitoring import Metrics
+from headstart.serve.requests import Input
+from headstart.serve.threads import Pixels, WorkerThreads, large_pixels
+from headstart.tasks import Predictions
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request
 
 _log = logging.getLogger(__name__)
+_OVERLAY_SIDE = 384  # pixels of a heat map's picture, whatever the network takes
+
+
+@dataclass(frozen=True, eq=False)
+class Predicted:
+    """What a model predicts for the images of a request.
+
+    Attributes:
+        inputs: the images.
+        predictions: as `headstart.run.Run.predict` returns them.
+    """
+
+    inputs: Sequence[Input]
+    predictions: Predictions
+
+    def records(self, model: Model, *, top: int, nearest: int) -> list[Record]:
+        """A record for each image, in order."""
+        names = [one.name for one in self.inputs]
+        return model.run.records(names, self.predictions, top=top, nearest=nearest, neighbour=model.training_image)
+
+
+class AdmissionControl:
+    """Counts the images that are being predicted or queued, and refuses more than the limits."""
+
+    def __init__(self, limits: Limits, *, on_change: Callable[[int], None] = lambda images: None) -> None:
+        self._limits, self._on_change = limits, on_change
+        self._per_client: Counter[str] = Counter()
+        self.images = 0
+
+    @contextmanager
+    def admit(self, client: str, count: int) -> Iterator[None]:
+        """Admit the images of a request until the block ends.
+
+        Raises:
+            Refusal: 429 where this client has too many images queued, 503 where all clients together have.
+        """
+        if self._per_client[client] + count > self._limits.waiting_per_client:
+            raise Refusal(429, "too_many_requests", "You have too many images queued here. Wait for responses first.", retry_after=1)
+        if self.images + count > self._limits.waiting:
+            raise Refusal(503, "busy", "Too many images are queued. Try again.", retry_after=1)
+        self._change(client, count)
+        try:
+            yield
+        finally:
+            self._change(client, -count)
+
+    def _change(self, client: str, count: int) -> None:
+        self.images += count
+        self._per_client[client] += count
+        if not self._per_client[client]:
+            del self._per_client[client]
+        self._on_change(self.images)
 
 
 class Service:
-    """The models of a service and what is needed to ask them.
+    """The models of a service and what is needed to use them.
 
     Args:
         models: opened.
@@ -34,20 +96,20 @@ class Service:
 
     def __init__(self, models: Models, *, limits: Limits, metrics: Metrics, watch_seconds: float) -> None:
         self.models, self.limits, self.metrics = models, limits, metrics
-        self.waiting = Waiting(limits, on_change=metrics.waiting.set)
+        self.admission = AdmissionControl(limits, on_change=metrics.waiting.set)
         self._watch_seconds = watch_seconds
-        self._lanes: Lanes | None = None
+        self._threads: WorkerThreads | None = None
 
     @property
-    def lanes(self) -> Lanes:
-        """The threads, from the start of the service to its end."""
-        assert self._lanes is not None, "the service has not been started"
-        return self._lanes
+    def threads(self) -> WorkerThreads:
+        """Between the start of the service and its end."""
+        assert self._threads is not None, "the service has not been started"
+        return self._threads
 
     @asynccontextmanager
     async def running(self, app: FastAPI) -> AsyncIterator[None]:
         """From the start of the service to its end."""
-        with Lanes() as self._lanes:
+        with WorkerThreads() as self._threads:
             tasks = [asyncio.create_task(self._warm_up())]
             if self._watch_seconds > 0:
                 tasks.append(asyncio.create_task(self._watch()))
@@ -59,14 +121,14 @@ class Service:
                     with contextlib.suppress(asyncio.CancelledError):
                         await task
         self.models.close()
-        self._lanes = None
+        self._threads = None
 
     async def _warm_up(self) -> None:
-        """Open what heat maps need, so that the first person who asks does not wait for it."""
+        """Load what heat maps need, so that the first request for one does not wait for it."""
         for name in self.models.names:
             with self.models.use(name) as model:
                 try:
-                    await self.lanes.explain(lambda model=model: model.heat_maps)  # type: ignore[misc]
+                    await self.threads.explain(lambda model=model: model.heat_maps)  # type: ignore[misc]
                 except Exception:
                     _log.warning("heat maps are not available", extra={"model": name}, exc_info=True)
 
@@ -76,57 +138,101 @@ class Service:
             try:
                 changed = await asyncio.to_thread(self.models.reload_changed)
             except Exception:
-                _log.exception("looking for changed runs failed")
+                _log.exception("checking runs for changes failed")
                 continue
             self.metrics.reloads.inc(len(changed))
             if changed:
                 await self._warm_up()
 
-    async def predict(self, request: Request, model: Model, given: Sequence[Given], *, neighbours: int = 1) -> Predicted:
-        """Predict the images of a request within the limits.
+    async def predict(self, request: Request, model: Model, inputs: Sequence[Input], *, neighbours: int = 1) -> Predicted:
+        """Predict the images of a request within the limits; those that cannot be read are listed in the result.
+
+        Args:
+            request: the images are of.
+            model: in use for as long as this takes.
+            inputs: the images.
+            neighbours: how many of the nearest training images to find for each.
 
         Raises:
             Refusal: 413, 429 or 503.
         """
-        if len(given) > self.limits.images:
+        if len(inputs) > self.limits.images:
             raise Refusal(413, "too_many_images", f"More than {self.limits.images} images in one request. Send them in several.")
-        async with self._place(request, len(given)):
-            await self._check_pixels(given)
-            predicted = await predict(model, given, lanes=self.lanes, neighbours=neighbours)
-        self.metrics.images(model.name, predicted=len(predicted.predictions), refused=len(predicted.predictions.refused))
-        request.state.images = len(given)
-        return predicted
+        async with self._admitted(request, len(inputs)):
+            await self._check_pixels(inputs)
+            results = await asyncio.gather(*(self._run_network(model, one) for one in inputs))
+            predictions = await self.threads.compute(partial(_collect, model, results, max(1, neighbours)))
+        self.metrics.images(model.name, predicted=len(predictions), refused=len(predictions.refused))
+        request.state.images = len(inputs)
+        return Predicted(inputs, predictions)
 
-    async def _check_pixels(self, given: Sequence[Given]) -> None:
-        """Refuse, before any is decoded, several images that together would keep the thread for large ones busy for long."""
-        files = [one.data for one in given if isinstance(one.data, bytes)]
+    async def _run_network(self, model: Model, image: Input) -> Outputs | ImageError:
+        data = image.data
+        if isinstance(data, ImageError):
+            return data
+        try:
+            pixels = await self.threads.decode(data, lambda: model.run.preprocessing(data, name=image.name))
+        except ImageError as error:
+            return error
+        return await asyncio.wrap_future(model.queue.submit(pixels))
+
+    async def _check_pixels(self, inputs: Sequence[Input]) -> None:
+        """Refuse, before any is decoded, several images that together would occupy the thread for large ones for long."""
+        files = [one.data for one in inputs if isinstance(one.data, bytes)]
         if len(files) < 2:  # one is within the limits of `headstart.modalities.image`, or refused
             return
-        pixels = await self.lanes.read(lambda: sum(map(large_pixels, files)))
+        pixels = await self.threads.read(lambda: sum(map(large_pixels, files)))
         if pixels > self.limits.large_pixels:
             raise Refusal(
                 413, "too_many_pixels",
-                f"The large images of this request have {pixels / 1e6:.0f} megapixels together, more than the "
-                f"{self.limits.large_pixels / 1e6:.0f} that are taken at once. Send them in several requests.",
+                f"The large images of this request have {pixels / 1e6:.0f} megapixels together, more than the limit of "
+                f"{self.limits.large_pixels / 1e6:.0f}. Send them in several requests.",
             )  # fmt: skip
 
-    async def explain(
-        self, request: Request, model: Model, given: Sequence[Given], entries: list[dict[str, Any]], predicted: Predicted
-    ) -> None:
-        """Add heat maps to the entries of a request, within the limits.
+    async def explain(self, request: Request, model: Model, predicted: Predicted) -> dict[int, str]:
+        """The heat maps of a request by the positions of its images, within the limits.
+
+        Each is a PNG as a data URI: the square that the model sees, with the heat map for the most probable class.
 
         Raises:
             Refusal: 429 or 503.
         """
-        async with self._place(request, len(given)):
-            await add_heat(model, given, entries, predicted, lanes=self.lanes)
+        preprocessing = model.run.preprocessing
+        sharp = dataclasses.replace(preprocessing, size=max(_OVERLAY_SIDE, preprocessing.size))
+        scores = next(iter(predicted.predictions.outputs.values()))
+        found = {}
+        async with self._admitted(request, len(predicted.inputs)):
+            for row, place in enumerate(predicted.predictions.kept.tolist()):
+                target = int(scores[row].argmax())
+                data, name = predicted.inputs[place].data, predicted.inputs[place].name
+                assert not isinstance(data, ImageError)
+                small = await self.threads.decode(data, partial(preprocessing, data, name=name))
+                large = await self.threads.decode(data, partial(sharp, data, name=name))
+                found[place] = await self.threads.explain(partial(_heat_map, model, small, large, target))
+        return found
 
     @asynccontextmanager
-    async def _place(self, request: Request, count: int) -> AsyncIterator[None]:
-        with self.waiting.places(request.client.host if request.client else "", count):
+    async def _admitted(self, request: Request, count: int) -> AsyncIterator[None]:
+        with self.admission.admit(request.client.host if request.client else "", count):
             try:
                 async with asyncio.timeout(self.limits.answer_seconds):
                     yield
             except TimeoutError:
                 seconds = f"{self.limits.answer_seconds:g}"
-                raise Refusal(503, "too_slow", f"There was no answer within {seconds} seconds. Try again.", retry_after=2) from None
+                raise Refusal(503, "too_slow", f"The prediction took more than {seconds} seconds. Try again.", retry_after=2) from None
+
+
+def _collect(model: Model, results: Sequence[Outputs | ImageError], neighbours: int) -> Predictions:
+    collected = Collected(model.run, neighbours=neighbours)
+    for place, result in enumerate(results):
+        collected.add(place, result)
+    return collected.predictions()
+
+
+def _heat_map(model: Model, pixels: Pixels, sharp: Pixels, target: int) -> str:
+    from headstart.explanation import overlay
+
+    heat = model.heat_maps(pixels[None], [target])[0]
+    file = io.BytesIO()
+    overlay(sharp, heat).save(file, format="PNG", compress_level=3)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")

@@ -9,7 +9,7 @@ from headstart.data import Annotations
 from headstart.errors import DataError, ParameterError, nearest
 from headstart.tasks.classification import Classification
 from headstart.tasks.predictions import Judgement, Predictions
-from headstart.tasks.task import FEATURES, Evaluation, Judged, Learned, LearningContext, Output, Outputs, State, Task
+from headstart.tasks.task import FEATURES, Evaluation, Judged, Learned, LearningContext, Neighbour, Output, Outputs, State, Task
 
 __all__ = [
     "FEATURES",
@@ -19,6 +19,7 @@ __all__ = [
     "Judgement",
     "Learned",
     "LearningContext",
+    "Neighbour",
     "Output",
     "Outputs",
     "Predictions",

@@ -18,6 +18,7 @@ from headstart.data import Annotations, Dataset, Targets
 from headstart.errors import ParameterError
 from headstart.onnx_graph import OnnxGraph
 from headstart.progress import Listener
+from headstart.records import Column, Record
 from headstart.sections import Card, Matrix, TaskReport
 from headstart.tasks.predictions import Predictions
 
@@ -34,6 +35,9 @@ Outputs = Mapping[str, npt.NDArray[Any]]
 
 State = Mapping[str, Any]
 """What a task keeps in the manifest to decode its outputs later: class names, for instance. JSON values."""
+
+Neighbour = Callable[[int], tuple[str, str]]
+"""From the position of a training input to its name and its label; several labels are joined with ``;``."""
 
 FEATURES = "features"
 """The output of every run's graph that holds the features, float32 (N, D)."""
@@ -236,3 +240,30 @@ class Task(ABC):
     def predictions(self, given: Predictions, state: State) -> Predictions:
         """What a run says of inputs, with the names that this task has for its outputs."""
         return given
+
+    @abstractmethod
+    def columns(self, state: State, *, top: int = 1) -> tuple[Column, ...]:
+        """The columns of tables of `records`, which name the `top` most probable of what can be ranked."""
+
+    @abstractmethod
+    def records(
+        self, names: Sequence[Any], predictions: Any, neighbour: Neighbour, *, top: int = 1, least: float | None = None, nearest: int = 1
+    ) -> list[Record]:
+        """Decode predictions: a record for each input, in the order of `names`. NumPy only.
+
+        Args:
+            names: paths of the inputs, or what clients call them.
+            predictions: of these inputs, as `predictions` returns them.
+            neighbour: names a training input.
+            top: how many of the most probable to name, of what can be ranked.
+            least: abstain where the model is less sure than this, or the input is unlike the training inputs; None to abstain never.
+            nearest: how many of the nearest training inputs to name.
+        """
+
+    def tensors(self, predictions: Any) -> dict[str, npt.NDArray[Any] | list[str]]:
+        """What is known of n inputs beside the outputs of the graph: arrays with n rows and lists of n texts, by name."""
+        return {}
+
+    def facts(self, state: State, metrics: Mapping[str, Any], reliability: Reliability | None) -> dict[str, Any]:
+        """What the service tells about a model, beside what every run has; JSON values."""
+        return {}

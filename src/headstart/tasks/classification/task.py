@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,10 +13,12 @@ from headstart.data.labels import read_labels
 from headstart.errors import DataError
 from headstart.metrics.link import Link, link_named
 from headstart.onnx_graph import OnnxGraph
+from headstart.records import Column, Record
 from headstart.sections import Card, Matrix, TaskReport
 from headstart.tasks.classification.predictions import ClassPredictions
+from headstart.tasks.classification.records import columns, facts, records, tensors
 from headstart.tasks.predictions import Predictions
-from headstart.tasks.task import Judged, Learned, LearningContext, Output, Outputs, State, Task
+from headstart.tasks.task import Judged, Learned, LearningContext, Neighbour, Output, Outputs, State, Task
 
 if TYPE_CHECKING:
     from headstart.data import Targets
@@ -131,6 +133,24 @@ class Classification(Task):
     def predictions(self, given: Predictions, state: State) -> ClassPredictions:
         """The outputs by class name."""
         return ClassPredictions(**vars(given), classes=tuple(state["classes"]), link=link_of(state))
+
+    def columns(self, state: State, *, top: int = 1) -> tuple[Column, ...]:
+        """Label and probability, the ranking, and what is known of the reliability."""
+        return columns(state["classes"], link_of(state), top)
+
+    def records(
+        self, names: Sequence[Any], predictions: Any, neighbour: Neighbour, *, top: int = 1, least: float | None = None, nearest: int = 1
+    ) -> list[Record]:
+        """Labels with their probabilities, prediction sets, novelty and the nearest training images."""
+        return records(names, predictions, neighbour, top=top, least=least, nearest=nearest)
+
+    def tensors(self, predictions: Any) -> dict[str, npt.NDArray[Any] | list[str]]:
+        """Labels, prediction sets and novelty."""
+        return tensors(predictions)
+
+    def facts(self, state: State, metrics: Mapping[str, Any], reliability: Reliability | None) -> dict[str, Any]:
+        """The classes, the accuracy on the test part, and the coverage of the prediction sets."""
+        return facts(state["classes"], link_of(state), metrics, reliability)
 
 
 def link_of(state: State) -> Link:

@@ -1,0 +1,184 @@
+"""The table that a batch job writes: CSV, JSON lines or Parquet, by the suffix of its name.
+
+A job makes its table in parts. A part is some bytes; joined in order they are the table. CSV and JSON lines are simply put one after the
+other. Parts of Parquet are small Parquet files, whose rows are written anew in larger row groups, a part in memory at a time.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, ClassVar
+
+from headstart.errors import DataError, ParameterError
+from headstart.records import Column, Record, columns_for, csv_header, csv_lines, csv_records, json_object
+
+ROW_GROUP = 65_536  # rows; a multiple of the rows of a part, so that a table can be read back part by part
+
+
+@dataclass(frozen=True)
+class TableFormat(ABC):
+    """A file format: records become a part, parts become a table, and a table becomes parts again."""
+
+    columns: tuple[Column, ...]
+    name: ClassVar[str]
+
+    @abstractmethod
+    def part(self, records: Iterable[Record]) -> bytes:
+        """The bytes of one part."""
+
+    @abstractmethod
+    def join(self, parts: Iterable[bytes], file: Path) -> None:
+        """Write the table of all parts, in their order."""
+
+    @abstractmethod
+    def parts(self, file: Path, *, rows: int) -> Iterator[bytes]:
+        """Read a table that `join` wrote as parts of so many rows, the last one with what is left."""
+
+
+class Csv(TableFormat):
+    """CSV in UTF-8 with a line of column names, as ``headstart predict --format csv`` prints it."""
+
+    name = "csv"
+
+    def part(self, records: Iterable[Record]) -> bytes:
+        """The lines of these records."""
+        return csv_records(self.columns, records).encode()
+
+    def join(self, parts: Iterable[bytes], file: Path) -> None:
+        """Write the names of the columns and then all lines."""
+        with file.open("wb") as target:
+            target.write(csv_header(self.columns).encode())
+            target.writelines(parts)
+
+    def parts(self, file: Path, *, rows: int) -> Iterator[bytes]:
+        """So many rows at a time, which may hold line ends."""
+        with file.open(encoding="utf-8", newline="") as source:
+            reader = csv.reader(source)
+            next(reader, None)
+            while some := list(islice(reader, rows)):
+                yield csv_lines(some).encode()
+
+
+class JsonLines(TableFormat):
+    """An object a line, the same as in the list that ``headstart predict --format json`` prints."""
+
+    name = "jsonl"
+
+    def part(self, records: Iterable[Record]) -> bytes:
+        """The lines of these records."""
+        return "".join(json.dumps(json_object(self.columns, record), ensure_ascii=False) + "\n" for record in records).encode()
+
+    def join(self, parts: Iterable[bytes], file: Path) -> None:
+        """Write all lines."""
+        with file.open("wb") as target:
+            target.writelines(parts)
+
+    def parts(self, file: Path, *, rows: int) -> Iterator[bytes]:
+        """So many lines at a time."""
+        with file.open("rb") as source:
+            while some := list(islice(source, rows)):
+                yield b"".join(some)
+
+
+class Parquet(TableFormat):
+    """Parquet with typed columns; values that are not known are null.
+
+    Text and names are strings, numbers float32, truth values bool, and texts lists of strings.
+    """
+
+    name = "parquet"
+
+    def part(self, records: Iterable[Record]) -> bytes:
+        """A Parquet file of these records."""
+        held = list(records)
+        arrays = [_array(column.type, [column.value(record) for record in held]) for column in columns_for("parquet", self.columns)]
+        return _written(_arro3().core.RecordBatch.from_arrays(arrays, schema=self._schema))
+
+    def join(self, parts: Iterable[bytes], file: Path) -> None:
+        """Write the rows of all parts into one file."""
+        arro3 = _arro3()
+        batches = (batch for part in parts for batch in _read(io.BytesIO(part)))
+        reader = arro3.core.RecordBatchReader.from_batches(self._schema, batches)
+        arro3.io.write_parquet(reader, str(file), compression="zstd(3)", max_row_group_size=ROW_GROUP)
+
+    def parts(self, file: Path, *, rows: int) -> Iterator[bytes]:
+        """So many rows at a time."""
+        return map(_written, _read(str(file), batch_size=rows))
+
+    @property
+    def _schema(self) -> Any:
+        core = _arro3().core
+        shown = columns_for("parquet", self.columns)
+        return core.Schema([core.Field(column.name, _type(column.type), nullable=column.type != "name") for column in shown])
+
+
+def format_for(out: Path, columns: tuple[Column, ...]) -> TableFormat:
+    """The format that the suffix of `out` asks for.
+
+    Raises:
+        ParameterError: another suffix.
+    """
+    match out.suffix.lower():
+        case ".csv":
+            return Csv(columns)
+        case ".jsonl" | ".ndjson":
+            return JsonLines(columns)
+        case ".parquet" | ".pq":
+            _arro3()
+            return Parquet(columns)
+    raise ParameterError(f"--out must end in .parquet, .csv or .jsonl, which sets the format of the table; got {str(out)!r}.")
+
+
+def _arro3() -> Any:
+    try:
+        import arro3.core
+        import arro3.io
+    except ImportError as error:
+        raise ParameterError(
+            f"writing Parquet needs the packages arro3-core and arro3-io, which cannot be imported here ({error}); "
+            "install them with: pip install arro3-core arro3-io. Or let --out end in .csv or .jsonl."
+        ) from None
+    return arro3
+
+
+def _type(kind: str) -> Any:
+    core = _arro3().core
+    text = core.DataType.utf8()
+    if kind == "texts":
+        return core.DataType.list(core.Field("item", text))
+    return {"number": core.DataType.float32(), "truth": core.DataType.bool()}.get(kind, text)
+
+
+def _array(kind: str, values: list[Any]) -> Any:
+    core = _arro3().core
+    if kind != "texts":
+        return core.Array(values, _type(kind))
+    import numpy as np
+
+    offsets = np.cumsum([0, *(len(value or ()) for value in values)], dtype=np.int32)
+    flat = core.Array([name for value in values for name in value or ()], _type("text"))
+    absent = core.Array([value is None for value in values], core.DataType.bool())
+    return core.list_array(core.Array.from_numpy(offsets), flat, type=_type(kind), mask=absent)
+
+
+def _written(batch: Any) -> bytes:
+    buffer = io.BytesIO()
+    _arro3().io.write_parquet(batch, buffer, compression="lz4_raw")
+    return buffer.getvalue()
+
+
+def _read(source: Any, *, batch_size: int | None = None) -> Iterator[Any]:
+    try:
+        yield from _arro3().io.read_parquet(source, batch_size=batch_size)
+    except (KeyboardInterrupt, SystemExit, MemoryError, GeneratorExit):
+        raise
+    except BaseException as error:  # damaged files end in pyo3's PanicException, which is not an Exception
+        where = source if isinstance(source, str) else "a part"
+        raise DataError(f"{where} is a damaged Parquet file: {error}. Make it again.") from None

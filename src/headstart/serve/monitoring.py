@@ -1,0 +1,142 @@
+"""What a service tells about itself: counters in the text format of Prometheus, and a log of one JSON object a line."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import logging
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.multiprocess import MultiProcessCollector
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+"""The environment variable that tells several processes of a service where to count together."""
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_BATCH = (1, 2, 4, 8, 16, 32, 64)
+_METHODS = frozenset({"GET", "HEAD", "POST", "OPTIONS", "PUT", "DELETE", "PATCH"})
+_MAX_PATH = 200
+_STANDARD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message", "taskName"}
+_log = logging.getLogger(__name__)
+
+
+class Metrics:
+    """Counters of one service, or of one of its processes."""
+
+    def __init__(self) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self._registry = registry = CollectorRegistry()
+        self._requests = Counter(
+            "headstart_requests", "Requests answered, by route and status.", ("method", "route", "status"), registry=registry
+        )
+        self._seconds = Histogram(
+            "headstart_request_seconds", "From the headers of a request to the end of its response.", ("route",), buckets=_SECONDS,
+            registry=registry,
+        )  # fmt: skip
+        self._images = Counter("headstart_images", "Images predicted, by model and outcome.", ("model", "outcome"), registry=registry)
+        self._batches = Histogram(
+            "headstart_burst_images", "Images that went through the engine in one batch.", ("model",), buckets=_BATCH, registry=registry
+        )
+        self.waiting = Gauge(
+            "headstart_waiting_images", "Images that are being predicted or queued.", registry=registry, multiprocess_mode="livesum"
+        )
+        self.reloads = Counter("headstart_reloads", "Runs that were reloaded because their files had changed.", registry=registry)
+
+    def request(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count a response; `route` is the pattern of a route and not a path, so that clients cannot create new ones."""
+        self._requests.labels(method, route, str(status)).inc()
+        self._seconds.labels(route).observe(seconds)
+
+    def images(self, model: str, *, predicted: int, refused: int) -> None:
+        """Count the images of a request."""
+        self._images.labels(model, "predicted").inc(predicted)
+        self._images.labels(model, "refused").inc(refused)
+
+    def batch(self, model: str, count: int) -> None:
+        """Count a batch of the engine."""
+        self._batches.labels(model).observe(count)
+
+    def text(self) -> bytes:
+        """All counters, of all processes of the service."""
+        if SHARED_FOLDER in os.environ:
+            registry = CollectorRegistry()
+            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+            return generate_latest(registry)
+        return generate_latest(self._registry)
+
+
+class RequestMonitor:
+    """ASGI middleware that counts and logs every request; the outermost, so that it sees refusals too. No queries or headers are logged."""
+
+    def __init__(self, app: ASGIApp, *, metrics: Metrics) -> None:
+        self._app, self._metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begun, status = time.perf_counter(), 0
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        except BaseException:
+            status = status or 500
+            raise
+        finally:
+            self._report(scope, status, time.perf_counter() - begun)
+
+    def _report(self, scope: Scope, status: int, seconds: float) -> None:
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        route = getattr(scope.get("route"), "path", None) or "none"
+        self._metrics.request(method, route, status, seconds)
+        entry = {"method": method, "path": scope["path"][:_MAX_PATH], "status": status, "ms": round(seconds * 1e3, 1)}
+        entry["client"] = scope["client"][0] if scope.get("client") else ""
+        images = scope.get("state", {}).get("images")
+        if images is not None:
+            entry["images"] = images
+        _log.info("request", extra=entry)
+
+
+class JsonLines(logging.Formatter):
+    """Formats a log record as JSON: ``time``, ``level``, ``event``, and the fields passed as ``extra``."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, without its end. No part of a record can begin a new line."""
+        entry: dict[str, Any] = {
+            "time": datetime.datetime.fromtimestamp(record.created, datetime.UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "event": record.getMessage().strip(),
+        }
+        entry |= {name: value for name, value in vars(record).items() if name not in _STANDARD_FIELDS}
+        if record.exc_info:
+            entry["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(entry, ensure_ascii=True, default=str)
+
+
+def logging_settings(*, level: str = "INFO") -> dict[str, Any]:
+    """Settings for `logging.config.dictConfig`: all log messages of the service and of uvicorn go to stderr as JSON."""
+    loggers = {name: {"handlers": ["lines"], "level": level, "propagate": False} for name in ("uvicorn", "headstart.serve")}
+    # It logs a line of plain text for every odd byte that a client sends.
+    loggers["python_multipart"] = {"level": "CRITICAL", "propagate": False}
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"lines": {"()": "headstart.serve.monitoring.JsonLines"}},
+        "handlers": {"lines": {"class": "logging.StreamHandler", "formatter": "lines", "stream": "ext://sys.stderr"}},
+        "loggers": loggers,
+    }

@@ -1,0 +1,250 @@
+"""The bodies of requests, read within the limits, and the images in them. No addresses are opened, and no paths."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import json
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from headstart.errors import ImageError
+from headstart.serve.limits import Limits, Refusal, refuse
+from headstart.serve.threads import Pixels, WorkerThreads
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+FIELD = "file"
+_MAX_FIELDS = 16
+_MAX_NAME = 200
+_RAW = ("application/octet-stream", "application/x-www-form-urlencoded")  # the latter is what curl --data-binary says of any file
+_ALLOWED = "Send multipart/form-data with the field 'file', an image itself (image/* or application/octet-stream), or application/json."
+
+
+class _Body:
+    """The body of one request, as far as it has been received."""
+
+    def __init__(self) -> None:
+        self.deadline: asyncio.Timeout | None = None
+        self.chunks: list[bytes] = []
+        self.size = 0
+        self.complete = self.dropped = False
+
+
+class _Disconnected(Exception):  # noqa: N818 - no client is left to be told
+    """The client disconnected."""
+
+
+class BodyLimits:
+    """ASGI middleware that reads bodies completely, within the limits ``body``, ``body_seconds`` and ``bodies``.
+
+    Servers leave this to the application, and frameworks leave it to the server: without it a body may be of any size and take forever.
+    When all bodies together are too large, the one that has been arriving for longest is dropped, so that slow senders, however many,
+    do not keep others out.
+    """
+
+    def __init__(self, app: ASGIApp, *, limits: Limits) -> None:
+        self._app, self._limits = app, limits
+        self._bodies: dict[int, _Body] = {}  # in the order in which they began
+        self._bytes = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        try:
+            declared = _declared_length(scope)
+            if declared == 0:
+                await self._app(scope, receive, send)
+                return
+            if declared is not None and declared > self._limits.body:
+                raise self._too_large()
+        except Refusal as refusal:
+            await refuse(receive, send, refusal, unread=True)
+            return
+        body = _Body()
+        self._bodies[id(body)] = body
+        try:
+            try:
+                data = await self._read(body, receive)
+            except Refusal as refusal:
+                self._release(body)
+                await refuse(receive, send, refusal, unread=True)
+            except _Disconnected:
+                pass
+            else:
+                await self._app(scope, _replay(data, receive), send)
+        finally:
+            self._release(body)
+
+    async def _read(self, body: _Body, receive: Receive) -> bytes:
+        try:
+            async with asyncio.timeout(self._limits.body_seconds) as body.deadline:
+                while not body.complete:
+                    message = await receive()
+                    if message["type"] != "http.request":
+                        raise _Disconnected
+                    self._add(body, message.get("body", b""))
+                    body.complete = not message.get("more_body", False)
+        except TimeoutError:
+            if body.dropped:
+                raise self._too_many() from None
+            seconds = f"{self._limits.body_seconds:g}"
+            raise Refusal(
+                408, "body_too_slow", f"The body did not arrive within {seconds} seconds. Send it faster, or less of it."
+            ) from None
+        data = b"".join(body.chunks)
+        body.chunks.clear()
+        return data
+
+    def _release(self, body: _Body) -> None:
+        if self._bodies.pop(id(body), None) is not None:
+            self._bytes -= body.size
+            body.chunks.clear()
+
+    def _add(self, body: _Body, chunk: bytes) -> None:
+        if body.size + len(chunk) > self._limits.body:
+            raise self._too_large()
+        body.chunks.append(chunk)
+        body.size += len(chunk)
+        self._bytes += len(chunk)
+        if self._bytes > self._limits.bodies:
+            oldest = next((other for other in self._bodies.values() if not other.complete and not other.dropped), body)
+            oldest.dropped = True
+            if oldest is body or oldest.deadline is None:
+                raise self._too_many()
+            oldest.deadline.reschedule(asyncio.get_running_loop().time())
+
+    def _too_large(self) -> Refusal:
+        limit = self._limits.body
+        return Refusal(413, "body_too_large", f"The body is larger than the limit of {limit} bytes. Send fewer or smaller images.")
+
+    def _too_many(self) -> Refusal:
+        return Refusal(503, "too_many_bodies", "Too much data is being sent to this service. Try again.", retry_after=1)
+
+
+def _declared_length(scope: Scope) -> int | None:
+    """The length of the body according to the headers: 0 for no body, None where it is not declared.
+
+    Raises:
+        Refusal: an encoding that would make the body larger than it is.
+    """
+    headers = dict(scope["headers"])
+    encoding = headers.get(b"content-encoding", b"identity").strip().lower()
+    if encoding not in (b"", b"identity"):
+        raise Refusal(415, "encoded_body", "Compressed bodies are not supported. Send the body without Content-Encoding.")
+    if b"transfer-encoding" in headers:
+        return None
+    length = headers.get(b"content-length", b"0")
+    return int(length) if length.isdigit() and len(length) < 20 else None
+
+
+def _replay(data: bytes, receive: Receive) -> Receive:
+    """What the application receives: the whole body, and then the further messages of the server."""
+    sent = False
+
+    async def replayed() -> Message:
+        nonlocal sent
+        if sent:
+            return await receive()
+        sent = True
+        return {"type": "http.request", "body": data, "more_body": False}
+
+    return replayed
+
+
+@dataclass(frozen=True, eq=False)
+class Input:
+    """One image of a request: what the client calls it, and its bytes; or its pixels, uint8 (H, W, 3); or why it is not an image."""
+
+    name: str
+    data: bytes | Pixels | ImageError
+
+
+async def read_inputs(request: Request, *, limits: Limits, threads: WorkerThreads) -> list[Input]:
+    """Read the images of a request.
+
+    Args:
+        request: with its body read by `BodyLimits`.
+        limits: of the service.
+        threads: to read long bodies in.
+
+    Raises:
+        Refusal: 415 for another content type, 413 for too many files, 422 for none or for a body that cannot be parsed.
+    """
+    body = await request.body()
+    kind = request.headers.get("content-type", "application/octet-stream").partition(";")[0].strip().lower()
+    if kind == "multipart/form-data":
+        inputs = await _read_form(request, body, limits)
+    elif kind == "application/json":
+        inputs = await threads.read(lambda: _read_json(body, limits))
+    elif kind.startswith("image/") or kind in _RAW:
+        inputs = [Input("", body)] if body else []
+    else:
+        raise Refusal(415, "unsupported_type", f"Bodies of the type {kind[:80]!r} are not supported. {_ALLOWED}")
+    if not inputs:
+        raise Refusal(422, "no_image", f"There is no image in the request. {_ALLOWED}")
+    return inputs
+
+
+async def _read_form(request: Request, body: bytes, limits: Limits) -> list[Input]:
+    async def stream() -> AsyncGenerator[bytes, None]:
+        yield body
+        yield b""
+
+    parser = MultiPartParser(request.headers, stream(), max_files=limits.images, max_fields=_MAX_FIELDS)
+    parser.spool_max_size = len(body) + 1  # in memory, where it is already, and not in temporary files
+    try:
+        form = await parser.parse()
+    except Exception as error:  # the parser raises its own errors and others on hostile bodies
+        if isinstance(error, MultiPartException) and "Too many files" in error.message:
+            raise Refusal(413, "too_many_images", f"More than {limits.images} files in one request. Send them in several.") from None
+        raise Refusal(422, "bad_form", "The body is not complete multipart/form-data.") from None
+    try:
+        return [
+            Input(display_name(value.filename or ""), await value.read())
+            for name, value in form.multi_items()
+            if name == FIELD and isinstance(value, UploadFile)
+        ]
+    finally:
+        await form.close()
+
+
+def _read_json(body: bytes, limits: Limits) -> list[Input]:
+    """``{"images": [...]}``, each base64, a data URI, or an object with ``data`` and, optionally, ``name``."""
+    try:
+        content = json.loads(body)
+    except (ValueError, RecursionError):
+        raise Refusal(422, "bad_json", "The body is not valid JSON.") from None
+    images = content.get("images") if isinstance(content, dict) else None
+    if not isinstance(images, list):
+        raise Refusal(422, "bad_json", 'The body must be a JSON object such as {"images": ["...base64..."]}.')
+    if len(images) > limits.images:  # before any is decoded: a few megabytes can hold a million
+        raise Refusal(413, "too_many_images", f"More than {limits.images} images in one request. Send them in several.")
+    return [_read_entry(entry) for entry in images]
+
+
+def _read_entry(entry: Any) -> Input:
+    name, data = (display_name(str(entry.get("name", ""))), entry.get("data")) if isinstance(entry, dict) else ("", entry)
+    if not isinstance(data, str):
+        return Input(name, ImageError(name, "not an image: it must be base64 in a string"))
+    if data.startswith("data:"):
+        data = data.partition(",")[2]
+    try:
+        return Input(name, base64.b64decode(data, validate=True))
+    except (binascii.Error, ValueError):
+        return Input(name, ImageError(name, "cannot be decoded: not base64"))
+
+
+def display_name(name: str) -> str:
+    """What a client calls an image, safe to send back and to log: no folders, no characters that cannot be printed."""
+    last = name.replace("\\", "/").rpartition("/")[2]
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in last)[:_MAX_NAME]

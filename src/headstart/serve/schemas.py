@@ -1,0 +1,174 @@
+"""The JSON of requests and responses, for the OpenAPI document. Responses themselves are made as plain objects."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from headstart.records import DEFAULT_KIND
+
+
+class Error(BaseModel):
+    """Why a request was refused."""
+
+    error: str = Field(description="One sentence for people.")
+    code: str = Field(description="One word for programs.")
+
+
+class RankedClass(BaseModel):
+    """A class and its probability."""
+
+    label: str
+    probability: float
+
+
+class Neighbour(BaseModel):
+    """A training image."""
+
+    name: str = Field(description="File name, without its folder.")
+    label: str
+
+
+class Prediction(BaseModel):
+    """What the model predicts for one image; or, in a response about several images, why this one is refused.
+
+    The fields are those of classes, the default `kind`. Records of another kind have `name`, `kind` and fields of their own, such as
+    `value` for a number.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str = Field(description="What the client called the image; empty where it did not.")
+    kind: str = Field(DEFAULT_KIND, description="What kind of record this is; classes where it is missing.")
+    label: str | list[str] | None = Field(
+        None, description="The most probable class; in multi-label runs the list of those of one half or more."
+    )
+    probability: float | None = Field(None, description="Calibrated.")
+    top: list[RankedClass] | None = Field(None, description="The most probable classes, the most probable first.")
+    set: list[str] | None = Field(
+        None, description="The prediction set: classes that contain the right one with the coverage of the model; null: not known."
+    )
+    unlike: bool | None = Field(None, description="Whether the image is unlike anything seen in training; null: not known.")
+    unlikeness: float | None = Field(None, description="How much; the higher, the more.")
+    nearest: list[Neighbour] | None = Field(None, description="The most similar training images, the nearest first.")
+    heat: str | None = Field(None, description="With explain=1: a PNG as a data URI, the part that the model sees with its heat map.")
+    error: str | None = Field(None, description="Why the image is refused; the other fields but `name` are missing then.")
+
+
+class Predictions(BaseModel):
+    """The response to a request."""
+
+    model: str
+    predictions: list[Prediction] = Field(description="One for each image, in the order of the request.")
+
+
+class ModelFacts(BaseModel):
+    """A model of the service. Those whose records are not classes have other fields than the class names and what follows from them."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+    title: str
+    kind: str = Field(DEFAULT_KIND, description="What kind of records it returns; classes where it is missing.")
+    classes: list[str] | None = None
+    multilabel: bool | None = None
+    accuracy: float | None = Field(None, description="On the test images.")
+    accuracy_interval: list[float] | None = Field(None, description="95 %, Wilson.")
+    test_images: int | None = None
+    coverage: float | None = Field(None, description="Nominal coverage of the prediction sets.")
+    created: str | None = Field(description="ISO 8601.")
+    backbone: str | None
+    size: int = Field(description="Height and width of the images that the network takes.")
+    digest: str = Field(description="SHA-256 of the run's manifest.")
+    report: bool
+    card: bool
+
+
+class RequestLimits(BaseModel):
+    """What one request may hold."""
+
+    body: int = Field(description="Bytes.")
+    images: int
+    explained: int = Field(description="Images with heat maps.")
+
+
+class ModelList(BaseModel):
+    """All models; the first is the default of requests that name none."""
+
+    models: list[ModelFacts]
+    limits: RequestLimits
+
+
+class Health(BaseModel):
+    """That the service runs."""
+
+    status: str
+    models: int
+
+
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    status: {"model": Error, "description": text}
+    for status, text in {
+        400: "The request is not valid.",
+        401: "A token is required.",
+        403: "The request comes from a web page of another address.",
+        404: "There is nothing of that name.",
+        408: "Headers or body arrived too slowly.",
+        413: "The body is too large, or holds too many images.",
+        415: "The body is of an unsupported type, or the single image is not an image.",
+        421: "The service was called by a name that it does not know.",
+        422: "A parameter is outside its limits, or the single image cannot be read.",
+        429: "This client has too many requests in progress.",
+        500: "An error of the service.",
+        503: "The service is busy.",
+    }.items()
+}
+"""The refusals that every route may respond with."""
+
+
+def _object(properties: dict[str, Any], *required: str) -> dict[str, Any]:
+    return {"type": "object", "required": list(required), "properties": properties}
+
+
+def _list(items: dict[str, Any], **limits: int) -> dict[str, Any]:
+    return {"type": "array", "items": items, **limits}
+
+
+def _body(**content: dict[str, Any]) -> dict[str, Any]:
+    return {"requestBody": {"required": True, "content": {kind: {"schema": schema} for kind, schema in content.items()}}}
+
+
+_BASE64 = {"type": "string", "contentEncoding": "base64"}
+_BYTES = {"type": "string", "contentMediaType": "application/octet-stream"}
+_NAMED_IMAGE = _object({"name": {"type": "string"}, "data": _BASE64}, "data")
+
+PREDICT_BODY = _body(**{
+    "multipart/form-data": _object({"file": _list(_BYTES, minItems=1)}, "file"),
+    "application/json": _object({"images": _list({"anyOf": [_BASE64, _NAMED_IMAGE]}, minItems=1)}, "images"),
+    "application/octet-stream": _BYTES | {"minLength": 1},
+    "image/*": {"type": "string", "contentMediaType": "image/*", "minLength": 1},
+})  # fmt: skip
+"""The body of ``POST /predict``, which is read without FastAPI."""
+
+_TENSOR = _object(
+    {
+        "name": {"enum": ["images", "pixels"]},
+        "shape": _list({"type": "integer", "minimum": 0}),
+        "datatype": {"enum": ["BYTES", "UINT8"]},
+        "data": {"type": "array"},
+    },
+    "name", "shape", "datatype", "data",
+)  # fmt: skip
+INFER_BODY = _body(**{
+    "application/json": _object(
+        {
+            "id": {"type": "string"},
+            "inputs": _list(_TENSOR, minItems=1, maxItems=1),
+            "outputs": _list(_object({"name": {"type": "string"}}, "name")),
+        },
+        "inputs",
+    ),
+    "application/octet-stream": _BYTES | {"minLength": 1},
+})  # fmt: skip
+"""The body of ``POST /v2/models/{name}/infer``."""

@@ -1,0 +1,202 @@
+"""The threads of a service: those that decode and explain, and for each model one that runs the engine.
+
+An image of a few hundred kilobytes may announce a hundred megapixels, and takes seconds and a gigabyte to decode. Such images go through
+one thread, one after the other, so that they never take more memory than that and never delay ordinary images.
+
+An engine is fastest when images follow each other without a gap. So its thread sleeps until there is an image, passes it to the engine at
+once, and continues for as long as there are more. Images that arrive while the engine computes join the batch; no image waits for a batch
+to fill.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import lru_cache
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from headstart.engine import Engine, Outputs, available_cores
+from headstart.modalities.image import quiet_decoding
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Pixels = npt.NDArray[np.uint8]
+MAX_BATCH = 64
+"""Images after which a batch ends. An engine returns its last results when the batch ends."""
+
+_Result = TypeVar("_Result")
+_Item = tuple[Pixels, "Future[Outputs]"]
+_LARGE_JPEG, _LARGE = 50_000_000, 8_000_000  # pixels; JPEGs are decoded at a fraction of their size
+_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM", b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
+
+
+class WorkerThreads:
+    """The threads of a service that decode, compute and explain. A context manager, which also keeps decoders from printing."""
+
+    def __init__(self) -> None:
+        self._decoding = ThreadPoolExecutor(max(2, available_cores()), thread_name_prefix="headstart-decode")
+        self._large = ThreadPoolExecutor(1, thread_name_prefix="headstart-decode-large")
+        self._computing = ThreadPoolExecutor(1, thread_name_prefix="headstart-compute")
+        self._explaining = ThreadPoolExecutor(1, thread_name_prefix="headstart-explain")
+        self._quiet = ExitStack()
+
+    def __enter__(self) -> WorkerThreads:
+        self._quiet.enter_context(quiet_decoding())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for pool in (self._decoding, self._large, self._computing, self._explaining):
+            pool.shutdown(cancel_futures=True)
+        self._quiet.close()
+
+    async def decode(self, data: Any, function: Callable[[], _Result]) -> _Result:
+        """Run a function that decodes `data`, in the thread for images of their size."""
+        loop = asyncio.get_running_loop()
+
+        def small() -> tuple[_Result] | None:  # even headers are read in a thread: hostile ones take long
+            return None if isinstance(data, bytes) and large_pixels(data) else (function(),)
+
+        def large() -> _Result:
+            try:
+                return function()
+            finally:
+                _return_memory()
+
+        done = await loop.run_in_executor(self._decoding, small)
+        return await loop.run_in_executor(self._large, large) if done is None else done[0]
+
+    async def read(self, function: Callable[[], _Result]) -> _Result:
+        """Run a function that reads a body: those of some megabytes would delay the requests of others."""
+        return await asyncio.get_running_loop().run_in_executor(self._decoding, function)
+
+    async def compute(self, function: Callable[[], _Result]) -> _Result:
+        """Run a function on arrays, one at a time."""
+        return await asyncio.get_running_loop().run_in_executor(self._computing, function)
+
+    async def explain(self, function: Callable[[], _Result]) -> _Result:
+        """Run a function that makes heat maps, one at a time."""
+        return await asyncio.get_running_loop().run_in_executor(self._explaining, function)
+
+
+class BatchingQueue:
+    """A thread that runs the images of many requests through an engine.
+
+    Args:
+        engine: runs the network.
+        on_batch: called with the number of images of each batch.
+    """
+
+    def __init__(self, engine: Engine, *, on_batch: Callable[[int], None] | None = None) -> None:
+        self._engine, self._on_batch = engine, on_batch
+        self._queue: SimpleQueue[_Item | None] = SimpleQueue()
+        self._closed = False
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._work, name="headstart-engine", daemon=True)
+        self._thread.start()
+
+    def submit(self, pixels: Pixels) -> Future[Outputs]:
+        """Queue one preprocessed image, uint8 (size, size, 3); the future resolves to the outputs of the network for it.
+
+        Raises:
+            RuntimeError: after `close`.
+        """
+        future: Future[Outputs] = Future()
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("closed")
+            self._queue.put((pixels, future))
+        return future
+
+    def close(self) -> None:
+        """Finish the images in the queue, and end the thread."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._queue.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        while (item := self._queue.get()) is not None:
+            if not self._run_batch(item):
+                return
+
+    def _run_batch(self, first: _Item) -> bool:
+        """Run `first` and what follows it; returns False when the queue was closed meanwhile."""
+        begun: deque[Future[Outputs]] = deque()
+        count, more = 0, True
+
+        def pixels() -> Iterator[Pixels]:
+            nonlocal count, more
+            item: _Item | None = first
+            while item is not None:
+                image, future = item
+                if future.set_running_or_notify_cancel():
+                    begun.append(future)
+                    count += 1
+                    yield image
+                if count >= MAX_BATCH:
+                    return
+                try:
+                    item = self._queue.get_nowait()
+                except Empty:
+                    return
+            more = False
+
+        try:
+            for outputs in self._engine.run(pixels()):
+                begun.popleft().set_result(outputs)
+        except BaseException as error:  # every waiting request must be told, whatever the error
+            for future in begun:
+                future.set_exception(error)
+        if count and self._on_batch is not None:
+            self._on_batch(count)
+        return more
+
+
+def has_image_signature(data: bytes) -> bool:
+    """Whether data begin as files of one of the allowed formats do; the rest may still be damaged."""
+    return data.startswith(_SIGNATURES) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
+
+
+def large_pixels(data: bytes) -> int:
+    """The pixels that the header of an image announces if they are so many that it is decoded apart, else 0; 1 if it cannot be read."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF")) as image:
+            pixels = image.width * image.height
+            return pixels if pixels > (_LARGE_JPEG if _cheap(image) else _LARGE) else 0
+    except Exception:  # decoders raise anything on hostile files; the one that decodes will give the reason
+        return 1
+
+
+def _cheap(image: Image.Image) -> bool:
+    """Whether it is a JPEG that is decoded at reduced scale without holding all of its coefficients, as progressive ones must be."""
+    return image.format in ("JPEG", "MPO") and not image.info.get("progressive")
+
+
+def _return_memory() -> None:
+    """Return the memory of a large image to the system; the C library of Linux would keep some hundred megabytes."""
+    trim = _malloc_trim()
+    if trim is not None:
+        trim(0)
+
+
+@lru_cache(maxsize=1)
+def _malloc_trim() -> Callable[[int], int] | None:
+    import ctypes
+
+    try:
+        return ctypes.CDLL(None).malloc_trim
+    except (OSError, AttributeError, TypeError):
+        return None  # another C library
