@@ -185,7 +185,7 @@ def test_the_models_are_described_without_a_word_about_the_machine(client: TestC
     said = answer["models"]
     manifest = json.loads((run / "manifest.json").read_text())
     assert [model["name"] for model in said] == ["pictures"]
-    assert said[0]["classes"] == manifest["classes"]
+    assert said[0]["classes"] == manifest["state"]["classes"]
     assert said[0]["accuracy"] == manifest["metrics"]["test_accuracy"]
     assert said[0]["created"] == manifest["provenance"]["created"]
     assert answer["limits"] == {"body": Limits.body, "images": 6, "explained": 2}
