@@ -149,7 +149,7 @@ def test_the_model_alone_knows_its_classes(whole: Path) -> None:
     model = onnx.load(whole / "model.onnx")
     onnx.checker.check_model(model)
     told = {entry.key: json.loads(entry.value) for entry in model.metadata_props}
-    assert told["state"]["classes"] == ["checks", "rings", "stripes"]
+    assert told["classes"] == ["checks", "rings", "stripes"]
     assert told["preprocessing"]["size"] == 224
     assert {output.name for output in model.graph.output} == {"features", "logits", "probabilities"}
 

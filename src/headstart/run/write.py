@@ -237,7 +237,7 @@ def run_graph(contents: RunContents) -> onnx.ModelProto:
         outputs={FEATURES: (np.float32, ("N", contents.backbone.dim)), **outputs},
         metadata={
             "task": json.dumps(manifest.task),
-            "state": json.dumps(plain(manifest.state), ensure_ascii=False),
+            **{name: json.dumps(value, ensure_ascii=False) for name, value in plain(manifest.state).items()},
             "preprocessing": json.dumps(manifest.preprocessing.to_dict()),
         },
     )
