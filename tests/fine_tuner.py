@@ -62,7 +62,7 @@ def train(cache: Path, out: Path, changes: dict[str, Any], *, pipe: int | None =
     processes.barrier()
     task = LabelTraining(
         indicators=np.eye(3, dtype=np.float32)[rows % 3], classes=np.array(["rings", "stripes", "checks"]),
-        loss=make_loss(plan, SOFTMAX, 3, [1.0, 2.0, 0.5]),
+        loss=make_loss(plan, link=SOFTMAX, classes=3, class_weights=[1.0, 2.0, 0.5]),
     )  # fmt: skip
     job = TrainingJob(
         plan=plan, task=task, images=np.stack([draw(index % 3, index, side=64) for index in rows]), train=rows[6:], validation=rows[:6],
