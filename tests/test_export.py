@@ -278,8 +278,15 @@ def test_int8_passes_its_gate_or_leaves_layers_or_is_refused(
     pytest.importorskip("nncf")
     here = load(shutil.copytree(run, tmp_path / "run"))
     monkeypatch.setattr(int8, "CALIBRATION", 8)
-    every = int8.layers_of
-    monkeypatch.setattr(int8, "layers_of", lambda model: every(model)[:4])  # of 49, which would take long to try
+    every, rank = int8.layers_of, int8.ranked_by_error
+
+    def rank_four(*given: Any, **named: Any) -> list[str]:
+        """Of 49 layers, which would take long to try."""
+        with monkeypatch.context() as patched:
+            patched.setattr(int8, "layers_of", lambda model: every(model)[:4])
+            return rank(*given, **named)
+
+    monkeypatch.setattr(int8, "ranked_by_error", rank_four)
     real, seen = Gate.of, []
 
     def first_fails(*given: Any, **named: Any) -> Gate:
