@@ -13,7 +13,7 @@ from PIL import Image
 
 from headstart import sections
 from headstart.report import Report, build_report, model_card, page
-from headstart.report.general import joined, plain_report
+from headstart.report.general import joined
 from headstart.report.page import environment
 from headstart.run.record import FitRecord
 from headstart.sections import (
@@ -37,6 +37,7 @@ from headstart.sections import (
     Span,
     Table,
 )  # fmt: skip
+from headstart.tasks.plain import plain_report
 from reports import Reading
 
 BACKBONE = {"name": "efficientnet_lite0", "licence": "Apache-2.0"}

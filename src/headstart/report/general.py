@@ -17,7 +17,6 @@ from headstart.sections import (
     Code,
     Fold,
     Heading,
-    Headline,
     Interval,
     LineChart,
     Notice,
@@ -26,7 +25,6 @@ from headstart.sections import (
     Series,
     Span,
     Table,
-    TaskReport,
     Text,
 )
 from headstart.text import number, percent, plural
@@ -40,23 +38,6 @@ if TYPE_CHECKING:
 
 OPEN_ROWS = 20  # a longer table is folded away, with the rows that matter before it
 LISTED_FILES = 500  # refused files on the page; the run folder has all
-
-
-def plain_report(
-    name: str, headline: tuple[str, float, tuple[float, float]], *, images: int, part: str, sections: Sequence[Section] = ()
-) -> TaskReport:
-    """Return the report of a task that says no more than its headline (name, value, 95 % interval) and some sections."""
-    what, value, (low, high) = headline
-    summary = f"{what} {number(value)} on {plural(images, part + ' image')}"
-    sentence = f"{summary[:1].upper()}{summary[1:]} (95 % interval {number(low)} to {number(high)})."
-    on_scale = 0 <= low <= value <= high <= 1
-    first = Headline(
-        value=number(value), sentences=(sentence,), point=value if on_scale else None, interval=(low, high) if on_scale else None,
-        legend="The band is the 95 % interval." if on_scale else "",
-    )  # fmt: skip
-    result = Section(anchor="result", heading="Result", word="Result", blocks=(first,))
-    own = sections if any(section.anchor == "result" for section in sections) else (result, *sections)
-    return TaskReport(kind=name, description=f"{name}", summary=summary, sentence=sentence, sections=tuple(own))
 
 
 def joined(own: Sequence[Section], general: Sequence[Section]) -> tuple[Section, ...]:

@@ -20,6 +20,7 @@ from headstart.onnx_graph import OnnxGraph
 from headstart.progress import Listener
 from headstart.records import Column, Record
 from headstart.sections import Card, Matrix, TaskReport
+from headstart.tasks.plain import plain_report
 from headstart.tasks.predictions import Predictions
 
 if TYPE_CHECKING:
@@ -227,15 +228,16 @@ class Task(ABC):
         """
         raise ParameterError(f"A run of the task {self.name} has no confusion matrix.")
 
-    @abstractmethod
     def report(self, run: Any, record: Any, *, cards: Callable[..., dict[int, Card]]) -> TaskReport:
-        """What the pages say of the test part: sections, as plain data.
+        """What the pages say of the test part: sections, as plain data; by default the headline.
 
         Args:
             run: the opened `Run`, whose `tested` holds what the model said of the test part.
             record: its `FitRecord`.
             cards: from rows of the test part, and for each of all its rows the output that a heat map is to explain, to pictures by row.
         """
+        evaluation: Evaluation = run.test_evaluation()
+        return plain_report(self.name.capitalize(), evaluation.headline, images=evaluation.images, part="test")
 
     def predictions(self, given: Predictions, state: State) -> Predictions:
         """What a run says of inputs, with the names that this task has for its outputs."""
