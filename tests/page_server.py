@@ -145,6 +145,10 @@ def answer(name: str, *, model: str, explain: str = "", nearest: str = "0") -> d
         top = [{"label": "indoors", "probability": 0.91}, {"label": "night", "probability": 0.72}]
         found = {"name": name, "label": ["indoors", "night"], "probability": 0.72, "top": top, "set": None, "unlike": None}
         found |= {"unlikeness": None, "nearest": [{"name": "a.jpg", "label": "night;outdoors"}]}
+    elif "ripe" in name:
+        found = {"name": name, "kind": "number", "value": 4.25}
+    elif "odd" in name:
+        found = {"name": name, "kind": "of_tomorrow", "text": "<b>hello</b>", "angles": [1, 2], "unlike": True, "nothing": None}
     elif "truck" in name:
         found = animal(name, [0.6, 0.2, 0.1, 0.05, 0.03], members=["cat", "dog", "horse"], unlike=True)
     elif "doubt" in name:

@@ -127,7 +127,7 @@ def rewritten(folder: Path, title: str) -> None:
     from headstart.run.manifest import digest_of as manifest_digest
 
     manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["title"] = title
+    manifest["story"]["title"] = title
     manifest["digest"] = manifest_digest(manifest)
     other = folder / "manifest.new"
     other.write_text(json.dumps(manifest))

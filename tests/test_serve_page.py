@@ -50,6 +50,29 @@ def test_harm_is_noticed(text: str, found: str) -> None:
     assert strange(text, kind=".html") == [found]
 
 
+def test_records_of_other_kinds_are_drawn_without_a_change_of_the_page(visit: Open) -> None:
+    """A number; and a kind that the page does not know, as names and values."""
+    page = visit()
+    give(page, picture("ripe.jpg"))
+    page.wait_for_selector(".answer")
+    assert page.inner_text(".answer .label") == "4.25"
+    assert page.locator(".bars, .in-set, .detail .serious, .detail dl").count() == 0
+    assert page.inner_text("#status") == "ripe.jpg: 4.25."
+    give(page, picture("odd.jpg"))
+    page.wait_for_selector(".answer.doubtful")
+    assert [row[1:] for row in rows(page)] == [["text: <b>hello</b>, angles: [1,2]"], ["4.25"]]
+    details = page.locator(".opened .detail dl > *").all_inner_texts()
+    assert details == ["text", "<b>hello</b>", "angles", "[1,2]"]
+    assert "Unlike anything seen in training" in page.inner_text(".opened .serious")
+    with page.expect_download() as waiting:
+        page.click("#csv")
+    text = Path(waiting.value.path()).read_bytes().decode("utf-8")
+    assert [row["label"] for row in csv.DictReader(io.StringIO(text.removeprefix("\ufeff")))] == [
+        "text: <b>hello</b>, angles: [1,2]",
+        "4.25",
+    ]
+
+
 def test_a_picture_is_answered(visit: Open, canned: PageServer) -> None:
     page = visit()
     give(page, picture("doubt.jpg"))

@@ -20,7 +20,7 @@ Out = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Of --batch and --merge: the table; ends in .parquet, .csv or .jsonl.", show_default=False),
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Of --batch: go on with a job that was stopped; begin it if there is none.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Of --batch: continue a job that was interrupted; start it if there is none.")]
 ShardOf = Annotated[str | None, typer.Option("--shard", metavar="I/N", help="Of --batch: make only the I-th of N parts of the table.")]
 Ray = Annotated[
     str | None,

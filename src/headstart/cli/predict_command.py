@@ -35,7 +35,7 @@ def predict_command(
     form: Annotated[str | None, typer.Option("--format", metavar="table|csv|json", help="How to print. [default: table]")] = None,
     top: Annotated[int, typer.Option(metavar="K", help="How many classes of each image, the most probable first.")] = 1,
     accuracy: Annotated[
-        float | None, typer.Option(metavar="A", help="Answer only where the model is right that often, such as 0.99; leave the rest open.")
+        float | None, typer.Option(metavar="A", help="Predict only where the model is right that often, such as 0.99, and abstain from the rest.")
     ] = None,
     engine: Annotated[str, typer.Option(metavar="NAME", help="auto, openvino or onnxruntime.")] = "auto",
     batch: Batch = False,
@@ -49,11 +49,10 @@ def predict_command(
 ) -> None:
     """Predict the classes of new images.
 
-    Beside the class: the classes that come into question, where that is more than one, and whether the image is unlike anything seen in
-    training. CSV has the columns path,label,probability,error,set,unlike,nearest. Images that cannot be read are named on stderr and have
+    Beside the class: the prediction set, where it holds more than one class, and whether the image is unlike anything seen in training. CSV has the columns path,label,probability,error,set,unlike,nearest. Images that cannot be read are named on stderr and have
     an empty label; the exit code is 2 when that is all of them.
 
-    For folders of any size: --batch writes the same columns into a file, in bounded memory, and --resume goes on after a stop of any kind.
+    For folders of any size: --batch writes the same columns into a file, in bounded memory, and --resume continues after any interruption.
     """
     from headstart.data import list_images
     from headstart.errors import ParameterError

@@ -27,28 +27,28 @@ def serve_command(
         str, typer.Option(metavar="ADDRESS", help="Where to listen; other addresses than this machine's own need --token-file.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(metavar="N", help="0 for any that is free.")] = 8000,
-    token_file: Annotated[Path | None, typer.Option(metavar="FILE", help="Holds the token that clients have to send.")] = None,
+    token_file: Annotated[Path | None, typer.Option(metavar="FILE", help="Holds the token that clients must send.")] = None,
     cors: Annotated[
         list[str] | None,
-        typer.Option(metavar="ORIGIN", help="A web page of this address may ask too, such as https://example.org; repeatable."),
+        typer.Option(metavar="ORIGIN", help="A web page of this address may send requests too, such as https://example.org; repeatable."),
     ] = None,
     workers: Annotated[
-        int, typer.Option(metavar="N", help="Processes; each opens the runs for itself, and has the limits for itself.")
+        int, typer.Option(metavar="N", help="Processes; each has its own copy of the runs, and its own limits.")
     ] = 1,
     max_body: Annotated[str, typer.Option(metavar="SIZE", help="Of one request.")] = "10MB",
     max_images: Annotated[int, typer.Option(metavar="N", help="In one request.")] = 64,
-    max_waiting: Annotated[int, typer.Option(metavar="N", help="Images that wait; half of them of one client address.")] = 256,
-    max_connections: Annotated[int, typer.Option(metavar="N", help="Open at once; three quarters of them of one client address.")] = 512,
-    header_seconds: Annotated[float, typer.Option(metavar="S", help="For the headers of a request to come.")] = 10.0,
-    body_seconds: Annotated[float, typer.Option(metavar="S", help="For its body to come.")] = 30.0,
+    max_waiting: Annotated[int, typer.Option(metavar="N", help="Images queued; half of them from one client address.")] = 256,
+    max_connections: Annotated[int, typer.Option(metavar="N", help="Open at the same time; three quarters of them from one client address.")] = 512,
+    header_seconds: Annotated[float, typer.Option(metavar="S", help="For the headers of a request to arrive.")] = 10.0,
+    body_seconds: Annotated[float, typer.Option(metavar="S", help="For its body to arrive.")] = 30.0,
     answer_seconds: Annotated[float, typer.Option(metavar="S", help="For predicting.")] = 30.0,
     engine: Annotated[str, typer.Option(metavar="NAME", help="auto, openvino or onnxruntime.")] = "auto",
     verbose: Verbose = False,
 ) -> None:
-    """Serve saved runs: a web page at /, predictions at POST /predict, the Open Inference Protocol at /v2, the routes in words at /docs.
+    """Serve saved runs: a web page at /, predictions at POST /predict, the Open Inference Protocol at /v2, the list of routes at /docs.
 
-    It listens on this machine only; any other address needs a token. Runs that are written anew are opened again without a break. The
-    log on stderr has one JSON object a line. Ctrl-C or SIGTERM ends it after the requests that are under way.
+    It listens on this machine only; any other address needs a token. Runs that are rewritten are reloaded without interruption. The
+    log on stderr has one JSON object a line. Ctrl-C or SIGTERM ends it after the requests in progress.
     """
     from headstart.errors import MissingExtraError
 

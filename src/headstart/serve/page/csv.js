@@ -1,5 +1,7 @@
 // The results as a table for a spreadsheet.
 
+import { labelOf } from "./result.js";
+
 const COLUMNS = [
   "name", "model", "label", "probability", "second", "second_probability", "set", "unlike", "unlikeness", "nearest", "error",
 ];
@@ -19,7 +21,7 @@ export function csv(entries, reasonOf) {
     if (!answer) return [entry.name, entry.model, ...Array(8).fill(null), entry.trouble ? reasonOf(entry.trouble) : null];
     const second = answer.top[1];
     return [
-      entry.name, entry.model, answer.labels.join("; "), answer.probability, second?.label, second?.probability,
+      entry.name, entry.model, answer.kind === "classes" ? answer.labels.join("; ") : labelOf(answer), answer.probability, second?.label, second?.probability,
       answer.set?.join("; "), answer.unlike, answer.unlikeness, answer.nearest.map((near) => near.name).join("; "), null,
     ];
   });

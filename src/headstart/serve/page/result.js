@@ -24,13 +24,34 @@ export function reasonOf(trouble, words) {
   return typeof sentence === "function" ? sentence(trouble.status ?? trouble.type ?? "") : sentence;
 }
 
-/** The class, or the classes, of an answer in words. */
-export const labelOf = (answer, words) => answer.labels.join(", ") || words.noLabel;
+// How records of each kind are drawn: as text, as the cells of a row, and in the details. Kinds that are not here are drawn as `plain`.
+const plain = {
+  text: ({ values }) => pairsOf(values).map(([name, value]) => `${name}: ${value}`).join(", "),
+  cells: (entry, words) => [el("td", { class: "label", colspan: "4", text: labelOf(entry.answer, words) })],
+  details: plainDetails,
+};
+const RENDERERS = {
+  classes: { text: (answer, words) => answer.labels.join(", ") || words.noLabel, cells: classCells, details: verdict },
+  number: { ...plain, text: ({ values }) => String(values.value ?? "") },
+};
+const rendererOf = (answer) => (Object.hasOwn(RENDERERS, answer.kind) ? RENDERERS[answer.kind] : plain);
+
+const SHOWN_ELSEWHERE = ["unlike", "nearest", "heat"]; // drawn alike for every kind
+
+/** The values of a record that can be written on a line, with their names. */
+const pairsOf = (values) =>
+  Object.entries(values)
+    .filter(([name, value]) => value !== null && !SHOWN_ELSEWHERE.includes(name))
+    .map(([name, value]) => [name, typeof value === "object" ? JSON.stringify(value) : String(value)]);
+
+/** An answer as text: the class, or the classes, or whatever records of its kind hold. */
+export const labelOf = (answer, words) => rendererOf(answer).text(answer, words);
 
 /** What is said aloud when an answer comes. */
 export function spoken(entry, words) {
   if (entry.trouble) return words.spokenFailed(entry.name, reasonOf(entry.trouble, words));
   const { answer } = entry;
+  if (answer.kind !== "classes") return [`${entry.name}: ${labelOf(answer, words)}.`, answer.unlike && words.unlikeSpoken].filter(Boolean).join(words.between);
   const share = answer.probability ?? answer.top[0]?.probability ?? 0;
   const first = words.spoken(entry.name, labelOf(answer, words), words.percent(share));
   return [first, answer.unlike && words.unlikeSpoken, setSentence(answer, words)].filter(Boolean).join(words.between);
@@ -78,7 +99,7 @@ export function paint(entry, context) {
     type: "button", class: "open", "data-act": "open", "aria-expanded": String(entry.open), "aria-controls": `detail-${entry.id}`,
     onclick: () => context.toggle(entry),
   }, thumb(entry, words), el("span", { class: "name", text: entry.name, title: entry.name }));
-  const cells = entry.answer ? answered(entry, words) : unanswered(entry, words);
+  const cells = entry.answer ? rendererOf(entry.answer).cells(entry, words) : unanswered(entry, words);
   const row = el("tr", { class: "row" }, el("th", { scope: "row" }, button), ...cells);
   const detail = el("tr", { class: "detail", id: `detail-${entry.id}`, hidden: !entry.open });
   if (entry.open) detail.append(el("td", { colspan: "5" }, details(entry, context)));
@@ -92,7 +113,7 @@ function unanswered(entry, words) {
   return [el("td", { class: "quiet", colspan: "4", text: entry.state === "asking" ? words.working : words.waiting })];
 }
 
-function answered(entry, words) {
+function classCells(entry, words) {
   const { answer } = entry;
   const share = answer.probability ?? answer.top[0]?.probability ?? 0;
   const remark = [answer.unlike && words.unlikeShort].filter(Boolean).join(", ");
@@ -114,7 +135,7 @@ function details(entry, context) {
       el("p", { class: "serious", text: reasonOf(entry.trouble, words) }),
       el("button", { type: "button", "data-act": "retry", text: words.again, onclick: () => context.retry(entry) }),
     );
-  } else if (entry.answer) said.append(...verdict(entry, context));
+  } else if (entry.answer) said.append(...rendererOf(entry.answer).details(entry, context));
   else said.append(el("p", { class: "quiet", text: entry.state === "asking" ? words.working : words.waiting }));
   return inside;
 }
@@ -133,6 +154,18 @@ function verdict(entry, context) {
     bars(answer, { words, multilabel, classes: model?.classes.length ?? 0 }),
     answer.set !== null && el("p", { class: "in-set", text: setSentence(answer, words) + coverage }),
     answer.set !== null && answer.set.length > 1 && !answer.unlike && el("p", { class: "names", text: namesOf(answer.set) }),
+    entry.shrunk && el("p", { class: "remark", text: words.shrunk(entry.shrunk) }),
+    answer.nearest.length > 0 && nearest(answer, words),
+  ].filter(Boolean);
+}
+
+function plainDetails(entry, { words }) {
+  const { answer } = entry;
+  const pairs = pairsOf(answer.values);
+  return [
+    answer.unlike && el("p", { class: "serious", text: words.unlikeLong }),
+    el("h2", { class: answer.unlike ? "answer doubtful" : "answer" }, el("span", { class: "label", text: labelOf(answer, words) })),
+    pairs.length > 1 && el("dl", {}, ...pairs.flatMap(([name, value]) => [el("dt", { text: name }), el("dd", { text: value })])),
     entry.shrunk && el("p", { class: "remark", text: words.shrunk(entry.shrunk) }),
     answer.nearest.length > 0 && nearest(answer, words),
   ].filter(Boolean);

@@ -130,7 +130,10 @@ export async function predict(file, { name, model, explain = false, signal }) {
   const said = await json(`predict?${query}`, { method: "POST", body, signal });
   const entry = (Array.isArray(said) ? said : (said.predictions ?? said.images ?? said.results ?? [said]))[0] ?? {};
   if (entry.error) throw new Refusal("odd", { reason: textOf(entry.error), status: 422 });
+  const { name: _, kind = "classes", ...values } = entry;
   return {
+    kind,
+    values, // as the server sent them; what follows is of classes, and empty elsewhere
     labels: [entry.label ?? []].flat().map(String),
     probability: numberOr(entry.probability),
     top: (entry.top ?? []).map(({ label, probability }) => ({ label: String(label), probability: Number(probability) })),
