@@ -4,40 +4,45 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from headstart.cli.application import BAD_INPUT
 from headstart.cli.terminal import TerminalListener, print_result
 from headstart.errors import ParameterError
+from headstart.settings.field import PATH, SWITCH, TEXT, Limit, Settings, number, option
 
 if TYPE_CHECKING:
     from headstart.batch import BatchResult
 
-Batch = Annotated[bool, typer.Option("--batch", help="Write a table to --out, for folders of any size.")]
-Out = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", help="Of --batch and --merge: the table; ends in .parquet, .csv or .jsonl.", show_default=False),
-]
-Resume = Annotated[bool, typer.Option("--resume", help="Of --batch: continue a job that was interrupted; start it if there is none.")]
-ShardOf = Annotated[str | None, typer.Option("--shard", metavar="I/N", help="Of --batch: make only the I-th of N parts of the table.")]
-Ray = Annotated[
-    str | None,
-    typer.Option(metavar="ADDRESS|auto|local", help="Of --batch: work on a Ray cluster; every node must see RUN and the images."),
-]
-Merge = Annotated[bool, typer.Option("--merge", help="Put the tables of all shards, given in place of images, together into --out.")]
+
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions(Settings):
+    """The options of ``headstart predict``, with and without ``--batch``."""
+
+    form: str | None = option(None, "How to print.", TEXT, flag="--format", metavar="table|csv|json", shown="table")
+    top: int = option(
+        1, "How many classes of each image, the most probable first.", Limit("a whole number", lambda value: True), metavar="K"
+    )
+    accuracy: float | None = option(
+        None, "Predict only where the model is right that often, such as 0.99, and abstain from the rest.", number(), metavar="A"
+    )
+    engine: str = option("auto", "auto, openvino or onnxruntime.", TEXT, metavar="NAME")
 
 
 @dataclass(frozen=True, kw_only=True)
-class BatchOptions:
-    """The options as they were given."""
+class BatchOptions(Settings):
+    """The options of ``--batch`` and ``--merge``."""
 
-    out: Path | None
-    resume: bool
-    shard: str | None
-    ray: str | None
-    merge: bool
+    batch: bool = option(False, "Write a table to --out, for folders of any size.", SWITCH)
+    out: Path | None = option(None, "Of --batch and --merge: the table; ends in .parquet, .csv or .jsonl.", PATH, metavar="FILE")
+    resume: bool = option(False, "Of --batch: continue a job that was interrupted; start it if there is none.", SWITCH)
+    shard: str | None = option(None, "Of --batch: make only the I-th of N parts of the table.", TEXT, metavar="I/N")
+    ray: str | None = option(
+        None, "Of --batch: work on a Ray cluster; every node must see RUN and the images.", TEXT, metavar="ADDRESS|auto|local"
+    )
+    merge: bool = option(False, "Put the tables of all shards, given in place of images, together into --out.", SWITCH)
 
     def check_alone(self) -> None:
         """Refuse options of ``--batch`` without it.
@@ -51,18 +56,7 @@ class BatchOptions:
             raise ParameterError(f"{lonely} belongs to --batch, which writes a table: add --batch, or leave {lonely} out.")
 
 
-def run_batch(
-    run: Path,
-    images: list[Path],
-    given: BatchOptions,
-    *,
-    form: str | None,
-    top: int,
-    accuracy: float | None,
-    engine: str,
-    quiet: bool,
-    verbose: bool,
-) -> None:
+def run_batch(run: Path, images: list[Path], batch: BatchOptions, options: PredictOptions, *, quiet: bool, verbose: bool) -> None:
     """Do what ``--batch`` or ``--merge`` asks for.
 
     Raises:
@@ -71,22 +65,22 @@ def run_batch(
     from headstart.batch import BatchSettings, merge, on_ray, predict_folder
     from headstart.data.shards import Shard
 
-    if given.out is None:
+    if batch.out is None:
         raise ParameterError("--batch and --merge write a table: say where, for example --out predictions.parquet.")
-    if form is not None:
+    if options.form is not None:
         raise ParameterError(
-            f"--format says how to print, and --batch writes what the suffix of --out says ({given.out}). Leave --format out."
+            f"--format says how to print, and --batch writes what the suffix of --out says ({batch.out}). Leave --format out."
         )
-    if given.merge:
-        if given.shard or given.ray or given.resume:
+    if batch.merge:
+        if batch.shard or batch.ray or batch.resume:
             raise ParameterError("--merge reads tables that are done: leave --shard, --ray and --resume out.")
-        _say(merge(run, images, out=given.out))
+        _say(merge(run, images, out=batch.out))
         return
-    shard = None if given.shard is None else Shard.parse(given.shard)
-    settings = BatchSettings(top=top, accuracy=accuracy, engine=engine, resume=given.resume, shard=shard)
+    shard = None if batch.shard is None else Shard.parse(batch.shard)
+    settings = BatchSettings(top=options.top, accuracy=options.accuracy, engine=options.engine, resume=batch.resume, shard=shard)
     with TerminalListener(quiet=quiet, verbose=verbose) as listener:
-        compute = None if given.ray is None else on_ray(given.ray, images, listener=listener)
-        result = predict_folder(run, images, out=given.out, settings=settings, listener=listener, compute=compute)
+        compute = None if batch.ray is None else on_ray(batch.ray, images, listener=listener)
+        result = predict_folder(run, images, out=batch.out, settings=settings, listener=listener, compute=compute)
     _say(result)
     if result.images and result.refused == result.images:
         raise typer.Exit(BAD_INPUT)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from headstart.cli.application import BAD_INPUT, application, guarded
-from headstart.cli.batch_options import Batch, BatchOptions, Merge, Out, Ray, Resume, ShardOf, run_batch
+from headstart.cli.batch_options import BatchOptions, PredictOptions, run_batch
 from headstart.cli.options import Quiet, Verbose
 from headstart.cli.terminal import TerminalListener
 
@@ -32,24 +32,15 @@ Examples:
 def predict_command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder that `headstart fit` wrote.")],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE|FOLDER...", help="Images, or folders of images at any depth.")],
-    form: Annotated[str | None, typer.Option("--format", metavar="table|csv|json", help="How to print. [default: table]")] = None,
-    top: Annotated[int, typer.Option(metavar="K", help="How many classes of each image, the most probable first.")] = 1,
-    accuracy: Annotated[
-        float | None, typer.Option(metavar="A", help="Predict only where the model is right that often, such as 0.99, and abstain from the rest.")
-    ] = None,
-    engine: Annotated[str, typer.Option(metavar="NAME", help="auto, openvino or onnxruntime.")] = "auto",
-    batch: Batch = False,
-    out: Out = None,
-    resume: Resume = False,
-    shard: ShardOf = None,
-    ray: Ray = None,
-    merge: Merge = False,
+    options: PredictOptions,
+    batch: BatchOptions,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
     """Predict the classes of new images.
 
-    Beside the class: the prediction set, where it holds more than one class, and whether the image is unlike anything seen in training. CSV has the columns path,label,probability,error,set,unlike,nearest. Images that cannot be read are named on stderr and have
+    Beside the class: the prediction set, where it holds more than one class, and whether the image is unlike anything seen in training.
+    CSV has the columns path,label,probability,error,set,unlike,nearest. Images that cannot be read are named on stderr and have
     an empty label; the exit code is 2 when that is all of them.
 
     For folders of any size: --batch writes the same columns into a file, in bounded memory, and --resume continues after any interruption.
@@ -58,18 +49,17 @@ def predict_command(
     from headstart.errors import ParameterError
     from headstart.run import load
 
-    if form is not None and form not in _WRITERS:
-        raise ParameterError(f"--format must be table, csv or json, got {form!r}.")
-    if top < 1:
-        raise ParameterError(f"--top must be at least 1, got {top}.")
+    if options.form is not None and options.form not in _WRITERS:
+        raise ParameterError(f"--format must be table, csv or json, got {options.form!r}.")
+    if options.top < 1:
+        raise ParameterError(f"--top must be at least 1, got {options.top}.")
     check_order(run, images)
-    given = BatchOptions(out=out, resume=resume, shard=shard, ray=ray, merge=merge)
-    if batch or merge:
-        run_batch(run, images, given, form=form, top=top, accuracy=accuracy, engine=engine, quiet=quiet, verbose=verbose)
+    if batch.batch or batch.merge:
+        run_batch(run, images, batch, options, quiet=quiet, verbose=verbose)
         return
-    given.check_alone()
-    opened = load(run, engine=engine)
-    least = None if accuracy is None else opened.threshold_for(accuracy)
+    batch.check_alone()
+    opened = load(run, engine=options.engine)
+    least = None if options.accuracy is None else opened.threshold_for(options.accuracy)
     paths = list_images(images)
     with TerminalListener(quiet=quiet, verbose=verbose) as listener:
         if len(paths) > 1:
@@ -77,7 +67,8 @@ def predict_command(
         predictions = opened.predict(paths, progress=listener.progress if len(paths) > 1 else None)
         for error in predictions.refused:
             listener.warn(str(error))
-    _WRITERS[form or "table"](opened.columns(top=top), opened.records(paths, predictions, top=top, least=least))
+    records = opened.records(paths, predictions, top=options.top, least=least)
+    _WRITERS[options.form or "table"](opened.columns(top=options.top), records)
     if not len(predictions):
         raise typer.Exit(BAD_INPUT)
 
