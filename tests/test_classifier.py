@@ -225,8 +225,8 @@ def test_parameters_outside_their_limits_are_refused_before_any_work(parameters:
         (5, "got int"),
         ({"a.png": 1}, "got dict"),
         ((path for path in ["a.png"]), "got generator"),
-        ([None, None], r"X\[0\] is no image: None"),
-        (["a.png", 3.5], r"X\[1\] is no image: 3.5"),
+        ([None, None], r"X\[0\] is not an image: None"),
+        (["a.png", 3.5], r"X\[1\] is not an image: 3.5"),
     ],
 )
 def test_what_is_no_list_of_images(X: Any, message: str) -> None:

@@ -145,7 +145,7 @@ def test_explain_says_what_is_wrong(cli: Callable[..., Any], run: Path, photo: P
     assert done.code == 2
     assert "the run has no class 'ring'. Did you mean rings? It has: checks, rings, stripes." in done.err
     assert "method must be one of auto, fast, cells, occlusion" in cli("explain", run, photo, "--method", "rise").err
-    assert "--nearest must be 0 or more, got -1" in cli("explain", run, photo, "--nearest", "-1").err
+    assert "nearest must be a whole number of at least 0, got -1" in cli("explain", run, photo, "--nearest", "-1").err
     Path("file").write_text("")
     assert "--out file: is a file. Give the name of a folder." in cli("explain", run, photo, "--out", "file").err
     assert "it comes first" in cli("explain", photo, run).err

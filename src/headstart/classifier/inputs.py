@@ -33,10 +33,10 @@ def one_each(values: Any, name: str, what: str, count: int) -> npt.NDArray[Any]:
 
 
 def check_images(X: Any) -> Images:
-    """Refuse what is no list of images, with a sentence; return it otherwise.
+    """Return the images if they are a list or an array of images; refuse anything else with a sentence.
 
     Raises:
-        DataError: a single path or picture, an array of another shape or type, an empty list, or an entry that is no image.
+        DataError: a single path or picture, an array of another shape or type, an empty list, or an entry that is not an image.
     """
     single = isinstance(X, np.ndarray) and X.dtype == np.uint8 and X.ndim == 3 and X.shape[2] == 3
     if single or isinstance(X, str | bytes | os.PathLike):
@@ -55,7 +55,7 @@ def check_images(X: Any) -> Images:
         raise DataError("X is empty; at least two images of two classes are needed.")
     for index, image in enumerate(images if isinstance(images, list) else ()):
         if not isinstance(image, str | bytes | os.PathLike | np.ndarray):
-            raise DataError(f"X[{index}] is no image: {repr(image)[:80]}. Give paths, bytes or uint8 arrays (H, W, 3).")
+            raise DataError(f"X[{index}] is not an image: {repr(image)[:80]}. Give paths, bytes or uint8 arrays (H, W, 3).")
     return images
 
 

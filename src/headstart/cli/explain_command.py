@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from headstart.cli.application import BAD_INPUT, application, guarded, writable
-from headstart.cli.options import Quiet, Verbose
+from headstart.cli.options import Images, InferenceEngine, Quiet, RunFolder, Verbose
 from headstart.cli.terminal import TerminalListener, print_result
+from headstart.errors import ParameterError
+from headstart.settings.field import PATH, TEXT, Settings, option, whole
 
 if TYPE_CHECKING:
     from headstart.explanation import Explanation
@@ -23,26 +26,25 @@ Examples:
 """
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Explain(Settings):
+    """What is explained, how, and where the pictures go."""
+
+    out: Path = option(Path("explained"), "Folder for the pictures; created if needed.", PATH, metavar="DIR")
+    name: str | None = option(
+        None, "The class whose evidence to show. [default: the most probable class]", TEXT, flag="--class", metavar="NAME"
+    )  # fmt: skip
+    method: str = option(
+        "auto", "auto is occlusion: 65 passes of the network per image. fast is cells: one pass; or 17 where that does not fit.", TEXT,
+        metavar="auto|fast|cells|occlusion",
+    )  # fmt: skip
+    nearest: int = option(5, "How many of the nearest training images to name; the picture has five.", whole(0), metavar="K")
+
+
 @application.command(name="explain", epilog=_EXAMPLES, short_help="Why: heat maps, and the nearest training images.")
 @guarded
 def explain_command(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder that `headstart fit` wrote.")],
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE|FOLDER...", help="Images, or folders of images at any depth.")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the pictures; created if needed.")] = Path("explained"),
-    name: Annotated[
-        str | None, typer.Option("--class", metavar="NAME", help="The class whose evidence to show. [default: the most probable class]")
-    ] = None,
-    method: Annotated[
-        str,
-        typer.Option(
-            metavar="auto|fast|cells|occlusion",
-            help="auto is occlusion: 65 passes of the network per image. fast is cells: one pass; or 17 where that does not fit.",
-        ),
-    ] = "auto",
-    nearest: Annotated[int, typer.Option(metavar="K", help="How many of the nearest training images to name; the picture has five.")] = 5,
-    engine: Annotated[str, typer.Option(metavar="NAME", help="auto, openvino or onnxruntime.")] = "auto",
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    run: RunFolder, images: Images, *, how: _Explain, engine: InferenceEngine = "auto", quiet: Quiet = False, verbose: Verbose = False
 ) -> None:
     """Show where in an image the evidence for its class lies, and which training images are nearest.
 
@@ -50,22 +52,19 @@ def explain_command(
     """
     from headstart.cli.predict_command import check_order
     from headstart.data import list_images
-    from headstart.errors import ParameterError
     from headstart.explanation import Explanation, explain
 
-    if nearest < 0:
-        raise ParameterError(f"--nearest must be 0 or more, got {nearest}.")
     check_order(run, images)
     paths = list_images(images)
     with TerminalListener(quiet=quiet, verbose=verbose) as listener:
-        explanations = explain(run, paths, target=name, method=method, nearest_images=nearest, engine=engine)
-        _make_folder(out)
+        explanations = explain(run, paths, target=how.name, method=how.method, nearest_images=how.nearest, engine=engine)
+        _make_folder(how.out)
         if len(paths) > 1:
             listener.stage(f"Explaining {len(paths)} images")
         written: set[Path] = set()
         for done, (path, found) in enumerate(zip(paths, explanations, strict=True), 1):
             if isinstance(found, Explanation):
-                file = _free_name(out, path, written)
+                file = _free_name(how.out, path, written)
                 with writable(file):
                     found.picture().save(file, quality=90, subsampling=0)
                 for line in _lines(path, file, found)[: 1 if quiet else None]:
@@ -79,7 +78,6 @@ def explain_command(
 
 
 def _make_folder(out: Path) -> None:
-    from headstart.errors import ParameterError
 
     if out.exists() and not out.is_dir():
         raise ParameterError(f"--out {out}: is a file. Give the name of a folder.")

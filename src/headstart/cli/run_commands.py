@@ -96,13 +96,14 @@ def _say_seen(
     from headstart.run import Use, record_use
 
     trained, tested = run.seen(predictions.digests)
+    name, value, _ = evaluation.headline
     if trained:
         listener.warn(
             f"The run has learned from {trained} of these {evaluation.images} images: the score is too high. Test on other images."
         )
     if tested:
         recorded = record_use(
-            run.path, Use(data=data, images=evaluation.images, tested=tested, trained=trained, accuracy=evaluation.headline[1])
+            run.path, Use(data=data, images=evaluation.images, tested=tested, trained=trained, accuracy=value, score=name)
         )
         listener.say(
             f"{tested} of these images are the run's own test images. "

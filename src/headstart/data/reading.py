@@ -149,7 +149,7 @@ def _check_file(path: Path, text: str) -> None:
     if suffix in _ARCHIVES:
         raise DataError(f"{text} is an archive; unpack it, and give the folder. {LAYOUT}")
     if suffix not in READERS and suffix != ".npz":
-        raise DataError(f"{text} is no list that can be read; lists end in {', '.join([*READERS, '.npz'])}. {LAYOUT}")
+        raise DataError(f"{text} is not a list that can be read; lists end in {', '.join([*READERS, '.npz'])}. {LAYOUT}")
 
 
 def _not_there(path: Path, text: str) -> str:

@@ -36,7 +36,7 @@ def read_table(path: Path) -> Table:
     """
     reader = READERS.get(path.suffix.lower())
     if reader is None:
-        raise DataError(f"{path} is no list that can be read; lists end in {', '.join(READERS)}")
+        raise DataError(f"{path} is not a list that can be read; lists end in {', '.join(READERS)}")
     try:
         table = reader(path)
     except OSError as error:

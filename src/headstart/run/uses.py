@@ -1,4 +1,4 @@
-"""Every later look at a run's test images is written down beside it: a score that has been looked at often is no longer a test."""
+"""Every later use of a run's test images is recorded beside it: a score that has been looked at often is no longer a test."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Use:
         images: how many.
         tested: how many of them were test images of the run.
         trained: how many of them the run had learned from.
-        accuracy: that came of it.
+        accuracy: the value of the headline score; `score`: its name.
     """
 
     when: str = ""
@@ -33,16 +33,17 @@ class Use:
     tested: int
     trained: int
     accuracy: float
+    score: str = "accuracy"
 
     def sentence(self) -> str:
-        """In words."""
+        """The use as a sentence."""
         learned = f", and {self.trained} that it had learned from" if self.trained else ""
         images = f"{self.images} images of {printable(self.data)} ({self.tested} of them from the test part{learned})"
-        return f"{self.when[:10]}: evaluated on {images}: accuracy {self.accuracy:.4f}"
+        return f"{self.when[:10]}: evaluated on {images}: {self.score.replace('_', ' ')} {self.accuracy:.4f}"
 
 
 def record_use(run: Path, use: Use) -> bool:
-    """Write a use down; returns False where the folder cannot be written, which is no reason not to evaluate."""
+    """Record a use; returns False where the folder cannot be written, which is no reason not to evaluate."""
     entry = asdict(use) | {"when": use.when or datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
     line = json.dumps(entry, ensure_ascii=False) + "\n"
     try:
