@@ -21,7 +21,9 @@ import headstart
 REFERENCE = Path(__file__).parent / "reference"
 NOTICE = "<!-- Written by docs/make_reference.py from the code. Do not edit: run `make docs`. -->\n"
 FURTHER = {
-    "Predictions": "headstart.run",
+    "Predictions": "headstart.tasks",
+    "ClassPredictions": "headstart.tasks.classification.predictions",
+    "Manifest": "headstart.run",
     "Audit": "headstart.audit",
     "Finding": "headstart.audit",
     "Plan": "headstart.audit",
