@@ -54,7 +54,7 @@ def fit(data: str, options: list[str], folder: Path, name: str) -> tuple[dict[st
 
 
 def show(name: str, manifest: dict[str, Any], seconds: float) -> None:
-    metrics, training = manifest["metrics"], manifest["training"]
+    metrics, training = manifest["metrics"], manifest["story"]["training"]
     low, high = metrics["test_accuracy_interval"]
     probe = training["probe"]
     print(f"{name}: {metrics['test_accuracy']:.4f} [{low:.3f}, {high:.3f}] in {seconds:.0f} s, {', '.join(training['trained'])} trained")

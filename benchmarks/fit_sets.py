@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from measurement_data import DATA
 
@@ -46,17 +47,18 @@ def main() -> None:
             given = ("--backbone", options.backbone)
             cold, manifest = fit(options.data / name, out, cache, *given)
             warm, _ = fit(options.data / name, out, cache, *given)
-            metrics, seconds = manifest["metrics"], manifest["seconds"]
+            story: Any = manifest.get("story", manifest)  # protocol 1 had no story
+            metrics, seconds = manifest["metrics"], story["seconds"]
             assert isinstance(metrics, dict)
             assert isinstance(seconds, dict)
             low, high = metrics["test_accuracy_interval"]
             images = sum(1 for _ in (out / "split.csv").open(encoding="utf-8")) - 1
             accuracy_goal, time_goal = GOALS.get(name, (None, None))
-            chosen = next(row for row in manifest["evidence"] if row["chosen"])  # type: ignore[attr-defined, index]
+            chosen = next(row for row in story["evidence"] if row["chosen"])
             print(
                 f"{name:<14} {images:>6}  {metrics['test_accuracy']:.4f} [{low:.4f}, {high:.4f}]  {accuracy_goal or '-':>6}  {cold:>6.1f}  "
                 f"{time_goal or '-':>5}  {warm:>6.2f}  {warm / cold:>9.3f}  {seconds['head'] / seconds['features']:>13.2f}  "
-                f"{chosen['head']} on {chosen['layers']}",
+                f"{chosen['head']} on {chosen.get('view', chosen['layers'])}",
                 flush=True,
             )
 
