@@ -290,7 +290,7 @@ def test_three_runs_that_share_nothing_say_who_shares_what(two: tuple[Path, Path
 def test_runs_of_an_earlier_version_are_named(two: tuple[Path, Path]) -> None:
     (two[0] / "evaluation.safetensors").unlink()
     seal(two[0], json.loads((two[0] / "manifest.json").read_text("utf-8")))
-    with pytest.raises(RunError, match=r"old: does not say what it answered for each test image.*earlier version.*Fit it again"):
+    with pytest.raises(RunError, match=r"old: holds no outputs for the test images.*earlier version.*Fit it again"):
         compare_runs(two)
 
 

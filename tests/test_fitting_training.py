@@ -20,8 +20,8 @@ from headstart.metrics import paired_difference
 from headstart.modalities.image.augment import Augmentation
 from headstart.pipeline import augmentation_sheet, settings_to_resume
 from headstart.pipeline.resuming import check_resumable, checkpoints_of, resumable_or_removed
-from headstart.tasks.classification.tuning import Resumable
 from headstart.training.checkpoint import CheckpointFolder
+from headstart.training.job import Resumable
 from headstart.training.processes import Processes
 
 PLAN = FineTuning(epochs=2, batch_size=16, image_size=32, lr=1e-4, validation_share=0.25)

@@ -20,9 +20,11 @@ from PIL import Image
 
 from headstart import FitSettings, TransferClassifier, fit
 from headstart.errors import DataError, Interrupted, ParameterError
+from headstart.features.table import FeatureTable
 from headstart.pipeline import find_learning_rate
 from headstart.progress import Listener
 from headstart.settings import FineTuning
+from headstart.tasks.classification import tuning
 from headstart.training.learning_rates import LearningRates
 
 Cli = Callable[..., Any]
@@ -106,20 +108,16 @@ def test_the_images_are_those_that_fit_learns_from(pictures: Path, tmp_path: Pat
     for index in range(6):  # copies of an image are on one side
         shutil.copy(data / "rings" / f"rings {index:02d}.png", data / "rings" / f"copy {index}.png")
     (data / "checks" / "broken.png").write_bytes(b"no image")
-    given: list[Any] = []
-
-    def remember(self: TransferClassifier, X: Any, y: Any, *, groups: Any, **rest: Any) -> None:
-        given.extend((list(X), list(y), list(groups)))
-
-    monkeypatch.setattr(TransferClassifier, "find_learning_rate", remember)
+    given: list[FeatureTable] = []
+    monkeypatch.setattr(tuning, "find_learning_rate", lambda table, context, **rest: given.append(table))
     search(data)
     learned = fit(data, settings=FitSettings(head="centroid")).dataset
-    train = learned.part("train")
-    assert given[0] == [learned.images[row] for row in train]
-    assert given[1] == [learned.targets[row] for row in train]
-    by_digest = {path.read_bytes(): set() for path in map(Path, given[0])}
-    for path, group in zip(map(Path, given[0]), given[2], strict=True):
-        by_digest[path.read_bytes()].add(group)
+    train, (table,) = learned.part("train"), given
+    assert [table.dataset.images[row] for row in table.train] == [learned.images[row] for row in train]
+    assert table.targets[table.train].tolist() == learned.targets.array[train].tolist()
+    by_digest: dict[bytes, set[int]] = {}
+    for row in table.train:
+        by_digest.setdefault(Path(table.dataset.images[row]).read_bytes(), set()).add(int(table.groups[row]))
     assert all(len(groups) == 1 for groups in by_digest.values())
 
 

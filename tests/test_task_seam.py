@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,17 @@ def test_the_commands(cli: Cli, result: FitResult, brightness: Path, pictures: P
     done = cli("fit", brightness, "--task", "regresion", "--out", tmp_path / "again")
     assert done.code == 2
     assert "Did you mean regression?" in done.err
+
+
+def test_what_needs_classes_says_so(cli: Cli, result: FitResult, photo: Path, tmp_path: Path) -> None:
+    for arguments in (
+        ("explain", result.run, photo),
+        ("compare", result.run, shutil.copytree(result.run, tmp_path / "other")),
+        ("predict", result.run, photo, "--accuracy", "0.9"),
+    ):
+        done = cli(*arguments)
+        assert done.code == 2
+        assert "has learned the task regression" in done.err
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from headstart.engine import Engine, open_engine
 from headstart.errors import BackboneError, ParameterError
 from headstart.explanation.stage_maps import LOGITS, AfterPooling, NetworkGraph, Pooling, StageMaps, UnknownMapError, find_poolings
-from headstart.metrics.link import SIGMOID, SOFTMAX, Link
+from headstart.metrics.link import SOFTMAX, Link
 from headstart.modalities.image import Preprocessing
 from headstart.run import MODEL, Run
 
@@ -91,7 +91,7 @@ class HeatMaps:
     @classmethod
     def of(cls, run: Run, *, method: str = "auto", engine: str = "auto") -> Self:
         """Return the heat maps of an opened run; arguments and errors as of the class."""
-        link = SIGMOID if run.multilabel else SOFTMAX
+        link = run.class_link("Heat maps are for")
         return cls(run.path / MODEL, preprocessing=run.preprocessing, classes=run.classes, link=link, method=method, engine=engine)
 
     def _open_stages(self) -> None:

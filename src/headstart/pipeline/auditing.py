@@ -36,7 +36,6 @@ from headstart.progress import Listener
 from headstart.selection import Candidate, HeadPipeline, unfitted
 from headstart.settings import FitSettings
 from headstart.tasks import LearningContext
-from headstart.tasks.classification.learning import choose
 
 _NOTHING = 0.05  # points of accuracy
 _WORTH_A_WARNING = 0.5  # points of accuracy
@@ -72,7 +71,7 @@ def deep_check(data: str | Path | Dataset, *, settings: FitSettings | None = Non
     """
     settings, listener = replace(settings or FitSettings(), fine_tuning=None), listener or Listener()
     listener.stage("Reading the data")
-    _, dataset = read(data, settings)
+    task, dataset = read(data, settings)
     listener.stage(f"Checking {len(dataset)} files")
     facts = gather(dataset, deep=False, progress=listener.progress)
     audit = check(dataset, facts=facts)
@@ -86,7 +85,7 @@ def deep_check(data: str | Path | Dataset, *, settings: FitSettings | None = Non
     if _can_be_learned(readable):
         listener.stage("Looking for wrong labels")
         everything_learned = replace(table, groups=groups_of(readable, table.digests, together=near.components)).tested_on(np.empty(0, int))
-        choice = choose(everything_learned, LearningContext(settings=settings, prepared=prepared, listener=listener))
+        choice = task.fit(everything_learned, LearningContext(settings=settings, prepared=prepared, listener=listener)).choice
         assert choice.out_of_sample is not None
         logits = _in_order(choice.out_of_sample, choice.estimator.classes_, readable)
         findings += find_label_errors(readable, np.arange(len(readable)), logits)

@@ -74,10 +74,11 @@ def read_test_results(path: Path) -> TestResults:
         RunError: not a whole run folder, or one that was written before these were kept.
     """
     run = load(path)
+    expected = run.class_link("headstart compare is for")
     file, found = path / EVALUATION, run.tested
     if not found:
         raise RunError(
-            f"{path}: does not say what it answered for each test image (it has no {EVALUATION}): it was written by an earlier version of "
+            f"{path}: holds no outputs for the test images (it has no {EVALUATION}): it was written by an earlier version of "
             "Headstart. Fit it again, with the command in its report, to compare it."
         )
     missing = [name for name in ("logits", "targets", "digests") if name not in found]
@@ -92,7 +93,7 @@ def read_test_results(path: Path) -> TestResults:
         fits = targets.dtype == bool and targets.shape == shape
     else:
         fits = targets.dtype.kind == "i" and targets.shape == shape[:1] and bool(0 <= targets.min() <= targets.max() < len(run.classes))
-    if not fits or link.independent != run.multilabel:
+    if not fits or link is not expected:
         raise RunError(f"{file}: damaged (its targets do not fit its {plural(len(run.classes), 'class')}). Fit again.")
     return TestResults(
         name=path.name, path=path, backbone=run.manifest.backbone.name, classes=run.classes, link=link,

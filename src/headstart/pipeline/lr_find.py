@@ -12,7 +12,6 @@ from headstart.pipeline.reading import check, read, split, without_test
 from headstart.progress import Listener
 from headstart.settings import FitSettings
 from headstart.tasks import LearningContext
-from headstart.tasks.classification import tuning
 from headstart.training.learning_rates import LearningRates, rising
 
 
@@ -49,4 +48,4 @@ def find_learning_rate(
     if (table.dataset.parts != "train").any():
         table, _ = split(task, table, settings)
     context = LearningContext(settings=settings, prepared=prepared, listener=listener)
-    return tuning.find_learning_rate(table, context, low=low, high=high, steps=steps)
+    return task.find_learning_rate(table, context, low=low, high=high, steps=steps)

@@ -15,8 +15,8 @@ from headstart.features.table import FeatureTable
 from headstart.modalities.image.augment import Augmentation
 from headstart.settings import FitSettings
 from headstart.settings.field import check_same
-from headstart.tasks.classification.tuning import Resumable
 from headstart.training.checkpoint import CheckpointFolder
+from headstart.training.job import Resumable
 from headstart.training.processes import Processes
 
 _EVENTS = "-tensorboard"

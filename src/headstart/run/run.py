@@ -78,10 +78,15 @@ class Run:
         name = self.manifest.state.get("link")
         return None if name is None else link_named(str(name))
 
-    @property
-    def multilabel(self) -> bool:
-        """Whether an input may have several labels."""
-        return self.link is not None and self.link.independent
+    def class_link(self, what: str) -> Link:
+        """The link, for what can only be done with classes.
+
+        Raises:
+            ParameterError: the task has none; `what` begins the sentence.
+        """
+        if self.link is None:
+            raise ParameterError(f"{what} runs whose outputs are classes, and {self.path} has learned the task {self.manifest.task}.")
+        return self.link
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -177,16 +182,16 @@ class Run:
         return trained, tested
 
     def threshold_for(self, accuracy: float) -> float:
-        """The probability from which on the most probable class is right so often, assured with 95 % confidence on training images.
+        """The probability from which on the most probable class is correct so often, with 95 % confidence, on training images.
 
         Raises:
-            ParameterError: an accuracy outside of 0 to 1, one that cannot be assured, or images with several labels.
+            ParameterError: an accuracy outside of 0 to 1, one that cannot be guaranteed, or a run without exclusive classes.
             RunError: a run of an earlier version.
         """
+        if self.class_link("An accuracy can be asked for of").independent:
+            raise ParameterError("An accuracy can be asked for where each image has one class, and here it may have several.")
         if self.trust is None or self.trust.abstention is None:
-            raise RunError(f"{self.path}: does not know how right it is by confidence: an earlier version wrote it. Fit again.")
-        if self.link is None or self.link.independent:
-            raise ParameterError("an accuracy can be asked for where each image has one class, and here it may have several.")
+            raise RunError(f"{self.path}: does not know its accuracy by confidence: an earlier version wrote it. Fit again.")
         found = self.trust.abstention.threshold_for(accuracy)
         if found is None:
             raise ParameterError(

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from headstart.reliability import Reliability, ReliabilityTest
     from headstart.selection import Choice, LearningCurve
     from headstart.settings import FitSettings
+    from headstart.training.learning_rates import LearningRates
 
 Outputs = Mapping[str, npt.NDArray[Any]]
 """What a model says of n inputs: an array with n rows for each of the task's outputs, by name."""
@@ -108,7 +109,7 @@ class LearningContext:
         settings: with the attributes of `headstart.settings.FitSettings` that the task uses.
         prepared: the extractor that gave the features, and the store.
         listener: is told how it goes.
-        resumable: where a training is kept while it lasts; see `headstart.tasks.classification.learning.Resumable`.
+        resumable: where a training is kept while it lasts; see `headstart.training.job.Resumable`.
     """
 
     settings: Any
@@ -193,6 +194,14 @@ class Task(ABC):
     @abstractmethod
     def fit(self, table: FeatureTable, context: LearningContext) -> Learned:
         """Learn from the training rows of a table; its test rows may be watched, and nothing is chosen on them."""
+
+    def find_learning_rate(self, table: FeatureTable, context: LearningContext, *, low: float, high: float, steps: int) -> LearningRates:
+        """Search for a learning rate on the rows that `fit` would train on.
+
+        Raises:
+            ParameterError: the task trains no backbone.
+        """
+        raise ParameterError(f"The backbone cannot be trained further for the task {self.name}, so there is no learning rate to find.")
 
     @abstractmethod
     def outputs(self, state: State) -> tuple[Output, ...]:

@@ -28,6 +28,23 @@ StartFeatures = Callable[[int], npt.NDArray[np.float32] | None]
 """From the image size to the frozen features of the training rows before the classifier (m, D), or None."""
 
 
+@dataclass(frozen=True)
+class Resumable:
+    """Where the state of a training is saved, and the processes that share it.
+
+    Attributes:
+        checkpoints: the folder; None is a temporary one.
+        resume: continue from its checkpoint.
+        processes: that train together.
+        events: folder for TensorBoard's event files, if the plan asks for them.
+    """
+
+    checkpoints: CheckpointFolder | None = None
+    resume: bool = False
+    processes: Processes = field(default_factory=Processes)
+    events: Path | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class Validation:
     """The network on images that it does not learn from.

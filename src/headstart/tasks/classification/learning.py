@@ -7,8 +7,9 @@ import time
 from headstart.features.prepared import trained_folder
 from headstart.features.table import FeatureTable
 from headstart.selection import Choice, choose_head
-from headstart.tasks.classification.tuning import Resumable, train
+from headstart.tasks.classification.tuning import train
 from headstart.tasks.task import Learned, LearningContext
+from headstart.training.job import Resumable
 
 
 def learn(table: FeatureTable, context: LearningContext) -> Learned:

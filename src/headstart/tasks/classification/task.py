@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from headstart.settings import FitSettings
     from headstart.tasks.classification.evaluation import ClassEvaluation
     from headstart.tasks.task import Evaluation
+    from headstart.training.learning_rates import LearningRates
 
 
 class Classification(Task):
@@ -79,6 +80,12 @@ class Classification(Task):
         from headstart.tasks.classification.learning import learn
 
         return learn(table, context)
+
+    def find_learning_rate(self, table: FeatureTable, context: LearningContext, *, low: float, high: float, steps: int) -> LearningRates:
+        """Train briefly with a rising learning rate."""
+        from headstart.tasks.classification.tuning import find_learning_rate
+
+        return find_learning_rate(table, context, low=low, high=high, steps=steps)
 
     def outputs(self, state: State) -> tuple[Output, ...]:
         """Probabilities and logits of the classes."""

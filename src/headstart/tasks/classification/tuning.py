@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,31 +21,14 @@ from headstart.metrics.link import Link
 from headstart.selection import Candidate, Choice
 from headstart.settings import GRADUAL, FineTuning
 from headstart.tasks.task import LearningContext
+from headstart.training.job import Resumable
 from headstart.training.learning_rates import LearningRates, find_lr
 from headstart.training.processes import Processes
 from headstart.training.schedule import trained_stages
 
 if TYPE_CHECKING:
-    from headstart.training.checkpoint import CheckpointFolder
     from headstart.training.job import Pretrained, TrainingJob
     from headstart.training.tuning import FineTuned
-
-
-@dataclass(frozen=True)
-class Resumable:
-    """Where the state of a training is saved, and the processes that share it.
-
-    Attributes:
-        checkpoints: the folder; None is a temporary one.
-        resume: continue from its checkpoint.
-        processes: that train together.
-        events: folder for TensorBoard's event files, if the plan asks for them.
-    """
-
-    checkpoints: CheckpointFolder | None = None
-    resume: bool = False
-    processes: Processes = field(default_factory=Processes)
-    events: Path | None = None
 
 
 def check_training(plan: FineTuning, *, backbone: str, classes: int, link: Link) -> None:
