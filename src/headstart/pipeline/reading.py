@@ -15,7 +15,7 @@ from headstart.errors import DataError, ParameterError
 from headstart.features.table import FeatureTable
 from headstart.run import is_run
 from headstart.settings import FitSettings
-from headstart.tasks import Task, recognise, task_named
+from headstart.tasks import TASKS, Task, recognise, task_named
 
 
 def read(data: str | Path | Dataset, settings: FitSettings) -> tuple[Task, Dataset]:
@@ -31,7 +31,8 @@ def read(data: str | Path | Dataset, settings: FitSettings) -> tuple[Task, Datas
         lists = ListOptions(columns=Columns(**(settings.columns or {})))
         found = read_annotations(data, test=settings.test, group_from=settings.group_from, lists=lists)
         task, reason = recognise(found, settings.task)
-        found.notes += [f"Task: {task.name} ({reason})."] if task is not task_named("classification") else []
+        if task is not TASKS[0]:  # the usual one goes without saying
+            found.notes.append(f"Task: {task.name} ({reason}).")
         dataset = dataset_of(found, task.read_targets(found))
     if settings.plan is None:
         return task, dataset
@@ -43,7 +44,7 @@ def _of_dataset(data: Dataset, settings: FitSettings) -> Task:
     given = [name for name in ("test", "group_from", "columns") if getattr(settings, name) is not None]
     if given:
         raise ParameterError(f"{given[0]} is for data that are still to be read; give it to read_dataset, which made this Dataset.")
-    return task_named("classification" if settings.task == "auto" else settings.task)
+    return TASKS[0] if settings.task == "auto" else task_named(settings.task)
 
 
 def check(task: Task, dataset: Dataset, settings: FitSettings) -> None:
@@ -79,8 +80,9 @@ def split(task: Task, table: FeatureTable, settings: FitSettings) -> tuple[Featu
         parts[train], parts[test] = "train", "test"
         dataset = replace(dataset, parts=parts)
         grouped = " by group" if dataset.grouped else ""
+        stratified = "stratified by class" if dataset.classes else "stratified"
         copies = ", copies of an image on one side" if len(set(table.digests)) < len(table) else ""
-        how = f"{len(test)} {'image' if len(test) == 1 else 'images'} held out{grouped}, stratified by class, seed {settings.seed}{copies}"
+        how = f"{len(test)} {'image' if len(test) == 1 else 'images'} held out{grouped}, {stratified}, seed {settings.seed}{copies}"
     _check_parts(dataset)
     task.check(dataset, settings)
     return replace(table, dataset=dataset), how

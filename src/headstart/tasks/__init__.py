@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 TASKS: list[Task] = [Classification()]
-"""All tasks. Of several that recognise the data, the first one is taken."""
+"""All tasks. Of several that recognise the data, the first one is taken; the first of all is the usual one."""
 
 
 def task_named(name: str) -> Task:
