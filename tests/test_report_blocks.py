@@ -75,12 +75,12 @@ def test_a_task_that_says_no_more_than_its_headline_has_a_page_and_a_card() -> N
     assert "- Seed: 3" in card
 
 
-def test_a_headline_between_0_and_1_has_its_scale() -> None:
-    task = plain_report("Scorer", ("R2", 0.5, (0.4, 0.75)), images=10, part="test")
+def test_a_headline_that_is_a_share_has_its_scale() -> None:
+    task = plain_report("Scorer", ("R2", 0.5, (0.4, 0.75)), images=10, part="test", share=True)
     source = drawn(task.sections[0].blocks[0])
     assert 'class=range style="left:40.00%;width:35.00%"' in source
     assert 'class=point style="left:50.00%"' in source
-    assert "class=range" not in drawn(plain_report("Scorer", ("error", 3.0, (2.0, 4.0)), images=10, part="test").sections[0].blocks[0])
+    assert "class=range" not in drawn(plain_report("Scorer", ("error", 0.3, (0.2, 0.4)), images=10, part="test").sections[0].blocks[0])
 
 
 def test_every_kind_of_block_can_be_drawn() -> None:

@@ -127,6 +127,8 @@ def test_the_report_is_written_and_can_be_written_again(cli: Cli, result: FitRes
     page = (result.run / "report.html").read_text("utf-8")
     assert f"{result.test.headline[1]:.4f}" in page
     assert "Regression" in page
+    assert "no training images" not in page
+    assert "Mean absolute error" in page
     assert cli("report", result.run).code == 0
     load(result.run)
 

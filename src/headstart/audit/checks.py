@@ -186,7 +186,9 @@ def _parted_groups(dataset: Dataset) -> list[Finding]:
 
 
 def _classes(dataset: Dataset) -> list[Finding]:
-    found = []
+    found: list[Finding] = []
+    if not dataset.classes:
+        return found
     counts = {name: count for name, count in dataset.counts("train", "").items() if count}
     if len(dataset.classes) == 1:
         text = f"There is one class only, {dataset.classes[0]!r}: a classifier needs at least two. Add a folder of other pictures."
