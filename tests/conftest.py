@@ -11,9 +11,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from PIL import Image
 
 from headstart.backbones import Backbone, load_backbone
+
+settings.register_profile("untimed", deadline=None)  # a busy machine is not a failure
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

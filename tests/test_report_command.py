@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from headstart.run import PAGES, Use, record_use, replace_pages
 from headstart.run.manifest import digest_of as manifest_digest
 from headstart.run.record import FitRecord
 from headstart.sections import Card, Gallery
+from headstart.tasks.classification import reporting
 from headstart.tasks.classification.sections import RIGHT, ClassificationTest
 
 Cli = Callable[..., Any]
@@ -58,12 +60,11 @@ def without_digests(folder: Path) -> dict[str, Any]:
 def facts_of(folder: Path) -> ClassificationTest:
     """What the report of a run is made of."""
     run = load(folder)
-    return run_report._tested(run, record_of(folder), run_report._from_lists(run))
+    return reporting.tested(run, run.record, cards=partial(run_report.cards_of, run, sources=run_report._from_lists(run)))
 
 
 def record_of(folder: Path) -> FitRecord:
-    entries = load(folder).manifest
-    return FitRecord.from_dict({**entries, "reliability_test": entries["trust_test"]})
+    return load(folder).record
 
 
 def cards(folder: Path) -> list[Card]:
@@ -246,8 +247,9 @@ def test_what_no_report_can_mend(cli: Cli, far: Path, name: str) -> None:
 def test_a_run_of_an_earlier_version(cli: Cli, far: Path) -> None:
     """It did not keep what a report tells; that is said, and the pages stay as they are."""
     manifest = json.loads(text(far, "manifest.json"))
-    for entry in ("trust", "trust_test", "learning_curve", "leaks", "title", "features", "head", "training_facts", "digest"):
-        del manifest[entry]
+    for entry in ("reliability_test", "learning_curve", "leaks", "title", "features", "head", "training_facts"):
+        del manifest["story"][entry]
+    del manifest["reliability"], manifest["digest"]
     del manifest["files"]["evaluation.safetensors"]
     (far / "evaluation.safetensors").unlink()
     kept = {name: array for name, array in load_file(far / "reference.safetensors").items() if not name.startswith(("trust.", "digests"))}

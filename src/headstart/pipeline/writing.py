@@ -92,7 +92,7 @@ def record_of(result: FitResult) -> FitRecord:
         reason=result.choice.reason,
         evidence=result.choice.evidence,
         held_out=result.held_out,
-        seconds=dict(result.seconds),
+        seconds={stage: round(value, 3) for stage, value in result.seconds.items()},
         training=_training(result),
         training_facts=tuple(_about_training(result)),
         reliability_test=judged.reliability_test,

@@ -94,7 +94,6 @@ class FitRecord:
         for name in ("evidence", "leaks", "findings"):
             said[name] = [row.to_dict() for row in said[name]]
         said["refused"] = [{"path": path, "reason": reason} for path, reason in self.refused]
-        said["seconds"] = {stage: round(value, 3) for stage, value in self.seconds.items()}
         return said
 
     @classmethod

@@ -17,18 +17,21 @@ Cards = Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64]], dict[int, Card]
 
 def report(run: Any, record: Any, *, cards: Cards) -> TaskReport:
     """What the pages say of the test part; arguments as of `Task.report`."""
+    return task_report(tested(run, record, cards=cards))
+
+
+def tested(run: Any, record: Any, *, cards: Cards) -> ClassificationTest:
+    """What the report is made of."""
     evaluation: ClassEvaluation = run.test_evaluation()
     pictures = cards(example_rows(evaluation), evaluation.outcome.probabilities.argmax(axis=1))
-    return task_report(
-        ClassificationTest(
-            evaluation=evaluation,
-            held_out=f"Tested on {record.held_out}.",
-            counts=run.manifest.provenance["images"],
-            examples=examples_of(evaluation, pictures, run.reference.get("targets", np.empty(0, np.int64))),
-            uncalibrated=run.test_evaluation(calibrated=False) if "scores" in run.tested else None,
-            reliability=record.reliability_test,
-            set_sizes=_set_sizes(run, evaluation),
-        )
+    return ClassificationTest(
+        evaluation=evaluation,
+        held_out=f"Tested on {record.held_out}.",
+        counts=run.manifest.provenance["images"],
+        examples=examples_of(evaluation, pictures, run.reference.get("targets", np.empty(0, np.int64))),
+        uncalibrated=run.test_evaluation(calibrated=False) if "scores" in run.tested else None,
+        reliability=record.reliability_test,
+        set_sizes=_set_sizes(run, evaluation),
     )
 
 
