@@ -180,7 +180,7 @@ def test_several_labels_from_a_list(pictures: Path, tmp_path: Path) -> None:
     assert isinstance(result.dataset.targets, LabelSets)
     assert result.test.accuracy > 0.6
     run = load(tmp_path / "run")
-    assert run.multilabel
+    assert run.link.independent
     again, _ = run.evaluate(read_dataset(tmp_path / "run" / "split.csv", classes=run.classes).take(result.dataset.part("test")))
     assert again.accuracy == result.test.accuracy
     assert json.loads((tmp_path / "run" / "manifest.json").read_text("utf-8"))["state"]["link"] == "sigmoid"

@@ -115,7 +115,7 @@ def test_a_head_alone_from_the_beginning(tmp_path: Path, pictures: Path) -> None
     assert result.head == "dense 16 head on the frozen backbone"
     assert result.test.accuracy > 0.6
     loaded = load(tmp_path / "run")
-    assert loaded.multilabel
+    assert loaded.link.independent
     images = result.dataset.take(result.dataset.part("test")).images
     np.testing.assert_allclose(loaded.predict(images).probabilities, result.test.outcome.probabilities, atol=1e-5)
     assert json.loads((tmp_path / "run" / "manifest.json").read_text("utf-8"))["story"]["training"]["probe"] is None
