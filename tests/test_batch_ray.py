@@ -63,7 +63,7 @@ def test_two_nodes_make_the_table_that_one_process_makes(run: Path, tmp_path: Pa
     done = subprocess.run(
         [sys.executable, "-c", CLUSTER, str(run), str(images), str(tmp_path / "t.parquet")],
         env=os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)},
-        capture_output=True, text=True, timeout=90,
+        capture_output=True, text=True, timeout=240,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     said = json.loads(done.stdout.splitlines()[-1])
