@@ -125,8 +125,3 @@ def _rounded(value: Any, digits: int | None) -> Any:
     if isinstance(value, Mapping):
         return {key: _rounded(part, digits) for key, part in value.items()}
     return [_rounded(part, digits) for part in value] if isinstance(value, list) else value
-
-
-def printable(path: object) -> str:
-    """A path as text that can be printed even where its bytes are not valid UTF-8."""
-    return str(path).encode("utf-8", "backslashreplace").decode("utf-8")

@@ -20,8 +20,8 @@ from headstart.data.shards import Shard
 from headstart.errors import DataError, HeadstartError, Interrupted, ParameterError, RunError
 from headstart.files import file_digest, replacing
 from headstart.progress import Listener, Progress
-from headstart.records import printable
 from headstart.run import Run, load
+from headstart.text import printable
 
 PART = 512  # images in a part: what a killed job loses at most; a multiple of the images whose reliability is computed together
 _LINE_SECONDS = 300.0  # between two lines in a log
@@ -176,7 +176,7 @@ class _Job:
         return {
             "protocol": 1,
             "run": self.work.digest,
-            "images of": [printable(source) for source in self.sources],
+            "images of": [printable(str(source)) for source in self.sources],
             "--top": self.work.top,
             "least confidence": self.work.least,
             "--shard": None if self.settings.shard is None else str(self.settings.shard),

@@ -75,7 +75,7 @@ def measure(
     ways: dict[str, tuple[Callable[[Any], Any], Sequence[Any]]] = {}
     for engine in ("openvino", "onnxruntime"):
         if importlib.util.find_spec(engine) is not None:
-            opened = Run(run.path, run.manifest, engine=engine)
+            opened = run.with_engine(engine)
             ways[f"run, files, {engine}"] = (opened.predict, paths)
             ways[f"run, decoded, {engine}"] = (opened.predict, arrays)
     for file in exported:

@@ -33,6 +33,7 @@ from headstart.progress import Listener
 from headstart.run import check_target
 from headstart.settings import FitSettings
 from headstart.tasks import Evaluation, Learned, LearningContext, Task, task_named
+from headstart.training.job import Resumable
 from headstart.training.processes import Processes
 
 
@@ -190,10 +191,11 @@ def cross_validate(task: Task, table: FeatureTable, context: LearningContext) ->
     rows = np.arange(len(training))
     parts = folds(training.dataset.targets.strata, count=count, groups=training.groups_among(rows), seed=context.settings.seed)
     found: list[Mapping[str, Any]] = []
+    alone = Resumable(processes=Processes.from_environment())  # the folds are not saved, but shared as the training is
     for done, held in enumerate(parts):
         listener.progress(done, len(parts))
         fold = training.tested_on(held)
-        learned = task.fit(fold, replace(context, resumable=None, listener=_Named(listener, f"fold {done + 1} of {len(parts)}: ")))
+        learned = task.fit(fold, replace(context, resumable=alone, listener=_Named(listener, f"fold {done + 1} of {len(parts)}: ")))
         found.append(task.apply(learned.choice.estimator, learned.table.values[learned.table.test]))
     listener.progress(len(parts), len(parts))
     names = set.intersection(*(set(outputs) for outputs in found))

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headstart.metrics import Link
-from headstart.records import DEFAULT_KIND, Column, Record, Writing, printable
+from headstart.records import DEFAULT_KIND, Column, Record, Writing
 from headstart.tasks.classification.predictions import ClassPredictions
 from headstart.tasks.predictions import Judgement
+from headstart.text import printable
 
 if TYPE_CHECKING:
     from headstart.reliability import Reliability
@@ -79,9 +80,9 @@ def records(
         line = "" if doubt else _line(values, independent=predictions.link.independent, top=top)
         if doubt:
             values = {name: value for name, value in values.items() if name not in ("label", "probability", "top")}
-        found[index] = Record(name=printable(names[index]), kind=KIND, values=values, line=line, error=doubt, abstained=bool(doubt))
+        found[index] = Record(name=printable(str(names[index])), kind=KIND, values=values, line=line, error=doubt, abstained=bool(doubt))
     for index, error in zip(predictions.refused_at, predictions.refused, strict=True):
-        found[index] = Record(name=printable(names[index]), kind=KIND, error=error.reason)
+        found[index] = Record(name=printable(str(names[index])), kind=KIND, error=error.reason)
     return [found[index] for index in sorted(found)]
 
 
