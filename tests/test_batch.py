@@ -149,7 +149,7 @@ def test_mistakes_are_answered(cli: Cli, run: Path, many: Path) -> None:
         ("--batch", "--out", "t.csv", "--format", "csv"): "Leave --format out",
         ("--batch", "--out", "t.csv", "--shard", "3/2"): "--shard must be i/n",
         ("--batch", "--out", "t.csv", "--top", "0"): "--top must be at least 1",
-        ("--batch", "--out", "t.csv", "--ray", "ray://head:10001"): "does not work through Ray's client",
+        ("--batch", "--out", "t.csv", "--ray", "ray://head:10001"): "Ray's client is not supported",
         ("--batch", "--out", "t.csv", "--ray", "192.0.2.1:6379"): "is open to its network",
         ("--merge", "--out", "t.csv", "--resume"): "--merge reads tables that are done",
     }.items():

@@ -1,7 +1,8 @@
-"""The parts of a job on a Ray cluster, through Ray Data.
+"""The parts of a job on a Ray cluster, made by a pool of actors.
 
 Every node must see the run and the images under the same path. Parts go out as lists of names and come back as bytes; this process writes
-them, as it does its own, so that a job may be started here and resumed on a cluster, or the other way round.
+them, as it does its own, so that a job may be started here and resumed on a cluster, or the other way round. Ray Data would do the same,
+but the thread of its executor can outlive the connection, and Ray then ends the whole process without a word.
 
 Anyone who can reach a Ray cluster can run any program on it. So it must be on this machine's loopback address, or require a token. The one
 that is started here listens on every address of the machine, as Ray does, and requires a token that only this process and its children
@@ -17,7 +18,7 @@ import secrets
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from headstart.errors import DataError, HeadstartError, MissingExtraError, Param
 from headstart.progress import Listener, Progress
 from headstart.run import Run
 
-_TOGETHER = 1024  # parts submitted together: bounds what this process holds, and restarts the workers rarely enough
+_RESTARTS = 3  # of a worker that died, and attempts at the part that it had
 
 
 def on_ray(address: str, sources: Sequence[str | Path], *, listener: Listener | None = None) -> Compute:
@@ -45,7 +46,7 @@ def on_ray(address: str, sources: Sequence[str | Path], *, listener: Listener | 
     """
     if address.startswith("ray://"):
         raise ParameterError(
-            f"--ray {address}: Ray Data does not work through Ray's client. Run this on a machine of the cluster with --ray auto, "
+            f"--ray {address}: Ray's client is not supported. Run this on a machine of the cluster with --ray auto, "
             "or give the HOST:PORT of its head node."
         )
     if address not in ("local", "auto"):
@@ -60,7 +61,11 @@ def on_ray(address: str, sources: Sequence[str | Path], *, listener: Listener | 
             workers, cores = _workers(ray)
             if listener is not None:
                 listener.say(f"Ray: {workers} workers with {cores} cores each on {len(_nodes(ray))} nodes.")
-            yield from _parts(ray, work, [str(source) for source in sources], first, tasks, workers=workers, cores=cores)
+            pool = _pool(ray, work, [str(source) for source in sources], workers=workers, cores=cores)
+            try:
+                yield from _parts(pool, chain([first], tasks))
+            except ray.exceptions.RayError as error:
+                raise DataError(f"the Ray cluster failed: {str(error).strip().splitlines()[0]} Start again with --resume.") from None
 
     return compute
 
@@ -108,7 +113,6 @@ def _connected(address: str) -> Iterator[Any]:
 def _begun(address: str) -> Any:
     try:
         import ray
-        import ray.data
     except ImportError:
         raise MissingExtraError("A Ray cluster", extra="ray") from None
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
@@ -123,10 +127,6 @@ def _begun(address: str) -> Any:
         raise
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         raise ParameterError(f"no Ray cluster answers at {address}: {str(error).strip().splitlines()[0]}") from None
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
     return ray
 
 
@@ -144,25 +144,28 @@ def _workers(ray: Any) -> tuple[int, int]:
     return sum(node // cores for node in nodes), cores
 
 
-def _parts(
-    ray: Any, work: Work, sources: list[str], first: tuple[int, list[str]], tasks: Tasks, *, workers: int, cores: int
-) -> Iterator[Part]:
-    pending = [first, *islice(tasks, _TOGETHER - 1)]
-    while pending:
-        items = [{"index": index, "names": b"\0".join(map(os.fsencode, names))} for index, names in pending]
-        data = ray.data.from_items(items, override_num_blocks=len(items))
-        done = data.map(
-            _Worker,
-            fn_constructor_kwargs={"work": work, "sources": sources, "here": str(Path.cwd())},
-            compute=ray.data.ActorPoolStrategy(size=min(workers, len(items)), max_tasks_in_flight_per_actor=2),
-            num_cpus=cores,
-            scheduling_strategy="SPREAD",
-        )
-        for row in done.iter_rows():
-            if row["failure"]:
-                raise DataError(f"on the node {row['node']}: {row['failure']}")
-            yield Part(row["index"], row["rows"], row["refused"], row["body"])
-        pending = list(islice(tasks, _TOGETHER))
+def _pool(ray: Any, work: Work, sources: list[str], *, workers: int, cores: int) -> Any:
+    from ray.util import ActorPool
+
+    remote = ray.remote(num_cpus=cores, scheduling_strategy="SPREAD", max_restarts=_RESTARTS, max_task_retries=_RESTARTS)(_Worker)
+    return ActorPool([remote.remote(work, sources, str(Path.cwd())) for _ in range(workers)])
+
+
+def _parts(pool: Any, tasks: Tasks) -> Iterator[Part]:
+    """Every part, as it is done; a task is taken only when a worker is free for it."""
+    for task in tasks:
+        if not pool.has_free():
+            yield _received(pool)
+        pool.submit(lambda worker, task: worker.make.remote(*task), task)
+    while pool.has_next():
+        yield _received(pool)
+
+
+def _received(pool: Any) -> Part:
+    made = pool.get_next_unordered()
+    if isinstance(made, Part):
+        return made
+    raise DataError(made)
 
 
 class _Worker:
@@ -178,14 +181,12 @@ class _Worker:
         self._work, self._sources, self._here = work, sources, here
         self._run: Run | None = None
 
-    def __call__(self, task: dict[str, Any]) -> dict[str, Any]:
-        """Make one part; errors that the user can fix come back as text, since Ray would wrap an exception in its own."""
-        result = {"index": task["index"], "rows": 0, "refused": 0, "body": b"", "failure": "", "node": socket.gethostname()}
+    def make(self, index: int, names: list[str]) -> Part | str:
+        """A part, or why it could not be made: Ray would wrap an exception in its own."""
         try:
-            part = self._work.do(self._opened(), task["index"], [os.fsdecode(name) for name in task["names"].split(b"\0")])
+            return self._work.do(self._opened(), index, names)
         except HeadstartError as error:
-            return result | {"failure": str(error)}
-        return result | {"rows": part.rows, "refused": part.refused, "body": part.body}
+            return f"on the node {socket.gethostname()}: {error}"
 
     def _opened(self) -> Run:
         if self._run is None:
