@@ -105,7 +105,10 @@ def test_the_method_is_stated_and_the_seed_counts() -> None:
     assert several.method == "percentile bootstrap, 95 %, 1000 resamples, seed 0"
 
 
-@pytest.mark.parametrize(("given", "said"), [({"replicates": 1}, "replicates must be at least 2"), ({"confidence": 95}, "and is 95")])
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [({"replicates": 1}, "replicates must be a whole number of at least 2 or None, got 1"), ({"confidence": 95}, "below 1, got 95")],
+)
 def test_a_bootstrap_of_nothing_is_refused(given: dict[str, Any], said: str) -> None:
     with pytest.raises(ParameterError, match=said):
         metrics.bootstrap_intervals(np.array([0, 1]), np.eye(2), **given)

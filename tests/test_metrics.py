@@ -81,7 +81,7 @@ def test_interval_refuses_what_are_no_counts(correct: int, total: int) -> None:
 
 
 def test_interval_refuses_a_confidence_of_95() -> None:
-    with pytest.raises(ParameterError, match=r"confidence must lie between 0 and 1, for example 0\.95, and is 95"):
+    with pytest.raises(ParameterError, match="confidence must be a number above 0 and below 1, got 95"):
         metrics.accuracy_interval(1, 2, confidence=95)
 
 
@@ -95,8 +95,6 @@ def test_decisions_are_scikit_learns(case: tuple[np.ndarray, np.ndarray]) -> Non
     assert metrics.accuracy(targets, predicted) == near(reference.accuracy_score(targets, predicted))
     expected = reference.confusion_matrix(targets, predicted, labels=range(k))
     assert (metrics.confusion_matrix(targets, predicted, count=k) == expected).all()
-    recalls = reference.recall_score(targets, predicted, labels=np.unique(targets), average="macro")
-    assert metrics.balanced_accuracy(targets, predicted, count=k) == near(recalls)
 
     scores = metrics.precision_recall_f1(targets, predicted, count=k)
     precision, recall, f1, images = reference.precision_recall_fscore_support(
@@ -134,13 +132,13 @@ def test_undefined_scores_are_nan_and_a_class_given_up_counts_as_0() -> None:
     assert scores.f1 == near([1, 0, 0, math.nan])
     assert metrics.class_average(scores.precision, scores.images) == 0.5
     assert metrics.class_average(scores.precision, scores.images, weighted=True) == 0.75
-    assert metrics.balanced_accuracy(targets, predicted, count=4) == 0.5
+    assert metrics.class_average(scores.recall, scores.images) == 0.5
 
 
 def test_scores_of_nothing_are_nan() -> None:
     none, scores = np.empty(0, dtype=np.int64), np.empty((0, 3))
     assert math.isnan(metrics.accuracy(none, none))
-    assert math.isnan(metrics.balanced_accuracy(none, none, count=3))
+    assert math.isnan(metrics.class_average(np.full(3, math.nan), np.zeros(3, dtype=np.int64)))
     assert math.isnan(metrics.top_k_accuracy(none, scores, k=1))
     assert math.isnan(metrics.log_loss(none, scores))
     assert math.isnan(metrics.brier_score(none, scores))

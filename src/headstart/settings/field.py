@@ -97,6 +97,14 @@ PATH = Limit("the path of a file or folder", lambda value: isinstance(value, str
 SWITCH = instance_of(bool, "true or false")
 
 
+def require(limit: Limit, *, or_none: bool = False, **values: Any) -> None:
+    """Raise ParameterError for a value outside its limit: which it is, what it must be, and what it is."""
+    for name, value in values.items():
+        if not (or_none and value is None) and not limit.allows(value):
+            words = f"{limit.words} or None" if or_none else limit.words
+            raise ParameterError(f"{name} must be {words}, got {value!r}.{nearest(str(value), limit.choices)}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Option:
     """What a field of settings knows besides its type and default.
@@ -164,10 +172,8 @@ class Settings:
             if name not in known:
                 raise ParameterError(f"There is no setting {name!r}.{nearest(name, known)} Allowed: {', '.join(known)}.")
             of = known[name]
-            if value is None and (defaults[name] is None or of.optional):
-                continue
-            if not of.limit.allows(value):
-                raise ParameterError(f"{name} must be {of.limit.words}, got {value!r}.{nearest(str(value), of.limit.choices)}")
+            if value is not None or (defaults[name] is not None and not of.optional):
+                require(of.limit, **{name: value})
 
     def to_dict(self) -> dict[str, Any]:
         """The recorded settings as plain values for JSON."""
