@@ -93,9 +93,7 @@ class Facts:
             "name": self.backbone, "licence": self.backbone_licence, "weights_source": self.backbone_source, "hub_id": self.backbone_hub_id,
         }  # fmt: skip
         provenance = {**self.provenance, "command": self.command, "images": self.counts}
-        return pages.build_report(
-            record, task_report(self.tested), provenance=provenance, backbone=backbone, uses=self.uses, part=self.part
-        )
+        return pages.build_report(record, task_report(self.tested), provenance=provenance, backbone=backbone, uses=self.uses)
 
 
 def page(facts: Facts) -> str:

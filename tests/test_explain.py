@@ -18,7 +18,7 @@ from headstart.engine import open_engine
 from headstart.errors import BackboneError, ParameterError
 from headstart.explanation import HeatMaps
 from headstart.explanation.heat_maps import windows
-from headstart.explanation.stage_maps import AfterPooling, NetworkGraph, StageMaps, find_poolings
+from headstart.explanation.stage_maps import NetworkGraph, PooledNetwork, find_poolings
 from headstart.metrics.link import SIGMOID
 from headstart.modalities.image import Preprocessing
 from headstart.onnx_graph import OnnxGraph
@@ -184,13 +184,12 @@ def check_network(model: Path, *, engine: str, size: int) -> None:
     parts = NetworkGraph(model.read_bytes())
     poolings = find_poolings(parts)
     assert poolings is not None
-    stages = StageMaps(parts, poolings, size=size, cells=7, engine=engine)
+    network = PooledNetwork(parts, poolings, size=size, cells=7, engine=engine)
     images = noise(2, side=size)
-    found = list(stages.run(iter(images)))
-    behind = AfterPooling(parts, poolings, [shape for _, shape in found[0]], engine=engine)
-    means = [np.stack([image[index][0].mean(axis=0) for image in found]) for index in range(len(poolings))]
+    found = list(network.maps(iter(images)))
+    means = [np.stack([image[index].mean(axis=0) for image in found]) for index in range(len(poolings))]
     expected = [row for (row,) in open_engine(model, kind=engine, outputs=("logits",), size=size).run(iter(images))]
-    np.testing.assert_allclose(behind(means), np.stack(expected), rtol=1e-3, atol=2e-3)
+    np.testing.assert_allclose(network.logits(means), np.stack(expected), rtol=1e-3, atol=2e-3)
 
 
 def test_the_embedded_network_in_two_parts(backbone: Backbone, tmp_path: Path, engine: str) -> None:

@@ -143,7 +143,7 @@ def test_explain_another_class_and_images_of_the_same_name(cli: Callable[..., An
 def test_explain_says_what_is_wrong(cli: Callable[..., Any], run: Path, photo: Path) -> None:
     done = cli("explain", run, photo, "--class", "ring")
     assert done.code == 2
-    assert "the run has no class 'ring'. Did you mean rings? It has: checks, rings, stripes." in done.err
+    assert "the run has no class 'ring'. Did you mean rings? It has checks, rings and stripes." in done.err
     assert "method must be one of auto, fast, cells, occlusion" in cli("explain", run, photo, "--method", "rise").err
     assert "nearest must be a whole number of at least 0, got -1" in cli("explain", run, photo, "--nearest", "-1").err
     Path("file").write_text("")

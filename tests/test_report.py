@@ -456,16 +456,16 @@ def test_a_confusion_matrix_of_several_labels_is_refused() -> None:
 
 
 def test_pillows_own_font_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from headstart.explanation import explanations
+    from headstart import text
 
     draw_png(confusion_matrix(evaluation(("cats", "dogs"))), tmp_path / "system.png")
-    monkeypatch.setattr(explanations, "SYSTEM_FONTS", ())
-    explanations.font_at.cache_clear()
+    monkeypatch.setattr(text, "SYSTEM_FONTS", ())
+    text.font_at.cache_clear()
     try:
         draw_png(confusion_matrix(evaluation(("cats", "dogs"))), tmp_path / "own.png")
-        assert explanations.font_at(12).getname()[0] == "Aileron"
+        assert text.font_at(12).getname()[0] == "Aileron"
     finally:
-        explanations.font_at.cache_clear()
+        text.font_at.cache_clear()
     inked = []
     for name in ("system", "own"):
         with Image.open(tmp_path / f"{name}.png") as image:

@@ -197,7 +197,7 @@ def test_a_run_that_cannot_be_written_to_is_evaluated_all_the_same(cli: Cli, fol
 
 
 def told(report: Report) -> tuple[Any, ...]:
-    section = report.section("uses")
+    section = next((section for section in report.sections if section.anchor == "uses"), None)
     return () if section is None else tuple(item for block in section.blocks if isinstance(block, Bullets) for item in block.items)
 
 

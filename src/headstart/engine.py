@@ -14,7 +14,7 @@ import importlib.util
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from itertools import islice
@@ -258,3 +258,32 @@ class TorchEngine:
             features = self._network(pixels.to(self._device, non_blocking=True))
         found: npt.NDArray[np.float32] = features.float().cpu().numpy()
         return found
+
+
+def open_session(
+    model: Path | bytes, *, kind: str, outputs: Sequence[str] = ()
+) -> Callable[[Mapping[str, npt.NDArray[Any]]], dict[str, npt.NDArray[Any]]]:
+    """Open an ONNX model, a file or its bytes (with OpenVINO also its own format), to run it on named inputs of any shapes, on all cores.
+
+    Returns what computes `outputs` (by default all) by name. Errors are those of the engine.
+    """
+    if kind == "openvino":
+        import openvino as ov
+
+        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": available_cores()}
+        compiled = ov.Core().compile_model(ov.Core().read_model(model), "CPU", settings)
+        ports = {name: compiled.output(name) for name in outputs or [port.get_any_name() for port in compiled.outputs]}
+
+        def run(inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+            found = compiled(dict(inputs))
+            return {name: found[port] for name, port in ports.items()}
+
+        return run
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = available_cores()
+    options.log_severity_level = 3
+    session = ort.InferenceSession(model if isinstance(model, bytes) else str(model), options, providers=["CPUExecutionProvider"])
+    names = list(outputs) or [output.name for output in session.get_outputs()]
+    return lambda inputs: dict(zip(names, session.run(names, dict(inputs)), strict=True))

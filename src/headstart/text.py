@@ -1,10 +1,14 @@
-"""Names, numbers and lists as a person reads them, on a terminal and in a report."""
+"""Names, numbers and lists as a person reads them, on a terminal, in a report and in pictures."""
 
 from __future__ import annotations
 
 import math
 import unicodedata
+from contextlib import suppress
+from functools import cache
+from typing import Any
 
+SYSTEM_FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "LiberationSans-Regular.ttf", "Arial.ttf", "arial.ttf")
 _JOINERS = "\N{ZERO WIDTH JOINER}\N{ZERO WIDTH NON-JOINER}"
 
 
@@ -82,3 +86,22 @@ def shorten(text: str, columns: int) -> str:
 def pad(text: str, columns: int) -> str:
     """Return `text` filled up with spaces to `columns` columns of a terminal."""
     return text + " " * (columns - width(text))
+
+
+@cache
+def font_at(size: int) -> Any:
+    """Return one of the system's fonts for Pillow, which have far more scripts than Pillow's own; else that."""
+    from PIL import ImageFont
+
+    for name in SYSTEM_FONTS:
+        with suppress(OSError):
+            return ImageFont.truetype(name, size)
+    return ImageFont.load_default(size)
+
+
+def fitted(text: str, font: Any, room: float) -> str:
+    """Return `text`, shortened as by `shorten` so that `font` draws it at most `room` pixels wide."""
+    columns = width(text)
+    while columns > 1 and font.getlength(shorten(text, columns)) > room:
+        columns -= 1
+    return shorten(text, columns)

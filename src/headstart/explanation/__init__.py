@@ -5,7 +5,6 @@ from headstart.explanation.explanations import (
     Neighbour,
     explain,
     explanation_picture,
-    font_at,
     nearest_training_images,
     overlay,
 )
@@ -18,7 +17,6 @@ __all__ = [
     "Neighbour",
     "explain",
     "explanation_picture",
-    "font_at",
     "nearest_training_images",
     "overlay",
 ]

@@ -5,11 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -19,15 +17,14 @@ from headstart.errors import ImageError, ParameterError, RunError, nearest
 from headstart.explanation.heat_maps import HeatMaps
 from headstart.modalities.image import ImageSource, quiet_decoding, read_image
 from headstart.run import MODEL, Run, load
-from headstart.text import percent, visible
+from headstart.text import enumeration, fitted, font_at, percent, visible
 
 if TYPE_CHECKING:
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageDraw
 
 Floats = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.uint8]
 
-SYSTEM_FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "LiberationSans-Regular.ttf", "Arial.ttf", "arial.ttf")
 _TOGETHER = 32  # images in memory
 _SHARP = 400  # pixels of the picture that is drawn, whatever the network takes
 _ROWS = 4096  # training images compared at once
@@ -35,13 +32,10 @@ _ROWS = 4096  # training images compared at once
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Neighbour:
-    """A training image near another one.
+    """A training image near another one: its position in the run's `training_names`, and its file, which may have been moved since.
 
-    Attributes:
-        row: its position in the run's `training_names`; `path`: the file, which may have been moved since.
-        label: its class; several are joined with ``, ``.
-        similarity: 1 for the same features, less the further they are apart.
-        same: whether it has the class that is explained.
+    `label` is its class (several are joined with ``, ``), `same` whether it has the class that is explained. `similarity` is 1 for the same
+    features, less the further they are apart.
     """
 
     row: int
@@ -115,9 +109,8 @@ def explain(
         raise ParameterError(f"nearest_images must be 0 or more, got {nearest_images}.")
     opened = run if isinstance(run, Run) else load(run, engine=engine)
     if target is not None and target not in opened.classes:
-        more = f" and {len(opened.classes) - 8} more" if len(opened.classes) > 8 else ""
-        known = f"It has: {', '.join(opened.classes[:8])}{more}."
-        raise ParameterError(f"the run has no class {target!r}.{nearest(target, opened.classes)} {known}")
+        known = enumeration(list(opened.classes))
+        raise ParameterError(f"the run has no class {target!r}.{nearest(target, opened.classes)} It has {known}.")
     return _Explainer(opened, method=method, engine=engine, count=nearest_images, target=target).explained(images)
 
 
@@ -147,13 +140,11 @@ class _Explainer:
             for start in range(0, len(images), _TOGETHER):
                 results = list(pool.map(prepared, images[start : start + _TOGETHER]))
                 readable = [(start + place, pixels) for place, pixels in enumerate(results) if not isinstance(pixels, ImageError)]
-                explanations = iter(self._together(images, readable))
+                explanations = self._together(images, readable)
                 for result in results:
                     yield result if isinstance(result, ImageError) else next(explanations)
 
     def _together(self, images: Sequence[ImageSource], readable: Sequence[tuple[int, Pixels]]) -> Iterator[Explanation]:
-        if not readable:
-            return
         run, pixels = self._run, np.stack([image for _, image in readable])
         features, probabilities = (np.stack(rows) for rows in zip(*self._engine.run(iter(pixels)), strict=True))
         best = probabilities.argmax(axis=1)
@@ -170,24 +161,18 @@ class _Explainer:
             )  # fmt: skip
 
     def _neighbour(self, row: int, similarity: float, target: int) -> Neighbour:
-        label = self._run.reference["targets"][row]
-        names = ", ".join(self._run.classes[j] for j in np.flatnonzero(label)) if label.ndim else self._run.classes[int(label)]
-        same = bool(label[target]) if label.ndim else int(label) == target
-        path = self._run.path / self._run.training_names[row]
-        return Neighbour(row=row, path=path, label=names, similarity=similarity, same=same)
+        run, label = self._run, self._run.reference["targets"][row]
+        assigned = np.flatnonzero(label) if label.ndim else [int(label)]
+        names = ", ".join(run.classes[index] for index in assigned)
+        return Neighbour(row=row, path=run.path / run.training_names[row], label=names, similarity=similarity, same=target in assigned)
 
 
 def nearest_training_images(run: Run, features: Floats, count: int) -> tuple[npt.NDArray[np.int64], Floats]:
     """Find the training images of a run that are nearest to others, in the space in which the run measures novelty, as `Run.predict` does.
 
-    Args:
-        run: opened. One without a novelty score is searched by the similarity itself.
-        features: float32 (m, D), as the run's network gives them.
-        count: how many of each; fewer where there are not so many.
-
-    Returns:
-        Their positions, int64 (m, c), the nearest first, and their similarities, float32 (m, c): the cosine of the angle between the
-        features of the last layer.
+    A run without a novelty score is searched by the similarity itself. `features` are float32 (m, D), as the run's network gives them.
+    Returns the positions of `count` or all training images, int64 (m, c), the nearest first, and their similarities, float32 (m, c): the
+    cosine of the angle between the features of the last layer.
     """
     known = run.reference["features"]
     last = next((layer for layer in run.manifest.backbone.layers if layer[0] == "last"), None)
@@ -204,8 +189,7 @@ def nearest_training_images(run: Run, features: Floats, count: int) -> tuple[npt
 
 def _directions(features: npt.NDArray[np.floating]) -> Floats:
     rows: Floats = features.astype(np.float32)
-    lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows))[:, None]
-    return np.asarray(rows / np.where(lengths > 0, lengths, np.float32(1)))
+    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.float32(1e-12)))
 
 
 # From dark to light without a break, so that it is also read in grey and by those who confuse red and green.
@@ -221,22 +205,14 @@ _SIDE, _MARGIN, _GAP = 400, 24, 16
 
 def colours(heat: Floats) -> Pixels:
     """The colour of each heat from 0 to 1: float32 (...) to uint8 (..., 3)."""
-    place = np.clip(heat, 0, 1) * (len(_RAMP) - 1)
-    low = np.minimum(place.astype(np.int64), len(_RAMP) - 2)
-    share = (place - low)[..., None]
-    mixed: Pixels = np.round(_RAMP[low] * (1 - share) + _RAMP[low + 1] * share).astype(np.uint8)
-    return mixed
+    place, levels = np.clip(heat, 0, 1) * (len(_RAMP) - 1), np.arange(len(_RAMP))
+    return np.stack([np.interp(place, levels, channel) for channel in _RAMP.T], axis=-1).round().astype(np.uint8)
 
 
 def overlay(pixels: Pixels, heat: Floats) -> Image.Image:
-    """Lay heat over a photograph: dark where there is none, from violet to light yellow where there is.
+    """Lay heat, float32 (h, w) from 0 to 1, over a photograph of the same square, uint8 (H, W, 3), to whose size it is brought.
 
-    Args:
-        pixels: uint8 (H, W, 3).
-        heat: float32 (h, w) from 0 to 1, for the same square of the image; it is brought to H x W.
-
-    Raises:
-        ParameterError: arrays of other shapes or types.
+    It is dark where there is no heat, and goes from violet to light yellow where there is. Raises ParameterError for other arrays.
     """
     from PIL import Image
 
@@ -251,14 +227,10 @@ def overlay(pixels: Pixels, heat: Floats) -> Image.Image:
 
 
 def explanation_picture(pixels: Pixels, heat: Floats, *, title: str, caption: str, neighbours: Sequence[Neighbour] = ()) -> Image.Image:
-    """Draw one explanation: the image, its heat beside it, and the nearest training images below.
+    """Draw one explanation: the image, its heat beside it, and the nearest training images, of which five have room, below.
 
-    Args:
-        pixels: uint8 (S, S, 3), the square of the image that the model sees.
-        heat: float32 (h, w) from 0 to 1.
-        title: what the model says, with its probability.
-        caption: a line below the title.
-        neighbours: nearest first; five have room.
+    `pixels`, uint8 (S, S, 3), are the square of the image that the model sees, `heat` is float32 (h, w) from 0 to 1. `title` is what the
+    model says, with its probability, `caption` a line below it.
     """
     from PIL import Image, ImageDraw
 
@@ -267,11 +239,11 @@ def explanation_picture(pixels: Pixels, heat: Floats, *, title: str, caption: st
     below = 118 + _SIDE
     image = Image.new("RGB", (width, below + 52 + (thumb + 92 if neighbours else 0)), PAPER)
     draw = ImageDraw.Draw(image)
-    draw.text((_MARGIN, 20), _fitted(title, font_at(30), width - 2 * _MARGIN), font=font_at(30), fill=INK)
-    draw.text((_MARGIN, 62), _fitted(caption, font_at(17), width - 2 * _MARGIN), font=font_at(17), fill=QUIET)
-    image.paste(Image.fromarray(pixels).resize((_SIDE, _SIDE), Image.Resampling.BICUBIC), (_MARGIN, 102))
-    sharp = np.asarray(Image.fromarray(pixels).resize((_SIDE, _SIDE), Image.Resampling.BICUBIC))
-    image.paste(overlay(sharp, heat), (_MARGIN + _SIDE + _GAP, 102))
+    draw.text((_MARGIN, 20), fitted(title, font_at(30), width - 2 * _MARGIN), font=font_at(30), fill=INK)
+    draw.text((_MARGIN, 62), fitted(caption, font_at(17), width - 2 * _MARGIN), font=font_at(17), fill=QUIET)
+    sharp = Image.fromarray(pixels).resize((_SIDE, _SIDE), Image.Resampling.BICUBIC)
+    image.paste(sharp, (_MARGIN, 102))
+    image.paste(overlay(np.asarray(sharp), heat), (_MARGIN + _SIDE + _GAP, 102))
     _legend(image, draw, (_MARGIN + _SIDE + _GAP, 102 + _SIDE + 12))
     if neighbours:
         _draw_neighbours(image, draw, neighbours[:5], thumb=thumb, top=below + 56)
@@ -305,28 +277,7 @@ def _draw_neighbours(image: Image.Image, draw: ImageDraw.ImageDraw, neighbours: 
             draw.text((left + thumb // 2, top + thumb // 2), "file not found", font=font_at(14), fill=QUIET, anchor="mm")
         else:
             image.paste(ImageOps.fit(Image.fromarray(pixels), (thumb, thumb), Image.Resampling.BICUBIC), (left, top))
-        label = _fitted(visible(neighbour.label), font_at(16), thumb)
+        label = fitted(neighbour.label, font_at(16), thumb)
         draw.text((left, top + thumb + 6), label, font=font_at(16), fill=SAME if neighbour.same else OTHER)
-        note = _fitted(f"similarity {neighbour.similarity:.2f}", font_at(14), thumb)
+        note = fitted(f"similarity {neighbour.similarity:.2f}", font_at(14), thumb)
         draw.text((left, top + thumb + 27), note, font=font_at(14), fill=QUIET)
-
-
-def _fitted(words: str, font: Any, room: int) -> str:
-    """The words, with their middle left out where they are too long."""
-    if font.getlength(words) <= room:
-        return words
-    kept = len(words) - 1
-    while kept > 1 and font.getlength(f"{words[: kept // 2]}…{words[-(kept - kept // 2) :]}") > room:
-        kept -= 1
-    return f"{words[: kept // 2]}…{words[-(kept - kept // 2) :]}"
-
-
-@cache
-def font_at(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Return one of the system's fonts, which have far more scripts than Pillow's own; else that."""
-    from PIL import ImageFont
-
-    for name in SYSTEM_FONTS:
-        with suppress(OSError):
-            return ImageFont.truetype(name, size)
-    return ImageFont.load_default(size)

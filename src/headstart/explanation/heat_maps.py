@@ -10,7 +10,8 @@ the image is blurred. It works with any network, and takes a pass for every wind
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Self
 
@@ -19,7 +20,7 @@ import numpy.typing as npt
 
 from headstart.engine import Engine, open_engine
 from headstart.errors import BackboneError, ParameterError
-from headstart.explanation.stage_maps import LOGITS, AfterPooling, NetworkGraph, Pooling, StageMaps, UnknownMapError, find_poolings
+from headstart.explanation.stage_maps import LOGITS, NetworkGraph, PooledNetwork, UnknownMapError, find_poolings
 from headstart.metrics.link import SOFTMAX, Link
 from headstart.modalities.image import Preprocessing
 from headstart.run import MODEL, Run
@@ -58,17 +59,9 @@ class HeatMaps:
     """
 
     def __init__(
-        self,
-        model: str | Path,
-        *,
-        preprocessing: Preprocessing,
-        classes: Sequence[str],
-        link: Link = SOFTMAX,
-        method: str = "auto",
-        engine: str = "auto",
-        cells: int = CELLS,
-        step: float = STEP,
-    ) -> None:
+        self, model: str | Path, *, preprocessing: Preprocessing, classes: Sequence[str], link: Link = SOFTMAX, method: str = "auto",
+        engine: str = "auto", cells: int = CELLS, step: float = STEP,
+    ) -> None:  # fmt: skip
         if method not in METHODS:
             raise ParameterError(f"method must be one of {', '.join(METHODS)}, got {method!r}.")
         size = preprocessing.size
@@ -77,16 +70,10 @@ class HeatMaps:
         if not (np.isfinite(step) and -0.5 <= step <= 1 and step):
             raise ParameterError(f"step must be from -0.5 to 1 and not 0, got {step!r}.")
         self._model, self._size, self._classes, self._link = Path(model), size, tuple(classes), link
-        self._engine_kind, self._cells, self._step = engine, cells, step
-        self._asked = self.method = method
-        self._poolings: tuple[Pooling, ...] = ()
-        self._stages: StageMaps | None = None
-        self._after: AfterPooling | None = None
-        self._whole: Engine | None = None
-        if method in ("fast", "cells"):
-            self._open_stages()
-        else:
-            self._use_occlusion()
+        self._engine_kind, self._cells, self._step, self._asked = engine, cells, step, method
+        self._network = self._pooled() if method in ("fast", "cells") else None
+        if self._network is None:
+            _ = self._whole  # so that a model that cannot be opened is refused at once
 
     @classmethod
     def of(cls, run: Run, *, method: str = "auto", engine: str = "auto") -> Self:
@@ -94,41 +81,37 @@ class HeatMaps:
         link = run.class_link("Heat maps are for")
         return cls(run.path / MODEL, preprocessing=run.preprocessing, classes=run.classes, link=link, method=method, engine=engine)
 
-    def _open_stages(self) -> None:
+    @property
+    def method(self) -> str:
+        """That will be used, ``cells`` or ``occlusion``."""
+        return "occlusion" if self._network is None else "cells"
+
+    @cached_property
+    def _whole(self) -> Engine:
+        return open_engine(self._model, kind=self._engine_kind, outputs=(LOGITS,), size=self._size)
+
+    def _pooled(self) -> PooledNetwork | None:
         try:
-            self._graph = NetworkGraph(self._model.read_bytes())
+            graph = NetworkGraph(self._model.read_bytes())
         except OSError as error:
             raise BackboneError(f"{self._model}: cannot be opened ({error.strerror}).") from None
-        poolings = find_poolings(self._graph)
+        poolings = find_poolings(graph)
         if poolings is None:
-            self._not_cells()
-            return
-        self.method = "cells"
-        self._poolings = poolings
-        self._stages = StageMaps(self._graph, poolings, size=self._size, cells=self._cells, engine=self._engine_kind)
+            self._check_fallback()
+            return None
+        return PooledNetwork(graph, poolings, size=self._size, cells=self._cells, engine=self._engine_kind)
 
-    def _not_cells(self) -> None:
+    def _check_fallback(self) -> None:
         if self._asked == "cells":
             raise BackboneError(
                 "The features of this network are not only means over positions (a class token, for one, is none), so the method 'cells' "
                 "cannot tell where they come from. Use 'occlusion'."
             )
-        self._use_occlusion()
-
-    def _use_occlusion(self) -> None:
-        self.method, self._stages, self._after = "occlusion", None, None
-        self._whole = open_engine(self._model, kind=self._engine_kind, outputs=(LOGITS,), size=self._size)
 
     def __call__(self, images: Pixels, targets: Sequence[int] | npt.NDArray[np.int64]) -> Floats:
-        """Where the evidence for a class lies.
+        """Return heat, float32 (n, size, size), from 0, nothing or evidence against the class, to 1, the most in this image.
 
-        Args:
-            images: uint8 (n, size, size, 3), prepared.
-            targets: the class of each whose evidence is wanted, (n,).
-
-        Returns:
-            float32 (n, size, size) from 0, nothing or evidence against the class, to 1, the most in this image. All 0 where no place
-            speaks for the class.
+        It is all 0 where no place is evidence for the class. Arguments and errors as of `evidence`.
         """
         heat = np.zeros((len(images), self._size, self._size), np.float32)
         for row, evidence in enumerate(self.evidence(images, targets)):
@@ -136,34 +119,24 @@ class HeatMaps:
         return heat
 
     def evidence(self, images: Pixels, targets: Sequence[int] | npt.NDArray[np.int64]) -> Floats:
-        """Evidence on the grid, with its sign.
+        """Return evidence on the grid with its sign, float32 (n, cells, cells), in log-odds: above 0 for the class, below against it.
 
-        Args:
-            images: uint8 (n, size, size, 3), prepared.
-            targets: the class of each whose evidence is wanted, (n,).
-
-        Returns:
-            float32 (n, cells, cells), in log-odds: above 0 where a place speaks for the class, below where it speaks against it. By
-            *cells*, how much they rise for each unit by which the place counts more; by *occlusion*, how much they fall without it.
-
-        Raises:
-            ParameterError: images of another size or type, or targets that are no classes.
+        By *cells*, it is how much they rise for each unit by which the place counts more; by *occlusion*, how much they fall without it.
+        `images` are prepared, uint8 (n, size, size, 3); `targets` (n,) are the classes. Raises ParameterError for anything else.
         """
         targets = np.asarray(targets)
         self._check(images, targets)
-        if self.method == "cells":
+        if self._network is not None:
             try:
-                return self._by_cells_or_occlusion(images, targets)
+                found = self._by_cells(self._network, images, targets)
+                silent = np.flatnonzero(~found.any(axis=(1, 2)))  # nearest neighbours: a small change alters no vote
+                if len(silent) and self._asked != "cells":
+                    found[silent] = self._occluded(images[silent], targets[silent])
+                return found
             except UnknownMapError:
-                self._not_cells()
+                self._check_fallback()
+                self._network = None
         return self._occluded(images, targets)
-
-    def _by_cells_or_occlusion(self, images: Pixels, targets: npt.NDArray[np.int64]) -> Floats:
-        found = self._by_cells(images, targets)
-        silent = np.flatnonzero(~found.any(axis=(1, 2)))  # nearest neighbours: a small change alters no vote
-        if len(silent) and self._asked != "cells":
-            found[silent] = self._occluded(images[silent], targets[silent])
-        return found
 
     def _check(self, images: Pixels, targets: npt.NDArray[np.int64]) -> None:
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (self._size, self._size, 3):
@@ -182,38 +155,25 @@ class HeatMaps:
         rows = logits.astype(np.float64)
         if self._link.independent or rows.shape[1] == 1:
             return rows[:, target]
-        others = np.delete(rows, target, axis=1)
-        top = others.max(axis=1)
-        odds: npt.NDArray[np.float64] = rows[:, target] - top - np.log(np.exp(others - top[:, None]).sum(axis=1))
-        return odds
+        others: npt.NDArray[np.float64] = np.logaddexp.reduce(np.delete(rows, target, axis=1), axis=1)
+        return rows[:, target] - others
 
-    def _by_cells(self, images: Pixels, targets: npt.NDArray[np.int64]) -> Floats:
-        assert self._stages is not None
+    def _by_cells(self, network: PooledNetwork, images: Pixels, targets: npt.NDArray[np.int64]) -> Floats:
         found = np.zeros((len(images), self._cells, self._cells), np.float32)
-        for row, maps in enumerate(self._stages.run(iter(images))):
-            if self._after is None:
-                shapes = [shape for _, shape in maps]
-                self._after = AfterPooling(self._graph, self._poolings, shapes, engine=self._stages.engine_name)
-            changed = [_counting_more(grid, self._step) for grid, _ in maps]
-            odds = self._odds(self._after(changed), int(targets[row]))
+        for row, maps in enumerate(network.maps(iter(images))):
+            odds = self._odds(network.logits([_counting_more(grid, self._step) for grid in maps]), int(targets[row]))
             found[row] = ((odds[1:] - odds[0]) / self._step).reshape(self._cells, self._cells)
         return _without_rounding(found)
 
     def _occluded(self, images: Pixels, targets: npt.NDArray[np.int64]) -> Floats:
-        if self._whole is None:
-            self._whole = open_engine(self._model, kind=self._engine_kind, outputs=(LOGITS,), size=self._size)
         apart = 1.0 if self._asked == "fast" else 0.5
         hidden = windows(self._cells, apart=apart)
         found = np.zeros((len(images), self._cells, self._cells), np.float32)
-        rows: list[Floats] = []
-        done = 0
-        for (logits,) in self._whole.run(self._with_windows(images, apart)):
-            rows.append(logits)
-            if len(rows) == len(hidden) + 1:
-                odds = self._odds(np.stack(rows), int(targets[done]))
-                fall = (odds[0] - odds[1:]).astype(np.float32)
-                found[done] = np.tensordot(fall, hidden, axes=1) / hidden.sum(axis=0)
-                rows, done = [], done + 1
+        results = self._whole.run(self._with_windows(images, apart))
+        for row, target in enumerate(targets.tolist()):
+            odds = self._odds(np.stack([logits for (logits,) in islice(results, len(hidden) + 1)]), target)
+            fall = (odds[0] - odds[1:]).astype(np.float32)
+            found[row] = np.tensordot(fall, hidden, axes=1) / hidden.sum(axis=0)
         return _without_rounding(found)
 
     def _with_windows(self, images: Pixels, apart: float) -> Iterator[Pixels]:
@@ -243,9 +203,7 @@ def _counting_more(grid: Floats, step: float) -> Floats:
 def windows(cells: int, *, apart: float = 0.5) -> Floats:
     """Windows that together cover a grid evenly: float32 (m, cells, cells), 1 inside.
 
-    Args:
-        cells: height and width of the grid.
-        apart: from one to the next, in widths of a window: 1 puts them side by side, 0.5 lets each overlap half of the next.
+    `apart` is from one to the next, in widths of a window: 1 puts them side by side, 0.5 lets each overlap half of the next.
     """
     stride = max(1, round(_WINDOW * apart * cells))
     width = round(stride / apart)

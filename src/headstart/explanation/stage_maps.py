@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from headstart.engine import available_cores, open_engine
+from headstart.engine import open_engine, open_session
 from headstart.errors import BackboneError
 
 if TYPE_CHECKING:
@@ -26,21 +26,12 @@ FEATURES, LOGITS = "features", "logits"
 _SAME = 1e-3  # of a pooled value and the mean of its map, relative to the largest value
 
 
+class UnknownMapError(Exception):
+    """What was taken for a map of positions is none."""
+
+
 class NetworkGraph:
-    """The graph of an ONNX file.
-
-    Args:
-        data: the file.
-
-    Attributes:
-        nodes: in the order of the file, which is that of the computation.
-        weights: the constants by name.
-        makers: for each value the position of the node that computes it.
-        inputs: names of the inputs of the network.
-
-    Raises:
-        BackboneError: not an ONNX file, or a damaged one.
-    """
+    """The graph of an ONNX file; its nodes are in the order of the computation. Raises BackboneError where `data` are none, or damaged."""
 
     def __init__(self, data: bytes) -> None:
         import onnx
@@ -59,14 +50,9 @@ class NetworkGraph:
         self.inputs = [value.name for value in graph.input if value.name not in self.weights]
 
     def sources(self, value: str, *, stop: Iterable[str] = ()) -> tuple[list[int], set[str]]:
-        """Return what a value is computed from.
+        """Trace what a value is computed from, no further than the values in `stop` and the inputs of the network.
 
-        Args:
-            value: its name.
-            stop: values that are not traced further.
-
-        Returns:
-            The positions of the nodes needed, in order, and those of the values in `stop` and the inputs of the network that are needed.
+        Returns the positions of the nodes needed, in order, and those of these values that are needed.
         """
         ends, needed, found, pending = {*stop, *self.inputs}, set[int](), set[str](), [value]
         while pending:
@@ -117,28 +103,13 @@ class Pooling:
 
 
 def find_poolings(graph: NetworkGraph) -> tuple[Pooling, ...] | None:
-    """The means over positions that the features consist of.
+    """Return the means over positions that stand last before the features, in order.
 
-    Returns:
-        Those that stand last before the features, in order; None where features also reach the network's input by another way, as a class
-        token does, so that these maps do not tell all.
+    None where features also reach the network's input by another way, as a class token does, so that these maps do not tell all.
     """
-    found: dict[str, Pooling] = {}
-    pending, seen = [FEATURES], set()
-    while pending:
-        name = pending.pop()
-        if name in graph.inputs:
-            return None
-        if name in seen or name not in graph.makers:
-            continue
-        seen.add(name)
-        node = graph.nodes[graph.makers[name]]
-        axes = _pooled_axes(node)
-        if axes:
-            found[name] = Pooling(node.input[0], name, axes)
-        else:
-            pending.extend(taken for taken in node.input if taken)
-    return tuple(sorted(found.values(), key=lambda pooling: graph.makers[pooling.pooled])) or None
+    found = {node.output[0]: Pooling(node.input[0], node.output[0], axes) for node in graph.nodes if (axes := _pooled_axes(node))}
+    ends = graph.sources(FEATURES, stop=found)[1]
+    return None if ends - found.keys() else tuple(found[name] for name in found if name in ends) or None
 
 
 def _pooled_axes(node: onnx.NodeProto) -> tuple[int, ...]:
@@ -151,66 +122,62 @@ def _pooled_axes(node: onnx.NodeProto) -> tuple[int, ...]:
     return ()
 
 
-class StageMaps:
-    """Runs a saved model and gives, for each image, the maps of its stages on one common grid.
+class PooledNetwork:
+    """A saved model in two parts: from images of `size` pixels to the maps that `poolings` take the means of, and from there to the logits.
 
-    Args:
-        graph: of the model.
-        poolings: as `find_poolings` gives them.
-        size: height and width of the images.
-        cells: height and width of the grid.
-        engine: as of `headstart.engine.open_engine`.
+    Maps are on one common grid of `cells` by `cells`. `engine` is as of `headstart.engine.open_engine`.
     """
 
     def __init__(self, graph: NetworkGraph, poolings: Sequence[Pooling], *, size: int, cells: int, engine: str = "auto") -> None:
-        self._poolings = tuple(poolings)
-        self._cells = cells
+        self._graph, self._poolings, self._cells = graph, tuple(poolings), cells
+        self._shapes: list[tuple[int, ...]] = []
+        self._rest: Callable[[Mapping[str, Floats]], Floats] | None = None
         names = [name for pooling in poolings for name in (pooling.map, pooling.pooled)]
         with tempfile.TemporaryDirectory(prefix="headstart-explain-", ignore_cleanup_errors=True) as folder:
             network = Path(folder) / "maps.onnx"
             network.write_bytes(graph.with_outputs(list(dict.fromkeys(names))))
             self._engine = open_engine(network, kind=engine, outputs=names, size=size)
-        self.engine_name = self._engine.name
 
-    def run(self, images: Iterable[Pixels]) -> Iterator[list[tuple[Floats, tuple[int, ...]]]]:
-        """Yield for each image (H, W, 3), for each pooling, its map as float32 (cells * cells, C) and the shape of the pooled value.
+    def maps(self, images: Iterable[Pixels]) -> Iterator[list[Floats]]:
+        """Yield for each image (H, W, 3), for each pooling, its map as float32 (cells * cells, C), whose mean is the pooled value.
 
-        The mean of a map's cells is the pooled value.
-
-        Raises:
-            UnknownMapError: a map has no square grid of positions, or its mean is not the pooled value.
+        Raises UnknownMapError where a map has no square grid of positions, or its mean is not the pooled value.
         """
         for outputs in self._engine.run(images):
-            yield [
-                (_on_grid(outputs[2 * index], outputs[2 * index + 1], pooling, self._cells), outputs[2 * index + 1].shape)
-                for index, pooling in enumerate(self._poolings)
-            ]
+            maps, pooled = outputs[::2], outputs[1::2]
+            self._shapes = [value.shape for value in pooled]
+            yield [_on_grid(*values, self._cells) for values in zip(maps, pooled, self._poolings, strict=True)]
 
+    def logits(self, values: Sequence[Floats]) -> Floats:
+        """Logits, float32 (n, k), from pooled values, float32 (n, C) each, once `maps` has given the first image."""
+        inputs = {
+            pooling.pooled: np.ascontiguousarray(value.reshape(len(value), *shape))
+            for pooling, value, shape in zip(self._poolings, values, self._shapes, strict=True)
+        }
+        if self._rest is None:
+            self._rest = self._after({name: ("N", *value.shape[1:]) for name, value in inputs.items()})
+        return self._rest(inputs)
 
-class UnknownMapError(Exception):
-    """What was taken for a map of positions is none."""
+    def _after(self, inputs: Mapping[str, tuple[int | str, ...]]) -> Callable[[Mapping[str, Floats]], Floats]:
+        used = self._graph.sources(LOGITS, stop=inputs)[1]  # a head need not use all stages
+        model = self._graph.part(LOGITS, inputs={name: shape for name, shape in inputs.items() if name in used})
+        session = open_session(model, kind=self._engine.name, outputs=(LOGITS,))
+        return lambda values: session({name: values[name] for name in used})[LOGITS]
 
 
 def _on_grid(value: Floats, pooled: Floats, pooling: Pooling, cells: int) -> Floats:
     axes = tuple(axis - 1 for axis in pooling.axes)  # the engine takes the batch dimension off
-    if value.ndim != 3 - (len(axes) == 1):
-        raise UnknownMapError(pooling.map)
-    if axes == (0, 1) or axes == (0,):
-        positions = value.reshape(-1, value.shape[-1])
-        sides = value.shape[:2] if axes == (0, 1) else (math.isqrt(len(value)),) * 2
-    else:
-        positions = value.reshape(len(value), -1).T
-        sides = value.shape[1:]
-    if sides[0] * sides[1] != len(positions):
-        raise UnknownMapError(pooling.map)
-    mean = positions.mean(axis=0)
-    if mean.size != pooled.size or not np.abs(mean - pooled.ravel()).max() <= _SAME * max(float(np.abs(mean).max()), 1e-12):
-        raise UnknownMapError(pooling.map)
-    rows, columns = _resampling(sides[0], cells), _resampling(sides[1], cells)
-    channels = positions.shape[1]
-    across = np.tensordot(rows, positions.reshape(*sides, channels), axes=(1, 0))
-    grid: Floats = np.matmul(columns, across).reshape(cells * cells, channels)
-    return grid
+    if value.ndim == 1 + len(axes):
+        grid = np.moveaxis(value, axes, range(len(axes)))
+        sides = grid.shape[:2] if len(axes) == 2 else (math.isqrt(len(grid)),) * 2
+        positions = grid.reshape(-1, grid.shape[-1])
+        mean = positions.mean(axis=0)
+        far = _SAME * max(float(np.abs(mean).max()), 1e-12)
+        if math.prod(sides) == len(positions) and mean.size == pooled.size and np.abs(mean - pooled.ravel()).max() <= far:
+            rows, columns = (_resampling(side, cells) for side in sides)
+            across = np.tensordot(rows, positions.reshape(*sides, -1), axes=(1, 0))
+            return np.asarray(np.matmul(columns, across)).reshape(cells * cells, -1)
+    raise UnknownMapError(pooling.map)
 
 
 @lru_cache(maxsize=64)
@@ -220,60 +187,3 @@ def _resampling(length: int, cells: int) -> Floats:
     covered = np.minimum(edges[1:, None], own + 1) - np.maximum(edges[:-1, None], own)
     weights: Floats = (np.maximum(covered, 0) * (cells / length)).astype(np.float32)
     return weights
-
-
-class AfterPooling:
-    """The part of a saved model from the pooled values to the logits, for many rows at once.
-
-    Args:
-        graph: of the model.
-        poolings: whose results it begins with.
-        shapes: of each pooled value, without the batch.
-        engine: ``openvino`` or ``onnxruntime``.
-    """
-
-    def __init__(self, graph: NetworkGraph, poolings: Sequence[Pooling], shapes: Sequence[tuple[int, ...]], *, engine: str) -> None:
-        self._shapes = [tuple(shape) for shape in shapes]
-        inputs: dict[str, tuple[int | str, ...]] = {pooling.pooled: ("N", *shape) for pooling, shape in zip(poolings, shapes, strict=True)}
-        used = graph.sources(LOGITS, stop=inputs)[1]
-        self._used = [pooling.pooled in used for pooling in poolings]
-        names = [pooling.pooled for pooling in poolings if pooling.pooled in used]
-        model = graph.part(LOGITS, inputs={name: inputs[name] for name in names})
-        self._run = (_with_openvino if engine == "openvino" else _with_onnxruntime)(model, names)
-
-    def __call__(self, values: Sequence[Floats]) -> Floats:
-        """Pooled values, float32 (n, C) each, to logits, float32 (n, k)."""
-        rows = zip(values, self._shapes, self._used, strict=True)
-        logits: Floats = self._run([np.ascontiguousarray(value.reshape(len(value), *shape)) for value, shape, used in rows if used])
-        return logits
-
-
-def _with_openvino(model: bytes, names: list[str]) -> Any:
-    import openvino as ov
-
-    settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": available_cores()}
-    core = ov.Core()
-    compiled = core.compile_model(core.read_model(model), "CPU", settings)
-    request = compiled.create_infer_request()
-
-    def run(values: list[Floats]) -> Floats:
-        request.infer(dict(zip(names, values, strict=True)))
-        logits: Floats = request.get_output_tensor(0).data.copy()
-        return logits
-
-    return run
-
-
-def _with_onnxruntime(model: bytes, names: list[str]) -> Any:
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = available_cores()
-    options.log_severity_level = 3
-    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-
-    def run(values: list[Floats]) -> Floats:
-        logits: Floats = session.run([LOGITS], dict(zip(names, values, strict=True)))[0]
-        return logits
-
-    return run

@@ -18,17 +18,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from headstart.engine import available_cores
+from headstart.engine import open_session
 from headstart.errors import BackboneError, HeadstartError, MissingExtraError, ParameterError
+from headstart.export.onnx_file import IMAGES
 from headstart.modalities.image import Preprocessing
 from headstart.run import MODEL, Run
 
 if TYPE_CHECKING:
     import onnx
 
-CONVERTER = "HEADSTART_ONNX2TF"
-"""The environment variable that names the program onnx2tf where it is not on the path."""
-
+CONVERTER = "HEADSTART_ONNX2TF"  # the environment variable that names the program onnx2tf where it is not on the path
 _TRIAL_IMAGES = "calibration_image_sample_data_20x128x128x3_float32.npy"  # what onnx2tf would otherwise download
 _TIMEOUT = 1800.0  # seconds
 _MODULES = {"onnxruntime": "onnxruntime", "openvino": "openvino", "litert": "ai_edge_litert"}
@@ -45,8 +44,7 @@ class ConverterError(HeadstartError):
 def openvino_model(model: onnx.ModelProto) -> Any:
     """An ONNX model as a model of OpenVINO, its metadata in ``rt_info`` under ``headstart``.
 
-    Raises:
-        MissingExtraError: OpenVINO is not installed.
+    Raises MissingExtraError where OpenVINO is not installed.
     """
     if importlib.util.find_spec("openvino") is None:
         raise MissingExtraError("An export for OpenVINO", extra="openvino")
@@ -74,9 +72,8 @@ def write_openvino(model: Any, file: Path) -> None:
 def find_converter() -> str:
     """The program onnx2tf.
 
-    Raises:
-        ParameterError: it was not found.
-        MissingExtraError: LiteRT, which runs the file for the comparison, is not installed.
+    Raises ParameterError where it is not found, and MissingExtraError where LiteRT, which runs the file for the comparison, is not
+    installed.
     """
     found = shutil.which(os.environ.get(CONVERTER) or "onnx2tf")
     if found is None:
@@ -107,14 +104,8 @@ def square_model(run: Run) -> onnx.ModelProto:
 def write_litert(run: Run, file: Path, examples: Iterable[Image]) -> None:
     """Write the LiteRT file, and the class names, if there are any, beside it, one a line, as ``NAME.labels.txt``.
 
-    Args:
-        run: the run.
-        file: to write.
-        examples: some real images, uint8 (H, W, 3), on which onnx2tf checks its conversion.
-
-    Raises:
-        ConverterError: onnx2tf failed; the last line that it printed is quoted.
-        ParameterError, MissingExtraError: as `find_converter`.
+    onnx2tf checks its conversion on `examples`, some real images, uint8 (H, W, 3). Raises ConverterError, with its last line, where it
+    fails; else errors as of `find_converter`.
     """
     program = find_converter()
     with tempfile.TemporaryDirectory(prefix="headstart-litert-") as folder:
@@ -145,17 +136,10 @@ def _thumbnails(images: Iterable[Image]) -> npt.NDArray[np.float32]:
 
 
 class ExportedModel:
-    """An exported file, opened.
+    """An exported file, opened: ONNX (any engine but ``litert``), the ``.xml`` of an OpenVINO IR, or ``.tflite`` (``litert``).
 
-    Args:
-        file: an ONNX file, the ``.xml`` of an OpenVINO IR, or a LiteRT file (``.tflite``).
-        engine: ``onnxruntime``, for ONNX only, ``openvino``, for ONNX and IR, or ``litert``.
-        preprocessing: of the run; a LiteRT file needs it, the others contain it.
-
-    Raises:
-        ParameterError: an engine that cannot run this file, or a LiteRT file without preprocessing.
-        MissingExtraError: the engine is not installed.
-        BackboneError: the file cannot be opened.
+    A LiteRT file needs the preprocessing of the run; the others contain it. Raises ParameterError for an engine that cannot run this file
+    or missing preprocessing, MissingExtraError where the engine is not installed, and BackboneError where the file cannot be opened.
     """
 
     def __init__(self, file: Path, *, engine: str, preprocessing: Preprocessing | None = None) -> None:
@@ -165,10 +149,9 @@ class ExportedModel:
             raise MissingExtraError(f"The engine {engine!r}", extra=engine)
         if engine == "litert" and preprocessing is None:
             raise ParameterError(f"{file.name} takes preprocessed images; pass the preprocessing of the run as well.")
-        self.engine = engine
         self._prepare = preprocessing if engine == "litert" else None
         try:
-            self._run = {"onnxruntime": _open_onnxruntime, "openvino": _open_openvino, "litert": _open_litert}[engine](file)
+            self._run = _open_litert(file) if engine == "litert" else _open(file, engine)
         except Exception as error:  # neither engine exports its exception types
             raise BackboneError(f"{file}: {engine} cannot open this file ({str(error).splitlines()[-1][:200]}).") from None
 
@@ -187,30 +170,14 @@ def _engines(file: Path) -> tuple[str, ...]:
     return {".xml": ("openvino",), ".tflite": ("litert",)}.get(file.suffix, ("onnxruntime", "openvino"))
 
 
-def _open_onnxruntime(file: Path) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = available_cores()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    names, images = [output.name for output in session.get_outputs()], session.get_inputs()[0].name
-    return lambda batch: dict(zip(names, session.run(names, {images: batch}), strict=True))
-
-
-def _open_openvino(file: Path) -> Any:
-    import openvino as ov
-
-    settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": available_cores()}
-    model = ov.Core().read_model(str(file))
-    compiled = ov.Core().compile_model(model, "CPU", settings)
+def _open(file: Path, engine: str) -> Any:
+    outputs: list[str] = []
     if file.suffix == ".onnx":  # OpenVINO gives outputs further names, of the nodes that an Identity stood for
         import onnx
 
-        names = [value.name for value in onnx.load(str(file), load_external_data=False).graph.output]
-    else:
-        names = [output.get_any_name() for output in model.outputs]
-    return lambda batch: dict(zip(names, compiled([batch]).to_tuple(), strict=True))
+        outputs = [value.name for value in onnx.load(str(file), load_external_data=False).graph.output]
+    session = open_session(file, kind=engine, outputs=outputs)
+    return lambda batch: session({IMAGES: batch})
 
 
 def _open_litert(file: Path) -> Any:

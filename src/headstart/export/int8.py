@@ -6,29 +6,25 @@ float32, a growing share of them. They too are found on training images: the ima
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import os
 from collections.abc import Sequence
 from contextlib import redirect_stdout
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from headstart.errors import DataError, MissingExtraError, ParameterError
+from headstart.errors import DataError, ParameterError
 from headstart.export.formats import ExportedModel, Outputs, openvino_model, write_openvino
 from headstart.export.onnx_file import onnx_model
-from headstart.export.parity import Gate, Reference
-from headstart.export.sample import sample_of
+from headstart.export.parity import Gate, Reference, sample_of
 from headstart.progress import Listener, Progress, quiet
 
-FLOAT_SHARES = (0.0, 0.1, 0.25, 0.5)
-"""Shares of the layers that are left in float32, one after the other until the gate is passed."""
-
-CALIBRATION = 300
+FLOAT_SHARES = (0.0, 0.1, 0.25, 0.5)  # of the layers, left in float32 one after the other until the gate is passed
+CALIBRATION = 300  # images
 _RANKING = 16  # images on which layers are ranked
 _LAYERS = ("Convolution", "GroupConvolution", "MatMul")
 _POOLINGS = ("ReduceMean", "ReduceMax")  # cheap, and rounding before them would erase small features
@@ -39,24 +35,13 @@ Images = Sequence[npt.NDArray[np.uint8]]
 def write_int8(
     reference: Reference, file: Path, *, max_drop: float, data: Path | None, listener: Listener
 ) -> tuple[Outputs, tuple[Gate, ...]]:
-    """Write an int8 file, with more and more layers in float32 until the accuracy gate is passed or no share is left.
+    """Write an int8 file (``.xml``), with more and more layers in float32 until the accuracy gate is passed or no share is left.
 
-    Args:
-        reference: the run and the images of the gate.
-        file: the ``.xml`` to write.
-        max_drop: how much accuracy may be lost, as a share.
-        data: the folder of the data, if the training images have been moved.
-        listener: told of the stages.
-
-    Returns:
-        The outputs of the last file for the images of the gate, and every attempt; the last one may have failed.
-
-    Raises:
-        DataError: no training images are left.
-        ParameterError: the model assigns no labels.
-        MissingExtraError: NNCF is not installed.
+    `reference` has the run and the images of the gate, `data` is the folder of the data if the training images have been moved, and
+    `max_drop` is how much accuracy may be lost, as a share. Returns the outputs of the last file for the images of the gate, and every
+    attempt, of which the last one may have failed. Raises DataError where no training images are left, ParameterError where the model
+    assigns no labels.
     """
-    check_nncf()
     comparison = reference.comparison
     if comparison.decision != "label":
         raise ParameterError(
@@ -86,45 +71,32 @@ def write_int8(
     return outputs, tuple(gates)
 
 
-def check_nncf() -> None:
-    """Report a missing NNCF before any work is done.
-
-    Raises:
-        MissingExtraError: it is not installed.
-    """
-    for package in ("openvino", "nncf"):
-        if importlib.util.find_spec(package) is None:
-            raise MissingExtraError("int8", extra="int8")
-
-
 def layers_of(model: Any) -> list[str]:
     """Names of the layers that can be quantised, in their order: all between the pixels and ``features``."""
     inner = _network_nodes(model)
-    ordered = [node for node in model.get_ordered_ops() if node.get_type_name() in _LAYERS]
-    return [node.get_friendly_name() for node in ordered if node.get_friendly_name() in inner]
+    return [name for name, kind in _kinds(model) if kind in _LAYERS and name in inner]
+
+
+def _kinds(model: Any) -> list[tuple[str, str]]:
+    return [(node.get_friendly_name(), node.get_type_name()) for node in model.get_ordered_ops()]
 
 
 def quantised(model: Any, images: Images, *, in_float: Sequence[str] = (), progress: Progress | None = None) -> Any:
-    """An int8 copy of an OpenVINO model.
+    """An int8 copy of an OpenVINO model as `openvino_model` makes it; layers named `in_float` stay in float32.
 
-    Args:
-        model: as `openvino_model` makes it.
-        images: training images, uint8 (H, W, 3), which give the activation ranges.
-        in_float: names of layers that stay in float32.
-        progress: called after each image.
+    Training `images`, uint8 (H, W, 3), give the activation ranges; `progress` is called after each.
     """
-    nncf, inner, done = _nncf(), _network_nodes(model), count(1)
+    os.environ.setdefault("NNCF_CI", "1")  # without it NNCF would report its use over the network without asking
+    import nncf
+
+    inner, done = _network_nodes(model), count(1)
 
     def batch(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         if progress is not None:
             progress(next(done), len(images))
         return image[None]
 
-    outside = [
-        node.get_friendly_name()
-        for node in model.get_ordered_ops()
-        if node.get_friendly_name() not in inner or node.get_type_name() in _POOLINGS
-    ]
+    outside = [name for name, kind in _kinds(model) if name not in inner or kind in _POOLINGS]
     ignored = nncf.IgnoredScope(names=[*outside, *in_float], validate=False)
     # NNCF names every ignored layer and draws bars of its own; PyTorch, if installed, reports graphics cards that are absent
     with quiet("nncf", "torch.utils.cpp_extension"), redirect_stdout(io.StringIO()):
@@ -134,17 +106,12 @@ def quantised(model: Any, images: Images, *, in_float: Sequence[str] = (), progr
 
 
 def ranked_by_error(model: Any, int8: Any, images: Images, *, progress: Progress | None = None) -> list[str]:
-    """The layers of `model`, first the one that in int8, alone, changes the features most.
+    """The layers of `model`, in float32, first the one that alone, as it is in `int8` (all layers `quantised`), changes the features most.
 
-    The error of a layer's own output tells little: a small error of the first layers is carried through all the others.
-
-    Args:
-        model: in float32.
-        int8: what `quantised` made of it, all layers.
-        images: some training images.
-        progress: called after each layer.
+    The error of a layer's own output tells little: a small error of the first layers is carried through all the others. `images` are some
+    training images; `progress` is called after each layer.
     """
-    names, few = layers_of(model), [image[None] for image in images[:_RANKING]]
+    names, few = layers_of(model), [image[None] for image in islice(images, _RANKING)]
     exact = _features(model, few)
     scale = exact.std(axis=0) + 1e-3 * exact.std()
     errors = []
@@ -193,11 +160,3 @@ def _network_nodes(model: Any) -> set[str]:
         found.add(node.get_friendly_name())
         pending += [entry.get_source_output().get_node() for entry in node.inputs()]
     return found
-
-
-def _nncf() -> Any:
-    """NNCF, which would otherwise report its use over the network without asking (its telemetry is off where this variable is set)."""
-    os.environ.setdefault("NNCF_CI", "1")
-    import nncf
-
-    return nncf

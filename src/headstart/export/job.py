@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 import datetime
+import importlib.util
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import headstart
-from headstart.errors import HeadstartError, ParameterError
+from headstart.errors import HeadstartError, MissingExtraError, ParameterError
 from headstart.export.formats import ExportedModel, engines_for, find_converter, openvino_model, write_litert, write_openvino
-from headstart.export.int8 import check_nncf, write_int8
+from headstart.export.int8 import write_int8
 from headstart.export.onnx_file import onnx_model
-from headstart.export.parity import MAX_DROP, Gate, Parity, Reference
-from headstart.export.sample import Sample, some_sample_of
+from headstart.export.parity import MAX_DROP, Gate, Parity, Reference, Sample, some_sample_of
 from headstart.files import file_digest, folder_beside, move_files
 from headstart.progress import Listener
 from headstart.run import Run, Use, record_use
 
 SUFFIXES: Mapping[str, str] = {"onnx": ".onnx", "openvino": ".xml", "int8": ".xml", "litert": ".tflite"}
-IMAGES, GATE_IMAGES = 300, 1000
-"""On how many images a file is compared at most; for int8 on more: chance alone moves the accuracy on 300 by half a point."""
-
-WITHOUT_CONVERTER: Mapping[str, str] = {
-    "coreml": "Core ML: Apple's coremltools no longer reads ONNX, and what it writes can be compared with the run on a Mac only. "
-    "Use the ONNX file with ONNX Runtime's Core ML provider",
-}
-"""Formats that cannot be written, with the reason and what to do instead."""
+IMAGES, GATE_IMAGES = 300, 1000  # compared at most; more for int8, as chance alone moves the accuracy on 300 by half a point
 
 
 class ExportError(HeadstartError):
@@ -39,11 +33,9 @@ class ExportError(HeadstartError):
 class ExportResult:
     """What was written.
 
-    Attributes:
-        files: the file, and further ones that belong to it (the weights of OpenVINO, the class names of LiteRT).
-        report: the JSON file with the comparison.
-        parities: a comparison for each engine that is installed.
-        gates: for int8, each attempt; the last one passed.
+    `files` are the file and further ones that belong to it (the weights of OpenVINO, the class names of LiteRT), `report` the JSON file
+    with the comparison, `parities` a comparison for each engine that is installed, and `gates`, for int8, each attempt; the last one
+    passed.
     """
 
     files: tuple[Path, ...]
@@ -53,28 +45,21 @@ class ExportResult:
 
 
 def check_format(form: str) -> str:
-    """Return `form` if it can be written.
-
-    Raises:
-        ParameterError: it is unknown, or there is no converter for it.
-    """
-    if form in WITHOUT_CONVERTER:
-        raise ParameterError(f"--format {form}: {WITHOUT_CONVERTER[form]}.")
+    """Return `form` if it can be written. Raises ParameterError where it is unknown or there is no converter for it."""
+    if form == "coreml":
+        raise ParameterError(
+            "--format coreml: Apple's coremltools no longer reads ONNX, and what it writes can be compared with the run on a Mac only. "
+            "Use the ONNX file with ONNX Runtime's Core ML provider."
+        )
     if form not in SUFFIXES:
         raise ParameterError(f"--format must be {', '.join(SUFFIXES)}, got {form!r}.")
     return form
 
 
 def export(
-    run: Run,
-    out: Path,
-    *,
-    form: str = "onnx",
-    max_drop: float = MAX_DROP,
-    images: int | None = None,
-    data: Path | None = None,
+    run: Run, out: Path, *, form: str = "onnx", max_drop: float = MAX_DROP, images: int | None = None, data: Path | None = None,
     listener: Listener | None = None,
-) -> ExportResult:
+) -> ExportResult:  # fmt: skip
     """Export a run.
 
     Args:
@@ -123,8 +108,8 @@ def _check(form: str, out: Path, images: int | None) -> int:
     images = (GATE_IMAGES if form == "int8" else IMAGES) if images is None else images
     if images < 1:
         raise ParameterError(f"The number of images must be at least 1, got {images}.")
-    if form == "int8":
-        check_nncf()
+    if form == "int8" and not all(map(importlib.util.find_spec, ("openvino", "nncf"))):
+        raise MissingExtraError("int8", extra="int8")
     if form == "litert":
         find_converter()
     return images
@@ -137,7 +122,7 @@ def _write(run: Run, form: str, file: Path, sample: Sample, listener: Listener) 
         write_openvino(openvino_model(onnx_model(run)), file)
     else:
         listener.stage("Converting with onnx2tf, which takes a minute or two")
-        write_litert(run, file, list(sample.images[:20]))
+        write_litert(run, file, islice(sample.images, 20))
 
 
 def _compared(reference: Reference, file: Path, engine: str, listener: Listener) -> Parity:

@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 
 IMAGES, NOVELTY = "images", "unlikeness"
 
-FORMAT = 2
-"""Raised when the inputs, outputs or metadata of exported files change their meaning."""
-
+FORMAT = 2  # raised when the inputs, outputs or metadata of exported files change their meaning
 _FLOAT, _FLOAT16 = 1, 10  # of ONNX's table of types
 _LEAST = 1e-12  # as in `Novelty`
 
@@ -34,14 +32,11 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 def onnx_model(run: Run) -> onnx.ModelProto:
     """The run as one model.
 
-    Returns:
-        A model with the input ``images``, uint8 (N, height, width, 3), upright RGB, all N of one size; and the outputs of the run's task
-        (for classification ``probabilities`` and ``logits`` float32 (N, k)), ``features`` float32 (N, D), and, for runs with a novelty
-        score, ``unlikeness`` float32 (N,). Operator set 17, or that of the network if it is later. What the outputs mean, sizes and
-        provenance are in its metadata: see `metadata`.
+    Its input ``images`` is uint8 (N, height, width, 3), upright RGB, all N of one size. Its outputs are those of the run's task (for
+    classification ``probabilities`` and ``logits`` float32 (N, k)), ``features`` float32 (N, D), and, for runs with a novelty score,
+    ``unlikeness`` float32 (N,). Operator set 17, or that of the network if it is later. See `metadata` for what the outputs mean.
 
-    Raises:
-        RunError: the model of the run is not one file, or lacks an output.
+    Raises RunError where the model of the run is not one file, or lacks an output.
     """
     import onnx
 
@@ -93,16 +88,10 @@ def metadata(run: Run) -> dict[str, str]:
 
 
 def write_novelty(graph: OnnxGraph, features: str, settings: Mapping[str, Any], arrays: Arrays) -> str:
-    """Append the novelty score to a graph, as `headstart.reliability` computes it.
+    """Append the novelty score to a graph, as `headstart.reliability` computes it from its state (`settings`, `arrays`).
 
-    Args:
-        graph: the graph under construction.
-        features: names a float32 value (N, D).
-        settings: the first part of the state of the fitted score; `arrays` is the second.
-        arrays: see there.
-
-    Returns:
-        The name of the score, float32 (N,): the higher, the less an image resembles the training images.
+    `features` names a float32 value (N, D). Returns the name of the score, float32 (N,): the higher, the less an image resembles the
+    training images.
     """
     slices: Sequence[tuple[int, int]] = [(int(start), int(stop)) for start, stop in settings["layers"]]
     centre, spread = (np.asarray(settings[name], dtype=np.float64) for name in ("centre", "spread"))

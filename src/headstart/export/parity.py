@@ -1,91 +1,135 @@
-"""Whether an exported file gives the same outputs as its run: parity in float32, the accuracy gate in int8.
+"""Whether an exported file gives the same outputs as its run: parity in float32, the accuracy gate in int8, and the images for both.
 
-Both are given the same decoded arrays. From a file, `Preprocessing` decodes a large JPEG at a reduced scale; an exported model is given
-all pixels, decoded by whoever uses it. The difference that this makes is measured as well: see `Parity.from_files`.
+The images are the run's own, found by name, confirmed by digest and decoded one at a time. Run and file are given the same decoded arrays.
+From a file, `Preprocessing` decodes a large JPEG at a reduced scale; an exported model is given all pixels, decoded by whoever uses it. The
+difference that this makes is measured as well: see `Parity.from_files`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Self
+from pathlib import Path, PurePosixPath
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from headstart.errors import ParameterError
+from headstart.errors import DataError, ImageError, ParameterError
 from headstart.export.formats import Outputs
 from headstart.export.onnx_file import NOVELTY
-from headstart.export.sample import Sample
 from headstart.metrics.link import Link, link_of
+from headstart.modalities.image import image_digest, read_image, source_bytes
 from headstart.run import Run
 
-TOLERANCE = 1e-3
-"""By more than this, no probability of an exported file may differ from that of the run in the same engine; of a number, as a share."""
-
-SCORE = 0.1
-"""The same for the novelty score, of which 1 is about the spread over the training images."""
-
+TOLERANCE = 1e-3  # by more, no probability of a file may differ from that of the run in the same engine; of a number, as a share
+SCORE = 0.1  # the same for the novelty score, of which 1 is about the spread over the training images
 MAX_DROP = 0.005
-AGREEMENT = 0.98
-"""Share of images that must keep their label in int8, whatever the accuracy: a model that errs on other images is another model."""
+AGREEMENT = 0.98  # share of images that must keep their label in int8, whatever the accuracy: one that errs on others is another model
+
+
+class DecodedImages(Sequence[npt.NDArray[np.uint8]]):
+    """Images that are decoded at full size each time they are accessed: a few hundred photographs would not fit into memory."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = tuple(paths)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: Any) -> Any:
+        return read_image(self.paths[index])
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """Images of one part of a run, ``train`` or ``test``; `targets` are int64 (n,), or bool (n, k) for several labels an image."""
+
+    part: str
+    images: DecodedImages
+    targets: npt.NDArray[Any]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def sample_of(run: Run, part: str, count: int, *, data: Path | None = None) -> Sample:
+    """At most `count` images of a run, spread evenly over the part, as far as they are there, unchanged by their SHA-256, and can be read.
+
+    `data` is the folder of the data, if the images have been moved since.
+    """
+    names, arrays = (run.test_names, run.tested) if part == "test" else (run.training_names, run.reference)
+    digests, targets = arrays.get("digests"), arrays.get("targets")
+    if digests is None or targets is None or not 0 < len(names) == len(digests) == len(targets):
+        return Sample(part, DecodedImages(()), np.zeros(0, dtype=np.int64))
+    fitted_on = run.manifest.provenance.get("data")
+    roots = [root for root in (data, Path(fitted_on) if isinstance(fitted_on, str) else None) if root is not None and root.is_dir()]
+    order = np.unique(np.linspace(0, len(names) - 1, min(count, len(names))).round().astype(int)).tolist()
+    found = {row: path for row in order if (path := _found(run.path / names[row], names[row], roots, digests[row].tobytes()))}
+    return Sample(part, DecodedImages(list(found.values())), targets[list(found)])
+
+
+def some_sample_of(run: Run, count: int, *, data: Path | None = None) -> Sample:
+    """Test images, or training images where no test image is left. Raises DataError where none of either are left."""
+    for part in ("test", "train"):
+        if found := sample_of(run, part, count, data=data):
+            return found
+    raise DataError(
+        f"None of the images of {run.path} are where they were when it was fitted, and an export is compared on them. "
+        "Give their folder with --data."
+    )
+
+
+def _found(path: Path, name: str, roots: Sequence[Path], digest: bytes) -> Path | None:
+    """The file with these bytes: at its old place, or below one of the folders by the end of its name."""
+    parts = PurePosixPath(name).parts
+    ends = [PurePosixPath(*parts[begin:]) for begin in range(len(parts)) if ".." not in parts[begin:]]
+    for place in (path, *(root / end for root in roots for end in ends)):
+        with suppress(ImageError, OSError, ValueError):
+            if place.is_file() and image_digest(source_bytes(place)) == digest:
+                read_image(place)
+                return place
+    return None
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """How an output of two graphs is compared, by its kind: numbers by their relative difference.
+    """How an output of two graphs is compared: probabilities by their difference and by the decision that follows from them by the link.
 
-    Attributes:
-        output: its name.
+    Numbers, which have no link, are compared by their difference as a share of the largest number.
     """
 
     output: str
-    decision: ClassVar[str] = "value"
+    link: Link | None = None
 
     @classmethod
-    def of(cls, run: Run) -> Comparison:
-        """Of the first output of the run that can be compared: probabilities, or numbers.
-
-        Raises:
-            ParameterError: it has none.
-        """
+    def of(cls, run: Run) -> Self:
+        """Of the first output of the run that can be compared, probabilities or numbers. Raises ParameterError where it has none."""
         for output in run.manifest.outputs:
-            if output.kind == "probabilities" and run.link is not None:
-                return ProbabilityComparison(output.name, run.link)
-            if output.kind == "number":
-                return Comparison(output.name)
+            if output.kind == "number" or (output.kind == "probabilities" and run.link is not None):
+                return cls(output.name, None if output.kind == "number" else run.link)
         kinds = ", ".join(output.kind for output in run.manifest.outputs)
         raise ParameterError(
             f"{run.path} has no output that an export could be compared by: neither probabilities nor numbers, but {kinds}."
         )
 
-    def differences(self, one: Outputs, other: Outputs) -> npt.NDArray[Any]:
-        """The largest of each image, float (n,); of numbers, as a share of the largest number in `other`."""
-        away = np.abs(one[self.output] - other[self.output]).reshape(len(one[self.output]), -1).max(axis=1)
-        return np.asarray(away / max(float(np.abs(other[self.output]).max()), 1e-12))
-
-    def same(self, one: Outputs, other: Outputs) -> float:
-        """Share of the images for which both are the same in what counts: here, the number within `TOLERANCE`."""
-        return float((self.differences(one, other) <= TOLERANCE).mean())
-
-
-@dataclass(frozen=True)
-class ProbabilityComparison(Comparison):
-    """Probabilities: by their difference, and by the decision that follows from them.
-
-    Attributes:
-        link: what the decision is.
-    """
-
-    link: Link
-    decision: ClassVar[str] = "label"
+    @property
+    def decision(self) -> str:
+        """What must be the same: the label, or the value itself."""
+        return "value" if self.link is None else "label"
 
     def differences(self, one: Outputs, other: Outputs) -> npt.NDArray[Any]:
         """The largest of each image, float (n,)."""
-        return np.asarray(np.abs(one[self.output] - other[self.output]).max(axis=1))
+        first, second = one[self.output], other[self.output]
+        away = np.abs(first - second).reshape(len(first), -1).max(axis=1)
+        return np.asarray(away / (max(float(np.abs(second).max()), 1e-12) if self.link is None else 1.0))
 
     def same(self, one: Outputs, other: Outputs) -> float:
-        """Share of the images with the same label, or labels."""
+        """Share of the images with the same label, labels, or number within `TOLERANCE`."""
+        if self.link is None:
+            return float((self.differences(one, other) <= TOLERANCE).mean())
         return agreement(one[self.output], other[self.output], self.link)
 
 
@@ -104,8 +148,7 @@ class Reference:
     def outputs(self, engine: str | None = None) -> Outputs:
         """For the decoded arrays that the file is given, in this engine, or in the run's own where it cannot be opened in it.
 
-        Raises:
-            ParameterError: an image could not be read.
+        Raises ParameterError where an image could not be read.
         """
         engine = self.default_engine if engine in (None, "litert") else engine
         if engine not in self._computed:
@@ -128,19 +171,17 @@ class Reference:
 
 @dataclass(frozen=True, kw_only=True)
 class Parity:
-    """How far an exported file is from the run, over all images.
+    """How far an exported file is from the run, over all images of a part.
 
     Attributes:
         engine: runs both; ``litert`` runs the file only, and the default engine the run.
-        part, images: which images of the run, and how many.
-        output, decision: which output is compared, and whether a label follows from it or it is a value itself; see `Comparison`.
+        output, decision: which output is compared, and what follows from it; see `Comparison`.
         same: share of the images with the same label, labels or value.
         difference: the largest difference; `median`: over the images, of the largest of each.
-        novelty: the largest difference of the novelty score; None for files without one.
-        same_novelty: share of the images that are on the same side of its threshold; None likewise.
+        novelty, same_novelty: the largest difference of the novelty score, and the share of images on the same side of its threshold;
+            None for files without one.
         default_engine, against_default: the run's own engine, and the largest difference from the run in that one.
-        from_files: the same when the run decodes the files itself, which may reduce large JPEGs; reported, with no limit. And
-            `same_from_files`: as `same`.
+        from_files, same_from_files: difference and share when the run decodes the files itself; reported, with no limit.
     """
 
     engine: str
@@ -205,7 +246,6 @@ class Gate:
     """The accuracy gate: an int8 file is written only if it is right about as often as the run on images with known labels.
 
     Attributes:
-        part, images: which images, and how many.
         before, after: accuracy of the run and of the file; with several labels an image, the share of labels rightly assigned or not.
         agreement: share of the images that keep their label.
         lost, gained: how many only the run, or only the file, gets right.
@@ -250,11 +290,7 @@ class Gate:
 
 
 def read_drop(text: str) -> float:
-    """A share such as ``0.5%`` or ``0.005``.
-
-    Raises:
-        ParameterError: it is not a number, or not between 0 and 1.
-    """
+    """A share such as ``0.5%`` or ``0.005``. Raises ParameterError for anything that is not from 0 to 1."""
     try:
         value = float(text.strip().removesuffix("%")) / (100 if text.strip().endswith("%") else 1)
     except ValueError:

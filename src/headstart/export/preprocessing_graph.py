@@ -23,38 +23,23 @@ _DOUBLE, _FLOAT, _INT64, _UINT8 = 11, 1, 7, 2  # of ONNX's table of types
 
 @dataclass(frozen=True)
 class _Axis:
-    """Names of values that tell what becomes of the rows, or of the columns. Numbers of pixels are int64, of one element each.
+    """Names of values that tell what becomes of the rows, or of the columns. Numbers of pixels are int64, of one element each."""
 
-    Attributes:
-        side: all pixels of the image.
-        start, stop: which pixels count at all.
-        factor: so many neighbours are averaged before the resizing, where the image is far too large.
-        padding: so many pixels are missing to a multiple of `factor`.
-        blocks: how many averages there are; `counts`: float32 (blocks,), how many pixels lie in each.
-        weights: float32 (size, blocks).
-    """
-
-    side: str
-    start: str
+    side: str  # all pixels of the image
+    start: str  # which pixels count at all
     stop: str
-    factor: str
-    padding: str
-    blocks: str
-    counts: str
-    weights: str
+    factor: str  # so many neighbours are averaged before the resizing, where the image is far too large
+    padding: str  # so many pixels are missing to a multiple of `factor`
+    blocks: str  # how many averages there are
+    counts: str  # how many pixels lie in each: float32 (blocks,)
+    weights: str  # float32 (size, blocks)
 
 
 def write_preprocessing(graph: OnnxGraph, images: str, preprocessing: Preprocessing) -> str:
-    """Append the preprocessing to a graph.
+    """Append the preprocessing of `images`, uint8 (N, H, W, 3), to a graph of operator set 17 or later.
 
-    Args:
-        graph: the graph under construction, of operator set 17 or later.
-        images: names a uint8 value (N, H, W, 3).
-        preprocessing: of the run.
-
-    Returns:
-        The name of the result, uint8 (N, size, size, 3): what ``preprocessing(image)`` gives for arrays, but for single levels of 255
-        where a sum lies at the boundary between two.
+    Returns the name of the result, uint8 (N, size, size, 3): what ``preprocessing(image)`` gives for arrays, but for single levels of 255
+    where a sum lies at the boundary between two.
     """
     shape = graph.node("Shape", images)
     sides = [graph.node("Slice", shape, *(graph.integers(place) for place in (axis, axis + 1))) for axis in (1, 2)]
@@ -150,21 +135,16 @@ def _axis(graph: OnnxGraph, side: str, cut: str, preprocessing: Preprocessing) -
     taken = graph.node("Sub", stop, start)
     blocks = graph.node("Div", graph.node("Sub", graph.node("Add", taken, factor), one), factor)
     padding = graph.node("Sub", graph.node("Mul", blocks, factor), taken)
-    numbers = _numbers(graph, blocks)
+    zeroth, every = (graph.constant(number, dtype=np.int64) for number in (0, 1))
+    numbers = graph.node("Range", zeroth, graph.node("Squeeze", blocks, zero), every)
     left = graph.node("Sub", taken, graph.node("Mul", numbers, factor))
     counts = graph.node("Cast", graph.node("Min", left, factor), to=_FLOAT)
-    in_blocks = [
+    first, last = (
         graph.node("Div", graph.node("Sub", edge, graph.node("Cast", start, to=_DOUBLE)), graph.node("Cast", factor, to=_DOUBLE))
         for edge in (first, last)
-    ]
-    weights = _weights(graph, in_blocks[0], in_blocks[1], numbers, size=size, interpolation=preprocessing.interpolation)
+    )
+    weights = _weights(graph, first, last, numbers, size=size, interpolation=preprocessing.interpolation)
     return _Axis(side, start, stop, factor, padding, blocks, counts, weights)
-
-
-def _numbers(graph: OnnxGraph, count: str) -> str:
-    """int64 (count,): 0, 1, ..."""
-    scalar = graph.node("Squeeze", count, graph.integers(0))
-    return graph.node("Range", graph.constant(0, dtype=np.int64), scalar, graph.constant(1, dtype=np.int64))
 
 
 def _weights(graph: OnnxGraph, first: str, last: str, numbers: str, *, size: int, interpolation: str) -> str:
@@ -177,39 +157,34 @@ def _weights(graph: OnnxGraph, first: str, last: str, numbers: str, *, size: int
         return graph.node("Cast", graph.node("Equal", pixels, graph.node("Floor", centres)), to=_FLOAT)
     away = graph.node("Sub", _with(graph, "Add", pixels, 0.5), centres)
     away = graph.node("Div", away, _with(graph, "Max", scale, 1.0))
-    shares = _FILTERS[interpolation](graph, graph.node("Cast", graph.node("Abs", away), to=_FLOAT))
+    shares = _filter(graph, graph.node("Cast", graph.node("Abs", away), to=_FLOAT), interpolation)
     return graph.node("Div", shares, graph.node("ReduceSum", shares, graph.integers(1), keepdims=1))
 
 
-def _times(graph: OnnxGraph, value: str, number: float, *, plus: float = 0.0) -> str:
-    product = value if number == 1 else graph.node("Mul", value, graph.constant(number))
-    return graph.node("Add", product, graph.constant(plus)) if plus else product
-
-
-def _bilinear(graph: OnnxGraph, x: str) -> str:
-    return graph.node("Max", _times(graph, x, -1.0, plus=1.0), graph.constant(0.0))
-
-
-def _bicubic(graph: OnnxGraph, x: str) -> str:
-    """Keys's cubic with a = -0.5, for x of 0 and more."""
-    square = graph.node("Mul", x, x)
-    inner = _times(graph, graph.node("Mul", square, _times(graph, x, 1.5, plus=-2.5)), 1.0, plus=1.0)
-    outer = graph.node("Mul", _times(graph, graph.node("Mul", _times(graph, x, 1.0, plus=-5.0), x), 1.0, plus=8.0), x)
-    outer = _times(graph, _times(graph, outer, 1.0, plus=-4.0), -0.5)
-    beyond = graph.node("Where", graph.node("Less", x, graph.constant(2.0)), outer, graph.constant(0.0))
-    return graph.node("Where", graph.node("Less", x, graph.constant(1.0)), inner, beyond)
-
-
-def _lanczos(graph: OnnxGraph, x: str) -> str:
+def _filter(graph: OnnxGraph, x: str, interpolation: str) -> str:
+    """The weight at a distance `x` of 0 and more: a triangle, Keys's cubic with a = -0.5, or Lanczos's windowed sine."""
+    zero, one = graph.constant(0.0), graph.constant(1.0)
+    if interpolation == "bilinear":
+        return graph.node("Max", graph.node("Sub", one, x), zero)
+    if interpolation == "bicubic":
+        inner, outer = _polynomial(graph, x, 1.5, -2.5, 0.0, 1.0), _polynomial(graph, x, -0.5, 2.5, -4.0, 2.0)
+        beyond = graph.node("Where", graph.node("Less", x, graph.constant(2.0)), outer, zero)
+        return graph.node("Where", graph.node("Less", x, one), inner, beyond)
     near = graph.node("Less", x, graph.constant(1e-6))
-    angle = _times(graph, graph.node("Where", near, graph.constant(1.0), x), math.pi)
-    third = _times(graph, angle, 1 / 3)
+    angle = graph.node("Mul", graph.node("Where", near, one, x), graph.constant(math.pi))
+    third = graph.node("Mul", angle, graph.constant(1 / 3))
     sines = graph.node("Mul", graph.node("Sin", angle), graph.node("Sin", third))
-    value = graph.node("Where", near, graph.constant(1.0), graph.node("Div", sines, graph.node("Mul", angle, third)))
-    return graph.node("Where", graph.node("Less", x, graph.constant(3.0)), value, graph.constant(0.0))
+    value = graph.node("Where", near, one, graph.node("Div", sines, graph.node("Mul", angle, third)))
+    return graph.node("Where", graph.node("Less", x, graph.constant(3.0)), value, zero)
 
 
-_FILTERS = {"bilinear": _bilinear, "bicubic": _bicubic, "lanczos": _lanczos}
+def _polynomial(graph: OnnxGraph, x: str, *factors: float) -> str:
+    """By Horner's rule; the factor of the highest power comes first."""
+    value = graph.constant(factors[0])
+    for factor in factors[1:]:
+        value = graph.node("Mul", value, x)
+        value = graph.node("Add", value, graph.constant(factor)) if factor else value
+    return value
 
 
 def _reduced(graph: OnnxGraph, images: str, rows: _Axis, columns: _Axis) -> str:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from headstart.errors import ParameterError
 from headstart.export.formats import ExportedModel, engines_for
-from headstart.export.sample import some_sample_of
+from headstart.export.parity import some_sample_of
 from headstart.progress import Listener
 from headstart.run import Run
 
@@ -24,12 +24,10 @@ _SINGLE = 20  # images that are timed one by one, in each round
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """One way of predicting.
+    """One way of predicting, for example ``run, decoded, openvino``.
 
-    Attributes:
-        what: for example ``run, decoded, openvino``.
-        rate: images a second, many together; the median of the rounds.
-        median, slow: latency of a single image in seconds: the median, and the 99th percentile.
+    `rate` is in images a second, many together, the median of the rounds; the latency of a single image is in seconds: `median` and `slow`,
+    the 99th percentile.
     """
 
     what: str
@@ -39,28 +37,14 @@ class Speed:
 
 
 def measure(
-    run: Run,
-    exported: Sequence[Path] = (),
-    *,
-    images: int = 100,
-    rounds: int = 3,
-    data: Path | None = None,
+    run: Run, exported: Sequence[Path] = (), *, images: int = 100, rounds: int = 3, data: Path | None = None,
     listener: Listener | None = None,
-) -> list[Speed]:
+) -> list[Speed]:  # fmt: skip
     """Measure the run, from files and from decoded arrays, in each engine that is installed; and exported files, from the same arrays.
 
-    Args:
-        run: the run.
-        exported: files that `export` wrote.
-        images: how many of the run's images to take, at most; of very large ones, fewer.
-        rounds: how often each way is measured, in turn.
-        data: the folder of the data, if the images have been moved.
-        listener: told of the progress.
-
-    Raises:
-        ParameterError: fewer than one image or round.
-        DataError: none of the run's images are left.
-        BackboneError: an exported file cannot be opened.
+    At most so many of the run's `images` are taken, of very large ones fewer; `data` is their folder, if they have been moved. Each way is
+    measured in turn in each round. Raises ParameterError for fewer than one image or round, DataError where none of the run's images are
+    left, and BackboneError where an exported file cannot be opened.
     """
     if images < 1 or rounds < 1:
         raise ParameterError("The numbers of images and of rounds must be at least 1.")
@@ -97,12 +81,9 @@ def _in_turn(ways: dict[str, tuple[Callable[[Any], Any], Sequence[Any]]], rounds
                 singles[name] += alone
             listener.progress(turn * len(ways) + place + 1, (rounds + 1) * len(ways))
     return [
-        Speed(
-            what=name, rate=float(np.median(rates[name])), median=float(np.median(singles[name])),
-            slow=float(np.quantile(singles[name], 0.99)),
-        )
-        for name in ways
-    ]  # fmt: skip
+        Speed(what=name, rate=float(np.median(rates[name])), median=float(np.median(times)), slow=float(np.quantile(times, 0.99)))
+        for name, times in singles.items()
+    ]
 
 
 def _timed(predict: Callable[[Any], Any], images: Any) -> float:

@@ -30,7 +30,6 @@ from headstart.sections import (
 from headstart.text import number, percent, plural
 
 if TYPE_CHECKING:
-    from headstart.audit import Finding
     from headstart.audit.leaks import LeakTest
     from headstart.run import Use
     from headstart.run.record import FitRecord
@@ -50,12 +49,11 @@ def joined(own: Sequence[Section], general: Sequence[Section]) -> tuple[Section,
     return (*found, *more.values())
 
 
-def general_sections(record: FitRecord, *, part: str, uses: Sequence[Use], repeat: Section) -> tuple[Section, ...]:
+def general_sections(record: FitRecord, *, uses: Sequence[Use], repeat: Section) -> tuple[Section, ...]:
     """Return the sections that need nothing but the record of the fit, in the order of the page; `repeat` is the last one."""
     history = None if record.training is None else record.training.history
     return (
-        images_section(record.refused), learning_section(record.learning_curve, part=part),
-        data_section(record.findings, leaks=record.leaks, notes=record.notes), uses_section(uses, part=part),
+        images_section(record.refused), learning_section(record.learning_curve), data_section(record), uses_section(uses),
         evidence_section(record, trained=history is not None and bool(history.epochs)),
         training_section(history, record.training_facts), times_section(record.seconds), repeat,
     )  # fmt: skip
@@ -74,7 +72,7 @@ def images_section(refused: Sequence[tuple[str, str]]) -> Section:
     return Section(anchor="images", heading="Images", word="Images", blocks=blocks)
 
 
-def learning_section(found: LearningCurve | None, *, part: str) -> Section:
+def learning_section(found: LearningCurve | None) -> Section:
     """The learning curve, and whether more images would help."""
     blocks: tuple[Block, ...] = ()
     if found is not None and found.images:
@@ -84,12 +82,11 @@ def learning_section(found: LearningCurve | None, *, part: str) -> Section:
         )
         legend = (
             "By cross-validation inside the training part, with the selected head and layers; the strokes are standard errors. "
-            f"The {part} images were not used."
+            "The test images were not used."
         )
         numbers = Table(head=("training images", "accuracy", "standard error (points)"), rows=rows, layout="numbers")
-        blocks = (
-            Paragraph(found.sentence), Charts((learning_chart(found),)), Paragraph(legend, "quiet"), Fold("The numbers", (numbers,)),
-        )  # fmt: skip
+        chart = Charts((learning_chart(found),))
+        blocks = (Paragraph(found.sentence), chart, Paragraph(legend, "quiet"), Fold("The numbers", (numbers,)))
     summary = found.sentence if found is not None and blocks else ""
     return Section(anchor="learning", heading="Learning curve", word="Learning curve", blocks=blocks, summary=summary)
 
@@ -99,45 +96,39 @@ def learning_chart(found: LearningCurve) -> LineChart:
     x: list[float] = []
     y: list[float] = []
     for images, accuracy, error in zip(found.images, found.accuracy, found.error, strict=True):
-        x, y = [*x, float(images), float(images), math.nan], [*y, accuracy - error, min(1.0, accuracy + error), math.nan]
+        x += [float(images), float(images), math.nan]
+        y += [accuracy - error, min(1.0, accuracy + error), math.nan]
     told = ", ".join(f"{percent(accuracy)} from {images}" for images, accuracy in zip(found.images, found.accuracy, strict=True))
     return LineChart(
         title="Learning curve",
         description=f"Accuracy by number of training images: {told}.",
-        series=(
-            Series(name="", x=x, y=y, thin=True),
-            Series(name="out of sample", x=[float(images) for images in found.images], y=list(found.accuracy), dots=True),
-        ),
+        series=(Series(name="", x=x, y=y, thin=True), Series(name="out of sample", x=found.images, y=found.accuracy, dots=True)),
         x=Axis(label="training images (logarithmic)", log=True),
         y=Axis(label="accuracy", high=1.0, percent=True),
     )
 
 
-def data_section(findings: Sequence[Finding], *, leaks: Sequence[LeakTest] = (), notes: Sequence[str] = ()) -> Section:
+def data_section(record: FitRecord) -> Section:
     """What the audit found, the score with and without leaks, and what was passed over while reading."""
-    serious = [finding for finding in findings if finding.severity == "error"]
-    others = [finding for finding in findings if finding.severity != "error"]
-    notices = tuple(
-        Notice(finding.message, examples=finding.examples, serious=finding.severity == "error") for finding in (*serious, *others)
-    )
-    found: tuple[Block, ...] = (Heading("Accuracy with and without leaks"), leaks_table(leaks)) if leaks else ()
-    after = (Fold(f"{plural(len(notes), 'note')} from reading the data", (Bullets(tuple(notes)),)),) if notes else ()
-    summary = "" if not serious else serious[0].message
-    if len(serious) > 1:
-        summary = f"{len(serious)} findings in the data affect the score. The first: {summary}"
-    said = tuple(
-        (row.label, f"{row.accuracy:.4f} (95 % interval {row.interval[0]:.4f} to {row.interval[1]:.4f})", str(row.images)) for row in leaks
-    )
-    card = (Heading("With and without leaks"), Table(head=("images", "accuracy", "number"), rows=said, layout="numbers")) if leaks else ()
-    return Section(
-        anchor="data",
-        heading="Findings in the data",
-        word="Data",
-        blocks=(*notices, *found, *after),
-        summary=summary,
-        urgent=True,
-        card=card,
-    )
+    findings = sorted(record.findings, key=lambda finding: finding.severity != "error")
+    serious = [finding.message for finding in findings if finding.severity == "error"]
+    blocks: list[Block] = [
+        Notice(finding.message, examples=finding.examples, serious=finding.severity == "error") for finding in findings
+    ]  # fmt: skip
+    card: tuple[Block, ...] = ()
+    if leaks := record.leaks:
+        blocks += [Heading("Accuracy with and without leaks"), leaks_table(leaks)]
+        rows = tuple(
+            (row.label, f"{row.accuracy:.4f} (95 % interval {row.interval[0]:.4f} to {row.interval[1]:.4f})", str(row.images))
+            for row in leaks
+        )
+        card = (Heading("With and without leaks"), Table(head=("images", "accuracy", "number"), rows=rows, layout="numbers"))
+    if record.notes:
+        blocks.append(Fold(f"{plural(len(record.notes), 'note')} from reading the data", (Bullets(record.notes),)))
+    more = f"{len(serious)} findings in the data affect the score. The first: " if len(serious) > 1 else ""
+    summary = more + serious[0] if serious else ""
+    heading = "Findings in the data"
+    return Section(anchor="data", heading=heading, word="Data", blocks=tuple(blocks), summary=summary, urgent=True, card=card)
 
 
 def leaks_table(leaks: Sequence[LeakTest]) -> Table:
@@ -156,23 +147,23 @@ def times_more(uses: Sequence[Use]) -> str:
     return "once more" if len(uses) == 1 else f"{len(uses)} more times"
 
 
-def uses_section(uses: Sequence[Use], *, part: str) -> Section:
+def uses_section(uses: Sequence[Use]) -> Section:
     """Later uses of the test part: a score on which choices were based is too good."""
     blocks: tuple[Block, ...] = ()
     if uses:
         said = (
-            f"The score above is from the first use of the {part} part, which was used {times_more(uses)} after that. "
+            f"The score above is from the first use of the test part, which was used {times_more(uses)} after that. "
             "Choosing between models by these scores makes them look better than they are."
         )
         blocks = (Paragraph(said), Bullets(tuple(use.sentence() for use in uses)))
-    summary = f"The {part} part has been used {times_more(uses)} since this score was measured." if uses else ""
-    return Section(anchor="uses", heading=f"Later uses of the {part} part", word="Uses", blocks=blocks, summary=summary, urgent=True)
+    summary = f"The test part has been used {times_more(uses)} since this score was measured." if uses else ""
+    return Section(anchor="uses", heading="Later uses of the test part", word="Uses", blocks=blocks, summary=summary, urgent=True)
 
 
 def evidence_section(record: FitRecord, *, trained: bool) -> Section:
     """The heads and layers that were tried, the best first, and why one was selected."""
     lead = tuple(Paragraph(text) for text in (f"Selected: {record.head}." if record.head else "", record.features, record.reason) if text)
-    rows = sorted(record.evidence, key=lambda row: (math.isnan(row.accuracy), 0.0 if math.isnan(row.accuracy) else -row.accuracy))
+    rows = sorted(record.evidence, key=lambda row: math.inf if math.isnan(row.accuracy) else -row.accuracy)
     blocks: tuple[Block, ...] = lead
     if rows:
         told = (

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from headstart.report.page import Report
-from headstart.sections import Block, Bullets, Heading, Hub, Paragraph, Section, Span, Table, Text
+from headstart.sections import Block, Bullets, Heading, Hub, Paragraph, Span, Table, Text
 from headstart.text import visible
 
 HUB_LICENCES = frozenset(
@@ -24,7 +24,7 @@ HUB_LICENCES = frozenset(
 
 def model_card(report: Report) -> str:
     """Return the text of MODEL_CARD.md for `report`."""
-    task, curves = report.task, report.section("training")
+    task, curves = report.task, next((section for section in report.sections if section.anchor == "training"), None)
     blocks = [
         f"# {markdown(report.title)}",
         f"{markdown(task.description)}, made by transfer learning with Headstart on the backbone "
@@ -33,25 +33,21 @@ def model_card(report: Report) -> str:
         "## Uses",
         "In the folder of this file:\n\n```\nheadstart predict . image.jpg\n```",
         "## Bias, risks and limitations",
-        _list([f"The score holds for images like those of the {report.part} part; on images from another camera, place or time it can be "
-               "lower.", *report.limits]),
+        _list(["The score holds for images like those of the test part; on images from another camera, place or time it can be lower.",
+               *report.limits]),
         "## Training details",
-        *([_list(report.training)] if report.training else []),
+        _list(report.training),
         *([f"![{curves.heading}]({curves.picture})"] if curves is not None and curves.picture else []),
         "## Evaluation",
     ]  # fmt: skip
     for section in report.sections:
         if section is not curves:
-            blocks += _section(section)
+            blocks += map(_block, section.card)
+            blocks += [f"![{markdown(section.heading)}]({section.picture})"] if section.picture and section.blocks else []
     if report.command:
         fence = "`" * max(3, 1 + max(map(len, re.findall("`+", report.command)), default=0))
         blocks += ["## Reproducing", f"{fence}\n{visible(report.command)}\n{fence}"]
     return f"---\n{_yaml(_metadata(report))}---\n\n" + "\n\n".join(filter(None, blocks)) + "\n"
-
-
-def _section(section: Section) -> list[str]:
-    picture = [f"![{markdown(section.heading)}]({section.picture})"] if section.picture and section.blocks else []
-    return [*map(_block, section.card), *picture]
 
 
 def _block(block: Block) -> str:
@@ -84,12 +80,11 @@ def markdown(value: object) -> str:
 
 
 def _metadata(report: Report) -> dict[str, Any]:
-    licence = report.licence.strip()
-    known = licence.casefold() in HUB_LICENCES
-    metadata: dict[str, Any] = {"license": licence.casefold() if known else "other"}
-    if not known:
-        metadata["license_name"] = re.sub(r"[^a-z0-9.]+", "-", licence.casefold()).strip("-") or "unknown"
-    hub, title = report.task.hub or Hub(pipeline_tag="", task_name=""), visible(report.title)
+    licence, title = report.licence.strip().casefold(), visible(report.title)
+    hub = report.task.hub or Hub(pipeline_tag="", task_name="")
+    metadata: dict[str, Any] = {"license": licence}
+    if licence not in HUB_LICENCES:
+        metadata = {"license": "other", "license_name": re.sub(r"[^a-z0-9.]+", "-", licence).strip("-") or "unknown"}
     metadata["library_name"] = "headstart"
     if hub.pipeline_tag:
         metadata["pipeline_tag"] = hub.pipeline_tag
@@ -97,12 +92,11 @@ def _metadata(report: Report) -> dict[str, Any]:
     if report.hub_id:
         metadata["base_model"] = report.hub_id
     if hub.metrics:
-        measured = [{"type": kind, "value": value, "name": name} for kind, value, name in hub.metrics]
         metadata["metrics"] = [kind for kind, _, _ in hub.metrics]
         outcome = {
             "task": {"type": hub.pipeline_tag, "name": hub.task_name},
-            "dataset": {"type": hub.dataset_type, "name": title, "split": report.part},
-            "metrics": measured,
+            "dataset": {"type": hub.dataset_type, "name": title, "split": "test"},
+            "metrics": [{"type": kind, "value": value, "name": name} for kind, value, name in hub.metrics],
         }
         metadata["model-index"] = [{"name": title, "results": [outcome]}]
     return metadata

@@ -1,17 +1,39 @@
-"""report.html: one page that needs nothing else, no network and no script. Jinja2 escapes everything that stands in it."""
+"""report.html, one page that needs nothing else, no network and no script; and PNG files of its charts and matrices.
+
+Both are made from the same templates, in which Jinja2 escapes everything; resvg draws the SVG of the page in its light colours.
+"""
 
 from __future__ import annotations
 
+import io
+import os
+import re
+import tempfile
 from base64 import b64encode
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headstart.report.chart import HIGH, WIDE, CellDrawing, draw_chart, draw_matrix, key_places
-from headstart.sections import Card, Gallery, MarkedText, Matrix, Paragraph, Picture, Section, TaskReport, picture_type
-from headstart.text import plural, shorten, visible, width
+from headstart.errors import ParameterError
+from headstart.report.chart import HIGH, WIDE, WRITTEN, ChartDrawing, MatrixDrawing
+from headstart.sections import (
+    Block,
+    Card,
+    Charts,
+    Columns,
+    Gallery,
+    MarkedText,
+    Matrix,
+    Paragraph,
+    Picture,
+    Section,
+    TaskReport,
+    picture_type,
+)
+from headstart.text import font_at, plural, shorten, visible, width
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -19,25 +41,21 @@ if TYPE_CHECKING:
 
 TEMPLATES = Path(__file__).with_name("templates")
 MOST_BYTES = 2_400_000  # of pictures: 3.2 MB as base64, so that the page stays below 5 MB with much else on it
+MARGIN, HEADING, KEY = 16, 24, 26  # units of the drawings; what a heading takes, and the title and key of a chart
+SIDE = 900  # pixels of the cells of a matrix, as long as they keep a fair size
+CHART = 800  # pixels of a chart, and as many for each further one
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
     """What report.html and MODEL_CARD.md say of a run.
 
-    Attributes:
-        title: of the page, for example ``cats_dogs``.
-        part: what the images are called on which the score was measured.
-        task: what the task says.
-        sections: all of them, in the order of the page; those without blocks are not shown.
-        backbone: its name; `licence`: SPDX identifier or words; `hub_id`: its repository on the Hugging Face Hub, if there is one.
-        limits: what a reader of the score must know, in sentences.
-        training: how the model was made, in sentences.
-        command: what to type to repeat the run.
+    `sections` are all of them in the order of the page; those without blocks are not shown. `backbone` is its name, `licence` an SPDX
+    identifier or words, `hub_id` its repository on the Hugging Face Hub. `limits` (what a reader of the score must know) and `training`
+    (how the model was made) are sentences; `command` repeats the run.
     """
 
     title: str
-    part: str
     task: TaskReport
     sections: tuple[Section, ...]
     backbone: str
@@ -52,10 +70,6 @@ class Report:
         """Whether it shows inputs of the test part."""
         return any(isinstance(block, Gallery) for section in self.sections for block in section.blocks)
 
-    def section(self, anchor: str) -> Section | None:
-        """The section with this anchor."""
-        return next((section for section in self.sections if section.anchor == anchor), None)
-
 
 def page(report: Report) -> str:
     """Return the whole page for `report`."""
@@ -63,9 +77,13 @@ def page(report: Report) -> str:
 
     sections = [section for section in report.sections if section.blocks]
     gists = sorted((section for section in sections if section.summary), key=lambda section: not section.urgent)
-    style = Markup((TEMPLATES / "page.css").read_text("utf-8") + (TEMPLATES / "drawing.css").read_text("utf-8"))  # noqa: S704 # ours
+    style = Markup(_style("page.css") + _style("drawing.css"))  # noqa: S704 # ours
     shown = list(_within(sections, MOST_BYTES))
     return environment().get_template("page.html").render(report=report, sections=shown, gists=gists, style=style) + "\n"
+
+
+def _style(name: str) -> str:
+    return (TEMPLATES / name).read_text("utf-8")
 
 
 @cache
@@ -77,19 +95,15 @@ def environment() -> Environment:
         loader=FileSystemLoader(TEMPLATES), autoescape=True, finalize=shown, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True, auto_reload=False,
     )  # fmt: skip
-    made.filters |= {"kind": lambda value: type(value).__name__, "shorten": shorten}
-    made.globals |= {"draw_chart": draw_chart, "draw_matrix": draw_matrix, "key_places": key_places, "WIDE": WIDE, "HIGH": HIGH}
-    made.globals |= {
-        "percentage": lambda share: f"{100 * share:.2f}%", "data_uri": data_uri, "matrix_table": matrix_table, "stretches": stretches,
-    }  # fmt: skip
+    made.filters |= {"kind": lambda value: type(value).__name__, "shorten": shorten, "width": width}
+    made.globals |= {"draw_chart": ChartDrawing, "draw_matrix": MatrixDrawing, "WIDE": WIDE, "HIGH": HIGH}
+    made.globals |= {"percentage": lambda share: f"{100 * share:.2f}%", "data_uri": data_uri, "stretches": stretches}
     return made
 
 
 def shown(value: Any) -> Any:
-    """Return text as it may stand on a page: visible, with a number and its per cent sign on one line. Jinja2 escapes it afterwards."""
-    if hasattr(value, "__html__"):
-        return value
-    return visible(str(value)).replace(" %", "\N{NO-BREAK SPACE}%")
+    """Return text as it may be on a page: visible, with a number and its per cent sign on one line. Jinja2 escapes it afterwards."""
+    return value if hasattr(value, "__html__") else visible(str(value)).replace(" %", "\N{NO-BREAK SPACE}%")
 
 
 def data_uri(data: bytes) -> Markup:
@@ -97,35 +111,6 @@ def data_uri(data: bytes) -> Markup:
     from markupsafe import Markup
 
     return Markup(f"data:{picture_type(data)};base64,{b64encode(data).decode()}")  # noqa: S704 # letters and digits
-
-
-@dataclass(frozen=True)
-class MatrixTable:
-    """A matrix as a table: shortened names, the cells of each row (None where it is empty), sums, and whether the heads stand upright."""
-
-    names: tuple[str, ...]
-    rows: tuple[tuple[CellDrawing | None, ...], ...]
-    sums: tuple[int, ...]
-    upright: bool
-
-
-def matrix_table(matrix: Matrix) -> MatrixTable:
-    """Return `matrix` as a table, for few classes."""
-    names = tuple(shorten(name, 22) for name in matrix.names)
-    cells = dict(zip(map(tuple, _filled(matrix)), draw_matrix(matrix, cell=100).cells, strict=True))
-    count = range(len(names))
-    return MatrixTable(
-        names=names,
-        rows=tuple(tuple(cells.get((i, j)) for j in count) for i in count),
-        sums=tuple(matrix.counts.sum(axis=1).tolist()),
-        upright=len(names) > 4 or max(map(width, names)) > 14,
-    )
-
-
-def _filled(matrix: Matrix) -> list[list[int]]:
-    import numpy as np
-
-    return np.argwhere(matrix.counts).tolist()
 
 
 def stretches(block: MarkedText) -> Iterator[tuple[str, float, str]]:
@@ -156,8 +141,7 @@ def _within(sections: list[Section], room: int) -> Iterator[Section]:
 
         def within(card: Card) -> Card:
             pictures = tuple(kept(picture) for picture in card.pictures)  # used at once
-            near = tuple(replace(one, picture=kept(one.picture)) for one in card.neighbours)
-            return replace(card, pictures=pictures, neighbours=near)
+            return replace(card, pictures=pictures, neighbours=tuple(replace(one, picture=kept(one.picture)) for one in card.neighbours))
 
         blocks = [
             Gallery(tuple(replace(group, cards=tuple(map(within, group.cards))) for group in block.groups))
@@ -168,3 +152,68 @@ def _within(sections: list[Section], room: int) -> Iterator[Section]:
         if left_out:
             blocks.append(Paragraph(f"{plural(left_out, 'picture')} left out to keep this page small.", "quiet"))
         yield replace(section, blocks=tuple(blocks))
+
+
+# PNG files ----------------------------------------------------------------------------------------------------------------------------
+
+
+def draw_png(block: Charts | Matrix, path: str | Path, *, heading: str = "") -> None:
+    """Draw charts side by side, or a matrix, into the PNG file `path`; errors as of `png`, and OSError as the file system does."""
+    Path(path).write_bytes(png(block, heading=heading))
+
+
+def png(block: Charts | Matrix, *, heading: str = "") -> bytes:
+    """Return the PNG file of charts side by side, or of a matrix, with a heading. Raises ParameterError where there is nothing to draw."""
+    if isinstance(block, Matrix):
+        above, count = MARGIN + (44 if heading else 0), len(block.names)
+        cell = min(110, max(14, SIDE // count)) if count <= WRITTEN else max(1, 2 * SIDE // count)
+        drawing = MatrixDrawing(replace(block, links={}), cell=cell)
+        high, wide = above + drawing.height + MARGIN, 2 * MARGIN + max(drawing.width, round(12.5 * width(heading)))
+        return _rasterised(wide, high, heading, [(drawing, MARGIN, above)], pixels=wide, font=22)
+    if not block.charts:
+        raise ParameterError("There is no chart to draw.")
+    above, panel = MARGIN + (HEADING if heading else 0), WIDE + 2 * MARGIN
+    drawn = [(ChartDrawing(chart), MARGIN + panel * place, above) for place, chart in enumerate(block.charts)]
+    return _rasterised(panel * len(drawn), above + KEY + HIGH + MARGIN, heading, drawn, pixels=CHART * len(drawn), font=15)
+
+
+def picture_of(blocks: tuple[Block, ...]) -> Charts | Matrix | None:
+    """Return the first charts or matrix among blocks."""
+    for block in blocks:
+        if isinstance(block, Charts | Matrix):
+            return block
+        if isinstance(block, Columns) and (inner := picture_of(block.left)):
+            return inner
+    return None
+
+
+def _rasterised(wide: int, high: int, heading: str, drawn: list[tuple[Any, int, int]], *, pixels: int, font: int) -> bytes:
+    from resvg_py import svg_to_bytes
+
+    light = dict(re.findall(r"(--[a-z0-9]+): ([^;]+);", _style("page.css").partition("@media")[0]))
+
+    def filled(text: str) -> str:
+        return re.sub(r"var\((--[a-z0-9]+)\)", lambda found: light[found[1]], text)
+
+    sheet = environment().get_template("drawings.svg").module.sheet(wide, high, heading, drawn, font)  # type: ignore[attr-defined]
+    with _font() as (family, file):
+        return bytes(
+            svg_to_bytes(
+                svg_string=filled(str(sheet)), style_sheet=filled(_style("drawing.css")), width=pixels, skip_system_fonts=True,
+                font_files=[str(file)], font_family=family, serif_family=family, sans_serif_family=family,
+            )
+        )  # fmt: skip
+
+
+@contextmanager
+def _font() -> Iterator[tuple[str, Path]]:
+    """Give the name and the file of a font: one of the system's, else the one inside of Pillow."""
+    font = font_at(12)
+    family = str(font.getname()[0])
+    if not isinstance(font.path, io.BytesIO):
+        yield family, Path(os.fsdecode(font.path))
+        return
+    with tempfile.TemporaryDirectory(prefix="headstart-font-", ignore_cleanup_errors=True) as folder:
+        file = Path(folder) / "font.ttf"
+        file.write_bytes(font.path.getvalue())
+        yield family, file

@@ -7,6 +7,7 @@ import io
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,8 +22,7 @@ from headstart.features.prepared import result_key
 from headstart.modalities.image import ImageSource, image_digest, quiet_decoding, read_image
 from headstart.report.general import general_sections, joined, repeat_section, times_more
 from headstart.report.model_card import model_card
-from headstart.report.page import Report, page
-from headstart.report.pictures import picture_of, png
+from headstart.report.page import Report, page, picture_of, png
 from headstart.report.training import summary
 from headstart.run import MODEL, REFERENCE, Run, Use, uses_of
 from headstart.sections import Card, Neighbour, Picture, TaskReport
@@ -35,18 +35,15 @@ _NEIGHBOURS = 3
 _SLOWLY = 8  # heat maps that take many passes each
 _SIDE, _SMALL = 192, 88  # pixels
 _AT_THE_END = ("command", "images", "versions", "settings")
-_Pixels = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Sources:
     """Where the pictures of a run are.
 
-    Attributes:
-        training, test: from a position in the part to the image, or None where it is not known.
-        names: of the test images; `training_names`: of the training images.
-        features: float32 (m, D) of the test images, where they are at hand and need not be computed.
-        cached: from a key and what computes it to a result that may have been stored; by default it is computed.
+    `training` and `test` give, for a position in the part, the image, or None where it is not known; `names` and `training_names` are
+    those of the test and the training images. `features`, float32 (m, D) of the test images, spare computing them where they are at hand.
+    `cached` gives, for a key and what computes it, a result that may have been stored.
     """
 
     training: Callable[[int], ImageSource | None]
@@ -57,40 +54,23 @@ class Sources:
     cached: Callable[[str, Callable[[], bytes]], bytes] = lambda key, compute: compute()
 
 
-def pages(run: Run, sources: Sources | None = None) -> dict[str, str]:
-    """Return report.html and MODEL_CARD.md of a run by name; arguments and errors as of `report_of`."""
-    report = report_of(run, sources)
-    return {"report.html": page(report), "MODEL_CARD.md": model_card(report)}
-
-
-def pictures(report: Report) -> dict[str, bytes]:
-    """Return the PNG files that a report refers to, by name: those of its sections' charts and matrices."""
-    found = {}
-    for section in report.sections:
-        block = picture_of(section.blocks) if section.picture else None
-        if block is not None:
-            found[section.picture] = png(block, heading=section.caption)
-    return found
-
-
 def write_report(folder: str | Path, report: Report) -> tuple[Path, ...]:
     """Write the pages and pictures of a run into `folder`, which must exist; return their paths. Raises OSError as the file system does."""
     texts = {"report.html": page(report), "MODEL_CARD.md": model_card(report)}
-    contents = {name: text.encode("utf-8", errors="replace") for name, text in texts.items()} | pictures(report)
+    contents = {name: text.encode("utf-8", errors="replace") for name, text in texts.items()}
+    for section in report.sections:
+        if section.picture and (block := picture_of(section.blocks)) is not None:
+            contents[section.picture] = png(block, heading=section.caption)
     for name, content in contents.items():
         (Path(folder) / name).write_bytes(content)  # the same bytes on every platform
     return tuple(Path(folder) / name for name in contents)
 
 
 def report_of(run: Run, sources: Sources | None = None) -> Report:
-    """Return everything that the pages say of a run.
+    """Return everything that the pages say of a run, opened or still being written.
 
-    Args:
-        run: opened, or still being written.
-        sources: where the pictures of the training and test images are; by default where the run's own list says.
-
-    Raises:
-        RunError: the run is of an earlier version, which did not record what the report tells.
+    `sources` says where the pictures of the training and test images are; by default they are where the run's own list says. Raises
+    RunError where the run is of an earlier version, which did not record what the report tells.
     """
     if not run.tested:
         raise RunError(
@@ -103,9 +83,8 @@ def report_of(run: Run, sources: Sources | None = None) -> Report:
 
 
 def build_report(
-    record: FitRecord, task: TaskReport, *, provenance: Mapping[str, Any], backbone: Mapping[str, Any], uses: Sequence[Use] = (),
-    part: str = "test",
-) -> Report:  # fmt: skip
+    record: FitRecord, task: TaskReport, *, provenance: Mapping[str, Any], backbone: Mapping[str, Any], uses: Sequence[Use] = ()
+) -> Report:
     """Join what the task says with what is known of every run."""
     command = printable(str(provenance.get("command", "")))
     facts = {"backbone": backbone["name"], "licence of the backbone": backbone["licence"]}
@@ -113,22 +92,16 @@ def build_report(
         facts["source of the backbone"] = backbone["weights_source"]
     facts |= {key: value for key, value in provenance.items() if key not in _AT_THE_END}
     facts |= {key: provenance[key] for key in ("settings", "versions") if key in provenance}
-    sections = joined(task.sections, general_sections(record, part=part, uses=uses, repeat=repeat_section(command, facts)))
-    return Report(
-        title=record.title, part=part, task=task, sections=sections, backbone=str(backbone["name"]), licence=str(backbone["licence"]),
-        hub_id=str(backbone.get("hub_id") or ""), limits=_limits(record, task, part=part, uses=uses),
-        training=_training(record, provenance), command=command,
-    )  # fmt: skip
-
-
-def _limits(record: FitRecord, task: TaskReport, *, part: str, uses: Sequence[Use]) -> tuple[str, ...]:
-    """What every reader of the score must know, and what was found in these data."""
     limits = [*task.limits, *(finding.message for finding in record.findings)]
     if uses:
-        limits.append(f"The {part} part was used {times_more(uses)} after the score was measured.")
+        limits.append(f"The test part was used {times_more(uses)} after the score was measured.")
     if record.learning_curve is not None:
         limits.append(record.learning_curve.sentence)
-    return tuple(limits)
+    return Report(
+        title=record.title, task=task, backbone=str(backbone["name"]), licence=str(backbone["licence"]),
+        sections=joined(task.sections, general_sections(record, uses=uses, repeat=repeat_section(command, facts))),
+        hub_id=str(backbone.get("hub_id") or ""), limits=tuple(limits), training=_training(record, provenance), command=command,
+    )  # fmt: skip
 
 
 def _training(record: FitRecord, provenance: Mapping[str, Any]) -> tuple[str, ...]:
@@ -151,58 +124,39 @@ def _training(record: FitRecord, provenance: Mapping[str, Any]) -> tuple[str, ..
 def cards_of(run: Run, rows: npt.NDArray[np.int64], outputs: npt.NDArray[np.int64], *, sources: Sources) -> dict[int, Card]:
     """Return cards of test images by row, as the network saw them, with heat maps and the nearest training images; those gone are left out.
 
-    Args:
-        run: opened.
-        rows: of the test part, in the order of their importance.
-        outputs: for each image of the test part the output that its heat map explains.
-        sources: where the images are.
+    `rows` of the test part are in the order of their importance; `outputs` has for each image of the test part the output that its heat map
+    explains.
     """
     digests = [run.tested["digests"][row].tobytes().hex() for row in rows.tolist()]
     depends = [run.manifest.files.get(name) for name in (MODEL, REFERENCE)]
-    names = [_name(sources, row) for row in rows.tolist()]
-    key = result_key("cards", depends, rows, outputs[rows], digests, names, list(sources.training_names))
-    packed = json.loads(sources.cached(key, lambda: json.dumps(_packed(_cards(run, rows, outputs, sources))).encode()))
-    return {int(row): _card(entry) for row, entry in packed.items()}
+    key = result_key("pictures", depends, rows, outputs[rows], digests, list(sources.training_names))
+    found = json.loads(sources.cached(key, lambda: json.dumps(_pictures(run, rows, outputs, sources)).encode()))
+    return {int(row): _card(int(row), *entry, sources=sources) for row, entry in found.items()}
 
 
-def _packed(cards: Mapping[int, Card]) -> dict[str, Any]:
-    """Cards as JSON values, their pictures in base64."""
-
-    def plain(value: Any) -> Any:
-        return base64.b64encode(value).decode() if isinstance(value, bytes) else value
-
-    entries = {}
-    for row, card in cards.items():
-        near = [{**vars(one), "picture": None if one.picture is None else plain(one.picture.data)} for one in card.neighbours]
-        entries[str(row)] = {"name": card.name, "row": card.row, "pictures": [plain(one.data) for one in card.pictures], "near": near}
-    return entries
+def _card(row: int, pictures: Sequence[str], nearest: Sequence[tuple[int, str | None]], *, sources: Sources) -> Card:
+    """The card of a test image from its pictures and those of the training images near it, JPEG files in base64."""
+    neighbours = []
+    for index, data in nearest:
+        name = _name(sources.training_names, index, "training")
+        picture = None if data is None else Picture(data=base64.b64decode(data), alt=name)
+        neighbours.append(Neighbour(name=name, row=index, picture=picture))
+    shown = tuple(Picture(data=base64.b64decode(data), alt="") for data in pictures)
+    return Card(name=_name(sources.names, row, "test"), row=row, pictures=shown, neighbours=tuple(neighbours))
 
 
-def _card(entry: Mapping[str, Any]) -> Card:
-    """The inverse of `_packed`, of one card."""
-
-    def picture(text: str | None, alt: str) -> Picture | None:
-        return None if text is None else Picture(data=base64.b64decode(text), alt=alt)
-
-    near = tuple(Neighbour(**{**one, "picture": picture(one["picture"], one["name"])}) for one in entry["near"])
-    shown = tuple(Picture(data=base64.b64decode(text), alt="") for text in entry["pictures"])
-    return Card(name=entry["name"], row=entry["row"], pictures=shown, neighbours=near)
+def _name(names: Sequence[str], row: int, part: str) -> str:
+    return printable(names[row]) if row < len(names) else f"{part} image {row}"
 
 
-def _name(sources: Sources, row: int) -> str:
-    return printable(sources.names[row]) if row < len(sources.names) else f"test image {row}"
-
-
-def _cards(run: Run, rows: npt.NDArray[np.int64], outputs: npt.NDArray[np.int64], sources: Sources) -> dict[int, Card]:
-    pixels: dict[int, _Pixels] = {}
+def _pictures(run: Run, rows: npt.NDArray[np.int64], outputs: npt.NDArray[np.int64], sources: Sources) -> dict[int, tuple[Any, Any]]:
+    """By row, the other arguments of `_card`."""
+    pixels: dict[int, npt.NDArray[np.uint8]] = {}
     with quiet_decoding():
         for row in rows.tolist():
-            source = sources.test(row)
-            try:
-                if source is not None:
+            with suppress(ImageError):
+                if (source := sources.test(row)) is not None:
                     pixels[row] = run.preprocessing(source)
-            except ImageError:
-                continue
     if not pixels:
         return {}
     shown, stacked = np.array(list(pixels)), np.stack(list(pixels.values()))
@@ -211,20 +165,15 @@ def _cards(run: Run, rows: npt.NDArray[np.int64], outputs: npt.NDArray[np.int64]
     heat = maps(stacked[:count], outputs[shown[:count]])
     nearest = _nearest(run, stacked, None if sources.features is None else sources.features[shown])
     return {
-        row: Card(
-            name=_name(sources, row),
-            row=row,
-            pictures=(
-                Picture(data=jpeg(stacked[place], side=_SIDE), alt=""),
-                *((Picture(data=jpeg(overlay(stacked[place], heat[place]), side=_SIDE), alt=""),) if place < len(heat) else ()),
-            ),
-            neighbours=tuple(_neighbour(index, sources) for index in nearest[place].tolist()),
+        row: (
+            [_base64(one, _SIDE) for one in (image, *(overlay(image, one) for one in heat[place : place + 1]))],
+            [(index, _neighbour(index, sources)) for index in nearest[place].tolist()],
         )
-        for place, row in enumerate(shown.tolist())
+        for place, (row, image) in enumerate(pixels.items())
     }
 
 
-def _nearest(run: Run, pixels: _Pixels, features: npt.NDArray[np.float32] | None) -> npt.NDArray[np.int64]:
+def _nearest(run: Run, pixels: npt.NDArray[np.uint8], features: npt.NDArray[np.float32] | None) -> npt.NDArray[np.int64]:
     """The nearest training images (m, c) of each image, by its features or else its pixels; c is 0 where the run knows none."""
     if "features" not in run.reference:
         return np.empty((len(pixels), 0), np.int64)
@@ -233,17 +182,18 @@ def _nearest(run: Run, pixels: _Pixels, features: npt.NDArray[np.float32] | None
     return nearest_training_images(run, features, _NEIGHBOURS)[0]
 
 
-def _neighbour(index: int, sources: Sources) -> Neighbour:
-    name = printable(sources.training_names[index]) if index < len(sources.training_names) else f"training image {index}"
-    source, picture = sources.training(index), None
-    try:
-        picture = None if source is None else Picture(data=jpeg(read_image(source, at_least=_SMALL), side=_SMALL), alt=name)
-    except ImageError:
-        picture = None
-    return Neighbour(name=name, row=index, picture=picture)
+def _neighbour(index: int, sources: Sources) -> str | None:
+    source = sources.training(index)
+    with suppress(ImageError):
+        return None if source is None else _base64(read_image(source, at_least=_SMALL), _SMALL)
+    return None
 
 
-def jpeg(picture: Any, *, side: int = 224, quality: int = 82) -> bytes:
+def _base64(picture: Any, side: int) -> str:
+    return base64.b64encode(jpeg(picture, side=side)).decode()
+
+
+def jpeg(picture: Any, *, side: int, quality: int = 82) -> bytes:
     """Return a picture, uint8 (H, W, 3) or a Pillow image, as a JPEG whose longer side has at most `side` pixels."""
     from PIL import Image
 

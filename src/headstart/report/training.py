@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from headstart.sections import Axis, Bullets, Charts, Fold, LineChart, Mark, Paragraph, Section, Series, Span, Table, Text
@@ -19,8 +20,9 @@ WIDE_RANGE = 100.0  # losses further apart than this are shown on a logarithmic 
 
 def training_section(history: History | None, facts: Sequence[str] = ()) -> Section:
     """How the fine-tuning went: sentences, curves, and all numbers behind a fold; nothing where the backbone stayed frozen."""
+    section = Section(anchor="training", heading="Training", word="Training", blocks=())
     if history is None or not history.epochs:
-        return Section(anchor="training", heading="Training", word="Training", blocks=())
+        return section
     measured = "Training values are means over the epoch, while the weights were changing"
     if history.watched == "test":
         measured += ". The other curve shows the test images after each epoch; nothing was chosen on them."
@@ -33,10 +35,8 @@ def training_section(history: History | None, facts: Sequence[str] = ()) -> Sect
         Paragraph(measured, "quiet"), Fold("All numbers by epoch", (_numbers(history),)),
     )  # fmt: skip
     kept = "" if history.best is None else f", the weights of epoch {history.best} kept"
-    return Section(
-        anchor="training", heading="Training", word="Training", blocks=blocks, picture="training_curves.png",
-        caption=f"Training: {plural(len(history.epochs), 'epoch')}{kept}",
-    )  # fmt: skip
+    caption = f"Training: {plural(len(history.epochs), 'epoch')}{kept}"
+    return replace(section, blocks=blocks, picture="training_curves.png", caption=caption)
 
 
 def summary(history: History) -> str:
@@ -65,17 +65,18 @@ def training_charts(history: History) -> tuple[LineChart, LineChart]:
     mark = None if history.best is None else Mark(x=history.best, label=f"epoch {history.best} kept")
     losses = [value for epoch in epochs for value in (epoch.loss, epoch.val_loss) if value is not None and 0 < value < math.inf]
     log = bool(losses) and max(losses) > WIDE_RANGE * min(losses)
-    accuracy = _series(epochs, [epoch.accuracy for epoch in epochs], [epoch.val_accuracy for epoch in epochs])
-    loss = _series(epochs, [epoch.loss for epoch in epochs], [epoch.val_loss for epoch in epochs])
+    lower = Axis(label="lower is better (logarithmic)" if log else "lower is better", low=None if log else 0.0, log=log)
+
+    def chart(what: str, train: list[float], validation: list[float | None], y: Axis) -> LineChart:
+        series, say = _series(epochs, train, validation), percent if y.percent else number
+        ends = [f"{line.name} from {say(float(line.y[0]))} to {say(float(line.y[-1]))}" for line in series]
+        told = f"The {what} by epoch: {' and '.join(ends)}. The table after the charts has all numbers."
+        return LineChart(title=what.capitalize(), description=told, series=series, x=x, y=y, mark=mark)
+
     return (
-        LineChart(
-            title="Accuracy", description=_told("accuracy", accuracy, percents=True), series=accuracy, x=x,
-            y=Axis(label="higher is better", high=1.0, percent=True), mark=mark,
-        ),
-        LineChart(
-            title="Loss", description=_told("loss", loss, percents=False), series=loss, x=x,
-            y=Axis(label="lower is better (logarithmic)" if log else "lower is better", low=None if log else 0.0, log=log), mark=mark,
-        ),
+        chart("accuracy", [epoch.accuracy for epoch in epochs], [epoch.val_accuracy for epoch in epochs],
+              Axis(label="higher is better", high=1.0, percent=True)),
+        chart("loss", [epoch.loss for epoch in epochs], [epoch.val_loss for epoch in epochs], lower),
     )  # fmt: skip
 
 
@@ -86,30 +87,28 @@ def _series(epochs: Sequence[Epoch], train: Sequence[float], validation: Sequenc
     found = [Series(name="training", x=numbers, y=train, colour=1, dashed=validated, dots=dots)]
     if validated:
         held_out = [math.nan if value is None else value for value in validation]
-        found.append(Series(name="validation", x=numbers, y=held_out, colour=0, dots=dots))
+        found.append(Series(name="validation", x=numbers, y=held_out, dots=dots))
     return tuple(found)
 
 
-def _told(what: str, lines: Sequence[Series], *, percents: bool) -> str:
-    say = percent if percents else number
-    ends = [f"{line.name} from {say(float(line.y[0]))} to {say(float(line.y[-1]))}" for line in lines]
-    return f"The {what} by epoch: {' and '.join(ends)}. The table after the charts has all numbers."
-
-
 def _numbers(history: History) -> Table:
-    validated, staged = _validated(history), len({epoch.trained for epoch in history.epochs}) > 1
-    head = ["epoch", "accuracy", *(["validation accuracy"] if validated else []), "loss", *(["validation loss"] if validated else [])]
-    rows = []
-    for epoch in history.epochs:
-        checks = ["-" if epoch.val_accuracy is None else percent(epoch.val_accuracy)] if validated else []
-        losses = ["-" if epoch.val_loss is None else number(epoch.val_loss)] if validated else []
-        name: Text = (str(epoch.number), " ", Span("kept", "tag")) if epoch.number == history.best else str(epoch.number)
-        stages = [", ".join(epoch.trained) or "head alone"] if staged else []
-        scores = [percent(epoch.accuracy), *checks, number(epoch.loss), *losses]
-        rows.append((name, *scores, f"{epoch.lr:.2e}", duration(epoch.seconds), *stages))
-    marked = frozenset(index for index, epoch in enumerate(history.epochs) if epoch.number == history.best)
-    columns = (*head, "learning rate", "time", *(["trained"] if staged else []))
-    return Table(head=columns, rows=tuple(rows), layout="numbers epochs", marked=marked)
+    epochs = history.epochs
+    columns: dict[Text, list[Text]] = {
+        "epoch": [(str(one.number), " ", Span("kept", "tag")) if one.number == history.best else str(one.number) for one in epochs],
+        "accuracy": [percent(one.accuracy) for one in epochs],
+        "validation accuracy": ["-" if one.val_accuracy is None else percent(one.val_accuracy) for one in epochs],
+        "loss": [number(one.loss) for one in epochs],
+        "validation loss": ["-" if one.val_loss is None else number(one.val_loss) for one in epochs],
+        "learning rate": [f"{one.lr:.2e}" for one in epochs],
+        "time": [duration(one.seconds) for one in epochs],
+        "trained": [", ".join(one.trained) or "head alone" for one in epochs],
+    }
+    if not _validated(history):
+        del columns["validation accuracy"], columns["validation loss"]
+    if len({one.trained for one in epochs}) == 1:
+        del columns["trained"]
+    marked = frozenset(index for index, one in enumerate(epochs) if one.number == history.best)
+    return Table(head=tuple(columns), rows=tuple(zip(*columns.values(), strict=True)), layout="numbers epochs", marked=marked)
 
 
 def _validated(history: History) -> bool:
@@ -132,7 +131,6 @@ def lr_chart(found: LearningRates) -> LineChart:
     lowest, highest = float(found.smoothed.min()), float(found.smoothed.max())
     top = highest + 0.5 * (highest - lowest)
     rates = [float(rate) for rate in found.lrs]
-    batches = [min(float(loss), top) for loss in found.losses]
     return LineChart(
         title="Loss by learning rate",
         description=(
@@ -140,8 +138,8 @@ def lr_chart(found: LearningRates) -> LineChart:
             f"Smoothed, it is lowest with {lowest:.4g} at {lr_text(rates[int(found.smoothed.argmin())])}. {found.reason}"
         ),
         series=(
-            Series(name="each batch", x=rates, y=batches, colour=4, dashed=True),
-            Series(name="smoothed", x=rates, y=[float(loss) for loss in found.smoothed], colour=0),
+            Series(name="each batch", x=rates, y=[min(float(loss), top) for loss in found.losses], colour=4, dashed=True),
+            Series(name="smoothed", x=rates, y=found.smoothed.tolist()),
         ),
         x=Axis(label="learning rate of the head (logarithmic)", log=True),
         y=Axis(label="lower is better", low=0.0),

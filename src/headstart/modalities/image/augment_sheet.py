@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,11 +12,11 @@ from headstart.errors import ParameterError
 from headstart.modalities.image import ImageSource, Preprocessing, image_name
 from headstart.modalities.image.augment import Augmentation
 from headstart.modalities.image.warp import Pixels, View, one_thread, render
+from headstart.text import fitted, font_at
 
 if TYPE_CHECKING:
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageDraw
 
-_FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "LiberationSans-Regular.ttf", "Arial.ttf", "arial.ttf")
 _INK, _QUIET, _PAPER, _RULE = (27, 36, 48), (92, 103, 117), (255, 255, 255), (222, 227, 233)
 _MARGIN, _GAP, _HEAD, _LINE = 28, 14, 94, 17  # the head grows by 20 for each line of settings
 _LEAST_SHOWN, _MOST_SHOWN = 160, 240  # pixels: smaller pictures leave no room for captions, a few larger ones fill the screen
@@ -63,14 +61,14 @@ def sheet(
         pixels, y = preprocessing(source), head + row * step_y
         paper.paste(_shown(pixels, side), (_MARGIN, y))
         name = source if isinstance(source, bytes | np.ndarray) else Path(image_name(source)).name
-        label = _shortened(name, side) if isinstance(name, str) else f"image {row + 1}"
-        draw.text((_MARGIN, y + side + 8), label, font=_font(13), fill=_INK)
+        label = fitted(name, font_at(13), side) if isinstance(name, str) else f"image {row + 1}"
+        draw.text((_MARGIN, y + side + 8), label, font=font_at(13), fill=_INK)
         for column, view in enumerate(views):
             x = first + column * step_x
             with one_thread():
                 paper.paste(_shown(render(pixels, view, size=preprocessing.size), side), (x, y))
             for number, line in enumerate(captions[row][column]):
-                draw.text((x, y + side + 8 + number * _LINE), line, font=_font(13), fill=_QUIET)
+                draw.text((x, y + side + 8 + number * _LINE), line, font=font_at(13), fill=_QUIET)
     return paper
 
 
@@ -108,12 +106,12 @@ def _settings(augmentation: Augmentation, *, size: int, width: int) -> list[str]
 
 
 def _write_head(draw: ImageDraw.ImageDraw, settings: Sequence[str], *, first: int, width: int, bottom: int) -> None:
-    draw.text((_MARGIN, 20), "What the network sees", font=_font(22), fill=_INK)
+    draw.text((_MARGIN, 20), "What the network sees", font=font_at(22), fill=_INK)
     for number, line in enumerate(settings):
-        draw.text((_MARGIN, 52 + number * 20), line, font=_font(14), fill=_QUIET)
+        draw.text((_MARGIN, 52 + number * 20), line, font=font_at(14), fill=_QUIET)
     draw.line([(_MARGIN, bottom - 34), (width - _MARGIN, bottom - 34)], fill=_RULE)
-    draw.text((_MARGIN, bottom - 25), "without augmentation", font=_font(14), fill=_INK)
-    draw.text((first, bottom - 25), "views in training", font=_font(14), fill=_INK)
+    draw.text((_MARGIN, bottom - 25), "without augmentation", font=font_at(14), fill=_INK)
+    draw.text((first, bottom - 25), "views in training", font=font_at(14), fill=_INK)
 
 
 def _shown(pixels: Pixels, side: int) -> Image.Image:
@@ -130,28 +128,8 @@ def _wrapped(words: Sequence[str], width: int, *, size: int = 13) -> list[str]:
     lines: list[str] = []
     for word in words:
         longer = f"{lines[-1]}, {word}" if lines else word
-        if lines and _font(size).getlength(longer) <= width:
+        if lines and font_at(size).getlength(longer) <= width:
             lines[-1] = longer
         else:
             lines.append(word)
     return lines
-
-
-def _shortened(text: str, width: int) -> str:
-    """Cut out the middle of a text until it is at most `width` pixels wide."""
-    kept = len(text)
-    shown = text
-    while kept > 2 and _font(13).getlength(shown) > width:
-        kept -= 1
-        shown = f"{text[: (kept + 1) // 2]}…{text[len(text) - kept // 2 :]}"
-    return shown
-
-
-@cache
-def _font(size: int) -> ImageFont.FreeTypeFont | Any:
-    from PIL import ImageFont
-
-    for name in _FONTS:
-        with suppress(OSError):
-            return ImageFont.truetype(name, size)
-    return ImageFont.load_default(size)
