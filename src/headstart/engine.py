@@ -271,8 +271,10 @@ def open_session(
         import openvino as ov
 
         settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": available_cores()}
-        compiled = ov.Core().compile_model(ov.Core().read_model(model), "CPU", settings)
-        ports = {name: compiled.output(name) for name in outputs or [port.get_any_name() for port in compiled.outputs]}
+        network = ov.Core().read_model(model)
+        names = list(outputs) or [output.get_any_name() for output in network.outputs]  # once compiled, they have further names
+        compiled = ov.Core().compile_model(network, "CPU", settings)
+        ports = {name: compiled.output(name) for name in names}
 
         def run(inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
             found = compiled(dict(inputs))
