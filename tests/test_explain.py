@@ -204,8 +204,8 @@ def test_the_embedded_network_in_two_parts(backbone: Backbone, tmp_path: Path, e
 def test_windows_cover_evenly() -> None:
     for cells in (7, 14, 9):
         assert set(windows(cells).sum(axis=0).ravel()) == {4}
-        assert set(windows(cells, apart=1).sum(axis=0).ravel()) == {1}
-    assert (len(windows(7)), len(windows(7, apart=1))) == (64, 16)
+        assert set(windows(cells, spacing=1).sum(axis=0).ravel()) == {1}
+    assert (len(windows(7)), len(windows(7, spacing=1))) == (64, 16)
 
 
 @pytest.mark.parametrize("layout", ["NCHW", "class token"])

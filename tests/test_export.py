@@ -21,7 +21,7 @@ from headstart.errors import BackboneError, DataError, ParameterError
 from headstart.export import ExportError, Gate, Parity, export, int8, job, onnx_model, read_drop, snippet
 from headstart.export.formats import ExportedModel, engines_for
 from headstart.export.onnx_file import IMAGES
-from headstart.export.parity import DecodedImages, Reference, Sample, sample_of, some_sample_of
+from headstart.export.parity import Reference, Sample, sample_of, some_sample_of
 from headstart.run import Run, uses_of
 
 Cli = Callable[..., Any]
@@ -136,7 +136,7 @@ def test_openvino_writes_two_files_that_say_the_same(opened: Run, tmp_path: Path
 
     model = ov.Core().read_model(tmp_path / "pictures.xml")
     assert json.loads(model.get_rt_info(["headstart", "classes"]).astype(str)) == ["checks", "rings", "stripes"]
-    images = some_sample_of(opened, 6).images
+    images = some_sample_of(opened, 6)
     found = ExportedModel(tmp_path / "pictures.xml", engine="openvino")(images)
     assert np.abs(found["probabilities"] - opened.predict(images).probabilities).max() < 1e-3
     with pytest.raises(ParameterError, match="onnxruntime"):
@@ -155,8 +155,8 @@ def test_images_are_found_again_by_name_and_digest(run: Path, pictures: Path, tm
             Image.fromarray(draw(0, 1)).save(path)
     kept = sample_of(far, "test", 99, data=changed)
     assert len(kept) == 8
-    assert {path.parent.name for path in kept.images.paths} == {"stripes", "checks"}
-    assert [far.classes[target] for target in kept.targets] == [path.parent.name for path in kept.images.paths]
+    assert {path.parent.name for path in kept.paths} == {"stripes", "checks"}
+    assert [far.classes[target] for target in kept.targets] == [path.parent.name for path in kept.paths]
 
 
 def test_the_gate_counts_what_is_lost_and_gained() -> None:
@@ -165,7 +165,7 @@ def test_the_gate_counts_what_is_lost_and_gained() -> None:
     after = np.array([[0.9, 0.1], [0.3, 0.7], [0.4, 0.6], [0.3, 0.7]])
 
     def compared(before: np.ndarray, after: np.ndarray, targets: np.ndarray, max_drop: float) -> Gate:
-        return Gate.of(before, after, Sample("test", DecodedImages(()), targets), max_drop=max_drop)
+        return Gate.of(before, after, Sample("test", (), targets), max_drop=max_drop)
 
     gate = compared(before, after, targets, 0.0)
     assert (gate.before, gate.after, gate.agreement, gate.lost, gate.gained) == (0.75, 0.75, 0.5, 1, 1)

@@ -16,7 +16,7 @@ from PIL import Image
 
 from headstart.errors import ParameterError
 from headstart.report import draw_png
-from headstart.report.chart import COLUMNS, Scale, lines, scales, shows
+from headstart.report.chart import COLUMNS, Scale, drawable, lines, scales
 from headstart.report.page import TEMPLATES, environment
 from headstart.sections import Axis, Charts, LineChart, Mark, Series
 
@@ -76,7 +76,7 @@ def test_any_numbers_get_an_axis_that_holds_them(values: list[float], log: bool,
     assert len(scale.ticks) <= 12
     ticks = [value for value, _ in scale.ticks]
     assert ticks == sorted(set(ticks))
-    for value in [value for value in values if shows(scale.axis, value)]:
+    for value in [value for value in values if drawable(scale.axis, value)]:
         assert -1e-6 <= scale(value) <= 1 + 1e-6
     for value in ticks:
         assert -1e-6 <= scale(value) <= 1 + 1e-6

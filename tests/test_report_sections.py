@@ -18,9 +18,9 @@ from headstart import metrics
 from headstart.errors import ParameterError
 from headstart.evaluate import Evaluation, evaluate
 from headstart.reliability import ReliabilityTest
-from headstart.report.general import learning_chart
 from headstart.report.page import MOST_BYTES
 from headstart.report.run_report import jpeg
+from headstart.report.training import learning_chart
 from headstart.sections import Picture
 from headstart.tasks.classification.curves import (
     FEW,

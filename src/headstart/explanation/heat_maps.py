@@ -115,7 +115,7 @@ class HeatMaps:
         """
         heat = np.zeros((len(images), self._size, self._size), np.float32)
         for row, evidence in enumerate(self.evidence(images, targets)):
-            heat[row] = shown(evidence, size=self._size)
+            heat[row] = to_heat(evidence, size=self._size)
         return heat
 
     def evidence(self, images: Pixels, targets: Sequence[int] | npt.NDArray[np.int64]) -> Floats:
@@ -161,24 +161,24 @@ class HeatMaps:
     def _by_cells(self, network: PooledNetwork, images: Pixels, targets: npt.NDArray[np.int64]) -> Floats:
         found = np.zeros((len(images), self._cells, self._cells), np.float32)
         for row, maps in enumerate(network.maps(iter(images))):
-            odds = self._odds(network.logits([_counting_more(grid, self._step) for grid in maps]), int(targets[row]))
+            odds = self._odds(network.logits([_upweighted(grid, self._step) for grid in maps]), int(targets[row]))
             found[row] = ((odds[1:] - odds[0]) / self._step).reshape(self._cells, self._cells)
-        return _without_rounding(found)
+        return _zero_where_rounding(found)
 
     def _occluded(self, images: Pixels, targets: npt.NDArray[np.int64]) -> Floats:
-        apart = 1.0 if self._asked == "fast" else 0.5
-        hidden = windows(self._cells, apart=apart)
+        spacing = 1.0 if self._asked == "fast" else 0.5
+        hidden = windows(self._cells, spacing=spacing)
         found = np.zeros((len(images), self._cells, self._cells), np.float32)
-        results = self._whole.run(self._with_windows(images, apart))
+        results = self._whole.run(self._with_windows(images, spacing))
         for row, target in enumerate(targets.tolist()):
             odds = self._odds(np.stack([logits for (logits,) in islice(results, len(hidden) + 1)]), target)
             fall = (odds[0] - odds[1:]).astype(np.float32)
             found[row] = np.tensordot(fall, hidden, axes=1) / hidden.sum(axis=0)
-        return _without_rounding(found)
+        return _zero_where_rounding(found)
 
-    def _with_windows(self, images: Pixels, apart: float) -> Iterator[Pixels]:
+    def _with_windows(self, images: Pixels, spacing: float) -> Iterator[Pixels]:
         """Each image as it is, and then with each window blurred."""
-        shares = _as_shares(self._size, self._cells, apart)
+        shares = _soft_windows(self._size, self._cells, spacing)
         for image in images:
             yield image
             blurred = blur(image, radius=self._size / _BLUR)
@@ -187,26 +187,26 @@ class HeatMaps:
                 yield (whole + share[:, :, None] * difference).astype(np.uint8)
 
 
-def _without_rounding(evidence: Floats) -> Floats:
+def _zero_where_rounding(evidence: Floats) -> Floats:
     """Evidence (n, cells, cells), where it is next to nothing in a whole image: nothing."""
     evidence[np.abs(evidence).max(axis=(1, 2), initial=0) < _NOTHING] = 0
     return evidence
 
 
-def _counting_more(grid: Floats, step: float) -> Floats:
+def _upweighted(grid: Floats, step: float) -> Floats:
     """The mean of a map (cells, C), and with each of its cells counting more by `step`: float32 (1 + cells, C)."""
     mean = grid.mean(axis=0, keepdims=True)
     return np.concatenate([mean, mean + step * (grid - mean)])
 
 
 @lru_cache(maxsize=8)
-def windows(cells: int, *, apart: float = 0.5) -> Floats:
+def windows(cells: int, *, spacing: float = 0.5) -> Floats:
     """Windows that together cover a grid evenly: float32 (m, cells, cells), 1 inside.
 
-    `apart` is from one to the next, in widths of a window: 1 puts them side by side, 0.5 lets each overlap half of the next.
+    `spacing` is from one to the next, in widths of a window: 1 puts them side by side, 0.5 lets each overlap half of the next.
     """
-    stride = max(1, round(_WINDOW * apart * cells))
-    width = round(stride / apart)
+    stride = max(1, round(_WINDOW * spacing * cells))
+    width = round(stride / spacing)
     made = []
     for top in range(stride - width, cells, stride):
         for left in range(stride - width, cells, stride):
@@ -217,9 +217,9 @@ def windows(cells: int, *, apart: float = 0.5) -> Floats:
 
 
 @lru_cache(maxsize=2)
-def _as_shares(size: int, cells: int, apart: float) -> Floats:
+def _soft_windows(size: int, cells: int, spacing: float) -> Floats:
     """The windows in pixels, with soft edges, float32 (m, size, size)."""
-    return np.stack([np.clip(_resized(window, size), 0, 1) for window in windows(cells, apart=apart)])
+    return np.stack([np.clip(_resized(window, size), 0, 1) for window in windows(cells, spacing=spacing)])
 
 
 def _resized(grid: Floats, size: int) -> Floats:
@@ -236,7 +236,7 @@ def blur(image: Pixels, *, radius: float) -> Pixels:
     return np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(radius)))
 
 
-def shown(evidence: Floats, *, size: int) -> Floats:
+def to_heat(evidence: Floats, *, size: int) -> Floats:
     """Evidence float32 (cells, cells) as heat: float32 (size, size), 0 for none or evidence against, 1 for the most."""
     heat: Floats = np.maximum(_resized(np.ascontiguousarray(evidence, np.float32), size), np.float32(0))
     top = float(heat.max())

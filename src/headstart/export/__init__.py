@@ -1,24 +1,11 @@
 """Exporting a run: one file that takes raw pixels, compared with the run on real images before it is written."""
 
 from headstart.export.formats import ConverterError
-from headstart.export.job import IMAGES, SUFFIXES, ExportError, ExportResult, check_format, export
+from headstart.export.job import SUFFIXES, ExportError, check_format, export
 from headstart.export.onnx_file import onnx_model
-from headstart.export.parity import MAX_DROP, Gate, Parity, read_drop
-from headstart.export.snippets import LANGUAGES, snippet
+from headstart.export.parity import Gate, Parity, read_drop
+from headstart.export.snippets import snippet
 
 __all__ = [
-    "IMAGES",
-    "LANGUAGES",
-    "MAX_DROP",
-    "SUFFIXES",
-    "ConverterError",
-    "ExportError",
-    "ExportResult",
-    "Gate",
-    "Parity",
-    "check_format",
-    "export",
-    "onnx_model",
-    "read_drop",
-    "snippet",
-]
+    "SUFFIXES", "ConverterError", "ExportError", "Gate", "Parity", "check_format", "export", "onnx_model", "read_drop", "snippet",
+]  # fmt: skip

@@ -120,8 +120,8 @@ def write_litert(run: Run, file: Path, examples: Iterable[Image]) -> None:
             raise ConverterError(f"{program} did not finish ({error}).") from None
         made = work / "made" / "model_float32.tflite"
         if done.returncode or not made.is_file():
-            said = (done.stderr.strip() or done.stdout.strip() or "it printed nothing").splitlines()[-1]
-            raise ConverterError(f"{program} could not convert the network ({said[:300]}). An ONNX file does not need this program.")
+            output = (done.stderr.strip() or done.stdout.strip() or "it printed nothing").splitlines()[-1]
+            raise ConverterError(f"{program} could not convert the network ({output[:300]}). An ONNX file does not need this program.")
         shutil.copyfile(made, file)
     if run.classes:
         file.with_suffix(".labels.txt").write_text("".join(f"{name}\n" for name in run.classes), encoding="utf-8")

@@ -57,12 +57,12 @@ def write_int8(
     for share in FLOAT_SHARES:
         if share and not ranked:
             listener.stage(f"Ranking {len(layers)} layers by the error that they cause")
-            ranked = ranked_by_error(model, made, training.images, progress=listener.progress)
+            ranked = ranked_by_error(model, made, training, progress=listener.progress)
         in_float = ranked[: round(share * len(layers))]
         listener.stage(f"Quantising with {len(training)} training images, {len(in_float)} of {len(layers)} layers in float32")
-        made = quantised(model, training.images, in_float=in_float, progress=listener.progress)
+        made = quantised(model, training, in_float=in_float, progress=listener.progress)
         write_openvino(made, file)
-        outputs = ExportedModel(file, engine="openvino")(reference.sample.images)
+        outputs = ExportedModel(file, engine="openvino")(reference.sample)
         before, after = (found[comparison.output] for found in (reference.outputs(), outputs))
         gates.append(Gate.of(before, after, reference.sample, max_drop=max_drop, in_float=len(in_float), layers=len(layers)))
         listener.say(gates[-1].summary())

@@ -122,14 +122,14 @@ def _write(run: Run, form: str, file: Path, sample: Sample, listener: Listener) 
         write_openvino(openvino_model(onnx_model(run)), file)
     else:
         listener.stage("Converting with onnx2tf, which takes a minute or two")
-        write_litert(run, file, islice(sample.images, 20))
+        write_litert(run, file, islice(sample, 20))
 
 
 def _compared(reference: Reference, file: Path, engine: str, listener: Listener) -> Parity:
     sample = reference.sample
     listener.stage(f"Comparing with the run on {len(sample)} {sample.part} images ({engine})")
     exported = ExportedModel(file, engine=engine, preprocessing=reference.run.preprocessing)
-    found = Parity.of(reference, exported(sample.images), engine=engine)
+    found = Parity.of(reference, exported(sample), engine=engine)
     if faults := found.faults():
         raise ExportError(f"The exported file differs from the run in {engine} and is not written: {'; '.join(faults)}.")
     return found

@@ -30,29 +30,22 @@ MAX_DROP = 0.005
 AGREEMENT = 0.98  # share of images that must keep their label in int8, whatever the accuracy: one that errs on others is another model
 
 
-class DecodedImages(Sequence[npt.NDArray[np.uint8]]):
-    """Images that are decoded at full size each time they are accessed: a few hundred photographs would not fit into memory."""
+@dataclass(frozen=True, eq=False)
+class Sample(Sequence[npt.NDArray[np.uint8]]):
+    """Images of one part of a run, ``train`` or ``test``; `targets` are int64 (n,), or bool (n, k) for several labels an image.
 
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self.paths = tuple(paths)
+    They are decoded at full size each time they are accessed: a few hundred photographs would not fit into memory.
+    """
+
+    part: str
+    paths: Sequence[Path]
+    targets: npt.NDArray[Any]
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: Any) -> Any:
         return read_image(self.paths[index])
-
-
-@dataclass(frozen=True, eq=False)
-class Sample:
-    """Images of one part of a run, ``train`` or ``test``; `targets` are int64 (n,), or bool (n, k) for several labels an image."""
-
-    part: str
-    images: DecodedImages
-    targets: npt.NDArray[Any]
-
-    def __len__(self) -> int:
-        return len(self.images)
 
 
 def sample_of(run: Run, part: str, count: int, *, data: Path | None = None) -> Sample:
@@ -63,12 +56,12 @@ def sample_of(run: Run, part: str, count: int, *, data: Path | None = None) -> S
     names, arrays = (run.test_names, run.tested) if part == "test" else (run.training_names, run.reference)
     digests, targets = arrays.get("digests"), arrays.get("targets")
     if digests is None or targets is None or not 0 < len(names) == len(digests) == len(targets):
-        return Sample(part, DecodedImages(()), np.zeros(0, dtype=np.int64))
+        return Sample(part, (), np.zeros(0, dtype=np.int64))
     fitted_on = run.manifest.provenance.get("data")
     roots = [root for root in (data, Path(fitted_on) if isinstance(fitted_on, str) else None) if root is not None and root.is_dir()]
     order = np.unique(np.linspace(0, len(names) - 1, min(count, len(names))).round().astype(int)).tolist()
     found = {row: path for row in order if (path := _found(run.path / names[row], names[row], roots, digests[row].tobytes()))}
-    return Sample(part, DecodedImages(list(found.values())), targets[list(found)])
+    return Sample(part, list(found.values()), targets[list(found)])
 
 
 def some_sample_of(run: Run, count: int, *, data: Path | None = None) -> Sample:
@@ -152,13 +145,13 @@ class Reference:
         """
         engine = self.default_engine if engine in (None, "litert") else engine
         if engine not in self._computed:
-            self._computed[engine] = self._predicted(self.sample.images, engine)
+            self._computed[engine] = self._predicted(self.sample, engine)
         return self._computed[engine]
 
     @cached_property
     def from_files(self) -> Outputs:
         """For the files, which the run decodes itself, in its own engine."""
-        return self._predicted(list(self.sample.images.paths), self.default_engine)
+        return self._predicted(self.sample.paths, self.default_engine)
 
     def _predicted(self, images: Any, engine: str) -> Outputs:
         found = self.run.with_engine(engine).predict(images)

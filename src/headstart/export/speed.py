@@ -51,11 +51,11 @@ def measure(
     listener = listener or Listener()
     sample = some_sample_of(run, images, data=data)
     arrays: list[npt.NDArray[np.uint8]] = []
-    for image in sample.images:
+    for image in sample:
         arrays.append(image)
         if sum(one.nbytes for one in arrays) > _IN_MEMORY << 20:
             break
-    paths = list(sample.images.paths[: len(arrays)])
+    paths = sample.paths[: len(arrays)]
     ways: dict[str, tuple[Callable[[Any], Any], Sequence[Any]]] = {}
     for engine in ("openvino", "onnxruntime"):
         if importlib.util.find_spec(engine) is not None:

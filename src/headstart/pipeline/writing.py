@@ -19,7 +19,6 @@ import headstart
 from headstart.data.dataset import relative_name
 from headstart.modalities.image.augment import Augmentation
 from headstart.report import Sources, report_of, write_report
-from headstart.report.run_report import shown_names
 from headstart.run import RELIABILITY, BackboneEntry, FitRecord, Manifest, RunContents, TrainingRecord, seal, write_files, writing_run
 from headstart.text import printable
 
@@ -39,11 +38,9 @@ def write(result: FitResult, *, settings: FitSettings, command: str) -> None:
         run = write_files(folder, contents)
         run.record = record
         train, test = result.table.train, result.table.test
-        names, training_names = shown_names(run)  # as `headstart report` has them
         sources = Sources(
             training=lambda row: dataset.images[train[row]], test=lambda row: dataset.images[test[row]],
-            names=names, training_names=training_names, features=result.table.values[test],
-            cached=result.learned.prepared.cached,
+            features=result.table.values[test], cached=result.learned.prepared.cached,
         )  # fmt: skip
         write_report(folder, report_of(run, sources))
         seal(folder, run.manifest)

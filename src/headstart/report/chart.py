@@ -27,7 +27,7 @@ NAMED, WRITTEN = 60, 150  # of more classes, columns have numbers instead of nam
 Point = tuple[float, float]
 
 
-def shows(axis: Axis, value: float) -> bool:
+def drawable(axis: Axis, value: float) -> bool:
     """Whether `value` has a place on an axis of this kind."""
     return abs(value) <= LARGEST and (value > 1 / LARGEST or not axis.log)
 
@@ -57,13 +57,13 @@ class Scale:
         Raises ParameterError where the axis's own limits cannot be shown or are the wrong way round.
         """
         fixed = [limit for limit in (axis.low, axis.high) if limit is not None]
-        if not all(shows(axis, limit) for limit in fixed) or (len(fixed) == 2 and fixed[0] >= fixed[1]):
+        if not all(drawable(axis, limit) for limit in fixed) or (len(fixed) == 2 and fixed[0] >= fixed[1]):
             above = " above 0" if axis.log else ""
             raise ParameterError(
                 f"low and high of the axis {axis.label!r} must be finite{above}, low below high; got {axis.low} and {axis.high}."
             )
-        shown = [float(value) if abs(value) > 1 / LARGEST else 0.0 for value in values if shows(axis, value)]
-        low, high = min([*shown, *fixed], default=1.0), max([*shown, *fixed], default=1.0)
+        drawn = [float(value) if abs(value) > 1 / LARGEST else 0.0 for value in values if drawable(axis, value)]
+        low, high = min([*drawn, *fixed], default=1.0), max([*drawn, *fixed], default=1.0)
         free = (low != axis.low, high != axis.high)  # an end that the axis itself gives stays where it is
         if high - low <= 1e-9 * max(abs(low), abs(high)):
             low, high = _widened(low, high, free, log=axis.log)
@@ -79,10 +79,10 @@ class Scale:
 def lines(series: Series, x: Scale, y: Scale) -> list[list[Point]]:
     """Return the unbroken lines of `series` as points (x, y) from 0 to 1; a line of one point is between two gaps."""
     points = [
-        (x(a), y(b)) if shows(x.axis, a) and shows(y.axis, b) else None
+        (x(a), y(b)) if drawable(x.axis, a) and drawable(y.axis, b) else None
         for a, b in zip(map(float, series.x), map(float, series.y), strict=True)
     ]
-    return [list(_thinned(part)) for shown, part in groupby(points, key=lambda point: point is not None) if shown]
+    return [list(_thinned(part)) for present, part in groupby(points, key=lambda point: point is not None) if present]
 
 
 def _thinned(points: Iterable[Point | None]) -> Iterator[Point]:
@@ -134,16 +134,16 @@ def _log_ticks(low: float, high: float, free: tuple[bool, bool], *, whole: bool)
 
 def _labels(ticks: Sequence[float], *, share: bool) -> list[str]:
     """Write all ticks with the same number of decimals; very large and small ones with an exponent. Ticks of log axes each as they need."""
-    shown, sign = ([100 * tick for tick in ticks], " %") if share else (list(ticks), "")
-    size = max(map(abs, shown), default=0.0)
-    gaps = [b - a for a, b in pairwise(shown)]
+    numbers, sign = ([100 * tick for tick in ticks], " %") if share else (list(ticks), "")
+    size = max(map(abs, numbers), default=0.0)
+    gaps = [b - a for a, b in pairwise(numbers)]
     if size >= 1e6 or 0 < size < 1e-3 or (gaps and max(gaps) - min(gaps) > 0.01 * max(gaps)):
-        return [_bare(number) + sign for number in shown]
-    decimals = next((d for d in range(12) if all(abs(round(number, d) - number) < 1e-6 * (gaps or [1.0])[0] for number in shown)), 12)
-    return [f"{number:.{decimals}f}{sign}" for number in shown]
+        return [_short_number(number) + sign for number in numbers]
+    decimals = next((d for d in range(12) if all(abs(round(number, d) - number) < 1e-6 * (gaps or [1.0])[0] for number in numbers)), 12)
+    return [f"{number:.{decimals}f}{sign}" for number in numbers]
 
 
-def _bare(number: float) -> str:
+def _short_number(number: float) -> str:
     """Return 0.5, 20 or 1e-5."""
     if number == 0 or 1e-3 <= abs(number) < 1e6:
         return f"{number:.6g}"
@@ -173,7 +173,7 @@ class ChartDrawing:
         self.levels = [(self._place((0, y(value)))[1], label) for value, label in y.ticks]
         self.columns = [(self._place((x(value), 0))[0], label) for value, label in x.ticks]
         self.mark: tuple[float, str, str] | None = None
-        if chart.mark is not None and shows(chart.x, chart.mark.x):
+        if chart.mark is not None and drawable(chart.x, chart.mark.x):
             share = x(chart.mark.x)
             side = " from" if share < 0.2 else " upto" if share > 0.8 else ""  # so that its words stay inside the drawing
             self.mark = (self._place((share, 0))[0], f"marked{side}", chart.mark.label)
@@ -189,12 +189,12 @@ class ChartDrawing:
         alone = {line[0] for line in drawn if len(line) == 1}
         dots = []
         for a, b in zip(map(float, series.x), map(float, series.y), strict=True):
-            if not (shows(chart.x, a) and shows(chart.y, b)):
+            if not (drawable(chart.x, a) and drawable(chart.y, b)):
                 continue
             column, level = self._place((self._x(a), self._y(b)))
             marked = chart.mark is not None and a == chart.mark.x
             if series.dots or marked or (column, level) in alone:
-                title = f"{series.name}, {chart.x.label} {_tell(chart.x, a)}: {_tell(chart.y, b)}"
+                title = f"{series.name}, {chart.x.label} {_formatted(chart.x, a)}: {_formatted(chart.y, b)}"
                 dots.append((f"{column:.1f}", f"{level:.1f}", 4 if marked else 2.4, title))
         return Line(_kind(series), path, dots)
 
@@ -210,7 +210,7 @@ def _kind(series: Series) -> str:
     return f"line{series.colour % COLOURS}{' dashed' if series.dashed else ''}{' thin' if series.thin else ''}"
 
 
-def _tell(axis: Axis, value: float) -> str:
+def _formatted(axis: Axis, value: float) -> str:
     return percent(value) if axis.percent and 0 <= value <= 1 else f"{value:.4g}"
 
 

@@ -1,4 +1,4 @@
-"""The sections that every run has, whatever its task: learning curve, data, later uses, model selection, times, and how to repeat it."""
+"""The sections that every run has, whatever its task: data, later uses, model selection, times, and how to repeat it."""
 
 from __future__ import annotations
 
@@ -7,33 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from headstart.report.training import duration, training_section
-from headstart.sections import (
-    Axis,
-    Bar,
-    Block,
-    Bullets,
-    Charts,
-    Code,
-    Fold,
-    Heading,
-    Interval,
-    LineChart,
-    Notice,
-    Paragraph,
-    Section,
-    Series,
-    Span,
-    Table,
-    Text,
-)
+from headstart.report.training import duration, learning_section, training_section
+from headstart.sections import Bar, Block, Bullets, Code, Fold, Heading, Interval, Notice, Paragraph, Section, Span, Table, Text
 from headstart.text import number, percent, plural
 
 if TYPE_CHECKING:
     from headstart.audit.leaks import LeakTest
     from headstart.run import Use
     from headstart.run.record import FitRecord
-    from headstart.selection import Candidate, LearningCurve
+    from headstart.selection import Candidate
 
 OPEN_ROWS = 20  # a longer table is folded away, with the rows that matter before it
 LISTED_FILES = 500  # refused files on the page; the run folder has all
@@ -70,42 +52,6 @@ def images_section(refused: Sequence[tuple[str, str]]) -> Section:
         title = f"{plural(len(refused), 'file')} could not be used"
         blocks = (Paragraph(f"{title}.", "remark"), *listing) if len(rows) <= 5 else (Fold(title, listing),)
     return Section(anchor="images", heading="Images", word="Images", blocks=blocks)
-
-
-def learning_section(found: LearningCurve | None) -> Section:
-    """The learning curve, and whether more images would help."""
-    blocks: tuple[Block, ...] = ()
-    if found is not None and found.images:
-        rows = tuple(
-            (str(images), percent(accuracy), "-" if math.isnan(error) else f"± {100 * error:.1f}")
-            for images, accuracy, error in zip(found.images, found.accuracy, found.error, strict=True)
-        )
-        legend = (
-            "By cross-validation inside the training part, with the selected head and layers; the strokes are standard errors. "
-            "The test images were not used."
-        )
-        numbers = Table(head=("training images", "accuracy", "standard error (points)"), rows=rows, layout="numbers")
-        chart = Charts((learning_chart(found),))
-        blocks = (Paragraph(found.sentence), chart, Paragraph(legend, "quiet"), Fold("The numbers", (numbers,)))
-    summary = found.sentence if found is not None and blocks else ""
-    return Section(anchor="learning", heading="Learning curve", word="Learning curve", blocks=blocks, summary=summary)
-
-
-def learning_chart(found: LearningCurve) -> LineChart:
-    """Return accuracy by number of training images, which are on a logarithmic axis."""
-    x: list[float] = []
-    y: list[float] = []
-    for images, accuracy, error in zip(found.images, found.accuracy, found.error, strict=True):
-        x += [float(images), float(images), math.nan]
-        y += [accuracy - error, min(1.0, accuracy + error), math.nan]
-    told = ", ".join(f"{percent(accuracy)} from {images}" for images, accuracy in zip(found.images, found.accuracy, strict=True))
-    return LineChart(
-        title="Learning curve",
-        description=f"Accuracy by number of training images: {told}.",
-        series=(Series(name="", x=x, y=y, thin=True), Series(name="out of sample", x=found.images, y=found.accuracy, dots=True)),
-        x=Axis(label="training images (logarithmic)", log=True),
-        y=Axis(label="accuracy", high=1.0, percent=True),
-    )
 
 
 def data_section(record: FitRecord) -> Section:
@@ -151,11 +97,11 @@ def uses_section(uses: Sequence[Use]) -> Section:
     """Later uses of the test part: a score on which choices were based is too good."""
     blocks: tuple[Block, ...] = ()
     if uses:
-        said = (
+        explanation = (
             f"The score above is from the first use of the test part, which was used {times_more(uses)} after that. "
             "Choosing between models by these scores makes them look better than they are."
         )
-        blocks = (Paragraph(said), Bullets(tuple(use.sentence() for use in uses)))
+        blocks = (Paragraph(explanation), Bullets(tuple(use.sentence() for use in uses)))
     summary = f"The test part has been used {times_more(uses)} since this score was measured." if uses else ""
     return Section(anchor="uses", heading="Later uses of the test part", word="Uses", blocks=blocks, summary=summary, urgent=True)
 
@@ -166,18 +112,18 @@ def evidence_section(record: FitRecord, *, trained: bool) -> Section:
     rows = sorted(record.evidence, key=lambda row: math.inf if math.isnan(row.accuracy) else -row.accuracy)
     blocks: tuple[Block, ...] = lead
     if rows:
-        told = (
+        legend = (
             "Scores of the trained head from the validation images, all others from cross-validation inside the training part."
             if trained
             else "All scores from cross-validation inside the training part; the test images were not used for the selection."
         )
-        shown = rows[:OPEN_ROWS] + [row for row in rows[OPEN_ROWS:] if row.chosen]
-        whole = (Fold(f"All {len(rows)}", (_tried(rows),)),) if len(shown) < len(rows) else ()
-        blocks = (*lead, _tried(shown), *whole, Paragraph(told, "quiet"))
+        open_rows = rows[:OPEN_ROWS] + [row for row in rows[OPEN_ROWS:] if row.chosen]
+        whole = (Fold(f"All {len(rows)}", (_candidate_table(rows),)),) if len(open_rows) < len(rows) else ()
+        blocks = (*lead, _candidate_table(open_rows), *whole, Paragraph(legend, "quiet"))
     return Section(anchor="tried", heading="Model selection", word="Selection", blocks=blocks)
 
 
-def _tried(rows: Sequence[Candidate]) -> Table:
+def _candidate_table(rows: Sequence[Candidate]) -> Table:
     margins = [0.0 if math.isnan(row.accuracy_error) else row.accuracy_error for row in rows]
     known = [(row.accuracy, margin) for row, margin in zip(rows, margins, strict=True) if not math.isnan(row.accuracy)]
     scale = (min(a - b for a, b in known), max(a + b for a, b in known)) if known else (0.0, 1.0)
@@ -186,7 +132,7 @@ def _tried(rows: Sequence[Candidate]) -> Table:
         head = row.head.replace("_", " ")
         error = "" if math.isnan(row.accuracy_error) else f" ± {row.accuracy_error:.4f}"
         graph = "" if math.isnan(row.accuracy) else Interval(row.accuracy, row.accuracy - margin, row.accuracy + margin, scale)
-        settings = ", ".join(f"{key} {_short(value)}" for key, value in row.hyperparameters.items())
+        settings = ", ".join(f"{key} {_formatted(value)}" for key, value in row.hyperparameters.items())
         cells.append(
             ((head, " ", Span("selected", "tag")) if row.chosen else head, row.view, f"{number(float(row.accuracy))}{error}", graph,
              number(float(row.log_loss)), settings, duration(row.seconds))
@@ -212,12 +158,12 @@ def repeat_section(command: str, facts: Mapping[str, Any]) -> Section:
 
 
 def _facts(facts: Mapping[str, Any]) -> tuple[Block, ...]:
-    plain = tuple((label, (Span(_short(value), "code"),)) for label, value in facts.items() if not isinstance(value, Mapping))
+    plain = tuple((label, (Span(_formatted(value), "code"),)) for label, value in facts.items() if not isinstance(value, Mapping))
     groups = [block for label, value in facts.items() if isinstance(value, Mapping) for block in (Heading(label), *_facts(value))]
     return (*((Table(head=("", ""), rows=plain, layout="facts"),) if plain else ()), *groups)
 
 
-def _short(value: Any) -> str:
+def _formatted(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
-    return ", ".join(map(_short, value)) if isinstance(value, list | tuple) else str(value)
+    return ", ".join(map(_formatted, value)) if isinstance(value, list | tuple) else str(value)

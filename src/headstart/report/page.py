@@ -76,10 +76,10 @@ def page(report: Report) -> str:
     from markupsafe import Markup
 
     sections = [section for section in report.sections if section.blocks]
-    gists = sorted((section for section in sections if section.summary), key=lambda section: not section.urgent)
+    summarised = sorted((section for section in sections if section.summary), key=lambda section: not section.urgent)
     style = Markup(_style("page.css") + _style("drawing.css"))  # noqa: S704 # ours
-    shown = list(_within(sections, MOST_BYTES))
-    return environment().get_template("page.html").render(report=report, sections=shown, gists=gists, style=style) + "\n"
+    template, fitting = environment().get_template("page.html"), list(_limited(sections, MOST_BYTES))
+    return template.render(report=report, sections=fitting, summarised=summarised, style=style) + "\n"
 
 
 def _style(name: str) -> str:
@@ -92,16 +92,16 @@ def environment() -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     made = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, finalize=shown, undefined=StrictUndefined, trim_blocks=True,
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, finalize=page_text, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True, auto_reload=False,
     )  # fmt: skip
     made.filters |= {"kind": lambda value: type(value).__name__, "shorten": shorten, "width": width}
     made.globals |= {"draw_chart": ChartDrawing, "draw_matrix": MatrixDrawing, "WIDE": WIDE, "HIGH": HIGH}
-    made.globals |= {"percentage": lambda share: f"{100 * share:.2f}%", "data_uri": data_uri, "stretches": stretches}
+    made.globals |= {"percentage": lambda share: f"{100 * share:.2f}%", "data_uri": data_uri, "marked_pieces": marked_pieces}
     return made
 
 
-def shown(value: Any) -> Any:
+def page_text(value: Any) -> Any:
     """Return text as it may be on a page: visible, with a number and its per cent sign on one line. Jinja2 escapes it afterwards."""
     return value if hasattr(value, "__html__") else visible(str(value)).replace(" %", "\N{NO-BREAK SPACE}%")
 
@@ -113,7 +113,7 @@ def data_uri(data: bytes) -> Markup:
     return Markup(f"data:{picture_type(data)};base64,{b64encode(data).decode()}")  # noqa: S704 # letters and digits
 
 
-def stretches(block: MarkedText) -> Iterator[tuple[str, float, str]]:
+def marked_pieces(block: MarkedText) -> Iterator[tuple[str, float, str]]:
     """Yield the text piece by piece, each with the strength and the label of its mark; marks must not overlap."""
     at = 0
     for start, stop, strength, label in sorted(block.marks):
@@ -125,12 +125,12 @@ def stretches(block: MarkedText) -> Iterator[tuple[str, float, str]]:
         yield block.text[at:], 0.0, ""
 
 
-def _within(sections: list[Section], room: int) -> Iterator[Section]:
+def _limited(sections: list[Section], room: int) -> Iterator[Section]:
     """Leave pictures out of the galleries once they have no room on the page, and say so."""
     for section in sections:
         left_out = 0
 
-        def kept(picture: Picture | None) -> Any:
+        def if_room(picture: Picture | None) -> Any:
             nonlocal room, left_out
             size = 0 if picture is None else len(picture.data) + len(picture.mask or b"")
             if size > room:
@@ -139,12 +139,12 @@ def _within(sections: list[Section], room: int) -> Iterator[Section]:
             room -= size
             return picture
 
-        def within(card: Card) -> Card:
-            pictures = tuple(kept(picture) for picture in card.pictures)  # used at once
-            return replace(card, pictures=pictures, neighbours=tuple(replace(one, picture=kept(one.picture)) for one in card.neighbours))
+        def limited(card: Card) -> Card:
+            pictures = tuple(if_room(picture) for picture in card.pictures)  # used at once
+            return replace(card, pictures=pictures, neighbours=tuple(replace(one, picture=if_room(one.picture)) for one in card.neighbours))
 
         blocks = [
-            Gallery(tuple(replace(group, cards=tuple(map(within, group.cards))) for group in block.groups))
+            Gallery(tuple(replace(group, cards=tuple(map(limited, group.cards))) for group in block.groups))
             if isinstance(block, Gallery)
             else block
             for block in section.blocks

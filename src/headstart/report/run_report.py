@@ -39,17 +39,14 @@ _AT_THE_END = ("command", "images", "versions", "settings")
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Sources:
-    """Where the pictures of a run are.
+    """Where the pictures of a run are: for a position among the training or test images the image, or None where it is not known.
 
-    `training` and `test` give, for a position in the part, the image, or None where it is not known; `names` and `training_names` are
-    those of the test and the training images. `features`, float32 (m, D) of the test images, spare computing them where they are at hand.
-    `cached` gives, for a key and what computes it, a result that may have been stored.
+    `features`, float32 (m, D) of the test images, spare computing them where they are at hand. `cached` gives, for a key and what computes
+    it, a result that may have been stored.
     """
 
     training: Callable[[int], ImageSource | None]
     test: Callable[[int], ImageSource | None]
-    names: Sequence[str]
-    training_names: Sequence[str]
     features: npt.NDArray[np.float32] | None = None
     cached: Callable[[str, Callable[[], bytes]], bytes] = lambda key, compute: compute()
 
@@ -129,28 +126,24 @@ def cards_of(run: Run, rows: npt.NDArray[np.int64], outputs: npt.NDArray[np.int6
     """
     digests = [run.tested["digests"][row].tobytes().hex() for row in rows.tolist()]
     depends = [run.manifest.files.get(name) for name in (MODEL, REFERENCE)]
-    key = result_key("pictures", depends, rows, outputs[rows], digests, list(sources.training_names))
+    key = result_key("pictures", depends, rows, outputs[rows], digests)
     found = json.loads(sources.cached(key, lambda: json.dumps(_pictures(run, rows, outputs, sources)).encode()))
-    return {int(row): _card(int(row), *entry, sources=sources) for row, entry in found.items()}
-
-
-def _card(row: int, pictures: Sequence[str], nearest: Sequence[tuple[int, str | None]], *, sources: Sources) -> Card:
-    """The card of a test image from its pictures and those of the training images near it, JPEG files in base64."""
-    neighbours = []
-    for index, data in nearest:
-        name = _name(sources.training_names, index, "training")
-        picture = None if data is None else Picture(data=base64.b64decode(data), alt=name)
-        neighbours.append(Neighbour(name=name, row=index, picture=picture))
-    shown = tuple(Picture(data=base64.b64decode(data), alt="") for data in pictures)
-    return Card(name=_name(sources.names, row, "test"), row=row, pictures=shown, neighbours=tuple(neighbours))
-
-
-def _name(names: Sequence[str], row: int, part: str) -> str:
-    return printable(names[row]) if row < len(names) else f"{part} image {row}"
+    tested, trained = _shown_names(run)
+    cards = {}
+    for row, (pictures, near) in ((int(row), entry) for row, entry in found.items()):
+        neighbours = []
+        for index, data in near:
+            name = printable(trained[index]) if index < len(trained) else f"training image {index}"
+            picture = None if data is None else Picture(data=base64.b64decode(data), alt=name)
+            neighbours.append(Neighbour(name=name, row=index, picture=picture))
+        own = tuple(Picture(data=base64.b64decode(data), alt="") for data in pictures)
+        name = printable(tested[row]) if row < len(tested) else f"test image {row}"
+        cards[row] = Card(name=name, row=row, pictures=own, neighbours=tuple(neighbours))
+    return cards
 
 
 def _pictures(run: Run, rows: npt.NDArray[np.int64], outputs: npt.NDArray[np.int64], sources: Sources) -> dict[int, tuple[Any, Any]]:
-    """By row, the other arguments of `_card`."""
+    """By row, the pictures of an image, and position and picture of each training image near it: JPEG files in base64."""
     pixels: dict[int, npt.NDArray[np.uint8]] = {}
     with quiet_decoding():
         for row in rows.tolist():
@@ -159,11 +152,11 @@ def _pictures(run: Run, rows: npt.NDArray[np.int64], outputs: npt.NDArray[np.int
                     pixels[row] = run.preprocessing(source)
     if not pixels:
         return {}
-    shown, stacked = np.array(list(pixels)), np.stack(list(pixels.values()))
+    readable, stacked = np.array(list(pixels)), np.stack(list(pixels.values()))
     maps = HeatMaps.of(run, method="fast")
     count = len(stacked) if maps.method == "cells" else _SLOWLY  # of the first images only where each takes many passes of the network
-    heat = maps(stacked[:count], outputs[shown[:count]])
-    nearest = _nearest(run, stacked, None if sources.features is None else sources.features[shown])
+    heat = maps(stacked[:count], outputs[readable[:count]])
+    nearest = _nearest(run, stacked, None if sources.features is None else sources.features[readable])
     return {
         row: (
             [_base64(one, _SIDE) for one in (image, *(overlay(image, one) for one in heat[place : place + 1]))],
@@ -183,9 +176,9 @@ def _nearest(run: Run, pixels: npt.NDArray[np.uint8], features: npt.NDArray[np.f
 
 
 def _neighbour(index: int, sources: Sources) -> str | None:
-    source = sources.training(index)
     with suppress(ImageError):
-        return None if source is None else _base64(read_image(source, at_least=_SMALL), _SMALL)
+        if (source := sources.training(index)) is not None:
+            return _base64(read_image(source, at_least=_SMALL), _SMALL)
     return None
 
 
@@ -206,34 +199,28 @@ def jpeg(picture: Any, *, side: int, quality: int = 82) -> bytes:
 
 
 def _from_lists(run: Run) -> Sources:
-    names, training_names = shown_names(run)
+    def finder(names: Sequence[str], digests: npt.NDArray[np.uint8]) -> Callable[[int], Path | None]:
+        """From a position to the image, where it is still there and still the same."""
+
+        def find(row: int) -> Path | None:
+            with suppress(IndexError, OSError, ValueError):
+                path = run.path / names[row]
+                if image_digest(path.read_bytes()) == digests[row].tobytes():
+                    return path
+            return None
+
+        return find
+
     return Sources(
-        training=_finder(run, run.training_names, run.reference["digests"]), test=_finder(run, run.test_names, run.tested["digests"]),
-        names=names, training_names=training_names,
+        training=finder(run.training_names, run.reference["digests"]), test=finder(run.test_names, run.tested["digests"])
     )  # fmt: skip
 
 
-def _finder(run: Run, names: Sequence[str], digests: npt.NDArray[np.uint8]) -> Callable[[int], Path | None]:
-    """From a position to the image, where it is still there and still the same."""
-
-    def find(row: int) -> Path | None:
-        if row >= len(names):
-            return None
-        path = run.path / names[row]
-        try:
-            return path if image_digest(path.read_bytes()) == digests[row].tobytes() else None
-        except (OSError, ValueError):
-            return None
-
-    return find
-
-
-def shown_names(run: Run) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The test and the training images as the pages call them: without the folder in which all of them are."""
+def _shown_names(run: Run) -> tuple[tuple[str, ...], ...]:
+    """Return what the pages call the test and the training images: their paths without the folder in which all of them are."""
     folders = [name.rpartition("/")[0] for name in (*run.test_names, *run.training_names)]
     try:
         shared = len(os.path.commonpath(folders))
     except ValueError:  # no names, or on different drives
         shared = 0
-    test, training = (tuple(name[shared:].lstrip("/") for name in names) for names in (run.test_names, run.training_names))
-    return test, training
+    return tuple(tuple(name[shared:].lstrip("/") for name in names) for names in (run.test_names, run.training_names))

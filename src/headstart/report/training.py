@@ -1,4 +1,4 @@
-"""The training of a fine-tuned model in charts and sentences, and the curve of a search for a learning rate."""
+"""Learning curve, training of a fine-tuned model, and search for a learning rate, in charts and sentences."""
 
 from __future__ import annotations
 
@@ -7,15 +7,52 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from headstart.sections import Axis, Bullets, Charts, Fold, LineChart, Mark, Paragraph, Section, Series, Span, Table, Text
+from headstart.sections import Axis, Block, Bullets, Charts, Fold, LineChart, Mark, Paragraph, Section, Series, Span, Table, Text
 from headstart.text import enumeration, number, percent, plural
 
 if TYPE_CHECKING:
+    from headstart.selection import LearningCurve
     from headstart.training.history import Epoch, History
     from headstart.training.learning_rates import LearningRates
 
 DOTTED = 40  # with more epochs the dots run into each other
 WIDE_RANGE = 100.0  # losses further apart than this are shown on a logarithmic axis
+
+
+def learning_section(found: LearningCurve | None) -> Section:
+    """The learning curve, and whether more images would help."""
+    blocks: tuple[Block, ...] = ()
+    if found is not None and found.images:
+        rows = tuple(
+            (str(images), percent(accuracy), "-" if math.isnan(error) else f"± {100 * error:.1f}")
+            for images, accuracy, error in zip(found.images, found.accuracy, found.error, strict=True)
+        )
+        legend = (
+            "By cross-validation inside the training part, with the selected head and layers; the strokes are standard errors. "
+            "The test images were not used."
+        )
+        numbers = Table(head=("training images", "accuracy", "standard error (points)"), rows=rows, layout="numbers")
+        chart = Charts((learning_chart(found),))
+        blocks = (Paragraph(found.sentence), chart, Paragraph(legend, "quiet"), Fold("The numbers", (numbers,)))
+    summary = found.sentence if found is not None and blocks else ""
+    return Section(anchor="learning", heading="Learning curve", word="Learning curve", blocks=blocks, summary=summary)
+
+
+def learning_chart(found: LearningCurve) -> LineChart:
+    """Return accuracy by number of training images, which are on a logarithmic axis."""
+    x: list[float] = []
+    y: list[float] = []
+    for images, accuracy, error in zip(found.images, found.accuracy, found.error, strict=True):
+        x += [float(images), float(images), math.nan]
+        y += [accuracy - error, min(1.0, accuracy + error), math.nan]
+    points = ", ".join(f"{percent(accuracy)} from {images}" for images, accuracy in zip(found.images, found.accuracy, strict=True))
+    return LineChart(
+        title="Learning curve",
+        description=f"Accuracy by number of training images: {points}.",
+        series=(Series(name="", x=x, y=y, thin=True), Series(name="out of sample", x=found.images, y=found.accuracy, dots=True)),
+        x=Axis(label="training images (logarithmic)", log=True),
+        y=Axis(label="accuracy", high=1.0, percent=True),
+    )
 
 
 def training_section(history: History | None, facts: Sequence[str] = ()) -> Section:
@@ -41,12 +78,12 @@ def training_section(history: History | None, facts: Sequence[str] = ()) -> Sect
 
 def summary(history: History) -> str:
     """Return the training in sentences: what was trained and for how long, which weights are kept, why it ended."""
-    said = [f"{_stages(history.epochs)} trained for {plural(len(history.epochs), 'epoch')}, in {duration(history.seconds)}."]
+    sentences = [f"{_stages(history.epochs)} trained for {plural(len(history.epochs), 'epoch')}, in {duration(history.seconds)}."]
     if kept := history.kept:
         scores = [] if kept.val_accuracy is None else [f"validation accuracy {percent(kept.val_accuracy)}"]
         scores += [] if kept.val_loss is None else [f"validation loss {number(kept.val_loss)}"]
-        said.append(f"The weights of epoch {kept.number} are kept{': ' if scores else ''}{', '.join(scores)}.")
-    return " ".join(filter(None, [*said, history.stopped]))
+        sentences.append(f"The weights of epoch {kept.number} are kept{': ' if scores else ''}{', '.join(scores)}.")
+    return " ".join(filter(None, [*sentences, history.stopped]))
 
 
 def _stages(epochs: Sequence[Epoch]) -> str:
@@ -70,8 +107,8 @@ def training_charts(history: History) -> tuple[LineChart, LineChart]:
     def chart(what: str, train: list[float], validation: list[float | None], y: Axis) -> LineChart:
         series, say = _series(epochs, train, validation), percent if y.percent else number
         ends = [f"{line.name} from {say(float(line.y[0]))} to {say(float(line.y[-1]))}" for line in series]
-        told = f"The {what} by epoch: {' and '.join(ends)}. The table after the charts has all numbers."
-        return LineChart(title=what.capitalize(), description=told, series=series, x=x, y=y, mark=mark)
+        description = f"The {what} by epoch: {' and '.join(ends)}. The table after the charts has all numbers."
+        return LineChart(title=what.capitalize(), description=description, series=series, x=x, y=y, mark=mark)
 
     return (
         chart("accuracy", [epoch.accuracy for epoch in epochs], [epoch.val_accuracy for epoch in epochs],
