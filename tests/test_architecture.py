@@ -16,7 +16,7 @@ SOURCE = Path(headstart.__file__).parent
 FLOORS: dict[str, int] = {
     "errors": 0,
     "text": 0,
-    "files": 1, "onnx_graph": 1, "progress": 1, "records": 1, "sections": 1, "settings": 1,
+    "estimators": 1, "files": 1, "onnx_graph": 1, "progress": 1, "records": 1, "sections": 1, "settings": 1,
     "modalities": 2, "metrics": 2,
     "data": 3, "backbones": 3,
     "engine": 4,

@@ -9,14 +9,13 @@ the floor under the spread, and the clip.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.utils.validation import check_is_fitted, validate_data
 
 from headstart.errors import ParameterError, RunError
+from headstart.estimators import Estimator
 from headstart.onnx_graph import OnnxGraph
 
 Features = npt.NDArray[np.float32]
@@ -28,7 +27,7 @@ COLUMNS = 64
 _ARRAYS = ("columns_", "mean_", "scale_", "gain_")
 
 
-class LayerMap(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+class LayerMap(Estimator):
     """Take layers, standardise their features, and clip.
 
     Args:
@@ -57,7 +56,7 @@ class LayerMap(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         Raises:
             ParameterError: a layer outside the feature vector, a negative floor, or a clip that is not positive.
         """
-        X = cast("Features", validate_data(self, X, dtype=np.float32))
+        X = self.checked(X, reset=True)
         if not self.floor >= 0:
             raise ParameterError(f"floor must be 0 or more, got {self.floor!r}.")
         if not self.clip > 0:
@@ -97,8 +96,8 @@ class LayerMap(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def transform(self, X: npt.ArrayLike) -> Features:
         """Map features (n, D) to float32 (n, d)."""
-        check_is_fitted(self, "columns_")
-        X = cast("Features", validate_data(self, X, dtype=np.float32, reset=False))
+        self.check_fitted("columns_")
+        X = self.checked(X)
         taken: Features = np.empty((len(X), len(self.columns_)), dtype=np.float32)
         position = 0
         for start, stop in self._runs():
@@ -111,6 +110,10 @@ class LayerMap(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             taken *= self.gain_
         return taken
 
+    def fit_transform(self, X: npt.ArrayLike, y: object = None) -> Features:
+        """`fit`, then `transform`."""
+        return self.fit(X).transform(X)
+
     def _weighted(self) -> bool:
         return bool((self.gain_ != 1).any())
 
@@ -121,7 +124,7 @@ class LayerMap(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def get_feature_names_out(self, input_features: Sequence[str] | None = None) -> npt.NDArray[Any]:
         """Names of the columns that `transform` gives."""
-        check_is_fitted(self, "columns_")
+        self.check_fitted("columns_")
         known = input_features if input_features is not None else getattr(self, "feature_names_in_", None)
         names = np.array([f"x{column}" for column in range(self.n_features_in_)] if known is None else known, dtype=object)
         if len(names) != self.n_features_in_:
@@ -131,7 +134,7 @@ class LayerMap(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def write_onnx(self, graph: OnnxGraph, features: str) -> str:
         """Append the map to a graph: `features` names a float32 value (N, D). Returns the name of the result, float32 (N, d)."""
-        check_is_fitted(self, "columns_")
+        self.check_fitted("columns_")
         axis = graph.constant([1], dtype=np.int64)
         parts = [
             graph.node("Slice", features, graph.constant([start], dtype=np.int64), graph.constant([stop], dtype=np.int64), axis)
@@ -145,7 +148,7 @@ class LayerMap(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def state(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
         """Everything needed to make the fitted map again: JSON values, and arrays."""
-        check_is_fitted(self, "columns_")
+        self.check_fitted("columns_")
         layers = None if self.layers is None else [[str(name), int(start), int(stop)] for name, start, stop in self.layers]
         weights = None if self.weights is None else [float(weight) for weight in self.weights]
         settings = {
@@ -180,8 +183,10 @@ class LayerMap(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return made
 
     def __sklearn_tags__(self) -> Any:
+        from sklearn.utils import TransformerTags
+
         tags = super().__sklearn_tags__()
-        tags.transformer_tags.preserves_dtype = ["float32"]
+        tags.transformer_tags = TransformerTags(preserves_dtype=["float32"])
         return tags
 
 

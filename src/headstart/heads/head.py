@@ -8,10 +8,9 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from headstart.errors import RunError
+from headstart.estimators import Estimator
 from headstart.heads.calibration import Calibration
 from headstart.heads.labels import EncodedLabels, encode, image_weights
 from headstart.heads.linalg import blocks
@@ -55,13 +54,22 @@ class LogitClassifier:
         return self.link_.labels(logits, self.classes_, self.label_dtype_)
 
     def __sklearn_tags__(self) -> Any:
+        from sklearn.utils import ClassifierTags
+
         tags = super().__sklearn_tags__()  # type: ignore[misc]
-        tags.classifier_tags.multi_label = True
-        tags.target_tags.multi_output = False
+        tags.estimator_type = "classifier"
+        tags.classifier_tags = ClassifierTags(multi_label=True)
+        tags.target_tags.required = True
         return tags
 
+    def score(self, X: npt.ArrayLike, y: npt.ArrayLike, sample_weight: npt.ArrayLike | None = None) -> float:
+        """The share of rows for which `predict` is right; of independent labels in all of them."""
+        from sklearn.metrics import accuracy_score
 
-class Head(LogitClassifier, ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+        return float(accuracy_score(y, self.predict(X), sample_weight=sample_weight))
+
+
+class Head(LogitClassifier, Estimator):
     """A classifier on features: float32 (n, D) in, class scores out.
 
     Attributes:
@@ -101,10 +109,12 @@ class Head(LogitClassifier, ClassifierMixin, BaseEstimator):  # type: ignore[mis
     def _fit(
         self, X: npt.ArrayLike, y: npt.ArrayLike, sample_weight: npt.ArrayLike | None, groups: npt.ArrayLike | None, *, overwrite: bool
     ) -> Self:
-        features, y = validate_data(self, X, y, dtype=np.float32, multi_output=True)
-        weights = (
-            None if sample_weight is None else _check_sample_weight(sample_weight, features, dtype=np.float64, ensure_non_negative=True)
-        )
+        features, y = self.checked_pair(X, y)
+        weights = None
+        if sample_weight is not None:
+            from sklearn.utils.validation import _check_sample_weight
+
+            weights = _check_sample_weight(sample_weight, features, dtype=np.float64, ensure_non_negative=True)
         targets = encode(y)
         numbers = None if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
         if weights is not None and not weights.all():
@@ -131,8 +141,8 @@ class Head(LogitClassifier, ClassifierMixin, BaseEstimator):  # type: ignore[mis
 
     def logits(self, X: npt.ArrayLike) -> Floats:
         """Calibrated log-odds (n, k) of features (n, D)."""
-        check_is_fitted(self, "classes_")
-        return np.asarray(self._logits(validate_data(self, X, dtype=np.float32, reset=False)), dtype=np.float64)
+        self.check_fitted("classes_")
+        return np.asarray(self._logits(self.checked(X)), dtype=np.float64)
 
     def uncalibrated(self, logits: Floats) -> Floats | None:
         """The log-odds (n, k) before the calibration that logits (n, k) went through; None where raw scores are no log-odds."""
@@ -140,7 +150,7 @@ class Head(LogitClassifier, ClassifierMixin, BaseEstimator):  # type: ignore[mis
 
     def state(self) -> State:
         """Everything needed to make the fitted head again: JSON values, and arrays. See `headstart.heads.head_from_state`."""
-        check_is_fitted(self, "classes_")
+        self.check_fitted("classes_")
         settings: dict[str, Any] = {
             "head": self.name,
             "classes": self.classes_.tolist(),
@@ -198,5 +208,5 @@ class LinearHead(Head):
 
     def write_onnx(self, graph: OnnxGraph, features: str) -> str:
         """Append the head to a graph: `features` names a float32 value (N, D). Returns the name of the logits, float32 (N, k)."""
-        check_is_fitted(self, "classes_")
+        self.check_fitted("classes_")
         return graph.node("Gemm", features, graph.constant(self.coef_), graph.constant(self.intercept_), transB=1)

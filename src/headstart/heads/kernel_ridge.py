@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from scipy.linalg import cholesky, get_lapack_funcs
-from sklearn.utils.validation import check_is_fitted
 
 from headstart.errors import ParameterError
 from headstart.heads.head import Features, Floats, Head
@@ -195,7 +194,7 @@ class KernelRidgeHead(Head):
 
     def write_onnx(self, graph: OnnxGraph, features: str) -> str:
         """Append the head to a graph: `features` names a float32 value (N, D). Returns the name of the logits, float32 (N, k)."""
-        check_is_fitted(self, "classes_")
+        self.check_fitted("classes_")
         scaled = graph.node("Mul", features, graph.constant(np.sqrt(self.gamma_)))
         half = graph.constant(0.5)
         norms = graph.node("ReduceSum", graph.node("Mul", scaled, scaled), graph.constant([1], dtype=np.int64), keepdims=1)

@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import column_or_1d
 
 from headstart.errors import ParameterError
 from headstart.heads.calibration import Calibration, calibrate
@@ -84,8 +82,12 @@ def encode(y: npt.ArrayLike) -> EncodedLabels:
                 "Unknown label type: a matrix of targets must hold only 0 and 1 (or False and True), one column for each label."
             )
         return EncodedLabels(np.arange(labels.shape[1]), labels.astype(bool), SIGMOID, labels.dtype)
-    labels = column_or_1d(labels, warn=True)
-    check_classification_targets(labels)
+    if labels.ndim != 1 or labels.dtype.kind not in "biuU":
+        from sklearn.utils.multiclass import check_classification_targets
+        from sklearn.utils.validation import column_or_1d
+
+        labels = column_or_1d(labels, warn=True)
+        check_classification_targets(labels)
     classes, codes = np.unique(labels, return_inverse=True)
     if len(classes) < 2:
         raise ValueError(

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.utils.validation import check_is_fitted
 
 from headstart.errors import ParameterError
 from headstart.heads.calibration import Calibration
@@ -147,7 +146,7 @@ class NearestNeighboursHead(Head):
 
     def write_onnx(self, graph: OnnxGraph, features: str) -> str:
         """Append the head to a graph: `features` names a float32 value (N, D). Returns the name of the logits, float32 (N, k)."""
-        check_is_fitted(self, "classes_")
+        self.check_fitted("classes_")
         count = int(self.count_[0])
         products = graph.node("Gemm", features, graph.constant(2 * self.support_), graph.constant(-squared_norms(self.support_)), transB=1)
         nearest = graph.top(products, count)

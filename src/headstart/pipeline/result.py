@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from headstart.audit import Finding
 from headstart.audit.leaks import LeakTest
-from headstart.classifier import TransferClassifier
 from headstart.data import Dataset
 from headstart.errors import ImageError
 from headstart.features.table import FeatureTable
@@ -20,6 +19,9 @@ from headstart.metrics import PairedDifference, paired_difference
 from headstart.selection import Choice
 from headstart.settings import FitSettings
 from headstart.tasks import Evaluation, Judged, Learned, Outputs, Task
+
+if TYPE_CHECKING:
+    from headstart.classifier import TransferClassifier
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -130,6 +132,8 @@ class FitResult:
     @cached_property
     def classifier(self) -> TransferClassifier:
         """The model as a scikit-learn classifier whose labels are the numbers of the classes."""
+        from headstart.classifier import TransferClassifier
+
         classes = np.asarray(self.choice.estimator.classes_)
         return TransferClassifier.of_learned(self.learned, self.settings, classes=classes)
 

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.base import BaseEstimator, ClassifierMixin, clone
-from sklearn.utils.validation import check_is_fitted, validate_data
 
 from headstart.errors import ParameterError, RunError
+from headstart.estimators import Estimator
 from headstart.heads import HEADS, Head, LogisticHead, head_from_state
 from headstart.heads.head import LogitClassifier
 from headstart.heads.labels import ClassWeight
@@ -57,7 +56,7 @@ class Candidate:
         return asdict(self) | {"layers": list(self.layers), "weights": None if self.weights is None else list(self.weights)}
 
 
-class HeadPipeline(LogitClassifier, ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class HeadPipeline(LogitClassifier, Estimator):
     """A `LayerMap`, then a head, with the interface of a head.
 
     Args:
@@ -77,9 +76,9 @@ class HeadPipeline(LogitClassifier, ClassifierMixin, BaseEstimator):  # type: ig
         self, X: npt.ArrayLike, y: npt.ArrayLike, sample_weight: npt.ArrayLike | None = None, groups: npt.ArrayLike | None = None
     ) -> Self:
         """Learn from features (n, D); arguments and errors as of `Head.fit`."""
-        X, y = validate_data(self, X, y, dtype=np.float32, multi_output=True)
-        self.map_ = (LayerMap() if self.map is None else clone(self.map)).fit(X)
-        head = LogisticHead() if self.head is None else clone(self.head)
+        X, y = self.checked_pair(X, y)
+        self.map_ = (LayerMap() if self.map is None else self.map.clone()).fit(X)
+        head = LogisticHead() if self.head is None else self.head.clone()
         self.head_ = head.fit_overwriting(self.map_.transform(X), y, sample_weight, groups)
         self._take_over()
         return self
@@ -87,7 +86,7 @@ class HeadPipeline(LogitClassifier, ClassifierMixin, BaseEstimator):  # type: ig
     @classmethod
     def of_fitted(cls, map: LayerMap, head: Head) -> Self:
         """A fitted pipeline of a fitted map and a head fitted on its output."""
-        made = cls(clone(map), clone(head))
+        made = cls(map.clone(), head.clone())
         made.map_, made.head_, made.n_features_in_ = map, head, map.n_features_in_
         made._take_over()
         return made
@@ -99,22 +98,22 @@ class HeadPipeline(LogitClassifier, ClassifierMixin, BaseEstimator):  # type: ig
 
     def logits(self, X: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Calibrated log-odds (n, k) of full feature vectors (n, D)."""
-        check_is_fitted(self, "head_")
-        return self.head_.logits(self.map_.transform(validate_data(self, X, dtype=np.float32, reset=False)))
+        self.check_fitted("head_")
+        return self.head_.logits(self.map_.transform(self.checked(X)))
 
     def uncalibrated(self, logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64] | None:
         """As `Head.uncalibrated`."""
-        check_is_fitted(self, "head_")
+        self.check_fitted("head_")
         return self.head_.uncalibrated(logits)
 
     def write_onnx(self, graph: OnnxGraph, features: str) -> str:
         """Append map and head to a graph: `features` names a float32 value (N, D). Returns the name of the logits, float32 (N, k)."""
-        check_is_fitted(self, "head_")
+        self.check_fitted("head_")
         return self.head_.write_onnx(graph, self.map_.write_onnx(graph, features))
 
     def state(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
         """Everything needed to make the fitted pipeline again: JSON values, and arrays named ``map.*`` and ``head.*``."""
-        check_is_fitted(self, "head_")
+        self.check_fitted("head_")
         map_settings, map_arrays = self.map_.state()
         head_settings, head_arrays = self.head_.state()
         arrays = {f"map.{name}": value for name, value in map_arrays.items()} | {
