@@ -82,6 +82,7 @@ def test_the_floors_are_noticed_when_broken(tmp_path: Path) -> None:
             ("numpy", "sklearn", "torch", "openvino", "onnx", "matplotlib", "PIL"),
         ),
         ("from headstart import load", ("sklearn", "scipy", "torch", "onnx", "onnxruntime", "matplotlib", "pandas")),
+        ("from headstart import fit", ("sklearn", "pandas", "torch", "onnxruntime", "matplotlib", "timm")),
         ("from headstart import TransferClassifier", ("torch", "onnx", "onnxruntime", "openvino", "matplotlib", "timm")),
     ],
 )

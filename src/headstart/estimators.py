@@ -24,12 +24,12 @@ class Estimator:
     n_features_in_: int
 
     @classmethod
-    def _names(cls) -> list[str]:
+    def _get_param_names(cls) -> list[str]:
         return sorted(name for name in inspect.signature(cls).parameters)
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """The parameters of the constructor; with `deep` also those of estimators among them, as ``name__parameter``."""
-        found = {name: getattr(self, name) for name in self._names()}
+        found = {name: getattr(self, name) for name in self._get_param_names()}
         for name, value in list(found.items()):
             if deep and isinstance(value, Estimator):
                 found |= {f"{name}__{inner}": setting for inner, setting in value.get_params().items()}
@@ -99,4 +99,7 @@ class Estimator:
 
 def _plain(X: Any) -> bool:
     """Whether nothing needs validation: a float32 matrix of at least one row and column with finite values."""
-    return type(X) is np.ndarray and X.dtype == np.float32 and X.ndim == 2 and X.size > 0 and bool(np.isfinite(X.sum(dtype=np.float64)))
+    if type(X) is not np.ndarray or X.dtype != np.float32 or X.ndim != 2 or not X.size:
+        return False
+    with np.errstate(invalid="ignore"):  # of infinities of both signs, the sum is nan
+        return bool(np.isfinite(X.sum(dtype=np.float64)))

@@ -162,8 +162,8 @@ class Choice:
 
 def make_head(name: str, hyperparameters: dict[str, float], *, class_weight: ClassWeight, seed: int) -> Any:
     """An unfitted head."""
-    further: dict[str, Any] = {"seed": seed} if "seed" in HEADS[name]().get_params() else {}
-    return HEADS[name](class_weight=class_weight, **hyperparameters, **further)
+    further: dict[str, Any] = {"class_weight": class_weight} | ({"seed": seed} if "seed" in HEADS[name]().get_params() else {})
+    return HEADS[name](**hyperparameters, **further)
 
 
 def unfitted(
