@@ -213,7 +213,10 @@ def make_ready() -> None:
     """Start the process from which `_forked` forks, where the system can."""
     if "forkserver" in multiprocessing.get_all_start_methods():
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([f"headstart.{name}" for name in ("cli", "pipeline", "explanation", "run", "reliability")])
+        ours = [f"headstart.{name}" for name in ("cli", "pipeline", "explanation", "run", "reliability", "report.page")]
+        context.set_forkserver_preload(
+            [*ours, "jinja2", "onnx", "openvino", "PIL.Image", "pydantic", "rich.progress", "sklearn.linear_model"]
+        )
         _ready.append(context)
 
 

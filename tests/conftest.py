@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import gc
 import importlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,10 +16,21 @@ import pytest
 from hypothesis import settings
 from PIL import Image
 
+from headstart import engine
 from headstart.backbones import Backbone, load_backbone
+from headstart.report import run_report
 
-settings.register_profile("untimed", deadline=None)  # a busy machine is not a failure
-settings.load_profile("untimed")
+CARDS_OF = run_report.cards_of
+engine._opened = functools.lru_cache(maxsize=12)(engine._opened.__wrapped__)  # compiling takes half a second, and there are many runs
+
+settings.register_profile("suite", deadline=None, max_examples=30)  # a busy machine is not a failure; where more pay, a test says so
+settings.load_profile("suite")
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: the garbage collector need not look through PyTorch and all the tests time and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -39,6 +52,15 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _own_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or writes the cache of the person who runs it."""
     monkeypatch.setenv("HEADSTART_CACHE", str(cache))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _plain_reports(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Reports show no test images, whose heat maps take half the time of a small fit; in files that are marked `cards` they do."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.node.get_closest_marker("cards") is None:
+            patch.setattr(run_report, "cards_of", lambda *_, **__: {})
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -96,7 +118,9 @@ def _fitted(pictures: Path, cache: Path, tmp_path_factory: pytest.TempPathFactor
     from headstart import FitSettings, fit
 
     folder = tmp_path_factory.mktemp("runs") / "pictures"
-    fit(pictures, out=folder, settings=FitSettings(head="centroid", cache=cache))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_report, "cards_of", CARDS_OF)
+        fit(pictures, out=folder, settings=FitSettings(head="centroid", cache=cache))
     return folder
 
 

@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import resource
 import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["headstart.cli", "headstart.pipeline", "headstart.explain", "headstart.training.tuning", "timm"])
+_OURS = [f"headstart.{name}" for name in ("cli", "pipeline", "explanation", "training.tuning", "report.page")]
+_CONTEXT.set_forkserver_preload(
+    [*_OURS, "timm", "jinja2", "onnx", "onnxruntime", "openvino", "PIL.Image", "pydantic", "sklearn.linear_model"]
+)
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # by which processes that train together find each other
 
 
@@ -36,24 +40,34 @@ class Command:
     Args:
         arguments: of ``headstart``.
         environment: variables that are set, or, as None, removed.
+        terminal: a device that is its stdin, stdout and stderr.
+        largest_file: bytes that a file may have.
     """
 
-    def __init__(self, *arguments: str | Path, environment: dict[str, str | None] | None = None) -> None:
+    def __init__(
+        self, *arguments: str | Path, environment: dict[str, str | None] | None = None, terminal: str = "", largest_file: int = 0
+    ) -> None:
         self._folder = TemporaryDirectory()
         self._files = [Path(self._folder.name, name) for name in ("stdout", "stderr")]
         for file in self._files:
             file.touch()
         variables = {**dict.fromkeys(_VARIABLES), "HEADSTART_CACHE": os.environ.get("HEADSTART_CACHE"), **(environment or {})}
         words = [str(argument) for argument in arguments]
-        self._process = _CONTEXT.Process(target=_headstart, args=(words, str(Path.cwd()), self._files, variables))
+        streams = [terminal] * 3 if terminal else [os.devnull, *map(str, self._files)]
+        self._process = _CONTEXT.Process(target=_headstart, args=(words, str(Path.cwd()), streams, variables, largest_file))
         self._process.start()
 
-    def signal_after(self, line: str, number: signal.Signals, *, timeout: float = 600) -> Command:
-        """Send a signal when a line of stderr begins like this."""
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.is_alive()
+
+    def signal_when(self, when: Callable[[str], bool], number: signal.Signals, *, timeout: float = 600) -> Command:
+        """Send a signal as soon as `when` is true of all that was printed on stderr."""
         deadline = time.monotonic() + timeout
-        while not any(one.startswith(line) for one in self._files[1].read_text("utf-8").splitlines()):
-            assert self._process.is_alive(), f"ended before {line!r}: {self._files[1].read_text('utf-8')}"
-            assert time.monotonic() < deadline, f"{line!r} was never printed"
+        while not when(self._files[1].read_text("utf-8")):
+            assert self.running, f"ended before its signal: {self._files[1].read_text('utf-8')}"
+            assert time.monotonic() < deadline, "there was no moment for its signal"
             time.sleep(0.005)
         assert self._process.pid is not None
         os.kill(self._process.pid, number)
@@ -80,11 +94,13 @@ def together(processes: int, *arguments: str | Path) -> list[Command]:
     return [Command(*arguments, environment={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(processes)]
 
 
-def _headstart(arguments: Sequence[str], folder: str, files: Sequence[Path], variables: dict[str, str | None]) -> None:
+def _headstart(arguments: Sequence[str], folder: str, streams: Sequence[str], variables: dict[str, str | None], largest_file: int) -> None:
     """In the process: what ``headstart ARGUMENTS`` does in a folder."""
-    for stream, file in enumerate(files, 1):
-        os.dup2(os.open(file, os.O_WRONLY | os.O_APPEND), stream)
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    for stream, file in enumerate(streams):
+        os.dup2(os.open(file, os.O_RDWR | os.O_APPEND | os.O_NOCTTY), stream)
+    sys.stdout, sys.stderr = (os.fdopen(stream, "w", buffering=1, encoding="utf-8", closefd=False) for stream in (1, 2))
+    if largest_file:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
     for name, value in variables.items():
         if value is None:
             os.environ.pop(name, None)

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
+import copy
 import functools
-import hashlib
 import re
-import shutil
-import subprocess
-import sys
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +16,17 @@ from headstart.backbones import Backbone, all_timm_models, conversion, find, loa
 from headstart.backbones.loading import NetworkCache
 from headstart.backbones.records import Layer
 from headstart.backbones.weight_files import read_tensors, unwrapped
-from headstart.backbones.weights import embedded_weights, published_weights
+from headstart.backbones.weights import embedded_weights
 from headstart.errors import BackboneError
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("timm", reason="needs headstart[torch]")
+
+import timm
+import torch
+
+from small_networks import expected_last, load_small, noise, normalised, onnx_output, openvino_output, relative, small_model, smaller
+
 pytestmark = pytest.mark.torch
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    timm = pytest.importorskip("timm")
 
 # one a family, small: the side of the images, the parts expected, what is made smaller
 FAMILIES: dict[str, tuple[int, list[int], dict[str, Any]]] = {
@@ -45,50 +43,6 @@ FAMILIES: dict[str, tuple[int, list[int], dict[str, Any]]] = {
     "vit_tiny_patch16_224": (224, [192] * 4, {"depth": 3}),
     "swin_tiny_patch4_window7_224": (224, [48, 96, 192, 384, 384], {"depths": (1, 1, 1, 1), "embed_dim": 48, "num_heads": (2, 2, 4, 4)}),
 }
-
-
-def noise(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
-
-
-def onnx_output(network: Path | bytes, images: np.ndarray) -> np.ndarray:
-    import onnxruntime
-
-    return np.asarray(onnxruntime.InferenceSession(network, providers=["CPUExecutionProvider"]).run(["features"], {"images": images})[0])
-
-
-def openvino_output(network: Path, images: np.ndarray) -> np.ndarray:
-    openvino = pytest.importorskip("openvino")
-    compiled = openvino.Core().compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    return np.asarray(compiled([images])[0])
-
-
-def normalised(images: np.ndarray, settings: dict[str, Any]) -> Any:
-    """What timm's own transform does after resizing."""
-    mean, std = (torch.tensor(settings[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
-    return (torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255 - mean) / std
-
-
-def relative(found: np.ndarray, expected: np.ndarray, layers: tuple[Layer, ...]) -> float:
-    """The largest difference over the layers, relative to the largest value of each."""
-    parts = [slice(layer.start, layer.stop) for layer in layers]
-    return max(float(np.abs(found[:, part] - expected[:, part]).max() / np.abs(expected[:, part]).max()) for part in parts)
-
-
-@contextlib.contextmanager
-def smaller(side: int) -> Iterator[None]:
-    """Records say `side` as their input size, so that a conversion is quick."""
-    original = timm_models._record
-
-    def record(name: str, settings: Any) -> Any:
-        settings.input_size = (3, side, side)
-        return original(name, settings)
-
-    timm_models._record = record
-    try:
-        yield
-    finally:
-        timm_models._record = original
 
 
 # The embedded networks -------------------------------------------------------------------------------------------------------------
@@ -240,19 +194,7 @@ def test_the_catalogue_says_what_timm_says() -> None:
 
 @pytest.fixture(scope="module")
 def model() -> Any:
-    torch.manual_seed(5)
-    return timm.create_model("mobilenetv3_small_050").eval()
-
-
-def load_small(weights: Path, cache: Path) -> Backbone:
-    with smaller(64):
-        return load_backbone("mobilenetv3_small_050", weights=weights, cache=cache, announce=lambda message: None)
-
-
-def expected_last(model: Any, images: np.ndarray) -> np.ndarray:
-    with torch.inference_mode():
-        value = model.forward_features(normalised(images, model.pretrained_cfg))
-        return np.asarray(model.forward_head(value, pre_logits=True))
+    return small_model()
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "weights.pth"])
@@ -270,18 +212,21 @@ def test_weights_from_a_file(tmp_path: Path, model: Any, name: str) -> None:
     assert backbone.weights_source == f"{name} (given)"
 
 
-@pytest.mark.parametrize("prefix", ["", "module.", "state_dict.", "model.", "state_dict.module.", "backbone.net."])
 @pytest.mark.parametrize("classifier", ["same", "other", "none"])
-def test_wrappers_are_taken_off_and_classifiers_passed_over(model: Any, prefix: str, classifier: str) -> None:
-    state = {name: value.numpy() for name, value in model.state_dict().items()}
+def test_wrappers_are_taken_off_and_classifiers_passed_over(model: Any, classifier: str) -> None:
+    expected = model.state_dict()
+    state = {name: value.numpy() for name, value in expected.items()}
     if classifier != "same":
         state = {name: value for name, value in state.items() if "classifier" not in name}
     if classifier == "other":
         state |= {"classifier.weight": np.zeros((7, 1024), np.float32), "classifier.bias": np.zeros(7, np.float32)}
-    bare = timm.create_model("mobilenetv3_small_050")
-    bare.reset_classifier(0)
-    timm_models.fit_weights(bare, {prefix + name: value for name, value in state.items()}, name="x")
-    assert all(torch.equal(value, model.state_dict()[name]) for name, value in bare.state_dict().items())
+    for prefix in ("", "module.", "state_dict.", "model.", "state_dict.module.", "backbone.net."):
+        bare = copy.deepcopy(model)
+        bare.reset_classifier(0)
+        for value in bare.state_dict().values():
+            value.zero_()
+        timm_models.fit_weights(bare, {prefix + name: value for name, value in state.items()}, name="x")
+        assert all(torch.equal(value, expected[name]) for name, value in bare.state_dict().items()), prefix
 
 
 def test_moving_averages_beside_the_weights_are_passed_over(model: Any) -> None:
@@ -316,18 +261,18 @@ def test_names_that_timm_knows_to_convert_fit() -> None:
     """The original ConvNeXt files of Facebook have other names and shapes than timm's network."""
     torch.manual_seed(1)
     small = {"depths": (1, 1, 1, 1), "dims": (8, 8, 8, 8)}
-    theirs = timm.create_model("convnext_tiny", **small)
+    theirs = timm.create_model("convnext_tiny", **small).state_dict()
     state = {}
-    for name, value in theirs.state_dict().items():
+    for name, value in theirs.items():
         old = name.replace("stem.", "downsample_layers.0.").replace("head.fc.", "head.").replace("head.norm.", "norm.")
         old = re.sub(r"stages\.(\d)\.downsample", r"downsample_layers.\1", re.sub(r"stages\.(\d)\.blocks", r"stages.\1", old))
         old = old.replace("conv_dw", "dwconv").replace("mlp.fc", "pwconv")
         state[old] = value.numpy()
-    assert set(state) != set(theirs.state_dict())
+    assert set(state) != set(theirs)
     ours = timm.create_model("convnext_tiny", **small)
     ours.reset_classifier(0)
     timm_models.fit_weights(ours, {f"model.{name}": value for name, value in state.items()}, name="convnext")
-    assert all(torch.equal(value, theirs.state_dict()[name]) for name, value in ours.state_dict().items())
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.state_dict().items())
 
 
 def test_weights_that_do_not_fit_are_listed(tmp_path: Path, model: Any) -> None:
@@ -347,130 +292,6 @@ def test_weights_that_do_not_fit_are_listed(tmp_path: Path, model: Any) -> None:
     with pytest.raises(BackboneError, match=r"is missing; .*; and \d+ more\. Is this the file of another network, or with other names\?"):
         load_small(tmp_path / "resnet18.pth", tmp_path)
     assert not (tmp_path / "networks").exists()
-
-
-# Weights from the Hub --------------------------------------------------------------------------------------------------------------
-
-
-def hub_folder(root: Path, source: Path, repository: str, *, digest: str | None = None, file: str = "model.safetensors") -> Path:
-    """A folder as huggingface_hub keeps it, holding one file."""
-    repo = root / f"models--{repository.replace('/', '--')}"
-    blob = repo / "blobs" / (digest or hashlib.sha256(source.read_bytes()).hexdigest())
-    commit = "0123456789abcdef0123456789abcdef01234567"
-    for folder in (blob.parent, repo / "refs", repo / "snapshots" / commit):
-        folder.mkdir(parents=True)
-    shutil.copy(source, blob)
-    (repo / "refs" / "main").write_text(commit)
-    (repo / "snapshots" / commit / file).symlink_to(blob)
-    return blob
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache of the Hub, and no network."""
-    import huggingface_hub.constants as constants
-
-    folder = tmp_path / "hub"
-    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
-        monkeypatch.setattr(constants, name, str(folder), raising=False)
-    monkeypatch.setattr("huggingface_hub.file_download.HF_HUB_CACHE", str(folder), raising=False)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    return folder
-
-
-def test_weights_from_the_hub_cache(tmp_path: Path, hub: Path, model: Any) -> None:
-    from safetensors.torch import save_file
-
-    save_file(dict(model.state_dict()), tmp_path / "file")
-    blob = hub_folder(hub, tmp_path / "file", "timm/mobilenetv3_small_050.lamb_in1k")
-    said: list[str] = []
-    with smaller(64):
-        backbone = load_backbone("mobilenetv3_small_050", cache=tmp_path, announce=said.append)
-    assert backbone.weights_digest == blob.name
-    assert backbone.weights_source == "hub:timm/mobilenetv3_small_050.lamb_in1k"
-    assert re.fullmatch(rf"Weights of mobilenetv3_small_050\.lamb_in1k: model\.safetensors, 6\.\d MB, SHA-256 {blob.name}", said[0])
-    images = noise(2, 64, 64, 3)
-    assert relative(onnx_output(backbone.network, images)[:, -1024:], expected_last(model, images), (Layer("last", 0, 1024),)) < 1e-4
-    shutil.rmtree(hub)
-    script = (
-        "import sys; from pathlib import Path; from headstart.backbones import load_backbone\n"
-        f"found = load_backbone('MobileNetV3 small 050', cache=Path({str(tmp_path)!r}), announce=sys.exit)\n"
-        "print(found.network_digest, 'torch' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == [backbone.network_digest, "False"]
-
-
-def test_a_download_is_announced_and_checked(tmp_path: Path, hub: Path, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    import huggingface_hub
-
-    torch.save(model.state_dict(), tmp_path / "file")
-    asked = []
-
-    def download(repository: str, name: str) -> str:
-        asked.append(name)
-        if name == "model.safetensors":
-            raise huggingface_hub.errors.EntryNotFoundError("404")
-        blob = hub_folder(hub, tmp_path / "file", repository, file=name)
-        return str(next(blob.parents[1].glob(f"snapshots/*/{name}")))
-
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    said: list[str] = []
-    record = find("MobileNetV3Small")
-    path, digest = published_weights(record, announce=said.append)
-    assert asked == ["model.safetensors", "pytorch_model.bin"]
-    assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert said[0] == (
-        "Downloading the weights of mobilenetv3_small_100.lamb_in1k (about 10 MB) from "
-        f"https://huggingface.co/timm/mobilenetv3_small_100.lamb_in1k to {hub}"
-    )
-    assert digest in said[1]
-    path.resolve().write_bytes(b"damaged")
-    with pytest.raises(BackboneError, match=rf"is damaged: its SHA-256 is \w+, it should begin with {digest}\. Delete it and try again"):
-        published_weights(record, announce=lambda message: None)
-
-
-@pytest.mark.parametrize("name", ["ResNet50", "Xception"])
-def test_offline_the_error_names_the_file_and_what_helps(tmp_path: Path, hub: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    with pytest.raises(BackboneError) as caught:
-        load_backbone(name, cache=tmp_path, announce=lambda message: None)
-    message = str(caught.value)
-    assert {"ResNet50": "timm/resnet50.tv_in1k/model.safetensors", "Xception": "xception-43020ad28.pth"}[name] in message
-    assert "are not on this machine and cannot be downloaded now" in message
-    for help_ in ("--weights FILE", "HF_HOME", "HF_HUB_OFFLINE", "tf_efficientnet_lite0, 1 and 2 need no download"):
-        assert help_ in message
-    assert "\n" not in message
-
-
-def test_any_failure_of_a_download_is_told(tmp_path: Path, hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import huggingface_hub
-
-    def broken(*arguments: str) -> str:
-        raise ConnectionResetError(104, "Connection reset by peer")
-
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", broken)
-    with pytest.raises(
-        BackboneError, match=r"resnet50\.tv_in1k/model\.safetensors are not on this machine .* \(\[Errno 104\] Connection reset by peer\)"
-    ):
-        published_weights(find("ResNet50"), announce=lambda message: None)
-
-    def empty(*arguments: str) -> str:
-        raise huggingface_hub.errors.EntryNotFoundError("404")
-
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", empty)
-    with pytest.raises(BackboneError, match=r"timm/resnet50\.tv_in1k has none of model\.safetensors, pytorch_model\.bin\."):
-        published_weights(find("ResNet50"), announce=lambda message: None)
-
-
-def test_an_altered_file_of_torchs_cache_is_refused(tmp_path: Path, hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    folder = tmp_path / "hub" / "checkpoints"
-    folder.mkdir(parents=True)
-    (folder / "xception-43020ad28.pth").write_bytes(b"something else")
-    with pytest.raises(BackboneError, match=r"xception-43020ad28\.pth is damaged: .* it should begin with 43020ad28\."):
-        published_weights(find("Xception"), announce=lambda message: None)
 
 
 def test_networks_kept_for_other_weights_do_not_get_in_the_way(tmp_path: Path) -> None:

@@ -113,12 +113,12 @@ def test_a_killed_command_is_resumed(run: Path, many: Path, tmp_path: Path) -> N
     """SIGKILL at random moments, until it comes to its end; the table is that of an undisturbed job."""
     images = tmp_path / "images"
     images.mkdir()
-    for index in range(300):
+    for index in range(128):
         shutil.copy(many / "a" / f"{index % 10 * 4}.png", images / f"{index:04d}.png")
-    whole = predict_folder(run, [images], out=tmp_path / "whole.parquet", settings=BatchSettings(part=16))
+    whole = predict_folder(run, [images], out=tmp_path / "whole.parquet", settings=BatchSettings(part=8))
     code = (
         "import sys; from headstart.batch import BatchSettings, predict_folder\n"
-        "r = predict_folder(sys.argv[1], [sys.argv[2]], out=sys.argv[3], settings=BatchSettings(part=16, resume=True)); print(r.computed)"
+        "r = predict_folder(sys.argv[1], [sys.argv[2]], out=sys.argv[3], settings=BatchSettings(part=8, resume=True)); print(r.computed)"
     )
     command = [sys.executable, "-c", code, str(run), str(images), str(tmp_path / "t.parquet")]
     chance, kept = random.Random(0), 0
@@ -132,7 +132,7 @@ def test_a_killed_command_is_resumed(run: Path, many: Path, tmp_path: Path) -> N
         kept = finished()
     assert kept >= 4
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert int(done.stdout) == 300 - min(16 * kept, 300)
+    assert int(done.stdout) == 128 - min(8 * kept, 128)
     assert (tmp_path / "t.parquet").read_bytes() == whole.out.read_bytes()
 
 

@@ -118,10 +118,8 @@ def test_cross_validation_of_arrays(fitted: TransferClassifier, data: Data) -> N
     """An array gives what files give, and the same seed the same."""
     paths, labels = data
     images = np.stack([read_image(path) for path in paths])
-    folds = [(np.arange(24), np.arange(24, 30)), (np.arange(6, 30), np.arange(6))]
-    scores = cross_val_score(estimator(), images, labels, cv=folds, error_score="raise")
-    assert scores.mean() > 0.8
-    assert scores[0] == fitted.score(paths[24:], labels[24:])
+    scores = cross_val_score(estimator(), images, labels, cv=[(np.arange(24), np.arange(24, 30))], error_score="raise")
+    assert scores.tolist() == [fitted.score(paths[24:], labels[24:])]
 
 
 def test_several_labels(data: Data) -> None:

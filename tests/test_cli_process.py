@@ -1,49 +1,50 @@
-"""The command in a process of its own: pipes, terminals, signals, encodings, limits of the disk."""
+"""The command in a process of its own: pipes, terminals, signals, encodings, limits of the disk, trainings that are stopped.
+
+Processes are forked from one that has imported everything, where their start is not what is tested.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
-import resource
 import select
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from conftest import draw
+from forked import Command, Ended, together
 from headstart import FeatureStore, FitSettings, fit, load
 from headstart.backbones import Backbone
 from headstart.files import feature_store_file
-from interrupting import Ended, interrupted
+from interrupting import line_that_starts_with
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and terminals are those of Unix")
+needs_torch = pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="needs headstart[torch]")
+Cli = Callable[..., Any]
 COMMAND = [sys.executable, "-m", "headstart"]
 RESULT = re.compile(r"test accuracy \d\.\d{4} \[\d\.\d{4}, \d\.\d{4}\] on \d+ images?")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 @pytest.fixture(scope="module")
-def run(pictures: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs") / "pictures"
-    fit(pictures, out=folder, settings=FitSettings(head="centroid", cache=cache))
-    return folder
-
-
-@pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """256 pictures: seconds of work, time enough to interrupt it."""
+    """192 pictures: seconds of work, time enough to interrupt it."""
     folder = tmp_path_factory.mktemp("many")
     for kind in (0, 1):
         (folder / str(kind)).mkdir()
-        for index in range(128):
+        for index in range(96):
             Image.fromarray(draw(kind, 1000 * kind + index, side=32)).save(folder / str(kind) / f"{index}.png", compress_level=1)
     return folder
 
@@ -64,25 +65,15 @@ def _on_a_terminal(*arguments: str | Path, **environment: str) -> tuple[int, str
     import pty
 
     primary, secondary = pty.openpty()
-    process = subprocess.Popen(
-        [*COMMAND, *map(str, arguments)], stdin=secondary, stdout=secondary, stderr=secondary,
-        env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "120", **environment},
-    )  # fmt: skip
-    os.close(secondary)
-    shown = b""
-    while True:
-        try:
-            if not select.select([primary], [], [], 60)[0]:
-                process.kill()
-                break
-            piece = os.read(primary, 65536)
-        except OSError:  # the other side is closed
-            break
-        if not piece:
-            break
-        shown += piece
+    command = Command(*arguments, environment={"TERM": "xterm-256color", "COLUMNS": "120", **environment}, terminal=os.ttyname(secondary))
+    shown, running = b"", True
+    while running or select.select([primary], [], [], 0)[0]:
+        running = command.running
+        if select.select([primary], [], [], 0.05)[0]:
+            shown += os.read(primary, 65536)
     os.close(primary)
-    return process.wait(), shown.decode()
+    os.close(secondary)
+    return command.ended().returncode, shown.decode()
 
 
 # Terminals and pipes
@@ -111,9 +102,8 @@ def test_no_color(pictures: Path, tmp_path: Path) -> None:
     assert RESULT.fullmatch(_COLOUR.sub("", shown.rstrip().splitlines()[-1]))
 
 
-@pytest.mark.parametrize("form", ["csv", "json"])
-def test_a_reader_that_goes_away(run: Path, pictures: Path, form: str) -> None:
-    command = [*COMMAND, "predict", str(run), str(pictures / "rings" / "rings 00.png"), "--format", form]
+def test_a_reader_that_goes_away(run: Path, pictures: Path) -> None:
+    command = [*COMMAND, "predict", str(run), str(pictures / "rings" / "rings 00.png"), "--format", "csv"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
     process.stdout.close()
@@ -184,35 +174,34 @@ def _stored(cache: Path) -> int:
         return sum(entry.rows for entry in store.summary().extractors) if store.path.exists() else 0
 
 
-def _interrupted(many: Path, cache: Path, out: Path, send: int) -> Ended:
+def _interrupted(many: Path, cache: Path, out: Path, send: signal.Signals) -> Ended:
     """Start a fit, and send a signal when it has stored some features."""
     before = _stored(cache)
-    command = [*COMMAND, "fit", many, "--cache", cache, "--out", out, "--head", "centroid"]
-    return interrupted(command, when=lambda printed: _stored(cache) > before, send=send)
+    command = Command("fit", many, "--cache", cache, "--out", out, "--head", "centroid")
+    return command.signal_when(lambda printed: _stored(cache) > before, send).ended()
 
 
 def test_ctrl_c_keeps_what_was_finished(many: Path, own_cache: Path, tmp_path: Path) -> None:
     done = _interrupted(many, own_cache, tmp_path / "run", signal.SIGINT)
-    assert done.code == 130
-    assert done.seconds < 30  # a second or two where nothing else runs
-    assert done.err.splitlines()[-1] == "Interrupted. Finished work is kept; run the same command again to resume."
-    assert "Traceback" not in done.err
+    assert done.returncode == 130
+    assert done.stderr.splitlines()[-1] == "Interrupted. Finished work is kept; run the same command again to resume."
+    assert "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()
     kept = _stored(own_cache)
-    assert 64 <= kept < 256
+    assert 64 <= kept < 192
     result = fit(many, settings=FitSettings(head="centroid", cache=own_cache))
-    assert _stored(own_cache) == 256
-    assert len(result.dataset) == 256
+    assert _stored(own_cache) == 192
+    assert len(result.dataset) == 192
 
 
 def test_killed_at_any_moment_leaves_nothing_half_written(many: Path, own_cache: Path, tmp_path: Path) -> None:
     counts: list[int] = []
     for _ in range(2):
-        assert _interrupted(many, own_cache, tmp_path / "run", signal.SIGKILL).code == -signal.SIGKILL
+        assert _interrupted(many, own_cache, tmp_path / "run", signal.SIGKILL).returncode == -signal.SIGKILL
         counts.append(_stored(own_cache))
     assert counts[0] < counts[1]
     assert not (tmp_path / "run").exists()
-    done = _call("fit", many, "--cache", own_cache, "--out", tmp_path / "run", "--head", "centroid", "-q")
+    done = Command("fit", many, "--cache", own_cache, "--out", tmp_path / "run", "--head", "centroid", "-q").ended()
     assert done.returncode == 0
     load(tmp_path / "run")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "run"]
@@ -227,6 +216,108 @@ def test_ctrl_c_at_the_very_beginning() -> None:
     assert "headstart" not in said or process.returncode == -signal.SIGINT
 
 
+# Trainings
+
+BEGIN = ("--strategy", "full", "--image-size", "32", "--epochs", "2", "--batch-size", "6", "--average", "2", "--head", "centroid")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(pictures: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("undisturbed") / "run"
+    done = Command("fit", pictures, "--out", run, "--cache", cache, *BEGIN).ended()
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in run.parent.iterdir()] == ["run"]
+    return run
+
+
+@needs_torch
+@pytest.mark.torch
+def test_ctrl_c_and_a_kill_and_then_the_same_model(cli: Cli, pictures: Path, cache: Path, undisturbed: Path) -> None:
+    stopped = (
+        Command("fit", pictures, "--out", "run", "--cache", cache, *BEGIN)
+        .signal_when(line_that_starts_with("Epoch 1"), signal.SIGINT)
+        .ended()
+    )
+    said = stopped.stderr
+    assert stopped.returncode == 130, said
+    assert said.splitlines()[-1] == f"Interrupted. The state of the training is saved. To resume: headstart fit {pictures} --resume run"
+    assert "Traceback" not in said
+    assert "epoch 1/2" not in said
+    assert sorted(path.name for path in Path().iterdir()) == ["run.training"]
+
+    # What is refused meanwhile
+    shutil.copytree(pictures, "other")
+    (Path("other/rings") / "rings 00.png").unlink()
+    for arguments, message in (
+        (
+            (pictures, "--out", "run", *BEGIN),
+            "run.training holds the state of a training that was interrupted. Resume it: --resume run",
+        ),
+        ((pictures, "--resume", "run", "--lr", "0.1"), "begun with lr None and cannot be resumed with 0.1. Leave that setting out"),
+        ((pictures, "--resume", "run", "--seed", "4"), "begun with seed 0 and cannot be resumed with 4"),
+        ((pictures, "--resume", "run", "--strategy", "partial"), "begun with strategy 'full' and cannot be resumed with 'partial'"),
+        ((pictures, "--resume", "run", "--out", "elsewhere"), "--resume run resumes that run; leave out --out elsewhere"),
+        (("other", "--resume", "run"), "The images or labels have changed since the training of run was begun"),
+    ):
+        done = cli("fit", *arguments)
+        assert done.code == 2
+        assert message in done.err
+    assert cli("fit", pictures, "--head", "centroid", "-q").code == 0  # another run is not hindered
+
+    killed = (
+        Command("fit", pictures, "--resume", "run.training", "--cache", cache)
+        .signal_when(line_that_starts_with("Epoch 2"), signal.SIGKILL)
+        .ended()
+    )
+    said = killed.stderr
+    assert killed.returncode == -signal.SIGKILL
+    assert "Resuming run, which was begun on " in said
+    assert "Resuming after step " in said
+    assert "epoch 1/2" in said
+    # the whole command, typed again, does no harm
+    done = Command("fit", pictures, "--resume", "run", "--out", "run", "--cache", cache, *BEGIN).ended()
+    assert done.returncode == 0, done.stderr
+    assert "Resuming after step 8 of 16." in done.stderr
+    assert not Path("run.training").exists()
+    assert Path("run/model.onnx").read_bytes() == (undisturbed / "model.onnx").read_bytes()
+    first, second = (json.loads((run / "manifest.json").read_text("utf-8")) for run in (undisturbed, Path("run")))
+    assert second["metrics"] == first["metrics"]
+    assert second["story"]["training"]["plan"] == first["story"]["training"]["plan"]
+    assert f"--out run --cache {cache} --strategy full" in second["provenance"]["command"]  # the one that repeats it
+    assert "--resume" not in second["provenance"]["command"]
+    assert cli("fit", pictures, "--resume", "run").err.startswith("Error: run: there is no interrupted training to resume")
+
+
+@needs_torch
+@pytest.mark.torch
+def test_two_processes_stop_together_and_come_to_the_same_predictions(cli: Cli, pictures: Path, cache: Path, undisturbed: Path) -> None:
+    both = together(2, "fit", pictures, "--out", "run", "--cache", cache, *BEGIN)
+    both[0].signal_when(line_that_starts_with("Epoch 2"), signal.SIGINT)
+    stopped = [command.signal_when(lambda _: True, signal.SIGINT).ended() for command in both[1:]] + [both[0].ended()]
+    said = "".join(one.stderr for one in stopped)
+    assert 0 not in [one.returncode for one in stopped]
+    assert said.count("Interrupted.") == 1
+    assert said.count("Reading the data\n") == 1
+    assert "bug in Headstart" not in said
+    assert sorted(path.name for path in Path().iterdir()) == ["run.training"]
+    ended = [command.ended() for command in together(2, "fit", pictures, "--resume", "run", "--cache", cache)]
+    said = "".join(one.stderr for one in ended)
+    assert [one.returncode for one in ended] == [0, 0], said
+    assert [sum(line.startswith("test accuracy ") for line in one.stdout.splitlines()) for one in ended] == [1, 0]
+    assert said.count("epoch 2/2") == 1
+    assert [path.name for path in Path().iterdir()] == ["run"]
+    images = sorted(pictures.glob("*/*.png"))
+    one, two = (load(run).predict(images).probabilities for run in (undisturbed, Path("run")))
+    np.testing.assert_allclose(two, one, atol=1e-4)
+    assert ended[0].stdout.splitlines()[-1] == "test " + _summary(undisturbed)
+
+
+def _summary(run: Path) -> str:
+    metrics = json.loads((run / "manifest.json").read_text("utf-8"))["metrics"]
+    low, high = metrics["test_accuracy_interval"]
+    return f"accuracy {metrics['test_accuracy']:.4f} [{low:.4f}, {high:.4f}] on 12 images"
+
+
 # The disk
 
 
@@ -234,10 +325,7 @@ def test_a_full_disk_while_the_run_is_written(run: Path, pictures: Path, cache: 
     """No file may grow beyond 5 MB here, so that the model of 13 MB cannot be written. The earlier run stays."""
     out = tmp_path / "out" / "run"
     shutil.copytree(run, out)
-    done = _call(
-        "fit", pictures, "--out", out, "--cache", cache, "--head", "centroid",
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (5_000_000, 5_000_000)),
-    )  # fmt: skip
+    done = Command("fit", pictures, "--out", out, "--cache", cache, "--head", "centroid", largest_file=5_000_000).ended()
     assert done.returncode == 2
     assert re.search(r"Error: The run cannot be written to .*run: File too large. Choose another --out.", done.stderr)
     assert "test accuracy" not in done.stdout
@@ -247,21 +335,18 @@ def test_a_full_disk_while_the_run_is_written(run: Path, pictures: Path, cache: 
 
 def test_a_full_disk_under_the_cache(pictures: Path, tmp_path: Path) -> None:
     """Not even the network can be kept: everything is still done, or refused in one sentence."""
-    done = _call(
-        "fit", pictures, "--out", tmp_path / "run", "--cache", tmp_path / "cache", "--head", "centroid",
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (5_000_000, 5_000_000)),
-    )  # fmt: skip
+    arguments = ("fit", pictures, "--out", tmp_path / "run", "--cache", tmp_path / "cache", "--head", "centroid")
+    done = Command(*arguments, largest_file=5_000_000).ended()
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert re.search(r"Error: The converted network cannot be written to .*: File too large. Free some space", done.stderr)
 
 
 def test_two_at_once_into_one_place(pictures: Path, cache: Path, tmp_path: Path) -> None:
-    command = [*COMMAND, "fit", str(pictures), "--out", str(tmp_path / "run"), "--cache", str(cache), "--head", "centroid", "-q"]
-    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    for process in both:
-        out, said = process.communicate(timeout=100)
-        assert (process.returncode, said) == (0, "")
-        assert RESULT.fullmatch(out.strip())
+    arguments = ("fit", pictures, "--out", tmp_path / "run", "--cache", cache, "--head", "centroid", "-q")
+    for process in [Command(*arguments) for _ in range(2)]:
+        done = process.ended()
+        assert (done.returncode, done.stderr) == (0, "")
+        assert RESULT.fullmatch(done.stdout.strip())
     assert load(tmp_path / "run").predict([np.zeros((32, 32, 3), np.uint8)]).probabilities.shape == (1, 3)
     assert [path.name for path in tmp_path.iterdir()] == ["run"]

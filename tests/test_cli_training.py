@@ -1,27 +1,18 @@
-"""Fine-tuning on the command line: every option, what is refused, and what is left of a training that was interrupted."""
+"""Fine-tuning on the command line: every option, what is refused, and what is left of a training that failed."""
 
 from __future__ import annotations
 
 import importlib.util
-import json
-import os
 import re
-import shutil
-import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image
 
-from forked import Command, together
-from headstart import load
 from headstart.errors import ParameterError
 from headstart.settings import GRADUAL, FineTuning
-from interrupting import interrupted, line_that_starts_with
 
 Cli = Callable[..., Any]
 needs_torch = pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="needs headstart[torch]")
@@ -168,101 +159,6 @@ def test_a_sheet_of_what_the_network_sees(cli: Cli, pictures: Path) -> None:
         assert min(sheet.size) > 6 * 64
     assert [path.name for path in Path().iterdir()] == ["sheet.png"]
     assert cli("fit", pictures, "--strategy", "partial", "--show-augment", "light.PNG").out.startswith("light.PNG: what the network will")
-
-
-# Interruptions
-
-BEGIN = ("--strategy", "full", "--image-size", "32", "--epochs", "2", "--batch-size", "6", "--average", "2", "--head", "centroid")
-
-
-@pytest.fixture(scope="module")
-def undisturbed(pictures: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = tmp_path_factory.mktemp("undisturbed") / "run"
-    done = Command("fit", pictures, "--out", run, "--cache", cache, *BEGIN).ended()
-    assert done.returncode == 0, done.stderr
-    assert [path.name for path in run.parent.iterdir()] == ["run"]
-    return run
-
-
-@needs_torch
-@pytest.mark.torch
-def test_ctrl_c_and_a_kill_and_then_the_same_model(cli: Cli, pictures: Path, cache: Path, undisturbed: Path) -> None:
-    stopped = Command("fit", pictures, "--out", "run", "--cache", cache, *BEGIN).signal_after("Epoch 1", signal.SIGINT).ended()
-    said = stopped.stderr
-    assert stopped.returncode == 130, said
-    assert said.splitlines()[-1] == f"Interrupted. The state of the training is saved. To resume: headstart fit {pictures} --resume run"
-    assert "Traceback" not in said
-    assert "epoch 1/2" not in said
-    assert sorted(path.name for path in Path().iterdir()) == ["run.training"]
-
-    # What is refused meanwhile
-    shutil.copytree(pictures, "other")
-    (Path("other/rings") / "rings 00.png").unlink()
-    for arguments, message in (
-        (
-            (pictures, "--out", "run", *BEGIN),
-            "run.training holds the state of a training that was interrupted. Resume it: --resume run",
-        ),
-        ((pictures, "--resume", "run", "--lr", "0.1"), "begun with lr None and cannot be resumed with 0.1. Leave that setting out"),
-        ((pictures, "--resume", "run", "--seed", "4"), "begun with seed 0 and cannot be resumed with 4"),
-        ((pictures, "--resume", "run", "--strategy", "partial"), "begun with strategy 'full' and cannot be resumed with 'partial'"),
-        ((pictures, "--resume", "run", "--out", "elsewhere"), "--resume run resumes that run; leave out --out elsewhere"),
-        (("other", "--resume", "run"), "The images or labels have changed since the training of run was begun"),
-    ):
-        done = cli("fit", *arguments)
-        assert done.code == 2
-        assert message in done.err
-    assert cli("fit", pictures, "--head", "centroid", "-q").code == 0  # another run is not hindered
-
-    killed = Command("fit", pictures, "--resume", "run.training", "--cache", cache).signal_after("Epoch 2", signal.SIGKILL).ended()
-    said = killed.stderr
-    assert killed.returncode == -signal.SIGKILL
-    assert "Resuming run, which was begun on " in said
-    assert "Resuming after step " in said
-    assert "epoch 1/2" in said
-    # the whole command, typed again, does no harm
-    done = Command("fit", pictures, "--resume", "run", "--out", "run", "--cache", cache, *BEGIN).ended()
-    assert done.returncode == 0, done.stderr
-    assert "Resuming after step 8 of 16." in done.stderr
-    assert not Path("run.training").exists()
-    assert Path("run/model.onnx").read_bytes() == (undisturbed / "model.onnx").read_bytes()
-    first, second = (json.loads((run / "manifest.json").read_text("utf-8")) for run in (undisturbed, Path("run")))
-    assert second["metrics"] == first["metrics"]
-    assert second["story"]["training"]["plan"] == first["story"]["training"]["plan"]
-    assert f"--out run --cache {cache} --strategy full" in second["provenance"]["command"]  # the one that repeats it
-    assert "--resume" not in second["provenance"]["command"]
-    assert cli("fit", pictures, "--resume", "run").err.startswith("Error: run: there is no interrupted training to resume")
-
-
-@needs_torch
-@pytest.mark.torch
-def test_two_processes_stop_together_and_come_to_the_same_predictions(cli: Cli, pictures: Path, cache: Path, undisturbed: Path) -> None:
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "headstart"]
-    arguments = [sys.executable, *torchrun, "fit", pictures, "--out", "run", "--cache", cache, *BEGIN]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    stopped = interrupted(arguments, when=line_that_starts_with("Epoch 2"), send=signal.SIGINT, environment=environment)
-    said = stopped.err
-    assert stopped.code != 0
-    assert said.count("Interrupted.") == 1
-    assert said.count("Reading the data\n") == 1
-    assert "bug in Headstart" not in said
-    assert sorted(path.name for path in Path().iterdir()) == ["run.training"]
-    both = [command.ended() for command in together(2, "fit", pictures, "--resume", "run", "--cache", cache)]
-    said = "".join(one.stderr for one in both)
-    assert [one.returncode for one in both] == [0, 0], said
-    assert [sum(line.startswith("test accuracy ") for line in one.stdout.splitlines()) for one in both] == [1, 0]
-    assert said.count("epoch 2/2") == 1
-    assert [path.name for path in Path().iterdir()] == ["run"]
-    images = sorted(pictures.glob("*/*.png"))
-    one, two = (load(run).predict(images).probabilities for run in (undisturbed, Path("run")))
-    np.testing.assert_allclose(two, one, atol=1e-4)
-    assert both[0].stdout.splitlines()[-1] == "test " + _summary(undisturbed)
-
-
-def _summary(run: Path) -> str:
-    metrics = json.loads((run / "manifest.json").read_text("utf-8"))["metrics"]
-    low, high = metrics["test_accuracy_interval"]
-    return f"accuracy {metrics['test_accuracy']:.4f} [{low:.4f}, {high:.4f}] on 12 images"
 
 
 @needs_torch

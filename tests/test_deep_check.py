@@ -56,13 +56,6 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(autouse=True)
-def _few_examples(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reports, whose pictures take time, are tested elsewhere."""
-    monkeypatch.setattr("headstart.tasks.classification.sections.WRONG", 1)
-    monkeypatch.setattr("headstart.tasks.classification.sections.RIGHT", 1)
-
-
 @pytest.fixture(scope="module")
 def settings(cache: Path) -> FitSettings:
     return FitSettings(head="kernel_ridge", cache=cache)

@@ -276,16 +276,16 @@ def test_int8_passes_its_gate_or_leaves_layers_or_is_refused(
 ) -> None:
     pytest.importorskip("nncf")
     here = load(shutil.copytree(run, tmp_path / "run"))
-    monkeypatch.setattr(int8, "CALIBRATION", 8)
+    monkeypatch.setattr(int8, "CALIBRATION", 4)
     every, rank = int8.layers_of, int8.ranked_by_error
 
-    def rank_four(*given: Any, **named: Any) -> list[str]:
+    def rank_two(*given: Any, **named: Any) -> list[str]:
         """Of 49 layers, which would take long to try."""
         with monkeypatch.context() as patched:
-            patched.setattr(int8, "layers_of", lambda model: every(model)[:4])
+            patched.setattr(int8, "layers_of", lambda model: every(model)[:2])
             return rank(*given, **named)
 
-    monkeypatch.setattr(int8, "ranked_by_error", rank_four)
+    monkeypatch.setattr(int8, "ranked_by_error", rank_two)
     real, seen = Gate.of, []
 
     def first_fails(*given: Any, **named: Any) -> Gate:
@@ -295,7 +295,7 @@ def test_int8_passes_its_gate_or_leaves_layers_or_is_refused(
 
     monkeypatch.setattr(Gate, "of", first_fails)
     done = export(here, tmp_path / "x.xml", form="int8", images=6, data=pictures)
-    assert seen == [0, 4]  # a tenth of 49 layers would be 5
+    assert seen == [0, 2]  # a tenth of 49 layers would be 5
     assert [gate.passed for gate in done.gates] == [False, True]
     assert [use.tested for use in uses_of(here.path)] == [6, 6]
     assert isinstance(done.parities[0], Parity)

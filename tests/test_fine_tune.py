@@ -26,7 +26,7 @@ import torch
 from conftest import draw
 from headstart.metrics.link import SIGMOID, SOFTMAX, Link
 from headstart.progress import Listener
-from headstart.training import inputs
+from headstart.training import inputs, preparation
 from headstart.training.checkpoint import FILE, CheckpointFolder
 from headstart.training.job import Pretrained, TrainingJob
 from headstart.training.labels import LabelTraining, make_loss
@@ -209,7 +209,7 @@ def test_gradual_unfreezing(tune: Tune, original: dict[str, torch.Tensor]) -> No
     assert changed(early, original) <= entries(early, tuple(learned))
 
 
-@pytest.mark.parametrize("name", ["blocks.1.0.conv_pw.weight", "conv_stem.weight", "bn1.running_mean", "blocks.5.0.bn1.running_var"])
+@pytest.mark.parametrize("name", ["conv_stem.weight", "blocks.5.0.bn1.running_var"])
 def test_a_frozen_weight_that_was_changed_is_an_error(tune: Tune, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     from headstart.training.loop import Training
 
@@ -331,7 +331,10 @@ def test_distillation_holds_the_features(tune: Tune, small: Backbone, original: 
 
 
 @pytest.mark.parametrize("changes", [{}, {"loss": "binary", "pixels": "unit", "strategy": "full"}])
-def test_engine_and_head_say_what_the_network_in_training_said(backbone: Backbone, cache: Path, changes: dict[str, Any]) -> None:
+def test_engine_and_head_say_what_the_network_in_training_said(
+    backbone: Backbone, cache: Path, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preparation, "_FEW", 0)  # the frozen part is converted, as for many images
     plan = dataclasses.replace(PLAN, epochs=2, **changes)
     given = job(plan, labels=2 if "loss" in changes else 3, validation=12, listener=Told())
     done = fine_tune(given, pretrained(backbone), cache=cache)

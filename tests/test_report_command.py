@@ -25,6 +25,7 @@ from headstart.sections import Card, Gallery
 from headstart.tasks.classification import reporting
 from headstart.tasks.classification.sections import RIGHT, ClassificationTest
 
+pytestmark = pytest.mark.cards
 Cli = Callable[..., Any]
 USE = Use(when="2031-05-06T07:08:09+00:00", data="photos", images=12, tested=10, trained=0, accuracy=0.75)
 

@@ -16,7 +16,7 @@ from headstart.backbones import torch_network
 from headstart.backbones.conversion import export_module
 from headstart.backbones.records import BackboneRecord
 from headstart.backbones.stages import End, Front, PooledStages, Stage, Tail, as_tail_input, cut, noise, stages_of
-from headstart.engine import Engine, open_engine
+from headstart.engine import Engine, TorchEngine, open_engine
 from headstart.errors import HeadstartError, ParameterError
 from headstart.files import write_file
 from headstart.modalities.image import Preprocessing
@@ -32,6 +32,7 @@ Penalty = Callable[[Any, Any], Any]
 
 _UNIT = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 _RETAIN_STRENGTH = {"l2sp": 0.01, "distill": 1.0}
+_FEW = 200  # images that PyTorch computes sooner than a frozen part is converted for a faster engine
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -184,16 +185,17 @@ class Preparation:
             "on disk"
         )
         job.listener.say(self.facts[-1][0].upper() + self.facts[-1][1:] + ".")
+        count = max(views, 1) * train + len(job.validation)
         return StoredInputs(
-            lambda: self._engine(front), pixels, job, train=self.rows, views=views, folder=folder, device=self.device,
+            lambda: self._engine(front, count), pixels, job, train=self.rows, views=views, folder=folder, device=self.device,
             channels_first=isinstance(front, Front) and front.channels_first,
         )  # fmt: skip
 
-    def _engine(self, front: Front | End) -> Engine:
+    def _engine(self, front: Front | End, count: int) -> Engine:
         if self.start.engine == "torch" or self.device == "cuda":
-            from headstart.engine import TorchEngine
-
             return TorchEngine(front)
+        if count <= _FEW:
+            return TorchEngine(front, device="cpu", batch=1)  # one by one: no image depends on its neighbours
         size, path = self.preprocessing.size, self.folder / "frozen.onnx"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
