@@ -88,9 +88,9 @@ def test_what_is_out_of_bounds_or_contradicts_itself_is_refused_in_words(values:
 
 
 def test_the_limits_themselves_are_allowed() -> None:
-    FineTuning(image_size=4096, layer_decay=1.0, dropout=0.0, warmup=0.0, label_smoothing=0.0, weight_decay=0.0, clip=0.0, focal_gamma=0.0)
-    FineTuning(strategy="full", unfreeze="gradual")
-    FineTuning(**NONE_CHOSEN)
+    zeros = dict.fromkeys(("dropout", "warmup", "label_smoothing", "weight_decay", "clip", "focal_gamma"), 0.0)
+    for allowed in ({"image_size": 4096, "layer_decay": 1.0, **zeros}, {"strategy": "full", "unfreeze": "gradual"}, NONE_CHOSEN):
+        assert FineTuning(**allowed).to_dict().items() >= allowed.items()
 
 
 def test_a_plan_survives_json() -> None:

@@ -124,9 +124,9 @@ def test_a_read_only_folder(tmp_path: Path) -> None:
 
 def test_a_run_that_was_looked_at_can_be_replaced(folder: Path) -> None:
     """The list of uses is Headstart's own, and no stranger's file."""
-    record_use(folder, USE)
-    check_target(folder)
-    load(folder)
+    assert record_use(folder, USE)
+    check_target(folder)  # which raises where something would be lost
+    assert uses_of(load(folder).path) == (USE,)
 
 
 # what the run has seen
