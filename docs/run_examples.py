@@ -214,9 +214,7 @@ def make_ready() -> None:
     if "forkserver" in multiprocessing.get_all_start_methods():
         context = multiprocessing.get_context("forkserver")
         ours = [f"headstart.{name}" for name in ("cli", "pipeline", "explanation", "run", "reliability", "report.page")]
-        context.set_forkserver_preload(
-            [*ours, "jinja2", "onnx", "openvino", "PIL.Image", "pydantic", "rich.progress", "sklearn.linear_model"]
-        )
+        context.set_forkserver_preload([*ours, "jinja2", "onnx", "openvino", "PIL.Image", "pydantic", "rich.progress", "sklearn.tree"])
         _ready.append(context)
 
 

@@ -27,6 +27,22 @@ settings.register_profile("suite", deadline=None, max_examples=30)  # a busy mac
 settings.load_profile("suite")
 
 
+LONGEST = (
+    "test_docs",
+    "test_cli_process",
+    "test_fine_tune",
+    "test_classifier_training",
+    "test_export",
+    "test_backbones_torch",
+    "test_lr_find",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, so that no process is left with one when the others have nothing more to do."""
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
+
 def pytest_collection_finish() -> None:
     """What was imported stays: the garbage collector need not look through PyTorch and all the tests time and again."""
     gc.collect()
