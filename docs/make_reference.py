@@ -29,7 +29,8 @@ FURTHER = {
     "Plan": "headstart.audit",
     "DeepAudit": "headstart.pipeline",
     "Explanation": "headstart.explanation",
-    "Comparison": "headstart.pipeline",
+    "Comparison": "headstart.evaluate",
+    "RunEvaluation": "headstart.evaluate",
 }
 """What the public functions return, by the module that it is imported from."""
 

@@ -14,13 +14,14 @@ import numpy as np
 from headstart import report as pages
 from headstart.audit import Finding
 from headstart.audit.leaks import LeakTest
-from headstart.evaluate import Evaluation, evaluate
 from headstart.reliability import ReliabilityTest, ThresholdTest
 from headstart.report.run_report import jpeg
 from headstart.run import Use
 from headstart.run.record import FitRecord, TrainingRecord
 from headstart.sections import Card, Neighbour, Picture
 from headstart.selection import Candidate, LearningCurve
+from headstart.tasks.classification.evaluation import ClassEvaluation as Evaluation
+from headstart.tasks.classification.evaluation import evaluate
 from headstart.tasks.classification.sections import ClassificationTest, Example, task_report
 from headstart.training.history import Epoch, History
 

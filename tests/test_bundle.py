@@ -69,7 +69,7 @@ def folder(whole: Path, tmp_path: Path) -> Path:
 def contents(runs: Callable[[str], FitResult], cache: Path) -> RunContents:
     """What goes into a run folder, without the report, which takes a second."""
     result = runs("centroid")
-    return contents_of(result, settings=FitSettings(cache=cache), command="headstart fit")
+    return contents_of(result, command="headstart fit")
 
 
 def write_run(path: Path, contents: RunContents) -> None:

@@ -15,7 +15,7 @@ import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from sklearn.utils.validation import validate_data
 
-import headstart.classifier.estimator
+import headstart.classifier
 from headstart import TransferClassifier
 from headstart.backbones import Layer
 from headstart.features import Features
@@ -41,7 +41,7 @@ def _rows_for_images(monkeypatch: pytest.MonkeyPatch) -> None:
     def prepare(wanted: Any, **_: Any) -> Any:
         return Prepared(wanted, RowExtractor(), None)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(headstart.classifier.estimator, "prepare", prepare)
+    monkeypatch.setattr(headstart.classifier, "prepare", prepare)
 
 
 class OnTables(TransferClassifier):

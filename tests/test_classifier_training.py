@@ -64,7 +64,7 @@ def test_it_learns_and_tells_how(fitted: TransferClassifier, data: Data) -> None
 
 def test_features_are_those_of_the_trained_network(fitted: TransferClassifier, data: Data) -> None:
     paths = data[0][24:]
-    features = fitted.features_of(paths)
+    features = fitted.extractor_(paths)
     np.testing.assert_array_equal(fitted.choice_.estimator.predict_proba(features.values), fitted.predict_proba(paths))
     frozen = fitted.extract(paths)
     assert fitted.extractor_.id != TransferClassifier().fit(paths, np.arange(6) % 2).extractor_.id
@@ -183,7 +183,7 @@ def test_a_chosen_epoch_and_its_evidence(data: Data) -> None:
     assert found.choice_.evidence[0].accuracy == pytest.approx(right.mean())
     # The network in the engine says of these images what was said of them in training.
     held = [path for path, is_held in zip(data[0], known, strict=True) if is_held]
-    np.testing.assert_allclose(found.choice_.estimator.logits(found.features_of(held).values), tuned.predictions, rtol=5e-3, atol=2e-2)
+    np.testing.assert_allclose(found.choice_.estimator.logits(found.extractor_(held).values), tuned.predictions, rtol=5e-3, atol=2e-2)
 
 
 def test_a_refit_forgets_the_last_one(fitted: TransferClassifier, data: Data) -> None:

@@ -105,7 +105,7 @@ def test_wrong_predictions(cli: Cli, run: Path, pictures: Path, photo: Path) -> 
 def test_wrong_evaluations_and_checks(cli: Cli, run: Path, pictures: Path) -> None:
     for arguments, message in {
         ("evaluate", pictures, run): r"is the run: it comes first. Type: headstart evaluate",
-        ("evaluate", run, pictures, "--part", "tset"): r"--part must be train, val or test, got 'tset'",
+        ("evaluate", run, pictures, "--part", "tset"): r"part must be train, val or test, got 'tset'",
         ("evaluate", run, pictures, "--part", "test"): r"no images in the part 'test'",
         ("evaluate", run, pictures, "--out", "no/such.json"): r"there is no folder .*here/no",
         ("evaluate", run, pictures, "--picture", "."): r"it is a folder. Give the name of a file",

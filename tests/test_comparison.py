@@ -15,10 +15,10 @@ from safetensors.numpy import save_file
 
 from headstart import FitSettings, fit
 from headstart.errors import DataError, ParameterError, RunError
+from headstart.evaluate import compare_runs, read_compared
 from headstart.files import file_digest
 from headstart.metrics import auc_difference, paired_difference
 from headstart.modalities.image import Preprocessing
-from headstart.pipeline.comparison import compare_runs, read_test_results
 from headstart.run.manifest import digest_of as manifest_digest
 
 Cli = Callable[..., Any]
@@ -161,7 +161,7 @@ def test_several_labels(tmp_path: Path) -> None:
     right = [((values > 0) == targets).all(axis=1) for values in logits]
     assert found.pairs[0].accuracy == paired_difference(*right)
     assert found.summary().startswith("b is better than a: ")
-    chances = read_test_results(runs[0]).probabilities
+    chances = read_compared(runs[0])[0].evaluation.outcome.probabilities
     assert chances == pytest.approx(1 / (1 + np.exp(-logits[0])), abs=1e-6)
 
 

@@ -15,12 +15,13 @@ from sklearn import metrics as reference
 
 from headstart import metrics
 from headstart.errors import ParameterError
-from headstart.evaluate import MULTI_LABEL, SINGLE_LABEL, Evaluation, Outcome, evaluate
 from headstart.metrics import SIGMOID
 from headstart.metrics.intervals import _WeightedScores
 from headstart.reliability import confidence
+from headstart.tasks.classification.evaluation import ClassEvaluation as Evaluation
+from headstart.tasks.classification.evaluation import evaluate
 from headstart.tasks.classification.predictions import ClassPredictions
-from headstart.tasks.classification.wording import SCORE_WORDS
+from headstart.tasks.classification.scores import MULTI_LABEL, SCORE_WORDS, SINGLE_LABEL, Outcome
 from headstart.text import enumeration, pad, percent, plural, shorten, visible, width
 
 
@@ -86,7 +87,7 @@ def test_every_score_agrees_with_scikit_learn() -> None:
 
 
 def test_figures_of_multilabel_data(labels: Evaluation) -> None:
-    assert labels.link.independent
+    assert labels.outcome.link.independent
     assert labels.confusion is None
     assert labels.confusions() == ()
     assert labels.accuracy == 0.5  # the first and the last image
@@ -112,7 +113,7 @@ def test_integers_bools_and_half_floats_are_taken() -> None:
     exact = np.array([[1, 0], [0, 1]])
     assert evaluate(exact, np.array([0, 1], dtype=np.uint8), ("a", "b")).accuracy == 1
     assert evaluate(exact.astype(np.float16), np.array([0, 0]), ["a", "b"]).accuracy == 0.5
-    assert evaluate(exact.astype(bool), exact.astype(bool), ("a", "b")).link.independent
+    assert evaluate(exact.astype(bool), exact.astype(bool), ("a", "b")).outcome.link.independent
 
 
 def test_an_evaluation_is_frozen(cats_dogs: Evaluation) -> None:

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from headstart import explain, load
+from headstart.backbones import Layer
 from headstart.errors import ImageError, ParameterError, RunError
 from headstart.explanation import Explanation, Neighbour, explanation_picture, nearest_training_images, overlay
 from headstart.explanation.explanations import colours
@@ -63,8 +64,8 @@ def test_the_picture_has_the_image_its_heat_and_the_neighbours(tmp_path: Path) -
 class Known:
     """A run that knows no more than the features of its training images, as one without a novelty score."""
 
-    trust = None
-    manifest = SimpleNamespace(backbone=BackboneEntry(name="small", layers=(("last", 5, 45),)))
+    reliability = None
+    manifest = SimpleNamespace(backbone=BackboneEntry(name="small", layers=(Layer("last", 5, 45),)))
 
     def __init__(self, features: np.ndarray) -> None:
         self.reference = {"features": features}

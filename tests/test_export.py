@@ -65,10 +65,10 @@ def test_the_outputs_go_together(opened: Run, exported: Path) -> None:
 def test_the_file_says_what_it_is(opened: Run, exported: Path) -> None:
     session = onnxruntime.InferenceSession(str(exported), providers=["CPUExecutionProvider"])
     told = {name: json.loads(text) for name, text in session.get_modelmeta().custom_metadata_map.items()}
-    assert opened.trust is not None
-    assert opened.trust.novelty is not None
+    assert opened.reliability is not None
+    assert opened.reliability.novelty is not None
     assert told["headstart.classes"] == ["checks", "rings", "stripes"]
-    assert told["headstart.unlike_threshold"] == opened.trust.novelty.threshold
+    assert told["headstart.unlike_threshold"] == opened.reliability.novelty.threshold
     assert told["headstart.run_digest"] == opened.manifest.digest
     assert told["headstart.preprocessing"] == opened.preprocessing.to_dict()
     given = session.get_inputs()[0]

@@ -83,7 +83,7 @@ def of_earlier_version(run: Path, place: Path) -> Path:
 
 def test_predictions_are_judged_as_trust_judges_them(opened: Run, images: list[Path]) -> None:
     said = outputs(opened, images)
-    trust, judged = opened.trust, opened.predict(images, neighbours=3).judgement
+    trust, judged = opened.reliability, opened.predict(images, neighbours=3).judgement
     assert judged is not None
     assert trust is not None
     assert trust.sets is not None
@@ -194,14 +194,14 @@ def test_the_saved_model_holds_what_fit_measured(pictures: Path, cache: Path, tm
     result = fit(data, out=tmp_path / "several", settings=FitSettings(head="ridge", cache=cache, coverage=0.7))
     run, test = load(tmp_path / "several"), result.dataset.take(result.dataset.part("test"))
     evaluation, predictions = run.evaluate(test)
-    assert run.trust is not None
+    assert run.reliability is not None
     assert predictions.judgement is not None
-    again = ReliabilityTest.of(run.trust, evaluation.outcome.probabilities, test.targets.array, predictions.judgement.unlike)
+    again = ReliabilityTest.of(run.reliability, evaluation.outcome.probabilities, test.targets.array, predictions.judgement.unlike)
     kept = ReliabilityTest.from_dict(run.manifest.story["reliability_test"])
     assert again == kept == result.judged.reliability_test
     assert kept.asked == 0.7
-    assert run.trust.sets is not None
-    assert run.trust.sets.link is SIGMOID
+    assert run.reliability.sets is not None
+    assert run.reliability.sets.link is SIGMOID
 
 
 # earlier versions, and what is not imported
@@ -213,7 +213,7 @@ def test_a_run_of_an_earlier_version_still_predicts(cli: Cli, run: Path, opened:
     found = earlier.predict(images)
     np.testing.assert_array_equal(found.probabilities, opened.predict(images).probabilities)
     assert found.judgement is None
-    assert earlier.trust is None
+    assert earlier.reliability is None
     assert earlier.tested == {}
     assert earlier.seen(opened.predict(images).digests) == (0, 0)
     done = cli("predict", old, images[0], "--format", "csv")
@@ -224,7 +224,7 @@ def test_a_run_of_an_earlier_version_still_predicts(cli: Cli, run: Path, opened:
     shutil.copytree(images[0].parents[1], "data")
     assert cli("evaluate", old, "data", "--out", "scores.json").code == 0
     scores = json.loads(Path("scores.json").read_text("utf-8"))
-    assert scores["trust"] is None
+    assert scores["reliability"] is None
     assert scores["seen"] == {"trained": 0, "tested": 0}
     assert not (old / "uses.jsonl").exists()
 

@@ -24,7 +24,7 @@ from headstart.features.table import FeatureTable
 from headstart.pipeline import find_learning_rate
 from headstart.progress import Listener
 from headstart.settings import FineTuning
-from headstart.tasks.classification import tuning
+from headstart.tasks.classification import learning
 from headstart.training.learning_rates import LearningRates
 
 Cli = Callable[..., Any]
@@ -109,7 +109,7 @@ def test_the_images_are_those_that_fit_learns_from(pictures: Path, tmp_path: Pat
         shutil.copy(data / "rings" / f"rings {index:02d}.png", data / "rings" / f"copy {index}.png")
     (data / "checks" / "broken.png").write_bytes(b"no image")
     given: list[FeatureTable] = []
-    monkeypatch.setattr(tuning, "find_learning_rate", lambda table, context, **rest: given.append(table))
+    monkeypatch.setattr(learning, "find_learning_rate", lambda table, context, **rest: given.append(table))
     search(data)
     learned = fit(data, settings=FitSettings(head="centroid")).dataset
     train, (table,) = learned.part("train"), given

@@ -125,7 +125,7 @@ def test_a_run_opens_with_its_classes_and_its_reliability(run: str, copies: Path
     assert opened.classes == (("bright", "checks", "rings", "stripes") if "several" in run else ("checks", "rings", "stripes"))
     assert len(opened.training_names) == len(opened.reference["digests"]) > 20
     assert all((Path(run) / name).is_file() for name in (*opened.training_names, *opened.test_names))
-    assert opened.trust is not None
+    assert opened.reliability is not None
 
 
 def test_nothing_of_the_machine_is_in_the_files() -> None:

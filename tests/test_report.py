@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from headstart.audit import Finding
 from headstart.audit.leaks import LeakTest
-from headstart.evaluate import evaluate
 from headstart.report.model_card import markdown
 from headstart.sections import Card, Neighbour
+from headstart.tasks.classification.evaluation import evaluate
 from headstart.training.history import History
 from reports import (
     Facts,

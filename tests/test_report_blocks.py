@@ -37,7 +37,7 @@ from headstart.sections import (
     Span,
     Table,
 )  # fmt: skip
-from headstart.tasks.plain import plain_report
+from headstart.tasks.task import plain_report
 from reports import Reading
 
 BACKBONE = {"name": "efficientnet_lite0", "licence": "Apache-2.0"}
@@ -55,7 +55,7 @@ def drawn(block: Block) -> str:
 
 def regression(*own: Section, **record: Any) -> Report:
     """The report of a run that gives a number for each image."""
-    task = plain_report("Number for each image", ("mean absolute error", 2.5, (2.25, 2.75)), images=40, part="test", sections=own)
+    task = plain_report("Number for each image", ("mean absolute error", 2.5, (2.25, 2.75)), images=40, sections=own)
     record = {"title": "ages", "head": "ridge", "features": "", "seconds": {"features": 2.0}, **record}
     return build_report(FitRecord(**record), task, provenance={"seed": 3, "settings": {"seed": 3}}, backbone=BACKBONE)
 
@@ -76,11 +76,11 @@ def test_a_task_that_says_no_more_than_its_headline_has_a_page_and_a_card() -> N
 
 
 def test_a_headline_that_is_a_share_has_its_scale() -> None:
-    task = plain_report("Scorer", ("R2", 0.5, (0.4, 0.75)), images=10, part="test", share=True)
+    task = plain_report("Scorer", ("R2", 0.5, (0.4, 0.75)), images=10, share=True)
     source = drawn(task.sections[0].blocks[0])
     assert 'class=range style="left:40.00%;width:35.00%"' in source
     assert 'class=point style="left:50.00%"' in source
-    assert "class=range" not in drawn(plain_report("Scorer", ("error", 0.3, (0.2, 0.4)), images=10, part="test").sections[0].blocks[0])
+    assert "class=range" not in drawn(plain_report("Scorer", ("error", 0.3, (0.2, 0.4)), images=10).sections[0].blocks[0])
 
 
 def test_every_kind_of_block_can_be_drawn() -> None:

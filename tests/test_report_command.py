@@ -22,8 +22,7 @@ from headstart.run import PAGES, Use, record_use, replace_pages
 from headstart.run.manifest import digest_of as manifest_digest
 from headstart.run.record import FitRecord
 from headstart.sections import Card, Gallery
-from headstart.tasks.classification import reporting
-from headstart.tasks.classification.sections import RIGHT, ClassificationTest
+from headstart.tasks.classification.sections import RIGHT, ClassificationTest, tested
 
 pytestmark = pytest.mark.cards
 Cli = Callable[..., Any]
@@ -61,7 +60,7 @@ def without_digests(folder: Path) -> dict[str, Any]:
 def facts_of(folder: Path) -> ClassificationTest:
     """What the report of a run is made of."""
     run = load(folder)
-    return reporting.tested(run, run.record, cards=partial(run_report.cards_of, run, sources=run_report._from_lists(run)))
+    return tested(run, run.record, cards=partial(run_report.cards_of, run, sources=run_report._from_lists(run)))
 
 
 def record_of(folder: Path) -> FitRecord:

@@ -17,8 +17,8 @@ from PIL import Image
 
 from headstart import load
 from headstart.metrics import SIGMOID
+from headstart.tasks import task_named
 from headstart.tasks.classification.predictions import ClassPredictions
-from headstart.tasks.classification.records import records
 
 pytest.importorskip("fastapi", reason="needs headstart[serve]")
 from headstart.serve.app import create_app
@@ -175,7 +175,7 @@ def test_parameters_outside_their_limits_are_refused(client: TestClient, files: 
 def test_a_multilabel_answer_lists_the_classes_of_one_half_or_more(run: Path) -> None:
     probabilities = np.array([[0.9, 0.6, 0.1], [0.2, 0.3, 0.1]], np.float32)
     predictions = ClassPredictions(classes=("a", "b", "c"), link=SIGMOID, outputs={"probabilities": probabilities}, kept=np.array([0, 1]))
-    entries = [record.values for record in records(["x", "y"], predictions, load(run).training_image, top=2)]
+    entries = [record.values for record in task_named("classification").records(["x", "y"], predictions, load(run).training_image, top=2)]
     assert [(entry["label"], round(entry["probability"], 4)) for entry in entries] == [(["a", "b"], 0.6), ([], 0.7)]
     assert (entries[0]["set"], entries[0]["unlike"], entries[0]["nearest"]) == (None, None, [])
 

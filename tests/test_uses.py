@@ -162,7 +162,7 @@ def test_a_look_at_the_test_part_is_written_down(cli: Cli, folder: Path) -> None
     assert use == Use(when=use.when, data=str(folder / "split.csv"), images=12, tested=12, trained=0, accuracy=accuracy)
     scores = json.loads(Path("scores.json").read_text("utf-8"))
     assert scores["seen"] == {"trained": 0, "tested": 12}
-    assert scores["trust"] == load(folder).manifest.story["reliability_test"]
+    assert scores["reliability"] == load(folder).manifest.story["reliability_test"]
     assert "Prediction sets for a coverage of 95% contained the true class in" in done.out
 
 

@@ -26,8 +26,9 @@ _PUBLIC = {
     "FitResult": "headstart.pipeline",
     "fit": "headstart.pipeline",
     "deep_check": "headstart.pipeline",
-    "compare_runs": "headstart.pipeline",
-    "Evaluation": "headstart.evaluate",
+    "ClassEvaluation": "headstart.tasks.classification.evaluation",
+    "compare_runs": "headstart.evaluate",
+    "evaluate_run": "headstart.evaluate",
     "check": "headstart.audit",
     "explain": "headstart.explanation",
     "Run": "headstart.run",
@@ -41,18 +42,19 @@ if TYPE_CHECKING:
     from headstart.classifier import TransferClassifier
     from headstart.data import Dataset, dataset_from_arrays, dataset_from_paths, read_dataset
     from headstart.errors import HeadstartError
-    from headstart.evaluate import Evaluation
+    from headstart.evaluate import compare_runs, evaluate_run
     from headstart.explanation import explain
     from headstart.features import BackboneExtractor, FeatureStore
     from headstart.modalities.image import Preprocessing
-    from headstart.pipeline import FitResult, compare_runs, deep_check, fit
+    from headstart.pipeline import FitResult, deep_check, fit
     from headstart.run import Run, load
     from headstart.settings import FineTuning, FitSettings
+    from headstart.tasks.classification.evaluation import ClassEvaluation
 
 __all__ = [
     "BackboneExtractor",
+    "ClassEvaluation",
     "Dataset",
-    "Evaluation",
     "FeatureStore",
     "FineTuning",
     "FitResult",
@@ -68,6 +70,7 @@ __all__ = [
     "dataset_from_arrays",
     "dataset_from_paths",
     "deep_check",
+    "evaluate_run",
     "explain",
     "fit",
     "load",

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from headstart.cli.application import application, check_writable, guarded, writable, write_json
 from headstart.cli.options import InferenceEngine, Quiet, RunFolder, Verbose
 from headstart.cli.terminal import TerminalListener, print_result
-from headstart.errors import DataError, ParameterError, RunError
-
-if TYPE_CHECKING:
-    from headstart.data import Dataset
-    from headstart.run import Run
-    from headstart.tasks import Evaluation, Predictions
+from headstart.errors import RunError
 
 # headstart evaluate ------------------------------------------------------------------------------------------------------------------
 
@@ -45,71 +40,26 @@ def evaluate_command(
     Also how well its prediction sets, its confidence and its novelty detection hold on these images; with --out the whole curves. Images
     that the run has learned from are counted and reported; each use of its test part is recorded in the run.
     """
+    from headstart.evaluate import evaluate_run
     from headstart.run import is_run, load
 
-    if part not in (None, "train", "val", "test"):
-        raise ParameterError(f"--part must be train, val or test, got {part!r}.")
     check_writable(out, picture)
     if not is_run(run) and is_run(Path(data)):
         raise RunError(f"{data} is the run: it comes first. Type: headstart evaluate {shlex.quote(data)} {shlex.quote(str(run))}")
     opened = load(run, engine=engine)
-    dataset = _labelled(opened, data, part)
     with TerminalListener(quiet=quiet, verbose=verbose) as listener:
-        for note in dataset.notes:
-            listener.say(note)
-        listener.stage(f"Predicting {len(dataset)} images")
-        evaluation, predictions = opened.evaluate(dataset, progress=listener.progress)
-        for error in predictions.refused:
-            listener.warn(f"{error} (left out)")
-        seen = _say_seen(opened, data, evaluation, predictions, listener)
-    sentences, further = opened.task.reliability_of(evaluation, predictions, opened.trust)
+        found = evaluate_run(opened, data, part=part, listener=listener)
     if out is not None:
-        write_json(out, {**evaluation.to_dict(), "seen": seen, **further})
+        write_json(out, found.to_dict())
     if picture is not None:
         from headstart.report import draw_png
 
-        matrix = opened.task.matrix(evaluation)
+        matrix = opened.task.matrix(found.evaluation)
         with writable(picture):
-            draw_png(matrix, picture, heading=evaluation.summary())
-    if not quiet:
-        for line in evaluation.lines():
-            print_result(line)
-        for sentence in sentences:
-            print_result(f"  {sentence}")
-    print_result(evaluation.summary("test"), style="bold green")
-
-
-def _labelled(run: Run, data: str, part: str | None) -> Dataset:
-    """The images to test on, with their labels as classes of the run."""
-    dataset = run.read(data)
-    if part is not None:
-        dataset = dataset.take(dataset.part(part))
-    if not len(dataset):
-        raise DataError(f"{data}: no images in the part {part!r}.")
-    return dataset
-
-
-def _say_seen(
-    run: Run, data: str, evaluation: Evaluation, predictions: Predictions, listener: TerminalListener
-) -> dict[str, int]:  # fmt: skip
-    """Warn of images that the run has learned from, and record a use of its test part in the run; how many there are of both."""
-    from headstart.run import Use, record_use
-
-    trained, tested = run.seen(predictions.digests)
-    name, value, _ = evaluation.headline
-    if trained:
-        listener.warn(
-            f"The run has learned from {trained} of these {evaluation.images} images: the score is too high. Test on other images."
-        )
-    if tested:
-        recorded = record_use(
-            run.path, Use(data=data, images=evaluation.images, tested=tested, trained=trained, accuracy=value, score=name)
-        )
-        listener.say(
-            f"{tested} of these images are the run's own test images. "
-            + ("This use of them was recorded in the run." if recorded else "This could not be recorded: the run is read-only.")
-        )
-    return {"trained": trained, "tested": tested}
+            draw_png(matrix, picture, heading=found.evaluation.summary())
+    for line in [] if quiet else (*found.evaluation.lines(), *(f"  {sentence}" for sentence in found.sentences)):
+        print_result(line)
+    print_result(found.evaluation.summary("test"), style="bold green")
 
 
 # headstart compare -------------------------------------------------------------------------------------------------------------------
@@ -132,7 +82,7 @@ def compare_command(
     verbose: Verbose = False,
 ) -> None:
     """Compare runs, image by image, on the images that all of them were tested on: which is better, and whether that may be chance."""
-    from headstart.pipeline.comparison import compare_runs
+    from headstart.evaluate import compare_runs
 
     check_writable(out)
     comparison = compare_runs(runs)

@@ -175,10 +175,10 @@ def nearest_training_images(run: Run, features: Floats, count: int) -> tuple[npt
     cosine of the angle between the features of the last layer.
     """
     known = run.reference["features"]
-    last = next((layer for layer in run.manifest.backbone.layers if layer[0] == "last"), None)
-    own = _directions(features if last is None else features[:, last[1] : last[2]])
-    if count and run.trust is not None and run.trust.novelty is not None:
-        rows = run.trust.novelty.nearest(features, count)[0]
+    last = next((layer for layer in run.manifest.backbone.layers if layer.name == "last"), None)
+    own = _directions(features if last is None else features[:, last.start : last.stop])
+    if count and run.reliability is not None and run.reliability.novelty is not None:
+        rows = run.reliability.novelty.nearest(features, count)[0]
         return rows, np.einsum("id,ijd->ij", own, _directions(known[rows.ravel()]).reshape(*rows.shape, -1))
     similarity = np.empty((len(own), len(known)), np.float32)
     for start in range(0, len(known), _ROWS):

@@ -53,7 +53,7 @@ def onnx_model(run: Run) -> onnx.ModelProto:
             raise RunError(f"{run.path / MODEL}: has no output {name!r}. Fit again.")
         graph.node("Identity", grafted[name], output=name)
         outputs[name] = (np.float32, ("N", *shapes[name]))
-    novelty = None if run.trust is None else run.trust.novelty
+    novelty = None if run.reliability is None else run.reliability.novelty
     if novelty is not None:
         graph.node("Identity", write_novelty(graph, FEATURES, *novelty.state()), output=NOVELTY)
         outputs[NOVELTY] = (np.float32, ("N",))
@@ -65,13 +65,13 @@ def metadata(run: Run) -> dict[str, str]:
 
     For classification, ``classes`` has the class names and ``link`` is ``softmax`` or, where any number of labels is possible, ``sigmoid``.
     """
-    manifest, trust = run.manifest, run.trust
+    manifest, trust = run.manifest, run.reliability
     backbone = manifest.backbone
     entries: dict[str, Any] = {
         "format": FORMAT,
         "version": headstart.__version__,
         "task": manifest.task,
-        "outputs": [output.to_dict() for output in manifest.outputs],
+        "outputs": [vars(output) for output in manifest.outputs],
         **manifest.state,
         "preprocessing": run.preprocessing.to_dict(),
         "unlike_threshold": None if trust is None or trust.novelty is None else trust.novelty.threshold,

@@ -197,7 +197,7 @@ class Parity:
         """Compare the outputs of an exported file, run in `engine`, with those of the run."""
         comparison, own = reference.comparison, reference.outputs(engine)
         novelty = same_novelty = None
-        trust = reference.run.trust
+        trust = reference.run.reliability
         if NOVELTY in outputs and NOVELTY in own and trust is not None and trust.novelty is not None:
             novelty = _largest(np.abs(outputs[NOVELTY] - own[NOVELTY]))
             same_novelty = float(((outputs[NOVELTY] > trust.novelty.threshold) == (own[NOVELTY] > trust.novelty.threshold)).mean())

@@ -31,7 +31,7 @@ def snippet(language: str, run: Run, *, file: str) -> str:
     litert = Path(file).suffix == ".tflite"
     if litert and language != "python":
         raise ParameterError(f"--snippet {language}: the program for LiteRT is in python only.")
-    link, novelty = None if run.link is None else run.link.name, None if run.trust is None else run.trust.novelty
+    link, novelty = None if run.link is None else run.link.name, None if run.reliability is None else run.reliability.novelty
     programs = Environment(  # noqa: S701 # no HTML: names are quoted
         loader=FileSystemLoader(_PROGRAMS), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )

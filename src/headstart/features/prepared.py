@@ -24,7 +24,6 @@ from headstart.features.extractor import BackboneExtractor, Features, Images
 from headstart.features.store import FeatureStore
 from headstart.modalities.image import Preprocessing
 from headstart.progress import Progress
-from headstart.settings import Cache
 
 Say = Callable[[str], None]
 _TRAINED = "headstart-trained-"
@@ -40,9 +39,10 @@ class ExtractorSettings(NamedTuple):
     cache: str | None
 
     @classmethod
-    def of(cls, backbone: str, *, weights: str | Path | None, fit_image: str | None, engine: str, cache: Cache) -> ExtractorSettings:
-        """The same, with paths as text."""
-        return cls(backbone, None if weights is None else str(weights), fit_image, engine, None if cache is None else str(cache))
+    def of(cls, settings: Any) -> ExtractorSettings:
+        """Those of a fit or of a classifier, with paths as text."""
+        weights, cache = (None if path is None else str(path) for path in (settings.weights, settings.cache))
+        return cls(settings.backbone, weights, settings.fit_image, settings.engine, cache)
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from headstart.backbones import Layer
 from headstart.data import Dataset
-from headstart.errors import ImageError
+from headstart.errors import DataError, ImageError
 from headstart.features.extractor import Features, Images
 
 
@@ -40,7 +40,9 @@ class FeatureTable:
 
     @classmethod
     def of(cls, dataset: Dataset, features: Features, *, layers: Sequence[Layer]) -> Self:
-        """The rows of `dataset` that have features."""
+        """The rows of `dataset` that have features; DataError where none has."""
+        if not len(features.kept):
+            raise DataError(f"None of the {len(dataset)} images can be read. The first: {next(iter(features.refused), '-')}")
         readable = dataset.take(features.kept)
         return cls(
             dataset=readable,

@@ -25,15 +25,14 @@ from headstart.audit import (
     rank_label_errors,
 )  # fmt: skip
 from headstart.audit.leaks import known_beforehand, leak_tests
-from headstart.backbones import Layer
 from headstart.data import Dataset, LabelSets
 from headstart.data.grouping import groups_from_names
-from headstart.features.table import groups_of, stand_alone
+from headstart.features.table import FeatureTable, groups_of, stand_alone
 from headstart.metrics import SOFTMAX, link_of, paired_difference
 from headstart.pipeline.fitting import extract
 from headstart.pipeline.reading import read
 from headstart.progress import Listener
-from headstart.selection import Candidate, HeadPipeline, unfitted
+from headstart.selection import HeadPipeline, unfitted
 from headstart.settings import FitSettings
 from headstart.tasks import LearningContext
 
@@ -79,8 +78,7 @@ def deep_check(data: str | Path | Dataset, *, settings: FitSettings | None = Non
     readable = table.dataset
     listener.stage("Looking for near copies")
     near = near_copies(readable.images, digests=table.digests, features=table.values, layers=table.layers, progress=listener.progress)
-    findings = find_near_copies(readable, near, digests=table.digests)
-    findings += find_outliers(readable, table.values, layers=table.layers)
+    findings = find_near_copies(readable, near, digests=table.digests) + find_outliers(readable, table.values, layers=table.layers)
     errors = None
     if _can_be_learned(readable):
         listener.stage("Looking for wrong labels")
@@ -92,25 +90,22 @@ def deep_check(data: str | Path | Dataset, *, settings: FitSettings | None = Non
         errors = rank_label_errors(logits, readable.targets.array, link=readable.targets.link or SOFTMAX)
         listener.stage("Measuring what leaks do to the score")
         chosen = next(candidate for candidate in choice.evidence if candidate.chosen)
-        audited = _Audited(table.values, readable, table.layers, chosen, settings)
         guessed = _guessed(readable)
-        apart = audited.correct_apart(groups_of(guessed, table.digests, together=near.components))
-        findings += audited.effect_of_groups(_correct(readable, logits), apart)
-        findings += audited.effect_of_leaks(known_beforehand(guessed, table.digests, near.components), apart)
+        groups = groups_of(guessed, table.digests, together=near.components)
+        head = unfitted(chosen, layers=table.layers, class_weight=settings.class_weight, seed=settings.seed)
+        head.fit(table.values, table.targets, groups=None if stand_alone(groups) else groups)
+        apart = _correct(readable, _in_order(head.out_of_sample_logits_, head.classes_, readable))
+        findings += _effect_of_groups(readable, _correct(readable, logits), apart)
+        findings += _effect_of_leaks(table, head, known_beforehand(guessed, table.digests, near.components), apart)
     everything = sorted((*audit.findings, *findings), key=lambda finding: SEVERITIES.index(finding.severity))
-    kept = table.rows
-    plan = make_plan(
-        dataset, facts, near_copies=[kept[list(component)].tolist() for component in near.components], label_errors=errors, rows=kept,
-        group_from=group_pattern(readable),
-    )  # fmt: skip
+    copies = [table.rows[list(component)].tolist() for component in near.components]
+    plan = make_plan(dataset, facts, near_copies=copies, label_errors=errors, rows=table.rows, group_from=group_pattern(readable))
     return DeepAudit(audit=replace(audit, findings=tuple(everything)), plan=plan)
 
 
 def _can_be_learned(dataset: Dataset) -> bool:
-    if dataset.targets.link is None:
-        return False
     counts = np.array(list(dataset.counts().values()))
-    return len(dataset) >= _FEW and int((counts >= 2).sum()) >= 2
+    return dataset.targets.link is not None and len(dataset) >= _FEW and int((counts >= 2).sum()) >= 2
 
 
 def _guessed(dataset: Dataset) -> Dataset:
@@ -140,68 +135,47 @@ class _Quiet(Listener):
         self.stage, self.progress, self.say = listener.stage, listener.progress, listener.say  # type: ignore[method-assign]
 
 
-@dataclass(frozen=True, eq=False)
-class _Audited:
-    """What the effects are measured on: features of all images, and the layers and the head that were chosen for them."""
+def _effect_of_groups(dataset: Dataset, one_by_one: npt.NDArray[np.bool_], apart: npt.NDArray[np.bool_]) -> list[Finding]:
+    """The score when groups are kept together beside the one when they are not; where groups were not given but guessed.
 
-    values: npt.NDArray[np.float32]
-    dataset: Dataset
-    layers: tuple[Layer, ...]
-    candidate: Candidate
-    settings: FitSettings
+    Both are bool (n,): which images are classified correctly by a head that has not seen the image or a copy of it, and by one that has
+    seen nothing of its group.
+    """
+    pattern = group_pattern(dataset)
+    if pattern is None:
+        return []
+    change, clear = _changed(apart, one_by_one)
+    message = (
+        f"Split image by image, the accuracy is {one_by_one.mean():.4f}; with groups from the file names ({pattern}) kept on one side, "
+        f"{apart.mean():.4f}: {change}; by cross-validation on {len(apart)} images). "
+        + ("The second is what to expect of new groups." if clear else "The groups make little difference here.")
+    )
+    return [Finding("effect of groups", "warning" if clear else "note", message, (), len(apart))]
 
-    def _head(self) -> HeadPipeline:
-        return unfitted(self.candidate, layers=self.layers, class_weight=self.settings.class_weight, seed=self.settings.seed)
 
-    def correct_apart(self, groups: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-        """Which images are named rightly by a head that has seen nothing of their group, bool (n,)."""
-        fitted = self._head().fit(self.values, self.dataset.targets.array, groups=None if stand_alone(groups) else groups)
-        return _correct(self.dataset, _in_order(fitted.out_of_sample_logits_, fitted.classes_, self.dataset))
+def _effect_of_leaks(
+    table: FeatureTable, head: HeadPipeline, known: dict[str, npt.NDArray[np.bool_]], apart: npt.NDArray[np.bool_]
+) -> list[Finding]:
+    """The score on the test part as it is, and without what training has seen (`known`, as `known_beforehand` gives it).
 
-    def effect_of_groups(self, one_by_one: npt.NDArray[np.bool_], apart: npt.NDArray[np.bool_]) -> list[Finding]:
-        """The score when groups are kept together beside the one when they are not; where groups were not given but guessed.
-
-        Args:
-            one_by_one: bool (n,), which images are classified correctly by a head that has not seen the image, or a copy of it.
-            apart: the same of a head that has not seen its group.
-        """
-        pattern = group_pattern(self.dataset)
-        if pattern is None:
-            return []
-        change, clear = _changed(apart, one_by_one)
-        message = (
-            f"Split image by image, the accuracy is {one_by_one.mean():.4f}; with groups from the file names ({pattern}) kept on one side, "
-            f"{apart.mean():.4f}: {change}; by cross-validation on {len(apart)} images). "
-            + ("The second is what to expect of new groups." if clear else "The groups make little difference here.")
-        )
-        return [Finding("effect of groups", "warning" if clear else "note", message, (), len(apart))]
-
-    def effect_of_leaks(self, known: dict[str, npt.NDArray[np.bool_]], apart: npt.NDArray[np.bool_]) -> list[Finding]:
-        """The score on the test part as it is, and without what training has seen.
-
-        Images that have leaked may be easier or harder than the others. Hence a second comparison, on the same images: of a head that was
-        trained on the training part with one that has seen nothing of the image's kind.
-
-        Args:
-            known: as `known_beforehand` gives it.
-            apart: as `correct_apart` gives it.
-        """
-        if not known:
-            return []
-        train, test = self.dataset.part("train", "val"), self.dataset.part("test")
-        if len(np.unique(self.dataset.targets.array[train])) < 2:
-            return []  # one class alone, perhaps because no image of another can be read: nothing can be learned from it
-        fitted = self._head().fit(self.values[train], self.dataset.targets.array[train])
-        right = _correct(self.dataset.take(test), _in_order(fitted.logits(self.values[test]), fitted.classes_, self.dataset))
-        leaked = np.logical_or.reduce(list(known.values()))
-        change, _ = _changed(apart[test][leaked], right[leaked])
-        message = (
-            "; ".join(row.line() for row in leak_tests(right, known))
-            + f". The {int(leaked.sum())} seen in training, scored instead by a head not trained on them: "
-            f"{apart[test][leaked].mean():.4f}, {change})."
-        )
-        sure = set(known) != {"groups"} or self.dataset.grouped  # groups from file names are a guess
-        return [Finding("effect of leaks", "error" if sure else "warning", f"{message[0].upper()}{message[1:]}", (), int(leaked.sum()))]
+    Images that have leaked may be easier or harder than the others. Hence a second comparison, on the same images: of a head that was
+    trained on the training part with one that has seen nothing of the image's kind (`apart`).
+    """
+    dataset = table.dataset
+    train, test = dataset.part("train", "val"), dataset.part("test")
+    if not known or len(np.unique(table.targets[train])) < 2:
+        return []  # one class alone, perhaps because no image of another can be read: nothing can be learned from it
+    head.fit(table.values[train], table.targets[train])
+    right = _correct(dataset.take(test), _in_order(head.logits(table.values[test]), head.classes_, dataset))
+    leaked = np.logical_or.reduce(list(known.values()))
+    change, _ = _changed(apart[test][leaked], right[leaked])
+    message = (
+        "; ".join(row.line() for row in leak_tests(right, known))
+        + f". The {int(leaked.sum())} seen in training, scored instead by a head not trained on them: "
+        f"{apart[test][leaked].mean():.4f}, {change})."
+    )
+    sure = set(known) != {"groups"} or dataset.grouped  # groups from file names are a guess
+    return [Finding("effect of leaks", "error" if sure else "warning", f"{message[0].upper()}{message[1:]}", (), int(leaked.sum()))]
 
 
 def _changed(after: npt.NDArray[np.bool_], before: npt.NDArray[np.bool_]) -> tuple[str, bool]:

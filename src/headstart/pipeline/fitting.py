@@ -21,12 +21,12 @@ from headstart.data.shards import Shard
 from headstart.data.split import folds
 from headstart.engine import gpu_is_there
 from headstart.errors import DataError, ParameterError, StoreError
-from headstart.features import Features, survey
+from headstart.features import survey
 from headstart.features.prepared import ExtractorSettings, Prepared, prepare
 from headstart.features.table import FeatureTable
 from headstart.modalities.image.augment import Augmentation
-from headstart.pipeline.reading import check, read, split
-from headstart.pipeline.result import FitResult, ProbeTest, ShardResult, describe_head
+from headstart.pipeline.reading import check, read, split, without_test
+from headstart.pipeline.result import FitResult, ProbeTest, ShardResult
 from headstart.pipeline.resuming import check_resumable, checkpoints_of, command_that_began, resumable_or_removed
 from headstart.pipeline.writing import write
 from headstart.progress import Listener
@@ -34,6 +34,7 @@ from headstart.run import check_target
 from headstart.settings import FitSettings
 from headstart.tasks import Evaluation, Learned, LearningContext, Task, task_named
 from headstart.training.job import Resumable
+from headstart.training.learning_rates import LearningRates, rising
 from headstart.training.processes import Processes
 
 
@@ -55,7 +56,8 @@ def fit(
         DataError, ParameterError, BackboneError, RunError: what the user gave cannot be used; the message says what to do.
         Interrupted: Ctrl-C during a fine-tuning, whose state has been saved.
     """
-    settings, listener, processes, seconds = settings or FitSettings(), listener or Listener(), Processes.from_environment(), Seconds()
+    settings, listener, processes = settings or FitSettings(), listener or Listener(), Processes.from_environment()
+    seconds, began = Seconds(), time.perf_counter()
     out = None if out is None else _with_a_name(Path(out).expanduser())
     _check_beforehand(out, settings, resume=resume)
     listener.stage("Reading the data")
@@ -70,7 +72,7 @@ def fit(
         prepared, table = extract(dataset, settings, listener, seconds=seconds)
     table, held_out = split(task, table, settings)
     findings = check_known(table.dataset, table.digests)
-    say_findings(findings, listener)
+    _say_findings(findings, listener)
     checkpoints = checkpoints_of(out, settings, table, processes=processes, resume=resume, command=command)
     if resume and out is not None:
         command = command_that_began(out)
@@ -83,30 +85,20 @@ def fit(
         if out is not None and processes.is_first:
             listener.stage("Writing the run")
             with seconds.lap("writing"):
-                write(result, settings=settings, command=command)
-    if checkpoints.checkpoints is not None and processes.is_first:
-        checkpoints.checkpoints.remove()
-    return seconds.finish(result)
+                write(result, command=command)
+    seconds["total"] = time.perf_counter() - began
+    return result
 
 
 class Seconds(dict[str, float]):
     """Seconds by stage."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._began = time.perf_counter()
-
     @contextmanager
     def lap(self, stage: str) -> Iterator[None]:
-        """Write down how long a stage took."""
+        """Measure how long a stage takes."""
         began = time.perf_counter()
         yield
         self[stage] = time.perf_counter() - began
-
-    def finish(self, result: FitResult) -> FitResult:
-        """Write down how long all of it took."""
-        self["total"] = time.perf_counter() - self._began
-        return result
 
 
 def _check_beforehand(out: Path | None, settings: FitSettings, *, resume: bool) -> None:
@@ -123,32 +115,26 @@ def _check_beforehand(out: Path | None, settings: FitSettings, *, resume: bool) 
 def extract(
     dataset: Dataset, settings: FitSettings, listener: Listener, *, seconds: Seconds | None = None, features: bool = True
 ) -> tuple[Prepared, FeatureTable]:
-    """The inputs that can be read, with their features by the frozen backbone.
+    """The inputs that can be read, with their features by the frozen backbone; DataError where none can.
 
     Without `features`, and where a training is to start from a random head, inputs are only read.
-
-    Raises:
-        DataError: none can be read.
     """
     seconds = seconds if seconds is not None else Seconds()
     features = features and (settings.fine_tuning is None or settings.fine_tuning.start == "probe")
     listener.stage(f"{'Extracting features of' if features else 'Reading'} {len(dataset)} images")
     with seconds.lap("backbone"):
-        prepared = prepare(extractor_settings(settings), announce=listener.say, warn=listener.warn)
+        prepared = prepare(ExtractorSettings.of(settings), announce=listener.say, warn=listener.warn)
     with seconds.lap("features" if features else "reading images"):
         if features:
             found = prepared.extract(dataset.images, progress=listener.progress, warn=listener.warn)
         else:
             found = survey(dataset.images, preprocessing=prepared.extractor.preprocessing, progress=listener.progress)
-    say_refused(found, len(dataset), listener)
-    return prepared, FeatureTable.of(dataset, found, layers=prepared.extractor.layers)
-
-
-def extractor_settings(settings: FitSettings) -> ExtractorSettings:
-    """What features depend on."""
-    return ExtractorSettings.of(
-        settings.backbone, weights=settings.weights, fit_image=settings.fit_image, engine=settings.engine, cache=settings.cache
-    )
+    table = FeatureTable.of(dataset, found, layers=prepared.extractor.layers)
+    if found.refused:
+        shown = "\n".join(f"  {error}" for error in found.refused[:5])
+        more = f"\n  and {len(found.refused) - 5} more, all listed in the run" if len(found.refused) > 5 else ""
+        listener.warn(f"{len(found.refused)} of {len(dataset)} images cannot be read and are left out:\n{shown}{more}")
+    return prepared, table
 
 
 def _tested(
@@ -164,23 +150,14 @@ def _tested(
     listener.stage("Measuring reliability")
     with seconds.lap("reliability"):
         judged = task.judge(learned, evaluation, context)
-        say_findings(judged.findings, listener)
+        _say_findings(judged.findings, listener)
     correct = evaluation.correct_rows
     known = {} if correct is None else known_beforehand(table.dataset, table.digests)
     return FitResult(
         run=out, task=task, learned=learned, settings=context.settings, test=evaluation, tested=tested, cross_validation=crossed,
         findings=judged.findings, judged=judged, leaks=() if correct is None else leak_tests(correct, known),
-        probe=_probe_test(task, learned, frozen, evaluation), seconds=seconds,
+        probe=ProbeTest.of(task, learned, frozen, evaluation), seconds=seconds,
     )  # fmt: skip
-
-
-def _probe_test(task: Task, learned: Learned, frozen: FeatureTable, evaluation: Evaluation) -> ProbeTest | None:
-    """The model on the frozen backbone, tested beside the one that was trained further."""
-    if learned.probe is None or evaluation.correct_rows is None:
-        return None
-    rows = frozen.test
-    before = task.evaluate(task.apply(learned.probe.estimator, frozen.values[rows]), frozen.dataset.targets.take(rows))
-    return ProbeTest.of(before, evaluation, head=describe_head(learned.probe))
 
 
 def cross_validate(task: Task, table: FeatureTable, context: LearningContext) -> Evaluation:
@@ -195,34 +172,58 @@ def cross_validate(task: Task, table: FeatureTable, context: LearningContext) ->
     for done, held in enumerate(parts):
         listener.progress(done, len(parts))
         fold = training.tested_on(held)
-        learned = task.fit(fold, replace(context, resumable=alone, listener=_Named(listener, f"fold {done + 1} of {len(parts)}: ")))
+        named = _Named(listener, f"fold {done + 1} of {len(parts)}: ")
+        learned = task.fit(fold, replace(context, resumable=alone, listener=named, test_only=True))
         found.append(task.apply(learned.choice.estimator, learned.table.values[learned.table.test]))
     listener.progress(len(parts), len(parts))
-    names = set.intersection(*(set(outputs) for outputs in found))
-    joined = {name: np.concatenate([outputs[name] for outputs in found]) for name in names}
     tested = np.concatenate(parts)  # classes of a single image are never tested
     order = np.argsort(tested)
-    targets = training.dataset.targets.take(tested[order])
-    return task.evaluate({name: array[order] for name, array in joined.items()}, targets)
+    names = set.intersection(*(set(outputs) for outputs in found))
+    joined = {name: np.concatenate([outputs[name] for outputs in found])[order] for name in names}
+    return task.evaluate(joined, training.dataset.targets.take(tested[order]))
 
 
 class _Named(Listener):
-    """Tells another listener what stages are a part of."""
+    """Tells another listener what stages and warnings are a part of; what is worth knowing of each part is not said."""
 
     def __init__(self, listener: Listener, name: str) -> None:
+        self.progress, self.detail = listener.progress, listener.detail  # type: ignore[method-assign]
         self._listener, self._name = listener, name
 
     def stage(self, name: str) -> None:
         self._listener.stage(self._name + name)
 
-    def progress(self, done: int, total: int) -> None:
-        self._listener.progress(done, total)
-
-    def detail(self, text: str) -> None:
-        self._listener.detail(text)
-
     def warn(self, message: str) -> None:
         self._listener.warn(self._name + message)
+
+
+def find_learning_rate(
+    data: str | Path | Dataset, settings: FitSettings, *, low: float = 1e-6, high: float = 1.0, steps: int = 100,
+    listener: Listener | None = None,
+) -> LearningRates:  # fmt: skip
+    """Train briefly with a learning rate that rises from `low` to `high` in so many `steps`, and see where the loss falls.
+
+    The training is that of `fit` with the same settings, on the same images: test images are held out as `fit` holds them out. They take
+    no part; where data have a test part of their own, its images are not even opened. The length, rate and schedule of the settings'
+    `fine_tuning` give way to those of the search, which ends early where it diverges. No run is written.
+
+    Raises:
+        DataError, ParameterError, BackboneError: as `fit`.
+        MissingExtraError: PyTorch and timm are not installed.
+    """
+    listener = listener or Listener()
+    if settings.fine_tuning is None:
+        raise ParameterError("There is no training to find a learning rate for: the settings have no fine_tuning. Give a FineTuning.")
+    rising(low, high, steps)
+    timm_models.require("Searching for a learning rate")
+    listener.stage("Reading the data")
+    task, dataset = read(data, settings)
+    check(task, dataset, settings)
+    prepared, table = extract(without_test(dataset), settings, listener, features=False)
+    if (table.dataset.parts != "train").any():
+        table, _ = split(task, table, settings)
+    context = LearningContext(settings=settings, prepared=prepared, listener=listener)
+    return task.find_learning_rate(table, context, low=low, high=high, steps=steps)
 
 
 def fit_shard(
@@ -231,11 +232,7 @@ def fit_shard(
     """Compute the features of every n-th image into the feature store, and stop.
 
     Several machines each run one shard with a store of their own; `FeatureStore.merge` puts the stores together, and `fit` then finds
-    everything computed.
-
-    Raises:
-        DataError: as `fit`.
-        ParameterError: the settings store no features.
+    everything computed. Errors as of `fit`; ParameterError where the settings store no features.
     """
     settings, listener = settings or FitSettings(), listener or Listener()
     if settings.cache is None:
@@ -245,7 +242,7 @@ def fit_shard(
     if not len(mine):
         raise DataError(f"Shard {shard.index}/{shard.count} has no image: there are only {len(dataset)}.")
     listener.stage(f"Extracting features, shard {shard.index}/{shard.count}")
-    prepared = prepare(extractor_settings(settings), announce=listener.say, warn=_not_stored)
+    prepared = prepare(ExtractorSettings.of(settings), announce=listener.say, warn=_not_stored)
     features = prepared.extract(mine.images, progress=listener.progress, warn=_not_stored)
     cache = files.cache_folder(None if settings.cache == "auto" else settings.cache)
     return ShardResult(len(mine), features.computed, features.refused, files.feature_store_file(cache))
@@ -257,27 +254,11 @@ def _not_stored(message: str) -> NoReturn:
     raise StoreError(f"{reason} A shard whose features are not stored is of no use.")
 
 
-def say_findings(findings: tuple[Finding, ...], listener: Listener) -> None:
-    """Tell what was found in the data, the examples too where it is grave."""
+def _say_findings(findings: tuple[Finding, ...], listener: Listener) -> None:
     for finding in findings:
         say = listener.say if finding.severity == "note" else listener.warn
         examples = "".join(f"\n  {example}" for example in finding.examples[:3]) if finding.severity == "error" else ""
         say(finding.message + examples)
-
-
-def say_refused(features: Features, total: int, listener: Listener) -> None:
-    """Name inputs that cannot be read.
-
-    Raises:
-        DataError: none can.
-    """
-    if not features.refused:
-        return
-    if not len(features.kept):
-        raise DataError(f"None of the {total} images can be read. The first: {features.refused[0]}")
-    shown = "\n".join(f"  {error}" for error in features.refused[:5])
-    more = f"\n  and {len(features.refused) - 5} more, all listed in the run" if len(features.refused) > 5 else ""
-    listener.warn(f"{len(features.refused)} of {total} images cannot be read and are left out:\n{shown}{more}")
 
 
 def _with_a_name(out: Path) -> Path:
@@ -286,7 +267,6 @@ def _with_a_name(out: Path) -> Path:
 
 
 def _command_to_resume(data: str | Path | Dataset, out: Path | None) -> str:
-    """What resumes an interrupted training."""
     if isinstance(data, Dataset):
         return f"fit(..., out={str(out)!r}, resume=True)"
     return shlex.join(["headstart", "fit", str(data), "--resume", str(out)])

@@ -16,6 +16,7 @@ from headstart.features.table import FeatureTable
 from headstart.run import is_run
 from headstart.settings import FitSettings
 from headstart.tasks import TASKS, Task, recognise, task_named
+from headstart.text import plural
 
 
 def read(data: str | Path | Dataset, settings: FitSettings) -> tuple[Task, Dataset]:
@@ -48,41 +49,36 @@ def _of_dataset(data: Dataset, settings: FitSettings) -> Task:
 
 
 def check(task: Task, dataset: Dataset, settings: FitSettings) -> None:
-    """Say what is wrong with the data or the settings before any work is done.
-
-    Raises:
-        DataError, ParameterError: with what to do.
-    """
-    known, _ = _with_given_parts(dataset)
-    if (known.parts == "test").any():
+    """Refuse what is wrong with the data or the settings before any work is done: DataError, ParameterError."""
+    known, how = _with_given_parts(dataset)
+    if how:
         _check_parts(known)
     task.check(known, settings)
-    if not (known.parts == "test").any():
-        check_hold_out(known.targets.strata, groups=known.groups if known.grouped else None)
+    groups = known.groups if known.grouped else None
+    if not how:
+        check_hold_out(known.targets.strata, groups=groups)
     if settings.folds:
         rows = np.flatnonzero(known.parts != "test")
-        folds(known.targets.strata[rows], count=settings.folds, groups=known.groups[rows] if known.grouped else None)
+        folds(known.targets.strata[rows], count=settings.folds, groups=None if groups is None else groups[rows])
 
 
 def split(task: Task, table: FeatureTable, settings: FitSettings) -> tuple[FeatureTable, str]:
     """Give every row the part ``train`` or ``test``, and say where the test part came from.
 
-    Where the data say nothing, a part is held out: stratified, with groups and copies of an input on one side.
-
-    Raises:
-        DataError: a part is empty, or what the task cannot learn from.
+    Where the data say nothing, a part is held out: stratified, with groups and copies of an input on one side. DataError where a part is
+    empty, or the task cannot learn from it.
     """
     dataset, how = _with_given_parts(table.dataset)
     if not how:
         parts = dataset.parts.copy()
-        rows = np.arange(len(dataset))
-        train, test = hold_out(dataset.targets.strata, share=settings.test_share, groups=table.groups_among(rows), seed=settings.seed)
+        groups = table.groups_among(np.arange(len(dataset)))
+        train, test = hold_out(dataset.targets.strata, share=settings.test_share, groups=groups, seed=settings.seed)
         parts[train], parts[test] = "train", "test"
         dataset = replace(dataset, parts=parts)
         grouped = " by group" if dataset.grouped else ""
         stratified = "stratified by class" if dataset.classes else "stratified"
         copies = ", copies of an image on one side" if len(set(table.digests)) < len(table) else ""
-        how = f"{len(test)} {'image' if len(test) == 1 else 'images'} held out{grouped}, {stratified}, seed {settings.seed}{copies}"
+        how = f"{plural(len(test), 'image')} held out{grouped}, {stratified}, seed {settings.seed}{copies}"
     _check_parts(dataset)
     task.check(dataset, settings)
     return replace(table, dataset=dataset), how
@@ -90,8 +86,8 @@ def split(task: Task, table: FeatureTable, settings: FitSettings) -> tuple[Featu
 
 def without_test(dataset: Dataset) -> Dataset:
     """Only the inputs to learn from, where the data themselves name a part to test on; otherwise all."""
-    known, _ = _with_given_parts(dataset)
-    return known.take(known.part("train")) if (known.parts == "test").any() else dataset
+    known, how = _with_given_parts(dataset)
+    return known.take(known.part("train")) if how else dataset
 
 
 def _with_given_parts(dataset: Dataset) -> tuple[Dataset, str]:

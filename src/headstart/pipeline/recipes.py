@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.resources
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,19 +26,10 @@ _FINE_TUNING = "fine_tuning"
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A whole system, as it was described elsewhere (`exact`) and as Headstart would build it (`fast`).
+    """A whole system, as it was described elsewhere (`exact`) and as Headstart would build it (`fast`); None where there is no such one.
 
-    Attributes:
-        name: used to select it.
-        title: a few words.
-        what: a few sentences about it.
-        source: where it is described.
-        expected: the result that was reported.
-        data: the layout of the data that it expects.
-        command: the commands that run it, one a line.
-        fast, exact: settings by the names of `FitSettings`, under ``fine_tuning`` by those of `FineTuning`; None where the recipe has no
-            such variant.
-        path: the file.
+    The texts say in a few sentences `what` it is, the `source`, the result that was reported there, the layout of the `data` and the
+    commands that run it, one a line. Settings have the names of `FitSettings`, under ``fine_tuning`` those of `FineTuning`.
     """
 
     name: str
@@ -53,15 +44,9 @@ class Recipe:
     path: Path
 
     def settings(self, exact: bool = False, *, weights: str | Path | None = None, **overrides: Any) -> FitSettings:
-        """The settings that `headstart.fit` takes.
+        """The settings that `headstart.fit` takes, with `overrides` of their fields; ParameterError where there is no such variant.
 
-        Args:
-            exact: as described, instead of Headstart's own way.
-            weights: a weight file in place of the published ones, or ``"random"``.
-            **overrides: fields of `FitSettings` that replace those of the recipe.
-
-        Raises:
-            ParameterError: the recipe has no such variant, or there is no such field.
+        The weights are those of a file, or ``"random"``, in place of the published ones.
         """
         table = self.exact if exact else self.fast
         if table is None:
@@ -73,8 +58,7 @@ class Recipe:
 def recipes(folder: str | Path | None = None) -> tuple[Recipe, ...]:
     """The recipes that come with Headstart, or those of the ``.toml`` files in `folder`, sorted by name.
 
-    Raises:
-        ParameterError: `folder` is not a folder, or one of its files is not a recipe.
+    ParameterError where `folder` is not a folder, or one of its files is not a recipe.
     """
     if folder is None:
         return _own_recipes()
@@ -90,11 +74,7 @@ def _own_recipes() -> tuple[Recipe, ...]:
 
 
 def read_recipe(name: str | Path) -> Recipe:
-    """Return the recipe of this name that comes with Headstart, or that of a ``.toml`` file.
-
-    Raises:
-        ParameterError: there is no recipe of that name, or the file cannot be read or is not a recipe; the message says why.
-    """
+    """The recipe of this name that comes with Headstart, or that of a ``.toml`` file; ParameterError where there is none."""
     if isinstance(name, Path) or name.casefold().endswith(".toml"):
         return _read(Path(name).expanduser())
     known = {folded(recipe.name): recipe for recipe in recipes()}
@@ -113,10 +93,12 @@ def _read(path: Path) -> Recipe:
         raise ParameterError(f"{path}: this recipe cannot be read: {error.strerror or error}.") from None
     except ValueError as error:
         raise ParameterError(f"{path}: not a TOML file: {error}.") from None
-    _check_keys(path, entries)
-    for name in _TEXTS:
-        if name in entries and not isinstance(entries[name], str):
-            raise ParameterError(f"{path}: {name} must be text, got {entries[name]!r}.")
+    allowed = (*_TEXTS, *_TABLES)
+    for name, value in entries.items():
+        if name not in allowed:
+            raise ParameterError(f"{path}: There is no entry {name!r}.{nearest(name, allowed)} Allowed: {', '.join(allowed)}.")
+        if name in _TEXTS and not isinstance(value, str):
+            raise ParameterError(f"{path}: {name} must be text, got {value!r}.")
     missing = [name for name in _NEEDED if not entries.get(name, "").strip()]
     if missing:
         raise ParameterError(f"{path}: a recipe needs {' and '.join(missing)}.")
@@ -129,27 +111,16 @@ def _read(path: Path) -> Recipe:
     return Recipe(**texts, fast=entries.get("fast"), exact=entries.get("exact"), path=path)
 
 
-def _check_keys(path: Path, given: Mapping[str, Any]) -> None:
-    allowed = (*_TEXTS, *_TABLES)
-    for name in given:
-        if name not in allowed:
-            raise ParameterError(f"{path}: There is no entry {name!r}.{nearest(name, allowed)} Allowed: {', '.join(allowed)}.")
-
-
 def _check_table(path: Path, table: str, given: Any) -> None:
     """Refuse a table that cannot become settings, naming the file and the table."""
-    nested = f"{table}.{_FINE_TUNING}"
-    for where, values, settings in ((table, given, FitSettings), (nested, _nested(given), FineTuning)):
+    nested = given.get(_FINE_TUNING, {}) if isinstance(given, dict) else {}
+    for where, values, settings in ((table, given, FitSettings), (f"{table}.{_FINE_TUNING}", nested, FineTuning)):
         if not isinstance(values, dict):
             raise ParameterError(f"{path}: {where} must be a table, written [{where}], got {values!r}.")
         try:
             settings.from_dict({name: value for name, value in values.items() if name != _FINE_TUNING})
         except ParameterError as error:
             raise ParameterError(f"{path}: [{where}] {error}") from None
-
-
-def _nested(table: Any) -> Any:
-    return table.get(_FINE_TUNING, {}) if isinstance(table, dict) else {}
 
 
 def layers_of(data: str | Path, settings: FitSettings) -> LayerSummary | None:
@@ -160,28 +131,16 @@ def layers_of(data: str | Path, settings: FitSettings) -> LayerSummary | None:
     return model_summary(settings, classes=len(dataset.classes), link=dataset.targets.link or SOFTMAX)
 
 
-def model_summary(
-    settings: FitSettings, *, classes: int, link: Link = SOFTMAX, trained: Callable[[str], bool | None] | None = None
-) -> LayerSummary:
-    """The layers of backbone and head as these settings train them.
+def model_summary(settings: FitSettings, *, classes: int, link: Link = SOFTMAX) -> LayerSummary:
+    """The layers of backbone and head as these settings train them; ParameterError where they train none.
 
-    Args:
-        settings: with `fine_tuning`.
-        classes: their number.
-        link: `SIGMOID` where an image may have several labels.
-        trained: whether the parameter of the backbone with this name is trained; by default as the strategy says, and left open for
-            ``partial``.
-
-    Raises:
-        ParameterError: the settings train no layers.
-        BackboneError, MissingExtraError: the backbone is unknown, or PyTorch is not installed.
+    What is trained of the backbone is left open for the strategy ``partial``.
     """
     plan = settings.fine_tuning
     if plan is None:
         raise ParameterError("Only settings with fine_tuning have a summary of layers.")
     whole = {"probe": False, "full": True}.get(plan.strategy)
-    pooled = plan.pooling == "avg"
-    body = backbone_summary(find(settings.backbone), size=plan.image_size, pooled=pooled, trained=trained or (lambda name: whole))
+    body = backbone_summary(find(settings.backbone), size=plan.image_size, pooled=plan.pooling == "avg", trained=lambda name: whole)
     single = plan.loss == "binary" and not link.independent and classes == 2
     return body + head_summary(
         body.output, outputs=1 if single else classes, layers=plan.head_layers, dropout=plan.dropout,

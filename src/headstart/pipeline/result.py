@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-import numpy.typing as npt
 
 from headstart.audit import Finding
 from headstart.audit.leaks import LeakTest
@@ -28,11 +27,7 @@ if TYPE_CHECKING:
 class ProbeTest:
     """The head on the frozen backbone, tested beside the fine-tuned one.
 
-    Attributes:
-        test: its evaluation on the test part.
-        head: what it is.
-        gain: accuracy of the fine-tuned one minus its own, with its interval and its test.
-        auc_gain: the same of the area under the ROC curve; nan where there is none.
+    `gain` is the accuracy of the fine-tuned one minus its own; `auc_gain` the same of the area under the ROC curve, nan where unknown.
     """
 
     test: Evaluation
@@ -41,10 +36,16 @@ class ProbeTest:
     auc_gain: float
 
     @classmethod
-    def of(cls, probe: Evaluation, tuned: Evaluation, *, head: str) -> Self:
-        """Compare the two on the images that both were tested on."""
+    def of(cls, task: Task, learned: Learned, frozen: FeatureTable, tuned: Evaluation) -> Self | None:
+        """Test the model on the frozen backbone on the images that the fine-tuned one was tested on; None where there is no such model."""
+        if learned.probe is None or tuned.correct_rows is None:
+            return None
+        outputs = task.apply(learned.probe.estimator, frozen.values[frozen.test])
+        probe = task.evaluate(outputs, frozen.dataset.targets.take(frozen.test))
+        assert probe.correct_rows is not None
         auc = tuned.scores.get("roc_auc", float("nan")) - probe.scores.get("roc_auc", float("nan"))
-        return cls(test=probe, head=head, gain=paired_difference(_correct(tuned), _correct(probe)), auc_gain=auc)
+        gain = paired_difference(tuned.correct_rows, probe.correct_rows)
+        return cls(test=probe, head=describe_head(learned.probe), gain=gain, auc_gain=auc)
 
     def summary(self) -> str:
         """The comparison in a sentence or two."""
@@ -63,11 +64,6 @@ class ProbeTest:
             "accuracy": self.test.headline[1], "accuracy_interval": list(self.test.headline[2]), "head": self.head, "gain": self.gain.value,
             "gain_interval": list(self.gain.interval), "p_value": self.gain.p_value, "auc_gain": self.auc_gain,
         }  # fmt: skip
-
-
-def _correct(evaluation: Evaluation) -> npt.NDArray[np.bool_]:
-    assert evaluation.correct_rows is not None
-    return evaluation.correct_rows
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -25,21 +25,19 @@ _EVENTS = "-tensorboard"
 def check_resumable(out: Path | None, settings: FitSettings, *, resume: bool) -> None:
     """Refuse, before any work is done, a training that could not be kept at its place, or that is not there to be resumed.
 
-    Raises:
-        ParameterError: an interrupted training is there and is not to be resumed; or it was begun with other settings.
-        RunError: there is none to be resumed.
+    ParameterError where an interrupted training is there and is not to be resumed, or was begun with other settings; RunError where there
+    is none to be resumed.
     """
-    if settings.fine_tuning is None:
-        if resume:
-            raise ParameterError("Only a fine-tuning can be resumed (--strategy partial or full). Everything else is kept in the cache.")
-        return
-    if out is None:
-        if resume:
-            raise ParameterError("To resume a training, give the run that it was to become.")
+    if settings.fine_tuning is None and resume:
+        raise ParameterError("Only a fine-tuning can be resumed (--strategy partial or full). Everything else is kept in the cache.")
+    if out is None and resume:
+        raise ParameterError("To resume a training, give the run that it was to become.")
+    if settings.fine_tuning is None or out is None:
         return
     folder = CheckpointFolder.beside(out)
     if resume:
-        check_same(_record_of(folder), _described(settings), run=out)
+        plan = folder.plan()
+        check_same(_settings_in(plan).to_dict() | {"augmentation": plan["settings"].get("augmentation")}, _described(settings), run=out)
     elif folder.has_checkpoint:
         raise ParameterError(
             f"{folder.path} holds the state of a training that was interrupted. Resume it: --resume {out}. To begin anew, remove "
@@ -48,27 +46,11 @@ def check_resumable(out: Path | None, settings: FitSettings, *, resume: bool) ->
 
 
 def checkpoints_of(
-    out: Path | None,
-    settings: FitSettings,
-    table: FeatureTable,
-    *,
-    processes: Processes,
-    resume: bool,
-    command: str = "",
+    out: Path | None, settings: FitSettings, table: FeatureTable, *, processes: Processes, resume: bool, command: str = ""
 ) -> Resumable:
     """Where the training of a run is kept: beside the run, which does not exist yet. After `check_resumable`.
 
-    Args:
-        out: the run.
-        settings: of the fit.
-        table: the inputs with their final split.
-        processes: that train together.
-        resume: go on with what is there.
-        command: that began it.
-
-    Raises:
-        DataError: what is there was begun with other data.
-        RunError: the folder cannot be written.
+    DataError where what is there was begun with other data, of which `table` has the final split; RunError where nothing can be written.
     """
     if settings.fine_tuning is None or out is None:
         return Resumable(processes=processes)
@@ -85,57 +67,42 @@ def checkpoints_of(
 
 @contextmanager
 def resumable_or_removed(resumable: Resumable, *, command: str) -> Iterator[None]:
-    """After an interruption, say how to go on; after a failure from which there is nothing to go on, leave nothing behind.
+    """After an interruption, say with which `command` to resume; once a run is written, or nothing could be resumed, leave nothing behind.
 
-    Args:
-        resumable: of the training.
-        command: what resumes from a checkpoint.
-
-    Raises:
-        Interrupted: Ctrl-C, and a state has been kept.
+    Interrupted after Ctrl-C, where a state has been saved.
     """
     folder = resumable.checkpoints
     if folder is None:
         yield
         return
+    done = False
     try:
         yield
+        done = True
     except KeyboardInterrupt:
-        if folder.has_checkpoint or folder.activations.exists():
+        done = not (folder.has_checkpoint or folder.activations.exists())
+        if not done:
             raise Interrupted(f"Interrupted. The state of the training is saved. To resume: {command}") from None
-        _remove(resumable)
         raise
     except RunError:  # the disk is full, and there will be room another time
         raise
     except Exception:
-        if not folder.has_checkpoint:
-            _remove(resumable)
+        done = not folder.has_checkpoint
         raise
-
-
-def _remove(resumable: Resumable) -> None:
-    if resumable.checkpoints is not None and resumable.processes.is_first:
-        resumable.checkpoints.remove()
+    finally:
+        if done and resumable.processes.is_first:
+            folder.remove()
 
 
 def settings_to_resume(run: Path, *, cache: Any = "auto") -> tuple[FitSettings, str]:
-    """The settings and the data with which the interrupted training of a run was begun.
-
-    Raises:
-        RunError: there is none.
-    """
-    told = CheckpointFolder.beside(run).plan()
-    return FitSettings.from_dict(_without_augmentation(told["settings"]), cache=cache), str(told["data"])
+    """The settings and the data with which the interrupted training of a run was begun; RunError where there is none."""
+    plan = CheckpointFolder.beside(run).plan()
+    return _settings_in(plan, cache=cache), str(plan["data"])
 
 
-def _without_augmentation(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in record.items() if name != "augmentation"}
-
-
-def _record_of(folder: CheckpointFolder) -> dict[str, Any]:
+def _settings_in(plan: Mapping[str, Any], **further: Any) -> FitSettings:
     """The settings that a training was begun with, with today's defaults for settings that are newer than it."""
-    record = folder.plan()["settings"]
-    return FitSettings.from_dict(_without_augmentation(record)).to_dict() | {"augmentation": record.get("augmentation")}
+    return FitSettings.from_dict({name: value for name, value in plan["settings"].items() if name != "augmentation"}, **further)
 
 
 def _described(settings: FitSettings) -> dict[str, Any]:

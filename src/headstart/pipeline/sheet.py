@@ -22,16 +22,9 @@ _ROWS = 6
 
 
 def augmentation_sheet(data: str | Path, settings: FitSettings, *, augment: str, size: int | None = None) -> Image:
-    """A few training images, each as in testing and in several augmented views.
+    """A few training images, each as in testing and in several augmented views (`augment` as `Augmentation.parse` takes it).
 
-    Args:
-        data: as `fit` takes it.
-        settings: of the fit.
-        augment: as `Augmentation.parse` takes it.
-        size: of the network's input in pixels; the backbone's own by default.
-
-    Raises:
-        DataError, ParameterError: as `fit`.
+    `size` is that of the network's input in pixels, by default the backbone's own. Errors as of `fit`.
     """
     augmentation, (_, dataset) = Augmentation.parse(augment), read(data, settings)
     record = find(settings.backbone)

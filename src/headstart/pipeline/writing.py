@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import datetime
+import functools
 import io
 import os
 import platform
@@ -19,21 +20,21 @@ import headstart
 from headstart.data.dataset import relative_name
 from headstart.modalities.image.augment import Augmentation
 from headstart.report import Sources, report_of, write_report
-from headstart.run import RELIABILITY, BackboneEntry, FitRecord, Manifest, RunContents, TrainingRecord, seal, write_files, writing_run
+from headstart.run import RELIABILITY, BackboneEntry, Manifest, RunContents, seal, write_files, writing_run
+from headstart.run.record import FitRecord, TrainingRecord
 from headstart.text import printable
 
 if TYPE_CHECKING:
     from headstart.pipeline.result import FitResult
-    from headstart.settings import FitSettings
 
 _PACKAGES = ("numpy", "scipy", "scikit-learn", "openvino", "onnxruntime", "onnx", "pillow", "simplejpeg", "timm", "torch")
 
 
-def write(result: FitResult, *, settings: FitSettings, command: str) -> None:
+def write(result: FitResult, *, command: str) -> None:
     """Write the run folder of a result; errors as of `writing_run`."""
     assert result.run is not None
     record, dataset = record_of(result), result.dataset
-    contents = contents_of(result, record=record, settings=settings, command=command)
+    contents = contents_of(result, record=record, command=command)
     with writing_run(result.run) as folder:
         run = write_files(folder, contents)
         run.record = record
@@ -46,35 +47,27 @@ def write(result: FitResult, *, settings: FitSettings, command: str) -> None:
         seal(folder, run.manifest)
 
 
-def contents_of(result: FitResult, *, settings: FitSettings, command: str, record: FitRecord | None = None) -> RunContents:
+def contents_of(result: FitResult, *, command: str, record: FitRecord | None = None) -> RunContents:
     """Everything that goes into the run folder but its pages."""
     return RunContents(
-        manifest=manifest_of(result, record or record_of(result), settings=settings, command=command),
-        backbone=result.learned.prepared.extractor.backbone,
-        model=result.choice.estimator,
-        reference=_reference(result),
-        evaluation=_evaluation(result),
-        split=_split_list(result),
-    )
+        manifest=_manifest(result, record or record_of(result), command=command), backbone=result.learned.prepared.extractor.backbone,
+        model=result.choice.estimator, reference=_reference(result), evaluation=_evaluation(result), split=_split_list(result),
+    )  # fmt: skip
 
 
-def manifest_of(result: FitResult, record: FitRecord, *, settings: FitSettings, command: str) -> Manifest:
-    """What the run says of itself."""
+def _manifest(result: FitResult, record: FitRecord, *, command: str) -> Manifest:
     task, extractor, targets = result.task, result.learned.prepared.extractor, result.dataset.targets
     backbone, state = extractor.backbone, task.state(targets)
     reliability = result.judged.reliability
     return Manifest(
-        task=task.name,
-        state=state,
-        outputs=task.outputs(state),
-        preprocessing=extractor.preprocessing,
+        task=task.name, state=state, outputs=task.outputs(state), preprocessing=extractor.preprocessing,
         backbone=BackboneEntry(
             name=backbone.record.name, licence=backbone.record.licence or "unknown", weights_source=backbone.weights_source,
-            weights_digest=backbone.weights_digest, layers=tuple((layer.name, layer.start, layer.stop) for layer in backbone.layers),
+            weights_digest=backbone.weights_digest, layers=backbone.layers,
         ),
         metrics=_metrics(result),
         reliability=None if reliability is None else reliability.state()[0],
-        provenance=_provenance(result, settings, command),
+        provenance=_provenance(result, command),
         story=record.to_dict(),
     )  # fmt: skip
 
@@ -83,22 +76,14 @@ def record_of(result: FitResult) -> FitRecord:
     """How the fit went."""
     extractor, judged = result.learned.prepared.extractor, result.judged
     return FitRecord(
-        title=title_of(result.dataset.source),
-        head=result.head,
+        title=printable(Path(result.dataset.source).resolve().name or result.dataset.source), head=result.head,
         features=f"pooled outputs of {len(extractor.layers)} stages ({extractor.dim} numbers) at {extractor.preprocessing.size} px",
-        reason=result.choice.reason,
-        evidence=result.choice.evidence,
-        held_out=result.held_out,
+        reason=result.choice.reason, evidence=result.choice.evidence, held_out=result.held_out,
         seconds={stage: round(value, 3) for stage, value in result.seconds.items()},
-        training=_training(result),
-        training_facts=tuple(_about_training(result)),
-        reliability_test=judged.reliability_test,
-        learning_curve=judged.learning_curve,
-        leaks=result.leaks,
-        refused=tuple((error.path, error.reason) for error in result.refused),
-        findings=result.findings,
-        notes=result.dataset.notes,
-    )
+        training=_training(result), training_facts=_about_training(result),
+        reliability_test=judged.reliability_test, learning_curve=judged.learning_curve, leaks=result.leaks,
+        refused=tuple((error.path, error.reason) for error in result.refused), findings=result.findings, notes=result.dataset.notes,
+    )  # fmt: skip
 
 
 def _reference(result: FitResult) -> dict[str, npt.NDArray[Any]]:
@@ -117,11 +102,6 @@ def _reference(result: FitResult) -> dict[str, npt.NDArray[Any]]:
 def _evaluation(result: FitResult) -> dict[str, npt.NDArray[Any]]:
     table, test = result.table, result.table.test
     return {**result.tested, "targets": table.targets[test], "digests": _digest_rows([table.digests[row] for row in test])}
-
-
-def title_of(source: str) -> str:
-    """What a report on data from `source` is called."""
-    return printable(Path(source).resolve().name or source)
 
 
 def _digest_rows(digests: Sequence[bytes]) -> npt.NDArray[np.uint8]:
@@ -143,18 +123,12 @@ def _training(result: FitResult) -> TrainingRecord | None:
 
 def _metrics(result: FitResult) -> dict[str, Any]:
     name, value, interval = result.test.headline
-    found: dict[str, Any] = {
-        f"test_{name}": value,
-        f"test_{name}_interval": list(interval),
-        "test_images": result.test.images,
-        "test": result.test.to_dict(),
-    }
-    if result.cross_validation is not None:
-        found["cross_validation"] = result.cross_validation.to_dict()
-    return found
+    crossed = {} if result.cross_validation is None else {"cross_validation": result.cross_validation.to_dict()}
+    tested = {f"test_{name}": value, f"test_{name}_interval": list(interval), "test_images": result.test.images}
+    return {**tested, "test": result.test.to_dict(), **crossed}
 
 
-def _provenance(result: FitResult, settings: FitSettings, command: str) -> dict[str, Any]:
+def _provenance(result: FitResult, command: str) -> dict[str, Any]:
     dataset, extractor = result.dataset, result.learned.prepared.extractor
     versions = {"headstart": headstart.__version__, "python": platform.python_version()}
     for package in _PACKAGES:
@@ -167,7 +141,7 @@ def _provenance(result: FitResult, settings: FitSettings, command: str) -> dict[
         "command": command,
         "data": dataset.source,
         "images": {part: dataset.counts(part) or {"images": len(dataset.part(part))} for part in ("train", "test")},
-        "settings": settings.to_dict(),
+        "settings": result.settings.to_dict(),
         "extractor": extractor.id,
         "versions": versions,
         "machine": f"{platform.system()} {platform.machine()}",
@@ -176,13 +150,12 @@ def _provenance(result: FitResult, settings: FitSettings, command: str) -> dict[
 
 def _split_list(result: FitResult) -> str:
     """The list of all images with label and part: a list file that `headstart fit` itself can read, where the images are files."""
-    dataset = result.dataset
-    text = io.StringIO()
+    dataset, text = result.dataset, io.StringIO()
+    columns = ["path", "label", "split", "group"] if dataset.grouped else ["path", "label", "split"]
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["path", "label", "split", *(["group"] if dataset.grouped else [])])
+    writer.writerow(columns)
     for index, name in enumerate(_paths_from_run(result)):
-        group = [dataset.groups[index]] if dataset.grouped else []
-        writer.writerow([name, dataset.targets.cell(index), dataset.parts[index], *group])
+        writer.writerow([name, dataset.targets.cell(index), dataset.parts[index], dataset.groups[index]][: len(columns)])
     return text.getvalue()
 
 
@@ -192,21 +165,18 @@ def _paths_from_run(result: FitResult) -> Iterable[str]:
     if isinstance(dataset.images, np.ndarray) or result.run is None:
         return dataset.names()
     folder = result.run.expanduser().resolve()
-    folders: dict[Path, Path] = {}
 
-    def path(image: Path) -> str:
-        above = image.parent
-        if above not in folders:
-            try:
-                folders[above] = Path(os.path.relpath(above.resolve(), folder))
-            except ValueError:
-                folders[above] = above.resolve()
-        return relative_name(folders[above] / image.name, None)
+    @functools.cache
+    def place(above: Path) -> Path:
+        try:
+            return Path(os.path.relpath(above.resolve(), folder))
+        except ValueError:  # another drive
+            return above.resolve()
 
-    return map(path, dataset.images)
+    return (relative_name(place(image.parent) / image.name, None) for image in dataset.images)
 
 
-def _about_training(result: FitResult) -> list[str]:
-    tuned = result.learned.fine_tuned
-    facts = [] if tuned is None else [f"{fact[0].upper()}{fact[1:]}." for fact in tuned.facts]
-    return facts if result.probe is None else [*facts, f"The head on the frozen backbone ({result.probe.head}), {result.probe.summary()}."]
+def _about_training(result: FitResult) -> tuple[str, ...]:
+    tuned, probe = result.learned.fine_tuned, result.probe
+    facts = () if tuned is None else tuple(f"{fact[0].upper()}{fact[1:]}." for fact in tuned.facts)
+    return facts if probe is None else (*facts, f"The head on the frozen backbone ({probe.head}), {probe.summary()}.")

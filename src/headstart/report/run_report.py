@@ -76,7 +76,7 @@ def report_of(run: Run, sources: Sources | None = None) -> Report:
         )
     manifest, sources = run.manifest, sources or _from_lists(run)
     task = run.task.report(run, run.record, cards=partial(cards_of, run, sources=sources))
-    return build_report(run.record, task, provenance=manifest.provenance, backbone=manifest.backbone.to_dict(), uses=uses_of(run.path))
+    return build_report(run.record, task, provenance=manifest.provenance, backbone=vars(manifest.backbone), uses=uses_of(run.path))
 
 
 def build_report(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,15 +20,10 @@ _AT_ONCE = 256  # inputs judged at once: bounds the memory, and costs less than 
 
 
 class Judging:
-    """Judges inputs by their probabilities and features, some hundred at a time.
+    """Judges inputs by their probabilities and features, some hundred at a time; names the `neighbours` nearest training inputs of each."""
 
-    Args:
-        trust: of the run.
-        neighbours: how many training inputs to name for each input.
-    """
-
-    def __init__(self, trust: Reliability, *, neighbours: int) -> None:
-        self._trust, self._neighbours = trust, neighbours
+    def __init__(self, reliability: Reliability, *, neighbours: int) -> None:
+        self._reliability, self._neighbours = reliability, neighbours
         self._rows: list[tuple[npt.NDArray[Any] | None, npt.NDArray[Any]]] = []
         self._parts: list[Judgement] = []
 
@@ -41,37 +37,27 @@ class Judging:
         """The judgement of all inputs, in the order in which they were added."""
         if self._rows:
             self._judge()
-
-        def joined(name: str) -> Any:
-            parts = [getattr(part, name) for part in self._parts]
-            return None if not parts or parts[0] is None else np.concatenate(parts)
-
-        return Judgement(joined("sets"), joined("unlikeness"), joined("unlike"), joined("nearest"))
+        parts = [[getattr(part, field.name) for part in self._parts] for field in fields(Judgement)]
+        return Judgement(*(None if not found or found[0] is None else np.concatenate(found) for found in parts))
 
     def _judge(self) -> None:
-        trust, rows = self._trust, self._rows
+        sets, novelty, rows = self._reliability.sets, self._reliability.novelty, self._rows
         self._rows = []
-        sets = None if trust.sets is None else trust.sets(np.stack([row for row, _ in rows if row is not None]), never_empty=True)
-        if trust.novelty is None:
-            self._parts.append(Judgement(sets))
+        said = None if sets is None else sets(np.stack([row for row, _ in rows if row is not None]), never_empty=True)
+        if novelty is None:
+            self._parts.append(Judgement(said))
             return
         features = np.stack([row for _, row in rows])
-        score = trust.novelty.score(features)
-        nearest, _ = trust.novelty.nearest(features, self._neighbours)
-        self._parts.append(Judgement(sets, score, score > trust.novelty.threshold, nearest))
+        score, (nearest, _) = novelty.score(features), novelty.nearest(features, self._neighbours)
+        self._parts.append(Judgement(said, score, score > novelty.threshold, nearest))
 
 
 class Collected:
-    """Takes outputs one by one and makes the `Predictions` of them, for `Run.predict` and the server alike.
-
-    Args:
-        run: that the outputs are of.
-        neighbours: how many of the nearest training inputs to name for each.
-    """
+    """Takes the outputs of a run one by one and makes the `Predictions` of them, for `Run.predict` and the server alike."""
 
     def __init__(self, run: Run, *, neighbours: int = 1) -> None:
         self._run = run
-        self._judging = None if run.trust is None else Judging(run.trust, neighbours=neighbours)
+        self._judging = None if run.reliability is None else Judging(run.reliability, neighbours=neighbours)
         self._rows: list[Outputs] = []
         self._kept: list[int] = []
         self._digests: list[bytes] = []
@@ -91,10 +77,9 @@ class Collected:
 
     def predictions(self) -> Predictions:
         """Everything that was added, in that order."""
-        outputs = self._run.manifest.outputs
         columns = {
             output.name: np.stack([row[place] for row in self._rows]) if self._rows else np.empty((0, *output.shape), np.float32)
-            for place, output in enumerate(outputs)
+            for place, output in enumerate(self._run.manifest.outputs)
         }
         predictions = Predictions(
             outputs=columns,

@@ -6,13 +6,14 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
-from headstart.errors import HeadstartError, ParameterError, RunError
+from headstart.backbones import Layer
+from headstart.errors import HeadstartError, ParameterError, RunError, nearest
 from headstart.metrics.link import SIGMOID, SOFTMAX
 from headstart.modalities.image import Preprocessing
 from headstart.tasks import Output, Task, task_named
@@ -21,39 +22,30 @@ from headstart.text import printable
 PROTOCOL = 2
 """Raised when the meaning of a file in the folder changes; older protocols stay readable."""
 
+MANIFEST, MODEL = "manifest.json", "model.onnx"
+AGAIN = "Copy the run again, or fit again."
+_LIMIT = 256 << 20  # bytes of a manifest
+
 _TYPES: Mapping[str, type] = {
     "modality": str, "task": str, "state": dict, "outputs": list, "preprocessing": dict, "files": dict, "metrics": dict, "backbone": dict,
     "digest": str,
 }  # fmt: skip
-AGAIN = "Copy the run again, or fit again."
 
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneEntry:
-    """The backbone of a run.
-
-    Attributes:
-        name: in the catalogue.
-        licence: of its weights.
-        weights_source: where the weights came from; `weights_digest`: their SHA-256.
-        layers: (name, first column, one past the last) of each stage in a feature vector.
-    """
+    """The backbone of a run: its name in the catalogue, where its weights came from and their SHA-256, and its slices of the features."""
 
     name: str
     licence: str = "unknown"
     weights_source: str = ""
     weights_digest: str = ""
-    layers: tuple[tuple[str, int, int], ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values."""
-        layers = [{"name": name, "start": start, "stop": stop} for name, start, stop in self.layers]
-        return {**vars(self), "layers": layers}
+    layers: tuple[Layer, ...] = ()
 
     @classmethod
     def from_dict(cls, entry: Mapping[str, Any]) -> Self:
-        """The inverse of `to_dict`."""
-        layers = tuple((str(row["name"]), int(row["start"]), int(row["stop"])) for row in entry.get("layers", ()))
+        """From JSON values, which may lack what runs did not always have."""
+        layers = tuple(Layer(str(row["name"]), int(row["start"]), int(row["stop"])) for row in entry.get("layers", ()))
         texts = {name: str(entry.get(name) or "") for name in ("name", "weights_source", "weights_digest")}
         return cls(**texts, licence=str(entry.get("licence") or "unknown"), layers=layers)
 
@@ -97,31 +89,13 @@ class Manifest:
         return str(self.story.get("title") or "")
 
     def definition(self) -> Task:
-        """The task itself.
-
-        Raises:
-            ParameterError: this version does not know it.
-        """
+        """The task itself; ParameterError where this version does not know it."""
         return task_named(self.task)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values, without the digest over them."""
-        entries: dict[str, Any] = plain(
-            {
-                "protocol": PROTOCOL,
-                "modality": self.modality,
-                "task": self.task,
-                "state": self.state,
-                "outputs": [output.to_dict() for output in self.outputs],
-                "preprocessing": self.preprocessing.to_dict(),
-                "backbone": self.backbone.to_dict(),
-                "metrics": self.metrics,
-                "reliability": self.reliability,
-                "provenance": self.provenance,
-                "story": self.story,
-                "files": self.files,
-            }
-        )
+        rest = {name: value for name, value in vars(self).items() if name not in ("protocol", "digest")}
+        entries: dict[str, Any] = plain({"protocol": PROTOCOL, **rest})
         return entries
 
     def write(self, file: Path) -> Manifest:
@@ -130,43 +104,36 @@ class Manifest:
 
     @classmethod
     def from_dict(cls, entries: Mapping[str, Any]) -> Self:
-        """The inverse of `to_dict`, also for older protocols.
-
-        Raises:
-            ParameterError: an entry is missing or damaged; the message names it.
-        """
+        """The inverse of `to_dict`, also for older protocols. ParameterError names an entry that is missing or damaged."""
         digest = entries.get("digest")
         if isinstance(digest, str) and digest_of(entries) != digest:
             raise ParameterError("has been changed since the run was written (its digest differs)")
         if entries["protocol"] == 1:
             entries = _from_protocol_1(entries)
-        for key, kind in _TYPES.items():
-            if not isinstance(entries.get(key), kind):
-                raise ParameterError(f"damaged: {key!r} is missing or is not a {kind.__name__}")
+        _check_types(entries, _TYPES)
         try:
             return cls(
                 protocol=entries["protocol"], modality=entries["modality"], task=entries["task"], state=_checked_state(entries["state"]),
                 outputs=tuple(Output(str(row["name"]), str(row["kind"]), tuple(row["shape"])) for row in entries["outputs"]),
                 preprocessing=_preprocessing(entries["preprocessing"]), backbone=BackboneEntry.from_dict(entries["backbone"]),
-                metrics=entries["metrics"],
-                reliability=_optional(entries, "reliability"),
-                provenance=_optional(entries, "provenance") or {},
-                story=_optional(entries, "story") or {}, files=entries["files"], digest=entries["digest"],
+                metrics=entries["metrics"], reliability=_optional(entries, "reliability"),
+                provenance=_optional(entries, "provenance") or {}, story=_optional(entries, "story") or {},
+                files=entries["files"], digest=entries["digest"],
             )  # fmt: skip
         except (KeyError, TypeError, ValueError) as error:
             raise ParameterError(f"damaged: an entry is missing or wrong ({type(error).__name__}: {error})") from None
 
 
+def _check_types(entries: Mapping[str, Any], types: Mapping[str, type]) -> None:
+    for key, kind in types.items():
+        if not isinstance(entries.get(key), kind):
+            raise ParameterError(f"damaged: {key!r} is missing or is not a {kind.__name__}")
+
+
 def _checked_state(state: Mapping[str, Any]) -> Mapping[str, Any]:
-    classes = state.get("classes")
-    if classes is None:
-        return state
-    if (
-        not isinstance(classes, list)
-        or not classes
-        or not all(isinstance(name, str) for name in classes)
-        or len(set(classes)) < len(classes)
-    ):
+    classes = state.get("classes", [""])
+    named = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
+    if not named or not classes or len(set(classes)) < len(classes):
         raise ParameterError("damaged: 'classes' must be different names")
     return state
 
@@ -198,7 +165,12 @@ def digest_of(entries: Mapping[str, Any]) -> str:
 
 
 def plain(value: Any) -> Any:
-    """`value` as JSON can hold it: NaN and infinities become None, NumPy's numbers plain ones, file names that are not UTF-8 printable."""
+    """`value` as JSON can hold it: NaN and infinities become None, NumPy's numbers plain ones, file names that are not UTF-8 printable.
+
+    A dataclass becomes its `to_dict`, where it has one, else its fields.
+    """
+    if is_dataclass(value):
+        return plain(value.to_dict() if hasattr(value, "to_dict") else vars(value))
     if isinstance(value, Mapping):
         return {printable(str(key)): plain(entry) for key, entry in value.items()}
     if isinstance(value, np.ndarray | np.generic):
@@ -219,13 +191,13 @@ _STORY_1 = (
 
 def _from_protocol_1(entries: Mapping[str, Any]) -> dict[str, Any]:
     """Protocol 1 knew one task, classification of images, and whether an image may have several labels."""
-    for key, kind in _PROTOCOL_1.items():
-        if not isinstance(entries.get(key), kind):
-            raise ParameterError(f"damaged: {key!r} is missing or is not a {kind.__name__}")
+    _check_types(entries, _PROTOCOL_1)
     link = SIGMOID if entries["multilabel"] else SOFTMAX
     state = {"classes": entries["classes"], "link": link.name}
-    outputs = [output.to_dict() for output in task_named("classification").outputs(state)]
+    outputs = plain(task_named("classification").outputs(state))
     story = {key: entries[key] for key in _STORY_1 if key in entries}
+    if isinstance(story.get("evidence"), list):
+        story["evidence"] = [_candidate_of_protocol_1(row) for row in story["evidence"]]
     if "trust_test" in entries:
         story["reliability_test"] = entries["trust_test"]
     kept = {key: entries.get(key) for key in ("protocol", "preprocessing", "backbone", "metrics", "provenance", "files", "digest")}
@@ -235,14 +207,31 @@ def _from_protocol_1(entries: Mapping[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def read_manifest_file(file: Path, *, limit: int = 256 << 20) -> Manifest:
-    """Read and check a manifest; the other files of the run are not looked at.
+def _candidate_of_protocol_1(row: Any) -> Any:
+    if not isinstance(row, dict) or "view" in row:
+        return row
+    same = {name: row.get(name) for name in ("head", "accuracy", "log_loss", "seconds", "chosen")}
+    return same | {
+        "view": row.get("layers"), "layers": [], "hyperparameters": row.get("settings"), "images": 0, "accuracy_error": row.get("error"),
+        "log_loss_error": None,
+    }  # fmt: skip
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read and check the manifest of a run folder; the other files are not looked at.
 
     Raises:
-        RunError: it cannot be read, is damaged, or its protocol is newer than this version's.
+        RunError: there is none, it is damaged, or its protocol is newer than this version's.
     """
+    file = path / MANIFEST
+    if not path.exists():
+        raise RunError(f"{path}: no such run folder.{_beside(path)} Give the folder that `headstart fit` printed as its run.")
+    if not path.is_dir():
+        raise RunError(f"{path}: is a file and not a run folder. Give the folder that `headstart fit` wrote.")
+    if not file.is_file():
+        raise RunError(f"{path}: not a run folder (it has no {MANIFEST}).{_inside(path)} Give the folder that `headstart fit` wrote.")
     try:
-        if file.stat().st_size > limit:
+        if file.stat().st_size > _LIMIT:
             raise RunError(f"{file}: too large to be a manifest. {AGAIN}")
         entries = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -255,3 +244,26 @@ def read_manifest_file(file: Path, *, limit: int = 256 << 20) -> Manifest:
         return Manifest.from_dict(entries)
     except HeadstartError as error:
         raise RunError(f"{file}: {error}. {AGAIN}") from None
+
+
+def is_run(path: Path) -> bool:
+    """Tell whether `path` is a folder that looks like a run, whole or damaged."""
+    return (path / MANIFEST).is_file() and (path / MODEL).is_file()
+
+
+def _runs_in(folder: Path) -> list[str]:
+    try:
+        return sorted(entry.name for entry in folder.iterdir() if is_run(entry))
+    except OSError:
+        return []
+
+
+def _beside(path: Path) -> str:
+    """The names of runs beside one that is not there."""
+    return nearest(path.name, _runs_in(path.parent))
+
+
+def _inside(path: Path) -> str:
+    """The names of runs inside a folder that is none."""
+    runs = _runs_in(path)
+    return f" It holds the runs {', '.join(runs[:5])}{' and others' if len(runs) > 5 else ''}: give one of them." if runs else ""

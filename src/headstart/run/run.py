@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from headstart.data import Dataset, dataset_of, read_annotations
 from headstart.engine import Engine, available_cores, open_engine
-from headstart.errors import DataError, ParameterError, RunError, nearest
+from headstart.errors import DataError, ParameterError, RunError
 from headstart.features import Images, run_images
 from headstart.files import file_digest
 from headstart.metrics.link import Link, link_named
@@ -25,15 +25,13 @@ from headstart.modalities.image import Preprocessing, quiet_decoding
 from headstart.progress import Progress
 from headstart.records import Column, Record
 from headstart.run.collected import Collected
-from headstart.run.manifest import AGAIN, Manifest, read_manifest_file
+from headstart.run.manifest import AGAIN, MODEL, Manifest, read_manifest
 from headstart.tasks import FEATURES, Evaluation, Neighbour, Task
 
 if TYPE_CHECKING:
     from headstart.reliability import Reliability
     from headstart.run.record import FitRecord
 
-MANIFEST = "manifest.json"
-MODEL = "model.onnx"
 REFERENCE, EVALUATION, SPLIT = "reference.safetensors", "evaluation.safetensors", "split.csv"
 PAGES = ("report.html", "MODEL_CARD.md")  # what a person reads; the model does without
 RELIABILITY = "trust."  # begins the names of the arrays of reliability in REFERENCE
@@ -79,11 +77,7 @@ class Run:
         return None if name is None else link_named(str(name))
 
     def class_link(self, what: str) -> Link:
-        """The link, for what can only be done with classes.
-
-        Raises:
-            ParameterError: the task has none; `what` begins the sentence.
-        """
+        """The link, for what can only be done with classes; else a ParameterError that begins with `what`."""
         if self.link is None:
             raise ParameterError(f"{what} runs whose outputs are classes, and {self.path} has learned the task {self.manifest.task}.")
         return self.link
@@ -105,11 +99,7 @@ class Run:
 
     @cached_property
     def record(self) -> FitRecord:
-        """How the fit went.
-
-        Raises:
-            RunError: an earlier version wrote the run and did not store it, or it is damaged.
-        """
+        """How the fit went; RunError where an earlier version wrote the run and did not store it, or it is damaged."""
         from headstart.run.record import FitRecord
 
         try:
@@ -126,7 +116,7 @@ class Run:
     def reference(self) -> dict[str, npt.NDArray[Any]]:
         """What is stored of the training inputs, an array each.
 
-        ``features`` float16 (n, d) of the last layer, ``targets``, ``digests`` uint8 (n, 32), out-of-sample outputs, and what `trust`
+        ``features`` float16 (n, d) of the last layer, ``targets``, ``digests`` uint8 (n, 32), out-of-sample outputs, and what `reliability`
         needs.
         """
         return self._arrays(REFERENCE)
@@ -137,7 +127,7 @@ class Run:
         return self._arrays(EVALUATION)
 
     @cached_property
-    def trust(self) -> Reliability | None:
+    def reliability(self) -> Reliability | None:
         """What was learned about how far an output can be trusted; None where nothing was."""
         settings = self.manifest.reliability
         if settings is None:
@@ -150,19 +140,18 @@ class Run:
     @cached_property
     def training_names(self) -> tuple[str, ...]:
         """The paths of the training images relative to the run folder, in the order of `reference`; empty where nothing tells them."""
-        return tuple(row["path"] for row in self._split if row["split"] == "train")
+        return self._names("train")
 
     @cached_property
     def test_names(self) -> tuple[str, ...]:
         """The same of the test images, in the order of `tested`."""
-        return tuple(row["path"] for row in self._split if row["split"] == "test")
+        return self._names("test")
 
-    @cached_property
-    def _split(self) -> list[dict[str, str]]:
+    def _names(self, part: str) -> tuple[str, ...]:
         if SPLIT not in self.manifest.files:
-            return []
+            return ()
         with (self.path / SPLIT).open(encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
+            return tuple(row["path"] for row in csv.DictReader(file) if row["split"] == part)
 
     def _arrays(self, name: str) -> dict[str, npt.NDArray[Any]]:
         if name not in self.manifest.files:
@@ -190,12 +179,13 @@ class Run:
         """
         if self.class_link("An accuracy can be asked for of").independent:
             raise ParameterError("An accuracy can be asked for where each image has one class, and here it may have several.")
-        if self.trust is None or self.trust.abstention is None:
+        abstention = None if self.reliability is None else self.reliability.abstention
+        if abstention is None:
             raise RunError(f"{self.path}: does not know its accuracy by confidence: an earlier version wrote it. Fit again.")
-        found = self.trust.abstention.threshold_for(accuracy)
+        found = abstention.threshold_for(accuracy)
         if found is None:
             raise ParameterError(
-                f"an accuracy of {accuracy:.1%} cannot be assured with {self.trust.abstention.images} training images, whatever is left "
+                f"an accuracy of {accuracy:.1%} cannot be assured with {abstention.images} training images, whatever is left "
                 "open. Ask for less, or add images."
             )
         return found[0]
@@ -228,15 +218,9 @@ class Run:
         return self.task.columns(self.manifest.state, top=top)
 
     def records(
-        self,
-        names: Sequence[Any],
-        predictions: Any,
-        *,
-        top: int = 1,
-        least: float | None = None,
-        nearest: int = 1,
+        self, names: Sequence[Any], predictions: Any, *, top: int = 1, least: float | None = None, nearest: int = 1,
         neighbour: Neighbour | None = None,
-    ) -> list[Record]:
+    ) -> list[Record]:  # fmt: skip
         """Decode predictions: what `predict`, batch jobs and the service write; see `headstart.tasks.Task.records`.
 
         `neighbour` names a training input, by default `training_image`.
@@ -285,8 +269,7 @@ class Run:
     def test_evaluation(self, *, calibrated: bool = True) -> Evaluation:
         """The evaluation on the test part again, from the outputs that the run stores; before they were calibrated, if asked for.
 
-        Raises:
-            RunError: an earlier version wrote the run and did not store them.
+        RunError where an earlier version wrote the run and did not store them.
         """
         arrays = self.tested
         if "targets" not in arrays:
@@ -311,7 +294,7 @@ def load(path: str | Path, *, engine: str = "auto", without_pages: bool = False)
     path = Path(path)
     manifest = read_manifest(path)
     for name, digest in manifest.files.items():
-        if not is_plain_name(name):
+        if not _is_plain_name(name):
             raise RunError(f"{path}: the manifest names a file outside the run folder ({name!r}). Do not use this run.")
         if without_pages and name in PAGES:
             continue
@@ -345,44 +328,6 @@ def _names_a_file(model: Path) -> bool:
         return content.find(_EXTERNAL) >= 0
 
 
-def is_run(path: Path) -> bool:
-    """Tell whether `path` is a folder that looks like a run, whole or damaged."""
-    return (path / MANIFEST).is_file() and (path / MODEL).is_file()
-
-
-def is_plain_name(name: str) -> bool:
+def _is_plain_name(name: str) -> bool:
     """Tell whether `name` is that of a file directly in a folder, on any system."""
     return bool(name) and name not in (".", "..") and not any(mark in name for mark in "/\\:\0") and name.isprintable()
-
-
-def read_manifest(path: Path) -> Manifest:
-    """Read and check the manifest of a run folder; the other files are not looked at.
-
-    Raises:
-        RunError: there is none, it is damaged, or its protocol is newer than this version's.
-    """
-    file = path / MANIFEST
-    if not path.exists():
-        raise RunError(f"{path}: no such run folder.{_beside(path)} Give the folder that `headstart fit` printed as its run.")
-    if not path.is_dir():
-        raise RunError(f"{path}: is a file and not a run folder. Give the folder that `headstart fit` wrote.")
-    if not file.is_file():
-        raise RunError(f"{path}: not a run folder (it has no {MANIFEST}).{_inside(path)} Give the folder that `headstart fit` wrote.")
-    return read_manifest_file(file)
-
-
-def _beside(path: Path) -> str:
-    """The names of runs beside one that is not there."""
-    try:
-        return nearest(path.name, [entry.name for entry in path.parent.iterdir() if is_run(entry)])
-    except OSError:
-        return ""
-
-
-def _inside(path: Path) -> str:
-    """The names of runs inside a folder that is none."""
-    try:
-        runs = sorted(entry.name for entry in path.iterdir() if is_run(entry))
-    except OSError:
-        return ""
-    return f" It holds the runs {', '.join(runs[:5])}{' and others' if len(runs) > 5 else ''}: give one of them." if runs else ""

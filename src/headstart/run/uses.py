@@ -18,13 +18,8 @@ _MOST = 1 << 20  # bytes that are read back
 class Use:
     """One evaluation of the run, after it was written.
 
-    Attributes:
-        when: UTC, ISO 8601.
-        data: what it was evaluated on.
-        images: how many.
-        tested: how many of them were test images of the run.
-        trained: how many of them the run had learned from.
-        accuracy: the value of the headline score; `score`: its name.
+    `when` is UTC, ISO 8601. Of its `images`, `tested` were test images of the run, and the run had learned from `trained`. `accuracy` is
+    the value of the headline score, and `score` its name.
     """
 
     when: str = ""

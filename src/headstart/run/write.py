@@ -23,8 +23,8 @@ from headstart.backbones import Backbone
 from headstart.errors import RunError
 from headstart.files import file_digest, folder_beside, move_files
 from headstart.onnx_graph import OnnxGraph
-from headstart.run.manifest import Manifest, plain, write_entries
-from headstart.run.run import EVALUATION, MANIFEST, MODEL, REFERENCE, SPLIT, Run, is_run, read_manifest
+from headstart.run.manifest import MANIFEST, MODEL, Manifest, is_run, plain, read_manifest, write_entries
+from headstart.run.run import EVALUATION, REFERENCE, SPLIT, Run
 from headstart.run.uses import USES
 from headstart.tasks import FEATURES
 
@@ -39,15 +39,9 @@ _ATTEMPTS = 10  # other processes may write to the same place
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class RunContents:
-    """Everything that goes into a run folder but its pages.
+    """Everything that goes into a run folder but its pages: `reference` and `evaluation` become `Run.reference` and `Run.tested`.
 
-    Attributes:
-        manifest: without the digests of the files.
-        backbone: the network without its top.
-        model: the fitted model; its outputs are those that the manifest names.
-        reference: what is stored of the training inputs; see `Run.reference`.
-        evaluation: what the model said of the test inputs; see `Run.tested`.
-        split: the list of all inputs with target and part, as CSV.
+    The manifest has no digests of files yet, and names the outputs of the fitted `model`; `split` lists all inputs as CSV.
     """
 
     manifest: Manifest
@@ -59,26 +53,20 @@ class RunContents:
 
 
 def check_target(path: Path) -> None:
-    """Refuse to write a run where it would destroy something, or where nothing can be written. Nothing is changed.
+    """Refuse to write a run where it would destroy something, or where nothing can be written: RunError. Nothing is changed.
 
-    Raises:
-        RunError: `path` exists and is neither an empty folder nor an earlier run, or its folder cannot be written.
+    Only an empty folder or an earlier run may be there.
     """
     path = _real(path)
     try:
-        _check_place(path)
-    except OSError as error:
-        raise RunError(f"The run cannot be written to {path}: {error.strerror or error}. Choose another --out.") from None
-
-
-def _check_place(path: Path) -> None:
-    if path.is_dir():
-        entries = [entry.name for entry in path.iterdir() if not _is_dross(entry.name)]
+        entries = [entry.name for entry in path.iterdir() if not _is_dross(entry.name)] if path.is_dir() else []
         if entries:
             _check_earlier_run(path, entries)
-    elif path.exists():
-        raise RunError(f"{path} is a file; it is left as it is. Choose another --out.")
-    above = next(folder for folder in (path, *path.parents) if folder.exists())
+        elif path.exists() and not path.is_dir():
+            raise RunError(f"{path} is a file; it is left as it is. Choose another --out.")
+        above = next(folder for folder in (path, *path.parents) if folder.exists())
+    except OSError as error:
+        raise RunError(f"The run cannot be written to {path}: {error.strerror or error}. Choose another --out.") from None
     if not above.is_dir():
         raise RunError(f"The run cannot be written to {path}: {above} is a file. Choose another --out.")
     if not os.access(above, os.W_OK | os.X_OK):
@@ -114,11 +102,7 @@ def _check_earlier_run(path: Path, entries: Sequence[str]) -> None:
 
 @contextmanager
 def writing_run(path: Path) -> Iterator[Path]:
-    """A folder to write a run into, which takes its place at the end, replacing an earlier run only once the new one is complete.
-
-    Raises:
-        RunError: the folder cannot be written, or something else is there.
-    """
+    """A folder to write a run into; it takes its place at the end, replacing an earlier run only once the new one is complete."""
     path = _real(path)
     check_target(path)
     inside = path.is_dir() and not (path / MANIFEST).is_file()
@@ -133,16 +117,11 @@ def writing_run(path: Path) -> Iterator[Path]:
             (Path(temporary) / "old").mkdir()
             yield new
             if inside:
-                _move_in(new, path)
+                move_files(new, path, last=MANIFEST)  # without its manifest, which comes last, it is no run
             else:
                 _put_in_place(new, path, old=Path(temporary) / "old")
     except OSError as error:
         raise RunError(f"The run cannot be written to {path}: {error.strerror or error}. Choose another --out.") from None
-
-
-def _move_in(new: Path, path: Path) -> None:
-    """Fill an empty folder; without its manifest, which comes last, it is no run."""
-    move_files(new, path, last=MANIFEST)
 
 
 def _put_in_place(new: Path, path: Path, *, old: Path) -> None:
@@ -199,13 +178,10 @@ def seal(folder: Path, manifest: Manifest) -> Run:
 
 
 def replace_pages(path: Path, pages: Mapping[str, str]) -> None:
-    """Write pages of a run (`PAGES`) anew, with their digests in the manifest.
+    """Write pages of a run (`PAGES`) anew, with their digests in the manifest; RunError where the folder cannot be written.
 
     Everything is written beside the old files first; they then take their places one after the other, the manifest last. A process that
     is killed between two of them leaves a run whose page must be written again, and `load` says so.
-
-    Raises:
-        RunError: the folder cannot be written.
     """
     read_manifest(path)
     try:

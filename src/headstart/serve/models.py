@@ -16,8 +16,7 @@ import numpy.typing as npt
 
 from headstart.errors import HeadstartError, ParameterError, RunError, nearest
 from headstart.records import DEFAULT_KIND
-from headstart.run import MODEL, PAGES, Collected, load
-from headstart.run.run import MANIFEST, REFERENCE, SPLIT
+from headstart.run import MANIFEST, MODEL, PAGES, REFERENCE, SPLIT, Collected, load
 from headstart.serve.limits import Refusal
 from headstart.serve.threads import BatchingQueue
 from headstart.tasks import Predictions
@@ -92,7 +91,7 @@ class Model:
             "name": self.name,
             "title": manifest.title or self.name,
             **({} if self.kind == DEFAULT_KIND else {"kind": self.kind}),
-            **self.run.task.facts(manifest.state, manifest.metrics, self.run.trust),
+            **self.run.task.facts(manifest.state, manifest.metrics, self.run.reliability),
             "created": manifest.provenance.get("created"),
             "backbone": manifest.backbone.name,
             "size": self.run.preprocessing.size,

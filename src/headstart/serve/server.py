@@ -135,7 +135,7 @@ def serve(settings: ServerSettings, *, announce: Callable[[str], None] = print) 
 def _run_workers(settings: ServerSettings, listening: socket.socket, resources: ExitStack, announce: Callable[[], None]) -> None:
     from uvicorn.supervisors import Multiprocess
 
-    from headstart.run.run import read_manifest
+    from headstart.run import read_manifest
 
     for path in named(settings.runs).values():  # here rather than in each worker
         read_manifest(path)

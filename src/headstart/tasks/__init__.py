@@ -12,33 +12,16 @@ from headstart.tasks.predictions import Judgement, Predictions
 from headstart.tasks.task import FEATURES, Evaluation, Judged, Learned, LearningContext, Neighbour, Output, Outputs, State, Task
 
 __all__ = [
-    "FEATURES",
-    "TASKS",
-    "Evaluation",
-    "Judged",
-    "Judgement",
-    "Learned",
-    "LearningContext",
-    "Neighbour",
-    "Output",
-    "Outputs",
-    "Predictions",
-    "State",
-    "Task",
-    "recognise",
-    "task_named",
-]
+    "FEATURES", "TASKS", "Evaluation", "Judged", "Judgement", "Learned", "LearningContext", "Neighbour", "Output", "Outputs", "Predictions",
+    "State", "Task", "recognise", "task_named",
+]  # fmt: skip
 
 TASKS: list[Task] = [Classification()]
 """All tasks. Of several that recognise the data, the first one is taken; the first of all is the usual one."""
 
 
 def task_named(name: str) -> Task:
-    """The task of this name.
-
-    Raises:
-        ParameterError: there is none.
-    """
+    """The task of this name; ParameterError where there is none."""
     for task in TASKS:
         if task.name == name:
             return task
@@ -47,12 +30,7 @@ def task_named(name: str) -> Task:
 
 
 def recognise(found: Annotations, name: str = "auto") -> tuple[Task, str]:
-    """The task to learn from these data, and the reason for it.
-
-    Raises:
-        ParameterError: an unknown name.
-        DataError: no task recognises the data.
-    """
+    """The task to learn from these data, and the reason for it; DataError where no task recognises them."""
     if name != "auto":
         return task_named(name), "it was asked for with --task"
     for task in TASKS:

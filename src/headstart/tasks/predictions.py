@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,7 @@ class Judgement:
 
     Attributes:
         sets: bool (n, k): the classes that together hold the right one with the stated coverage.
-        unlikeness: float64 (n,): the higher, the more unlike the training inputs.
-        unlike: bool (n,): whether that is more than the threshold.
+        unlikeness: float64 (n,): the higher, the more unlike the training inputs; `unlike`: bool (n,): whether it is above the threshold.
         nearest: int64 (n, c): the nearest training inputs, the nearest first, as positions in the run's `training_names`.
     """
 
@@ -46,13 +45,7 @@ class Predictions:
     refused: tuple[ImageError, ...] = ()
     refused_at: tuple[int, ...] = ()
     digests: tuple[bytes, ...] = ()
-    judgement: Judgement | None = field(default=None)
+    judgement: Judgement | None = None
 
     def __len__(self) -> int:
         return len(self.kept)
-
-    def unlikeness(self, row: int) -> tuple[bool | None, float | None]:
-        """Whether the input of one row is unlike anything seen in training, and by which score; None where the run cannot tell."""
-        if self.judgement is None or self.judgement.unlike is None or self.judgement.unlikeness is None:
-            return None, None
-        return bool(self.judgement.unlike[row]), float(self.judgement.unlikeness[row])

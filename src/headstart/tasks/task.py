@@ -19,9 +19,9 @@ from headstart.errors import ParameterError
 from headstart.onnx_graph import OnnxGraph
 from headstart.progress import Listener
 from headstart.records import Column, Record
-from headstart.sections import Card, Matrix, TaskReport
-from headstart.tasks.plain import plain_report
+from headstart.sections import Card, Headline, Matrix, Section, TaskReport
 from headstart.tasks.predictions import Predictions
+from headstart.text import number, plural
 
 if TYPE_CHECKING:
     from headstart.audit import Finding
@@ -47,22 +47,15 @@ FEATURES = "features"
 
 @dataclass(frozen=True)
 class Output:
-    """One output of the graph of a run.
+    """One output of the graph of a run: its name, and the shape of one input's.
 
-    Attributes:
-        name: in the graph.
-        kind: what its numbers mean: ``probabilities``, ``logits``, ``number``, ``features``; a comparison of two graphs and a program
-            that uses the graph go by it.
-        shape: of one input.
+    `kind` is what its numbers mean (``probabilities``, ``logits``, ``number``, ``features``): a comparison of two graphs, and a program
+    that uses the graph, go by it.
     """
 
     name: str
     kind: str
     shape: tuple[int, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values."""
-        return {"name": self.name, "kind": self.kind, "shape": list(self.shape)}
 
 
 class Evaluation(Protocol):
@@ -71,64 +64,50 @@ class Evaluation(Protocol):
     @property
     def images(self) -> int:
         """How many inputs were tested."""
-        ...
 
     @property
     def headline(self) -> tuple[str, float, tuple[float, float]]:
         """The score to name first: its name, its value and its 95 % interval."""
-        ...
 
     @property
     def scores(self) -> Mapping[str, float]:
         """All scores of the whole, by name; nan where one is undefined."""
-        ...
 
     @property
     def correct_rows(self) -> npt.NDArray[np.bool_] | None:
         """Bool (n,), which inputs the model was right about; None where right and wrong are not all there is."""
-        ...
 
     def summary(self, part: str = "test") -> str:
         """The result in one line."""
-        ...
 
     def lines(self, title: str = "test") -> list[str]:
         """The evaluation as lines of plain text."""
-        ...
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values; what is undefined is None."""
-        ...
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class LearningContext:
-    """What learning needs beside the features.
+    """What learning needs beside the features: the settings, the extractor with its store, and who is told of the progress.
 
-    Attributes:
-        settings: with the attributes of `headstart.settings.FitSettings` that the task uses.
-        prepared: the extractor that gave the features, and the store.
-        listener: is told how it goes.
-        resumable: where a training is kept while it lasts; see `headstart.training.job.Resumable`.
+    `settings` has those attributes of `headstart.settings.FitSettings` that the task uses; `resumable` says where a training is kept while
+    it lasts (`headstart.training.job.Resumable`). With `test_only`, a backbone trained further gives the features of the test rows alone.
     """
 
     settings: Any
     prepared: Prepared
     listener: Listener = field(default_factory=Listener)
     resumable: Any = None
+    test_only: bool = False
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Learned:
-    """What came of learning.
+    """What came of learning: the fitted model with the evidence for it, and the inputs with the features that it takes.
 
-    Attributes:
-        choice: the fitted model with the evidence for it.
-        table: the inputs with the features that the model takes: those of the backbone as it is now.
-        prepared: the extractor that gives them.
-        probe: where the backbone was trained further, the model on the frozen backbone; None elsewhere.
-        fine_tuned: what came of that training; see `headstart.training.tuning.FineTuned`.
-        seconds: time by stage.
+    `prepared` gives these features. Where the backbone was trained further, `probe` is the model on the frozen backbone, and `fine_tuned`
+    what came of that training (`headstart.training.tuning.FineTuned`). `seconds` is the time by stage.
     """
 
     choice: Choice
@@ -141,14 +120,7 @@ class Learned:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Judged:
-    """What is known of a model beside its scores; every part may be missing.
-
-    Attributes:
-        reliability: what a run needs to say how far an output can be trusted.
-        reliability_test: how well that held on the test part.
-        learning_curve: the score by number of training inputs.
-        findings: about the data, found by the model.
-    """
+    """What is known of a model beside its scores; every part may be missing. `findings` are about the data, found by the model."""
 
     reliability: Reliability | None = None
     reliability_test: ReliabilityTest | None = None
@@ -196,11 +168,7 @@ class Task(ABC):
         """Learn from the training rows of a table; its test rows may be watched, and nothing is chosen on them."""
 
     def find_learning_rate(self, table: FeatureTable, context: LearningContext, *, low: float, high: float, steps: int) -> LearningRates:
-        """Search for a learning rate on the rows that `fit` would train on.
-
-        Raises:
-            ParameterError: the task trains no backbone.
-        """
+        """Search for a learning rate on the rows that `fit` would train on; a task that trains no backbone refuses."""
         raise ParameterError(f"The backbone cannot be trained further for the task {self.name}, so there is no learning rate to find.")
 
     @abstractmethod
@@ -224,29 +192,22 @@ class Task(ABC):
         return Judged()
 
     def reliability_of(
-        self, evaluation: Evaluation, predictions: Predictions, trust: Reliability | None
+        self, evaluation: Evaluation, predictions: Predictions, reliability: Reliability | None
     ) -> tuple[Sequence[str], dict[str, Any]]:
         """How well what a run knows of its reliability holds on inputs with known targets: sentences, and JSON values."""
         return (), {}
 
     def matrix(self, evaluation: Evaluation) -> Matrix:
-        """The confusion matrix.
-
-        Raises:
-            ParameterError: the task, or these targets, have none.
-        """
+        """The confusion matrix; refused where the task, or these targets, have none."""
         raise ParameterError(f"A run of the task {self.name} has no confusion matrix.")
 
     def report(self, run: Any, record: Any, *, cards: Callable[..., dict[int, Card]]) -> TaskReport:
-        """What the pages say of the test part: sections, as plain data; by default the headline.
+        """What the pages say of the test part of an opened `Run` with its `FitRecord`; by default the headline.
 
-        Args:
-            run: the opened `Run`, whose `tested` holds what the model said of the test part.
-            record: its `FitRecord`.
-            cards: from rows of the test part, and for each of all its rows the output that a heat map is to explain, to pictures by row.
+        `cards` makes pictures, by row, from rows of the test part and, for each of all its rows, the output that a heat map is to explain.
         """
         evaluation: Evaluation = run.test_evaluation()
-        return plain_report(self.name.capitalize(), evaluation.headline, images=evaluation.images, part="test")
+        return plain_report(self.name.capitalize(), evaluation.headline, images=evaluation.images)
 
     def predictions(self, given: Predictions, state: State) -> Predictions:
         """What a run says of inputs, with the names that this task has for its outputs."""
@@ -260,11 +221,11 @@ class Task(ABC):
     def records(
         self, names: Sequence[Any], predictions: Any, neighbour: Neighbour, *, top: int = 1, least: float | None = None, nearest: int = 1
     ) -> list[Record]:
-        """Decode predictions: a record for each input, in the order of `names`. NumPy only.
+        """Decode predictions, as `predictions` returns them: a record for each input, in the order of `names`. NumPy only.
 
         Args:
             names: paths of the inputs, or what clients call them.
-            predictions: of these inputs, as `predictions` returns them.
+            predictions: of these inputs.
             neighbour: names a training input.
             top: how many of the most probable to name, of what can be ranked.
             least: abstain where the model is less sure than this, or the input is unlike the training inputs; None to abstain never.
@@ -278,3 +239,20 @@ class Task(ABC):
     def facts(self, state: State, metrics: Mapping[str, Any], reliability: Reliability | None) -> dict[str, Any]:
         """What the service tells about a model, beside what every run has; JSON values."""
         return {}
+
+
+def plain_report(
+    name: str, headline: tuple[str, float, tuple[float, float]], *, images: int, sections: Sequence[Section] = (), share: bool = False
+) -> TaskReport:
+    """The report of a task that says no more than its headline (name, value, 95 % interval) and some sections.
+
+    A headline that is a `share`, from 0 to 1, is drawn on that scale.
+    """
+    what, value, (low, high) = headline
+    summary = f"{what.replace('_', ' ')} {number(value)} on {plural(images, 'test image')}"
+    sentence = f"{summary[:1].upper()}{summary[1:]} (95 % interval {number(low)} to {number(high)})."
+    scale: dict[str, Any] = {"point": value, "interval": (low, high), "legend": "The band is the 95 % interval."} if share else {}
+    first = Headline(value=number(value), sentences=(sentence,), **scale)
+    result = Section(anchor="result", heading="Result", word="Result", blocks=(first,))
+    own = sections if any(section.anchor == "result" for section in sections) else (result, *sections)
+    return TaskReport(kind=name, description=name, summary=summary, sentence=sentence, sections=tuple(own))

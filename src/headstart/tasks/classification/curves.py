@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,10 +31,8 @@ Floats = NDArray[np.float64]
 
 def curves_section(found: Evaluation) -> Section:
     """ROC and precision-recall curves of each class; of many classes, of those with the lowest areas."""
-    chosen = shown_classes(found)
-    which = (
-        f" Shown are the {len(chosen)} of {len(found.classes)} classes with the lowest ROC-AUC." if len(chosen) < len(found.classes) else ""
-    )
+    chosen, count = shown_classes(found), len(found.classes)
+    which = f" Shown are the {len(chosen)} of {count} classes with the lowest ROC-AUC." if len(chosen) < count else ""
     legend = (
         "Each class against all others, at every threshold of its probability. The better the model, the closer the first curve comes to "
         f"the upper left corner, and the second to the upper right.{which}"
@@ -43,21 +42,19 @@ def curves_section(found: Evaluation) -> Section:
 
 
 def shown_classes(found: Evaluation) -> list[int]:
-    """Return the indices of the classes to draw: those with images and others, the lowest ROC-AUC where there are many, in their order."""
+    """The indices of the classes to draw, ascending: those with images and others; of many, those with the lowest ROC-AUC."""
     areas = found.by_class["roc_auc"]
     known = [int(index) for index in np.argsort(areas, kind="stable") if not np.isnan(areas[index])]
     return sorted(known[:SHOWN])
 
 
 def roc_chart(found: Evaluation, chosen: list[int]) -> LineChart:
-    """Return the ROC curves of the classes `chosen`."""
-    series = []
-    for place, index in enumerate(chosen):
-        false, true, _ = metrics.roc_curve(found.outcome.indicators[:, index], found.outcome.probabilities[:, index])
-        series.append(_line(found, index, place, "roc_auc", false, true))
+    """The ROC curves of the classes `chosen`."""
+    curves = (metrics.roc_curve(found.outcome.indicators[:, i], found.outcome.probabilities[:, i])[:2] for i in chosen)
+    series, areas = _lines(found, chosen, curves, area="roc_auc")
     return LineChart(
         title="ROC",
-        description=f"True positive rate by false positive rate. {_areas(found, chosen, 'roc_auc', 'area')}",
+        description=f"True positive rate by false positive rate. The area by class: {areas}.",
         series=(*series, Series(name="chance", x=[0.0, 1.0], y=[0.0, 1.0], colour=4, dashed=True)),
         x=Axis(label="false positive rate", low=0.0, high=1.0, percent=True),
         y=Axis(label="true positive rate (recall)", low=0.0, high=1.0, percent=True),
@@ -65,33 +62,34 @@ def roc_chart(found: Evaluation, chosen: list[int]) -> LineChart:
 
 
 def precision_recall_chart(found: Evaluation, chosen: list[int]) -> LineChart:
-    """Return the precision-recall curves of the classes `chosen`."""
-    series = []
-    for place, index in enumerate(chosen):
-        precision, recall, _ = metrics.precision_recall_curve(found.outcome.indicators[:, index], found.outcome.probabilities[:, index])
-        series.append(_line(found, index, place, "average_precision", recall, precision))
+    """The precision-recall curves of the classes `chosen`."""
+    curves = (metrics.precision_recall_curve(found.outcome.indicators[:, i], found.outcome.probabilities[:, i])[1::-1] for i in chosen)
+    series, areas = _lines(found, chosen, curves, area="average_precision")
     return LineChart(
         title="Precision and recall",
-        description=f"Precision by recall. {_areas(found, chosen, 'average_precision', 'average precision')}",
-        series=tuple(series),
+        description=f"Precision by recall. The average precision by class: {areas}.",
+        series=series,
         x=Axis(label="recall", low=0.0, high=1.0, percent=True),
         y=Axis(label="precision", low=0.0, high=1.0, percent=True),
     )
 
 
-def _line(found: Evaluation, index: int, place: int, area: str, x: Floats, y: Floats) -> Series:
-    name = f"{shorten(found.classes[index], 20)} ({number(float(found.by_class[area][index]))})"
-    return Series(name=name, x=x.tolist(), y=y.tolist(), colour=_COLOURS[place], dashed=place == 1)
-
-
-def _areas(found: Evaluation, chosen: list[int], area: str, word: str) -> str:
-    told = ", ".join(f"{found.classes[index]} {number(float(found.by_class[area][index]))}" for index in chosen)
-    return f"The {word} by class: {told}."
+def _lines(
+    found: Evaluation, chosen: list[int], curves: Iterable[tuple[Floats, Floats]], *, area: str
+) -> tuple[tuple[Series, ...], str]:  # fmt: skip
+    """A line for each class with its area in its name, and the areas in words."""
+    areas = [number(float(found.by_class[area][index])) for index in chosen]
+    names = [f"{shorten(found.classes[index], 20)} ({value})" for index, value in zip(chosen, areas, strict=True)]
+    series = tuple(
+        Series(name=name, x=x.tolist(), y=y.tolist(), colour=_COLOURS[place], dashed=place == 1)
+        for place, (name, (x, y)) in enumerate(zip(names, curves, strict=True))
+    )
+    return series, ", ".join(f"{found.classes[index]} {value}" for index, value in zip(chosen, areas, strict=True))
 
 
 def confidence_section(tested: ClassificationTest) -> Section:
     """Reliability, accuracy by coverage, thresholds, prediction sets and novelty."""
-    found, test = tested.evaluation, tested.reliability
+    found, test, calibration = tested.evaluation, tested.reliability, calibration_sentence(tested)
     charts, what = [reliability_chart(found, tested.uncalibrated)], "labels" if tested.several else "predictions"
     legend = f"Reliability: the share of {what} that are right, by confidence; on the dashed line the two are equal. "
     legend += f"Groups of fewer than {FEW} are merged with the next."
@@ -99,27 +97,24 @@ def confidence_section(tested: ClassificationTest) -> Section:
         charts.append(coverage_chart(tested))
         legend += " Abstention: the accuracy on the images with the highest confidence, by the share of images answered."
     thresholds = thresholds_table(tested)
-    sets: tuple[Block, ...] = ()
-    if test is not None and (sentences := reliability_sentences(test, tested.part)):
-        sets = (Heading("Prediction sets and novelty"), *map(Paragraph, sentences), *_set_sizes(tested))
-    blocks = (
-        Paragraph(calibration_sentence(tested)), Charts(tuple(charts)), Paragraph(legend, "quiet"),
-        *((Heading("Thresholds"), thresholds) if thresholds else ()), *sets,
-        Fold("The numbers of the reliability curve", (_bins(found),)),
-    )  # fmt: skip
-    said = (calibration_sentence(tested), *(() if test is None else reliability_sentences(test, tested.part)))
+    sentences = () if test is None else reliability_sentences(test, tested.part)
+    sets = (Heading("Prediction sets and novelty"), *map(Paragraph, sentences), *_set_sizes(tested)) if sentences else ()
     return Section(
         anchor="confidence",
         heading="Reliability of the confidence",
         word="Confidence",
-        blocks=blocks,
-        summary=calibration_sentence(tested) + _most_confident(tested),
-        card=(Heading("Confidence"), Bullets(said), *((thresholds,) if thresholds else ())),
-    )
+        blocks=(
+            Paragraph(calibration), Charts(tuple(charts)), Paragraph(legend, "quiet"),
+            *((Heading("Thresholds"), thresholds) if thresholds else ()), *sets,
+            Fold("The numbers of the reliability curve", (_bins(found),)),
+        ),
+        summary=calibration + _most_confident(tested),
+        card=(Heading("Confidence"), Bullets((calibration, *sentences)), *((thresholds,) if thresholds else ())),
+    )  # fmt: skip
 
 
 def calibration_sentence(tested: ClassificationTest) -> str:
-    """Return the calibration error in a sentence, and what it was before."""
+    """The calibration error in a sentence, and what it was before."""
     error, before, was = tested.evaluation.scores["calibration_error"], tested.uncalibrated, ""
     if before is not None:
         was = f"; before calibration, {100 * before.scores['calibration_error']:.1f} points"
@@ -138,9 +133,9 @@ def _most_confident(tested: ClassificationTest) -> str:
 
 
 def reliability(found: Evaluation) -> tuple[Floats, Floats, NDArray[np.int64]]:
-    """Return mean confidence, share right and images of each group of confidence, (m,), ascending; each has at least FEW images if it can.
+    """Mean confidence, share right and number of images of each group of confidence, (m,), ascending.
 
-    The groups are the bins of the calibration error; one with too few images is joined to the next, the last to the one before it.
+    The groups are the bins of the calibration error; one of fewer than `FEW` images is joined to the next, the last to the one before it.
     """
     bins = metrics.calibration_bins(*found.outcome.statements, bins=BINS)
     filled = np.flatnonzero(bins.images)
@@ -158,7 +153,7 @@ def reliability(found: Evaluation) -> tuple[Floats, Floats, NDArray[np.int64]]:
 
 
 def reliability_chart(found: Evaluation, before: Evaluation | None) -> LineChart:
-    """Return share right by confidence, with 95 % intervals, and the same before calibration."""
+    """Share right by confidence, with 95 % intervals, and the same before calibration."""
     several = metrics.link_of(found.outcome.targets).independent
     low = 0.0 if several else math.floor(10 / len(found.classes)) / 10
     series = [Series(name="perfect calibration", x=[low, 1.0], y=[low, 1.0], colour=4, dashed=True)]
@@ -171,7 +166,7 @@ def reliability_chart(found: Evaluation, before: Evaluation | None) -> LineChart
     for place, share, count in zip(sure.tolist(), right.tolist(), images.tolist(), strict=True):
         interval = metrics.accuracy_interval(round(share * count), count)
         x, y = [*x, place, place, math.nan], [*y, *interval, math.nan]
-    series.append(Series(name="", x=x, y=y, colour=0, thin=True))
+    series.append(Series(name="", x=x, y=y, thin=True))
     series.append(Series(name="after calibration" if before is not None else "the model", x=sure.tolist(), y=right.tolist(), dots=True))
     what = "label" if several else "predicted class"
     told = ", ".join(f"{percent(a)} confident: {percent(b)} right" for a, b in zip(sure.tolist(), right.tolist(), strict=True))
@@ -185,7 +180,7 @@ def reliability_chart(found: Evaluation, before: Evaluation | None) -> LineChart
 
 
 def coverage_chart(tested: ClassificationTest) -> LineChart:
-    """Return accuracy by share of images answered."""
+    """Accuracy by share of images answered."""
     share, right, _ = metrics.accuracy_coverage(*tested.evaluation.outcome.statements)
     enough = share * tested.evaluation.images >= FIRST
     share, right = share[enough], right[enough]
@@ -210,7 +205,7 @@ def _mark(tested: ClassificationTest) -> Mark | None:
 
 
 def thresholds_table(tested: ClassificationTest) -> Table | None:
-    """Return the threshold for each target accuracy and what became of it on these images; None where there is none."""
+    """The threshold for each target accuracy and what became of it on these images; None where there is none."""
     if tested.reliability is None or not tested.reliability.answered:
         return None
     head = ("target accuracy", "confidence threshold", f"{tested.part} images answered", f"{tested.part} accuracy of these")
@@ -220,7 +215,7 @@ def thresholds_table(tested: ClassificationTest) -> Table | None:
 
 
 def reliability_sentences(test: ReliabilityTest, part: str) -> tuple[str, ...]:
-    """Return in sentences how prediction sets and the novelty score did on the test part."""
+    """In sentences how prediction sets and the novelty score did on the test part."""
     said = []
     if test.coverage is not None:
         low, high = test.coverage_interval or (math.nan, math.nan)

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from headstart import metrics
 from headstart.errors import ParameterError
-from headstart.tasks.classification.scores import MULTI_LABEL, SINGLE_LABEL, Outcome
-from headstart.tasks.classification.wording import CLASS_COLUMNS, SCORE_WORDS
+from headstart.tasks.classification.scores import CLASS_COLUMNS, MULTI_LABEL, SCORE_WORDS, SINGLE_LABEL, Outcome
 from headstart.text import enumeration, number, pad, percent, plural, shorten, visible, width
 
 ALL_SHOWN = 20  # up to so many classes, each has its line
@@ -63,11 +62,6 @@ class ClassEvaluation:
         return metrics.calibration_error_by_chance(self.outcome.statements[0])
 
     @property
-    def link(self) -> metrics.Link:
-        """Whether an image has one label, or any number of them."""
-        return self.outcome.link
-
-    @property
     def headline(self) -> tuple[str, float, tuple[float, float]]:
         """The accuracy with its 95 % interval."""
         return "accuracy", self.accuracy, self.interval
@@ -100,7 +94,7 @@ class ClassEvaluation:
     @cached_property
     def confusion(self) -> NDArray[np.int64] | None:
         """int64 (k, k): row i, column j is the number of images of class i named class j; None for multi-label."""
-        if self.link.independent:
+        if self.outcome.link.independent:
             return None
         return metrics.confusion_matrix(self.outcome.targets, self.outcome.predicted, count=len(self.classes))
 
@@ -145,33 +139,32 @@ class ClassEvaluation:
         return tuple(found)
 
     def summary(self, part: str = "test") -> str:
-        """Return the result in one line: ``test accuracy 0.9867 [0.9662, 0.9948] on 300 images``."""
+        """The result in one line: ``test accuracy 0.9867 [0.9662, 0.9948] on 300 images``."""
         low, high = self.interval
         return f"{part} accuracy {self.accuracy:.4f} [{low:.4f}, {high:.4f}] on {plural(self.images, 'image')}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything but the single images as data for JSON; what is undefined is None."""
-        by_class = {
-            name: {score: _plain(values[index]) for score, values in self.by_class.items()} for index, name in enumerate(self.classes)
-        }
         return {
             "images": self.images,
             "correct": self.correct,
-            "accuracy": _plain(self.accuracy),
+            "accuracy": self.accuracy,
             "accuracy_interval": list(self.interval),
             "accuracy_interval_method": "Wilson, 95 %",
             **{name: _plain(value) for name, value in self.scores.items()},
             "intervals": {name: list(found) for name, found in self.bootstrap.intervals.items()},
             "intervals_method": self.bootstrap.method,
             "calibration_error_by_chance": [_plain(value) for value in self.calibration_by_chance],
-            "by_class": by_class,
+            "by_class": {
+                name: {score: _plain(values[i]) for score, values in self.by_class.items()} for i, name in enumerate(self.classes)
+            },
             "confusion_matrix": None if self.confusion is None else self.confusion.tolist(),
         }
 
     def lines(self, title: str = "test") -> list[str]:
         """Return the evaluation as lines of plain text, without colours."""
         low, high = self.interval
-        words = {**SCORE_WORDS, "accuracy": "accuracy (all labels right)" if self.link.independent else "accuracy"}
+        words = {**SCORE_WORDS, "accuracy": "accuracy (all labels right)" if self.outcome.link.independent else "accuracy"}
         intervals = {name: f"  95 % interval [{a:.4f}, {b:.4f}] (bootstrap)" for name, (a, b) in self.bootstrap.intervals.items()}
         intervals["accuracy"] = f"  95 % interval [{low:.4f}, {high:.4f}] (Wilson)"
         least, most = self.calibration_by_chance[1:]
@@ -191,46 +184,36 @@ class ClassEvaluation:
         return "\n".join(self.lines())
 
     def _class_lines(self) -> list[str]:
-        few = len(self.classes) <= ALL_SHOWN
-        chosen = list(range(len(self.classes))) if few else self.worst(WORST_SHOWN)
-        names = [shorten(self.classes[index], 32) for index in chosen]
-        head = "class" if few else f"worst {len(chosen)} of {len(self.classes)}"
-        column = max(width(name) for name in [head, *names])
-        shown = [name for name in CLASS_COLUMNS if name in self.by_class]
-        found = ["  " + pad(head, column) + "".join(f"  {CLASS_COLUMNS[name]:>9}" for name in shown)]
-        for index, name in zip(chosen, names, strict=True):
-            cells = [number(_number(self.by_class[score][index])) for score in shown]
-            found.append("  " + pad(name, column) + "".join(f"  {cell:>9}" for cell in cells))
-        if not few and (rest := self._rest_line(chosen)):
-            found.append(f"  {rest}")
-        return found
-
-    def _rest_line(self, shown: list[int]) -> str:
-        others = [index for index in self.worst(len(self.classes)) if index not in set(shown)]
-        if not others:
-            return ""
+        head, *rows = self._class_table()
+        column = max(width(row[0]) for row in (head, *rows))
+        found = ["  " + pad(row[0], column) + "".join(f"  {cell:>9}" for cell in row[1:]) for row in (head, *rows)]
+        others = self.worst(len(self.classes))[len(rows) :] if len(rows) < len(self.classes) else []
         f1 = self.by_class["f1"][others]
         if len(others) == 1:
-            return f"the one other class: F1 {f1[0]:.4f}"
-        return f"the {len(others)} others: F1 from {f1.min():.4f} to {f1.max():.4f}, median {np.median(f1):.4f}"
+            found.append(f"  the one other class: F1 {f1[0]:.4f}")
+        elif others:
+            found.append(f"  the {len(others)} others: F1 from {f1.min():.4f} to {f1.max():.4f}, median {np.median(f1):.4f}")
+        return found
+
+    def _class_table(self) -> list[list[str]]:
+        """The scores of the classes, of many the worst, as cells: a row with the head, then a row for each class."""
+        few = len(self.classes) <= ALL_SHOWN
+        chosen = list(range(len(self.classes))) if few else self.worst(WORST_SHOWN)
+        shown = [name for name in CLASS_COLUMNS if name in self.by_class]
+        head = ["class" if few else f"worst {len(chosen)} of {len(self.classes)} classes", *(CLASS_COLUMNS[name] for name in shown)]
+        rows = [[shorten(self.classes[i], 32), *(number(self.by_class[name][i].item()) for name in shown)] for i in chosen]
+        return [head, *rows]
 
     def _repr_html_(self) -> str:
         low, high = self.interval
-        chosen = range(len(self.classes)) if len(self.classes) <= ALL_SHOWN else self.worst(WORST_SHOWN)
-        shown = [name for name in CLASS_COLUMNS if name in self.by_class]
-        head = "".join(f"<th>{CLASS_COLUMNS[name]}</th>" for name in shown)
-        rows = "".join(
-            f"<tr><td>{escape(visible(self.classes[index]))}</td>"
-            + "".join(f"<td>{number(_number(self.by_class[name][index]))}</td>" for name in shown)
-            + "</tr>"
-            for index in chosen
-        )
-        title = "class" if len(self.classes) <= ALL_SHOWN else f"worst {WORST_SHOWN} of {len(self.classes)} classes"
+        head, *rows = self._class_table()
+        heads = "".join(f"<th>{escape(cell)}</th>" for cell in head)
+        cells = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
         remarks = "".join(f"<p>{escape(remark)}</p>" for remark in self.remarks())
         return (
             f"<p><strong>accuracy {percent(self.accuracy)}</strong> (95 % interval {percent(low)} to {percent(high)}) "
             f"on {plural(self.images, 'image')}</p>"
-            f"<table><thead><tr><th>{title}</th>{head}</tr></thead><tbody>{rows}</tbody></table>{remarks}"
+            f"<table><thead><tr>{heads}</tr></thead><tbody>{cells}</tbody></table>{remarks}"
         )
 
 
@@ -281,11 +264,6 @@ def _checked(probabilities: NDArray[Any], targets: NDArray[Any], classes: tuple[
     if not several and np.abs(probabilities.sum(axis=1) - 1).max() > 1e-3:
         raise ParameterError("the probabilities of each image must sum to 1; for multi-label data, give targets as a bool matrix.")
     return targets if several else targets.astype(np.int64, copy=False), probabilities
-
-
-def _number(value: Any) -> float:
-    """Return a NumPy scalar as int or float."""
-    return value.item()  # type: ignore[no-any-return]
 
 
 def _plain(value: Any) -> float | None:

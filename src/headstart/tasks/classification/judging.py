@@ -25,11 +25,11 @@ def judge(learned: Learned, evaluation: Evaluation, context: LearningContext) ->
     assert isinstance(evaluation, ClassEvaluation)
     table, choice = learned.table, learned.choice
     assert choice.out_of_sample is not None
-    trust, curve = _reliability_and_curve(learned, context)
-    unlike = None if trust.novelty is None else trust.novelty(table.values[table.test])
+    reliability, curve = _reliability_and_curve(learned, context)
+    unlike = None if reliability.novelty is None else reliability.novelty(table.values[table.test])
     return Judged(
-        reliability=trust,
-        reliability_test=ReliabilityTest.of(trust, evaluation.outcome.probabilities, table.targets[table.test], unlike),
+        reliability=reliability,
+        reliability_test=ReliabilityTest.of(reliability, evaluation.outcome.probabilities, table.targets[table.test], unlike),
         learning_curve=curve,
         findings=tuple(find_label_errors(table.dataset, table.train, choice.out_of_sample)),
     )
@@ -44,7 +44,7 @@ def _reliability_and_curve(learned: Learned, context: LearningContext) -> tuple[
     asked = {"coverage": settings.coverage, "by_class": settings.coverage_by_class, "seed": settings.seed, "weight": settings.class_weight}
 
     def compute() -> bytes:
-        trust = Reliability.fit(
+        reliability = Reliability.fit(
             values, targets, scores, layers=table.layers, groups=groups, coverage=settings.coverage,
             by_class=settings.coverage_by_class, seed=settings.seed,
         )  # fmt: skip
@@ -54,7 +54,7 @@ def _reliability_and_curve(learned: Learned, context: LearningContext) -> tuple[
                 values, targets, choice=choice, layers=table.layers, class_weight=settings.class_weight, groups=groups,
                 seed=settings.seed, progress=context.listener.progress,
             )  # fmt: skip
-        entries, arrays = trust.state()
+        entries, arrays = reliability.state()
         said = {"reliability": entries, "curve": None if curve is None else curve.to_dict()}
         packed: bytes = save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, metadata={"json": json.dumps(said)})
         return packed
@@ -68,16 +68,16 @@ def _reliability_and_curve(learned: Learned, context: LearningContext) -> tuple[
     return Reliability.from_state(said["reliability"], load(packed)), curve
 
 
-def reliability_of(evaluation: Evaluation, predictions: Predictions, trust: Reliability | None) -> tuple[Sequence[str], dict[str, Any]]:
+def reliability_of(
+    evaluation: Evaluation, predictions: Predictions, reliability: Reliability | None
+) -> tuple[Sequence[str], dict[str, Any]]:
     """How well what a run knows of its reliability holds on these images; and the accuracy by share of answered images."""
     assert isinstance(evaluation, ClassEvaluation)
     outcome, test = evaluation.outcome, None
-    if trust is not None and predictions.judgement is not None:
-        test = ReliabilityTest.of(trust, outcome.probabilities, outcome.targets, predictions.judgement.unlike)
+    if reliability is not None and predictions.judgement is not None:
+        test = ReliabilityTest.of(reliability, outcome.probabilities, outcome.targets, predictions.judgement.unlike)
     curve = Abstention.fit(*confidence(outcome.probabilities, outcome.targets))
+    said = {"threshold": curve.thresholds.tolist(), "coverage": curve.coverage.tolist(), "accuracy": curve.accuracy.tolist()}
     return () if test is None else test.sentences(), {
-        "trust": None if test is None else test.to_dict(),
-        "accuracy_coverage": {
-            "threshold": curve.thresholds.tolist(), "coverage": curve.coverage.tolist(), "accuracy": curve.accuracy.tolist(),
-        },
+        "reliability": None if test is None else test.to_dict(), "accuracy_coverage": said,
     }  # fmt: skip

@@ -16,15 +16,22 @@ from numpy.typing import NDArray
 
 from headstart import metrics
 
+SCORE_WORDS = {
+    "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "most_frequent_class_accuracy": "always the most frequent class",
+    "top_5_accuracy": "among the first five", "hamming_loss": "wrong labels (Hamming loss)",
+    "f1_micro": "F1, all labels together (micro)", "f1_macro": "F1, mean of classes (macro)", "log_loss": "log loss",
+    "brier_score": "Brier score", "roc_auc": "ROC-AUC", "average_precision": "average precision",
+    "calibration_error": "calibration error (ECE)",
+}  # fmt: skip
+"""The scores that are shown, in this order, and what they are called; all others are stored only."""
+
+CLASS_COLUMNS = {"images": "images", "precision": "precision", "recall": "recall", "f1": "F1", "roc_auc": "ROC-AUC"}
+"""The scores of each class that are shown, in this order."""
+
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What a model said about images whose labels are known.
-
-    Attributes:
-        targets: int64 (n,), indices of classes; multi-label: bool (n, k).
-        probabilities: float32 or float64 (n, k).
-    """
+    """What a model said about images with known labels: targets int64 (n,) or, multi-label, bool (n, k); probabilities float (n, k)."""
 
     targets: NDArray[Any]
     probabilities: NDArray[np.floating[Any]]
@@ -54,7 +61,7 @@ class Outcome:
         """The confidence of each statement, and whether it came true: of the class named (n,); multi-label: of each label (n * k,)."""
         if self.link.independent:
             return self.probabilities.ravel().astype(np.float64), self.targets.ravel()
-        return self.probabilities.max(axis=1).astype(np.float64), np.asarray(self.predicted == self.targets)
+        return self.probabilities.max(axis=1).astype(np.float64), self.correct
 
     @cached_property
     def class_scores(self) -> metrics.ClassScores:
@@ -70,10 +77,6 @@ def correctness(outcome: Outcome) -> Iterator[tuple[str, float]]:
     yield "accuracy", metrics.accuracy(outcome.targets, outcome.predicted)
     yield "balanced_accuracy", metrics.class_average(outcome.class_scores.recall, outcome.class_scores.images)
     yield "most_frequent_class_accuracy", float(outcome.class_scores.images.max() / len(outcome.targets))
-
-
-def runners_up(outcome: Outcome) -> Iterator[tuple[str, float]]:
-    """How often the class is among the five most probable, where there are more than ten."""
     if outcome.probabilities.shape[1] > 10:
         yield "top_5_accuracy", metrics.top_k_accuracy(outcome.targets, outcome.probabilities, k=5)
 
@@ -82,10 +85,8 @@ def label_correctness(outcome: Outcome) -> Iterator[tuple[str, float]]:
     """Multi-label: how often all labels of an image are right, how often a single one is wrong, and all labels thrown together."""
     yield "accuracy", metrics.accuracy(outcome.targets, outcome.predicted)
     yield "hamming_loss", metrics.hamming_loss(outcome.targets, outcome.predicted)
-    precision, recall, f1 = metrics.micro_scores(outcome.targets, outcome.predicted)
-    yield "precision_micro", precision
-    yield "recall_micro", recall
-    yield "f1_micro", f1
+    names = ("precision_micro", "recall_micro", "f1_micro")
+    yield from zip(names, metrics.micro_scores(outcome.targets, outcome.predicted), strict=True)
 
 
 def class_scores(outcome: Outcome) -> Iterator[tuple[str, float | NDArray[Any]]]:
@@ -98,24 +99,20 @@ def class_scores(outcome: Outcome) -> Iterator[tuple[str, float | NDArray[Any]]]
         yield f"{name}_weighted", metrics.class_average(values, found.images, weighted=True)
 
 
-def probability_scores(outcome: Outcome) -> Iterator[tuple[str, float]]:
-    """How good the probabilities are as probabilities."""
+def probability_scores(outcome: Outcome) -> Iterator[tuple[str, float | NDArray[Any]]]:
+    """How good the probabilities are as probabilities.
+
+    Expected calibration error, 15 bins: of the class that is named; multi-label: of the probability of every label. ROC-AUC and average
+    precision: of each class against all others, and the mean over classes that have both kinds of images.
+    """
     yield "log_loss", metrics.log_loss(outcome.targets, outcome.probabilities)
     yield "brier_score", metrics.brier_score(outcome.targets, outcome.probabilities)
-
-
-def ranking(outcome: Outcome) -> Iterator[tuple[str, float | NDArray[Any]]]:
-    """ROC-AUC and average precision of each class against all others, and the mean over classes that have both kinds of images."""
     for name, score in (("roc_auc", metrics.roc_auc), ("average_precision", metrics.average_precision)):
         values = score(outcome.indicators, outcome.probabilities)
         yield name, values
         yield name, metrics.defined_mean(values)
-
-
-def calibration(outcome: Outcome) -> Iterator[tuple[str, float]]:
-    """Expected calibration error, 15 bins: of the class that is named; multi-label: of the probability of every label."""
     yield "calibration_error", metrics.expected_calibration_error(*outcome.statements)
 
 
-SINGLE_LABEL: tuple[Evaluator, ...] = (correctness, runners_up, class_scores, probability_scores, ranking, calibration)
-MULTI_LABEL: tuple[Evaluator, ...] = (label_correctness, class_scores, probability_scores, ranking, calibration)
+SINGLE_LABEL: tuple[Evaluator, ...] = (correctness, class_scores, probability_scores)
+MULTI_LABEL: tuple[Evaluator, ...] = (label_correctness, class_scores, probability_scores)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headstart.errors import ParameterError
-from headstart.metrics import link_of
 from headstart.sections import (
     Bar,
     Block,
@@ -35,10 +34,10 @@ from headstart.sections import (
     TaskReport,
     Text,
     Tiles,
-)
+)  # fmt: skip
 from headstart.tasks.classification.curves import confidence_section, curves_section
 from headstart.tasks.classification.evaluation import ClassEvaluation as Evaluation
-from headstart.tasks.classification.wording import CLASS_COLUMNS, SCORE_WORDS
+from headstart.tasks.classification.scores import CLASS_COLUMNS, SCORE_WORDS
 from headstart.text import enumeration, number, percent, plural, shorten
 
 if TYPE_CHECKING:
@@ -71,15 +70,9 @@ class Example:
 class ClassificationTest:
     """What a classification knows of its test part.
 
-    Attributes:
-        evaluation: the scores on images that the model has not seen.
-        part: what these images are called.
-        held_out: a sentence on how they were chosen.
-        counts: part -> class -> number of images, in the order to show.
-        examples: some of the images, in any order.
-        uncalibrated: the scores of the same images before the probabilities were calibrated.
-        reliability: how prediction sets, thresholds and the novelty score did on these images.
-        set_sizes: number of classes in a prediction set -> number of images.
+    `held_out` is a sentence on how it was chosen; `counts` has the images by part and class, in the order to show; `uncalibrated` the
+    scores before the probabilities were calibrated; `reliability` how prediction sets, thresholds and novelty did on these images;
+    `set_sizes` the number of images by number of classes in their prediction set.
     """
 
     evaluation: Evaluation
@@ -94,11 +87,30 @@ class ClassificationTest:
     @property
     def several(self) -> bool:
         """Whether an image can have any number of labels."""
-        return link_of(self.evaluation.outcome.targets).independent
+        return self.evaluation.outcome.link.independent
+
+
+def tested(run: Any, record: Any, *, cards: Callable[..., dict[int, Card]]) -> ClassificationTest:
+    """What the report is made of, from what a run stores of its test part; arguments as of `Task.report`."""
+    evaluation: Evaluation = run.test_evaluation()
+    outcome, sizes = evaluation.outcome, dict[int, int]()
+    if run.reliability is not None and run.reliability.sets is not None:
+        sets = run.reliability.sets(outcome.probabilities, never_empty=True)
+        sizes = dict(enumerate(np.bincount(sets.sum(axis=1)).tolist()))
+    pictures = cards(example_rows(evaluation), outcome.probabilities.argmax(axis=1))
+    return ClassificationTest(
+        evaluation=evaluation,
+        held_out=f"Tested on {record.held_out}.",
+        counts=run.manifest.provenance["images"],
+        examples=examples_of(evaluation, pictures, run.reference.get("targets", np.empty(0, np.int64))),
+        uncalibrated=run.test_evaluation(calibrated=False) if "scores" in run.tested else None,
+        reliability=record.reliability_test,
+        set_sizes={size: images for size, images in sizes.items() if images},
+    )
 
 
 def task_report(tested: ClassificationTest) -> TaskReport:
-    """Return what the report and the model card say of a classification."""
+    """What the report and the model card say of a classification."""
     found, part = tested.evaluation, tested.part
     classes = plural(len(found.classes), "class")
     names = enumeration([shorten(name, 30) for name in found.classes], most=6)
@@ -128,7 +140,7 @@ def task_report(tested: ClassificationTest) -> TaskReport:
 
 
 def sentence(tested: ClassificationTest) -> str:
-    """Return the result in sentences."""
+    """The result in sentences."""
     found, (low, high) = tested.evaluation, tested.evaluation.interval
     images = f"{found.correct} of {found.images} {tested.part} image{'' if found.images == 1 else 's'}"
     what = f"assigns exactly the right labels to {images}" if tested.several else f"classifies {images} correctly"
@@ -148,25 +160,15 @@ def result_section(tested: ClassificationTest) -> Section:
         if name in found.scores and name not in ("accuracy", "most_frequent_class_accuracy"):
             low, high = found.bootstrap.intervals.get(name, (math.nan, math.nan))
             tiles.append((word, number(found.scores[name]), "" if math.isnan(low) else f"{number(low)} to {number(high)}"))
+    always = f" The mark at {percent(guess)} is the score of always predicting the most frequent class." if known else ""
     headline = Headline(
-        value=percent(found.accuracy),
-        sentences=(sentence(tested), tested.held_out),
-        point=found.accuracy,
-        interval=found.interval,
-        mark=guess if known else None,
-        legend="The band is the 95 % interval (Wilson)."
-        + (f" The mark at {percent(guess)} is the score of always predicting the most frequent class." if known else ""),
-    )
+        value=percent(found.accuracy), sentences=(sentence(tested), tested.held_out), point=found.accuracy, interval=found.interval,
+        mark=guess if known else None, legend=f"The band is the 95 % interval (Wilson).{always}",
+    )  # fmt: skip
     remarks = tuple(Paragraph(remark, "remark") for remark in found.remarks(tested.part))
-    method = found.bootstrap.method if found.bootstrap.intervals else ""
-    small = (Paragraph(f"Small numbers are intervals: {method}.", "quiet"),) if method else ()
-    return Section(
-        anchor="result",
-        heading="Result",
-        word="Result",
-        blocks=(headline, *remarks, Tiles(tuple(tiles)), *small),
-        card=_score_table(tested),
-    )
+    small = (Paragraph(f"Small numbers are intervals: {found.bootstrap.method}.", "quiet"),) if found.bootstrap.intervals else ()
+    blocks = (headline, *remarks, Tiles(tuple(tiles)), *small)
+    return Section(anchor="result", heading="Result", word="Result", blocks=blocks, card=_score_table(tested))
 
 
 def _score_table(tested: ClassificationTest) -> tuple[Block, ...]:
@@ -176,18 +178,12 @@ def _score_table(tested: ClassificationTest) -> tuple[Block, ...]:
     low, high = found.interval
     bounds["accuracy"] = f" (95 % interval {low:.4f} to {high:.4f}, Wilson)"
     rows = tuple((word, number(found.scores[name]) + bounds.get(name, "")) for name, word in SCORE_WORDS.items() if name in found.scores)
-    method = f"Intervals of the other scores: {found.bootstrap.method}." if len(bounds) > 1 else ""
-    return (
-        *(Paragraph(remark) for remark in found.remarks(tested.part)), Table(head=("score", "value"), rows=rows, layout="numbers"),
-        *((Paragraph(method),) if method else ()),
-    )  # fmt: skip
+    method = (Paragraph(f"Intervals of the other scores: {found.bootstrap.method}."),) if len(bounds) > 1 else ()
+    return *map(Paragraph, found.remarks(tested.part)), Table(head=("score", "value"), rows=rows, layout="numbers"), *method
 
 
 def confusion_matrix(evaluation: Evaluation, *, links: Mapping[Cell, str] | None = None) -> Matrix:
-    """Return the confusion matrix; cells in `links` lead to their images.
-
-    Raises ParameterError where an image may have several labels, as it then has no single class to be confused with another.
-    """
+    """The confusion matrix; cells in `links` lead to their images. ParameterError where an image may have several labels."""
     if evaluation.confusion is None:
         raise ParameterError(
             "multi-label data have no confusion matrix: an image has no single class. See the scores of each class instead."
@@ -201,19 +197,14 @@ def confusion_section(tested: ClassificationTest) -> Section:
     if not tested.several:
         place = {name: index for index, name in enumerate(found.classes)}
         cells = {(place.get(example.target, -1), place.get(example.predicted, -1)) for example in tested.examples}
-        links = {cell: cell_anchor(cell) for cell in cells if min(cell) >= 0}
+        links = {cell: _cell_anchor(cell) for cell in cells if min(cell) >= 0}
         hint = (Paragraph("An underlined number links to examples.", "screen"),) if links else ()
         blocks = (Columns((confusion_matrix(found, links=links), *hint), _confusions(found)),)
         summary = _mistakes(found)
     return Section(
-        anchor=_CONFUSIONS,
-        heading="Confusion matrix",
-        word="Confusions",
-        blocks=blocks,
-        summary=summary,
-        picture="confusion_matrix.png",
+        anchor=_CONFUSIONS, heading="Confusion matrix", word="Confusions", blocks=blocks, summary=summary, picture="confusion_matrix.png",
         caption=found.summary(tested.part),
-    )
+    )  # fmt: skip
 
 
 def _confusions(found: Evaluation) -> tuple[Block, ...]:
@@ -243,9 +234,7 @@ def classes_section(tested: ClassificationTest) -> Section:
     shown = [name for name in CLASS_COLUMNS if name in found.by_class]
 
     def rows(indices: Iterable[int]) -> Table:
-        cells = tuple(
-            (_short(found.classes[i], 40), *(number(found.by_class[name][i].item()) for name in shown)) for i in indices
-        )  # fmt: skip
+        cells = tuple((_short(found.classes[i], 40), *(number(found.by_class[name][i].item()) for name in shown)) for i in indices)
         return Table(head=("class", *(CLASS_COLUMNS[name] for name in shown)), rows=cells, layout="numbers")
 
     legend = Paragraph(
@@ -257,11 +246,9 @@ def classes_section(tested: ClassificationTest) -> Section:
     blocks: tuple[Block, ...] = (everything, legend)
     if len(found.classes) > OPEN_ROWS:
         worst = found.worst(10)
-        all_of_them = Fold(f"All {len(found.classes)} classes", (everything,))
-        blocks = (Paragraph(f"The {len(worst)} with the lowest F1:"), rows(worst), all_of_them, legend)
-    return Section(
-        anchor="classes", heading="Scores by class", word="Classes", blocks=blocks, card=(Heading("Classes"), everything),
-    )  # fmt: skip
+        fold = Fold(f"All {len(found.classes)} classes", (everything,))
+        blocks = (Paragraph(f"The {len(worst)} with the lowest F1:"), rows(worst), fold, legend)
+    return Section(anchor="classes", heading="Scores by class", word="Classes", blocks=blocks, card=(Heading("Classes"), everything))
 
 
 def _short(name: str, columns: int) -> Text:
@@ -291,8 +278,7 @@ def images_section(tested: ClassificationTest) -> Section:
     return Section(anchor="images", heading="Images", word="Images", blocks=(Paragraph(f"{counted}: {summary}."), *table))
 
 
-def cell_anchor(cell: Cell) -> str:
-    """Return the anchor of the examples of class number `cell[0]` that were predicted as class number `cell[1]`."""
+def _cell_anchor(cell: Cell) -> str:
     return f"predicted-{cell[0]}-{cell[1]}"
 
 
@@ -337,42 +323,32 @@ def _group(tested: ClassificationTest, names: tuple[str, str], examples: list[Ex
     if not tested.several and target in found.classes and predicted in found.classes and found.confusion is not None:
         cell = (found.classes.index(target), found.classes.index(predicted))
         count = int(found.confusion[cell])
-        anchor = cell_anchor(cell)
+        anchor = _cell_anchor(cell)
         note = f"{len(examples)} of {count}" if count > len(examples) else f"{len(examples)}" if count > 1 else ""
     one, other = Span(shorten(target, 24), "strong"), Span(shorten(predicted, 24), "strong")
     title = (one, " correct") if target == predicted else (one, " predicted as ", other)
-    cards = tuple(map(_card, examples))
-    return Group(title=title, note=note, anchor=anchor, back=_CONFUSIONS if anchor else "", cards=cards)
+    return Group(title=title, note=note, anchor=anchor, back=_CONFUSIONS if anchor else "", cards=tuple(map(_card, examples)))
 
 
 def _card(example: Example) -> Card:
-    card = example.card
-    predicted = "" if example.right else f": {shorten(example.predicted, 40)}"
+    card, predicted = example.card, "" if example.right else f": {shorten(example.predicted, 40)}"
     alts = (f"{card.name}: labelled {example.target}, predicted {example.predicted}", "the same with a heat map")
     return replace(
-        card,
+        card, text=f"{percent(example.probability)} confident{predicted}", share=example.probability, right=example.right,
         pictures=tuple(replace(picture, alt=alt) for picture, alt in zip(card.pictures, alts, strict=False)),
-        text=f"{percent(example.probability)} confident{predicted}",
-        share=example.probability,
-        right=example.right,
         neighbours=tuple(replace(neighbour, same=neighbour.label == example.target) for neighbour in card.neighbours),
-    )
+    )  # fmt: skip
 
 
-def example_rows(evaluation: Evaluation, *, wrong: int | None = None, right: int | None = None) -> NDArray[np.int64]:
-    """Return the rows of test images to show, int64 (m,): at most `wrong` mistakes, then at most `right` others (`WRONG` and `RIGHT`).
+def example_rows(evaluation: Evaluation, *, wrong: int = WRONG, right: int = RIGHT) -> NDArray[np.int64]:
+    """The rows of test images to show, int64 (m,): at most `wrong` mistakes, then at most `right` others.
 
     Mistakes: the most confident one of each confusion, then the second of each, and so on. The others: of each class in turn the one that
     was nearest to a mistake, then the most confident, and so on. Several labels an image: the images with the largest error of a single
-    label, then those with the largest error that still came out right. Raises ParameterError for negative counts.
+    label, then those with the largest error that still came out right.
     """
-    wrong, right = WRONG if wrong is None else wrong, RIGHT if right is None else right
-    if min(wrong, right) < 0:
-        raise ParameterError(f"wrong and right are numbers of images, 0 or more; got {wrong} and {right}.")
-    outcome = evaluation.outcome
-    link = link_of(outcome.targets)
-    correct = link.correct(outcome.predicted, outcome.targets)
-    if link.independent:
+    outcome, correct = evaluation.outcome, evaluation.outcome.correct
+    if outcome.link.independent:
         order = np.argsort(-np.abs(outcome.targets - outcome.probabilities).max(axis=1), kind="stable")
         return np.concatenate([order[~correct[order]][:wrong], order[correct[order]][:right]]).astype(np.int64)
     confidence = outcome.probabilities.max(axis=1)
@@ -402,8 +378,7 @@ def _from_both_ends(rows: NDArray[Any], cells: NDArray[Any], key: NDArray[Any]) 
     return rows[np.lexsort((key[rows], place[rows]))]
 
 
-def label_text(classes: tuple[str, ...], target: NDArray[Any]) -> str:
-    """Return a target as text: the class of a number, or the classes of a bool (k,), separated by commas."""
+def _label_text(classes: tuple[str, ...], target: NDArray[Any]) -> str:
     if not target.ndim:
         return classes[int(target)]
     return ", ".join(classes[j] for j in np.flatnonzero(target).tolist()) or "(none)"
@@ -413,19 +388,14 @@ def examples_of(evaluation: Evaluation, cards: Mapping[int, Card], training_targ
     """Join the cards of test images, by row, with what is known of them; `Neighbour.row` finds the labels of the nearest ones."""
 
     def labelled(neighbour: Neighbour) -> Neighbour:
-        return replace(neighbour, label=label_text(evaluation.classes, training_targets[neighbour.row]))
+        return replace(neighbour, label=_label_text(evaluation.classes, training_targets[neighbour.row]))
 
     outcome = evaluation.outcome
     examples = []
     for row, card in cards.items():
         values = outcome.probabilities[row]
-        sure = np.maximum(values, 1 - values).min() if link_of(outcome.targets).independent else values.max()
-        examples.append(
-            Example(
-                card=replace(card, neighbours=tuple(map(labelled, card.neighbours))),
-                target=label_text(evaluation.classes, outcome.targets[row]),
-                predicted=label_text(evaluation.classes, outcome.predicted[row]),
-                probability=float(sure),
-            )
-        )
+        sure = np.maximum(values, 1 - values).min() if outcome.link.independent else values.max()
+        target, predicted = (_label_text(evaluation.classes, labels[row]) for labels in (outcome.targets, outcome.predicted))
+        card = replace(card, neighbours=tuple(map(labelled, card.neighbours)))
+        examples.append(Example(card=card, target=target, predicted=predicted, probability=float(sure)))
     return tuple(examples)

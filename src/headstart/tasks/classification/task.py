@@ -15,10 +15,10 @@ from headstart.metrics.link import Link, link_named
 from headstart.onnx_graph import OnnxGraph
 from headstart.records import Column, Record
 from headstart.sections import Card, Matrix, TaskReport
-from headstart.tasks.classification.predictions import ClassPredictions
-from headstart.tasks.classification.records import columns, facts, records, tensors
-from headstart.tasks.predictions import Predictions
+from headstart.tasks.classification.predictions import ClassPredictions, columns, record
+from headstart.tasks.predictions import Judgement, Predictions
 from headstart.tasks.task import Judged, Learned, LearningContext, Neighbour, Output, Outputs, State, Task
+from headstart.text import printable
 
 if TYPE_CHECKING:
     from headstart.data import Targets
@@ -36,7 +36,6 @@ class Classification(Task):
     name = "classification"
 
     def recognises(self, found: Annotations) -> str | None:
-        """Labels are what every reader finds."""
         what = "several labels an image" if found.several else "one label an image"
         return f"{what}, from {found.columns['label'].origin}"
 
@@ -47,11 +46,9 @@ class Classification(Task):
         return read_labels(found, None if state is None else state["classes"])
 
     def targets(self, array: npt.NDArray[Any], state: State) -> Labels | LabelSets:
-        """Class numbers int64 (n,), or bool (n, k)."""
         return class_targets(array, state["classes"])
 
     def state(self, targets: Targets) -> dict[str, Any]:
-        """The names of the classes in the order of the outputs, and the link."""
         assert targets.link is not None
         return {"classes": list(targets.classes), "link": targets.link.name}
 
@@ -69,26 +66,21 @@ class Classification(Task):
                 f"{dataset.source}: no training image of {', '.join(lacking[:5])}{more}: it cannot be learned. "
                 "Add some, or remove the class."
             )
-        if settings.fine_tuning is not None:
-            from headstart.tasks.classification.tuning import check_training
+        from headstart.tasks.classification.learning import check_training
 
-            assert dataset.targets.link is not None
-            check_training(settings.fine_tuning, backbone=settings.backbone, classes=len(dataset.classes), link=dataset.targets.link)
+        check_training(dataset, settings)
 
     def fit(self, table: FeatureTable, context: LearningContext) -> Learned:
-        """Choose layers and head on the frozen backbone, and train further where that is asked for."""
         from headstart.tasks.classification.learning import learn
 
         return learn(table, context)
 
     def find_learning_rate(self, table: FeatureTable, context: LearningContext, *, low: float, high: float, steps: int) -> LearningRates:
-        """Train briefly with a rising learning rate."""
-        from headstart.tasks.classification.tuning import find_learning_rate
+        from headstart.tasks.classification.learning import find_learning_rate
 
         return find_learning_rate(table, context, low=low, high=high, steps=steps)
 
     def outputs(self, state: State) -> tuple[Output, ...]:
-        """Probabilities and logits of the classes."""
         count = len(state["classes"])
         return Output("probabilities", "probabilities", (count,)), Output("logits", "logits", (count,))
 
@@ -99,7 +91,6 @@ class Classification(Task):
         return {"logits": logits.astype(np.float32), **({} if scores is None else {"scores": scores.astype(np.float32)})}
 
     def write_onnx(self, graph: OnnxGraph, model: Any, features: str, state: State) -> None:
-        """Append the head, its logits and their probabilities."""
         graph.node("Identity", model.write_onnx(graph, features), output="logits")
         link_of(state).write_onnx(graph, "logits", output="probabilities")
 
@@ -112,52 +103,62 @@ class Classification(Task):
         return evaluate(probabilities, targets.array, targets.classes)
 
     def judge(self, learned: Learned, evaluation: Evaluation, context: LearningContext) -> Judged:
-        """Prediction sets, abstention, novelty, the learning curve, and labels that look wrong."""
         from headstart.tasks.classification.judging import judge
 
         return judge(learned, evaluation, context)
 
     def reliability_of(
-        self, evaluation: Evaluation, predictions: Predictions, trust: Reliability | None
+        self, evaluation: Evaluation, predictions: Predictions, reliability: Reliability | None
     ) -> tuple[Sequence[str], dict[str, Any]]:
-        """Coverage of the prediction sets, accuracy above the thresholds, novelty; and accuracy by coverage."""
         from headstart.tasks.classification.judging import reliability_of
 
-        return reliability_of(evaluation, predictions, trust)
+        return reliability_of(evaluation, predictions, reliability)
 
     def matrix(self, evaluation: Evaluation) -> Matrix:
-        """True classes in rows, predicted ones in columns; not for several labels an image."""
         from headstart.tasks.classification.sections import confusion_matrix
 
         return confusion_matrix(evaluation)  # type: ignore[arg-type]
 
     def report(self, run: Any, record: Any, *, cards: Callable[..., dict[int, Card]]) -> TaskReport:
-        """Scores, confusions, examples, curves, calibration and reliability."""
-        from headstart.tasks.classification.reporting import report
+        from headstart.tasks.classification.sections import task_report, tested
 
-        return report(run, record, cards=cards)
+        return task_report(tested(run, record, cards=cards))
 
     def predictions(self, given: Predictions, state: State) -> ClassPredictions:
-        """The outputs by class name."""
         return ClassPredictions(**vars(given), classes=tuple(state["classes"]), link=link_of(state))
 
     def columns(self, state: State, *, top: int = 1) -> tuple[Column, ...]:
-        """Label and probability, the ranking, and what is known of the reliability."""
-        return columns(state["classes"], link_of(state), top)
+        return columns(min(top, len(state["classes"])), link_of(state))
 
     def records(
         self, names: Sequence[Any], predictions: Any, neighbour: Neighbour, *, top: int = 1, least: float | None = None, nearest: int = 1
     ) -> list[Record]:
-        """Labels with their probabilities, prediction sets, novelty and the nearest training images."""
-        return records(names, predictions, neighbour, top=top, least=least, nearest=nearest)
+        top = min(top, len(predictions.classes))
+        found = {
+            index: record(names[index], predictions, row, neighbour, top=top, least=least, nearest=nearest)
+            for row, index in enumerate(predictions.kept.tolist())
+        }
+        for index, error in zip(predictions.refused_at, predictions.refused, strict=True):
+            found[index] = Record(name=printable(str(names[index])), error=error.reason)
+        return [found[index] for index in sorted(found)]
 
     def tensors(self, predictions: Any) -> dict[str, npt.NDArray[Any] | list[str]]:
-        """Labels, prediction sets and novelty."""
-        return tensors(predictions)
+        known = predictions.judgement or Judgement()
+        labels = [";".join(label) if isinstance(label, tuple) else label for label in predictions.labels]
+        unlikeness = None if known.unlikeness is None else known.unlikeness.astype(np.float32)
+        found = {"labels": labels, "sets": known.sets, "unlike": known.unlike, "unlikeness": unlikeness}
+        return {name: value for name, value in found.items() if value is not None}
 
     def facts(self, state: State, metrics: Mapping[str, Any], reliability: Reliability | None) -> dict[str, Any]:
-        """The classes, the accuracy on the test part, and the coverage of the prediction sets."""
-        return facts(state["classes"], link_of(state), metrics, reliability)
+        sets = None if reliability is None else reliability.sets
+        return {
+            "classes": list(state["classes"]),
+            "multilabel": link_of(state).independent,
+            "accuracy": metrics.get("test_accuracy"),
+            "accuracy_interval": metrics.get("test_accuracy_interval"),
+            "test_images": metrics.get("test_images"),
+            "coverage": None if sets is None else sets.coverage,
+        }
 
 
 def link_of(state: State) -> Link:

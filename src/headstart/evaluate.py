@@ -1,21 +1,23 @@
-"""Comparing runs: on the images that all of them were tested on, image by image."""
+"""The scores of saved runs: of one run on labelled data, and of several on the images that all of them were tested on, image by image."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from headstart.data import Dataset
 from headstart.errors import DataError, ParameterError, RunError
-from headstart.evaluate import Evaluation, evaluate
-from headstart.metrics import AucDifference, Link, PairedDifference, auc_difference, holm, link_of, paired_difference
-from headstart.run import EVALUATION, load
+from headstart.metrics import AucDifference, PairedDifference, auc_difference, holm, paired_difference
+from headstart.progress import Listener
+from headstart.run import EVALUATION, Run, Use, load, record_use
+from headstart.tasks import Evaluation, Predictions
+from headstart.tasks.classification.evaluation import ClassEvaluation, evaluate
 from headstart.text import enumeration, number, pad, plural, shorten, visible, width
 
 SIGNIFICANT = 0.05
@@ -23,58 +25,104 @@ _ALL_PAIRS = 3  # up to so many pairs, each has its sentence
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class TestResults:
-    """The outputs of a run on its test images.
+class RunEvaluation:
+    """What a test of a saved run gave.
 
     Attributes:
-        name: for the user.
-        path: of the run folder.
-        backbone: its name.
-        classes: the class names, in the order of the columns.
-        link: one label for each image, or several.
-        logits: float32 (m, k).
-        targets: int64 (m,), or bool (m, k) for multi-label.
-        digests: SHA-256 of each image.
+        evaluation: the scores.
+        predictions: of the images that could be read; the others are listed there.
+        trained: how many of the images the run has learned from, by their bytes; `tested`: how many are its own test images.
+        sentences: how well its prediction sets, its confidence and its novelty detection hold on these images; `figures`: the same as
+            JSON values.
     """
 
-    __test__ = False  # not a test of pytest's
+    evaluation: Evaluation
+    predictions: Predictions
+    trained: int
+    tested: int
+    sentences: Sequence[str]
+    figures: Mapping[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All figures as data for JSON."""
+        return {**self.evaluation.to_dict(), "seen": {"trained": self.trained, "tested": self.tested}, **self.figures}
+
+
+def evaluate_run(
+    run: Run | str | Path, data: str | Path | Dataset, *, part: str | None = None, listener: Listener | None = None
+) -> RunEvaluation:
+    """Test a saved run on labelled images: the saved model itself, from pixels to outputs.
+
+    Images that the run has learned from are counted; each use of its test part is recorded in the run.
+
+    Args:
+        run: opened, or its folder.
+        data: as `fit` takes it; classes are matched by name. A `Dataset` has the classes of the run, as `Run.evaluate` takes it.
+        part: only this part of the data: ``train``, ``val`` or ``test``.
+        listener: is told how it goes.
+
+    Raises:
+        RunError, DataError, ParameterError: what was given cannot be used; the message says what to do.
+    """
+    if part not in (None, "train", "val", "test"):
+        raise ParameterError(f"part must be train, val or test, got {part!r}.")
+    listener = listener or Listener()
+    run = run if isinstance(run, Run) else load(run)
+    dataset = data if isinstance(data, Dataset) else run.read(data)
+    dataset = dataset if part is None else dataset.take(dataset.part(part))
+    if not len(dataset):
+        raise DataError(f"{dataset.source}: no images in the part {part!r}.")
+    for note in dataset.notes:
+        listener.say(note)
+    listener.stage(f"Predicting {len(dataset)} images")
+    evaluation, predictions = run.evaluate(dataset, progress=listener.progress)
+    for error in predictions.refused:
+        listener.warn(f"{error} (left out)")
+    trained, tested = run.seen(predictions.digests)
+    score, value, _ = evaluation.headline
+    if trained:
+        listener.warn(
+            f"The run has learned from {trained} of these {evaluation.images} images: the score is too high. Test on other images."
+        )
+    if tested:
+        use = Use(data=dataset.source, images=evaluation.images, tested=tested, trained=trained, accuracy=value, score=score)
+        recorded = (
+            "This use of them was recorded in the run."
+            if record_use(run.path, use)
+            else ("This could not be recorded: the run is read-only.")
+        )
+        listener.say(f"{tested} of these images are the run's own test images. {recorded}")
+    sentences, figures = run.task.reliability_of(evaluation, predictions, run.reliability)
+    return RunEvaluation(
+        evaluation=evaluation, predictions=predictions, trained=trained, tested=tested, sentences=sentences, figures=figures
+    )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ComparedRun:
+    """One of the runs: its scores on images that all were tested on, and how many images its own test part has."""
 
     name: str
     path: Path
     backbone: str
-    classes: tuple[str, ...]
-    link: Link
-    logits: npt.NDArray[np.float32]
-    targets: npt.NDArray[Any]
-    digests: tuple[bytes, ...]
+    tested: int
+    evaluation: ClassEvaluation
 
-    @property
-    def probabilities(self) -> npt.NDArray[np.float64]:
-        """Softmax of the logits, or their sigmoid for multi-label; float64 (m, k)."""
-        return self.link.probabilities(self.logits.astype(np.float64))
-
-    def ordered(self, classes: Sequence[str]) -> TestResults:
-        """The same with the classes in another order."""
-        columns = [self.classes.index(name) for name in classes]
-        targets = self.targets[:, columns] if self.link.independent else np.argsort(columns)[self.targets]
-        return replace(self, classes=tuple(classes), logits=self.logits[:, columns], targets=targets)
-
-    def take(self, rows: Sequence[int]) -> TestResults:
-        """The same of some images."""
-        digests = tuple(self.digests[row] for row in rows)
-        return replace(self, logits=self.logits[list(rows)], targets=self.targets[list(rows)], digests=digests)
+    def part(self, rows: Sequence[int], classes: Sequence[str]) -> ComparedRun:
+        """The same of some images, with the classes in this order."""
+        outcome = self.evaluation.outcome
+        columns = [self.evaluation.classes.index(name) for name in classes]
+        targets = outcome.targets[:, columns] if outcome.link.independent else np.argsort(columns)[outcome.targets]
+        return replace(self, evaluation=evaluate(outcome.probabilities[list(rows)][:, columns], targets[list(rows)], classes))
 
 
-def read_test_results(path: Path) -> TestResults:
-    """Read the outputs of a run on its test images.
+def read_compared(path: Path) -> tuple[ComparedRun, list[bytes]]:
+    """A run with its scores on its whole test part, and the SHA-256 of each of these images.
 
-    They are in its ``evaluation.safetensors``: `logits` float32 (m, k), `targets` int64 (m,) or bool (m, k), `digests` uint8 (m, 32).
-
-    Raises:
-        RunError: not a whole run folder, or one that was written before these were kept.
+    RunError where it is not a whole run folder, or was written before its outputs for the test images were stored.
     """
     run = load(path)
-    expected = run.class_link("headstart compare is for")
+    link, count = run.class_link("headstart compare is for"), plural(len(run.classes), "class")
     file, found = path / EVALUATION, run.tested
     if not found:
         raise RunError(
@@ -84,32 +132,17 @@ def read_test_results(path: Path) -> TestResults:
     missing = [name for name in ("logits", "targets", "digests") if name not in found]
     if missing:
         raise RunError(f"{file}: damaged: {missing[0]!r} is missing. Fit again.")
-    logits, targets, digests = found["logits"], found["targets"], found["digests"]
-    shape = (len(logits), len(run.classes))
-    link = link_of(targets)
-    if logits.shape != shape or not len(logits) or not np.isfinite(logits).all() or digests.shape != (len(logits), 32):
+    logits, digests = found["logits"], found["digests"]
+    if logits.shape != (len(logits), len(run.classes)) or not np.isfinite(logits).all() or digests.shape != (len(logits), 32):
         raise RunError(f"{file}: damaged (logits {logits.shape}, digests {digests.shape}). Fit again.")
-    if link.independent:
-        fits = targets.dtype == bool and targets.shape == shape
-    else:
-        fits = targets.dtype.kind == "i" and targets.shape == shape[:1] and bool(0 <= targets.min() <= targets.max() < len(run.classes))
-    if not fits or link is not expected:
-        raise RunError(f"{file}: damaged (its targets do not fit its {plural(len(run.classes), 'class')}). Fit again.")
-    return TestResults(
-        name=path.name, path=path, backbone=run.manifest.backbone.name, classes=run.classes, link=link,
-        logits=logits.astype(np.float32), targets=targets, digests=tuple(row.tobytes() for row in digests.astype(np.uint8)),
-    )  # fmt: skip
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class ComparedRun:
-    """One of the runs: its scores on the images that all were tested on, and how many images its own test part had."""
-
-    name: str
-    path: Path
-    backbone: str
-    tested: int
-    evaluation: Evaluation
+    try:
+        evaluation = run.test_evaluation()
+    except (DataError, ParameterError):
+        evaluation = None
+    if not isinstance(evaluation, ClassEvaluation) or evaluation.outcome.link is not link:
+        raise RunError(f"{file}: damaged (its targets do not fit its {count}). Fit again.")
+    compared = ComparedRun(name=path.name, path=path, backbone=run.manifest.backbone.name, tested=len(logits), evaluation=evaluation)
+    return compared, [row.tobytes() for row in digests.astype(np.uint8)]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -117,7 +150,6 @@ class ComparedPair:
     """Two of the runs, by name.
 
     Attributes:
-        first, second: the names.
         accuracy: of the first, less that of the second.
         accuracy_p: the p value of the exact McNemar test, corrected for the number of pairs.
         auc: area under the ROC curve of the first, less that of the second; None where there is none.
@@ -191,14 +223,7 @@ class ComparedPair:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Comparison:
-    """Runs on the images that all of them were tested on.
-
-    Attributes:
-        images: how many images that is.
-        runs: in the order given.
-        pairs: every two of them.
-        notes: what must be known to read the figures rightly, in sentences.
-    """
+    """Runs on the images that all of them were tested on: the runs in the order given, every two of them, and notes in sentences."""
 
     images: int
     runs: tuple[ComparedRun, ...]
@@ -262,29 +287,25 @@ def compare_runs(paths: Sequence[Path]) -> Comparison:
     if len(set(places)) < len(places):
         twice = next(path for path, place in zip(paths, places, strict=True) if places.count(place) > 1)
         raise ParameterError(f"{twice} is given twice. Give different runs: they are compared with each other.")
-    results = list(_named([read_test_results(path) for path in paths]))
-    _check_classes(results)
-    shared, notes = _shared(results)
-    evaluations = [evaluate(one.probabilities, one.targets, one.classes) for one in shared]
-    runs = tuple(
-        ComparedRun(name=one.name, path=one.path, backbone=one.backbone, tested=len(one.digests), evaluation=evaluation)
-        for one, evaluation in zip(results, evaluations, strict=True)
-    )
-    pairs = _pairs(runs)
+    names = [place.name for place in places]  # runs of the same name get their paths for names
+    read = [read_compared(path) for path in paths]
+    runs = [replace(run, name=name if names.count(name) == 1 else str(run.path)) for (run, _), name in zip(read, names, strict=True)]
+    _check_classes(runs)
+    shared, notes = _shared(runs, [digests for _, digests in read])
+    pairs = _pairs(shared)
     if len(pairs) > 1:
         notes.append(
             f"p values are corrected for {len(pairs)} comparisons (Holm). The best of several, chosen by these images, looks a little "
             "better on them than it is."
         )
-    return Comparison(images=len(shared[0].digests), runs=runs, pairs=pairs, notes=tuple(notes))
+    return Comparison(images=shared[0].evaluation.images, runs=tuple(shared), pairs=pairs, notes=tuple(notes))
 
 
 def _pairs(runs: Sequence[ComparedRun]) -> tuple[ComparedPair, ...]:
     found = []
     for one, two in combinations(runs, 2):
         first, second = one.evaluation.outcome, two.evaluation.outcome
-        link = link_of(first.targets)
-        accuracy = paired_difference(*(link.correct(outcome.predicted, outcome.targets) for outcome in (first, second)))
+        accuracy = paired_difference(first.correct, second.correct)
         defined = not math.isnan(one.evaluation.scores["roc_auc"])
         auc = auc_difference(first.indicators, first.probabilities, second.probabilities) if defined else None
         found.append(ComparedPair(first=one.name, second=two.name, accuracy=accuracy, accuracy_p=1.0, auc=auc, auc_p=math.nan))
@@ -293,58 +314,51 @@ def _pairs(runs: Sequence[ComparedRun]) -> tuple[ComparedPair, ...]:
     return tuple(replace(pair, accuracy_p=a, auc_p=u) for pair, a, u in zip(found, accuracies, areas, strict=True))
 
 
-def _named(results: Sequence[TestResults]) -> Iterator[TestResults]:
-    """Runs of the same name get their paths for names."""
-    names = [one.path.resolve().name for one in results]
-    for one, name in zip(results, names, strict=True):
-        yield replace(one, name=name if names.count(name) == 1 else str(one.path))
-
-
-def _check_classes(results: Sequence[TestResults]) -> None:
-    first = results[0]
-    for other in results[1:]:
-        if other.link is not first.link:
-            several, one = (other, first) if other.link.independent else (first, other)
+def _check_classes(runs: Sequence[ComparedRun]) -> None:
+    first = runs[0]
+    for other in runs[1:]:
+        if other.evaluation.outcome.link is not first.evaluation.outcome.link:
+            several, one = (other, first) if other.evaluation.outcome.link.independent else (first, other)
             raise DataError(f"In {several.path} an image may have several labels, in {one.path} it has one: the two cannot be compared.")
-        if set(other.classes) != set(first.classes):
+        own, others = first.evaluation.classes, other.evaluation.classes
+        if set(own) != set(others):
             said = " and ".join(
-                f"only {a.path} has {enumeration([visible(name) for name in a.classes if name not in b.classes])}"
-                for a, b in ((first, other), (other, first))
-                if set(a.classes) - set(b.classes)
+                f"only {run.path} has {enumeration([visible(name) for name in mine if name not in yours])}"
+                for run, mine, yours in ((first, own, others), (other, others, own))
+                if set(mine) - set(yours)
             )
             raise DataError(f"The runs have different classes: {said}. Compare runs that were fitted on the same classes.")
 
 
-def _shared(results: Sequence[TestResults]) -> tuple[list[TestResults], list[str]]:
-    """The results on the images that all were tested on, classes and images in the order of the first; and what to say of them."""
-    ordered = [one.ordered(results[0].classes) for one in results]
-    places = [{digest: row for row, digest in reversed(list(enumerate(one.digests)))} for one in ordered]
-    common = [digest for digest in dict.fromkeys(ordered[0].digests) if all(digest in place for place in places)]
+def _shared(runs: Sequence[ComparedRun], digests: Sequence[Sequence[bytes]]) -> tuple[list[ComparedRun], list[str]]:
+    """The runs on the images that all were tested on, classes and images in the order of the first; and what to say of them."""
+    places = [{digest: row for row, digest in reversed(list(enumerate(own)))} for own in digests]
+    common = [digest for digest in dict.fromkeys(digests[0]) if all(digest in place for place in places)]
     if not common:
-        pairs = [f"{a.name} and {b.name} share {len(set(a.digests) & set(b.digests))}" for a, b in combinations(results, 2)]
+        pairs = [
+            f"{runs[a].name} and {runs[b].name} share {len(set(digests[a]) & set(digests[b]))}"
+            for a, b in combinations(range(len(runs)), 2)
+        ]
         raise DataError(
             f"The runs were tested on different images: none of them is shared ({'; '.join(pairs[:6])}). "
-            f"{enumeration([f'{one.name} has {len(one.digests)}' for one in results])}. "
+            f"{enumeration([f'{run.name} has {run.tested}' for run in runs])}. "
             "Fit both with the same --test, or with the same data and --seed."
         )
-    taken = [one.take([place[digest] for digest in common]) for one, place in zip(ordered, places, strict=True)]
-    agree = np.ones(len(common), dtype=bool)
-    for one in taken[1:]:
-        agree &= one.link.correct(one.targets, taken[0].targets)
-    rows = np.flatnonzero(agree).tolist()
-    if not rows:
+    classes = runs[0].evaluation.classes
+    shared = [run.part([place[digest] for digest in common], classes) for run, place in zip(runs, places, strict=True)]
+    first = shared[0].evaluation.outcome
+    agree = np.logical_and.reduce([first.link.correct(run.evaluation.outcome.targets, first.targets) for run in shared])
+    differing = len(common) - int(agree.sum())
+    if differing == len(common):
         raise DataError(f"The runs share {plural(len(common), 'test image')}, and agree on the label of none. Check the labels.")
     notes = []
-    tested = [len(one.digests) for one in results]
-    if any(count != len(common) for count in tested):
-        own = enumeration([f"{shorten(one.name, 40)} {len(one.digests)}" for one in results])
-        notes.append(
-            f"Only images that {_all_of(len(results))} were tested on count, each once: {len(common)}. Test images of each: {own}."
-        )
-    if len(rows) < len(common):
-        differing = len(common) - len(rows)
+    if any(run.tested != len(common) for run in runs):
+        own = enumeration([f"{shorten(run.name, 40)} {run.tested}" for run in runs])
+        notes.append(f"Only images that {_all_of(len(runs))} were tested on count, each once: {len(common)}. Test images of each: {own}.")
+    if differing:
+        shared = [run.part(np.flatnonzero(agree).tolist(), classes) for run in shared]
         notes.append(f"Left out, as the runs have different labels for {'it' if differing == 1 else 'them'}: {plural(differing, 'image')}.")
-    return [one.take(rows) for one in taken], notes
+    return shared, notes
 
 
 def _table(runs: Sequence[ComparedRun]) -> list[str]:

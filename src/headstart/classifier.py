@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,11 +14,10 @@ import numpy.typing as npt
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from headstart.classifier.inputs import check_images, one_each
 from headstart.data import Dataset, class_targets
 from headstart.errors import BackboneError, DataError, ParameterError
 from headstart.features import Features, Images, survey
-from headstart.features.prepared import ExtractorSettings, Prepared, Say, prepare, prepare_trained
+from headstart.features.prepared import ExtractorSettings, Prepared, prepare, prepare_trained
 from headstart.features.table import FeatureTable
 from headstart.heads.labels import encode
 from headstart.modalities.image.augment import Augmentation
@@ -25,8 +25,7 @@ from headstart.progress import Listener, Progress
 from headstart.selection import Choice
 from headstart.settings import Cache, FineTuning, FitSettings
 from headstart.tasks import Learned, LearningContext
-from headstart.tasks.classification.learning import learn
-from headstart.tasks.classification.tuning import find_learning_rate
+from headstart.tasks.classification.learning import check_training, find_learning_rate, learn
 from headstart.training.learning_rates import LearningRates
 
 if TYPE_CHECKING:
@@ -94,60 +93,52 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             ParameterError: a parameter outside its limits.
         """
         dataset, classes, dtype = self._dataset(X, y, groups)
-        prepared = self._prepared()
-        table = self._table(dataset, prepared)
-        learned = learn(table, LearningContext(settings=self._codes(classes), prepared=prepared))
+        table = self._table(dataset, features=self.fine_tuning is None or self.fine_tuning.start == "probe")
+        learned = learn(table, LearningContext(settings=self._codes(classes), prepared=self._prepared()))
         return self._fitted_from(learned, classes=classes, label_dtype=dtype, seconds=self.seconds_)
 
     @classmethod
     def of(cls, settings: FitSettings) -> Self:
         """Return an unfitted classifier with the settings of a fit."""
         classifier = cls(**{name: getattr(settings, name) for name in inspect.signature(cls).parameters})
-        classifier.check_parameters()
+        classifier._check_parameters()
         return classifier
 
     @classmethod
     def of_learned(cls, learned: Learned, settings: FitSettings, *, classes: npt.NDArray[Any]) -> Self:
-        """A fitted classifier of what was learned elsewhere.
-
-        Args:
-            learned: its model.
-            settings: of the fit.
-            classes: the labels, in the order of the model's outputs.
-        """
+        """A fitted classifier of what was learned elsewhere; `classes` are the labels, in the order of the model's outputs."""
         made = cls.of(settings)
         dtype = np.dtype(bool) if learned.table.targets.ndim == 2 else np.asarray(classes).dtype
         return made._fitted_from(learned, classes=classes, label_dtype=dtype, seconds={})
 
     def _dataset(self, X: Images, y: npt.ArrayLike, groups: npt.ArrayLike | None) -> tuple[Dataset, npt.NDArray[Any], np.dtype[Any]]:
         """The inputs checked, the labels in the order of their numbers, and the type of the labels as they were given."""
-        self.check_parameters()
-        images = check_images(X)
-        labels = one_each(y, "y", "labels", len(images))
+        self._check_parameters()
+        images = _checked_images(X)
+        labels = _one_each(y, "y", "labels", len(images))
         try:
             known = encode(labels)
         except ValueError as error:
             raise DataError(str(error)) from error
-        names = None if groups is None else one_each(groups, "groups", "names", len(images)).astype(np.str_)
+        names = None if groups is None else _one_each(groups, "groups", "names", len(images)).astype(np.str_)
         dataset = Dataset(
             images=images if isinstance(images, np.ndarray) else tuple(images),  # type: ignore[arg-type]
             targets=class_targets(known.codes, tuple(map(str, known.classes.tolist()))),
             parts=np.full(len(images), "train"),
             groups=names,  # type: ignore[arg-type]
         )
-        if self.fine_tuning is not None:
-            from headstart.tasks.classification.tuning import check_training
-
-            assert dataset.targets.link is not None
-            check_training(self.fine_tuning, backbone=self.backbone, classes=len(dataset.classes), link=dataset.targets.link)
+        check_training(dataset, self)
         return dataset, known.classes, known.dtype
 
-    def _table(self, dataset: Dataset, prepared: Prepared) -> FeatureTable:
-        with_features = self.fine_tuning is None or self.fine_tuning.start == "probe"
-        features = self.extract(dataset.images) if with_features else self.survey(dataset.images)
-        if not len(features.kept):
-            raise DataError(f"None of the {len(dataset)} images can be read. The first: {features.refused[0]}")
-        return FeatureTable.of(dataset, features, layers=prepared.extractor.layers)
+    def _table(self, dataset: Dataset, *, features: bool) -> FeatureTable:
+        """The images that can be read, with or without features."""
+        if features:
+            found = self.extract(dataset.images)
+        else:
+            began = time.perf_counter()
+            found = survey(dataset.images, preprocessing=self._prepared().extractor.preprocessing)
+            self.seconds_ = {"reading images": time.perf_counter() - began}
+        return FeatureTable.of(dataset, found, layers=self._prepared().extractor.layers)
 
     def _codes(self, classes: npt.NDArray[Any]) -> TransferClassifier:
         """The settings for labels that have become numbers: the weights of the classes go by these."""
@@ -186,9 +177,9 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Train briefly with a rising learning rate, as `fine_tuning` says otherwise; see `LearningRates`. No model results.
 
         Args:
-            X: images, as `fit` takes them; those that cannot be read are left out.
-            y: their labels, as `fit` takes them.
-            groups: their groups.
+            X: images, as `fit` takes them, with labels and groups.
+            y: n labels, or a bool matrix (n, k).
+            groups: n group names.
             low: learning rate of the first step.
             high: of the last step, unless the search diverges before.
             steps: their number.
@@ -198,44 +189,28 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             ParameterError: there is no `fine_tuning`, it does not suit the backbone or the labels, or the search has no such limits.
             MissingExtraError: PyTorch and timm are not installed.
         """
-        self.check_parameters()
+        self._check_parameters()
         if self.fine_tuning is None:
             raise ParameterError("There is no training to find a learning rate for: fine_tuning is None. Give a FineTuning.")
         dataset, classes, _ = self._dataset(X, y, groups)
-        prepared = self._prepared()
-        table = FeatureTable.of(dataset, self.survey(dataset.images), layers=prepared.extractor.layers)
-        context = LearningContext(settings=self._codes(classes), prepared=prepared, listener=listener or Listener())
+        table = self._table(dataset, features=False)
+        context = LearningContext(settings=self._codes(classes), prepared=self._prepared(), listener=listener or Listener())
         return find_learning_rate(table, context, low=low, high=high, steps=steps)
 
-    def extract(self, X: Images, *, progress: Progress | None = None, warn: Say | None = None, announce: Say | None = None) -> Features:
-        """Compute, or look up in the feature store, the features of images.
+    def extract(self, X: Images, *, progress: Progress | None = None) -> Features:
+        """Compute, or look up in the feature store, the features of images by the frozen backbone.
 
         Args:
             X: as `fit` takes them.
             progress: called with (done, in all).
-            warn: called with one line when features cannot be stored; by default it becomes a `RuntimeWarning`.
-            announce: called with one line before a download or a conversion.
         """
-        self.check_parameters()
-        images, start = check_images(X), time.perf_counter()
-        prepared = self._prepared(announce=announce, warn=warn)
+        self._check_parameters()
+        images, began = _checked_images(X), time.perf_counter()
+        prepared = self._prepared()
         ready = time.perf_counter()
-        features = prepared.extract(images, progress=progress, warn=warn)
-        self.seconds_ = {"backbone": ready - start, "features": time.perf_counter() - ready}
+        features = prepared.extract(images, progress=progress)
+        self.seconds_ = {"backbone": ready - began, "features": time.perf_counter() - ready}
         return features
-
-    def survey(self, X: Images, *, progress: Progress | None = None, announce: Say | None = None) -> Features:
-        """Find out which images can be read, without computing features; arguments as of `extract`."""
-        self.check_parameters()
-        images, start = check_images(X), time.perf_counter()
-        found = survey(images, preprocessing=self._prepared(announce=announce).extractor.preprocessing, progress=progress)
-        self.seconds_ = {"reading images": time.perf_counter() - start}
-        return found
-
-    def features_of(self, X: Images, *, progress: Progress | None = None) -> Features:
-        """The features of images by the backbone as it is now fitted, fine-tuned where it was; arguments as of `extract`."""
-        check_is_fitted(self, "choice_")
-        return self._as_fitted().extract(check_images(X), progress=progress)
 
     def predict(self, X: Images) -> npt.NDArray[Any]:
         """The most probable label of each image (n,); for several labels an image, a matrix (n, k) of the type that `y` had.
@@ -275,14 +250,14 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             state["_network"] = state["_fitted"].extractor.backbone.network.read_bytes()
         return {name: value for name, value in state.items() if name not in ("_current", "_fitted", "extractor_")}
 
-    def check_parameters(self) -> None:
-        """Raise `ParameterError` for parameters outside their limits; the backbone's name and weights are not looked up."""
+    def _check_parameters(self) -> None:
+        """ParameterError for parameters outside their limits; the backbone's name and weights are not looked up."""
         FitSettings.check(head=self.head, engine=self.engine, fit_image=self.fit_image, seed=self.seed, fine_tuning=self.fine_tuning)
         if self.fine_tuning is not None:
             Augmentation.parse(self.fine_tuning.augment)
 
     def _features_of_all(self, X: Images) -> npt.NDArray[np.float32]:
-        images = check_images(X)
+        images = _checked_images(X)
         features = self._as_fitted().extract(images)
         if features.refused:
             shown = "; ".join(str(error) for error in features.refused[:3])
@@ -305,10 +280,53 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             self.__dict__.pop("_network", None)
         return prepared
 
-    def _prepared(self, *, announce: Say | None = None, warn: Say | None = None) -> Prepared:
+    def _prepared(self) -> Prepared:
         """The extractor of the current parameters; made again when they have changed."""
-        settings = ExtractorSettings.of(self.backbone, weights=self.weights, fit_image=self.fit_image, engine=self.engine, cache=self.cache)
+        settings = ExtractorSettings.of(self)
         prepared: Prepared | None = getattr(self, "_current", None)
         if prepared is None or prepared.settings != settings:
-            self._current = prepared = prepare(settings, announce=announce, warn=warn)
+            self._current = prepared = prepare(settings)
         return prepared
+
+
+def _one_each(values: Any, name: str, what: str, count: int) -> npt.NDArray[Any]:
+    """`values` as an array with an entry for each of `count` images."""
+    if values is None:
+        raise DataError(
+            f"{name} is None, and TransferClassifier requires y to be passed, but the target y is None: one label for each image."
+        )
+    try:
+        array = np.asarray(values)
+    except ValueError:
+        array = np.empty(())
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise DataError(f"{name} contains NaN or inf; each image needs a label that is known.")
+    if array.ndim == 0:
+        raise DataError(f"{name} must be a list with one entry for each image, or a bool matrix (n, k); got {repr(values)[:80]}.")
+    if len(array) != count:
+        raise DataError(f"X has {count} images and {name} has {len(array)} {what}; each image needs one.")
+    return array
+
+
+def _checked_images(X: Any) -> Images:
+    """The images, if they are a list or an array of images; anything else is refused."""
+    strange = isinstance(X, np.ndarray) and X.dtype.kind not in "OUS"
+    single = isinstance(X, np.ndarray) and X.dtype == np.uint8 and X.ndim == 3 and X.shape[2] == 3
+    if single or isinstance(X, str | bytes | os.PathLike):
+        raise DataError("X must be a list of images (paths, bytes or arrays), got a single one. Put it into a list: [image].")
+    if isinstance(X, np.ndarray) and X.dtype == np.uint8 and X.ndim in (3, 4):
+        images: Images = X
+    elif not hasattr(X, "__len__") or isinstance(X, Mapping | set) or getattr(X, "ndim", 1) != 1 or strange:
+        given = f"{X.dtype} {X.shape}" if isinstance(X, np.ndarray) else type(X).__name__
+        raise DataError(
+            f"X must be a list of paths or a uint8 array of images (n, H, W, 3), got {given}. "
+            "Floating-point images from 0 to 1: (255 * X).round().astype('uint8')."
+        )
+    else:
+        images = list(X)
+    if not len(images):
+        raise DataError("X is empty; at least two images of two classes are needed.")
+    for index, image in enumerate(images if isinstance(images, list) else ()):
+        if not isinstance(image, str | bytes | os.PathLike | np.ndarray):
+            raise DataError(f"X[{index}] is not an image: {repr(image)[:80]}. Give paths, bytes or uint8 arrays (H, W, 3).")
+    return images
