@@ -16,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from headstart import FitSettings, TransferClassifier, deep_check, read_dataset
+from headstart import FitSettings, deep_check, read_dataset
+from headstart.features.prepared import ExtractorSettings, prepare
 from measurement_data import DATA
 
 
@@ -27,7 +28,7 @@ def main() -> None:
     arguments = parser.parse_args()
     dataset = read_dataset(DATA / "chest_xray")
     settings = FitSettings(cache=arguments.cache or "auto")
-    TransferClassifier.of(settings).extract(dataset.images)
+    prepare(ExtractorSettings.of(settings)).extract(dataset.images)
     share = (dataset.parts == "test").mean()
     for seed in range(arguments.seeds):
         parts = np.where(np.random.default_rng(seed).random(len(dataset)) < share, "test", "train")

@@ -13,10 +13,11 @@ import pytest
 from PIL import Image
 
 from conftest import draw
-from headstart import FeatureStore, FitResult, FitSettings, TransferClassifier, fit, load, read_dataset
+from headstart import FeatureStore, FitResult, FitSettings, fit, load, read_dataset
 from headstart.backbones import Backbone
 from headstart.data import LabelSets, dataset_from_arrays, dataset_from_paths
 from headstart.errors import DataError, HeadstartError, ParameterError, RunError, StoreError
+from headstart.features.prepared import ExtractorSettings, prepare
 from headstart.files import feature_store_file
 from headstart.pipeline import Shard, fit_shard
 from headstart.progress import Listener
@@ -300,7 +301,7 @@ def test_merged_shards_are_as_good_as_the_whole(copied: Path, tmp_path: Path) ->
         for part in done:
             store.merge(part.store)
     whole = FitSettings(cache=merged, head="ridge")
-    assert TransferClassifier.of(whole).extract(read_dataset(copied).images).computed == 0
+    assert prepare(ExtractorSettings.of(whole)).extract(read_dataset(copied).images).computed == 0
     sharded: FitResult = fit(copied, settings=whole)
     plain = fit(copied, settings=FitSettings(cache=None, head="ridge"))
     np.testing.assert_array_equal(sharded.test.outcome.probabilities, plain.test.outcome.probabilities)

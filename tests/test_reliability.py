@@ -96,7 +96,7 @@ def test_the_network_has_seen_every_image() -> None:
     assert found.abstention is None
     test = ReliabilityTest.of(found, softmax(answers(9, 3, seed=0)[0]), np.zeros(9, np.int64), np.arange(9) < 3)
     assert test == ReliabilityTest(images=9, unlike=3 / 9)
-    assert test.sentences() == ("33.3% of these images were flagged as unlike anything seen in training.",)
+    assert test.sentences() == ("33.3 % of the images are flagged as novel.",)
 
 
 def test_labels_of_which_no_image_has_any() -> None:
@@ -145,8 +145,8 @@ def test_the_test_of_the_sets_counted_by_hand() -> None:
     assert test.answered == ()
     low, high = binomtest(3, 4).proportion_ci(method="wilson")
     assert test.sentences() == (
-        "Prediction sets for a coverage of 90% contained the true class in 75.0% of cases "
-        f"[{low:.1%}, {high:.1%}]; mean size 1.75, a single class for 50% of the images.",
+        f"Prediction sets: mean size 1.75, coverage 75.0 % of the images (95 % interval {100 * low:.1f} % to {100 * high:.1f} %); "
+        "90.0 % was asked for. A single class for 50.0 % of them.",
     )
 
 
@@ -189,9 +189,9 @@ def test_the_thresholds_that_training_promised_counted_by_hand() -> None:
     assert len(set(thresholds)) == len(thresholds)
     low, high = row.interval
     assert (
-        f"At a confidence of at least {threshold:.3f}, chosen for an accuracy of 99.0%, the model answers 75% of the cases with an "
-        f"accuracy of 66.67% [{low:.2%}, {high:.2%}]."
-    ) in test.sentences()
+        f"At a confidence of at least {threshold:.3f}, chosen for an accuracy of 99.0 %, the model answers 75.0 % of the images with an "
+        f"accuracy of 66.7 % (95 % interval {100 * low:.1f} % to {100 * high:.1f} %)."
+    ) in test.threshold_sentences()
 
 
 @pytest.mark.parametrize("seed", range(20))

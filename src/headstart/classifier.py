@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import os
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -16,12 +15,11 @@ from sklearn.utils.validation import check_is_fitted
 
 from headstart.data import Dataset, class_targets
 from headstart.errors import BackboneError, DataError, ParameterError
-from headstart.features import Features, Images, survey
+from headstart.features import Features, Images
 from headstart.features.prepared import ExtractorSettings, Prepared, prepare, prepare_trained
-from headstart.features.table import FeatureTable
 from headstart.heads.labels import encode
 from headstart.modalities.image.augment import Augmentation
-from headstart.progress import Listener, Progress
+from headstart.progress import Listener, Progress, Seconds
 from headstart.selection import Choice
 from headstart.settings import Cache, FineTuning, FitSettings
 from headstart.tasks import Learned, LearningContext
@@ -93,21 +91,17 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             ParameterError: a parameter outside its limits.
         """
         dataset, classes, dtype = self._dataset(X, y, groups)
-        table = self._table(dataset, features=self.fine_tuning is None or self.fine_tuning.start == "probe")
-        learned = learn(table, LearningContext(settings=self._codes(classes), prepared=self._prepared()))
-        return self._fitted_from(learned, classes=classes, label_dtype=dtype, seconds=self.seconds_)
-
-    @classmethod
-    def of(cls, settings: FitSettings) -> Self:
-        """Return an unfitted classifier with the settings of a fit."""
-        classifier = cls(**{name: getattr(settings, name) for name in inspect.signature(cls).parameters})
-        classifier._check_parameters()
-        return classifier
+        features, seconds = self.fine_tuning is None or self.fine_tuning.start == "probe", Seconds()
+        with seconds.lap("backbone"):
+            prepared = self._prepared()
+        table = prepared.table(dataset, features=features, seconds=seconds)
+        learned = learn(table, LearningContext(settings=self._codes(classes), prepared=prepared))
+        return self._fitted_from(learned, classes=classes, label_dtype=dtype, seconds=seconds)
 
     @classmethod
     def of_learned(cls, learned: Learned, settings: FitSettings, *, classes: npt.NDArray[Any]) -> Self:
         """A fitted classifier of what was learned elsewhere; `classes` are the labels, in the order of the model's outputs."""
-        made = cls.of(settings)
+        made = cls(**{name: getattr(settings, name) for name in inspect.signature(cls).parameters})
         dtype = np.dtype(bool) if learned.table.targets.ndim == 2 else np.asarray(classes).dtype
         return made._fitted_from(learned, classes=classes, label_dtype=dtype, seconds={})
 
@@ -129,16 +123,6 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         )
         check_training(dataset, self)
         return dataset, known.classes, known.dtype
-
-    def _table(self, dataset: Dataset, *, features: bool) -> FeatureTable:
-        """The images that can be read, with or without features."""
-        if features:
-            found = self.extract(dataset.images)
-        else:
-            began = time.perf_counter()
-            found = survey(dataset.images, preprocessing=self._prepared().extractor.preprocessing)
-            self.seconds_ = {"reading images": time.perf_counter() - began}
-        return FeatureTable.of(dataset, found, layers=self._prepared().extractor.layers)
 
     def _codes(self, classes: npt.NDArray[Any]) -> TransferClassifier:
         """The settings for labels that have become numbers: the weights of the classes go by these."""
@@ -193,7 +177,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if self.fine_tuning is None:
             raise ParameterError("There is no training to find a learning rate for: fine_tuning is None. Give a FineTuning.")
         dataset, classes, _ = self._dataset(X, y, groups)
-        table = self._table(dataset, features=False)
+        table = self._prepared().table(dataset, features=False, seconds=Seconds())
         context = LearningContext(settings=self._codes(classes), prepared=self._prepared(), listener=listener or Listener())
         return find_learning_rate(table, context, low=low, high=high, steps=steps)
 
@@ -205,12 +189,9 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             progress: called with (done, in all).
         """
         self._check_parameters()
-        images, began = _checked_images(X), time.perf_counter()
-        prepared = self._prepared()
-        ready = time.perf_counter()
-        features = prepared.extract(images, progress=progress)
-        self.seconds_ = {"backbone": ready - began, "features": time.perf_counter() - ready}
-        return features
+        self._check_parameters()
+        images = _checked_images(X)
+        return self._prepared().extract(images, progress=progress)
 
     def predict(self, X: Images) -> npt.NDArray[Any]:
         """The most probable label of each image (n,); for several labels an image, a matrix (n, k) of the type that `y` had.

@@ -147,13 +147,9 @@ def read_compared(path: Path) -> tuple[ComparedRun, list[bytes]]:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ComparedPair:
-    """Two of the runs, by name.
+    """Two of the runs, by name: accuracy and area under the ROC curve of the first, less those of the second; None where there is no area.
 
-    Attributes:
-        accuracy: of the first, less that of the second.
-        accuracy_p: the p value of the exact McNemar test, corrected for the number of pairs.
-        auc: area under the ROC curve of the first, less that of the second; None where there is none.
-        auc_p: the p value of DeLong's test, corrected; nan where there is none.
+    The p values of the exact McNemar test and of DeLong's test are corrected for the number of pairs; nan where there is none.
     """
 
     first: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeAlias
@@ -41,3 +42,14 @@ class Listener:
 
     def warn(self, message: str) -> None:
         """Something that changes what the result means."""
+
+
+class Seconds(dict[str, float]):
+    """Seconds by stage."""
+
+    @contextmanager
+    def lap(self, stage: str) -> Iterator[None]:
+        """Measure how long a stage takes."""
+        began = time.perf_counter()
+        yield
+        self[stage] = time.perf_counter() - began

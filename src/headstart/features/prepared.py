@@ -19,11 +19,13 @@ import numpy as np
 import headstart
 from headstart import files
 from headstart.backbones import Backbone, load_backbone
+from headstart.data import Dataset
 from headstart.errors import BackboneError, ParameterError, StoreError
-from headstart.features.extractor import BackboneExtractor, Features, Images
+from headstart.features.extractor import BackboneExtractor, Features, Images, survey
 from headstart.features.store import FeatureStore
+from headstart.features.table import FeatureTable
 from headstart.modalities.image import Preprocessing
-from headstart.progress import Progress
+from headstart.progress import Progress, Seconds
 
 Say = Callable[[str], None]
 _TRAINED = "headstart-trained-"
@@ -61,6 +63,17 @@ class Prepared:
             return
         with FeatureStore(files.feature_store_file(self.cache)) as store:
             yield store
+
+    def table(
+        self, dataset: Dataset, *, features: bool = True, seconds: Seconds, progress: Progress | None = None, warn: Say | None = None
+    ) -> FeatureTable:
+        """The inputs that can be read, with their features, or without any; DataError where none can."""
+        with seconds.lap("features" if features else "reading images"):
+            if features:
+                found = self.extract(dataset.images, progress=progress, warn=warn)
+            else:
+                found = survey(dataset.images, preprocessing=self.extractor.preprocessing, progress=progress)
+        return FeatureTable.of(dataset, found, layers=self.extractor.layers)
 
     def cached(self, key: str, compute: Callable[[], bytes]) -> bytes:
         """A small derived result, looked up where features are stored; computed where it is not there or nothing is stored.

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -21,7 +20,6 @@ from headstart.data.shards import Shard
 from headstart.data.split import folds
 from headstart.engine import gpu_is_there
 from headstart.errors import DataError, ParameterError, StoreError
-from headstart.features import survey
 from headstart.features.prepared import ExtractorSettings, Prepared, prepare
 from headstart.features.table import FeatureTable
 from headstart.modalities.image.augment import Augmentation
@@ -29,7 +27,7 @@ from headstart.pipeline.reading import check, read, split, without_test
 from headstart.pipeline.result import FitResult, ProbeTest, ShardResult
 from headstart.pipeline.resuming import check_resumable, checkpoints_of, command_that_began, resumable_or_removed
 from headstart.pipeline.writing import write
-from headstart.progress import Listener
+from headstart.progress import Listener, Seconds
 from headstart.run import check_target
 from headstart.settings import FitSettings
 from headstart.tasks import Evaluation, Learned, LearningContext, Task, task_named
@@ -90,17 +88,6 @@ def fit(
     return result
 
 
-class Seconds(dict[str, float]):
-    """Seconds by stage."""
-
-    @contextmanager
-    def lap(self, stage: str) -> Iterator[None]:
-        """Measure how long a stage takes."""
-        began = time.perf_counter()
-        yield
-        self[stage] = time.perf_counter() - began
-
-
 def _check_beforehand(out: Path | None, settings: FitSettings, *, resume: bool) -> None:
     if out is not None:
         check_target(out)
@@ -124,16 +111,12 @@ def extract(
     listener.stage(f"{'Extracting features of' if features else 'Reading'} {len(dataset)} images")
     with seconds.lap("backbone"):
         prepared = prepare(ExtractorSettings.of(settings), announce=listener.say, warn=listener.warn)
-    with seconds.lap("features" if features else "reading images"):
-        if features:
-            found = prepared.extract(dataset.images, progress=listener.progress, warn=listener.warn)
-        else:
-            found = survey(dataset.images, preprocessing=prepared.extractor.preprocessing, progress=listener.progress)
-    table = FeatureTable.of(dataset, found, layers=prepared.extractor.layers)
-    if found.refused:
-        shown = "\n".join(f"  {error}" for error in found.refused[:5])
-        more = f"\n  and {len(found.refused) - 5} more, all listed in the run" if len(found.refused) > 5 else ""
-        listener.warn(f"{len(found.refused)} of {len(dataset)} images cannot be read and are left out:\n{shown}{more}")
+    table = prepared.table(dataset, features=features, seconds=seconds, progress=listener.progress, warn=listener.warn)
+    refused = table.refused
+    if refused:
+        shown = "\n".join(f"  {error}" for error in refused[:5])
+        more = f"\n  and {len(refused) - 5} more, all listed in the run" if len(refused) > 5 else ""
+        listener.warn(f"{len(refused)} of {len(dataset)} images cannot be read and are left out:\n{shown}{more}")
     return prepared, table
 
 

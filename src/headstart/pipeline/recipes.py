@@ -55,22 +55,11 @@ class Recipe:
         return FitSettings.from_dict({**table, **({} if weights is None else {"weights": weights}), **overrides})
 
 
-def recipes(folder: str | Path | None = None) -> tuple[Recipe, ...]:
-    """The recipes that come with Headstart, or those of the ``.toml`` files in `folder`, sorted by name.
-
-    ParameterError where `folder` is not a folder, or one of its files is not a recipe.
-    """
-    if folder is None:
-        return _own_recipes()
-    if not Path(folder).is_dir():
-        raise ParameterError(f"{folder}: there is no such folder of recipes.")
-    return tuple(sorted((_read(path) for path in Path(folder).glob("*.toml")), key=lambda recipe: recipe.name))
-
-
 @functools.cache
-def _own_recipes() -> tuple[Recipe, ...]:
-    folder = importlib.resources.files("headstart.pipeline") / "recipe_files"
-    return recipes(Path(str(folder)))
+def recipes() -> tuple[Recipe, ...]:
+    """The recipes that come with Headstart, sorted by name."""
+    folder = Path(str(importlib.resources.files("headstart.pipeline") / "recipe_files"))
+    return tuple(sorted(map(_read, folder.glob("*.toml")), key=lambda recipe: recipe.name))
 
 
 def read_recipe(name: str | Path) -> Recipe:

@@ -33,11 +33,10 @@ _PACKAGES = ("numpy", "scipy", "scikit-learn", "openvino", "onnxruntime", "onnx"
 def write(result: FitResult, *, command: str) -> None:
     """Write the run folder of a result; errors as of `writing_run`."""
     assert result.run is not None
-    record, dataset = record_of(result), result.dataset
-    contents = contents_of(result, record=record, command=command)
+    contents, dataset = contents_of(result, command=command), result.dataset
     with writing_run(result.run) as folder:
         run = write_files(folder, contents)
-        run.record = record
+        run.record = _record(result)
         train, test = result.table.train, result.table.test
         sources = Sources(
             training=lambda row: dataset.images[train[row]], test=lambda row: dataset.images[test[row]],
@@ -47,15 +46,15 @@ def write(result: FitResult, *, command: str) -> None:
         seal(folder, run.manifest)
 
 
-def contents_of(result: FitResult, *, command: str, record: FitRecord | None = None) -> RunContents:
+def contents_of(result: FitResult, *, command: str) -> RunContents:
     """Everything that goes into the run folder but its pages."""
     return RunContents(
-        manifest=_manifest(result, record or record_of(result), command=command), backbone=result.learned.prepared.extractor.backbone,
+        manifest=_manifest(result, command=command), backbone=result.learned.prepared.extractor.backbone,
         model=result.choice.estimator, reference=_reference(result), evaluation=_evaluation(result), split=_split_list(result),
     )  # fmt: skip
 
 
-def _manifest(result: FitResult, record: FitRecord, *, command: str) -> Manifest:
+def _manifest(result: FitResult, *, command: str) -> Manifest:
     task, extractor, targets = result.task, result.learned.prepared.extractor, result.dataset.targets
     backbone, state = extractor.backbone, task.state(targets)
     reliability = result.judged.reliability
@@ -68,12 +67,11 @@ def _manifest(result: FitResult, record: FitRecord, *, command: str) -> Manifest
         metrics=_metrics(result),
         reliability=None if reliability is None else reliability.state()[0],
         provenance=_provenance(result, command),
-        story=record.to_dict(),
+        story=_record(result).to_dict(),
     )  # fmt: skip
 
 
-def record_of(result: FitResult) -> FitRecord:
-    """How the fit went."""
+def _record(result: FitResult) -> FitRecord:
     extractor, judged = result.learned.prepared.extractor, result.judged
     return FitRecord(
         title=printable(Path(result.dataset.source).resolve().name or result.dataset.source), head=result.head,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Self
@@ -12,6 +13,7 @@ import numpy.typing as npt
 from headstart.metrics import accuracy_interval, link_of
 from headstart.reliability.guarantees import Abstention, PredictionSets
 from headstart.reliability.novelty import Novelty
+from headstart.text import percent
 
 if TYPE_CHECKING:
     from headstart.backbones import Layer
@@ -164,23 +166,28 @@ class ReliabilityTest:
             **found, answered=() if reliability.abstention is None else _threshold_tests(reliability.abstention, probabilities, targets)
         )
 
-    def sentences(self) -> tuple[str, ...]:
-        """The results as sentences for a person."""
-        lines = []
-        if self.coverage is not None and self.asked is not None and self.coverage_interval is not None:
-            low, high = self.coverage_interval
-            lines.append(
-                f"Prediction sets for a coverage of {self.asked:.0%} contained the true class in {self.coverage:.1%} of cases "
-                f"[{low:.1%}, {high:.1%}]; mean size {self.size:.2f}, a single class for {self.single:.0%} of the images."
-            )
-        lines += [
-            f"At a confidence of at least {row.threshold:.3f}, chosen for an accuracy of {row.wanted:.1%}, the model answers "
-            f"{row.share:.0%} of the cases with an accuracy of {row.right:.2%} [{row.interval[0]:.2%}, {row.interval[1]:.2%}]."
-            for row in self.answered
-        ]
+    def sentences(self, images: str = "images") -> tuple[str, ...]:
+        """How prediction sets and novelty did on the `images`, as sentences."""
+        said = []
+        if self.coverage is not None:
+            low, high = self.coverage_interval or (math.nan, math.nan)
+            interval = "" if math.isnan(low) else f" (95 % interval {percent(low)} to {percent(high)})"
+            size = "" if self.size is None else f"mean size {self.size:.2f}, "
+            asked = "" if self.asked is None else f"; {percent(self.asked)} was asked for"
+            single = "" if self.single is None else f" A single class for {percent(self.single)} of them."
+            said.append(f"Prediction sets: {size}coverage {percent(self.coverage)} of the {images}{interval}{asked}.{single}")
         if self.unlike is not None:
-            lines.append(f"{self.unlike:.1%} of these images were flagged as unlike anything seen in training.")
-        return tuple(lines)
+            said.append(f"{percent(self.unlike)} of the {images} are flagged as novel.")
+        return tuple(said)
+
+    def threshold_sentences(self) -> tuple[str, ...]:
+        """How the thresholds did, a sentence each."""
+        return tuple(
+            f"At a confidence of at least {row.threshold:.3f}, chosen for an accuracy of {percent(row.wanted)}, the model answers "
+            f"{percent(row.share)} of the images with an accuracy of {percent(row.right)} "
+            f"(95 % interval {percent(row.interval[0])} to {percent(row.interval[1])})."
+            for row in self.answered
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""

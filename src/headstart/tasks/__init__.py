@@ -7,9 +7,21 @@ from __future__ import annotations
 
 from headstart.data import Annotations
 from headstart.errors import DataError, ParameterError, nearest
-from headstart.tasks.classification import Classification
-from headstart.tasks.predictions import Judgement, Predictions
-from headstart.tasks.task import FEATURES, Evaluation, Judged, Learned, LearningContext, Neighbour, Output, Outputs, State, Task
+from headstart.tasks.classification.task import Classification
+from headstart.tasks.task import (
+    FEATURES,
+    Evaluation,
+    Judged,
+    Judgement,
+    Learned,
+    LearningContext,
+    Neighbour,
+    Output,
+    Outputs,
+    Predictions,
+    State,
+    Task,
+)  # fmt: skip
 
 __all__ = [
     "FEATURES", "TASKS", "Evaluation", "Judged", "Judgement", "Learned", "LearningContext", "Neighbour", "Output", "Outputs", "Predictions",

@@ -15,7 +15,6 @@ from headstart.tasks.classification.evaluation import ClassEvaluation as Evaluat
 from headstart.text import number, percent, plural, shorten
 
 if TYPE_CHECKING:
-    from headstart.reliability import ReliabilityTest
     from headstart.tasks.classification.sections import ClassificationTest
 
 SHOWN = 5  # lines in a chart that can still be told apart
@@ -53,12 +52,11 @@ def roc_chart(found: Evaluation, chosen: list[int]) -> LineChart:
     curves = (metrics.roc_curve(found.outcome.indicators[:, i], found.outcome.probabilities[:, i])[:2] for i in chosen)
     series, areas = _lines(found, chosen, curves, area="roc_auc")
     return LineChart(
-        title="ROC",
-        description=f"True positive rate by false positive rate. The area by class: {areas}.",
+        title="ROC", description=f"True positive rate by false positive rate. The area by class: {areas}.",
         series=(*series, Series(name="chance", x=[0.0, 1.0], y=[0.0, 1.0], colour=4, dashed=True)),
         x=Axis(label="false positive rate", low=0.0, high=1.0, percent=True),
         y=Axis(label="true positive rate (recall)", low=0.0, high=1.0, percent=True),
-    )
+    )  # fmt: skip
 
 
 def precision_recall_chart(found: Evaluation, chosen: list[int]) -> LineChart:
@@ -66,12 +64,9 @@ def precision_recall_chart(found: Evaluation, chosen: list[int]) -> LineChart:
     curves = (metrics.precision_recall_curve(found.outcome.indicators[:, i], found.outcome.probabilities[:, i])[1::-1] for i in chosen)
     series, areas = _lines(found, chosen, curves, area="average_precision")
     return LineChart(
-        title="Precision and recall",
-        description=f"Precision by recall. The average precision by class: {areas}.",
-        series=series,
-        x=Axis(label="recall", low=0.0, high=1.0, percent=True),
-        y=Axis(label="precision", low=0.0, high=1.0, percent=True),
-    )
+        title="Precision and recall", description=f"Precision by recall. The average precision by class: {areas}.", series=series,
+        x=Axis(label="recall", low=0.0, high=1.0, percent=True), y=Axis(label="precision", low=0.0, high=1.0, percent=True),
+    )  # fmt: skip
 
 
 def _lines(
@@ -97,7 +92,10 @@ def confidence_section(tested: ClassificationTest) -> Section:
         charts.append(coverage_chart(tested))
         legend += " Abstention: the accuracy on the images with the highest confidence, by the share of images answered."
     thresholds = thresholds_table(tested)
-    sentences = () if test is None else reliability_sentences(test, tested.part)
+    sentences = () if test is None else test.sentences(f"{tested.part} images")
+    if test is not None and test.unlike is not None:
+        alarms = " They come from the same source as the training images, so this is the false alarm rate."
+        sentences = (*sentences[:-1], sentences[-1] + alarms)
     sets = (Heading("Prediction sets and novelty"), *map(Paragraph, sentences), *_set_sizes(tested)) if sentences else ()
     return Section(
         anchor="confidence",
@@ -171,12 +169,10 @@ def reliability_chart(found: Evaluation, before: Evaluation | None) -> LineChart
     what = "label" if several else "predicted class"
     told = ", ".join(f"{percent(a)} confident: {percent(b)} right" for a, b in zip(sure.tolist(), right.tolist(), strict=True))
     return LineChart(
-        title="Reliability",
-        description=f"Share right by probability of the {what}. {told}.",
-        series=tuple(series),
+        title="Reliability", description=f"Share right by probability of the {what}. {told}.", series=tuple(series),
         x=Axis(label=f"probability of the {what}", low=low, high=1.0, percent=True),
         y=Axis(label="share right, with 95 % interval", high=1.0, percent=True),
-    )
+    )  # fmt: skip
 
 
 def coverage_chart(tested: ClassificationTest) -> LineChart:
@@ -186,13 +182,12 @@ def coverage_chart(tested: ClassificationTest) -> LineChart:
     share, right = share[enough], right[enough]
     half = float(right[np.searchsorted(share, 0.5)])
     return LineChart(
-        title="Abstention",
+        title="Abstention", mark=_mark(tested),
         description=f"Accuracy on the most confident images: {percent(half)} on half of all, {percent(float(right[-1]))} on all.",
         series=(Series(name="accuracy on the images answered", x=share.tolist(), y=right.tolist()),),
         x=Axis(label=f"share of the {tested.part} images answered", low=0.0, high=1.0, percent=True),
         y=Axis(label="accuracy", high=1.0, percent=True),
-        mark=_mark(tested),
-    )
+    )  # fmt: skip
 
 
 def _mark(tested: ClassificationTest) -> Mark | None:
@@ -212,23 +207,6 @@ def thresholds_table(tested: ClassificationTest) -> Table | None:
     columns = 3 if tested.several else 4
     rows = [(percent(row.wanted), percent(row.threshold), percent(row.share), percent(row.right)) for row in tested.reliability.answered]
     return Table(head=head[:columns], rows=tuple(row[:columns] for row in rows), layout="numbers wrap")
-
-
-def reliability_sentences(test: ReliabilityTest, part: str) -> tuple[str, ...]:
-    """In sentences how prediction sets and the novelty score did on the test part."""
-    said = []
-    if test.coverage is not None:
-        low, high = test.coverage_interval or (math.nan, math.nan)
-        interval = "" if math.isnan(low) else f" (95 % interval {percent(low)} to {percent(high)})"
-        size = "" if test.size is None else f"mean size {test.size:.2f}, "
-        asked = "" if test.asked is None else f"; {percent(test.asked)} was asked for"
-        said.append(f"Prediction sets: {size}coverage {percent(test.coverage)} of the {part} images{interval}{asked}.")
-    if test.unlike is not None:
-        said.append(
-            f"{percent(test.unlike)} of the {part} images are flagged as novel. "
-            "They come from the same source as the training images, so this is the false alarm rate."
-        )
-    return tuple(said)
 
 
 def _set_sizes(tested: ClassificationTest) -> tuple[Block, ...]:

@@ -14,8 +14,7 @@ from headstart.features.prepared import result_key
 from headstart.reliability import Abstention, Reliability, ReliabilityTest, confidence
 from headstart.selection import LearningCurve, learning_curve
 from headstart.tasks.classification.evaluation import ClassEvaluation
-from headstart.tasks.predictions import Predictions
-from headstart.tasks.task import Evaluation, Judged, Learned, LearningContext
+from headstart.tasks.task import Evaluation, Judged, Learned, LearningContext, Predictions
 
 _FEW = 40  # training images: a curve of fewer tells nothing
 
@@ -78,6 +77,6 @@ def reliability_of(
         test = ReliabilityTest.of(reliability, outcome.probabilities, outcome.targets, predictions.judgement.unlike)
     curve = Abstention.fit(*confidence(outcome.probabilities, outcome.targets))
     said = {"threshold": curve.thresholds.tolist(), "coverage": curve.coverage.tolist(), "accuracy": curve.accuracy.tolist()}
-    return () if test is None else test.sentences(), {
+    return () if test is None else (*test.sentences(), *test.threshold_sentences()), {
         "reliability": None if test is None else test.to_dict(), "accuracy_coverage": said,
     }  # fmt: skip

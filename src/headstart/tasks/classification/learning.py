@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -19,6 +18,7 @@ from headstart.features import BackboneExtractor
 from headstart.features.prepared import trained_folder
 from headstart.features.table import FeatureTable, taken
 from headstart.heads.labels import EncodedLabels, class_weights, encode
+from headstart.progress import Seconds
 from headstart.selection import Candidate, Choice, choose_head
 from headstart.settings import GRADUAL, FitSettings
 from headstart.tasks.task import Learned, LearningContext
@@ -37,33 +37,28 @@ def learn(table: FeatureTable, context: LearningContext) -> Learned:
 
     Where no training images are held out to select an epoch, the test images are scored after each, and nothing is selected on them.
     """
-    settings, listener, seconds = context.settings, context.listener, dict[str, float]()
+    settings, listener, seconds = context.settings, context.listener, Seconds()
     resumable = context.resumable or Resumable()
     probe = None
     if settings.fine_tuning is None or settings.fine_tuning.start == "probe":
         listener.stage("Choosing the head")
-        began = time.perf_counter()
-        with resumable.processes.first_on_machine():
+        with seconds.lap("head"), resumable.processes.first_on_machine():
             probe = _choose(table, context)
-        seconds["head"] = time.perf_counter() - began
     if settings.fine_tuning is None:
         assert probe is not None
         return Learned(choice=probe, table=table, prepared=context.prepared, seconds=seconds)
     timm_models.require("Fine-tuning")
     from headstart.training.tuning import fine_tune
 
-    began = time.perf_counter()
-    with trained_folder() as folder:
+    with seconds.lap("fine-tuning"), trained_folder() as folder:
         job = _job(table, context)
         tuned = fine_tune(job, _pretrained(table, context, job), cache=folder)
         prepared = context.prepared.trained(tuned.backbone, tuned.preprocessing, folder=folder)
-    choice = _choice(tuned, job, encode(table.targets[table.train]), probe)
-    seconds["fine-tuning"] = time.perf_counter() - began
+        choice = _choice(tuned, job, encode(table.targets[table.train]), probe)
     listener.stage("Extracting features of the trained network")
-    began = time.perf_counter()
     table = table.take(table.test) if context.test_only else table
-    values = prepared.extract(table.dataset.images, progress=listener.progress, warn=listener.warn).values
-    seconds["trained features"] = time.perf_counter() - began
+    with seconds.lap("trained features"):
+        values = prepared.extract(table.dataset.images, progress=listener.progress, warn=listener.warn).values
     return Learned(
         choice=choice, table=table.with_values(values, prepared.extractor.layers), prepared=prepared, probe=probe, fine_tuned=tuned,
         seconds=seconds,

@@ -11,8 +11,7 @@ import numpy.typing as npt
 
 from headstart.metrics.link import Link
 from headstart.records import Column, Record, Writing
-from headstart.tasks.predictions import Judgement, Predictions
-from headstart.tasks.task import Neighbour
+from headstart.tasks.task import Judgement, Neighbour, Predictions
 from headstart.text import printable
 
 _DIGITS = 6  # of probabilities

@@ -16,8 +16,7 @@ from headstart.onnx_graph import OnnxGraph
 from headstart.records import Column, Record
 from headstart.sections import Card, Matrix, TaskReport
 from headstart.tasks.classification.predictions import ClassPredictions, columns, record
-from headstart.tasks.predictions import Judgement, Predictions
-from headstart.tasks.task import Judged, Learned, LearningContext, Neighbour, Output, Outputs, State, Task
+from headstart.tasks.task import Judged, Judgement, Learned, LearningContext, Neighbour, Output, Outputs, Predictions, State, Task
 from headstart.text import printable
 
 if TYPE_CHECKING:
