@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,8 +27,9 @@ from headstart.files import file_digest
 from headstart.metrics.link import SIGMOID
 from headstart.reliability import Abstention, Novelty, PredictionSets, Reliability
 from headstart.run import Run
-from headstart.run.collected import Judging
+from headstart.run.collected import Collected
 from headstart.run.manifest import digest_of as manifest_digest
+from headstart.tasks import Judgement, Output
 
 Array = npt.NDArray[Any]
 Cli = Callable[..., Any]
@@ -138,6 +140,19 @@ class Whole:
     name, start, stop = "last", 0, 4
 
 
+def judgement_of(reliability: Reliability, answers: np.ndarray, features: np.ndarray, *, neighbours: int) -> Judgement:
+    """The judgement of a run that has this reliability, on its outputs for some images."""
+    manifest = SimpleNamespace(outputs=(Output("probabilities", "probabilities", answers.shape[1:]),), state={})
+    task = SimpleNamespace(predictions=lambda predictions, state: predictions)
+    run = SimpleNamespace(outputs=("probabilities", "features"), manifest=manifest, task=task, reliability=reliability)
+    collected = Collected(run, neighbours=neighbours)  # type: ignore[arg-type]
+    for row, outputs in enumerate(zip(answers, features, strict=True)):
+        collected.add(row, outputs)
+    found = collected.predictions().judgement
+    assert found is not None
+    return found
+
+
 @pytest.mark.parametrize("count", [1, 255, 256, 257, 700])
 def test_hundreds_of_images_are_judged_in_parts(count: int) -> None:
     rng = np.random.default_rng(0)
@@ -148,10 +163,7 @@ def test_hundreds_of_images_are_judged_in_parts(count: int) -> None:
     assert trust.sets is not None
     assert trust.novelty is not None
     features, answers = rng.normal(size=(count, 8)).astype(np.float32), rng.random((count, 3)).astype(np.float32)
-    judging = Judging(trust, neighbours=2)
-    for row in range(count):
-        judging.add(answers[row], features[row])
-    found = judging.done()
+    found = judgement_of(trust, answers, features, neighbours=2)
     np.testing.assert_array_equal(found.sets, trust.sets(answers, never_empty=True))
     assert found.unlikeness == pytest.approx(trust.novelty.score(features), rel=1e-5, abs=1e-5)
     np.testing.assert_array_equal(found.unlike, trust.novelty(features))
@@ -160,17 +172,14 @@ def test_hundreds_of_images_are_judged_in_parts(count: int) -> None:
 
 def test_what_cannot_be_told_is_left_out() -> None:
     sets = PredictionSets(0.9, np.array([0.3, 0.3]), by_class=False)
-    judging = Judging(Reliability(sets=sets, abstention=None, novelty=None), neighbours=1)
-    judging.add(np.array([0.8, 0.2], np.float32), np.zeros(4, np.float32))
-    found = judging.done()
+    answers = np.array([[0.8, 0.2]], np.float32)
+    found = judgement_of(Reliability(sets=sets, abstention=None, novelty=None), answers, np.zeros((1, 4), np.float32), neighbours=1)
     assert found.sets is not None
     assert found.sets.tolist() == [[True, False]]
     assert (found.unlikeness, found.unlike, found.nearest) == (None, None, None)
     curve = Abstention.fit(np.array([0.9]), np.array([True]))
     blind = Novelty.fit(np.eye(4, dtype=np.float32)[[0, 1, 2, 3] * 3], np.zeros(12), layers=[Whole()])
-    judging = Judging(Reliability(sets=None, abstention=curve, novelty=blind), neighbours=99)
-    judging.add(np.array([0.8, 0.2], np.float32), np.eye(4, dtype=np.float32)[0])
-    found = judging.done()
+    found = judgement_of(Reliability(sets=None, abstention=curve, novelty=blind), answers, np.eye(4, dtype=np.float32)[:1], neighbours=99)
     assert found.sets is None
     assert found.nearest is not None
     assert sorted(found.nearest[0].tolist()) == list(range(12))  # no more than there are

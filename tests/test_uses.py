@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from headstart import load
+from headstart import evaluate_run, load
+from headstart.errors import ParameterError
 from headstart.modalities.image import image_digest
 from headstart.report import Report, model_card, page, report_of
 from headstart.run import Run, Use, check_target, record_use, uses_of
@@ -164,6 +165,16 @@ def test_a_look_at_the_test_part_is_written_down(cli: Cli, folder: Path) -> None
     assert scores["seen"] == {"trained": 0, "tested": 12}
     assert scores["reliability"] == load(folder).manifest.story["reliability_test"]
     assert re.search(r"Prediction sets: mean size .* of the images .*; 95\.0 % was asked for\.", done.out)
+
+
+def test_python_has_what_the_command_says(folder: Path) -> None:
+    found = evaluate_run(folder, folder / "split.csv")
+    assert (found.trained, found.tested, found.evaluation.images) == (*map(len, parts_of(folder)), len(found.predictions))
+    assert found.to_dict()["reliability"]["images"] == found.evaluation.images
+    assert found.sentences[0].startswith("Prediction sets: ")
+    assert uses_of(folder)[0].trained == found.trained
+    with pytest.raises(ParameterError, match="part must be train, val or test, got 'all'"):
+        evaluate_run(load(folder), folder / "split.csv", part="all")
 
 
 def test_images_that_it_has_learned_from_are_told(cli: Cli, folder: Path) -> None:

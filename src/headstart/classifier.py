@@ -189,7 +189,6 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             progress: called with (done, in all).
         """
         self._check_parameters()
-        self._check_parameters()
         images = _checked_images(X)
         return self._prepared().extract(images, progress=progress)
 

@@ -129,9 +129,9 @@ def read_compared(path: Path) -> tuple[ComparedRun, list[bytes]]:
             f"{path}: holds no outputs for the test images (it has no {EVALUATION}): it was written by an earlier version of "
             "Headstart. Fit it again, with the command in its report, to compare it."
         )
-    missing = [name for name in ("logits", "targets", "digests") if name not in found]
-    if missing:
-        raise RunError(f"{file}: damaged: {missing[0]!r} is missing. Fit again.")
+    for name in ("logits", "targets", "digests"):
+        if name not in found:
+            raise RunError(f"{file}: damaged: {name!r} is missing. Fit again.")
     logits, digests = found["logits"], found["digests"]
     if logits.shape != (len(logits), len(run.classes)) or not np.isfinite(logits).all() or digests.shape != (len(logits), 32):
         raise RunError(f"{file}: damaged (logits {logits.shape}, digests {digests.shape}). Fit again.")

@@ -111,11 +111,16 @@ class Manifest:
         if entries["protocol"] == 1:
             entries = _from_protocol_1(entries)
         _check_types(entries, _TYPES)
+        _check_classes(entries["state"])
+        try:
+            preprocessing = Preprocessing.from_dict(entries["preprocessing"])
+        except (TypeError, ParameterError) as error:
+            raise ParameterError(f"damaged: 'preprocessing' cannot be used ({error})") from None
         try:
             return cls(
-                protocol=entries["protocol"], modality=entries["modality"], task=entries["task"], state=_checked_state(entries["state"]),
+                protocol=entries["protocol"], modality=entries["modality"], task=entries["task"], state=entries["state"],
                 outputs=tuple(Output(str(row["name"]), str(row["kind"]), tuple(row["shape"])) for row in entries["outputs"]),
-                preprocessing=_preprocessing(entries["preprocessing"]), backbone=BackboneEntry.from_dict(entries["backbone"]),
+                preprocessing=preprocessing, backbone=BackboneEntry.from_dict(entries["backbone"]),
                 metrics=entries["metrics"], reliability=_optional(entries, "reliability"),
                 provenance=_optional(entries, "provenance") or {}, story=_optional(entries, "story") or {},
                 files=entries["files"], digest=entries["digest"],
@@ -130,19 +135,11 @@ def _check_types(entries: Mapping[str, Any], types: Mapping[str, type]) -> None:
             raise ParameterError(f"damaged: {key!r} is missing or is not a {kind.__name__}")
 
 
-def _checked_state(state: Mapping[str, Any]) -> Mapping[str, Any]:
+def _check_classes(state: Mapping[str, Any]) -> None:
     classes = state.get("classes", [""])
     named = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
     if not named or not classes or len(set(classes)) < len(classes):
         raise ParameterError("damaged: 'classes' must be different names")
-    return state
-
-
-def _preprocessing(entry: Mapping[str, Any]) -> Preprocessing:
-    try:
-        return Preprocessing.from_dict(entry)
-    except (TypeError, ParameterError) as error:
-        raise ParameterError(f"damaged: 'preprocessing' cannot be used ({error})") from None
 
 
 def _optional(entries: Mapping[str, Any], key: str) -> Mapping[str, Any] | None:

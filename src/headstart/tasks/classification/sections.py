@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -125,13 +124,9 @@ def task_report(tested: ClassificationTest) -> TaskReport:
     )
     always = () if tested.several else ("The model assigns one of its classes to every image, even where none of them is right.",)
     return TaskReport(
-        kind="Multi-label image classifier" if tested.several else "Image classifier",
-        description=f"An image classifier for {classes}",
-        subject=f"{classes}: {names}",
-        summary=f"{percent(found.accuracy)} on {plural(found.images, part + ' image')}",
-        sentence=sentence(tested),
-        sections=sections,
-        limits=always,
+        kind="Multi-label image classifier" if tested.several else "Image classifier", description=f"An image classifier for {classes}",
+        subject=f"{classes}: {names}", summary=f"{percent(found.accuracy)} on {plural(found.images, part + ' image')}",
+        sentence=sentence(tested), sections=sections, limits=always,
         hub=Hub(
             pipeline_tag="image-classification", task_name="Image classification",
             tags=("multi-label",) if tested.several else (), metrics=metrics,
@@ -298,23 +293,17 @@ def examples_section(tested: ClassificationTest) -> Section:
     if right:
         blocks += [Heading("Correct, the least confident first"), Gallery(_groups(tested, right, sign=1))]
     if any(len(example.card.pictures) > 1 for example in tested.examples):
-        explained = (
-            "The second picture is a heat map of the evidence for the predicted class: the warmer, the stronger. "
-            "It shows where the evidence is, not why it is right."
-        )
-        blocks.append(Paragraph(explained, "quiet"))
+        explained = "The second picture is a heat map of the evidence for the predicted class: the warmer, the stronger. "
+        blocks.append(Paragraph(f"{explained}It shows where the evidence is, not why it is right.", "quiet"))
     return Section(anchor="examples", heading="Examples", word="Examples", blocks=tuple(blocks))
 
 
 def _groups(tested: ClassificationTest, examples: Iterable[Example], *, sign: int) -> tuple[Group, ...]:
     """Put images of one confusion side by side: the group of the first image first."""
-    ordered = sorted(examples, key=lambda example: sign * example.probability)
-    first: dict[tuple[str, str], int] = {}
-    for place, example in enumerate(ordered):
-        first.setdefault((example.target, example.predicted), place)
-    ordered.sort(key=lambda example: first[example.target, example.predicted])
-    groups = groupby(ordered, key=lambda example: (example.target, example.predicted))
-    return tuple(_group(tested, names, list(group)) for names, group in groups)
+    groups: dict[tuple[str, str], list[Example]] = {}
+    for example in sorted(examples, key=lambda example: sign * example.probability):
+        groups.setdefault((example.target, example.predicted), []).append(example)
+    return tuple(_group(tested, names, group) for names, group in groups.items())
 
 
 def _group(tested: ClassificationTest, names: tuple[str, str], examples: list[Example]) -> Group:
