@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -20,6 +20,7 @@ from headstart.metrics import paired_difference
 from headstart.modalities.image.augment import Augmentation
 from headstart.pipeline import augmentation_sheet, settings_to_resume
 from headstart.pipeline.resuming import check_resumable, checkpoints_of, resumable_or_removed
+from headstart.progress import Listener
 from headstart.training.checkpoint import CheckpointFolder
 from headstart.training.job import Resumable
 from headstart.training.processes import Processes
@@ -31,11 +32,24 @@ SETTINGS = FitSettings(head="centroid", fine_tuning=PLAN)
 # From data to run
 
 
+class Largest(Listener):
+    """Notes the largest total of every stage."""
+
+    totals: ClassVar[dict[str, int]] = {}
+
+    def stage(self, name: str) -> None:
+        self.name = name
+
+    def progress(self, done: int, total: int) -> None:
+        self.totals[self.name] = max(total, self.totals.get(self.name, 0))
+
+
 @pytest.fixture(scope="module")
 def fitted(pictures: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> FitResult:
     pytest.importorskip("timm", reason="needs headstart[torch]")
     run = tmp_path_factory.mktemp("training") / "run"
-    result = fit(pictures, out=run, settings=replace(SETTINGS, folds=2, cache=cache), command="headstart fit pictures --strategy partial")
+    settings = replace(SETTINGS, folds=2, cache=cache)
+    result = fit(pictures, out=run, settings=settings, listener=Largest(), command="headstart fit pictures --strategy partial")
     assert [path.name for path in run.parent.iterdir()] == ["run"]  # and no RUN.training
     return result
 
@@ -58,6 +72,8 @@ def test_the_run_says_what_was_tested(fitted: FitResult, run: Path) -> None:
     assert fitted.cross_validation is not None
     assert fitted.cross_validation.images == 48
     assert fitted.cross_validation.accuracy > 0.7
+    extracted = [Largest.totals[f"fold {fold} of 2: Extracting features of the trained network"] for fold in (1, 2)]
+    assert extracted == [24, 24]  # the images that the fold tests, and no others
 
 
 @pytest.mark.torch

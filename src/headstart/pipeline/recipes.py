@@ -26,7 +26,7 @@ _FINE_TUNING = "fine_tuning"
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A whole system, as it was described elsewhere (`exact`) and as Headstart would build it (`fast`); None where there is no such one.
+    """A whole system, as it was described elsewhere (`exact`) and as Headstart would build it (`fast`); one of them may be None.
 
     The texts say in a few sentences `what` it is, the `source`, the result that was reported there, the layout of the `data` and the
     commands that run it, one a line. Settings have the names of `FitSettings`, under ``fine_tuning`` those of `FineTuning`.
