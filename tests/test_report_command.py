@@ -22,7 +22,8 @@ from headstart.run import PAGES, Use, record_use, replace_pages
 from headstart.run.manifest import digest_of as manifest_digest
 from headstart.run.record import FitRecord
 from headstart.sections import Card, Gallery
-from headstart.tasks.classification.sections import RIGHT, ClassificationTest, tested
+from headstart.tasks.classification import sections
+from headstart.tasks.classification.sections import RIGHT, ClassificationTest
 
 pytestmark = pytest.mark.cards
 Cli = Callable[..., Any]
@@ -60,7 +61,7 @@ def without_digests(folder: Path) -> dict[str, Any]:
 def facts_of(folder: Path) -> ClassificationTest:
     """What the report of a run is made of."""
     run = load(folder)
-    return tested(run, run.record, cards=partial(run_report.cards_of, run, sources=run_report._from_lists(run)))
+    return sections.tested(run, run.record, cards=partial(run_report.cards_of, run, sources=run_report._from_lists(run)))
 
 
 def record_of(folder: Path) -> FitRecord:
