@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 
 from headstart.errors import ParameterError
-from headstart.evaluate import evaluate
 from headstart.report import draw_png
 from headstart.report.chart import shades
 from headstart.report.training import training_charts
 from headstart.sections import Charts
+from headstart.tasks.classification.evaluation import evaluate
 from headstart.tasks.classification.sections import confusion_matrix
 from reports import evaluation, history
 
