@@ -36,7 +36,7 @@ finally:
 LIST = """
 import resource, sys
 from pathlib import Path
-from headstart.batch.listing import write_listing
+from headstart.batch.folder import write_listing
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print(write_listing([sys.argv[1]], Path(sys.argv[2])).images, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from headstart.serve.limits import Limits
+from headstart.settings.serving import Limits, ServerSettings
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Starlette says that it will want another client one day
@@ -32,9 +32,9 @@ SMALL = Limits(
 """Limits so small that a test can reach them."""
 
 SERVE = """
-import sys
-from headstart.serve.server import ServerSettings, serve
-serve(ServerSettings.from_json(sys.argv[1]), announce=lambda address: print(address, flush=True))
+import json, sys
+from headstart.serve import ServerSettings, serve
+serve(ServerSettings.from_dict(json.loads(sys.argv[1])), announce=lambda address: print(address, flush=True))
 """
 
 
@@ -93,9 +93,7 @@ def everything(connection: socket.socket) -> bytes:
 @contextmanager
 def service(runs: list[Path], log: Path, **settings: Any) -> Iterator[Process]:
     """Serve runs in a process of its own, on a free port."""
-    from headstart.serve.server import ServerSettings
-
-    said = ServerSettings(runs=tuple(runs), port=0, **settings).to_json()
+    said = json.dumps(ServerSettings(runs=tuple(runs), port=0, **settings).to_dict())
     with log.open("w") as errors:
         process = subprocess.Popen([sys.executable, "-c", SERVE, said], stdout=subprocess.PIPE, stderr=errors, text=True)
     assert process.stdout is not None

@@ -13,10 +13,9 @@ import pytest
 
 from batches import make_many
 from headstart.batch import BatchSettings, predict_folder
-from headstart.batch import listing as listing_module
+from headstart.batch import folder as folder_module
+from headstart.batch.folder import Part, read_listing, write_listing
 from headstart.batch.job import Tasks, Work
-from headstart.batch.listing import read_listing, write_listing
-from headstart.batch.parts import Part
 from headstart.data import list_images
 from headstart.data.tables import read_table
 from headstart.errors import DataError, HeadstartError, RunError
@@ -47,8 +46,8 @@ def test_the_listing_is_that_of_the_other_commands(many: Path, tmp_path: Path, r
     (odd / "loop").symlink_to(odd)
     (odd / "nowhere.png").symlink_to(odd / "gone.png")
     (odd / "linked.png").symlink_to(odd / "a.png")
-    monkeypatch.setattr(listing_module, "_SORTED_TOGETHER", 7)
-    monkeypatch.setattr(listing_module, "_READ", 5)
+    monkeypatch.setattr(folder_module, "_SORTED_TOGETHER", 7)
+    monkeypatch.setattr(folder_module, "_READ", 5)
     sources = [odd / "a.png", odd, many / "z"]
     listed = write_listing(sources, tmp_path / "listing")
     assert [Path(name) for name in read_listing(tmp_path / "listing")] == list_images(sources)
@@ -148,7 +147,7 @@ def test_mistakes_are_answered(cli: Cli, run: Path, many: Path) -> None:
         ("--batch", "--out", "x.csv"): "holds other files",
         ("--batch", "--out", "t.csv", "--format", "csv"): "Leave --format out",
         ("--batch", "--out", "t.csv", "--shard", "3/2"): "--shard must be i/n",
-        ("--batch", "--out", "t.csv", "--top", "0"): "--top must be at least 1",
+        ("--batch", "--out", "t.csv", "--top", "0"): "top must be a whole number of at least 1, got 0",
         ("--batch", "--out", "t.csv", "--ray", "ray://head:10001"): "Ray's client is not supported",
         ("--batch", "--out", "t.csv", "--ray", "192.0.2.1:6379"): "is open to its network",
         ("--merge", "--out", "t.csv", "--resume"): "--merge reads tables that are done",

@@ -15,14 +15,14 @@ import pytest
 
 from batches import make_many
 from headstart.batch import BatchSettings, predict_folder
+from headstart.batch.folder import Part
 from headstart.batch.job import Tasks, Work
-from headstart.batch.parts import Part
 from headstart.data import list_images
-from headstart.data.shards import Shard
 from headstart.data.tables import read_table
 from headstart.errors import Interrupted, ParameterError
 from headstart.progress import Progress
 from headstart.run import Run
+from headstart.settings.batch import Shard
 from interrupting import interrupted
 
 Cli = Callable[..., Any]

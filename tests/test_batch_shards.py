@@ -12,7 +12,7 @@ import pytest
 
 from batches import make_many
 from headstart.batch import BatchResult, BatchSettings, merge, predict_folder
-from headstart.data.shards import Shard
+from headstart.settings.batch import Shard
 
 Cli = Callable[..., Any]
 SMALL = BatchSettings(part=8, top=2)

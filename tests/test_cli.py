@@ -306,7 +306,7 @@ def test_help_of_the_whole(cli: Cli) -> None:
 def test_what_goes_wrong_is_one_sentence_and_a_code(
     error: BaseException, code: int, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(verbose: bool = False) -> None:
+    def fail(terminal: object) -> None:
         raise error
 
     monkeypatch.setattr("os.dup2", lambda *_: None)

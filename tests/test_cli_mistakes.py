@@ -92,8 +92,8 @@ def test_wrong_predictions(cli: Cli, run: Path, pictures: Path, photo: Path) -> 
         (run, pictures / "rings" / "rings 0.png"): r"Did you mean rings \d\d.png",
         (run, "empty"): r"no images at any depth below this folder",
         (run,): r"Missing argument",
-        (run, photo, "--top", "0"): r"--top must be at least 1, got 0",
-        (run, photo, "--format", "xml"): r"--format must be table, csv or json, got 'xml'",
+        (run, photo, "--top", "0"): r"top must be a whole number of at least 1, got 0",
+        (run, photo, "--format", "xml"): r"format must be one of table, csv, json, got 'xml'",
         (run, photo, "--engine", "tpu"): r"Engine must be one of auto, openvino, onnxruntime",
     }.items():
         done = cli("predict", *arguments)

@@ -102,7 +102,7 @@ def test_options_without_a_training_are_refused(cli: Cli, pictures: Path) -> Non
         ("--resume x --shard 1/2", "--resume and --shard are mutually exclusive"),
         ("--resume nowhere", r"nowhere: there is no interrupted training to resume \(no folder nowhere\.training\)"),
         ("--resume .", "here: there is no interrupted training to resume"),
-        ("--show-augment x.jpg", "--show-augment takes the name of a .png file, got x.jpg"),
+        ("--show-augment x.jpg", "show_augment must be the name of a .png file, got 'x.jpg'"),
         ("--show-augment no/x.png", "no/x.png cannot be written: there is no folder"),
         ("--show-augment x.png --augment flap=1", "Augmentation has no setting 'flap'"),
         ("--show-augment x.png --lr -1", "lr must be a number above 0"),

@@ -142,7 +142,7 @@ def test_what_is_copied_between_stages_was_made_there_and_is_on_the_path() -> No
 def test_the_command_is_one_that_the_service_takes() -> None:
     pytest.importorskip("fastapi", reason="needs headstart[serve]")
     from headstart.cli.application import application, register_commands
-    from headstart.serve.server import ServerSettings
+    from headstart.settings.serving import ServerSettings
 
     register_commands()
     program, name, *arguments = json.loads(_only("ENTRYPOINT"))

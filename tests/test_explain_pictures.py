@@ -149,7 +149,7 @@ def test_explain_says_what_is_wrong(cli: Callable[..., Any], run: Path, photo: P
     assert "nearest must be a whole number of at least 0, got -1" in cli("explain", run, photo, "--nearest", "-1").err
     Path("file").write_text("")
     assert "--out file: is a file. Give the name of a folder." in cli("explain", run, photo, "--out", "file").err
-    assert "it comes first" in cli("explain", photo, run).err
+    assert "it comes first. Type: headstart explain" in cli("explain", photo, run).err
 
 
 def test_in_python_images_are_explained_one_after_the_other(run: Path, photo: Path, tmp_path: Path) -> None:

@@ -176,7 +176,7 @@ def test_quiet_prints_the_command_alone_and_writes_nothing(cli: Cli, pictures: P
     ("arguments", "said"),
     [
         (("--strategy", "probe"), "there is no learning rate to find. Give --strategy partial or full; or --head-layers"),
-        (("--out", "curve.jpg"), "--out takes the name of a .png file, got curve.jpg."),
+        (("--out", "curve.jpg"), "out must be the name of a .png file, got 'curve.jpg'."),
         (("--out", "nowhere/curve.png"), "cannot be written: there is no folder"),
         (("--low", "1", "--high", "2"), "must go from a rate above 0 to one at least 10 times as high, got 1 to 2."),
         (("--steps", "5"), "must have at least 20 steps, got 5."),

@@ -22,7 +22,7 @@ from headstart.tasks.classification.predictions import ClassPredictions
 
 pytest.importorskip("fastapi", reason="needs headstart[serve]")
 from headstart.serve.app import create_app
-from headstart.serve.limits import Limits
+from headstart.settings.serving import Limits
 from served import TestClient
 
 HERE = "http://127.0.0.1"
@@ -309,7 +309,7 @@ def test_too_much_at_once_is_refused_and_may_come_again(run: Path, files: list[b
 
 
 def test_all_clients_together_may_not_have_more_images_waiting_than_the_limit() -> None:
-    from headstart.serve.limits import Refusal
+    from headstart.serve.refusals import Refusal
     from headstart.serve.service import AdmissionControl
 
     admission = AdmissionControl(Limits(images=2, explained=1, waiting_per_client=2, waiting=3))

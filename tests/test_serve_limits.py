@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from headstart.errors import ParameterError
-from headstart.serve.limits import Limits, read_bytes
+from headstart.settings.serving import Limits, read_bytes
 
 
 def test_sizes_are_read_as_people_write_them() -> None:
@@ -22,8 +22,8 @@ def test_what_is_no_size_is_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"body": 0}, "'body' must be a whole number above 0, got 0"),
-        ({"body_seconds": float("nan")}, "'body_seconds' must be a number above 0, got nan"),
+        ({"body": 0}, "body must be a whole number of at least 1, got 0"),
+        ({"body_seconds": float("nan")}, "body_seconds must be a number above 0, got nan"),
         ({"images": 300}, "'images' .300. must not be above 'waiting_per_client' .128."),
         ({"connections": 5}, "must not be above 'connections' .5."),
     ],
@@ -34,8 +34,9 @@ def test_limits_that_make_no_sense_are_refused(values: dict[str, float], words: 
 
 
 def test_a_million_empty_images_are_refused_before_anything_is_made_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("fastapi", reason="needs headstart[serve]")
     from headstart.serve import requests
-    from headstart.serve.limits import Limits, Refusal
+    from headstart.serve.refusals import Refusal
 
     made: list[object] = []
     monkeypatch.setattr(requests, "_read_entry", made.append)

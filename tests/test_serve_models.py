@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from headstart.errors import ParameterError, RunError
-from headstart.serve.limits import Refusal
 from headstart.serve.models import Models
+from headstart.serve.refusals import Refusal
 from headstart.serve.threads import MAX_BATCH, BatchingQueue
 
 

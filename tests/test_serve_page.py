@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import page_server
 from page_server import PAGE, PageServer, give, heat_png, picture, rows
 
 pytest_plugins = ["page_browser"]
@@ -56,7 +57,7 @@ def test_records_of_other_kinds_are_drawn_without_a_change_of_the_page(visit: Op
     give(page, picture("ripe.jpg"))
     page.wait_for_selector(".answer")
     assert page.inner_text(".answer .label") == "4.25"
-    assert page.locator(".bars, .in-set, .detail .serious, .detail dl").count() == 0
+    assert page.locator(".bars, .in-set, .detail .serious, .detail dl, [data-act=heat]").count() == 0
     assert page.inner_text("#status") == "ripe.jpg: 4.25."
     give(page, picture("odd.jpg"))
     page.wait_for_selector(".answer.doubtful")
@@ -71,6 +72,17 @@ def test_records_of_other_kinds_are_drawn_without_a_change_of_the_page(visit: Op
         "text: <b>hello</b>, angles: [1,2]",
         "4.25",
     ]
+
+
+def test_a_model_of_another_kind_has_no_words_of_classes(visit: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page_server, "MODELS", [{"name": "animals", "title": "ripeness", "kind": "number"}])
+    page = visit()
+    give(page, picture("ripe.jpg"), picture("ripe too.jpg"))
+    page.wait_for_selector("#status:has-text('Done. 2 pictures.')")
+    assert page.inner_text("#kind") == "Image model"
+    assert page.locator("#list thead th:visible").all_inner_texts() == ["Picture", "Result"]
+    page.click("#reading summary")
+    assert page.locator("#reading dt:visible").all_inner_texts() == ["Unlike the training images", "Nearest training images"]
 
 
 def test_a_picture_is_answered(visit: Open, canned: PageServer) -> None:

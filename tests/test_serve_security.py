@@ -14,11 +14,10 @@ import pytest
 from headstart.errors import ParameterError
 
 pytest.importorskip("fastapi", reason="needs headstart[serve]")
-from headstart.serve.app import create_app
-from headstart.serve.limits import Limits
+from headstart.serve.app import PAGE_FOLDER, create_app
 from headstart.serve.monitoring import JsonLines
 from headstart.serve.security import Guard, read_token
-from headstart.serve.server import ServerSettings
+from headstart.settings.serving import Limits, ServerSettings
 from served import TestClient
 
 TOKEN = "a-token-of-the-tests-0123456789"
@@ -72,7 +71,7 @@ def test_with_the_token_there_is_everything(client: TestClient, photo: Path) -> 
 
 
 def test_the_page_and_the_health_need_no_token(client: TestClient) -> None:
-    names = ["/", "/healthz", "/v2/health/live", "/v2/health/ready", *(f"/static/{name}" for name in client.app.state.page)]  # type: ignore[attr-defined]
+    names = ["/", "/healthz", "/v2/health/live", "/v2/health/ready", *(f"/static/{file.name}" for file in PAGE_FOLDER.iterdir())]
     assert [client.get(path).status_code for path in names] == [200] * len(names)
 
 
@@ -186,7 +185,7 @@ def test_a_page_is_named_by_one_address(origin: str) -> None:
 
 def test_the_settings_of_a_worker_are_those_of_the_service() -> None:
     settings = ServerSettings(runs=(Path("a"),), token_file=Path("t"), origins=(PAGE,), workers=3, limits=Limits(body=5))
-    assert ServerSettings.from_json(settings.to_json()) == settings
+    assert ServerSettings.from_dict(json.loads(json.dumps(settings.to_dict()))) == settings
 
 
 def test_a_line_of_the_log_is_one_json_object() -> None:

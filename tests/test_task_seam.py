@@ -155,4 +155,6 @@ def test_the_service(result: FitResult, pictures: Path) -> None:
         assert answer.status_code == 200, answer.text
         (prediction,) = answer.json()["predictions"]
         assert prediction["kind"] == "number"
+        refused = client.post("/predict?explain=1", content=image.read_bytes(), headers={"content-type": "image/png"})
+        assert (refused.status_code, refused.json()["code"]) == (422, "no_heat_maps")
         assert prediction["value"] == pytest.approx(float(load(result.run).predict([image]).outputs["value"][0, 0]), abs=1e-3)

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from headstart.errors import StoreError
+from headstart.errors import ParameterError, StoreError
 
 PARTIAL = ".partial"
 """Ends the name of a file that is being written."""
@@ -68,6 +68,24 @@ def write_file(path: Path, data: bytes, *, durable: bool = True, shared: bool = 
     """Write a file as a whole or not at all; arguments and errors as of `replacing`."""
     with replacing(path, durable=durable, shared=shared) as partial:
         partial.write_bytes(data)
+
+
+@contextlib.contextmanager
+def writable(path: Path) -> Iterator[None]:
+    """Turn a failure to write a file that the user asked for into a `ParameterError`."""
+    try:
+        yield
+    except OSError as error:
+        raise ParameterError(f"{path} cannot be written: {error.strerror or error}.") from None
+
+
+def check_writable(*paths: Path | None) -> None:
+    """Refuse with a ParameterError, before any work is done, files that could not be written after it."""
+    for path in paths:
+        if path is not None and path.is_dir():
+            raise ParameterError(f"{path} cannot be written: it is a folder. Give the name of a file.")
+        if path is not None and not path.absolute().parent.is_dir():
+            raise ParameterError(f"{path} cannot be written: there is no folder {path.absolute().parent}.")
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """Batch prediction over folders of any size: resumable, in shards, or on a Ray cluster."""
 
-from headstart.batch.job import BatchResult, BatchSettings, merge, predict_folder
+from headstart.batch.job import BatchResult, merge, predict_folder
 from headstart.batch.ray_job import on_ray
+from headstart.settings.batch import BatchSettings
 
 __all__ = ["BatchResult", "BatchSettings", "merge", "on_ray", "predict_folder"]

@@ -8,85 +8,41 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import islice
+from dataclasses import dataclass
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
-from headstart.batch.listing import read_listing, write_listing
-from headstart.batch.parts import Part, PartsFolder, StoredPart, check_same, folder_of, read_json, record_of, write_json
+from headstart.batch.folder import Part, PartsFolder, check_same, read_json, read_listing, record_of, write_json
 from headstart.batch.tables import TableFormat, format_for
-from headstart.data.shards import Shard
 from headstart.errors import DataError, HeadstartError, Interrupted, ParameterError, RunError
-from headstart.files import file_digest, replacing
+from headstart.files import check_writable, file_digest, replacing
 from headstart.progress import Listener, Progress
 from headstart.run import Run, load
+from headstart.settings.batch import BatchSettings, Shard
 from headstart.text import printable
 
-PART = 512  # images in a part: what a killed job loses at most; a multiple of the images whose reliability is computed together
-_LINE_SECONDS = 300.0  # between two lines in a log
+_LINE_SECONDS = 300.0  # between two lines of progress: a log has no bar
 
 Tasks = Iterator[tuple[int, list[str]]]
 """The parts to be made: the number of each, and the names of its images."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class BatchSettings:
-    """Settings of a batch job.
-
-    Attributes:
-        top: how many classes to name for each image, the most probable first.
-        accuracy: predict only where the model is right that often, and abstain from the rest; see `Run.threshold_for`.
-        engine: ``auto``, ``openvino`` or ``onnxruntime``.
-        resume: continue a job that was interrupted; where there is none, start it.
-        shard: make only this part of the table; see `merge`.
-        part: images in a part, which is what a killed job loses at most.
-    """
-
-    top: int = 1
-    accuracy: float | None = None
-    engine: str = "auto"
-    resume: bool = False
-    shard: Shard | None = None
-    part: int = PART
-
-    def __post_init__(self) -> None:
-        if self.top < 1:
-            raise ParameterError(f"--top must be at least 1, got {self.top}.")
-        if self.part not in [1 << k for k in range(17)]:
-            raise ParameterError(f"the images in a part must be a power of two up to 65536, got {self.part}.")
-
-
-@dataclass(frozen=True, kw_only=True)
 class BatchResult:
-    """The outcome of a batch job.
-
-    Attributes:
-        out: the table.
-        images: its rows.
-        refused: how many of them are images that could not be read.
-        computed: how many were predicted now, rather than by an earlier start of the job.
-        seconds: how long it took now.
-    """
+    """The outcome of a batch job: the table, its rows, and how many of them could not be read or were predicted now, not before."""
 
     out: Path
     images: int
     refused: int
     computed: int
-    seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
     """What is done with every image of a job, by whichever process, so that a part has the same bytes wherever it is made.
 
-    Attributes:
-        run: the run folder, as it was passed in.
-        digest: of its manifest.
-        engine: as `load` takes it.
-        top: how many classes to name.
-        least: the probability below which the model abstains; None where it never does.
-        table: the format of the table.
+    `digest` is that of the run's manifest, `least` the probability below which the model abstains, None where it never does.
     """
 
     run: Path
@@ -97,11 +53,7 @@ class Work:
     table: TableFormat
 
     def open(self) -> Run:
-        """Open the run.
-
-        Raises:
-            RunError: it cannot be opened, or is not the run of the job.
-        """
+        """Open the run; RunError if that cannot be done, or if it is not the run of the job."""
         run = load(self.run, engine=self.engine)
         if run.manifest.digest != self.digest:
             raise RunError(f"{self.run}: is another run than the one that this job began with. Give all machines the same run.")
@@ -136,16 +88,14 @@ def predict_folder(
         run: the run folder.
         sources: files, and folders that are searched at any depth.
         out: the table; ``.parquet``, ``.csv`` or ``.jsonl``.
-        settings: see `BatchSettings`.
-        listener: told of stages and progress.
+        settings: of the job.
+        listener: is notified of stages and progress.
         compute: who makes the parts; this process by default. See `headstart.batch.on_ray`.
 
     Raises:
         ParameterError: `out` cannot be written, already exists, or belongs to another job.
         DataError: a source that does not exist, or has no images.
-        RunError: the run cannot be opened.
         Interrupted: Ctrl-C; finished parts stay.
-        HeadstartError: `compute` left out images.
     """
     out, run = Path(out), Path(run)
     settings = settings or BatchSettings()
@@ -155,8 +105,7 @@ def predict_folder(
     table = format_for(out, opened.columns(top=top))
     work = Work(run=run, digest=opened.manifest.digest, engine=settings.engine, top=top, least=least, table=table)
     listener, compute = listener or Listener(), compute or _here
-    job = _Job(out=out, work=work, run=opened, sources=sources, settings=settings, listener=listener, compute=compute)
-    return job.finished() or job.carry_out()
+    return _Job(out=out, work=work, run=opened, sources=sources, settings=settings, listener=listener, compute=compute).carry_out()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +117,6 @@ class _Job:
     settings: BatchSettings
     listener: Listener
     compute: Compute
-    begun: float = field(default_factory=time.perf_counter)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -184,28 +132,12 @@ class _Job:
             "images in a part": self.settings.part,
         }
 
-    def finished(self) -> BatchResult | None:
-        """The result of a job that is done already; None where it is not, or its folder still exists: it was killed in its last moment."""
-        if not self.out.exists():
-            return None
-        if not self.settings.resume:
-            raise ParameterError(f"{self.out} already exists. Remove it, or give another --out.")
-        record = read_json(record_of(self.out))
-        if record is None:
-            if folder_of(self.out).is_dir():
-                return None
-            raise ParameterError(f"{self.out} already exists, and no record says of which job. Remove it, or give another --out.")
-        check_same(self.out, record.get("asked"), self.identity)
-        shutil.rmtree(folder_of(self.out), ignore_errors=True)  # left over if the job was killed while removing it
-        return BatchResult(out=self.out, images=record["images"], refused=record["refused"], computed=0, seconds=0.0)
-
     def carry_out(self) -> BatchResult:
-        """Start or resume the job."""
-        if self.out.is_dir():
-            raise ParameterError(f"{self.out} cannot be written: it is a folder. Give the name of a file.")
-        if not self.out.absolute().parent.is_dir():
-            raise ParameterError(f"{self.out} cannot be written: there is no folder {self.out.absolute().parent}.")
-        folder = PartsFolder(folder_of(self.out), self.identity)
+        """Start or resume the job; where it is done already, its result."""
+        folder = PartsFolder(self.out, self.identity)
+        if self.out.exists() and (done := self._finished(folder)):
+            return done
+        check_writable(self.out)
         try:
             return self._carry_out_in(folder)
         except KeyboardInterrupt:
@@ -213,10 +145,23 @@ class _Job:
         finally:
             folder.close()
 
+    def _finished(self, folder: PartsFolder) -> BatchResult | None:
+        """The result of a job whose table exists; None where its folder exists still, as it was killed in its last moment."""
+        if not self.settings.resume:
+            raise ParameterError(f"{self.out} already exists. Remove it, or give another --out.")
+        record = read_json(record_of(self.out))
+        if record is None:
+            if folder.path.is_dir():
+                return None
+            raise ParameterError(f"{self.out} already exists, and no record says of which job. Remove it, or give another --out.")
+        check_same(self.out, record.get("asked"), self.identity)
+        shutil.rmtree(folder.path, ignore_errors=True)  # left over if the job was killed while removing it
+        return BatchResult(out=self.out, images=record["images"], refused=record["refused"], computed=0)
+
     def _carry_out_in(self, folder: PartsFolder) -> BatchResult:
         listener, size = self.listener, self.settings.part
         listener.stage("Listing the images")
-        listed = folder.begin(resume=self.settings.resume, listed=lambda file: write_listing(self.sources, file))
+        listed = folder.begin(self.sources, resume=self.settings.resume)
         for note in listed.notes:
             listener.say(note)
         stored, damaged = folder.stored()
@@ -226,33 +171,39 @@ class _Job:
         total = sum(min(size, listed.images - index * size) for index in mine)
         found = sum(part.rows for part in stored.values())
         listener.stage(f"Predicting {total} images" + (f", of which {found} are done" if found else ""))
-        report = _ProgressReport(listener, found, total)
-        for part in self.compute(self.work, self.run, self._tasks(folder.listing, stored), report.within_part):
+        done, begun = found, time.monotonic()
+        said = begun
+
+        def within_part(so_far: int, _: int) -> None:
+            listener.progress(done + so_far, total)
+
+        for part in self.compute(self.work, self.run, self._tasks(folder.listing, frozenset(stored)), within_part):
             stored[part.index] = folder.store(part)
-            report.part_stored(part.rows)
+            done += part.rows
+            listener.progress(done, total)
+            if (now := time.monotonic()) - said >= _LINE_SECONDS:
+                listener.say(f"{done} of {total} images, {(done - found) / (now - begun):.0f} a second")
+                said = now
         images, refused = (sum(getattr(part, name) for part in stored.values()) for name in ("rows", "refused"))
         if images != total:
             raise HeadstartError(f"{images} of {total} images have a row. Nothing is lost: add --resume to make the others.")
         listener.stage(f"Writing {self.out.name}")
         self.work.table.join((stored[index].file.read_bytes() for index in sorted(stored)), folder.joined)
-        record = {"asked": self.identity, "listing": listed.digest, "listed": listed.images, "images": images, "refused": refused}
-        folder.finish(self.out, record | {"sha256": file_digest(folder.joined)})
-        seconds = time.perf_counter() - self.begun
-        return BatchResult(out=self.out, images=images, refused=refused, computed=images - found, seconds=seconds)
+        folder.finish({"listing": listed.digest, "listed": listed.images, "images": images, "refused": refused})
+        return BatchResult(out=self.out, images=images, refused=refused, computed=images - found)
 
     def _is_mine(self, index: int) -> bool:
         shard = self.settings.shard
         return shard is None or index % shard.count == shard.index - 1
 
-    def _tasks(self, listing: Path, stored: dict[int, StoredPart]) -> Tasks:
+    def _tasks(self, listing: Path, done: frozenset[int]) -> Tasks:
         """The parts of this shard that are not stored yet."""
-        done = frozenset(stored)
         names = read_listing(listing)
-        index = 0
-        while some := list(islice(names, self.settings.part)):
+        for index in count():
+            if not (some := list(islice(names, self.settings.part))):
+                return
             if self._is_mine(index) and index not in done:
                 yield index, some
-            index += 1
 
 
 def _here(work: Work, run: Run, tasks: Tasks, progress: Progress) -> Iterator[Part]:
@@ -261,63 +212,34 @@ def _here(work: Work, run: Run, tasks: Tasks, progress: Progress) -> Iterator[Pa
         yield work.do(run, index, names, progress=progress)
 
 
-class _ProgressReport:
-    """Tells a listener of images where parts are reported, and now and then with a line, since a log has no progress bar."""
-
-    def __init__(self, listener: Listener, done: int, total: int) -> None:
-        self._listener, self._done, self._total = listener, done, total
-        self._first, self._begun = done, time.monotonic()
-        self._said = self._begun
-
-    def within_part(self, done: int, _: int) -> None:
-        """So many images of the current part are done."""
-        self._listener.progress(self._done + done, self._total)
-
-    def part_stored(self, rows: int) -> None:
-        """A part of so many images is stored."""
-        self._done += rows
-        self._listener.progress(self._done, self._total)
-        now = time.monotonic()
-        if now - self._said >= _LINE_SECONDS:
-            rate = (self._done - self._first) / (now - self._begun)
-            self._listener.say(f"{self._done} of {self._total} images, {rate:.0f} a second")
-            self._said = now
-
-
 def merge(run: str | Path, tables: Sequence[str | Path], *, out: str | Path) -> BatchResult:
-    """Join the tables of jobs with ``--shard`` into the very table that one job would have written.
-
-    Args:
-        run: the run folder that all of them used.
-        tables: the tables of all shards, each with its ``.job.json`` beside it, in any order.
-        out: the table, in the same format.
+    """Join the tables of all shards of a job, each with its ``.job.json`` beside it, into the very table that one job would have written.
 
     Raises:
         ParameterError: `out` already exists, cannot be written, or is in another format.
-        DataError: a shard is missing, passed twice, damaged, or of another job or folder.
-        RunError: the run cannot be opened.
+        DataError: a shard is missing, passed twice, damaged, or of another job, run or folder.
     """
-    out, begun = Path(out), time.perf_counter()
+    out, paths = Path(out), [Path(table) for table in tables]
     opened = load(run)
     if out.exists():
         raise ParameterError(f"{out} already exists. Remove it, or give another --out.")
-    records = [_checked_record(Path(table)) for table in tables]
-    asked = dict(records[0]["asked"]) if records else {}
-    if asked.get("run") != opened.manifest.digest:
+    records = [_checked_record(table) for table in paths]
+    first = records[0] if records else {"asked": {}}
+    if first["asked"].get("run") != opened.manifest.digest:
         raise DataError(f"{tables[0] if tables else 'no table'}: was not made with the run {run}. Give the tables of its shards.")
-    ordered = _in_order(list(map(Path, tables)), records)
-    table = format_for(out, opened.columns(top=asked["--top"]))
-    if table.name != asked["form"]:
-        raise ParameterError(f"--out {out} asks for {table.name}, and the shards are {asked['form']}. Give it the same suffix as theirs.")
+    ordered = _in_order(paths, records)
+    table = format_for(out, opened.columns(top=first["asked"]["--top"]))
+    if table.name != first["asked"]["form"]:
+        form = first["asked"]["form"]
+        raise ParameterError(f"--out {out} asks for {table.name}, and the shards are {form}. Give it the same suffix as theirs.")
+    images, refused = (sum(record[key] for record in records) for key in ("images", "refused"))
+    if images != first["listed"]:
+        raise DataError(f"the shards have {images} rows together, and {first['listed']} images were listed. Make them again.")
     with replacing(out) as partial:
-        table.join(_by_turns(table, ordered, rows=asked["images in a part"]), partial)
-        images, refused = (sum(record[key] for record in records) for key in ("images", "refused"))
-        if images != records[0]["listed"]:
-            raise DataError(f"the shards have {images} rows together, and {records[0]['listed']} images were listed. Make them again.")
-        digest = file_digest(partial)
-    listing = {key: records[0][key] for key in ("listing", "listed")}
-    write_json(record_of(out), {"asked": asked | {"--shard": None}, **listing, "images": images, "refused": refused, "sha256": digest})
-    return BatchResult(out=out, images=images, refused=refused, computed=0, seconds=time.perf_counter() - begun)
+        table.join(_by_turns(table, ordered, rows=first["asked"]["images in a part"]), partial)
+        changed = {"asked": {**first["asked"], "--shard": None}, "images": images, "refused": refused, "sha256": file_digest(partial)}
+    write_json(record_of(out), first | changed)
+    return BatchResult(out=out, images=images, refused=refused, computed=0)
 
 
 def _checked_record(table: Path) -> dict[str, Any]:

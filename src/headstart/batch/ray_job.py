@@ -22,8 +22,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from headstart.batch.folder import Part
 from headstart.batch.job import Compute, Tasks, Work
-from headstart.batch.parts import Part
 from headstart.engine import available_cores
 from headstart.errors import DataError, HeadstartError, MissingExtraError, ParameterError
 from headstart.progress import Listener, Progress
@@ -33,16 +33,11 @@ _RESTARTS = 3  # of a worker that died, and attempts at the part that it had
 
 
 def on_ray(address: str, sources: Sequence[str | Path], *, listener: Listener | None = None) -> Compute:
-    """Have parts made by a Ray cluster, one worker a node.
+    """What `predict_folder` takes as `compute` to have parts made by a Ray cluster, one worker a node that must see `sources`.
 
-    Args:
-        address: ``local`` starts Ray on this machine alone; ``auto`` is the cluster that this machine belongs to; else ``HOST:PORT``.
-        sources: what the job reads; every node checks that it sees them.
-        listener: told of the number of nodes.
-
-    Returns:
-        What `predict_folder` takes as `compute`. It raises `MissingExtraError` where Ray is not installed, `ParameterError` for a
-        cluster that is open to a network without a token, and `DataError` where a node does not see the run or the images.
+    At the address ``local`` Ray is started on this machine alone; ``auto`` is the cluster that this machine belongs to; else ``HOST:PORT``.
+    Raises `MissingExtraError` where Ray is not installed, `ParameterError` for a cluster that is open to a network without a token, and
+    `DataError` where a node does not see the run or the images.
     """
     if address.startswith("ray://"):
         raise ParameterError(
@@ -71,11 +66,7 @@ def on_ray(address: str, sources: Sequence[str | Path], *, listener: Listener | 
 
 
 def _check_guarded(address: str) -> None:
-    """Refuse a cluster that anyone on the network could use.
-
-    Raises:
-        ParameterError: the address is not of this machine alone, and no token is required.
-    """
+    """Refuse with a ParameterError a cluster that anyone on the network could use: it is not of this machine, and requires no token."""
     host = address.rpartition(":")[0].strip("[]") or address
     try:
         loopback = all(ipaddress.ip_address(found[4][0]).is_loopback for found in socket.getaddrinfo(host, None))
@@ -94,7 +85,7 @@ def _connected(address: str) -> Iterator[Any]:
     settings = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
     if address == "local":
         settings |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    before = {name: os.environ.get(name) for name in settings}
+    before = {name: os.environ[name] for name in settings if name in os.environ}
     os.environ.update(settings)  # Ray reads them when it is imported
     try:
         ray = _begun(address)
@@ -103,11 +94,9 @@ def _connected(address: str) -> Iterator[Any]:
         finally:
             ray.shutdown()
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        for name in settings:
+            del os.environ[name]
+        os.environ.update(before)
 
 
 def _begun(address: str) -> Any:
@@ -169,13 +158,7 @@ def _received(pool: Any) -> Part:
 
 
 class _Worker:
-    """Makes parts on a node of the cluster.
-
-    Args:
-        work: what to do.
-        sources: what the node must see.
-        here: the folder that the paths start from.
-    """
+    """Makes parts on a node of the cluster, which must see `sources`; relative paths start from the folder `here`."""
 
     def __init__(self, work: Work, sources: list[str], here: str) -> None:
         self._work, self._sources, self._here = work, sources, here

@@ -12,7 +12,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -29,13 +29,19 @@ class TableFormat(ABC):
     columns: tuple[Column, ...]
     name: ClassVar[str]
 
+    @property
+    def header(self) -> bytes:
+        """What stands before the first part."""
+        return b""
+
     @abstractmethod
     def part(self, records: Iterable[Record]) -> bytes:
         """The bytes of one part."""
 
-    @abstractmethod
     def join(self, parts: Iterable[bytes], file: Path) -> None:
         """Write the table of all parts, in their order."""
+        with file.open("wb") as target:
+            target.writelines(chain([self.header], parts))
 
     @abstractmethod
     def parts(self, file: Path, *, rows: int) -> Iterator[bytes]:
@@ -47,15 +53,14 @@ class Csv(TableFormat):
 
     name = "csv"
 
+    @property
+    def header(self) -> bytes:
+        """The line of column names."""
+        return csv_header(self.columns).encode()
+
     def part(self, records: Iterable[Record]) -> bytes:
         """The lines of these records."""
         return csv_records(self.columns, records).encode()
-
-    def join(self, parts: Iterable[bytes], file: Path) -> None:
-        """Write the names of the columns and then all lines."""
-        with file.open("wb") as target:
-            target.write(csv_header(self.columns).encode())
-            target.writelines(parts)
 
     def parts(self, file: Path, *, rows: int) -> Iterator[bytes]:
         """So many rows at a time, which may hold line ends."""
@@ -74,11 +79,6 @@ class JsonLines(TableFormat):
     def part(self, records: Iterable[Record]) -> bytes:
         """The lines of these records."""
         return "".join(json.dumps(json_object(self.columns, record), ensure_ascii=False) + "\n" for record in records).encode()
-
-    def join(self, parts: Iterable[bytes], file: Path) -> None:
-        """Write all lines."""
-        with file.open("wb") as target:
-            target.writelines(parts)
 
     def parts(self, file: Path, *, rows: int) -> Iterator[bytes]:
         """So many lines at a time."""
@@ -120,11 +120,7 @@ class Parquet(TableFormat):
 
 
 def format_for(out: Path, columns: tuple[Column, ...]) -> TableFormat:
-    """The format that the suffix of `out` asks for.
-
-    Raises:
-        ParameterError: another suffix.
-    """
+    """The format that the suffix of `out` asks for; ParameterError for another suffix."""
     match out.suffix.lower():
         case ".csv":
             return Csv(columns)

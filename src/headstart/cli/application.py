@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 import json
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,10 +17,12 @@ import typer
 
 import headstart
 from headstart.cli.options import expanded
-from headstart.errors import HeadstartError, InputError, Interrupted, MissingExtraError, ParameterError
+from headstart.cli.terminal import Terminal
+from headstart.errors import HeadstartError, InputError, MissingExtraError
+from headstart.files import writable
 
 COMMANDS = {
-    "fit": "fit_command", "lr-find": "fit_command", "predict": "predict_command", "evaluate": "run_commands", "explain": "explain_command",
+    "fit": "fit_command", "lr-find": "fit_command", "predict": "predict_command", "evaluate": "run_commands", "explain": "predict_command",
     "serve": "serve_command", "export": "export_commands", "report": "run_commands", "compare": "run_commands", "check": "data_commands",
     "backbones": "backbones_command", "recipe": "recipe_command", "cache": "data_commands", "bench": "export_commands",
     "demo": "recipe_command",
@@ -28,6 +30,7 @@ COMMANDS = {
 """In the order in which ``--help`` lists them, each with the module that registers it."""
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+_CONTEXT = {"help_option_names": ["-h", "--help"]}
 
 application = typer.Typer(
     name="headstart",
@@ -35,19 +38,29 @@ application = typer.Typer(
     epilog="Start with:  headstart demo   then:  headstart fit YOUR_FOLDER",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=_CONTEXT,
     rich_markup_mode=None,
 )
 
 
-def command_group(name: str, *, help: str, examples: str, short_help: str | None = None) -> typer.Typer:
+def command_group(name: str, short: str | None = None, *, help: str, examples: str) -> typer.Typer:
     """Add a command that has commands of its own."""
     group = typer.Typer(
-        name=name, help=help, epilog=examples, short_help=short_help, no_args_is_help=True, rich_markup_mode=None,
-        context_settings={"help_option_names": ["-h", "--help"]},
+        name=name, help=help, epilog=f"\b\nExamples:{examples}", short_help=short, no_args_is_help=True, rich_markup_mode=None,
+        context_settings=_CONTEXT,
     )  # fmt: skip
     application.add_typer(group)
     return group
+
+
+def command(name: str, short: str | None = None, *, group: typer.Typer = application) -> Callable[[Callable[..., None]], Any]:
+    """Make a function a command. Its docstring is the text of ``--help``, where the part from "Example" on keeps its lines."""
+
+    def register(function: Callable[..., None]) -> Any:
+        text, _, examples = inspect.cleandoc(function.__doc__ or "").partition("\n\nExample")
+        return group.command(name=name, help=text, epilog=f"\b\nExample{examples}", short_help=short)(guarded(function))
+
+    return register
 
 
 def _show_version(asked: bool) -> None:
@@ -64,82 +77,54 @@ def _options(
 
 
 def guarded(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of its settings, and turn what goes wrong in it into a sentence on stderr and an exit code.
+    """Give a command a `Terminal` and the options of its settings, and turn what goes wrong in it into a sentence and an exit code.
 
     2 for bad input or a missing optional part, 1 for any other failure, 130 for Ctrl-C.
     """
     signature, arguments = expanded(command)
 
     @functools.wraps(command)
-    def run(**kwargs: Any) -> None:
+    def run(*, quiet: bool = False, verbose: bool = False, **typed: Any) -> None:
         try:
-            command(**arguments(kwargs))
+            with Terminal(quiet=quiet, verbose=verbose) as terminal:
+                command(terminal, **arguments(typed))
         except (typer.Exit, typer.Abort):
             raise
         except (InputError, MissingExtraError) as error:
-            _stop(str(error), BAD_INPUT)
+            _stop(f"Error: {error}", BAD_INPUT)
         except HeadstartError as error:
-            _stop(str(error), FAILED)
-        except Interrupted as interrupted:
-            _stop(str(interrupted), INTERRUPTED, label="")
-        except KeyboardInterrupt:
-            _stop("Interrupted. Finished work is kept; run the same command again to resume.", INTERRUPTED, label="")
+            _stop(f"Error: {error}", FAILED)
+        except KeyboardInterrupt as interrupted:
+            _stop(str(interrupted) or "Interrupted. Finished work is kept; run the same command again to resume.", INTERRUPTED)
         except BrokenPipeError:
             # The reader of a pipe went away, as `head` does. Python would complain again while flushing at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from None
         except MemoryError:
-            _stop("Out of memory.", FAILED)
+            _stop("Error: Out of memory.", FAILED)
         except OSError as error:
             named = f"{error.filename}: " if error.filename else ""
-            _stop(f"{named}{error.strerror or error}", FAILED)
+            _stop(f"Error: {named}{error.strerror or error}", FAILED)
         except Exception as error:
-            if kwargs.get("verbose"):
+            if verbose:
                 raise
-            _stop(
-                f"{type(error).__name__}: {error}\nThis is a bug in Headstart. Run again with -v for the traceback, and report it.", FAILED
-            )
+            bug = "This is a bug in Headstart. Run again with -v for the traceback, and report it."
+            _stop(f"Error: {type(error).__name__}: {error}\n{bug}", FAILED)
 
     run.__signature__ = signature  # type: ignore[attr-defined]
     run.__annotations__ = {name: parameter.annotation for name, parameter in signature.parameters.items()}
     return run
 
 
-def _stop(message: str, code: int, *, label: str = "Error: ") -> Any:
-    typer.echo(f"{label}{message}", err=True)
+def _stop(message: str, code: int) -> Any:
+    typer.echo(message, err=True)
     raise typer.Exit(code) from None
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a file that the user asked for.
-
-    Raises:
-        ParameterError: it cannot be written.
-    """
+    """Write a file that the user asked for; ParameterError if it cannot be written."""
     with writable(path):
         path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8", errors="backslashreplace")
-
-
-@contextmanager
-def writable(path: Path) -> Iterator[None]:
-    """Turn a failure to write a file that the user asked for into a `ParameterError`."""
-    try:
-        yield
-    except OSError as error:
-        raise ParameterError(f"{path} cannot be written: {error.strerror or error}.") from None
-
-
-def check_writable(*paths: Path | None) -> None:
-    """Refuse, before any work is done, files that could not be written after it.
-
-    Raises:
-        ParameterError: a path is a folder, or its folder does not exist.
-    """
-    for path in paths:
-        if path is not None and path.is_dir():
-            raise ParameterError(f"{path} cannot be written: it is a folder. Give the name of a file.")
-        if path is not None and not path.absolute().parent.is_dir():
-            raise ParameterError(f"{path} cannot be written: there is no folder {path.absolute().parent}.")
 
 
 def _prepare_streams() -> None:

@@ -8,49 +8,46 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headstart.cli.application import application, guarded
-from headstart.cli.options import Verbose
-from headstart.cli.terminal import print_result
+from headstart.cli.application import command
+from headstart.cli.terminal import Terminal
 from headstart.errors import ParameterError
 
 if TYPE_CHECKING:
     from headstart.backbones import BackboneRecord
 
-_EXAMPLES = """\b
-Examples:
-  headstart backbones --sort top1
-  headstart backbones ResNet50
-  headstart backbones ResNet50 --stages     (the names for `headstart fit --unfreeze`)
-  headstart backbones --all          (every timm model; needs headstart[torch])
-"""
 
-
-@application.command(name="backbones", epilog=_EXAMPLES, short_help="The catalogue of pre-trained backbones.")
-@guarded
+@command("backbones", "The catalogue of pre-trained backbones.")
 def backbones_command(
+    terminal: Terminal,
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show everything known about this backbone.")] = None,
     sort: Annotated[str, typer.Option(metavar="KEY", help="Best or smallest first: top1, gflops, parameters, ...")] = "catalogue",
     everything: Annotated[bool, typer.Option("--all", help="Every timm model, not only the catalogue.")] = False,
     stages: Annotated[bool, typer.Option("--stages", help="Show the stages of NAME with their size and cost.")] = False,
-    verbose: Verbose = False,
 ) -> None:
-    """The catalogue of pre-trained backbones: size, cost, ImageNet accuracy, licence. Those marked * come with Headstart."""
+    """The catalogue of pre-trained backbones: size, cost, ImageNet accuracy, licence. Those marked * come with Headstart.
+
+    Examples:
+      headstart backbones --sort top1
+      headstart backbones ResNet50
+      headstart backbones ResNet50 --stages     (the names for `headstart fit --unfreeze`)
+      headstart backbones --all          (every timm model; needs headstart[torch])
+    """
     from headstart.backbones import all_timm_models, catalogue, find, sorted_records
 
     if stages and name is None:
         raise ParameterError("--stages shows the stages of one backbone: give its NAME, as in `headstart backbones ResNet50 --stages`.")
     if name is not None:
-        (_show_stages if stages else _show_one)(find(name))
+        (_show_stages if stages else _show_one)(find(name), terminal)
         return
     records = all_timm_models() if everything else catalogue()
-    _show_table(list(sorted_records(records, key=sort)))
+    _show_table(list(sorted_records(records, key=sort)), terminal)
 
 
 def _number(value: float | None, *, scale: float = 1, digits: int = 1) -> str:
     return "-" if value is None else f"{value / scale:.{digits}f}"
 
 
-def _show_table(records: list[BackboneRecord]) -> None:
+def _show_table(records: list[BackboneRecord], terminal: Terminal) -> None:
     header = ("name", "also", "M params", "GFLOPs", "depth", "px", "MB", "top-1", "top-5", "licence")
     rows = [
         (
@@ -61,13 +58,15 @@ def _show_table(records: list[BackboneRecord]) -> None:
         )
         for record in records
     ]  # fmt: skip
-    _print_table(header, rows, left=(0, 1, 9))
-    print_result()
-    print_result("* comes with Headstart and works offline; the others are downloaded when first used, which headstart[torch] does.")
-    print_result("GFLOPs count a multiplication and an addition as two. `headstart backbones NAME` names the source of every figure.")
+    _print_table(terminal, header, rows, left=(0, 1, 9))
+    terminal.tell(
+        "",
+        "* comes with Headstart and works offline; the others are downloaded when first used, which headstart[torch] does.",
+        "GFLOPs count a multiplication and an addition as two. `headstart backbones NAME` names the source of every figure.",
+    )
 
 
-def _print_table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]], *, left: tuple[int, ...]) -> None:
+def _print_table(terminal: Terminal, header: tuple[str, ...], rows: Sequence[tuple[str, ...]], *, left: tuple[int, ...]) -> None:
     """Columns as wide as they need to be; those of `left` begin at the left, the others are numbers."""
     widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
     for row in (header, *rows):
@@ -75,10 +74,10 @@ def _print_table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]], *, le
             f"{cell:<{width}}" if column in left else f"{cell:>{width}}"
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
-        print_result("  ".join(cells).rstrip(), style="bold" if row is header else None)
+        terminal.result("  ".join(cells).rstrip(), style="bold" if row is header else None)
 
 
-def _show_stages(record: BackboneRecord) -> None:
+def _show_stages(record: BackboneRecord, terminal: Terminal) -> None:
     from headstart.backbones.summary import stage_table
 
     table = stage_table(record)
@@ -90,18 +89,17 @@ def _show_stages(record: BackboneRecord) -> None:
     rows = [row(stage.name, stage.parameters, stage.flops) for stage in table.stages]
     rows.append(row("all", table.parameters, table.flops))
     rows.append(("head", f"{table.dim + 1:,}", "a class", _number(2 * table.dim, scale=1e9, digits=3), "a class"))
-    print_result(record.name, style="bold")
-    _print_table(("stage", "parameters", "share", "GFLOPs", "share"), rows, left=(0,))
-    last_two = ",".join(table.names[-2:])
-    print_result()
-    print_result(f"GFLOPs are for one image of {record.input_size} px; a multiplication and an addition count as two.")
-    print_result(
-        f"The head is one layer from {table.dim} features to your classes. It is always trained; stages are trained if you name them:"
+    terminal.result(record.name, style="bold")
+    _print_table(terminal, ("stage", "parameters", "share", "GFLOPs", "share"), rows, left=(0,))
+    terminal.tell(
+        "",
+        f"GFLOPs are for one image of {record.input_size} px; a multiplication and an addition count as two.",
+        f"The head is one layer from {table.dim} features to your classes. It is always trained; stages are trained if you name them:",
+        f"  headstart fit DATA --backbone {record.name} --strategy partial --unfreeze {','.join(table.names[-2:])}",
     )
-    print_result(f"  headstart fit DATA --backbone {record.name} --strategy partial --unfreeze {last_two}")
 
 
-def _show_one(record: BackboneRecord) -> None:
+def _show_one(record: BackboneRecord, terminal: Terminal) -> None:
     sources = record.figure_sources
     figures = {
         "parameters": _number(record.parameters, scale=1e6, digits=2) + " million",
@@ -116,15 +114,15 @@ def _show_one(record: BackboneRecord) -> None:
         "crop": f"{record.crop:g} of the shorter side, {record.interpolation}",
         "mean": f"{', '.join(f'{value:g}' for value in record.mean)}   std {', '.join(f'{value:g}' for value in record.std)}",
     }
-    print_result(record.name, style="bold")
-    print_result(f"{'also called':<12} {', '.join(record.aliases) or '-'}")
-    print_result(f"{'weights':<12} {record.source}{'   (comes with Headstart)' if record.embedded else ''}")
+    terminal.result(record.name, style="bold")
+    terminal.result(f"{'also called':<12} {', '.join(record.aliases) or '-'}")
+    terminal.result(f"{'weights':<12} {record.source}{'   (comes with Headstart)' if record.embedded else ''}")
     room = shutil.get_terminal_size((100, 20)).columns >= 100
     for key, value in figures.items():
         source = sources.get(key, "")
         if room:
-            print_result(f"{key:<12} {value:<52} {source}".rstrip())
+            terminal.result(f"{key:<12} {value:<52} {source}".rstrip())
         else:
-            print_result(f"{key:<12} {value}")
+            terminal.result(f"{key:<12} {value}")
             if source:
-                print_result(f"{'':<12}   from: {source}")
+                terminal.result(f"{'':<12}   from: {source}")

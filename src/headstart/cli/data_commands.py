@@ -8,26 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.filesize import decimal as size
 
-from headstart.cli.application import FAILED, application, check_writable, command_group, guarded, write_json
-from headstart.cli.options import CacheFolder, OptionsOf, Quiet, Typed, Verbose, fit_settings, words_typed
-from headstart.cli.terminal import TerminalListener, print_result
+from headstart.cli.application import FAILED, command, command_group, write_json
+from headstart.cli.options import CacheFolder, OptionsOf, Typed, fit_settings, words_typed
+from headstart.cli.terminal import Terminal
 from headstart.errors import InputError, ParameterError
+from headstart.files import check_writable
 from headstart.settings import FitSettings
 from headstart.settings.field import PATH, SWITCH, Settings, option
 
 if TYPE_CHECKING:
     from headstart.features import FeatureStore
-
-# headstart check ---------------------------------------------------------------------------------------------------------------------
-
-_EXAMPLES = """\b
-Examples:
-  headstart check photos/
-  headstart check photos/ --deep --fix plan.json
-      then: headstart fit photos/ --plan plan.json
-  headstart check list.csv --out findings.json
-"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,60 +37,60 @@ class _Check(Settings):
         check_writable(self.out, self.fix)
 
 
-@application.command(name="check", epilog=_EXAMPLES, short_help="What is wrong with the data, before any training.")
-@guarded
+@command("check", "What is wrong with the data, before any training.")
 def check_command(
+    terminal: Terminal,
     context: typer.Context,
     data: Annotated[str, typer.Argument(metavar="DATA", help="Labelled images, as for `headstart fit`.")],
     *,
     how: _Check,
     typed: Annotated[Typed, OptionsOf((FitSettings,), only=("test", "group_from", "columns", "backbone", "weights", "engine", "cache"))],
-    quiet: Quiet = False,
-    verbose: Verbose = False,
 ) -> None:
     """Say what is wrong with the data, before any training. Nothing is changed.
 
     Unreadable files, copies, leaks between the parts, groups in the file names, shortcuts by which a class can be told apart without
     looking at the picture. With --deep, what only features show: near copies, labels that are probably wrong, outliers.
+
+    Examples:
+      headstart check photos/
+      headstart check photos/ --deep --fix plan.json
+          then: headstart fit photos/ --plan plan.json
+      headstart check list.csv --out findings.json
     """
     from headstart.audit import check
 
     settings = fit_settings(typed)
-    with TerminalListener(quiet=quiet, verbose=verbose) as listener:
-        if how.deep:
-            from headstart.pipeline import deep_check
+    if how.deep:
+        from headstart.pipeline import deep_check
 
-            found = deep_check(data, settings=settings, listener=listener)
-            audit = found.audit
-            if how.fix is not None:
-                found.plan.write(how.fix)
-        else:
-            from headstart.pipeline.reading import read
+        found = deep_check(data, settings=settings, listener=terminal)
+        audit = found.audit
+        if how.fix is not None:
+            found.plan.write(how.fix)
+    else:
+        from headstart.pipeline.reading import read
 
-            listener.stage("Reading the data")
-            _, dataset = read(data, settings)
-            listener.stage(f"Checking {len(dataset)} images")
-            audit = check(dataset, progress=listener.progress)
+        terminal.stage("Reading the data")
+        _, dataset = read(data, settings)
+        terminal.stage(f"Checking {len(dataset)} images")
+        audit = check(dataset, progress=terminal.progress)
     if how.out is not None:
         write_json(how.out, audit.to_dict())
-    for line in audit.lines()[-1:] if quiet else audit.lines():
-        print_result(line)
-    if how.fix is not None and not quiet:
+    *lines, last = audit.lines()
+    terminal.tell(*lines)
+    terminal.result(last)
+    if how.fix is not None:
         repeated = words_typed(context, without=("data", "deep", "fix", "out", "cache", "quiet", "verbose"))
-        command = shlex.join(["headstart", "fit", data, *repeated, "--plan", str(how.fix)])
-        print_result(f"{how.fix}: the plan. Read it, change it, then: {command}")
+        words = shlex.join(["headstart", "fit", data, *repeated, "--plan", str(how.fix)])
+        terminal.tell(f"{how.fix}: the plan. Read it, change it, then: {words}")
 
 
-# headstart cache ---------------------------------------------------------------------------------------------------------------------
-
-_CACHE_EXAMPLES = """\b
-Examples:
+_CACHE_EXAMPLES = """
   headstart cache show
   headstart cache verify --repair
   headstart cache prune --older-than 90
   headstart cache merge shard1 shard2
 """
-
 cache_application = command_group("cache", help="Show, check, shrink and merge the stored features.", examples=_CACHE_EXAMPLES)
 
 
@@ -112,83 +104,80 @@ def _store(cache: str | None, *, must_exist: bool = True) -> FeatureStore:
     return FeatureStore(path)
 
 
-def _size(count: float) -> str:
-    for unit in ("B", "KB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.2f} GB"
+@command("show", group=cache_application)
+def show(terminal: Terminal, cache: CacheFolder = None) -> None:
+    """What is stored, by extractor.
 
-
-@cache_application.command(name="show", epilog="Example:  headstart cache show --cache shard1")
-@guarded
-def show(cache: CacheFolder = None, verbose: Verbose = False) -> None:
-    """What is stored, by extractor."""
+    Example:  headstart cache show --cache shard1
+    """
     with _store(cache) as store:
         summary = store.summary()
-    print_result(f"{summary.path}  {_size(summary.file_bytes)}")
+    terminal.result(f"{summary.path}  {size(summary.file_bytes)}")
     for entry in summary.extractors:
-        print_result(f"  {entry.rows:>8} images  {_size(entry.bytes):>9}  last used {entry.last_used:%Y-%m-%d}  {entry.extractor_id}")
+        terminal.result(f"  {entry.rows:>8} images  {size(entry.bytes):>9}  last used {entry.last_used:%Y-%m-%d}  {entry.extractor_id}")
     if not summary.extractors:
-        print_result("  no features")
+        terminal.result("  no features")
     if summary.results:
-        print_result(f"  {summary.results:>8} cached {'result' if summary.results == 1 else 'results'}  {_size(summary.result_bytes)}")
+        terminal.result(f"  {summary.results:>8} cached {'result' if summary.results == 1 else 'results'}  {size(summary.result_bytes)}")
 
 
-@cache_application.command(name="verify", epilog="Example:  headstart cache verify --repair")
-@guarded
+@command("verify", group=cache_application)
 def verify(
+    terminal: Terminal,
     repair: Annotated[bool, typer.Option("--repair", help="Remove damaged vectors; they are computed again when needed.")] = False,
     cache: CacheFolder = None,
-    verbose: Verbose = False,
 ) -> None:
-    """Check every stored vector and the file itself. Exit code 1 if something is wrong and was not repaired."""
-    with _store(cache) as store, TerminalListener(verbose=verbose) as listener:
-        listener.stage("Verifying")
-        found = store.verify(repair=repair, progress=listener.progress)
-    print_result(f"{found.good} vectors are intact, {found.bad} are damaged" + (f", {found.removed} removed" if repair else ""))
+    """Check every stored vector and the file itself. Exit code 1 if something is wrong and was not repaired.
+
+    Example:  headstart cache verify --repair
+    """
+    with _store(cache) as store:
+        terminal.stage("Verifying")
+        found = store.verify(repair=repair, progress=terminal.progress)
+    terminal.result(f"{found.good} vectors are intact, {found.bad} are damaged" + (f", {found.removed} removed" if repair else ""))
     for fault in found.faults:
-        print_result(f"the file: {fault}")
+        terminal.result(f"the file: {fault}")
     if found.rebuilt:
-        print_result("the file was rebuilt")
+        terminal.result("the file was rebuilt")
     if not found.sound and not repair:
-        print_result("Repair it with: headstart cache verify --repair")
+        terminal.result("Repair it with: headstart cache verify --repair")
         raise typer.Exit(FAILED)
 
 
-@cache_application.command(name="prune", epilog="Example:  headstart cache prune --older-than 90 --keep 500")
-@guarded
+@command("prune", group=cache_application)
 def prune(
+    terminal: Terminal,
     older_than: Annotated[float | None, typer.Option(metavar="DAYS", help="Remove features that have not been used for DAYS days.")] = None,
     keep: Annotated[float | None, typer.Option(metavar="MB", help="Remove the least recently used features until MB are left.")] = None,
-    extractor: Annotated[
-        str | None, typer.Option(metavar="ID", help="Remove the features of this extractor (as `show` prints it).")
-    ] = None,
+    extractor: Annotated[str | None, typer.Option(metavar="ID", help="Remove the features of this extractor, as `show` names it.")] = None,
     cache: CacheFolder = None,
-    verbose: Verbose = False,
 ) -> None:
-    """Remove features and give their space back to the disk."""
+    """Remove features and give their space back to the disk.
+
+    Example:  headstart cache prune --older-than 90 --keep 500
+    """
     with _store(cache) as store:
         done = store.prune(extractor_id=extractor, older_than_days=older_than, max_bytes=None if keep is None else int(keep * 1e6))
-    print_result(
-        f"removed {done.rows} vectors and {done.results} cached results: {_size(done.bytes_before)} before, {_size(done.bytes_after)} now"
-    )
+    sizes = f"{size(done.bytes_before)} before, {size(done.bytes_after)} now"
+    terminal.result(f"removed {done.rows} vectors and {done.results} cached results: {sizes}")
 
 
-@cache_application.command(name="merge", epilog="Example:  headstart cache merge shard1 shard2/features.sqlite")
-@guarded
+@command("merge", group=cache_application)
 def merge(
+    terminal: Terminal,
     others: Annotated[list[Path], typer.Argument(metavar="OTHER...", help="Cache folders or store files, for example of --shard runs.")],
     cache: CacheFolder = None,
-    verbose: Verbose = False,
 ) -> None:
-    """Copy the features of other stores into this one. Merging twice changes nothing."""
+    """Copy the features of other stores into this one. Merging twice changes nothing.
+
+    Example:  headstart cache merge shard1 shard2/features.sqlite
+    """
     from headstart import files
 
-    with _store(cache, must_exist=False) as store, TerminalListener(verbose=verbose) as listener:
+    with _store(cache, must_exist=False) as store:
         for other in others:
             path = files.feature_store_file(other) if other.is_dir() else other
-            listener.stage(f"Merging {path}")
-            merged = store.merge(path, progress=listener.progress)
+            terminal.stage(f"Merging {path}")
+            merged = store.merge(path, progress=terminal.progress)
             extra = f", {merged.damaged} damaged and skipped" if merged.damaged else ""
-            print_result(f"{path}: {merged.added} added, {merged.present} already there{extra}")
+            terminal.result(f"{path}: {merged.added} added, {merged.present} already there{extra}")

@@ -4,26 +4,15 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from headstart.cli.application import application, check_writable, guarded, write_json
-from headstart.cli.options import Quiet, RunFolder, Verbose
-from headstart.cli.terminal import TerminalListener, print_result
+from headstart.cli.application import command, write_json
+from headstart.cli.options import RunFolder
+from headstart.cli.terminal import Terminal
+from headstart.files import check_writable
 from headstart.settings.field import PATH, TEXT, Settings, option, whole
-
-if TYPE_CHECKING:
-    from headstart.export.speed import Speed
-
-# headstart export --------------------------------------------------------------------------------------------------------------------
-
-_EXAMPLES = """\b
-Examples:
-  headstart export runs/photos
-  headstart export runs/photos --format int8 --max-drop 0.5% --out photos-int8.xml
-  headstart export runs/photos --snippet python > predict.py
-"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,17 +33,19 @@ class _Export(Settings):
     )  # fmt: skip
 
 
-@application.command(name="export", epilog=_EXAMPLES, short_help="One file that takes raw pixels, for other programs.")
-@guarded
-def export_command(
-    run: RunFolder, *, how: _Export, quiet: Quiet = False, verbose: Verbose = False
-) -> None:  # fmt: skip
+@command("export", "One file that takes raw pixels, for other programs.")
+def export_command(terminal: Terminal, run: RunFolder, *, how: _Export) -> None:
     """Write the run as one file: images of any size in; probabilities, logits, features and the novelty score out.
 
     Resizing, cropping and normalisation are inside. Before it is written, the file is compared with the run on real images, the same arrays
     for both; the differences are in FILE.parity.json. int8 is written only if accuracy falls by no more than --max-drop on the run's
     test images; the layers that cause the largest error are left in float32 if need be, and each look at the test images is recorded in
     the run. LiteRT files take one preprocessed image of a fixed size, and are made by the program onnx2tf: pipx install onnx2tf.
+
+    Examples:
+      headstart export runs/photos
+      headstart export runs/photos --format int8 --max-drop 0.5% --out photos-int8.xml
+      headstart export runs/photos --snippet python > predict.py
     """
     from headstart.export import SUFFIXES, check_format, export, read_drop, snippet
     from headstart.run import load
@@ -65,31 +56,17 @@ def export_command(
     name = how.out or Path(f"{opened.path.resolve().name}{'-int8' if how.format == 'int8' else ''}{SUFFIXES[how.format]}")
     if how.snippet is not None:
         file = name if how.format == "litert" else name.with_suffix(".onnx")
-        print_result(snippet(how.snippet, opened, file=file.name).rstrip("\n"))
+        terminal.result(snippet(how.snippet, opened, file=file.name).rstrip("\n"))
         return
     check_writable(name, name.with_name(f"{name.name}.parity.json"))
-    with TerminalListener(quiet=quiet, verbose=verbose) as listener:
-        done = export(opened, name, form=how.format, max_drop=drop, images=how.images, data=how.data, listener=listener)
-    if not quiet:
-        for parity in done.parities:
-            print_result(parity.summary())
-        if done.gates:
-            print_result(done.gates[-1].summary())
-    print_result(" ".join(str(file) for file in (*done.files, done.report)), style="bold green")
+    done = export(opened, name, form=how.format, max_drop=drop, images=how.images, data=how.data, listener=terminal)
+    terminal.tell(*(parity.summary() for parity in done.parities), *(gate.summary() for gate in done.gates[-1:]))
+    terminal.result(" ".join(str(file) for file in (*done.files, done.report)), style="bold green")
 
 
-# headstart bench ---------------------------------------------------------------------------------------------------------------------
-
-_BENCH_EXAMPLES = """\b
-Examples:
-  headstart bench runs/photos
-  headstart bench runs/photos --exported photos.onnx --exported photos-int8.xml
-"""
-
-
-@application.command(name="bench", epilog=_BENCH_EXAMPLES, short_help="How fast a run is on this machine.")
-@guarded
+@command("bench", "How fast a run is on this machine.")
 def bench_command(
+    terminal: Terminal,
     run: RunFolder,
     exported: Annotated[
         list[Path] | None, typer.Option(metavar="FILE", help="A file that `headstart export` wrote, to compare; may be given again.")
@@ -100,28 +77,23 @@ def bench_command(
         Path | None, typer.Option(metavar="DIR", help="Folder of the data, if the images have been moved since the fit.")
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Write the figures as JSON.")] = None,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
 ) -> None:
     """Measure images per second, and the time for one image, on the run's own images.
 
     All are measured in turn, round after round, because the speed of a machine drifts: compare lines of one call, not of different days.
+
+    Examples:
+      headstart bench runs/photos
+      headstart bench runs/photos --exported photos.onnx --exported photos-int8.xml
     """
     from headstart.export.speed import measure
     from headstart.run import load
 
     opened = load(run)
-    with TerminalListener(quiet=quiet, verbose=verbose) as listener:
-        speeds = measure(opened, exported or (), images=images, rounds=rounds, data=data, listener=listener)
+    speeds = measure(opened, exported or (), images=images, rounds=rounds, data=data, listener=terminal)
     if out is not None:
         write_json(out, [asdict(speed) for speed in speeds])
-    for line in _speed_table(speeds):
-        print_result(line)
-
-
-def _speed_table(speeds: list[Speed]) -> list[str]:
     width = max(len(speed.what) for speed in speeds)
-    head = f"{'':<{width}}  images/s  one image: median   99 of 100"
-    return [
-        head, *(f"{one.what:<{width}}  {one.rate:8.1f}  {one.median * 1e3:14.1f} ms  {one.slow * 1e3:7.1f} ms" for one in speeds),
-    ]  # fmt: skip
+    terminal.result(f"{'':<{width}}  images/s  one image: median   99 of 100")
+    for one in speeds:
+        terminal.result(f"{one.what:<{width}}  {one.rate:8.1f}  {one.median * 1e3:14.1f} ms  {one.slow * 1e3:7.1f} ms")

@@ -2,46 +2,29 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headstart.cli.application import INTERRUPTED, application, check_writable, guarded, writable
-from headstart.cli.options import Data, OptionsOf, Quiet, Typed, Verbose, fit_settings, split_typed, words_typed
-from headstart.cli.terminal import TerminalListener, hanging, print_result
+from headstart.cli.application import INTERRUPTED, command
+from headstart.cli.options import Data, OptionsOf, Typed, fit_settings, split_typed, words_typed
+from headstart.cli.terminal import Terminal
 from headstart.errors import ParameterError
+from headstart.files import check_writable, writable
 from headstart.settings import FineTuning, FitSettings
-from headstart.settings.field import PATH, TEXT, Settings, check_same, number, option, options, plain, whole
+from headstart.settings.batch import Shard
+from headstart.settings.field import PATH, Limit, Settings, check_same, instance_of, number, option, options, plain, whole
+from headstart.text import plural
 
 if TYPE_CHECKING:
     from headstart.pipeline import FitResult
     from headstart.training.learning_rates import LearningRates
 
-# headstart fit -----------------------------------------------------------------------------------------------------------------------
-
-_HELP = """Learn a classifier from labelled images, test it on images it has not seen, and write a run folder.
-
-DATA is a folder (DATA/CLASS/*, or DATA/{train,val,test}/CLASS/*), a list (CSV, TSV, JSONL or Parquet with the columns path and label, and
-optionally split and group), an .npz file, or a named public set (torchvision:Flowers102, hf:NAME), which is downloaded.
-"""
-_EXAMPLES = """\b
-Examples:
-  headstart fit photos/
-  headstart fit photos/ --test newer_photos/ --out runs/photos
-  headstart fit xrays/ --group-from 'person(\\d+)_'
-      a patient never stands on both sides of a split
-  headstart fit list.csv --head logistic --folds 5
-  headstart fit photos/ --strategy partial
-      trains the last stages of the backbone too; needs headstart[torch]
-  headstart fit photos/ --shard 1/4 --cache shard1
-      on each of four machines; then: headstart cache merge shard1 shard2 ...
-"""
+_PNG = Limit("the name of a .png file", lambda value: Path(value).suffix.lower() == ".png")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,10 +32,12 @@ class _Instead(Settings):
     """What `headstart fit` does instead of a whole fit from the beginning."""
 
     show_augment: Path | None = option(
-        None, "Write a picture of augmented images, as the network will see them, and stop.", PATH, metavar="FILE.png", panel="Training"
+        None, "Write a picture of augmented images, as the network will see them, and stop.", _PNG, metavar="FILE.png", panel="Training"
     )  # fmt: skip
     resume: Path | None = option(None, "Resume a training that was interrupted.", PATH, metavar="RUN", panel="Training")
-    shard: str | None = option(None, "Compute the I-th of N parts of the features, and stop.", TEXT, metavar="I/N")
+    shard: Shard | None = option(
+        None, "Compute the I-th of N parts of the features, and stop.", instance_of(Shard, "a Shard"), metavar="I/N", parse=Shard.parse
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -61,61 +46,66 @@ class _Instead(Settings):
             raise ParameterError(f"{' and '.join(given)} are mutually exclusive.")
 
 
-@application.command(name="fit", help=_HELP, epilog=_EXAMPLES, short_help="Learn a classifier from labelled images, and test it.")
-@guarded
+@command("fit", "Learn a classifier from labelled images, and test it.")
 def fit_command(
+    terminal: Terminal,
     data: Data,
     *,
     out: Annotated[Path | None, typer.Option(metavar="RUN", help="Run folder to write. [default: runs/NAME-OF-DATA]")] = None,
     typed: Annotated[Typed, OptionsOf((FitSettings, FineTuning), default={"strategy": "probe"})],
     instead: _Instead,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
 ) -> None:
-    """Learn a classifier from labelled images."""
-    with TerminalListener(quiet=quiet, verbose=verbose, mute=not leads()) as listener:
-        if instead.show_augment is not None:
-            _show_augmentation(data, instead.show_augment, fit_settings(typed, strategy="partial"))
-        elif instead.shard is not None:
-            _fit_shard(data, instead.shard, fit_settings(typed), listener, quiet=quiet)
-        elif instead.resume is not None:
-            result = _resume(data, out, typed, listener, run=_run_of(instead.resume))
-        else:
-            result = run_fit(data, out or free_run(data), fit_settings(typed), listener)
-    if instead.show_augment is None and instead.shard is None:  # below the progress, which is gone now
-        show_result(result, quiet=quiet)
+    r"""Learn a classifier from labelled images, test it on images it has not seen, and write a run folder.
+
+    DATA is a folder (DATA/CLASS/*, or DATA/{train,val,test}/CLASS/*), a list (CSV, TSV, JSONL or Parquet with the columns path and label,
+    and optionally split and group), an .npz file, or a named public set (torchvision:Flowers102, hf:NAME), which is downloaded.
+
+    Examples:
+      headstart fit photos/
+      headstart fit photos/ --test newer_photos/ --out runs/photos
+      headstart fit xrays/ --group-from 'person(\d+)_'
+          a patient never stands on both sides of a split
+      headstart fit list.csv --head logistic --folds 5
+      headstart fit photos/ --strategy partial
+          trains the last stages of the backbone too; needs headstart[torch]
+      headstart fit photos/ --shard 1/4 --cache shard1
+          on each of four machines; then: headstart cache merge shard1 shard2 ...
+    """
+    terminal.lead()
+    if instead.show_augment is not None:
+        _show_augmentation(data, instead.show_augment, fit_settings(typed, strategy="partial"), terminal)
+    elif instead.shard is not None:
+        _fit_shard(data, instead.shard, fit_settings(typed), terminal)
+    elif instead.resume is not None:
+        _resume(data, out, typed, terminal, run=_run_of(instead.resume))
+    else:
+        show_result(run_fit(data, out or free_run(data), fit_settings(typed), terminal), terminal)
 
 
-def leads() -> bool:
-    """Whether this process is the one that reports, where torchrun started several."""
-    return os.environ.get("RANK", "0") == "0"
-
-
-def run_fit(data: str, out: Path, settings: FitSettings, listener: TerminalListener, *, resume: bool = False) -> FitResult:
+def run_fit(data: str, out: Path, settings: FitSettings, terminal: Terminal, *, resume: bool = False) -> FitResult:
     """Call `headstart.fit` with the command that was typed; of several processes one reports an interruption."""
     from headstart.pipeline import fit
 
-    command = "headstart " + shlex.join(sys.argv[1:])
     try:
-        return fit(data, out=out, settings=settings, listener=listener, command=command, resume=resume)
+        return fit(data, out=out, settings=settings, listener=terminal, command="headstart " + shlex.join(sys.argv[1:]), resume=resume)
     except KeyboardInterrupt:
-        if leads():
+        if terminal.leads:
             raise
         raise typer.Exit(INTERRUPTED) from None
 
 
-def _resume(data: str, out: Path | None, typed: Typed, listener: TerminalListener, *, run: Path) -> FitResult:
+def _resume(data: str, out: Path | None, typed: Typed, terminal: Terminal, *, run: Path) -> None:
     """Resume a training with the settings it was begun with; what was typed must not contradict them."""
     from headstart.pipeline import settings_to_resume
 
     if out is not None and _run_of(out) != run:
         raise ParameterError(f"--resume {run} resumes that run; leave out --out {out}.")
     settings, begun_on = settings_to_resume(run, cache=typed.get("cache", "auto"))
-    own, training = split_typed(typed)
+    own, training = split_typed(typed, FineTuning)
     now = {name: plain(value) for name, value in own.items() if options(FitSettings)[name].recorded}
     check_same(settings.to_dict(), {**now, "fine_tuning": {name: plain(value) for name, value in training.items()}}, run=run)
-    listener.say(f"Resuming {run}, which was begun on {begun_on}.")
-    return run_fit(data, run, settings, listener, resume=True)
+    terminal.say(f"Resuming {run}, which was begun on {begun_on}.")
+    show_result(run_fit(data, run, settings, terminal, resume=True), terminal)
 
 
 def _run_of(path: Path) -> Path:
@@ -125,28 +115,24 @@ def _run_of(path: Path) -> Path:
     return path.with_name(path.name.removesuffix(".training"))
 
 
-def _show_augmentation(data: str, path: Path, settings: FitSettings) -> None:
+def _show_augmentation(data: str, path: Path, settings: FitSettings, terminal: Terminal) -> None:
     from headstart.pipeline import augmentation_sheet
 
     plan = settings.fine_tuning or FineTuning()
-    if path.suffix.lower() != ".png":
-        raise ParameterError(f"--show-augment takes the name of a .png file, got {path}.")
     check_writable(path)
     with writable(path):
         augmentation_sheet(data, settings, augment=plan.augment, size=plan.image_size).save(path)
-    print_result(f"{path}: what the network will see with --augment {plan.augment}. Nothing was trained.")
+    terminal.result(f"{path}: what the network will see with --augment {plan.augment}. Nothing was trained.")
 
 
-def _fit_shard(data: str, shard: str, settings: FitSettings, listener: TerminalListener, *, quiet: bool) -> None:
-    from headstart.pipeline import Shard, fit_shard
+def _fit_shard(data: str, part: Shard, settings: FitSettings, terminal: Terminal) -> None:
+    from headstart.pipeline import fit_shard
 
-    part = Shard.parse(shard)
-    done = fit_shard(data, part, settings=settings, listener=listener)
+    done = fit_shard(data, part, settings=settings, listener=terminal)
     for error in done.refused:
-        listener.warn(f"{error} (left out)")
-    if not quiet:
-        print_result(f"When all {part.count} are done: headstart cache merge OTHER... ; then headstart fit without --shard.")
-    print_result(f"shard {part.index}/{part.count}: {done.images} images, {done.computed} computed now, stored in {done.store}")
+        terminal.warn(f"{error} (left out)")
+    terminal.tell(f"When all {part.count} are done: headstart cache merge OTHER... ; then headstart fit without --shard.")
+    terminal.result(f"shard {part.index}/{part.count}: {done.images} images, {done.computed} computed now, stored in {done.store}")
 
 
 def free_run(data: str) -> Path:
@@ -162,58 +148,34 @@ def free_run(data: str) -> Path:
     return target
 
 
-def show_result(result: FitResult, *, quiet: bool) -> None:
-    """Print the summary, in the process that leads; the last line is the result, the same on a terminal and in a pipe."""
-    if not leads():
-        return
-    if not quiet:
-        for line in result.test.lines():
-            print_result(line)
-        print_result()
-        for name, text, style in _facts(result):
-            print_result(hanging(f"{name:<9} {text}", indent=10), style=style)
-    print_result(result.test.summary("test"), style="bold green")
-
-
-def _facts(result: FitResult) -> Iterator[tuple[str, str, str | None]]:
-    """(name, text, style) of each line of the summary."""
-    yield "head", result.head, None
-    yield "why", result.choice.reason, None
+def show_result(result: FitResult, terminal: Terminal) -> None:
+    """Print the summary; the last line is the result, the same on a terminal and in a pipe."""
+    terminal.tell(*result.test.lines(), "")
+    terminal.fact("head", result.head)
+    terminal.fact("why", result.choice.reason)
     if result.probe is not None:
-        yield "before", result.probe.summary().removeprefix("before: "), None
-    yield "tested on", result.held_out, None
+        terminal.fact("before", result.probe.summary().removeprefix("before: "))
+    terminal.fact("tested on", result.held_out)
     if result.cross_validation is not None:
-        yield "folds", result.cross_validation.summary("cross-validated"), None
+        terminal.fact("folds", result.cross_validation.summary("cross-validated"))
     if result.refused:
-        count = len(result.refused)
-        yield "left out", f"{count} unreadable {'image' if count == 1 else 'images'}, listed in the run's manifest.json", "yellow"
-    grave = [finding for finding in result.findings if finding.severity == "error"]
-    if grave:
-        yield "beware", "do not trust the score until this is resolved: " + " ".join(f.message for f in grave), "bold red"
+        left_out = plural(len(result.refused), "unreadable image")
+        terminal.fact("left out", f"{left_out}, listed in the run's manifest.json", style="yellow")
+    if grave := [finding.message for finding in result.findings if finding.severity == "error"]:
+        terminal.fact("beware", f"do not trust the score until this is resolved: {' '.join(grave)}", style="bold red")
     tested = result.judged.reliability_test
     if tested is not None and tested.coverage is not None and tested.size is not None:
-        yield "sets", f"prediction sets: mean size {tested.size:.2f}, coverage {tested.coverage:.1%}", None
+        terminal.fact("sets", f"prediction sets: mean size {tested.size:.2f}, coverage {tested.coverage:.1%}")
     if result.judged.learning_curve is not None:
-        yield "more", result.judged.learning_curve.sentence, None
+        terminal.fact("more", result.judged.learning_curve.sentence)
     seconds = ", ".join(f"{stage} {value:.1f}" for stage, value in result.seconds.items() if stage != "total" and value >= 0.05)
-    yield "time", f"{result.seconds['total']:.1f} s" + (f": {seconds}" if seconds else ""), None
+    terminal.fact("time", f"{result.seconds['total']:.1f} s" + (f": {seconds}" if seconds else ""))
     if result.run is not None:
-        yield "run", f"{result.run} (open {result.run / 'report.html'})", None
-        yield "next", f"headstart predict {shlex.quote(str(result.run))} IMAGE", None
+        terminal.fact("run", f"{result.run} (open {result.run / 'report.html'})")
+        terminal.fact("next", f"headstart predict {shlex.quote(str(result.run))} IMAGE")
+    terminal.result(result.test.summary("test"), style="bold green")
 
 
-# headstart lr-find -------------------------------------------------------------------------------------------------------------------
-
-_LR_HELP = """Find a learning rate: train for a moment with a rate that rises from step to step, and see where the loss falls.
-
-DATA and the options are those of `headstart fit`. Test images are not used, no run is written, and the trained weights are discarded.
-"""
-_LR_EXAMPLES = """\b
-Examples:
-  headstart lr-find photos/
-  headstart lr-find photos/ --strategy full --augment standard
-  headstart lr-find photos/ --out curve.png
-"""
 _SEARCHED = OptionsOf(
     (FitSettings, FineTuning),
     without=("head", "plan", "coverage", "coverage_by_class", "folds", "lr", "epochs", "steps", "early_stop", "average", "logger"),
@@ -226,24 +188,23 @@ _SEARCHED = OptionsOf(
 class _Search(Settings):
     """The search itself; `find_learning_rate` checks the rates."""
 
-    out: Path | None = option(None, "Draw the curve into this file.", PATH, metavar="FILE.png")
+    out: Path | None = option(None, "Draw the curve into this file.", _PNG, metavar="FILE.png")
     low: float = option(1e-6, "Learning rate of the first step.", number())
     high: float = option(1.0, "Learning rate of the last step, unless the loss diverges before.", number())
     steps: int = option(100, "Steps of the search.", whole(1), metavar="N")
 
 
-@application.command(name="lr-find", help=_LR_HELP, epilog=_LR_EXAMPLES, short_help="Find a learning rate for a training.")
-@guarded
-def lr_find_command(
-    context: typer.Context,
-    data: Data,
-    *,
-    search: _Search,
-    typed: Annotated[Typed, _SEARCHED],
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-) -> None:
-    """Find a learning rate."""
+@command("lr-find", "Find a learning rate for a training.")
+def lr_find_command(terminal: Terminal, context: typer.Context, data: Data, *, search: _Search, typed: Annotated[Typed, _SEARCHED]) -> None:
+    """Find a learning rate: train for a moment with a rate that rises from step to step, and see where the loss falls.
+
+    DATA and the options are those of `headstart fit`. Test images are not used, no run is written, and the trained weights are discarded.
+
+    Examples:
+      headstart lr-find photos/
+      headstart lr-find photos/ --strategy full --augment standard
+      headstart lr-find photos/ --out curve.png
+    """
     from headstart.pipeline import find_learning_rate
     from headstart.training.learning_rates import lr_text
 
@@ -253,11 +214,8 @@ def lr_find_command(
             "With --strategy probe the head is fitted in closed form, and there is no learning rate to find. "
             "Give --strategy partial or full; or --head-layers, to train a head of dense layers."
         )
-    if search.out is not None and search.out.suffix.lower() != ".png":
-        raise ParameterError(f"--out takes the name of a .png file, got {search.out}.")
     check_writable(search.out)
-    with TerminalListener(quiet=quiet, verbose=verbose) as listener:
-        found = find_learning_rate(data, settings, low=search.low, high=search.high, steps=search.steps, listener=listener)
+    found = find_learning_rate(data, settings, low=search.low, high=search.high, steps=search.steps, listener=terminal)
     if search.out is not None:
         from headstart.report import draw_png
         from headstart.report.training import lr_chart
@@ -265,23 +223,20 @@ def lr_find_command(
 
         with writable(search.out):
             draw_png(Charts((lr_chart(found),)), search.out)
-    if not quiet:
-        _show_search(found, search.out)
+    _show_search(found, terminal)
+    if search.out is not None:
+        terminal.fact("curve", str(search.out))
     options_of_fit = words_typed(context, without=("data", "strategy", "low", "high", "steps", "out", "quiet", "verbose"))
-    command = ["headstart", "fit", data, "--strategy", settings.fine_tuning.strategy, *options_of_fit, "--lr", lr_text(found.suggested)]
-    print_result(shlex.join(command), style="bold green")
+    words = ["headstart", "fit", data, "--strategy", settings.fine_tuning.strategy, *options_of_fit, "--lr", lr_text(found.suggested)]
+    terminal.result(shlex.join(words), style="bold green")
 
 
-def _show_search(found: LearningRates, out: Path | None) -> None:
+def _show_search(found: LearningRates, terminal: Terminal) -> None:
     """Print the curve as a small table, and what follows from it."""
     from headstart.training.learning_rates import lr_text
 
-    print_result(f"{'lr':>8}  {'loss':>8}", style="bold")
-    for rate, smoothed in found.rows():
-        print_result(f"{lr_text(rate):>8}  {smoothed:>8.4f}")
-    print_result()
+    terminal.tell(f"{'lr':>8}  {'loss':>8}", style="bold")
+    terminal.tell(*(f"{lr_text(rate):>8}  {smoothed:>8.4f}" for rate, smoothed in found.rows()), "")
     end = "the loss diverged there" if found.diverged else "the loss did not diverge"
-    print_result(f"{'search':<9} {len(found.lrs)} steps, up to {lr_text(found.lrs[-1])}; {end}")
-    print_result(hanging(f"{'why':<9} {found.reason}", indent=10))
-    if out is not None:
-        print_result(f"{'curve':<9} {out}")
+    terminal.fact("search", f"{len(found.lrs)} steps, up to {lr_text(found.lrs[-1])}; {end}")
+    terminal.fact("why", found.reason)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import NoneType
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
@@ -23,8 +23,9 @@ Data = Annotated[str, typer.Argument(metavar="DATA", help="Folder, list file or 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder that `headstart fit` wrote.")]
 Images = Annotated[list[Path], typer.Argument(metavar="IMAGE|FOLDER...", help="Images, or folders of images at any depth.")]
 InferenceEngine = Annotated[str, typer.Option("--engine", metavar="NAME", help="auto, openvino or onnxruntime.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print more; show the traceback of unexpected errors.")]
+JsonFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Write all figures as JSON.")]
+_QUIET = typer.Option("--quiet", "-q", help="Print the result only.")
+_VERBOSE = typer.Option("--verbose", "-v", help="Print more; show the traceback of unexpected errors.")
 
 _CACHE = options(FitSettings)["cache"]
 CacheFolder = Annotated[str | None, typer.Option(_CACHE.flag, metavar=_CACHE.metavar, help=f"{_CACHE.help}  [default: {_CACHE.shown}]")]
@@ -34,14 +35,9 @@ Typed = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class OptionsOf:
-    """Some of the options of classes of settings.
+    """The options of classes of settings: those of all fields, of `only` some, or `without` some.
 
-    Attributes:
-        classes: whose fields become options.
-        only: names of fields; all by default.
-        without: names of fields that are left out.
-        help: by the name of a field, another help text.
-        default: by the name of a field, another default to name in the help text.
+    `help` and `default` have, by the names of fields, another help text, and another default to name in it.
     """
 
     classes: tuple[type, ...]
@@ -73,11 +69,7 @@ class OptionsOf:
                 yield _parameter(f"no_{name}", bool, typer.Option(option.off[0], help=option.off[1]))
 
     def typed(self, given: dict[str, Any]) -> dict[str, Any]:
-        """Take these options out of the arguments of a command; the values of those that were typed.
-
-        Raises:
-            ParameterError: a value that its option cannot parse.
-        """
+        """Take these options out of the arguments of a command; the values of those that were typed, as their options parse them."""
         found = {}
         for name, option, _, _ in self.fields():
             value = given.pop(name)
@@ -99,28 +91,29 @@ def _parameter(name: str, kind: Any, about: Any) -> inspect.Parameter:
 
 
 def expanded(command: Callable[..., None]) -> tuple[inspect.Signature, Callable[[dict[str, Any]], dict[str, Any]]]:
-    """The signature of a command with options in place of its settings, and what makes its own arguments from those of that signature."""
+    """The signature of a command, after its `Terminal`, with options in place of settings; and what makes its arguments from theirs."""
     parameters: list[inspect.Parameter] = []
-    settings: dict[str, tuple[OptionsOf, type[Settings] | None]] = {}
+    settings: dict[str, tuple[OptionsOf, Any]] = {}
     hints = get_type_hints(command, include_extras=True)
-    for name, parameter in inspect.signature(command).parameters.items():
+    for name, parameter in list(inspect.signature(command).parameters.items())[1:]:
         hint = hints[name]
-        of = next((one for one in get_args(hint) if isinstance(one, OptionsOf)), None) if get_origin(hint) is Annotated else None
-        if of is not None:
-            settings[name] = of, None
-        elif isinstance(hint, type) and issubclass(hint, Settings):
-            settings[name] = OptionsOf((hint,)), hint
+        if isinstance(hint, type) and issubclass(hint, Settings):
+            of: OptionsOf | None = OptionsOf((hint,))
         else:
+            of = next((one for one in getattr(hint, "__metadata__", ()) if isinstance(one, OptionsOf)), None)
+        if of is None:
             parameters.append(parameter.replace(annotation=hint, kind=inspect.Parameter.KEYWORD_ONLY))
-            continue
-        parameters += settings[name][0].parameters()
+        else:
+            settings[name] = of, hint
+            parameters += of.parameters()
+    parameters += [_parameter("quiet", bool, _QUIET), _parameter("verbose", bool, _VERBOSE)]
 
-    def arguments(given: dict[str, Any]) -> dict[str, Any]:
-        given = dict(given)
-        for name, (of, cls) in settings.items():
-            typed = of.typed(given)
-            given[name] = typed if cls is None else cls(**typed)
-        return given
+    def arguments(typed: dict[str, Any]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name, (of, hint) in settings.items():
+            values = of.typed(typed)
+            found[name] = hint(**values) if isinstance(hint, type) else values
+        return {**typed, **found}
 
     return inspect.Signature(parameters), arguments
 
@@ -143,19 +136,15 @@ def words_typed(context: typer.Context, *, without: tuple[str, ...]) -> list[str
 
 
 def fit_settings(typed: Typed, *, strategy: str = "probe") -> FitSettings:
-    """The settings of a fit from what was typed; `strategy` where none was.
-
-    Raises:
-        ParameterError: a value outside its limits, or options of training where nothing is trained.
-    """
-    own, training = split_typed(typed)
+    """The settings of a fit from what was typed; `strategy` where none was."""
+    own, training = split_typed(typed, FineTuning)
     return FitSettings(**own, fine_tuning=_fine_tuning({"strategy": strategy, **training}))
 
 
-def split_typed(typed: Typed) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What was typed for `FitSettings`, and for `FineTuning`."""
-    training = {name: value for name, value in typed.items() if name in options(FineTuning)}
-    return {name: value for name, value in typed.items() if name not in training}, training
+def split_typed(typed: Typed, cls: type[Settings]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What was typed for other settings, and for those of `cls`."""
+    theirs = {name: value for name, value in typed.items() if name in options(cls)}
+    return {name: value for name, value in typed.items() if name not in theirs}, theirs
 
 
 def _fine_tuning(asked: dict[str, Any]) -> FineTuning | None:

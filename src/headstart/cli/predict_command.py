@@ -1,42 +1,56 @@
-"""``headstart predict``."""
+"""``headstart predict`` and ``headstart explain``: what a run says of new images, and why."""
 
 from __future__ import annotations
 
 import json
+import os
 import shlex
-import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headstart.cli.application import BAD_INPUT, application, guarded
-from headstart.cli.batch_options import BatchOptions, PredictOptions, run_batch
-from headstart.cli.options import Quiet, Verbose
-from headstart.cli.terminal import TerminalListener
-
-if TYPE_CHECKING:
-    from headstart.records import Column, Record
-
-_EXAMPLES = """\b
-Examples:
-  headstart predict runs/photos new.jpg
-  headstart predict runs/photos new_photos/ --format csv > predictions.csv
-  headstart predict runs/photos new.jpg --top 3 --format json
-  headstart predict runs/photos archive/ --batch --out archive.parquet --resume
-"""
+from headstart.cli.application import BAD_INPUT, command
+from headstart.cli.options import Images, InferenceEngine, RunFolder
+from headstart.cli.terminal import Terminal
+from headstart.errors import ParameterError
+from headstart.files import writable
+from headstart.records import Column, Record, csv_header, csv_records, json_object
+from headstart.settings.batch import BatchSettings
+from headstart.settings.field import PATH, SWITCH, TEXT, Settings, one_of, option, whole
+from headstart.text import pad, visible, width
 
 
-@application.command(name="predict", epilog=_EXAMPLES, short_help="The classes of new images.")
-@guarded
-def predict_command(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder that `headstart fit` wrote.")],
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE|FOLDER...", help="Images, or folders of images at any depth.")],
-    options: PredictOptions,
-    batch: BatchOptions,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class _Predict(BatchSettings):
+    """How images are predicted, what is printed or written, and whether that is a batch job."""
+
+    format: str | None = option(None, "How to print.", one_of("table", "csv", "json"), metavar="table|csv|json", shown="table")
+    batch: bool = option(False, "Write a table to --out, for folders of any size.", SWITCH)
+    out: Path | None = option(None, "Of --batch and --merge: the table; ends in .parquet, .csv or .jsonl.", PATH, metavar="FILE")
+    ray: str | None = option(
+        None, "Of --batch: work on a Ray cluster; every node must see RUN and the images.", TEXT, metavar="ADDRESS|auto|local"
+    )
+    merge: bool = option(False, "Put the tables of all shards, given in place of images, together into --out.", SWITCH)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        of_batch = {"--out": self.out, "--resume": self.resume, "--shard": self.shard, "--ray": self.ray}
+        if not self.batch and not self.merge:
+            if lonely := next((name for name, value in of_batch.items() if value), None):
+                raise ParameterError(f"{lonely} belongs to --batch, which writes a table: add --batch, or leave {lonely} out.")
+        elif self.out is None:
+            raise ParameterError("--batch and --merge write a table: say where, for example --out predictions.parquet.")
+        elif self.format is not None:
+            raise ParameterError(
+                f"--format says how to print, and --batch writes what the suffix of --out says ({self.out}). Leave --format out."
+            )
+        elif self.merge and (self.shard or self.ray or self.resume):
+            raise ParameterError("--merge reads tables that are done: leave --shard, --ray and --resume out.")
+
+
+@command("predict", "The classes of new images.")
+def predict_command(terminal: Terminal, run: RunFolder, images: Images, *, how: _Predict) -> None:
     """Predict the classes of new images.
 
     Beside the class: the prediction set, where it holds more than one class, and whether the image is unlike anything seen in training.
@@ -44,36 +58,51 @@ def predict_command(
     an empty label; the exit code is 2 when that is all of them.
 
     For folders of any size: --batch writes the same columns into a file, in bounded memory, and --resume continues after any interruption.
+
+    Examples:
+      headstart predict runs/photos new.jpg
+      headstart predict runs/photos new_photos/ --format csv > predictions.csv
+      headstart predict runs/photos new.jpg --top 3 --format json
+      headstart predict runs/photos archive/ --batch --out archive.parquet --resume
     """
     from headstart.data import list_images
-    from headstart.errors import ParameterError
     from headstart.run import load
 
-    if options.form is not None and options.form not in _WRITERS:
-        raise ParameterError(f"--format must be table, csv or json, got {options.form!r}.")
-    if options.top < 1:
-        raise ParameterError(f"--top must be at least 1, got {options.top}.")
-    check_order(run, images)
-    if batch.batch or batch.merge:
-        run_batch(run, images, batch, options, quiet=quiet, verbose=verbose)
+    _check_order("predict", run, images)
+    if how.out is not None:
+        _run_batch(run, images, how.out, how, terminal)
         return
-    batch.check_alone()
-    opened = load(run, engine=options.engine)
-    least = None if options.accuracy is None else opened.threshold_for(options.accuracy)
+    opened = load(run, engine=how.engine)
+    least = None if how.accuracy is None else opened.threshold_for(how.accuracy)
     paths = list_images(images)
-    with TerminalListener(quiet=quiet, verbose=verbose) as listener:
-        if len(paths) > 1:
-            listener.stage(f"Predicting {len(paths)} images")
-        predictions = opened.predict(paths, progress=listener.progress if len(paths) > 1 else None)
-        for error in predictions.refused:
-            listener.warn(str(error))
-    records = opened.records(paths, predictions, top=options.top, least=least)
-    _WRITERS[options.form or "table"](opened.columns(top=options.top), records)
+    if len(paths) > 1:
+        terminal.stage(f"Predicting {len(paths)} images")
+    predictions = opened.predict(paths, progress=terminal.progress if len(paths) > 1 else None)
+    for error in predictions.refused:
+        terminal.warn(str(error))
+    records = opened.records(paths, predictions, top=how.top, least=least)
+    terminal.result(_WRITERS[how.format or "table"](opened.columns(top=how.top), records))
     if not len(predictions):
         raise typer.Exit(BAD_INPUT)
 
 
-def check_order(run: Path, images: list[Path]) -> None:
+def _run_batch(run: Path, images: list[Path], out: Path, how: _Predict, terminal: Terminal) -> None:
+    from headstart.batch import merge, on_ray, predict_folder
+
+    if how.merge:
+        result = merge(run, images, out=out)
+    else:
+        compute = None if how.ray is None else on_ray(how.ray, images, listener=terminal)
+        result = predict_folder(run, images, out=out, settings=how, listener=terminal, compute=compute)
+    refused = f", {result.refused} of them refused" if result.refused else ""
+    kept = result.images - result.computed
+    now = f" ({kept} found from before)" if result.computed and kept else ""
+    terminal.result(f"{result.images} images{refused}{now} in {result.out}")
+    if not how.merge and 0 < result.images == result.refused:
+        raise typer.Exit(BAD_INPUT)
+
+
+def _check_order(name: str, run: Path, images: list[Path]) -> None:
     """Say so when RUN does not come first."""
     from headstart.errors import RunError
     from headstart.run import is_run
@@ -81,30 +110,95 @@ def check_order(run: Path, images: list[Path]) -> None:
     swapped = next((path for path in images if is_run(path)), None)
     if swapped is not None and not is_run(run):
         others = shlex.join(str(path) for path in (run, *(path for path in images if path != swapped)))
-        raise RunError(f"{swapped} is the run: it comes first. Type: headstart predict {shlex.quote(str(swapped))} {others}")
+        raise RunError(f"{swapped} is the run: it comes first. Type: headstart {name} {shlex.quote(str(swapped))} {others}")
 
 
-def _print_csv(columns: tuple[Column, ...], records: list[Record]) -> None:
-    from headstart.records import csv_header, csv_records
-
-    print(csv_header(columns) + csv_records(columns, records), end="", flush=True)
+def _csv(columns: tuple[Column, ...], records: list[Record]) -> str:
+    return (csv_header(columns) + csv_records(columns, records)).removesuffix("\n")
 
 
-def _print_json(columns: tuple[Column, ...], records: list[Record]) -> None:
-    from headstart.records import json_object
-
-    print(json.dumps([json_object(columns, record) for record in records], ensure_ascii=False, indent=1), flush=True)
+def _json(columns: tuple[Column, ...], records: list[Record]) -> str:
+    return json.dumps([json_object(columns, record) for record in records], ensure_ascii=False, indent=1)
 
 
-def _print_table(columns: tuple[Column, ...], records: list[Record]) -> None:
-    from headstart.text import pad, visible, width
-
+def _table(columns: tuple[Column, ...], records: list[Record]) -> str:
     named = [(visible(record.name), record) for record in records]
     column = min(60, max((width(name) for name, _ in named), default=0))
+    lines = []
     for name, record in named:
         refused = "refused: " if record.error and not record.abstained else ""
-        print(f"{pad(name, column)}  {refused}{visible(record.error or record.line)}")
-    sys.stdout.flush()
+        lines.append(f"{pad(name, column)}  {refused}{visible(record.error or record.line)}")
+    return "\n".join(lines)
 
 
-_WRITERS = {"table": _print_table, "csv": _print_csv, "json": _print_json}
+_WRITERS = {"table": _table, "csv": _csv, "json": _json}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Explain(Settings):
+    """What is explained, how, and where the pictures go."""
+
+    out: Path = option(Path("explained"), "Folder for the pictures; created if needed.", PATH, metavar="DIR")
+    name: str | None = option(
+        None, "The class whose evidence to show. [default: the most probable class]", TEXT, flag="--class", metavar="NAME"
+    )  # fmt: skip
+    method: str = option(
+        "auto", "auto is occlusion: 65 passes of the network per image. fast is cells: one pass; or 17 where that does not fit.", TEXT,
+        metavar="auto|fast|cells|occlusion",
+    )  # fmt: skip
+    nearest: int = option(5, "How many of the nearest training images to name; the picture has five.", whole(0), metavar="K")
+
+
+@command("explain", "Why: heat maps, and the nearest training images.")
+def explain_command(terminal: Terminal, run: RunFolder, images: Images, *, how: _Explain, engine: InferenceEngine = "auto") -> None:
+    """Show where in an image the evidence for its class lies, and which training images are nearest.
+
+    For each image a picture is written: the image, its heat map, and the nearest training images with their labels.
+
+    Examples:
+      headstart explain runs/photos new.jpg
+      headstart explain runs/photos new.jpg --class dog
+      headstart explain runs/photos new_photos/ --out explained/
+    """
+    from headstart.data import list_images
+    from headstart.explanation import Explanation, explain
+
+    _check_order("explain", run, images)
+    paths = list_images(images)
+    explanations = explain(run, paths, target=how.name, method=how.method, nearest_images=how.nearest, engine=engine)
+    if how.out.exists() and not how.out.is_dir():
+        raise ParameterError(f"--out {how.out}: is a file. Give the name of a folder.")
+    with writable(how.out):
+        how.out.mkdir(parents=True, exist_ok=True)
+    if len(paths) > 1:
+        terminal.stage(f"Explaining {len(paths)} images")
+    written: set[Path] = set()
+    for done, (path, found) in enumerate(zip(paths, explanations, strict=True), 1):
+        if isinstance(found, Explanation):
+            file = _free_name(how.out, path, written)
+            with writable(file):
+                found.picture().save(file, quality=90, subsampling=0)
+            terminal.result(f"{_shown(path)}  {visible(found.name)} {found.probability:.4f}  {_shown(file)}")
+            for one in found.neighbours:
+                terminal.tell(f"  similarity {one.similarity:.2f}  {visible(one.label)}  {_shown(Path(os.path.normpath(one.path)))}")
+        else:
+            terminal.warn(str(found))
+        if len(paths) > 1:
+            terminal.progress(done, len(paths))
+    if not written:
+        raise typer.Exit(BAD_INPUT)
+
+
+def _free_name(out: Path, path: Path, written: set[Path]) -> Path:
+    """A name for the picture of an image, different for each image of one command."""
+    number, file = 2, out / f"{path.stem}.jpg"
+    while file in written or (file.exists() and file.resolve() == path.resolve()):
+        file = out / f"{path.stem}-{number}.jpg"
+        number += 1
+    written.add(file)
+    return file
+
+
+def _shown(path: Path) -> str:
+    """A path that can be printed."""
+    return visible(str(path).encode("utf-8", "replace").decode("utf-8"))

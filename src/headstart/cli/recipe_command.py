@@ -4,81 +4,66 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from headstart.cli.application import application, command_group, guarded
-from headstart.cli.fit_command import free_run, leads, run_fit, show_result
-from headstart.cli.options import CacheFolder, Data, OptionsOf, Quiet, Typed, Verbose
-from headstart.cli.terminal import TerminalListener, hanging, print_result
+from headstart.cli.application import command, command_group
+from headstart.cli.fit_command import free_run, run_fit, show_result
+from headstart.cli.options import CacheFolder, Data, OptionsOf, Typed
+from headstart.cli.terminal import Terminal
 from headstart.errors import BackboneError, ParameterError
 from headstart.settings import FitSettings
 from headstart.settings.field import PATH, SWITCH, TEXT, Settings, option
 
-_EXAMPLES = """\b
-Examples:
+_EXAMPLES = """
   headstart recipe list
   headstart recipe show cats-dogs-vgg16
   headstart recipe run cats-dogs-vgg16 photos/
   headstart recipe run mine.toml photos/
 """
-_RUN_EXAMPLES = """\b
-Examples:
-  headstart recipe run chest-xray-vgg16 xrays/
-      Headstart's own way
-  headstart recipe run chest-xray-vgg16 xrays/ --exact
-      as described; downloads VGG16, and needs headstart[torch]
-  headstart recipe run chest-xray-vgg16 xrays/ --exact --weights vgg16.safetensors
-"""
-
-recipe_application = command_group(
-    "recipe",
-    help="List, show and run whole systems that are described elsewhere, as described or Headstart's own way.",
-    examples=_EXAMPLES,
-    short_help="Whole systems by name, as described or Headstart's own way.",
-)
+_HELP = "List, show and run whole systems that are described elsewhere, as described or Headstart's own way."
+recipe_application = command_group("recipe", "Whole systems by name, as described or Headstart's own way.", help=_HELP, examples=_EXAMPLES)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="See `headstart recipe list`; or a .toml file of your own.")]
 
 
-@recipe_application.command(name="list", epilog="Example:  headstart recipe list")
-@guarded
-def list_recipes(verbose: Verbose = False) -> None:
-    """The recipes that come with Headstart."""
+@command("list", group=recipe_application)
+def list_recipes(terminal: Terminal) -> None:
+    """The recipes that come with Headstart.
+
+    Example:  headstart recipe list
+    """
     from headstart.pipeline.recipes import recipes
 
     found = recipes()
     width = max(len(recipe.name) for recipe in found)
-    for recipe in found:
-        print_result(f"{recipe.name:<{width}}  {recipe.title}")
-    print_result()
-    print_result("To read one: headstart recipe show NAME. To run one: headstart recipe run NAME DATA")
+    terminal.result(*(f"{recipe.name:<{width}}  {recipe.title}" for recipe in found))
+    terminal.tell("", "To read one: headstart recipe show NAME. To run one: headstart recipe run NAME DATA")
 
 
-@recipe_application.command(name="show", epilog="Example:  headstart recipe show chest-xray-vgg16")
-@guarded
-def show(name: Name, verbose: Verbose = False) -> None:
-    """Everything that a recipe says: what it is, what was reported, and every setting."""
+@command("show", group=recipe_application)
+def show(terminal: Terminal, name: Name) -> None:
+    """Everything that a recipe says: what it is, what was reported, and every setting.
+
+    Example:  headstart recipe show chest-xray-vgg16
+    """
     from headstart.pipeline.recipes import read_recipe
 
     recipe = read_recipe(name)
-    print_result(f"{recipe.name}: {recipe.title}", style="bold")
+    terminal.result(f"{recipe.name}: {recipe.title}", style="bold")
     for key in ("what", "source", "expected", "data"):
         if text := " ".join(getattr(recipe, key).split()):
-            print_result(hanging(f"{key:<9} {text}", indent=10))
+            terminal.fact(key, text)
     for number, line in enumerate(recipe.command.splitlines()):
-        print_result(f"{'command' if not number else '':<9} {line}")
-    print_result(f"{'file':<9} {recipe.path}")
+        terminal.result(f"{'command' if not number else '':<9} {line}")
+    terminal.result(f"{'file':<9} {recipe.path}")
     for title, table in (("fast: Headstart's own way", recipe.fast), ("exact: as described, with --exact", recipe.exact)):
         if table is not None:
-            print_result()
-            print_result(title, style="bold")
-            for line in _setting_lines(table):
-                print_result(f"  {line}")
+            terminal.result("", title, style="bold")
+            terminal.result(*(f"  {line}" for line in _setting_lines(table)))
 
 
 def _setting_lines(table: Mapping[str, Any], before: str = "") -> Iterator[str]:
@@ -106,18 +91,25 @@ class _Variant(Settings):
             raise ParameterError("--weights is for --exact: Headstart's own way has a backbone of its own. Give both, or neither.")
 
 
-@recipe_application.command(name="run", epilog=_RUN_EXAMPLES)
-@guarded
+@command("run", group=recipe_application)
 def run(
+    terminal: Terminal,
     name: Name,
     data: Data,
     *,
     variant: _Variant,
     typed: Annotated[Typed, OptionsOf((FitSettings,), only=("seed", "cache"), default={"seed": "the recipe's, else 0"})],
-    quiet: Quiet = False,
-    verbose: Verbose = False,
 ) -> None:
-    """Run a recipe on your data: learn, test, and write a run folder, as `headstart fit` does."""
+    """Run a recipe on your data: learn, test, and write a run folder, as `headstart fit` does.
+
+    Examples:
+      headstart recipe run chest-xray-vgg16 xrays/
+          Headstart's own way
+      headstart recipe run chest-xray-vgg16 xrays/ --exact
+          as described; downloads VGG16, and needs headstart[torch]
+      headstart recipe run chest-xray-vgg16 xrays/ --exact --weights vgg16.safetensors
+    """
+    from headstart.backbones import find
     from headstart.pipeline.recipes import layers_of, read_recipe
 
     recipe, exact = read_recipe(name), variant.exact
@@ -127,27 +119,13 @@ def run(
         f"RANDOM WEIGHTS. The backbone has learned nothing: this shows that {recipe.name} runs and how long it takes, "
         "and THE ACCURACY MEANS NOTHING about the recipe."
     )
-    with TerminalListener(quiet=quiet, verbose=verbose, mute=not leads()) as listener, _offering_weights(settings, exact=exact):
-        if variant.weights == "random":
-            listener.warn(warning)
-        if exact and not quiet and leads() and (layers := layers_of(data, settings)) is not None:
-            for line in [*layers.lines(), ""]:
-                print_result(line)
-        result = run_fit(data, target, settings, listener)
-        if variant.weights == "random":
-            listener.warn(warning)
-    if recipe.expected and not quiet and leads():
-        print_result(hanging(f"{'reported':<9} {' '.join(recipe.expected.split())}", indent=10))
-    show_result(result, quiet=quiet)
-
-
-@contextmanager
-def _offering_weights(settings: FitSettings, *, exact: bool) -> Iterator[None]:
-    """Where the published weights cannot be had, say what else can be given."""
-    from headstart.backbones import find
-
+    terminal.lead()
+    if variant.weights == "random":
+        terminal.warn(warning)
     try:
-        yield
+        if exact and not terminal.quiet and (layers := layers_of(data, settings)) is not None:
+            terminal.tell(*layers.lines(), "")
+        result = run_fit(data, target, settings, terminal)
     except BackboneError as error:
         if not exact or settings.weights is not None or find(settings.backbone).embedded:
             raise
@@ -157,46 +135,46 @@ def _offering_weights(settings: FitSettings, *, exact: bool) -> Iterator[None]:
             "or see it run without them:\n"
             "  --weights random   random weights; the accuracy then means nothing about the recipe"
         ) from None
+    if variant.weights == "random":
+        terminal.warn(warning)
+    if recipe.expected:
+        terminal.fact("reported", " ".join(recipe.expected.split()))
+    show_result(result, terminal)
 
-
-# headstart demo ----------------------------------------------------------------------------------------------------------------------
 
 _EACH = 100  # images of each digit: enough for a real result, seconds on a laptop
 
 
-@application.command(name="demo", epilog="Example:  headstart demo", short_help="See it work on real images, offline.")
-@guarded
+@command("demo", "See it work on real images, offline.")
 def demo_command(
+    terminal: Terminal,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the images and the run.")] = Path("headstart-demo"),
     cache: CacheFolder = None,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
 ) -> None:
-    """See the whole thing on real images that come with scikit-learn: 1,000 handwritten digits. Offline, half a minute at most."""
+    """See the whole thing on real images that come with scikit-learn: 1,000 handwritten digits. Offline, half a minute at most.
+
+    Example:  headstart demo
+    """
     from headstart.pipeline import fit
     from headstart.run import check_target, load
 
     run, images = out / "run", out / "digits"
     check_target(run)
-    tell = print_result if not quiet else lambda text="": None
     try:
         count = _write_digits(images)
     except OSError as error:
         raise ParameterError(f"The images cannot be written to {images}: {error.strerror or error}. Choose another --out.") from None
-    tell(f"Wrote {count} scanned digits (UCI Optical Recognition of Handwritten Digits) to {images}/CLASS/*.png")
-    command = shlex.join(["headstart", "fit", str(images), "--out", str(run)])
-    tell(f"$ {command}")
-    with TerminalListener(quiet=quiet, verbose=verbose) as listener:
-        result = fit(images, out=run, settings=FitSettings(cache=cache or "auto"), listener=listener, command=command)
+    terminal.tell(f"Wrote {count} scanned digits (UCI Optical Recognition of Handwritten Digits) to {images}/CLASS/*.png")
+    typed = shlex.join(["headstart", "fit", str(images), "--out", str(run)])
+    terminal.tell(f"$ {typed}")
+    result = fit(images, out=run, settings=FitSettings(cache=cache or "auto"), listener=terminal, command=typed)
     some = list(result.dataset.take(result.dataset.part("test")).images)[:: max(1, result.test.images // 5)][:5]
-    tell("$ " + shlex.join(["headstart", "predict", str(run), *map(str, some)]))
+    terminal.tell("$ " + shlex.join(["headstart", "predict", str(run), *map(str, some)]))
     predictions = load(run).predict(some)
     for path, label, row in zip(some, predictions.labels, predictions.probabilities, strict=True):
-        tell(f"{path}  {label}  {row.max():.4f}")
-    tell()
-    tell("Next, your own images, one folder a class:  headstart fit YOUR_FOLDER")
-    tell()
-    show_result(result, quiet=quiet)
+        terminal.tell(f"{path}  {label}  {row.max():.4f}")
+    terminal.tell("", "Next, your own images, one folder a class:  headstart fit YOUR_FOLDER", "")
+    show_result(result, terminal)
 
 
 def _write_digits(folder: Path) -> int:

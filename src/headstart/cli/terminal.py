@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import textwrap
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from headstart.progress import Listener
 
@@ -14,19 +15,11 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 
-class TerminalListener(Listener):
-    """Shows stages, progress and messages on stderr.
+class Terminal(Listener):
+    """Shows stages, progress and messages on stderr, and prints results on stdout; when quiet, warnings and results only."""
 
-    Args:
-        quiet: show warnings only.
-        verbose: say how long each stage took.
-        mute: show nothing at all, for all but one of several processes that work together.
-    """
-
-    def __init__(self, *, quiet: bool = False, verbose: bool = False, mute: bool = False) -> None:
-        self._mute = mute
-        self._quiet = quiet = quiet or mute
-        self._verbose = verbose
+    def __init__(self, *, quiet: bool = False, verbose: bool = False) -> None:
+        self.quiet, self.leads, self._verbose = quiet, True, verbose
         self._bar: Progress | None = None
         self._task: Any = None
         self._total: int | None = None
@@ -34,37 +27,43 @@ class TerminalListener(Listener):
         self._begun = time.perf_counter()
         self._fancy = sys.stderr.isatty() and not quiet
 
-    def __enter__(self) -> TerminalListener:
+    def __enter__(self) -> Terminal:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._close()
+
+    def lead(self) -> None:
+        """Where torchrun started several processes: show nothing from now on in all but the first."""
+        if os.environ.get("RANK", "0") != "0":
+            self.quiet, self.leads, self._fancy = True, False, False
 
     def _close(self) -> None:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
 
-    def _print(self, message: str, *, style: str = "") -> None:
-        if self._fancy:
+    def _print(self, text: str, style: str | None, stream: TextIO) -> None:
+        """In colour on a terminal, plain in a pipe."""
+        if style and stream.isatty():
             from rich.console import Console
             from rich.text import Text
 
-            console = self._bar.console if self._bar is not None else Console(stderr=True)
-            console.print(Text(message, style), soft_wrap=True)
+            console = self._bar.console if self._bar is not None else Console(file=stream)
+            console.print(Text(text, style), soft_wrap=True)
         else:
-            print(message, file=sys.stderr, flush=True)
+            print(text, file=stream, flush=True)
 
     def stage(self, name: str) -> None:
         """Begin a stage."""
-        if self._verbose and self._name and not self._mute:
-            self._print(f"  {self._name}: {time.perf_counter() - self._begun:.2f} s")
         self._close()
+        if self._verbose and self._name and self.leads:
+            self._print(f"  {self._name}: {time.perf_counter() - self._begun:.2f} s", None, sys.stderr)
         self._name, self._begun = name, time.perf_counter()
         if self._fancy:
             self._draw(None)
-        elif not self._quiet:
-            self._print(name)
+        elif not self.quiet:
+            self._print(name, None, sys.stderr)
 
     def progress(self, done: int, total: int) -> None:
         """Move the bar; in a pipe, nothing."""
@@ -93,29 +92,29 @@ class TerminalListener(Listener):
 
     def say(self, message: str) -> None:
         """Print something worth knowing."""
-        if not self._quiet:
-            self._print(message, style="dim")
+        if not self.quiet:
+            self._print(message, "dim", sys.stderr)
 
     def warn(self, message: str) -> None:
         """Print something that changes what the result means, even when quiet."""
-        if not self._mute:
-            self._print(f"Warning: {message}", style="yellow")
+        if self.leads:
+            self._print(f"Warning: {message}", "yellow", sys.stderr)
 
+    def result(self, *lines: str, style: str | None = None) -> None:
+        """Print the result to stdout. Progress ends first: while it is drawn, all that is printed would join it on stderr."""
+        self._close()
+        for line in lines if self.leads else ():
+            self._print(line, style, sys.stdout)
 
-def hanging(text: str, *, indent: int) -> str:
-    """A long line, wrapped to the terminal's width with its further lines indented; in a pipe, left as it is."""
-    if not sys.stdout.isatty():
-        return text
-    width = max(40, shutil.get_terminal_size().columns)
-    return textwrap.fill(text, width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
+    def tell(self, *lines: str, style: str | None = None) -> None:
+        """Print to stdout what belongs to the result, unless quiet."""
+        if not self.quiet:
+            self.result(*lines, style=style)
 
-
-def print_result(text: str = "", *, style: str | None = None) -> None:
-    """Print to stdout: in colour on a terminal, plain in a pipe."""
-    if sys.stdout.isatty() and style:
-        from rich.console import Console
-        from rich.text import Text
-
-        Console().print(Text(text, style), soft_wrap=True)
-    else:
-        print(text, flush=True)
+    def fact(self, name: str, text: str, *, style: str | None = None) -> None:
+        """Print a line of a summary, unless quiet. On a terminal it is wrapped, with its further lines indented."""
+        line = f"{name:<9} {text}"
+        if sys.stdout.isatty():
+            width = max(40, shutil.get_terminal_size().columns)
+            line = textwrap.fill(line, width, subsequent_indent=" " * 10, break_long_words=False, break_on_hyphens=False)
+        self.tell(line, style=style)

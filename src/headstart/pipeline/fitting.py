@@ -16,7 +16,6 @@ from headstart.audit import Finding, check_known
 from headstart.audit.leaks import known_beforehand, leak_tests
 from headstart.backbones import timm_models
 from headstart.data import Dataset
-from headstart.data.shards import Shard
 from headstart.data.split import folds
 from headstart.engine import gpu_is_there
 from headstart.errors import DataError, ParameterError, StoreError
@@ -30,6 +29,7 @@ from headstart.pipeline.writing import write
 from headstart.progress import Listener, Seconds
 from headstart.run import check_target
 from headstart.settings import FitSettings
+from headstart.settings.batch import Shard
 from headstart.tasks import Evaluation, Learned, LearningContext, Task, task_named
 from headstart.training.job import Resumable
 from headstart.training.learning_rates import LearningRates, rising

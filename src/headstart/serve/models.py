@@ -17,7 +17,7 @@ import numpy.typing as npt
 from headstart.errors import HeadstartError, ParameterError, RunError, nearest
 from headstart.records import DEFAULT_KIND
 from headstart.run import MANIFEST, MODEL, PAGES, REFERENCE, SPLIT, Collected, load
-from headstart.serve.limits import Refusal
+from headstart.serve.refusals import Refusal
 from headstart.serve.threads import BatchingQueue
 from headstart.tasks import Predictions
 
@@ -28,28 +28,22 @@ _log = logging.getLogger(__name__)
 
 REPORT, CARD = PAGES
 _RETRY_SECONDS = 2.0  # a run that is being copied is complete a little later
-_MAX_PAGE = 64 << 20
 
 Array = npt.NDArray[Any]
+OnBatch = Callable[[str, int], None]
 _Fingerprint = tuple[tuple[str, int, int, int], ...]
 
 
 class Model:
-    """One opened run.
+    """One opened run: `name` as clients know it, the `queue` that runs images through its network, and its `pages` as they were then.
 
-    Attributes:
-        name: under which clients know it.
-        run: the run.
-        queue: runs images through its network.
-        pages: its report and model card as they were when it was opened, as far as it has them.
-        kind: of its records.
-        tensors: datatype and dimensions of its outputs, by name, of a single image.
+    `kind` is that of its records, and `tensors` has its outputs for a single image by name.
     """
 
-    def __init__(self, name: str, path: Path, *, engine: str, on_batch: Callable[[str, int], None] | None = None) -> None:
+    def __init__(self, name: str, path: Path, *, engine: str, on_batch: OnBatch) -> None:
         before = fingerprint(path)
         self.name, self.run, self._engine_kind = name, load(path, engine=engine), engine
-        self.pages = {page: self._page(page) for page in (REPORT, CARD) if page in self.run.manifest.files}
+        self.pages = {page: (path / page).read_bytes() for page in PAGES if page in self.run.manifest.files}
         size = self.run.preprocessing.size
         # All files are read now and not at the first request: what is read later may not be what was checked. A black image does that.
         outputs = next(iter(self.run.engine.run(iter([np.zeros((size, size, 3), np.uint8)]))))
@@ -61,12 +55,8 @@ class Model:
         self.fingerprint = fingerprint(path)
         if self.fingerprint != before:
             raise RunError(f"{path}: is being changed. Try again when it is complete.")
-        self.queue = BatchingQueue(self.run.engine, on_batch=None if on_batch is None else lambda count: on_batch(name, count))
+        self.queue = BatchingQueue(self.run.engine, on_batch=lambda count: on_batch(name, count))
         self.requests = 0
-
-    def _page(self, name: str) -> bytes:
-        with (self.run.path / name).open("rb") as file:
-            return file.read(_MAX_PAGE)
 
     def training_image(self, index: int) -> tuple[str, str]:
         """Name and label of a training image; without its folder, as clients need not know the folders of the server."""
@@ -102,19 +92,12 @@ class Model:
 
 
 class Models:
-    """Runs by name.
+    """Runs by the names of their folders; `on_batch` is called with the name of one and the number of images of a batch of its engine.
 
-    Args:
-        runs: their folders; each is known by the name of its folder.
-        engine: ``auto``, ``openvino`` or ``onnxruntime``.
-        on_batch: called with the name of a model and the number of images that went through it in one batch.
-
-    Raises:
-        ParameterError: no runs, or two of the same name.
-        RunError: one that cannot be opened.
+    Raises ParameterError for no runs or two of the same name, and RunError for one that cannot be opened.
     """
 
-    def __init__(self, runs: Sequence[Path], *, engine: str = "auto", on_batch: Callable[[str, int], None] | None = None) -> None:
+    def __init__(self, runs: Sequence[Path], *, engine: str = "auto", on_batch: OnBatch = lambda name, count: None) -> None:
         self._paths = named(runs)
         self._engine, self._on_batch = engine, on_batch
         self._lock = threading.Lock()
@@ -126,7 +109,7 @@ class Models:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """In the order in which they were passed in; the first is the default of requests that name none."""
+        """As they were passed in; the first is the default of requests that name none."""
         return tuple(self._paths)
 
     def facts(self) -> list[dict[str, Any]]:
@@ -135,11 +118,7 @@ class Models:
 
     @contextmanager
     def use(self, name: str | None = None) -> Iterator[Model]:
-        """The model of a name, which stays open until the block ends, whatever happens to its folder.
-
-        Raises:
-            Refusal: 404, there is no model of that name.
-        """
+        """The model of a name, or 404; it stays open until the block ends, whatever happens to its folder."""
         with self._lock:
             if name is not None and name not in self._models:
                 known = ", ".join(self.names)
@@ -190,11 +169,7 @@ class Models:
 
 
 def named(runs: Sequence[Path]) -> dict[str, Path]:
-    """The runs by the names of their folders.
-
-    Raises:
-        ParameterError: no runs, or two of the same name.
-    """
+    """The runs by the names of their folders; ParameterError for no runs, or two of the same name."""
     found: dict[str, Path] = {}
     for path in runs:
         whole = Path(path).absolute()

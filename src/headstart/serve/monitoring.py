@@ -33,44 +33,25 @@ class Metrics:
 
     def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]
-        self._registry = registry = CollectorRegistry()
-        self._requests = Counter(
-            "headstart_requests", "Requests answered, by route and status.", ("method", "route", "status"), registry=registry
-        )
-        self._seconds = Histogram(
+        self._registry = own = CollectorRegistry()
+        self.requests = Counter("headstart_requests", "Responses, by route and status.", ("method", "route", "status"), registry=own)
+        self.seconds = Histogram(
             "headstart_request_seconds", "From the headers of a request to the end of its response.", ("route",), buckets=_SECONDS,
-            registry=registry,
+            registry=own,
         )  # fmt: skip
-        self._images = Counter("headstart_images", "Images predicted, by model and outcome.", ("model", "outcome"), registry=registry)
-        self._batches = Histogram(
-            "headstart_burst_images", "Images that went through the engine in one batch.", ("model",), buckets=_BATCH, registry=registry
-        )
-        self.waiting = Gauge(
-            "headstart_waiting_images", "Images that are being predicted or queued.", registry=registry, multiprocess_mode="livesum"
-        )
-        self.reloads = Counter("headstart_reloads", "Runs that were reloaded because their files had changed.", registry=registry)
-
-    def request(self, method: str, route: str, status: int, seconds: float) -> None:
-        """Count a response; `route` is the pattern of a route and not a path, so that clients cannot create new ones."""
-        self._requests.labels(method, route, str(status)).inc()
-        self._seconds.labels(route).observe(seconds)
-
-    def images(self, model: str, *, predicted: int, refused: int) -> None:
-        """Count the images of a request."""
-        self._images.labels(model, "predicted").inc(predicted)
-        self._images.labels(model, "refused").inc(refused)
-
-    def batch(self, model: str, count: int) -> None:
-        """Count a batch of the engine."""
-        self._batches.labels(model).observe(count)
+        self.images = Counter("headstart_images", "Images predicted, by model and outcome.", ("model", "outcome"), registry=own)
+        what = "Images that went through the engine in one batch."
+        self.batches = Histogram("headstart_burst_images", what, ("model",), buckets=_BATCH, registry=own)
+        what = "Images that are being predicted or queued."
+        self.waiting = Gauge("headstart_waiting_images", what, registry=own, multiprocess_mode="livesum")
+        self.reloads = Counter("headstart_reloads", "Runs that were reloaded because their files had changed.", registry=own)
 
     def text(self) -> bytes:
         """All counters, of all processes of the service."""
+        registry = self._registry
         if SHARED_FOLDER in os.environ:
-            registry = CollectorRegistry()
-            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-            return generate_latest(registry)
-        return generate_latest(self._registry)
+            MultiProcessCollector(registry := CollectorRegistry())  # type: ignore[no-untyped-call]
+        return generate_latest(registry)
 
 
 class RequestMonitor:
@@ -102,8 +83,9 @@ class RequestMonitor:
 
     def _report(self, scope: Scope, status: int, seconds: float) -> None:
         method = scope["method"] if scope["method"] in _METHODS else "other"
-        route = getattr(scope.get("route"), "path", None) or "none"
-        self._metrics.request(method, route, status, seconds)
+        route = getattr(scope.get("route"), "path", None) or "none"  # its pattern and not a path: clients cannot create new ones
+        self._metrics.requests.labels(method, route, str(status)).inc()
+        self._metrics.seconds.labels(route).observe(seconds)
         entry = {"method": method, "path": scope["path"][:_MAX_PATH], "status": status, "ms": round(seconds * 1e3, 1)}
         entry["client"] = scope["client"][0] if scope.get("client") else ""
         images = scope.get("state", {}).get("images")
@@ -128,15 +110,13 @@ class JsonLines(logging.Formatter):
         return json.dumps(entry, ensure_ascii=True, default=str)
 
 
-def logging_settings(*, level: str = "INFO") -> dict[str, Any]:
+def logging_settings() -> dict[str, Any]:
     """Settings for `logging.config.dictConfig`: all log messages of the service and of uvicorn go to stderr as JSON."""
-    loggers = {name: {"handlers": ["lines"], "level": level, "propagate": False} for name in ("uvicorn", "headstart.serve")}
+    loggers = {name: {"handlers": ["lines"], "level": "INFO", "propagate": False} for name in ("uvicorn", "headstart.serve")}
     # It logs a line of plain text for every odd byte that a client sends.
     loggers["python_multipart"] = {"level": "CRITICAL", "propagate": False}
     return {
-        "version": 1,
-        "disable_existing_loggers": False,
+        "version": 1, "disable_existing_loggers": False, "loggers": loggers,
         "formatters": {"lines": {"()": "headstart.serve.monitoring.JsonLines"}},
         "handlers": {"lines": {"class": "logging.StreamHandler", "formatter": "lines", "stream": "ext://sys.stderr"}},
-        "loggers": loggers,
-    }
+    }  # fmt: skip

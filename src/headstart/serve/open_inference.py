@@ -9,37 +9,35 @@ Protocol: https://github.com/kserve/open-inference-protocol; binary form: the ex
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import math
 import struct
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
 
 import headstart
-from headstart.serve.limits import Refusal
 from headstart.serve.models import Array, Model
+from headstart.serve.refusals import Refusal
 from headstart.serve.requests import Input
 from headstart.serve.schemas import INFER_BODY, REFUSALS
-from headstart.serve.service import Predicted
-
-if TYPE_CHECKING:
-    from headstart.serve.service import Service
+from headstart.serve.service import NamedModel, Served
+from headstart.tasks import Predictions
 
 HEADER_LENGTH = "inference-header-content-length"
 VERSION = "1"  # of every model: an older state of a run is gone when it is rewritten
-router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"], responses=REFUSALS)
-_TYPES = {"FP32": "<f4", "BOOL": "?"}
 _MAX_AXES = 8
+_INPUTS = {"images": ("BYTES", [-1], "[n]: files of images"), "pixels": ("UINT8", [-1, -1, -1, 3], "[n, height, width, 3]")}
 
 
-def _service(request: Request) -> Service:
-    service: Service = request.app.state.service
-    return service
+def _check_version(request: Request) -> None:
+    if request.path_params.get("version", VERSION) != VERSION:
+        raise Refusal(404, "unknown_version", f"Models have the version {VERSION} only.")
+
+
+router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"], responses=REFUSALS, dependencies=[Depends(_check_version)])
 
 
 @router.get("", summary="What this service is.")
@@ -62,105 +60,36 @@ async def ready() -> dict[str, bool]:
 
 @router.get("/models/{name}/versions/{version}/ready", include_in_schema=False)
 @router.get("/models/{name}/ready", summary="Whether a model is ready.")
-async def model_ready(request: Request, name: str, version: str = VERSION) -> dict[str, Any]:
+async def model_ready(model: NamedModel) -> dict[str, Any]:
     """True, or 404."""
-    _check_version(version)
-    with _service(request).models.use(name):
-        return {"name": name, "ready": True}
+    return {"name": model.name, "ready": True}
 
 
 @router.get("/models/{name}/versions/{version}", include_in_schema=False)
 @router.get("/models/{name}", summary="The inputs and outputs of a model.")
-async def model_metadata(request: Request, name: str, version: str = VERSION) -> dict[str, Any]:
+async def model_metadata(model: NamedModel) -> dict[str, Any]:
     """As the protocol has them."""
-    _check_version(version)
-    with _service(request).models.use(name) as model:
-        inputs = [("images", "BYTES", [-1]), ("pixels", "UINT8", [-1, -1, -1, 3])]
-        outputs = []
-        for output, value in model.tensors.items():
-            datatype, shape = _description(value)
-            outputs.append((output, datatype, [-1, *shape[1:]]))
-        return {
-            "name": name,
-            "versions": [VERSION],
-            "platform": "headstart",
-            "inputs": [{"name": tensor, "datatype": datatype, "shape": shape} for tensor, datatype, shape in inputs],
-            "outputs": [{"name": tensor, "datatype": datatype, "shape": shape} for tensor, datatype, shape in outputs],
-            "parameters": {"classes": json.dumps(model.run.classes, ensure_ascii=False)},
-        }
-
-
-def _check_version(version: str) -> None:
-    if version != VERSION:
-        raise Refusal(404, "unknown_version", f"Models have the version {VERSION} only.")
+    outputs = [_description(name, value) for name, value in model.tensors.items()]
+    return {
+        "name": model.name,
+        "versions": [VERSION],
+        "platform": "headstart",
+        "inputs": [{"name": name, "datatype": datatype, "shape": shape} for name, (datatype, shape, _) in _INPUTS.items()],
+        "outputs": [entry | {"shape": [-1, *entry["shape"][1:]]} for entry in outputs],
+        "parameters": {"classes": json.dumps(model.run.classes, ensure_ascii=False)},
+    }
 
 
 @router.post("/models/{name}/versions/{version}/infer", include_in_schema=False)
 @router.post("/models/{name}/infer", summary="Predict images.", openapi_extra=INFER_BODY)
-async def infer(request: Request, name: str, version: str = VERSION) -> Response:
+async def infer(request: Request, service: Served, model: NamedModel) -> Response:
     """Predict all images of the input; one that cannot be read refuses the request, as the protocol has no place for it."""
-    _check_version(version)
-    service = _service(request)
-    with service.models.use(name) as model:
-        body, length = await request.body(), request.headers.get(HEADER_LENGTH)
-        header, inputs = await service.threads.read(lambda: _read(body, length))
-        predicted = await service.predict(request, model, inputs)
-        if predicted.predictions.refused:
-            place, error = predicted.predictions.refused_at[0], predicted.predictions.refused[0]
-            raise _bad(f"Image {place} is refused: {error.reason}.")
-        return _response(header, model, predicted)
-
-
-def _read(body: bytes, header_length: str | None) -> tuple[dict[str, Any], list[Input]]:
-    """The JSON part of a request, and its images."""
-    header, binary = _split(body, header_length)
-    tensors = _read_tensors(header, binary)
-    if len(tensors) != 1 or tensors[0].name not in ("images", "pixels"):
-        raise _bad("There must be one input, either 'images' (BYTES) or 'pixels' (UINT8).")
-    tensor = tensors[0]
-    if tensor.name == "images" and (tensor.datatype != "BYTES" or len(tensor.shape) not in (1, 2)):
-        raise _bad("The input 'images' must be BYTES of the shape [n]: files of images.")
-    if tensor.name == "pixels" and (tensor.array is None or len(tensor.shape) != 4 or tensor.shape[3] != 3 or 0 in tensor.shape):
-        raise _bad("The input 'pixels' must be UINT8 of the shape [n, height, width, 3].")
-    data: list[Any] = list(tensor.strings) if tensor.array is None else list(tensor.array)
-    if not data:
-        raise _bad("There is no image in the request.")
-    return header, [Input(f"{tensor.name}[{place}]", one) for place, one in enumerate(data)]
-
-
-def _response(header: dict[str, Any], model: Model, predicted: Predicted) -> Response:
-    outputs = model.tensors_of(predicted.predictions)
-    names, binary = _requested(header, outputs)
-    entries, behind = _write_tensors({name: outputs[name] for name in names}, binary=binary)
-    content: dict[str, Any] = {"model_name": model.name, "model_version": VERSION, "outputs": entries}
-    if isinstance(header.get("id"), str):
-        content["id"] = header["id"]
-    if not behind:
-        return JSONResponse(content)
-    head = json.dumps(content).encode()
-    return Response(head + behind, media_type="application/octet-stream", headers={HEADER_LENGTH: str(len(head))})
-
-
-def _requested(header: dict[str, Any], outputs: dict[str, Any]) -> tuple[list[str], set[str]]:
-    """The names of the outputs that are requested, and of those among them that are requested in binary form."""
-    by_default = _parameters(header).get("binary_data_output") is True
-    requested = header.get("outputs") or [{"name": name} for name in outputs]
-    known = tuple(outputs)  # compared and not looked up: a name may be anything
-    if not isinstance(requested, list) or not all(isinstance(entry, dict) and entry.get("name") in known for entry in requested):
-        raise _bad(f"'outputs' may name: {', '.join(outputs)}.")
-    binary = {entry["name"] for entry in requested if _parameters(entry).get("binary_data", by_default) is True}
-    return [entry["name"] for entry in requested], binary
-
-
-@dataclass(frozen=True, eq=False)
-class _Tensor:
-    """A named array: ``UINT8`` as uint8, ``BYTES`` as a list of bytes objects in `strings`."""
-
-    name: str
-    datatype: str
-    shape: tuple[int, ...]
-    array: Array | None = None
-    strings: tuple[bytes, ...] = ()
+    body, length = await request.body(), request.headers.get(HEADER_LENGTH)
+    header, inputs = await service.threads.run("decode", lambda: _read(body, length))
+    predictions = await service.predict(request, model, inputs)
+    if predictions.refused:
+        raise _bad(f"Image {predictions.refused_at[0]} is refused: {predictions.refused[0].reason}.")
+    return _response(header, model, predictions)
 
 
 def _bad(message: str) -> Refusal:
@@ -168,8 +97,8 @@ def _bad(message: str) -> Refusal:
     return Refusal(400, "bad_inference_request", message)
 
 
-def _split(body: bytes, header_length: str | None) -> tuple[dict[str, Any], memoryview]:
-    """The JSON part of a request, and the binary data behind it."""
+def _read(body: bytes, header_length: str | None) -> tuple[dict[str, Any], list[Input]]:
+    """The JSON part of a request, and its images."""
     length = len(body)
     if header_length is not None:
         if not (header_length.isascii() and header_length.isdigit() and len(header_length) < 12 and int(header_length) <= length):
@@ -181,25 +110,66 @@ def _split(body: bytes, header_length: str | None) -> tuple[dict[str, Any], memo
         raise _bad("The body, or its first part, is not valid JSON.") from None
     if not isinstance(header, dict) or not isinstance(header.get("inputs"), list) or not header["inputs"]:
         raise _bad("The body must be a JSON object with a list of 'inputs'.")
-    return header, memoryview(body)[length:]
+    tensor = header["inputs"][0]
+    if not isinstance(tensor, dict) or not isinstance(tensor.get("name"), str):
+        raise _bad("Each input must be an object with a 'name'.")
+    if len(header["inputs"]) != 1 or tensor["name"] not in _INPUTS:
+        raise _bad("There must be one input, either 'images' (BYTES) or 'pixels' (UINT8).")
+    data = _images(tensor, memoryview(body)[length:])
+    if not data:
+        raise _bad("There is no image in the request.")
+    return header, [Input(f"{tensor['name']}[{place}]", one) for place, one in enumerate(data)]
 
 
-def _read_tensors(header: dict[str, Any], binary: memoryview) -> list[_Tensor]:
-    tensors, at = [], 0
-    for entry in header["inputs"]:
-        if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
-            raise _bad("Each input must be an object with a 'name'.")
-        size = _parameters(entry).get("binary_data_size")
-        if size is None:
-            tensors.append(_tensor_of_json(entry))
-            continue
-        if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= len(binary) - at:
-            raise _bad(f"Input {entry['name'][:80]!r}: 'binary_data_size' does not fit the body.")
-        tensors.append(_tensor_of_binary(entry, binary[at : at + size]))
-        at += size
-    if at != len(binary):
-        raise _bad(f"{len(binary) - at} bytes of the body belong to no input.")
-    return tensors
+def _images(tensor: dict[str, Any], binary: memoryview) -> list[Any]:
+    """The images of the input: bytes of files, or arrays of pixels; in binary form they are the data behind the JSON."""
+    name, shape = tensor["name"], tensor.get("shape")
+    datatype, _, words = _INPUTS[name]
+    if not isinstance(shape, list) or len(shape) > _MAX_AXES or not all(type(side) is int and 0 <= side < 1 << 31 for side in shape):
+        raise _bad(f"Input {name!r}: 'shape' must be a list of whole numbers.")
+    files = name == "images"
+    if tensor.get("datatype") != datatype or not (len(shape) in (1, 2) if files else len(shape) == 4 and shape[3] == 3 and 0 not in shape):
+        raise _bad(f"The input {name!r} must be {datatype} of the shape {words}.")
+    size = _parameters(tensor).get("binary_data_size")
+    if size is None and len(binary):
+        raise _bad(f"{len(binary)} bytes of the body belong to no input.")
+    if size is None:
+        values: Any = _from_json(tensor)
+    elif type(size) is not int or size != len(binary):
+        raise _bad(f"Input {name!r}: 'binary_data_size' does not fit the body, which has {len(binary)} bytes after its JSON part.")
+    else:
+        values = _strings(binary) if files else np.frombuffer(binary, np.uint8)
+    if math.prod(shape) != len(values):
+        raise _bad(f"Input {name!r}: the shape {shape} does not fit its {len(values)} values.")
+    return list(values if files else values.reshape(shape))
+
+
+def _from_json(tensor: dict[str, Any]) -> list[bytes] | Array:
+    name, data = tensor["name"], tensor.get("data")
+    if not isinstance(data, list):
+        raise _bad(f"Input {name!r}: 'data' must be a list, or 'binary_data_size' be given.")
+    try:
+        if name == "images":
+            return [base64.b64decode(text, validate=True) for text in data]
+        values = np.asarray(data).ravel()
+    except (ValueError, TypeError, OverflowError, RecursionError):
+        reason = "BYTES in JSON must be base64 in strings" if name == "images" else "its lists are of different lengths"
+        raise _bad(f"Input {name!r}: {reason}.") from None
+    if values.size and (values.dtype.kind not in "iu" or values.min() < 0 or values.max() > 255):
+        raise _bad(f"Input {name!r}: UINT8 are whole numbers from 0 to 255.")
+    return values.astype(np.uint8)
+
+
+def _strings(data: memoryview) -> list[bytes]:
+    """BYTES in binary form: before each string its length as four bytes, the lowest first."""
+    found, at = [], 0
+    while at < len(data):
+        length = struct.unpack_from("<I", data, at)[0] if at + 4 <= len(data) else len(data)
+        if at + 4 + length > len(data):
+            raise _bad("Input 'images': its BYTES are cut off.")
+        found.append(bytes(data[at + 4 : at + 4 + length]))
+        at += 4 + length
+    return found
 
 
 def _parameters(entry: dict[str, Any]) -> dict[str, Any]:
@@ -207,85 +177,46 @@ def _parameters(entry: dict[str, Any]) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _shape(entry: dict[str, Any]) -> tuple[int, ...]:
-    shape = entry.get("shape")
-    if not isinstance(shape, list) or len(shape) > _MAX_AXES or not all(type(side) is int and 0 <= side < 1 << 31 for side in shape):
-        raise _bad(f"Input {entry['name'][:80]!r}: 'shape' must be a list of whole numbers.")
-    return tuple(shape)
-
-
-def _tensor_of_json(entry: dict[str, Any]) -> _Tensor:
-    name, datatype, shape, data = entry["name"], entry.get("datatype"), _shape(entry), entry.get("data")
-    if not isinstance(data, list):
-        raise _bad(f"Input {name[:80]!r}: 'data' must be a list, or 'binary_data_size' be given.")
-    if datatype == "BYTES":
-        try:
-            strings = tuple(base64.b64decode(text, validate=True) for text in data)
-        except (binascii.Error, ValueError, TypeError):
-            raise _bad(f"Input {name[:80]!r}: BYTES in JSON must be base64 in strings.") from None
-        return _checked(_Tensor(name, "BYTES", shape, strings=strings), len(strings))
-    if datatype != "UINT8":
-        raise _bad(f"Input {name[:80]!r}: the datatype must be UINT8 or BYTES.")
-    try:
-        values = np.asarray(data)
-    except (ValueError, OverflowError, RecursionError):
-        raise _bad(f"Input {name[:80]!r}: its lists are of different lengths.") from None
-    if values.size and (values.dtype.kind not in "iu" or values.min() < 0 or values.max() > 255):
-        raise _bad(f"Input {name[:80]!r}: UINT8 are whole numbers from 0 to 255.")
-    return _checked(_Tensor(name, "UINT8", shape, values.astype(np.uint8)), values.size)
-
-
-def _tensor_of_binary(entry: dict[str, Any], data: memoryview) -> _Tensor:
-    name, datatype, shape = entry["name"], entry.get("datatype"), _shape(entry)
-    if datatype == "BYTES":
-        strings = _strings(name, data)
-        return _checked(_Tensor(name, "BYTES", shape, strings=strings), len(strings))
-    if datatype != "UINT8":
-        raise _bad(f"Input {name[:80]!r}: the datatype must be UINT8 or BYTES.")
-    return _checked(_Tensor(name, "UINT8", shape, np.frombuffer(data, np.uint8)), len(data))
-
-
-def _strings(name: str, data: memoryview) -> tuple[bytes, ...]:
-    found, at = [], 0
-    while at < len(data):
-        length = struct.unpack_from("<I", data, at)[0] if at + 4 <= len(data) else len(data)
-        if at + 4 + length > len(data):
-            raise _bad(f"Input {name[:80]!r}: its BYTES are cut off.")
-        found.append(bytes(data[at + 4 : at + 4 + length]))
-        at += 4 + length
-    return tuple(found)
-
-
-def _checked(tensor: _Tensor, count: int) -> _Tensor:
-    if math.prod(tensor.shape) != count:
-        raise _bad(f"Input {tensor.name[:80]!r}: the shape {list(tensor.shape)} does not fit its {count} values.")
-    return tensor if tensor.array is None else replace(tensor, array=tensor.array.reshape(tensor.shape))
-
-
-def _write_tensors(outputs: dict[str, Array | list[str]], *, binary: set[str]) -> tuple[list[dict[str, Any]], bytes]:
-    """The entries of ``outputs`` for float32 and bool arrays and lists of strings, and the binary data of those in `binary`."""
+def _response(header: dict[str, Any], model: Model, predictions: Predictions) -> Response:
+    outputs = model.tensors_of(predictions)
     entries, behind = [], []
-    for name, value in outputs.items():
-        datatype, shape = _description(value)
-        entry: dict[str, Any] = {"name": name, "datatype": datatype, "shape": shape}
-        if name in binary:
-            data = _encoded(value, datatype)
-            entry["parameters"] = {"binary_data_size": len(data)}
-            behind.append(data)
+    for name, binary in _requested(header, outputs).items():
+        value = outputs[name]
+        entry = _description(name, value)
+        if binary:
+            behind.append(_encoded(value))
+            entry["parameters"] = {"binary_data_size": len(behind[-1])}
         else:
             entry["data"] = value if isinstance(value, list) else value.ravel().tolist()
         entries.append(entry)
-    return entries, b"".join(behind)
+    content: dict[str, Any] = {"model_name": model.name, "model_version": VERSION, "outputs": entries}
+    if isinstance(header.get("id"), str):
+        content["id"] = header["id"]
+    if not behind:
+        return JSONResponse(content)
+    head = json.dumps(content).encode()
+    return Response(head + b"".join(behind), media_type="application/octet-stream", headers={HEADER_LENGTH: str(len(head))})
 
 
-def _description(value: Array | list[str]) -> tuple[str, list[int]]:
+def _requested(header: dict[str, Any], outputs: dict[str, Any]) -> dict[str, bool]:
+    """The outputs that are requested, all by default, and whether each is requested in binary form."""
+    by_default = _parameters(header).get("binary_data_output") is True
+    requested = header.get("outputs") or [{"name": name} for name in outputs]
+    known = tuple(outputs)  # compared and not looked up: a name may be anything
+    if not isinstance(requested, list) or not all(isinstance(entry, dict) and entry.get("name") in known for entry in requested):
+        raise _bad(f"'outputs' may name: {', '.join(outputs)}.")
+    return {entry["name"]: _parameters(entry).get("binary_data", by_default) is True for entry in requested}
+
+
+def _description(name: str, value: Array | list[str]) -> dict[str, Any]:
     if isinstance(value, list):
-        return "BYTES", [len(value)]
-    return ("BOOL" if value.dtype == np.bool_ else "FP32"), list(value.shape)
+        return {"name": name, "datatype": "BYTES", "shape": [len(value)]}
+    return {"name": name, "datatype": "BOOL" if value.dtype == np.bool_ else "FP32", "shape": list(value.shape)}
 
 
-def _encoded(value: Array | list[str], datatype: str) -> bytes:
+def _encoded(value: Array | list[str]) -> bytes:
+    """An output in binary form; numbers have the lowest byte first."""
     if isinstance(value, list):
         texts = [text.encode("utf-8", "replace") for text in value]
         return b"".join(struct.pack("<I", len(text)) + text for text in texts)
-    return value.astype(_TYPES[datatype]).tobytes()
+    return value.astype("?" if value.dtype == np.bool_ else "<f4").tobytes()

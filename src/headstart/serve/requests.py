@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import json
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from starlette.datastructures import UploadFile
+from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from headstart.errors import ImageError
-from headstart.serve.limits import Limits, Refusal, refuse
+from headstart.serve.refusals import Refusal, refuse
 from headstart.serve.threads import Pixels, WorkerThreads
+from headstart.settings.serving import Limits
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -28,18 +28,14 @@ _RAW = ("application/octet-stream", "application/x-www-form-urlencoded")  # the 
 _ALLOWED = "Send multipart/form-data with the field 'file', an image itself (image/* or application/octet-stream), or application/json."
 
 
+@dataclass(eq=False)
 class _Body:
-    """The body of one request, as far as it has been received."""
+    """How much of the body of one request has been received."""
 
-    def __init__(self) -> None:
-        self.deadline: asyncio.Timeout | None = None
-        self.chunks: list[bytes] = []
-        self.size = 0
-        self.complete = self.dropped = False
-
-
-class _Disconnected(Exception):  # noqa: N818 - no client is left to be told
-    """The client disconnected."""
+    size: int = 0
+    deadline: asyncio.Timeout | None = None
+    complete: bool = False
+    dropped: bool = False
 
 
 class BodyLimits:
@@ -52,72 +48,59 @@ class BodyLimits:
 
     def __init__(self, app: ASGIApp, *, limits: Limits) -> None:
         self._app, self._limits = app, limits
-        self._bodies: dict[int, _Body] = {}  # in the order in which they began
-        self._bytes = 0
+        self._bodies: list[_Body] = []  # in the order in which they began
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        refused, body = None, _Body()
+        self._bodies.append(body)
         try:
-            declared = _declared_length(scope)
-            if declared == 0:
-                await self._app(scope, receive, send)
-                return
-            if declared is not None and declared > self._limits.body:
-                raise self._too_large()
-        except Refusal as refusal:
-            await refuse(receive, send, refusal, unread=True)
-            return
-        body = _Body()
-        self._bodies[id(body)] = body
-        try:
-            try:
-                data = await self._read(body, receive)
-            except Refusal as refusal:
-                self._release(body)
-                await refuse(receive, send, refusal, unread=True)
-            except _Disconnected:
-                pass
-            else:
+            data = await self._read(body, Headers(scope=scope), receive)
+            if data is not None:
                 await self._app(scope, _replay(data, receive), send)
+        except Refusal as refusal:
+            refused = refusal
         finally:
-            self._release(body)
+            self._bodies.remove(body)
+        if refused is not None:
+            await refuse(receive, send, refused, unread=True)
 
-    async def _read(self, body: _Body, receive: Receive) -> bytes:
+    async def _read(self, body: _Body, headers: Headers, receive: Receive) -> bytes | None:
+        """The whole body; None where the client disconnected, and no one is left to be told."""
+        if headers.get("content-encoding", "").strip().lower() not in ("", "identity"):
+            raise Refusal(415, "encoded_body", "Compressed bodies are not supported. Send the body without Content-Encoding.")
+        length = headers.get("content-length", "0")
+        if "transfer-encoding" not in headers and length.isdigit():
+            if int(length[:20]) > self._limits.body:
+                raise self._too_large()
+            body.complete = length == "0"
+        chunks: list[bytes] = []
         try:
             async with asyncio.timeout(self._limits.body_seconds) as body.deadline:
                 while not body.complete:
                     message = await receive()
                     if message["type"] != "http.request":
-                        raise _Disconnected
-                    self._add(body, message.get("body", b""))
+                        return None
+                    chunks.append(message.get("body", b""))
+                    self._count(body, len(chunks[-1]))
                     body.complete = not message.get("more_body", False)
         except TimeoutError:
             if body.dropped:
                 raise self._too_many() from None
             seconds = f"{self._limits.body_seconds:g}"
-            raise Refusal(
-                408, "body_too_slow", f"The body did not arrive within {seconds} seconds. Send it faster, or less of it."
-            ) from None
-        data = b"".join(body.chunks)
-        body.chunks.clear()
-        return data
+            reason = f"The body did not arrive within {seconds} seconds. Send it faster, or less of it."
+            raise Refusal(408, "body_too_slow", reason) from None
+        return b"".join(chunks)
 
-    def _release(self, body: _Body) -> None:
-        if self._bodies.pop(id(body), None) is not None:
-            self._bytes -= body.size
-            body.chunks.clear()
-
-    def _add(self, body: _Body, chunk: bytes) -> None:
-        if body.size + len(chunk) > self._limits.body:
+    def _count(self, body: _Body, size: int) -> None:
+        body.size += size
+        if body.size > self._limits.body:
             raise self._too_large()
-        body.chunks.append(chunk)
-        body.size += len(chunk)
-        self._bytes += len(chunk)
-        if self._bytes > self._limits.bodies:
-            oldest = next((other for other in self._bodies.values() if not other.complete and not other.dropped), body)
+        if sum(one.size for one in self._bodies) > self._limits.bodies:
+            oldest = next((other for other in self._bodies if not other.complete and not other.dropped), body)
             oldest.dropped = True
             if oldest is body or oldest.deadline is None:
                 raise self._too_many()
@@ -131,32 +114,12 @@ class BodyLimits:
         return Refusal(503, "too_many_bodies", "Too much data is being sent to this service. Try again.", retry_after=1)
 
 
-def _declared_length(scope: Scope) -> int | None:
-    """The length of the body according to the headers: 0 for no body, None where it is not declared.
-
-    Raises:
-        Refusal: an encoding that would make the body larger than it is.
-    """
-    headers = dict(scope["headers"])
-    encoding = headers.get(b"content-encoding", b"identity").strip().lower()
-    if encoding not in (b"", b"identity"):
-        raise Refusal(415, "encoded_body", "Compressed bodies are not supported. Send the body without Content-Encoding.")
-    if b"transfer-encoding" in headers:
-        return None
-    length = headers.get(b"content-length", b"0")
-    return int(length) if length.isdigit() and len(length) < 20 else None
-
-
 def _replay(data: bytes, receive: Receive) -> Receive:
     """What the application receives: the whole body, and then the further messages of the server."""
-    sent = False
+    first: list[Message] = [{"type": "http.request", "body": data, "more_body": False}]
 
     async def replayed() -> Message:
-        nonlocal sent
-        if sent:
-            return await receive()
-        sent = True
-        return {"type": "http.request", "body": data, "more_body": False}
+        return first.pop() if first else await receive()
 
     return replayed
 
@@ -170,22 +133,13 @@ class Input:
 
 
 async def read_inputs(request: Request, *, limits: Limits, threads: WorkerThreads) -> list[Input]:
-    """Read the images of a request.
-
-    Args:
-        request: with its body read by `BodyLimits`.
-        limits: of the service.
-        threads: to read long bodies in.
-
-    Raises:
-        Refusal: 415 for another content type, 413 for too many files, 422 for none or for a body that cannot be parsed.
-    """
+    """The images of a request; 415 for another content type, 413 for too many, 422 for none or a body that cannot be parsed."""
     body = await request.body()
     kind = request.headers.get("content-type", "application/octet-stream").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
         inputs = await _read_form(request, body, limits)
     elif kind == "application/json":
-        inputs = await threads.read(lambda: _read_json(body, limits))
+        inputs = await threads.run("decode", lambda: _read_json(body, limits))
     elif kind.startswith("image/") or kind in _RAW:
         inputs = [Input("", body)] if body else []
     else:
@@ -208,14 +162,10 @@ async def _read_form(request: Request, body: bytes, limits: Limits) -> list[Inpu
         if isinstance(error, MultiPartException) and "Too many files" in error.message:
             raise Refusal(413, "too_many_images", f"More than {limits.images} files in one request. Send them in several.") from None
         raise Refusal(422, "bad_form", "The body is not complete multipart/form-data.") from None
-    try:
-        return [
-            Input(display_name(value.filename or ""), await value.read())
-            for name, value in form.multi_items()
-            if name == FIELD and isinstance(value, UploadFile)
-        ]
-    finally:
-        await form.close()
+    files = [value for name, value in form.multi_items() if name == FIELD and isinstance(value, UploadFile)]
+    inputs = [Input(display_name(value.filename or ""), await value.read()) for value in files]
+    await form.close()
+    return inputs
 
 
 def _read_json(body: bytes, limits: Limits) -> list[Input]:
@@ -240,7 +190,7 @@ def _read_entry(entry: Any) -> Input:
         data = data.partition(",")[2]
     try:
         return Input(name, base64.b64decode(data, validate=True))
-    except (binascii.Error, ValueError):
+    except ValueError:
         return Input(name, ImageError(name, "cannot be decoded: not base64"))
 
 

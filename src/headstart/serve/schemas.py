@@ -107,23 +107,16 @@ class Health(BaseModel):
     models: int
 
 
-REFUSALS: dict[int | str, dict[str, Any]] = {
-    status: {"model": Error, "description": text}
-    for status, text in {
-        400: "The request is not valid.",
-        401: "A token is required.",
-        403: "The request comes from a web page of another address.",
-        404: "There is nothing of that name.",
-        408: "Headers or body arrived too slowly.",
-        413: "The body is too large, or holds too many images.",
-        415: "The body is of an unsupported type, or the single image is not an image.",
-        421: "The service was called by a name that it does not know.",
-        422: "A parameter is outside its limits, or the single image cannot be read.",
-        429: "This client has too many requests in progress.",
-        500: "An error of the service.",
-        503: "The service is busy.",
-    }.items()
-}
+_REASONS = {
+    400: "The request is not valid.", 401: "A token is required.", 403: "The request comes from a web page of another address.",
+    404: "There is nothing of that name.", 408: "Headers or body arrived too slowly.",
+    413: "The body is too large, or holds too many images.",
+    415: "The body is of an unsupported type, or the single image is not an image.",
+    421: "The service was called by a name that it does not know.",
+    422: "A parameter is outside its limits, or the single image cannot be read.",
+    429: "This client has too many requests in progress.", 500: "An error of the service.", 503: "The service is busy.",
+}  # fmt: skip
+REFUSALS: dict[int | str, dict[str, Any]] = {status: {"model": Error, "description": text} for status, text in _REASONS.items()}
 """The refusals that every route may respond with."""
 
 
@@ -151,23 +144,14 @@ PREDICT_BODY = _body(**{
 })  # fmt: skip
 """The body of ``POST /predict``, which is read without FastAPI."""
 
-_TENSOR = _object(
-    {
-        "name": {"enum": ["images", "pixels"]},
-        "shape": _list({"type": "integer", "minimum": 0}),
-        "datatype": {"enum": ["BYTES", "UINT8"]},
-        "data": {"type": "array"},
-    },
-    "name", "shape", "datatype", "data",
-)  # fmt: skip
+_TENSOR = _object({
+    "name": {"enum": ["images", "pixels"]}, "shape": _list({"type": "integer", "minimum": 0}), "datatype": {"enum": ["BYTES", "UINT8"]},
+    "data": {"type": "array"},
+}, "name", "shape", "datatype", "data")  # fmt: skip
+_OUTPUTS = _list(_object({"name": {"type": "string"}}, "name"))
 INFER_BODY = _body(**{
     "application/json": _object(
-        {
-            "id": {"type": "string"},
-            "inputs": _list(_TENSOR, minItems=1, maxItems=1),
-            "outputs": _list(_object({"name": {"type": "string"}}, "name")),
-        },
-        "inputs",
+        {"id": {"type": "string"}, "inputs": _list(_TENSOR, minItems=1, maxItems=1), "outputs": _OUTPUTS}, "inputs"
     ),
     "application/octet-stream": _BYTES | {"minLength": 1},
 })  # fmt: skip

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import ipaddress
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from starlette.datastructures import Headers, MutableHeaders
+
 from headstart.errors import ParameterError
-from headstart.serve.limits import Refusal, refuse
+from headstart.serve.refusals import Refusal, refuse
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -42,11 +43,7 @@ HEADERS = {
 
 
 def read_token(file: Path) -> str:
-    """The token that a file holds: one line, spaces at its ends do not count.
-
-    Raises:
-        ParameterError: the file cannot be read, or does not hold a token of at least `MIN_TOKEN` printable ASCII characters.
-    """
+    """The token that a file holds: one line of at least `MIN_TOKEN` printable ASCII characters; spaces at its ends do not count."""
     try:
         with file.open("rb") as opened:
             data = opened.read(_MAX_TOKEN_FILE + 1)
@@ -61,14 +58,6 @@ def read_token(file: Path) -> str:
     return token
 
 
-def is_loopback(host: str) -> bool:
-    """Whether an address can be reached from this machine only."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
-
-
 class SecurityHeaders:
     """ASGI middleware that adds `HEADERS` to every response."""
 
@@ -80,11 +69,9 @@ class SecurityHeaders:
 
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                present = list(message.get("headers", []))
-                names = {name.lower() for name, _ in present}
-                message["headers"] = present + [
-                    (name.encode(), value.encode()) for name, value in HEADERS.items() if name.encode() not in names
-                ]
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
             await send(message)
 
         await self._app(scope, receive, with_headers if scope["type"] == "http" else send)
@@ -93,20 +80,16 @@ class SecurityHeaders:
 class Guard:
     """ASGI middleware that refuses those who may not send requests, before anything of the body is read.
 
-    Args:
-        app: what is protected.
-        token: required as ``Authorization: Bearer TOKEN``; without one, anyone on this machine may send requests.
-        open_paths: paths that need no token.
-        origins: of web pages, beside the service's own, that may send requests.
-        hosts: names under which the service may be called; any name with a token, as a page cannot know that. Without this check a web page
-            anywhere could point its own name at this machine and read the responses (DNS rebinding).
+    A token is required as ``Authorization: Bearer TOKEN``, except for `open_paths`. Without one, anyone on this machine may send requests,
+    and only by the names of `hosts`: else a web page anywhere could point its own name at this machine and read the responses (DNS
+    rebinding). `origins` are those of web pages, beside the service's own, that may send requests.
     """
 
     def __init__(
         self, app: ASGIApp, *, token: str | None, open_paths: Iterable[str] = OPEN, origins: Iterable[str] = (), hosts: Iterable[str] = ()
     ) -> None:
         self._app = app
-        self._token = None if token is None else _digest(token.encode())
+        self._token = None if token is None else _digest(token)
         self._open, self._origins = frozenset(open_paths), frozenset(origins)
         self._hosts = frozenset(host.lower().strip("[]") for host in hosts)
 
@@ -116,36 +99,35 @@ class Guard:
             try:
                 self._check(scope)
             except Refusal as refusal:
-                await refuse(receive, send, refusal, unread=_may_have_body(scope))
+                headers = Headers(scope=scope)
+                unread = "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
+                await refuse(receive, send, refusal, unread=unread)
                 return
         await self._app(scope, receive, send)
 
     def _check(self, scope: Scope) -> None:
-        headers = dict(scope["headers"])
-        host = headers.get(b"host", b"").decode("latin-1")
+        headers = Headers(scope=scope)
+        host = headers.get("host", "")
         if self._token is None and _name_of(host) not in self._hosts:
             raise Refusal(421, "unknown_host", "This service is not known under that name. Call it by the address that it printed.")
-        origin = headers.get(b"origin", b"").decode("latin-1")
+        origin = headers.get("origin", "")
         if origin and origin not in self._origins and _netloc(origin) != host.lower():
             raise Refusal(403, "foreign_origin", "Web pages of other addresses may not use this service. Allow them with --cors.")
         if self._token is None or scope["path"] in self._open or scope["method"] == "OPTIONS":
             return
-        kind, _, token = headers.get(b"authorization", b"").partition(b" ")
+        kind, _, token = headers.get("authorization", "").partition(" ")
         # Digests are compared, so that the time reveals not even the length of the token.
-        if not hmac.compare_digest(_digest(token.strip()), self._token) or kind.lower() != b"bearer":
+        if not hmac.compare_digest(_digest(token.strip()), self._token) or kind.lower() != "bearer":
             raise Refusal(401, "token_wanted", "This service requires a token. Send the header Authorization: Bearer TOKEN.")
 
 
-def _digest(data: bytes) -> bytes:
-    return hashlib.sha256(data).digest()
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode("latin-1")).digest()
 
 
 def _name_of(host: str) -> str:
     """The name in a Host header, without its port."""
-    name = host.lower()
-    if name.startswith("["):
-        return name[1:].partition("]")[0]
-    return name.partition(":")[0]
+    return host.lower()[1:].partition("]")[0] if host.startswith("[") else host.lower().partition(":")[0]
 
 
 def _netloc(origin: str) -> str:
@@ -154,8 +136,3 @@ def _netloc(origin: str) -> str:
         return urlsplit(origin.lower()).netloc
     except ValueError:
         return ""
-
-
-def _may_have_body(scope: Scope) -> bool:
-    names = {name: value for name, value in scope["headers"] if name in (b"content-length", b"transfer-encoding")}
-    return bool(names) and names.get(b"content-length") != b"0"

@@ -11,44 +11,25 @@ import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Annotated
+
+from fastapi import Depends, FastAPI, Request
 
 from headstart.engine import Outputs
 from headstart.errors import ImageError
-from headstart.records import Record
+from headstart.records import DEFAULT_KIND
 from headstart.run import Collected
-from headstart.serve.limits import Limits, Refusal
 from headstart.serve.models import Model, Models
 from headstart.serve.monitoring import Metrics
+from headstart.serve.refusals import Refusal
 from headstart.serve.requests import Input
 from headstart.serve.threads import Pixels, WorkerThreads, large_pixels
+from headstart.settings.serving import Limits
 from headstart.tasks import Predictions
-
-if TYPE_CHECKING:
-    from fastapi import FastAPI, Request
 
 _log = logging.getLogger(__name__)
 _OVERLAY_SIDE = 384  # pixels of a heat map's picture, whatever the network takes
-
-
-@dataclass(frozen=True, eq=False)
-class Predicted:
-    """What a model predicts for the images of a request.
-
-    Attributes:
-        inputs: the images.
-        predictions: as `headstart.run.Run.predict` returns them.
-    """
-
-    inputs: Sequence[Input]
-    predictions: Predictions
-
-    def records(self, model: Model, *, top: int, nearest: int) -> list[Record]:
-        """A record for each image, in order."""
-        names = [one.name for one in self.inputs]
-        return model.run.records(names, self.predictions, top=top, nearest=nearest, neighbour=model.training_image)
 
 
 class AdmissionControl:
@@ -61,11 +42,7 @@ class AdmissionControl:
 
     @contextmanager
     def admit(self, client: str, count: int) -> Iterator[None]:
-        """Admit the images of a request until the block ends.
-
-        Raises:
-            Refusal: 429 where this client has too many images queued, 503 where all clients together have.
-        """
+        """Admit images until the block ends; 429 where this client has too many queued, 503 where all clients together have."""
         if self._per_client[client] + count > self._limits.waiting_per_client:
             raise Refusal(429, "too_many_requests", "You have too many images queued here. Wait for responses first.", retry_after=1)
         if self.images + count > self._limits.waiting:
@@ -85,55 +62,41 @@ class AdmissionControl:
 
 
 class Service:
-    """The models of a service and what is needed to use them.
-
-    Args:
-        models: opened.
-        limits: of the service.
-        metrics: where to count.
-        watch_seconds: how often to look whether a run has changed; 0 for never.
-    """
+    """The models of a service and what is needed to use them; it looks every `watch_seconds` whether a run has changed, 0 for never."""
 
     def __init__(self, models: Models, *, limits: Limits, metrics: Metrics, watch_seconds: float) -> None:
         self.models, self.limits, self.metrics = models, limits, metrics
         self.admission = AdmissionControl(limits, on_change=metrics.waiting.set)
+        self.threads = WorkerThreads()
         self._watch_seconds = watch_seconds
-        self._threads: WorkerThreads | None = None
-
-    @property
-    def threads(self) -> WorkerThreads:
-        """Between the start of the service and its end."""
-        assert self._threads is not None, "the service has not been started"
-        return self._threads
 
     @asynccontextmanager
     async def running(self, app: FastAPI) -> AsyncIterator[None]:
         """From the start of the service to its end."""
-        with WorkerThreads() as self._threads:
-            tasks = [asyncio.create_task(self._warm_up())]
-            if self._watch_seconds > 0:
-                tasks.append(asyncio.create_task(self._watch()))
+        with self.threads:
+            watching = asyncio.create_task(self._watch())
             try:
                 yield
             finally:
-                for task in tasks:
-                    task.cancel()
-                    with contextlib.suppress(asyncio.CancelledError):
-                        await task
+                watching.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await watching
         self.models.close()
-        self._threads = None
 
     async def _warm_up(self) -> None:
         """Load what heat maps need, so that the first request for one does not wait for it."""
         for name in self.models.names:
             with self.models.use(name) as model:
+                if model.kind != DEFAULT_KIND:
+                    continue
                 try:
-                    await self.threads.explain(lambda model=model: model.heat_maps)  # type: ignore[misc]
+                    await self.threads.run("explain", lambda model=model: model.heat_maps)  # type: ignore[misc]
                 except Exception:
                     _log.warning("heat maps are not available", extra={"model": name}, exc_info=True)
 
     async def _watch(self) -> None:
-        while True:
+        await self._warm_up()
+        while self._watch_seconds > 0:
             await asyncio.sleep(self._watch_seconds)
             try:
                 changed = await asyncio.to_thread(self.models.reload_changed)
@@ -144,27 +107,18 @@ class Service:
             if changed:
                 await self._warm_up()
 
-    async def predict(self, request: Request, model: Model, inputs: Sequence[Input], *, neighbours: int = 1) -> Predicted:
-        """Predict the images of a request within the limits; those that cannot be read are listed in the result.
-
-        Args:
-            request: the images are of.
-            model: in use for as long as this takes.
-            inputs: the images.
-            neighbours: how many of the nearest training images to find for each.
-
-        Raises:
-            Refusal: 413, 429 or 503.
-        """
+    async def predict(self, request: Request, model: Model, inputs: Sequence[Input], *, neighbours: int = 1) -> Predictions:
+        """Predict the images of a request; those that cannot be read are listed in the result. Beyond the limits: 413, 429 or 503."""
         if len(inputs) > self.limits.images:
             raise Refusal(413, "too_many_images", f"More than {self.limits.images} images in one request. Send them in several.")
         async with self._admitted(request, len(inputs)):
             await self._check_pixels(inputs)
             results = await asyncio.gather(*(self._run_network(model, one) for one in inputs))
-            predictions = await self.threads.compute(partial(_collect, model, results, max(1, neighbours)))
-        self.metrics.images(model.name, predicted=len(predictions), refused=len(predictions.refused))
+            predictions = await self.threads.run("compute", partial(_collect, model, results, max(1, neighbours)))
+        for outcome, count in (("predicted", len(predictions)), ("refused", len(predictions.refused))):
+            self.metrics.images.labels(model.name, outcome).inc(count)
         request.state.images = len(inputs)
-        return Predicted(inputs, predictions)
+        return predictions
 
     async def _run_network(self, model: Model, image: Input) -> Outputs | ImageError:
         data = image.data
@@ -181,7 +135,7 @@ class Service:
         files = [one.data for one in inputs if isinstance(one.data, bytes)]
         if len(files) < 2:  # one is within the limits of `headstart.modalities.image`, or refused
             return
-        pixels = await self.threads.read(lambda: sum(map(large_pixels, files)))
+        pixels = await self.threads.run("decode", lambda: sum(map(large_pixels, files)))
         if pixels > self.limits.large_pixels:
             raise Refusal(
                 413, "too_many_pixels",
@@ -189,26 +143,23 @@ class Service:
                 f"{self.limits.large_pixels / 1e6:.0f}. Send them in several requests.",
             )  # fmt: skip
 
-    async def explain(self, request: Request, model: Model, predicted: Predicted) -> dict[int, str]:
-        """The heat maps of a request by the positions of its images, within the limits.
+    async def explain(self, request: Request, model: Model, inputs: Sequence[Input], predictions: Predictions) -> dict[int, str]:
+        """The heat maps of a request by the positions of its images. Beyond the limits: 429 or 503.
 
         Each is a PNG as a data URI: the square that the model sees, with the heat map for the most probable class.
-
-        Raises:
-            Refusal: 429 or 503.
         """
         preprocessing = model.run.preprocessing
         sharp = dataclasses.replace(preprocessing, size=max(_OVERLAY_SIDE, preprocessing.size))
-        scores = next(iter(predicted.predictions.outputs.values()))
+        scores = next(iter(predictions.outputs.values()))
         found = {}
-        async with self._admitted(request, len(predicted.inputs)):
-            for row, place in enumerate(predicted.predictions.kept.tolist()):
+        async with self._admitted(request, len(inputs)):
+            for row, place in enumerate(predictions.kept.tolist()):
                 target = int(scores[row].argmax())
-                data, name = predicted.inputs[place].data, predicted.inputs[place].name
+                data, name = inputs[place].data, inputs[place].name
                 assert not isinstance(data, ImageError)
                 small = await self.threads.decode(data, partial(preprocessing, data, name=name))
                 large = await self.threads.decode(data, partial(sharp, data, name=name))
-                found[place] = await self.threads.explain(partial(_heat_map, model, small, large, target))
+                found[place] = await self.threads.run("explain", partial(_heat_map, model, small, large, target))
         return found
 
     @asynccontextmanager
@@ -236,3 +187,20 @@ def _heat_map(model: Model, pixels: Pixels, sharp: Pixels, target: int) -> str:
     file = io.BytesIO()
     overlay(sharp, heat).save(file, format="PNG", compress_level=3)
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+
+
+async def _service_of(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+async def _model_of(name: str, service: Served) -> AsyncIterator[Model]:
+    with service.models.use(name) as model:
+        yield model
+
+
+Served = Annotated[Service, Depends(_service_of)]
+"""What a route is passed as the service."""
+
+NamedModel = Annotated[Model, Depends(_model_of)]
+"""What a route with ``{name}`` in its path is passed as the model, which stays open until the response is sent."""

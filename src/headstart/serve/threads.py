@@ -19,16 +19,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import lru_cache
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from headstart.engine import Engine, Outputs, available_cores
 from headstart.modalities.image import quiet_decoding
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 Pixels = npt.NDArray[np.uint8]
 MAX_BATCH = 64
@@ -37,17 +34,14 @@ MAX_BATCH = 64
 _Result = TypeVar("_Result")
 _Item = tuple[Pixels, "Future[Outputs]"]
 _LARGE_JPEG, _LARGE = 50_000_000, 8_000_000  # pixels; JPEGs are decoded at a fraction of their size
-_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM", b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 
 
 class WorkerThreads:
     """The threads of a service that decode, compute and explain. A context manager, which also keeps decoders from printing."""
 
     def __init__(self) -> None:
-        self._decoding = ThreadPoolExecutor(max(2, available_cores()), thread_name_prefix="headstart-decode")
-        self._large = ThreadPoolExecutor(1, thread_name_prefix="headstart-decode-large")
-        self._computing = ThreadPoolExecutor(1, thread_name_prefix="headstart-compute")
-        self._explaining = ThreadPoolExecutor(1, thread_name_prefix="headstart-explain")
+        counts = {"decode": max(2, available_cores()), "decode-large": 1, "compute": 1, "explain": 1}
+        self._pools = {name: ThreadPoolExecutor(count, thread_name_prefix=f"headstart-{name}") for name, count in counts.items()}
         self._quiet = ExitStack()
 
     def __enter__(self) -> WorkerThreads:
@@ -55,13 +49,12 @@ class WorkerThreads:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for pool in (self._decoding, self._large, self._computing, self._explaining):
+        for pool in self._pools.values():
             pool.shutdown(cancel_futures=True)
         self._quiet.close()
 
     async def decode(self, data: Any, function: Callable[[], _Result]) -> _Result:
         """Run a function that decodes `data`, in the thread for images of their size."""
-        loop = asyncio.get_running_loop()
 
         def small() -> tuple[_Result] | None:  # even headers are read in a thread: hostile ones take long
             return None if isinstance(data, bytes) and large_pixels(data) else (function(),)
@@ -70,33 +63,20 @@ class WorkerThreads:
             try:
                 return function()
             finally:
-                _return_memory()
+                _malloc_trim()(0)
 
-        done = await loop.run_in_executor(self._decoding, small)
-        return await loop.run_in_executor(self._large, large) if done is None else done[0]
+        done = await self.run("decode", small)
+        return await self.run("decode-large", large) if done is None else done[0]
 
-    async def read(self, function: Callable[[], _Result]) -> _Result:
-        """Run a function that reads a body: those of some megabytes would delay the requests of others."""
-        return await asyncio.get_running_loop().run_in_executor(self._decoding, function)
-
-    async def compute(self, function: Callable[[], _Result]) -> _Result:
-        """Run a function on arrays, one at a time."""
-        return await asyncio.get_running_loop().run_in_executor(self._computing, function)
-
-    async def explain(self, function: Callable[[], _Result]) -> _Result:
-        """Run a function that makes heat maps, one at a time."""
-        return await asyncio.get_running_loop().run_in_executor(self._explaining, function)
+    async def run(self, name: Literal["decode", "decode-large", "compute", "explain"], function: Callable[[], _Result]) -> _Result:
+        """Run a function in one of the pools; those that compute on arrays or make heat maps take one at a time."""
+        return await asyncio.get_running_loop().run_in_executor(self._pools[name], function)
 
 
 class BatchingQueue:
-    """A thread that runs the images of many requests through an engine.
+    """A thread that runs the images of many requests through an engine; `on_batch` is called with the number of images of each batch."""
 
-    Args:
-        engine: runs the network.
-        on_batch: called with the number of images of each batch.
-    """
-
-    def __init__(self, engine: Engine, *, on_batch: Callable[[int], None] | None = None) -> None:
+    def __init__(self, engine: Engine, *, on_batch: Callable[[int], None] = lambda count: None) -> None:
         self._engine, self._on_batch = engine, on_batch
         self._queue: SimpleQueue[_Item | None] = SimpleQueue()
         self._closed = False
@@ -105,11 +85,7 @@ class BatchingQueue:
         self._thread.start()
 
     def submit(self, pixels: Pixels) -> Future[Outputs]:
-        """Queue one preprocessed image, uint8 (size, size, 3); the future resolves to the outputs of the network for it.
-
-        Raises:
-            RuntimeError: after `close`.
-        """
+        """Queue one preprocessed image, uint8 (size, size, 3), for the outputs of the network; RuntimeError after `close`."""
         future: Future[Outputs] = Future()
         with self._lock:
             if self._closed:
@@ -158,14 +134,9 @@ class BatchingQueue:
         except BaseException as error:  # every waiting request must be told, whatever the error
             for future in begun:
                 future.set_exception(error)
-        if count and self._on_batch is not None:
+        if count:
             self._on_batch(count)
         return more
-
-
-def has_image_signature(data: bytes) -> bool:
-    """Whether data begin as files of one of the allowed formats do; the rest may still be damaged."""
-    return data.startswith(_SIGNATURES) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
 
 
 def large_pixels(data: bytes) -> int:
@@ -175,28 +146,19 @@ def large_pixels(data: bytes) -> int:
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF")) as image:
             pixels = image.width * image.height
-            return pixels if pixels > (_LARGE_JPEG if _cheap(image) else _LARGE) else 0
+            # JPEGs are decoded at reduced scale, but of progressive ones all coefficients are held.
+            cheap = image.format in ("JPEG", "MPO") and not image.info.get("progressive")
+            return pixels if pixels > (_LARGE_JPEG if cheap else _LARGE) else 0
     except Exception:  # decoders raise anything on hostile files; the one that decodes will give the reason
         return 1
 
 
-def _cheap(image: Image.Image) -> bool:
-    """Whether it is a JPEG that is decoded at reduced scale without holding all of its coefficients, as progressive ones must be."""
-    return image.format in ("JPEG", "MPO") and not image.info.get("progressive")
-
-
-def _return_memory() -> None:
-    """Return the memory of a large image to the system; the C library of Linux would keep some hundred megabytes."""
-    trim = _malloc_trim()
-    if trim is not None:
-        trim(0)
-
-
 @lru_cache(maxsize=1)
-def _malloc_trim() -> Callable[[int], int] | None:
+def _malloc_trim() -> Callable[[int], int]:
+    """Returns the memory of a large image to the system: the C library of Linux would keep some hundred megabytes."""
     import ctypes
 
     try:
         return ctypes.CDLL(None).malloc_trim
     except (OSError, AttributeError, TypeError):
-        return None  # another C library
+        return lambda kept: 0  # another C library

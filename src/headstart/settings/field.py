@@ -102,7 +102,8 @@ def require(limit: Limit, *, or_none: bool = False, **values: Any) -> None:
     for name, value in values.items():
         if not (or_none and value is None) and not limit.allows(value):
             words = f"{limit.words} or None" if or_none else limit.words
-            raise ParameterError(f"{name} must be {words}, got {value!r}.{nearest(str(value), limit.choices)}")
+            got = str(value) if isinstance(value, Path) else value
+            raise ParameterError(f"{name} must be {words}, got {got!r}.{nearest(str(value), limit.choices)}")
 
 
 @dataclass(frozen=True, kw_only=True)

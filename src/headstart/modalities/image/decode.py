@@ -285,6 +285,11 @@ _OTHERS = {
 }
 
 
+def begins_as_image(data: bytes) -> bool:
+    """Whether data begin as files of an allowed format do; the rest may still be damaged."""
+    return data.startswith(tuple(_SIGNATURES))
+
+
 def _describe_unknown(data: bytes) -> str:
     """Say what a file seems to be that no decoder recognises, from its first bytes."""
     allowed = "allowed are JPEG, PNG, WebP, GIF, BMP and TIFF"

@@ -80,6 +80,11 @@ function describe() {
   if (!state.model) return;
   document.title = `${state.model.title} · Headstart`;
   $("title").textContent = state.model.title;
+  const classes = state.model.kind === "classes";
+  for (const part of document.querySelectorAll("[data-of-classes]")) part.hidden = !classes;
+  $("kind").textContent = classes ? state.words.kind : state.words.kindOther;
+  $("outcome").textContent = classes ? state.words.class : state.words.result;
+  $("outcome").colSpan = classes ? 1 : 4;
   $("about").replaceChildren(...state.words.about(state.model).map((text) => el("span", { text })));
 }
 

@@ -211,7 +211,7 @@ function figure(entry, context) {
   const showsHeat = heatOn && entry.answer && entry.heat;
   frame.append(showsHeat ? el("img", { class: "heat", src: entry.heat, alt: words.altHeat(entry.name) }) : preview(entry, words, "whole"));
   made.append(frame, el("figcaption", { class: "name", text: entry.name, title: entry.name }));
-  if (!entry.answer) return made;
+  if (entry.answer?.kind !== "classes") return made; // heat maps show the evidence for a class
   made.append(el("button", {
     type: "button", class: "switch", "data-act": "heat", "aria-pressed": String(heatOn), text: words.heat,
     onclick: () => context.heat(entry),

@@ -96,7 +96,7 @@ async function json(path, options) {
 }
 
 /**
- * The models: {name, title, classes, accuracy, images, created, coverage, multilabel, report, card} each.
+ * The models: {name, title, kind, classes, accuracy, images, created, coverage, multilabel, report, card} each.
  *
  * What the server does not tell is null or empty; a page that it does not mention is taken to be there.
  */
@@ -105,6 +105,7 @@ export async function models() {
   return (Array.isArray(said) ? said : (said.models ?? [])).map((model) => ({
     name: String(model.name),
     title: String(model.title ?? model.name),
+    kind: String(model.kind ?? "classes"), // of its records
     classes: Array.isArray(model.classes) ? model.classes.map(String) : [],
     accuracy: numberOr(model.accuracy),
     images: numberOr(model.test_images),

@@ -11,6 +11,7 @@ const english = {
   otherCode: "zh-Hans",
   between: " ", // two sentences
   kind: "Image classifier",
+  kindOther: "Image model",
   model: "Model",
   report: "Report",
   card: "Model card",
@@ -33,12 +34,13 @@ const english = {
   clear: "Clear",
   picture: "Picture",
   class: "Class",
+  result: "Result",
   probability: "Probability",
   set: "Prediction set",
   remark: "Remark",
   unlike: "Unlike the training images",
   unlikeShort: "unlike",
-  unlikeLong: "Unlike anything seen in training. Do not rely on the class below: the model can only name classes that it knows.",
+  unlikeLong: "Unlike anything seen in training. Do not rely on the result below: the model knows only what it was trained on.",
   unlikeSpoken: "Unlike anything seen in training.",
   heat: "Heat map",
   heatCaption: (label) => `Where the evidence for “${label}” lies. The square is the part that the model sees.`,
@@ -100,12 +102,12 @@ const english = {
   readingProbability:
     "Calibrated: of the pictures that are given 80\u00a0%, about 80\u00a0% are right, as long as they are like the training images.",
   readingSet:
-    "The classes that together hold the right one as often as was asked for when the model was made. One class: clear. " +
+    "The set contains the right class as often as was asked for when the model was made. One class: clear. " +
     "Several: the model cannot tell them apart here.",
   readingUnlike:
-    "The picture is farther from the training images than nearly all of them are from each other. Whatever class is named, it is a guess.",
+    "The picture is farther from the training images than nearly all of them are from each other. Whatever the model says of it is a guess.",
   readingHeat: "Where the evidence for the class lies, from dark to light yellow. It shows where, not why, and it can mislead.",
-  readingNearest: "The training images that the model finds most alike, with the class each was given.",
+  readingNearest: "The training images that the model finds most alike, with what each was labelled.",
   privacy: "Pictures go to this server and nowhere else. The page keeps them only until it is closed.",
 };
 
@@ -115,6 +117,7 @@ const chinese = {
   otherCode: "en",
   between: "",
   kind: "图像分类器",
+  kindOther: "图像模型",
   model: "模型",
   report: "测试报告",
   card: "模型卡",
@@ -137,12 +140,13 @@ const chinese = {
   clear: "清空",
   picture: "图片",
   class: "类别",
+  result: "结果",
   probability: "概率",
   set: "预测集",
   remark: "备注",
   unlike: "与训练图片不相似",
   unlikeShort: "不相似",
-  unlikeLong: "与训练时见过的图片都不相似。请不要相信下面的类别：模型只能说出它认识的类别。",
+  unlikeLong: "与训练时见过的图片都不相似。请不要相信下面的结果：模型只了解训练时见过的内容。",
   unlikeSpoken: "与训练时见过的图片都不相似。",
   heat: "热力图",
   heatCaption: (label) => `判断为“${label}”的依据所在的位置。方框内是模型看到的部分。`,
@@ -202,9 +206,9 @@ const chinese = {
   reading: "如何理解结果",
   readingProbability: "概率经过校准：在概率为 80% 的预测中，约有 80% 是正确的，前提是图片与训练图片相似。",
   readingSet: "这些类别合起来，以建立模型时要求的频率包含正确类别。只有一个：明确。有多个：模型在此分不清它们。",
-  readingUnlike: "这张图片离训练图片很远，比几乎所有训练图片彼此之间都远。不论给出哪个类别，都只是猜测。",
+  readingUnlike: "这张图片离训练图片很远，比几乎所有训练图片彼此之间都远。不论给出什么结果，都只是猜测。",
   readingHeat: "该类别的依据所在的位置，由暗到亮黄。它说明在哪里，而不说明为什么，也可能误导。",
-  readingNearest: "模型认为最相像的训练图片，以及它们各自的类别。",
+  readingNearest: "模型认为最相像的训练图片，以及它们各自的标注。",
   privacy: "图片只发送到此服务器，不会发往别处。本页只在打开期间保留图片。",
 };
 
