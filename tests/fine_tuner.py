@@ -18,15 +18,14 @@ from unittest import mock
 import numpy as np
 
 from conftest import draw
-from headstart.backbones import conversion, load_backbone
+from headstart.backbones import load_backbone, timm_models
 from headstart.backbones.records import Conversion
 from headstart.metrics.link import SOFTMAX
 from headstart.progress import Listener
 from headstart.settings import FineTuning
 from headstart.training.checkpoint import PLAN, CheckpointFolder
-from headstart.training.job import Pretrained, TrainingJob
+from headstart.training.job import Pretrained, Processes, TrainingJob
 from headstart.training.labels import LabelTraining, make_loss
-from headstart.training.processes import Processes
 from headstart.training.tuning import fine_tune
 
 NAME = "mobilenetv3_small_050"
@@ -69,7 +68,7 @@ def train(cache: Path, out: Path, changes: dict[str, Any], *, pipe: int | None =
         processes=processes, checkpoints=folder, resume=resume, listener=Steps(pipe),
     )  # fmt: skip
     start = Pretrained(backbone=small, preprocessing=small.preprocessing, weights="random", engine="torch")
-    with mock.patch.object(conversion, "convert_module", written):
+    with mock.patch.object(timm_models, "convert_module", written):
         done = fine_tune(job, start, cache=out.with_suffix(".cache"))
     _, head = done.head.state()
     losses = np.array([[epoch.loss, epoch.accuracy, epoch.val_loss] for epoch in done.history.epochs])

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from conftest import draw
-from headstart.backbones.stages import Stage
+from headstart.backbones.records import Stage
 from headstart.metrics.link import SOFTMAX
 from headstart.modalities.image import Preprocessing
 from headstart.modalities.image.augment import Augmentation
@@ -43,14 +43,14 @@ class Small(nn.Module):
     def forward(self, value: Any) -> Any:
         return self.model(value)
 
-    def pooled(self, last_map: Any) -> Any:
+    def for_head(self, last_map: Any) -> Any:
         return last_map.mean((2, 3))
 
     @property
     def stages(self) -> tuple[Stage, ...]:
         entries = list(self.model.state_dict())
         return tuple(
-            Stage(name, name, tuple(entry for entry in entries if entry.startswith(name + ".")), 0, 0) for name in ("one", "two", "three")
+            Stage(name, 0, 0, name, tuple(entry for entry in entries if entry.startswith(name + "."))) for name in ("one", "two", "three")
         )
 
 
@@ -64,7 +64,7 @@ def training(
     plan, tail, augmentation = plan or FineTuning(epochs=3, batch_size=8, lr=0.01, layer_decay=1.0), Small(), Augmentation.parse(augment)
     loss = make_loss(plan, link=SOFTMAX, classes=3, class_weights=weights)
     task = LabelTraining(indicators=np.eye(3, dtype=np.float32)[LABELS], classes=np.arange(3), loss=loss)
-    network = Network(tail, task.head(8, plan, seed=1), flatten=False)  # type: ignore[arg-type]
+    network = Network(tail, task.head(8, plan, seed=1))  # type: ignore[arg-type]
     pixels = Pixels(IMAGES, preprocessing=Preprocessing(32), augmentation=augmentation, seed=1, memory=1 << 24)
     inputs = ImageInputs(pixels, normalise=lambda images: images.permute(0, 3, 1, 2).float() / 128 - 1, device="cpu")
     rows = np.arange(len(IMAGES))

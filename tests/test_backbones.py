@@ -20,7 +20,7 @@ from headstart.backbones.efficientnet_lite import build, layers
 from headstart.backbones.loading import NetworkCache
 from headstart.backbones.records import BackboneRecord, Conversion, find_in_catalogue, folded, index
 from headstart.backbones.weight_files import read_tensors
-from headstart.backbones.weights import embedded_weights, published_weights
+from headstart.backbones.weights import embedded_weights, find_weights
 from headstart.errors import BackboneError, MissingExtraError, ParameterError
 
 LITERATURE = [
@@ -383,4 +383,4 @@ def test_a_cached_network_of_timm_needs_no_extra(tmp_path: Path, monkeypatch: py
 
 def test_weights_that_nobody_publishes() -> None:
     with pytest.raises(BackboneError, match=r"timm knows of no published ImageNet weights for resnetv2_152\.untrained.* with --weights"):
-        published_weights(find("ResNet152V2"), announce=pytest.fail)
+        find_weights(find("ResNet152V2"), None, seed=0, announce=pytest.fail)

@@ -8,11 +8,12 @@ import re
 import warnings
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 
-from headstart.backbones import Backbone, all_timm_models, conversion, find, load_backbone, timm_models
+from headstart.backbones import Backbone, all_timm_models, find, load_backbone, timm_models
 from headstart.backbones.loading import NetworkCache
 from headstart.backbones.records import Layer
 from headstart.backbones.weight_files import read_tensors, unwrapped
@@ -79,7 +80,7 @@ def test_the_builder_and_the_conversion_agree(tmp_path: Path, backbone: Backbone
     model = timm.create_model("tf_efficientnet_lite0")
     names = [name for name in model.state_dict() if not name.endswith("tracked")]
     values = [value for name, value in read_tensors(embedded_weights(backbone.record)).items() if not name.endswith("tracked")]
-    done = conversion.convert(backbone.record, tensors=dict(zip(names, values, strict=True)))
+    done = timm_models.convert(backbone.record, tensors=dict(zip(names, values, strict=True)))
     assert done.layers == backbone.layers
     images = noise(2, 160, 128, 3)
     assert relative(onnx_output(done.network, images), onnx_output(backbone.network, images), backbone.layers) < 1e-4
@@ -94,7 +95,7 @@ def test_a_converted_network_equals_timm(name: str, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(timm, "create_model", functools.partial(timm.create_model, **changed))
     with smaller(side):
         record = timm_models.record_of(name)
-        done = conversion.convert(record, tensors=None, seed=3)
+        done = timm_models.convert(record, tensors=None, seed=3)
     assert [layer.stop - layer.start for layer in done.layers] == parts
     assert [layer.name for layer in done.layers] == [*(f"stage{number}" for number in range(1, len(parts))), "last"]
     assert done.record.dim == parts[-1]
@@ -144,20 +145,30 @@ def test_converting_leaves_the_state_of_the_process_alone(tmp_path: Path, capfd:
     torch.manual_seed(11)
     filters = list(warnings.filters)
     with smaller(64):
-        conversion.convert(timm_models.record_of("mobilenetv3_small_050"), tensors=None)
+        timm_models.convert(timm_models.record_of("mobilenetv3_small_050"), tensors=None)
     assert torch.equal(torch.rand(3), expected)
     assert warnings.filters == filters
     assert capfd.readouterr() == ("", "")
 
 
 def test_a_network_that_computes_something_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conversion, "_difference", lambda *arguments: 0.02)
+    monkeypatch.setattr(timm_models, "_difference", lambda *arguments: 0.02)
     with (
         smaller(64),
         pytest.raises(BackboneError, match=r"converted mobilenetv3_small_050\.\S+ differs from PyTorch by 2\.0e-02 .* cannot be used"),
     ):
         load_backbone("mobilenetv3_small_050", weights="random", cache=tmp_path, announce=lambda message: None)
     assert not (tmp_path / "networks").exists()
+
+
+def test_a_file_that_computes_nan_differs() -> None:
+    """Also in a later part of the output, when the parts before it are right."""
+    module, images = torch.nn.Flatten(), torch.zeros(1, 4)
+    module.sizes = [1, 3]
+    session = mock.Mock(**{"run.return_value": [np.array([[0.0, 0.0, np.nan, 0.0]])]})
+    assert timm_models._difference(session, module, images) == float("inf")
+    session.run.return_value = [np.array([[0.0, 0.0, 1e-13, 0.0]])]
+    assert timm_models._difference(session, module, images) == pytest.approx(0.1)
 
 
 # Names -----------------------------------------------------------------------------------------------------------------------------

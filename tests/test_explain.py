@@ -354,12 +354,12 @@ def test_networks_of_timm(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         timm = pytest.importorskip("timm")
-    from headstart.backbones import conversion, timm_models
+    from headstart.backbones import timm_models
 
     side, means, changed = FAMILIES[name]
     monkeypatch.setattr(timm, "create_model", functools.partial(timm.create_model, **changed))
     record = dataclasses.replace(timm_models.record_of(name), input_size=side)
-    done = conversion.convert(record, tensors=None, seed=3)
+    done = timm_models.convert(record, tensors=None, seed=3)
     (tmp_path / "network.onnx").write_bytes(done.network)
     made = lite_model(Named(tmp_path / "network.onnx", done.layers[-1].stop), tmp_path, side=side)  # type: ignore[arg-type]
     found = find_poolings(NetworkGraph(made.read_bytes()))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from headstart.backbones import Backbone, conversion, load_backbone, torch_network
+from headstart.backbones import Backbone, load_backbone, timm_models, torch_network
 from headstart.backbones.records import Conversion
 from headstart.errors import Interrupted, ParameterError
 from headstart.features import BackboneExtractor
@@ -89,7 +89,7 @@ def tune(small: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tu
             layers = (*layers, dataclasses.replace(layers[-1], name="map", start=layers[-1].stop, stop=size))
         return Conversion(network=small.network.read_bytes(), record=record, layers=layers, any_size=True, versions={})
 
-    monkeypatch.setattr(conversion, "convert_module", written)
+    monkeypatch.setattr(timm_models, "convert_module", written)
 
     def run(**changes: Any) -> Came:
         plan = {name: changes.pop(name) for name in list(changes) if name in known}

@@ -22,8 +22,8 @@ import torch
 from headstart.progress import Listener
 from headstart.training.checkpoint import CheckpointFolder, deferred_interrupt
 from headstart.training.history import Epoch, History
+from headstart.training.job import Processes
 from headstart.training.loop import Stopped, Training
-from headstart.training.processes import Processes
 from headstart.training.schedule import Phase
 from small_training import ALL, Told, digest, training
 

@@ -22,8 +22,7 @@ from headstart.pipeline import augmentation_sheet, settings_to_resume
 from headstart.pipeline.resuming import check_resumable, checkpoints_of, resumable_or_removed
 from headstart.progress import Listener
 from headstart.training.checkpoint import CheckpointFolder
-from headstart.training.job import Resumable
-from headstart.training.processes import Processes
+from headstart.training.job import Processes, Resumable
 
 PLAN = FineTuning(epochs=2, batch_size=16, image_size=32, lr=1e-4, validation_share=0.25)
 SETTINGS = FitSettings(head="centroid", fine_tuning=PLAN)

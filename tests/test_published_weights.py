@@ -14,7 +14,7 @@ import pytest
 
 from headstart.backbones import find, load_backbone
 from headstart.backbones.records import Layer
-from headstart.backbones.weights import published_weights
+from headstart.backbones.weights import find_weights
 from headstart.errors import BackboneError
 
 pytest.importorskip("timm", reason="needs headstart[torch]")
@@ -97,7 +97,9 @@ def test_a_download_is_announced_and_checked(tmp_path: Path, hub: Path, model: A
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     said: list[str] = []
     record = find("MobileNetV3Small")
-    path, digest = published_weights(record, announce=said.append)
+    found = find_weights(record, None, seed=0, announce=said.append)
+    path, digest = found.path, found.digest
+    assert path is not None
     assert asked == ["model.safetensors", "pytorch_model.bin"]
     assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
     assert said[0] == (
@@ -107,7 +109,7 @@ def test_a_download_is_announced_and_checked(tmp_path: Path, hub: Path, model: A
     assert digest in said[1]
     path.resolve().write_bytes(b"damaged")
     with pytest.raises(BackboneError, match=rf"is damaged: its SHA-256 is \w+, it should begin with {digest}\. Delete it and try again"):
-        published_weights(record, announce=lambda message: None)
+        find_weights(record, None, seed=0, announce=lambda message: None)
 
 
 @pytest.mark.parametrize("name", ["ResNet50", "Xception"])
@@ -133,14 +135,14 @@ def test_any_failure_of_a_download_is_told(tmp_path: Path, hub: Path, monkeypatc
     with pytest.raises(
         BackboneError, match=r"resnet50\.tv_in1k/model\.safetensors are not on this machine .* \(\[Errno 104\] Connection reset by peer\)"
     ):
-        published_weights(find("ResNet50"), announce=lambda message: None)
+        find_weights(find("ResNet50"), None, seed=0, announce=lambda message: None)
 
     def empty(*arguments: str) -> str:
         raise huggingface_hub.errors.EntryNotFoundError("404")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", empty)
     with pytest.raises(BackboneError, match=r"timm/resnet50\.tv_in1k has none of model\.safetensors, pytorch_model\.bin\."):
-        published_weights(find("ResNet50"), announce=lambda message: None)
+        find_weights(find("ResNet50"), None, seed=0, announce=lambda message: None)
 
 
 def test_an_altered_file_of_torchs_cache_is_refused(tmp_path: Path, hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,4 +151,4 @@ def test_an_altered_file_of_torchs_cache_is_refused(tmp_path: Path, hub: Path, m
     folder.mkdir(parents=True)
     (folder / "xception-43020ad28.pth").write_bytes(b"something else")
     with pytest.raises(BackboneError, match=r"xception-43020ad28\.pth is damaged: .* it should begin with 43020ad28\."):
-        published_weights(find("Xception"), announce=lambda message: None)
+        find_weights(find("Xception"), None, seed=0, announce=lambda message: None)

@@ -20,10 +20,10 @@ with warnings.catch_warnings():
     from torch import nn
 
 from headstart.backbones import catalogue, find, timm_models
-from headstart.backbones.conversion import export_module
-from headstart.backbones.stages import End, Front, PooledStages, Stage, Tail, as_tail_input, cut, entries_of, noise, stages_of
+from headstart.backbones.records import Stage
+from headstart.backbones.stages import End, Front, PooledStages, Tail, as_tail_input, cut, noise, stages_of
 from headstart.backbones.summary import computed, stage_table
-from headstart.backbones.timm_models import silence
+from headstart.backbones.timm_models import export_module, silence
 
 pytestmark = pytest.mark.torch
 
@@ -81,7 +81,7 @@ def through(front: Front, tail: Tail, images: Any) -> Any:
     """The features, by way of the activation as it would be stored."""
     with torch.inference_mode():
         stored = torch.from_numpy(front(images).numpy().copy())
-        return tail.pooled(tail(as_tail_input(stored, front.channels_first)))
+        return tail.for_head(tail(as_tail_input(stored, front.channels_first)))
 
 
 # Every family ----------------------------------------------------------------------------------------------------------------------
@@ -95,7 +95,7 @@ def test_the_stages_are_the_network(name: str) -> None:
     network = built(name)
     stages = stages_of(network, side=side)
     assert [stage.name for stage in stages] == names_of(text)
-    entries = entries_of(stages)
+    entries = [entry for stage in stages for entry in stage.entries]
     assert len(set(entries)) == len(entries)
     assert set(entries) == set(network.model.state_dict())
     assert sum(stage.parameters for stage in stages) == sum(parameter.numel() for parameter in network.model.parameters())
@@ -121,7 +121,7 @@ def test_it_can_be_cut_before_every_stage(name: str) -> None:
         front, tail = halves
         for images, features in zip(views, expected, strict=True):
             assert differs(through(front, tail, images), features) < 1e-4, stages[number].name
-        assert set(tail.model.state_dict()) == set(entries_of(stages[number:])), stages[number].name
+        assert set(tail.model.state_dict()) == {entry for stage in stages[number:] for entry in stage.entries}, stages[number].name
     assert all(torch.equal(value, before[entry]) for entry, value in network.model.state_dict().items())
 
 
@@ -265,9 +265,10 @@ def test_a_cut_network_that_gives_every_position() -> None:
     with torch.inference_mode():
         last_map = tail(as_tail_input(front(images), front.channels_first))
         expected = network.model.forward_features(network.normalised(images))
-        assert differs(tail.flat(last_map), expected.permute(0, 2, 3, 1).flatten(1)) < 1e-4
-        assert differs(End(network, flatten=True)(images), tail.flat(last_map)) < 1e-4
-        assert differs(End(network, flatten=False)(images), tail.pooled(last_map)) < 1e-4
+        assert differs(tail.for_head(last_map), expected.permute(0, 2, 3, 1).flatten(1)) < 1e-4
+        assert differs(End(network)(images), tail.for_head(last_map)) < 1e-4
+        network.flat = False
+        assert differs(End(network)(images), tail.network.last(last_map)) < 1e-4
 
 
 def test_the_front_computes_nothing_behind_the_cut() -> None:
@@ -294,7 +295,7 @@ def test_gradients_of_the_tail_are_those_of_the_whole() -> None:
     with torch.no_grad():
         stored = as_tail_input(front(images), front.channels_first)
     network._caught.clear()
-    tail.pooled(tail(stored)).square().sum().backward()
+    tail.for_head(tail(stored)).square().sum().backward()
     assert not network._caught  # the tail leaves nothing with the network that it was copied from
     whole = dict(network.model.named_parameters())
     trained = dict(tail.model.named_parameters())

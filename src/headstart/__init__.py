@@ -11,30 +11,13 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "Dataset": "headstart.data",
-    "read_dataset": "headstart.data",
-    "dataset_from_arrays": "headstart.data",
-    "dataset_from_paths": "headstart.data",
-    "Preprocessing": "headstart.modalities.image",
-    "catalogue": "headstart.backbones",
-    "load_backbone": "headstart.backbones",
-    "BackboneExtractor": "headstart.features",
-    "FeatureStore": "headstart.features",
-    "TransferClassifier": "headstart.classifier",
-    "FineTuning": "headstart.settings",
-    "FitSettings": "headstart.settings",
-    "FitResult": "headstart.pipeline",
-    "fit": "headstart.pipeline",
-    "deep_check": "headstart.pipeline",
-    "ClassEvaluation": "headstart.tasks.classification.evaluation",
-    "compare_runs": "headstart.evaluate",
-    "evaluate_run": "headstart.evaluate",
-    "check": "headstart.audit",
-    "explain": "headstart.explanation",
-    "Run": "headstart.run",
-    "load": "headstart.run",
-    "HeadstartError": "headstart.errors",
-}
+    "Dataset": "data", "read_dataset": "data", "dataset_from_arrays": "data", "dataset_from_paths": "data",
+    "Preprocessing": "modalities.image", "catalogue": "backbones", "load_backbone": "backbones",
+    "BackboneExtractor": "features", "FeatureStore": "features", "TransferClassifier": "classifier",
+    "FineTuning": "settings", "FitSettings": "settings", "FitResult": "pipeline", "fit": "pipeline", "deep_check": "pipeline",
+    "ClassEvaluation": "tasks.classification.evaluation", "compare_runs": "evaluate", "evaluate_run": "evaluate",
+    "check": "audit", "explain": "explanation", "Run": "run", "load": "run", "HeadstartError": "errors",
+}  # fmt: skip
 
 if TYPE_CHECKING:
     from headstart.audit import check
@@ -52,37 +35,16 @@ if TYPE_CHECKING:
     from headstart.tasks.classification.evaluation import ClassEvaluation
 
 __all__ = [
-    "BackboneExtractor",
-    "ClassEvaluation",
-    "Dataset",
-    "FeatureStore",
-    "FineTuning",
-    "FitResult",
-    "FitSettings",
-    "HeadstartError",
-    "Preprocessing",
-    "Run",
-    "TransferClassifier",
-    "__version__",
-    "catalogue",
-    "check",
-    "compare_runs",
-    "dataset_from_arrays",
-    "dataset_from_paths",
-    "deep_check",
-    "evaluate_run",
-    "explain",
-    "fit",
-    "load",
-    "load_backbone",
-    "read_dataset",
-]
+    "BackboneExtractor", "ClassEvaluation", "Dataset", "FeatureStore", "FineTuning", "FitResult", "FitSettings", "HeadstartError",
+    "Preprocessing", "Run", "TransferClassifier", "__version__", "catalogue", "check", "compare_runs", "dataset_from_arrays",
+    "dataset_from_paths", "deep_check", "evaluate_run", "explain", "fit", "load", "load_backbone", "read_dataset",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'headstart' has no attribute {name!r}")
-    return getattr(importlib.import_module(_PUBLIC[name]), name)
+    return getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
 
 
 def __dir__() -> list[str]:

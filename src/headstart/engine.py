@@ -1,11 +1,9 @@
 """Engines: run a frozen network over images, in order, as fast as this machine can.
 
 A network is an ONNX file that takes uint8 images (N, H, W, 3) and normalises inside. On a CPU every image is computed alone, on as many
-streams as there are cores: that is faster than batches here (the activations stay in the cache), and it makes the result of an
-image independent of its neighbours, bit for bit.
-
-OpenVINO is used where it can be imported, else ONNX Runtime; PyTorch is for GPUs. All give the same numbers to about 1e-5, so features
-computed by one may be used with another.
+streams as there are cores: that is faster than batches here (the activations stay in the cache), and it makes the result of an image
+independent of its neighbours, bit for bit. OpenVINO is used where it can be imported, else ONNX Runtime; PyTorch is for GPUs. All give the
+same numbers to about 1e-5, so features computed by one may be used with another.
 """
 
 from __future__ import annotations
@@ -43,7 +41,6 @@ class Engine(Protocol):
 
         The iterable is drawn from while earlier images are being computed; at most a few more images than there are cores are held.
         """
-        ...
 
 
 def available_cores() -> int:
@@ -54,11 +51,7 @@ def available_cores() -> int:
 
 
 def check_kind(kind: str) -> str:
-    """Return `kind` if it names an engine.
-
-    Raises:
-        ParameterError: it does not; the message names those there are.
-    """
+    """Return `kind` if it names an engine; else raise ParameterError."""
     if kind not in ENGINES:
         raise ParameterError(f"Engine must be one of {', '.join(ENGINES)}, got {kind!r}.")
     return kind
@@ -74,18 +67,11 @@ def gpu_is_there() -> bool:
 
 
 def open_engine(network: Path, *, kind: str = "auto", outputs: Sequence[str] = ("features",), size: int = 224) -> Engine:
-    """Open a network for running.
+    """Open a network, a self-contained ONNX file, for computing these outputs of images of `size` pixels.
 
-    Args:
-        network: ONNX file, self-contained.
-        kind: ``auto`` (OpenVINO, else ONNX Runtime), ``openvino`` or ``onnxruntime``. For ``torch`` see `TorchEngine`.
-        outputs: names of the outputs to compute.
-        size: height and width of the images.
-
-    Raises:
-        ParameterError: an unknown kind.
-        MissingExtraError: the engine asked for is not installed.
-        BackboneError: the network is missing or cannot be loaded.
+    `kind` is ``auto`` (OpenVINO, else ONNX Runtime), ``openvino`` or ``onnxruntime``; for ``torch`` see `TorchEngine`. Raises
+    ParameterError for another one, MissingExtraError where it is not installed, and BackboneError where the network is missing or cannot be
+    loaded.
     """
     check_kind(kind)
     if kind == "torch":
@@ -221,15 +207,10 @@ class OnnxRuntimeEngine:
 
 
 class TorchEngine:
-    """Runs a PyTorch module that takes uint8 images (N, H, W, 3), on a GPU if there is one.
+    """Runs a PyTorch module, in evaluation mode, from uint8 images (N, H, W, 3) to float32 features (N, D), on a GPU if there is one.
 
-    On a GPU it computes in float32 without TF32, in the memory format that convolutions prefer, in batches, while the next images are
-    being decoded in threads. It was tested on the CPU; on a GPU it has not been run by its authors.
-
-    Args:
-        network: in evaluation mode; gives float32 features (N, D).
-        device: ``cuda``, ``cpu`` or any device of PyTorch's; the GPU by default, if there is one.
-        batch: images computed together. Unlike in the other engines, a result may depend on its neighbours in the last bits.
+    On a GPU it computes in float32 without TF32, in the memory format that convolutions prefer, while the next images are being decoded in
+    threads (tested on the CPU only). Unlike in the other engines, a result may depend on its neighbours in the `batch` in the last bits.
     """
 
     name = "torch"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
@@ -31,6 +32,11 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def is_full(error: OSError) -> bool:
+    """Whether a file could not be written since the disk, or the user's share of it, is full."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 def sync(path: Path) -> None:
     """Have the operating system write to the disk what it still holds of a file."""
     with path.open("rb+") as stream:
@@ -41,16 +47,9 @@ def sync(path: Path) -> None:
 def replacing(path: Path, *, durable: bool = True, shared: bool = False) -> Iterator[Path]:
     """Yield a path beside `path` to write to; the file written there replaces `path` when the block ends, and is removed if it fails.
 
-    At every moment `path` is either what it was or complete.
-
-    Args:
-        path: in a folder that exists.
-        durable: whether the content must be on the disk before it replaces `path`, so that a power failure cannot leave an empty file.
-        shared: whether other processes may be writing the same `path` now. If not, the name beside it is always the same, so that a
-            killed process leaves one such file at most.
-
-    Raises:
-        OSError: it cannot be written; `path` is as it was.
+    At every moment `path` is either what it was or complete. With `durable` the content is on the disk before it replaces `path`, so that a
+    power failure cannot leave an empty file. Where other processes may be writing the same `path` now, `shared` must be True; else the name
+    beside it is always the same, so that a killed process leaves one such file at most. Raises OSError where it cannot be written.
     """
     partial = path.with_name(f".{path.name}{f'-{secrets.token_hex(8)}' if shared else ''}{PARTIAL}")
     try:
@@ -106,9 +105,9 @@ def move_files(source: Path, target: Path, *, last: str) -> list[Path]:
 
 
 def cache_folder(given: str | os.PathLike[str] | None = None) -> Path:
-    """Return the cache folder: `given`, else the environment variable ``HEADSTART_CACHE``, else the user's cache folder on this system.
+    """The cache folder: `given`, else the environment variable ``HEADSTART_CACHE``, else the user's cache folder on this system.
 
-    It holds only what can be made again, such as converted networks and features. Nothing is created before `create_folder` is called.
+    It holds only what can be made again, such as converted networks and features, and is not created here.
     """
     chosen = os.fspath(given) if given is not None else os.environ.get("HEADSTART_CACHE", "")
     if chosen:
@@ -119,19 +118,14 @@ def cache_folder(given: str | os.PathLike[str] | None = None) -> Path:
 
 
 def feature_store_file(cache: Path) -> Path:
-    """Return the file of the feature store inside the cache folder `cache`."""
+    """The file of the feature store in a cache folder."""
     return cache / "features.sqlite"
 
 
-def networks_folder(cache: Path) -> Path:
-    """Return the folder of converted networks inside the cache folder `cache`."""
-    return cache / "networks"
-
-
 def create_folder(folder: Path) -> Path:
-    """Create `folder` and its parents where they are missing, and return it.
+    """Create `folder` and its parents where they are missing, mark it as a cache (``CACHEDIR.TAG``), and return it.
 
-    A folder made here is marked as a cache (``CACHEDIR.TAG``). Raises `StoreError` where it cannot be created.
+    Raises `StoreError` where it cannot be created.
     """
     if folder.is_dir():
         return folder
@@ -148,7 +142,7 @@ def create_folder(folder: Path) -> Path:
 
 
 def is_shared_between_machines(path: Path, *, mounts: Path = Path("/proc/mounts")) -> bool:
-    r"""Tell whether `path` lies on a network file system or a folder shared with another machine, as far as the system reveals it.
+    r"""Whether `path` lies on a network file system or a folder shared with another machine, as far as the system reveals it.
 
     On Linux the table `mounts` is read; on Windows ``\\server\share`` is recognised; elsewhere the result is False.
     """

@@ -1,7 +1,6 @@
 """A small builder of ONNX graphs: names the values, keeps the constants, writes one self-contained model.
 
-Backbones and heads both write themselves into such a graph, so that a saved run is one file from raw pixels to
-probabilities. Operator set 17, IR version 8: what every engine of the last years reads.
+Backbones and heads both write themselves into such a graph, so that a saved run is one file from raw pixels to probabilities.
 """
 
 from __future__ import annotations
@@ -15,8 +14,10 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     import onnx
 
-OPSET = 17
-IR_VERSION = 8
+OPSET, IR_VERSION = 17, 8  # what every engine of the last years reads
+
+Values = Mapping[str, tuple[npt.DTypeLike, Sequence[int | str]]]
+"""Inputs or outputs of a graph: names to (dtype, shape); a string in a shape is a free dimension."""
 
 
 class OnnxGraph:
@@ -63,10 +64,10 @@ class OnnxGraph:
         return name
 
     def graft(self, model: onnx.ModelProto, *, feed: Mapping[str, str]) -> dict[str, str]:
-        """Copy the nodes of another model into this graph.
+        """Copy the nodes of another model into this graph, and return its output names mapped to names here.
 
-        `feed` maps the other model's input names to values of this graph. Returns its output names mapped to names here.
-        Names inside the other graph are prefixed, so that two grafts never collide. The whole takes the later of the operator sets.
+        `feed` maps the other model's input names to values of this graph. Names inside the other graph are prefixed, so that two grafts
+        never collide. The whole takes the later of the operator sets.
         """
         from onnx import compose
 
@@ -80,28 +81,18 @@ class OnnxGraph:
         self._opset = max([self._opset, *(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))])
         return {output.name.removeprefix(prefix): output.name for output in inner.output}
 
-    def model(
-        self,
-        *,
-        inputs: Mapping[str, tuple[npt.DTypeLike, Sequence[int | str]]],
-        outputs: Mapping[str, tuple[npt.DTypeLike, Sequence[int | str]]],
-        metadata: Mapping[str, str] | None = None,
-    ) -> onnx.ModelProto:
-        """Close the graph. `inputs` and `outputs` map names to (dtype, shape); a string in a shape is a free dimension."""
+    def model(self, *, inputs: Values, outputs: Values, metadata: Mapping[str, str] | None = None) -> onnx.ModelProto:
+        """Close the graph."""
         from onnx import checker, helper
 
-        def infos(values: Mapping[str, tuple[npt.DTypeLike, Sequence[int | str]]]) -> list[Any]:
-            return [
-                helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), list(shape))
-                for name, (dtype, shape) in values.items()
-            ]
+        def infos(values: Values) -> list[Any]:
+            kinds = {name: helper.np_dtype_to_tensor_dtype(np.dtype(dtype)) for name, (dtype, _) in values.items()}
+            return [helper.make_tensor_value_info(name, kinds[name], list(shape)) for name, (_, shape) in values.items()]
 
         graph = helper.make_graph(self._nodes, "headstart", infos(inputs), infos(outputs), initializer=self._constants)
         model = helper.make_model(
             graph, opset_imports=[helper.make_opsetid("", self._opset)], ir_version=IR_VERSION, producer_name="headstart"
         )
-        for key, value in (metadata or {}).items():
-            entry = model.metadata_props.add()
-            entry.key, entry.value = key, value
+        helper.set_model_props(model, dict(metadata or {}))
         checker.check_model(model)
         return model

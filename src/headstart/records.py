@@ -21,43 +21,29 @@ Writing = Literal["csv", "json", "parquet"]
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """What a run predicts for one input; or why the input was refused, or the model abstains.
+    """What a run predicts for one input; or why the input was refused, or the model abstains."""
 
-    Attributes:
-        name: the path of the input, or what a client calls it; printable.
-        kind: how the web page draws the record: classes, boxes, mask, score, number, text or neighbours.
-        values: JSON values by name, at full precision; None where the run cannot tell.
-        line: for the table in a terminal.
-        error: why there is no prediction; empty where there is one.
-        abstained: whether the input could be read and the model is not sure enough.
-    """
-
-    name: str
-    kind: str = DEFAULT_KIND
-    values: Mapping[str, Any] = field(default_factory=dict)
-    line: str = ""
-    error: str = ""
-    abstained: bool = False
+    name: str  # the path of the input, or what a client calls it; printable
+    kind: str = DEFAULT_KIND  # how the web page draws the record: classes, boxes, mask, score, number, text or neighbours
+    values: Mapping[str, Any] = field(default_factory=dict)  # JSON values, at full precision; None where the run cannot tell
+    line: str = ""  # for the table in a terminal
+    error: str = ""  # why there is no prediction
+    abstained: bool = False  # whether the input could be read and the model is not sure enough
 
 
 @dataclass(frozen=True)
 class Column:
     """One column of a table of records.
 
-    Attributes:
-        name: in the first line of a CSV file, and the key in JSON.
-        type: ``name`` and ``error`` are those of the record; the others are types of its values: text, list of texts, number, truth value,
-            and list of objects, which only JSON can have.
-        at: keys and positions that lead to the value within `Record.values`; by default the column's name alone.
-        digits: decimals of a number in CSV and JSON; None for as many as it has.
-        writings: which kinds of table have the column.
+    Its types ``name`` and ``error`` are those of the record; the others are types of its values: text, list of texts, number, truth value,
+    and list of objects, which only JSON can have.
     """
 
-    name: str
+    name: str  # in the first line of a CSV file, and the key in JSON
     type: ColumnType
-    at: tuple[str | int, ...] = ()
-    digits: int | None = None
-    writings: tuple[Writing, ...] = ("csv", "json", "parquet")
+    at: tuple[str | int, ...] = ()  # keys and positions that lead to the value within `Record.values`; by default the name alone
+    digits: int | None = None  # decimals of a number in CSV and JSON; None for as many as it has
+    writings: tuple[Writing, ...] = ("csv", "json", "parquet")  # which kinds of table have the column
 
     def value(self, record: Record) -> Any:
         """The value for one record, None where it has none."""

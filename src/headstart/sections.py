@@ -88,22 +88,14 @@ class Notice:
 
 @dataclass(frozen=True, kw_only=True)
 class Headline:
-    """The result: one figure in large type, sentences on it, and where it lies on a scale from 0 to 1.
+    """The result: one figure in large type, sentences on it, and where it lies on a scale from 0 to 1."""
 
-    Attributes:
-        value: the figure as it is read.
-        sentences: what it means.
-        point, interval: the figure and its 95 % interval from 0 to 1; None where it has no such scale.
-        mark: another position on the scale, which `legend` explains.
-        legend: what scale and mark show.
-    """
-
-    value: str
-    sentences: tuple[str, ...] = ()
-    point: float | None = None
-    interval: tuple[float, float] | None = None
-    mark: float | None = None
-    legend: str = ""
+    value: str  # the figure as it is read
+    sentences: tuple[str, ...] = ()  # what it means
+    point: float | None = None  # the figure from 0 to 1; None where it has no such scale
+    interval: tuple[float, float] | None = None  # of 95 %
+    mark: float | None = None  # another position on the scale, which `legend` explains
+    legend: str = ""  # what scale and mark show
 
 
 @dataclass(frozen=True)
@@ -115,14 +107,10 @@ class Tiles:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table. Its first column names the rows.
+    """A table. Its first column names the rows; `marked` ones stand out.
 
-    Attributes:
-        head: names of the columns.
-        rows: as many cells each.
-        layout: CSS classes: ``numbers`` aligns to the right; ``bars`` has a wide second column; ``facts``, ``files``, ``evidence``,
-            ``epochs`` and ``intervals`` fit their contents.
-        marked: numbers of the rows that stand out.
+    `layout` are CSS classes: ``numbers`` aligns to the right; ``bars`` has a wide second column; ``facts``, ``files``, ``evidence``,
+    ``epochs`` and ``intervals`` fit their contents.
     """
 
     head: tuple[Text, ...]
@@ -133,25 +121,18 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
-    """One line of a chart.
+    """One line of a chart, through as many numbers `x` as `y`.
 
-    Attributes:
-        name: as the key to the chart says it; one without a name is not in the key.
-        x, y: as many numbers each. A point with a number that the axis cannot show (nan, infinite, or 0 and less on a logarithmic
-            axis) is a gap.
-        colour: a number; 0 is the colour of the page's accents.
-        dashed: so that two lines can be told apart without colours too.
-        dots: whether each point is marked. A point between two gaps always is.
-        thin: for what goes with another line, such as its intervals.
+    A point with a number that the axis cannot show (nan, infinite, or 0 and less on a logarithmic axis) is a gap.
     """
 
-    name: str
+    name: str  # as the key to the chart says it; one without a name is not in the key
     x: Sequence[float]
     y: Sequence[float]
-    colour: int = 0
-    dashed: bool = False
-    dots: bool = False
-    thin: bool = False
+    colour: int = 0  # a number; 0 is the colour of the page's accents
+    dashed: bool = False  # so that two lines can be told apart without colours too
+    dots: bool = False  # whether each point is marked; a point between two gaps always is
+    thin: bool = False  # for what goes with another line, such as its intervals
 
     def __post_init__(self) -> None:
         if len(self.x) != len(self.y):
@@ -160,22 +141,14 @@ class Series:
 
 @dataclass(frozen=True, kw_only=True)
 class Axis:
-    """One of the two axes. It reaches at least from `low` to `high`, and further where values lie outside.
+    """One of the two axes. It reaches at least from `low` to `high`, where given, and further where values lie outside."""
 
-    Attributes:
-        label: what it measures, with the unit.
-        low, high: None where the values alone decide.
-        log: logarithmic.
-        percent: its numbers are shares, shown as per cent.
-        whole: ticks at whole numbers only.
-    """
-
-    label: str
+    label: str  # what it measures, with the unit
     low: float | None = None
     high: float | None = None
-    log: bool = False
-    percent: bool = False
-    whole: bool = False
+    log: bool = False  # logarithmic
+    percent: bool = False  # its numbers are shares, shown as per cent
+    whole: bool = False  # ticks at whole numbers only
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,18 +161,10 @@ class Mark:
 
 @dataclass(frozen=True, kw_only=True)
 class LineChart:
-    """A chart of lines.
+    """A chart of lines; the later series are drawn over the earlier ones."""
 
-    Attributes:
-        title: a word or two, no other chart's on the same page.
-        description: what it shows, in sentences, for those who cannot see it.
-        series: the later ones are drawn over the earlier ones.
-        x, y: the axes.
-        mark: an x position that stands out.
-    """
-
-    title: str
-    description: str
+    title: str  # a word or two, no other chart's on the same page
+    description: str  # what it shows, in sentences, for those who cannot see it
     series: tuple[Series, ...]
     x: Axis
     y: Axis
@@ -215,22 +180,14 @@ class Charts:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Matrix:
-    """Counts of pairs, each row with its shares.
+    """Counts of pairs, each row with its shares."""
 
-    Attributes:
-        names: of the rows and of the columns.
-        counts: int64 (k, k).
-        rows, columns: what the two sides are, for example ``true class`` and ``named by the model``.
-        total: what the sum of a row counts.
-        links: cell -> anchor of what is behind it.
-    """
-
-    names: tuple[str, ...]
-    counts: NDArray[np.int64]
-    rows: str
-    columns: str
-    total: str = "images"
-    links: Mapping[Cell, str] = field(default_factory=dict)
+    names: tuple[str, ...]  # of the rows and of the columns
+    counts: NDArray[np.int64]  # (k, k)
+    rows: str  # what the two sides are, for example ``true class``
+    columns: str  # and ``named by the model``
+    total: str = "images"  # what the sum of a row counts
+    links: Mapping[Cell, str] = field(default_factory=dict)  # cell -> anchor of what is behind it
 
 
 _PICTURES = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG": "image/png", b"RIFF": "image/webp"}
@@ -250,22 +207,12 @@ class Box:
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A picture, with what is laid over it.
-
-    Attributes:
-        data: JPEG, PNG or WebP.
-        alt: what it shows, in words.
-        boxes: rectangles on it.
-        mask: another picture of the same shape, partly transparent, laid over it.
-
-    Raises:
-        ParameterError: bytes of another kind.
-    """
+    """A picture (JPEG, PNG or WebP; else ParameterError), with what is laid over it."""
 
     data: bytes
-    alt: str
-    boxes: tuple[Box, ...] = ()
-    mask: bytes | None = None
+    alt: str  # what it shows, in words
+    boxes: tuple[Box, ...] = ()  # rectangles on it
+    mask: bytes | None = None  # another picture of the same shape, partly transparent, laid over it
 
     def __post_init__(self) -> None:
         for data in (self.data, self.mask):
@@ -294,25 +241,15 @@ class Neighbour:
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """One input of the test part in a gallery.
+    """One input of the test part in a gallery."""
 
-    Attributes:
-        name: of the file.
-        row: its position in the test part; -1 where that is not known.
-        pictures: of it, side by side.
-        text: what the model said of it.
-        share: a probability, drawn as a bar.
-        right: whether the model was right.
-        neighbours: the nearest training inputs, the nearest first.
-    """
-
-    name: str
-    row: int = -1
-    pictures: tuple[Picture, ...] = ()
-    text: str = ""
-    share: float | None = None
-    right: bool = False
-    neighbours: tuple[Neighbour, ...] = ()
+    name: str  # of the file
+    row: int = -1  # its position in the test part; -1 where that is not known
+    pictures: tuple[Picture, ...] = ()  # of it, side by side
+    text: str = ""  # what the model said of it
+    share: float | None = None  # a probability, drawn as a bar
+    right: bool = False  # whether the model was right
+    neighbours: tuple[Neighbour, ...] = ()  # the nearest training inputs, the nearest first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -364,66 +301,39 @@ Block: TypeAlias = (
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """A section of the report.
+    """A section of the report."""
 
-    Attributes:
-        anchor: its address on the page.
-        heading: its title; `word` names it in the list of sections.
-        blocks: what it says; a section without any is not shown.
-        summary: its gist in a sentence, for the list below the result; an `urgent` one comes before the others.
-        card: what the model card says of it.
-        picture: name of a PNG file, where its charts or its matrix are drawn as one; `caption`: what stands above them there.
-    """
-
-    anchor: str
+    anchor: str  # its address on the page
     heading: str
-    word: str
-    blocks: tuple[Block, ...]
-    summary: str = ""
-    urgent: bool = False
-    card: tuple[Block, ...] = ()
-    picture: str = ""
-    caption: str = ""
+    word: str  # names it in the list of sections
+    blocks: tuple[Block, ...]  # what it says; a section without any is not shown
+    summary: str = ""  # its gist in a sentence, for the list below the result;
+    urgent: bool = False  # such a one comes before the others
+    card: tuple[Block, ...] = ()  # what the model card says of it
+    picture: str = ""  # name of a PNG file, where its charts or its matrix are drawn as one,
+    caption: str = ""  # and what stands above them there
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hub:
-    """What the Hugging Face Hub is told of a task in the metadata of a model card.
-
-    Attributes:
-        pipeline_tag, task_name: the task as the Hub calls it.
-        dataset_type: the type of the data set.
-        tags: further tags.
-        metrics: (identifier of the metric on the Hub, value, name).
-    """
+    """What the Hugging Face Hub is told of a task, named as the Hub does, in the metadata of a model card."""
 
     pipeline_tag: str
     task_name: str
     dataset_type: str = "imagefolder"
     tags: tuple[str, ...] = ()
-    metrics: tuple[tuple[str, float, str], ...] = ()
+    metrics: tuple[tuple[str, float, str], ...] = ()  # (identifier of the metric on the Hub, value, name)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskReport:
-    """What a task says of a tested run.
+    """What a task says of a tested run."""
 
-    Attributes:
-        kind: what the model is, for example ``Image classifier``.
-        description: the same in a sentence's beginning: ``An image classifier for 3 classes``.
-        subject: what it tells apart or finds.
-        summary: the result in a few words, for the title of the page.
-        sentence: the result in sentences.
-        sections: in order; one with the anchor of a general section (see `headstart.report`) is joined to it.
-        limits: what a reader of the score must know.
-        hub: for the model card.
-    """
-
-    kind: str
-    description: str
-    subject: str = ""
-    summary: str
-    sentence: str
-    sections: tuple[Section, ...]
-    limits: tuple[str, ...] = ()
-    hub: Hub | None = None
+    kind: str  # what the model is, for example ``Image classifier``
+    description: str  # the same in a sentence's beginning: ``An image classifier for 3 classes``
+    subject: str = ""  # what it tells apart or finds
+    summary: str  # the result in a few words, for the title of the page
+    sentence: str  # the result in sentences
+    sections: tuple[Section, ...]  # in order; one with the anchor of a general section (see `headstart.report`) is joined to it
+    limits: tuple[str, ...] = ()  # what a reader of the score must know
+    hub: Hub | None = None  # for the model card

@@ -8,7 +8,7 @@ TensorFlow's, hence "same" padding (one pixel more at the end) and BatchNorm eps
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -39,20 +39,15 @@ class Stage:
 
 
 _BASE = (
-    Stage(1, 3, 1, 1, 16),
-    Stage(2, 3, 2, 6, 24),
-    Stage(2, 5, 2, 6, 40),
-    Stage(3, 3, 2, 6, 80),
-    Stage(3, 5, 1, 6, 112),
-    Stage(4, 5, 2, 6, 192),
-    Stage(1, 3, 1, 6, 320),
-)
+    Stage(1, 3, 1, 1, 16), Stage(2, 3, 2, 6, 24), Stage(2, 5, 2, 6, 40), Stage(3, 3, 2, 6, 80),
+    Stage(3, 5, 1, 6, 112), Stage(4, 5, 2, 6, 192), Stage(1, 3, 1, 6, 320),
+)  # fmt: skip
 _SCALING = {0: (1.0, 1.0), 1: (1.0, 1.1), 2: (1.1, 1.2), 3: (1.2, 1.4), 4: (1.4, 1.8)}  # variant: (width, depth)
 
 
-def _round_channels(channels: float, *, divisor: int = 8) -> int:
-    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
-    return rounded + divisor if rounded < 0.9 * channels else rounded
+def _round_channels(channels: float) -> int:
+    rounded = max(8, int(channels + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * channels else rounded
 
 
 def stages(variant: int) -> tuple[Stage, ...]:
@@ -96,15 +91,14 @@ def _package_names(variant: int) -> Iterator[tuple[str, str]]:
     yield "_conv_head", "_bn1"
 
 
-def names(variant: int) -> tuple[str, ...]:
-    """The names of all convolutions and BatchNorms, in both known conventions."""
-    return tuple(name for convention in (_timm_names, _package_names) for pair in convention(variant) for name in pair)
-
-
-def _entry_names(convolutions: Iterable[tuple[str, str]]) -> list[str]:
-    """The entries of the convolutions and their BatchNorms."""
+def entry_names(variant: int) -> tuple[list[str], list[str]]:
+    """The entries of the convolutions and their BatchNorms in the order of the forward pass, as timm calls them and as the packages do."""
     parts = ("weight", "bias", "running_mean", "running_var")
-    return [name for convolution, norm in convolutions for name in (f"{convolution}.weight", *(f"{norm}.{part}" for part in parts))]
+    by_timm, by_package = (
+        [name for convolution, norm in pairs for name in (f"{convolution}.weight", *(f"{norm}.{part}" for part in parts))]
+        for pairs in (_timm_names(variant), _package_names(variant))
+    )
+    return by_timm, by_package
 
 
 def _in_order(variant: int, tensors: Mapping[str, Array]) -> list[tuple[str, Array]]:
@@ -112,15 +106,9 @@ def _in_order(variant: int, tensors: Mapping[str, Array]) -> list[tuple[str, Arr
 
     Safetensors files are sorted by their writer, so that their own order says nothing.
     """
-    for convention in (_timm_names, _package_names):
-        convolutions = list(convention(variant))
-        if f"{convolutions[0][0]}.weight" in tensors:
-            return _by_name(variant, tensors, convolutions)
-    return [(name, value) for name, value in tensors.items() if not name.endswith("num_batches_tracked")]
-
-
-def _by_name(variant: int, tensors: Mapping[str, Array], convolutions: list[tuple[str, str]]) -> list[tuple[str, Array]]:
-    names = _entry_names(convolutions)
+    names = next((names for names in entry_names(variant) if names[0] in tensors), None)
+    if names is None:
+        return [(name, value) for name, value in tensors.items() if not name.endswith("num_batches_tracked")]
     missing = [f"{name} is missing" for name in names if name not in tensors]
     known = {name.rpartition(".")[0] for name in names}
     more = [f"{name} has no place in it" for name in tensors if "blocks." in name and name.rpartition(".")[0] not in known]
@@ -131,17 +119,17 @@ def _by_name(variant: int, tensors: Mapping[str, Array], convolutions: list[tupl
 
 def timm_entries(variant: int, tensors: Mapping[str, Array]) -> dict[str, Array]:
     """The entries of a weight file under timm's names, whoever published it."""
-    return dict(zip(_entry_names(_timm_names(variant)), (value for _, value in _in_order(variant, tensors)), strict=False))
+    return dict(zip(entry_names(variant)[0], (value for _, value in _in_order(variant, tensors)), strict=False))
 
 
-class _Weights:
-    """Hands out the entries in the order of the forward pass, checking each shape."""
+class _Writer:
+    """Writes the network into a graph, taking the entries in the order of the forward pass and checking each shape."""
 
-    def __init__(self, variant: int, tensors: Mapping[str, Array]) -> None:
-        self._variant = variant
+    def __init__(self, variant: int, tensors: Mapping[str, Array], graph: OnnxGraph) -> None:
+        self._variant, self._graph = variant, graph
         self._entries: Iterator[tuple[str, Array | None]] = iter(_in_order(variant, tensors))
 
-    def take(self, shape: tuple[int, ...]) -> Array:
+    def _take(self, shape: tuple[int, ...]) -> Array:
         name, value = next(self._entries, ("", None))
         if value is None or value.shape != shape:
             found = "nothing more" if value is None else f"{name} of shape {value.shape}"
@@ -151,26 +139,15 @@ class _Weights:
             )
         return value.astype(np.float64)
 
-    def folded(self, shape: tuple[int, int, int, int]) -> tuple[Array, Array]:
-        """A convolution and its BatchNorm as one kernel and one bias."""
-        kernel = self.take(shape)
-        gain, offset, mean, variance = (self.take(shape[:1]) for _ in range(4))
-        scale = gain / np.sqrt(variance + _EPSILON)
-        return kernel * scale[:, None, None, None], offset - mean * scale
-
-
-class _Writer:
-    def __init__(self, weights: _Weights, graph: OnnxGraph) -> None:
-        self._weights = weights
-        self._graph = graph
-
     def convolution(
         self, value: str, *, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1, relu: bool = True
     ) -> str:
-        weight, bias = self._weights.folded((outputs, inputs // groups, kernel, kernel))
-        graph = self._graph
+        """A convolution and its BatchNorm as one kernel and one bias, and ReLU6."""
+        graph, weight = self._graph, self._take((outputs, inputs // groups, kernel, kernel))
+        gain, offset, mean, variance = (self._take((outputs,)) for _ in range(4))
+        scale = gain / np.sqrt(variance + _EPSILON)
         value = graph.node(
-            "Conv", value, graph.constant(weight), graph.constant(bias),
+            "Conv", value, graph.constant(weight * scale[:, None, None, None]), graph.constant(offset - mean * scale),
             kernel_shape=[kernel, kernel], strides=[stride, stride], group=groups, auto_pad="SAME_UPPER",
         )  # fmt: skip
         return graph.node("Clip", value, graph.constant(0.0), graph.constant(6.0)) if relu else value
@@ -187,24 +164,15 @@ class _Writer:
 
 
 def build(variant: int, tensors: Mapping[str, Array], *, mean: tuple[float, ...], std: tuple[float, ...]) -> onnx.ModelProto:
-    """Write the network without its classifier.
+    """Write the network of a variant (0 to 4) without its classifier: ``images`` (uint8, N x H x W x 3) to ``features`` (float32, N x D).
 
-    Args:
-        variant: 0 to 4.
-        tensors: the weight file's entries, as `read_tensors` returns them; the classifier is ignored. Names as in timm or in the
-            PyPI packages are recognised; under any other names the entries must stand in the order of the forward pass.
-        mean: of the RGB channels on the scale 0..1.
-        std: their standard deviation.
-
-    Returns:
-        A model with input ``images`` (uint8, N x H x W x 3) and output ``features`` (float32, N x D): the average-pooled output of
-        every stage and of the last convolution, side by side in the order of `layers`.
-
-    Raises:
-        BackboneError: an entry's shape is not the architecture's.
+    The features are the average-pooled output of every stage and of the last convolution, side by side in the order of `layers`. `mean` and
+    `std` are those of the RGB channels on the scale 0..1. Of `tensors`, the weight file's entries, the classifier is ignored; under other
+    names than those of timm or the PyPI packages they must stand in the order of the forward pass. BackboneError for an entry of another
+    shape.
     """
     graph = OnnxGraph()
-    writer = _Writer(_Weights(variant, tensors), graph)
+    writer = _Writer(variant, tensors, graph)
     value = graph.node("Cast", "images", to=1)
     value = graph.node("Mul", value, graph.constant(1.0 / (255.0 * np.asarray(std))))
     value = graph.node("Sub", value, graph.constant(np.asarray(mean) / np.asarray(std)))

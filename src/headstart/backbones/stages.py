@@ -1,20 +1,23 @@
 """A timm network whose one pass gives the pooled output of every stage, its stages, and the network cut in two between them (PyTorch).
 
-A stage begins at its first module with weights; where that is, is found by watching one forward pass. Cutting there gives a *front*, from
-images to the activation that enters the stage, and a *tail*, from the activation to the features. The tail is the network itself with
-everything that ran before replaced by nothing; whether that computes the same is checked on noise, so a network that cannot be cut is
-noticed and not guessed at.
+A stage begins at its first module with weights, which is found by watching one forward pass. Cutting there gives a *front*, from images to
+the activation that enters the stage, and a *tail*, from the activation to the features. The tail is the network itself with everything that
+ran before replaced by nothing; whether that computes the same is checked on noise, so a network that cannot be cut is noticed.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from itertools import count
 from typing import Any
 
 import torch
 from torch import nn
+
+from headstart.backbones.records import Stage
 
 STEM, LAST = "stem", "last"
 _TOLERANCE = 1e-4  # of front and tail against the whole network, relative to the largest value
@@ -36,17 +39,7 @@ def stage_modules(model: Any) -> Iterator[tuple[Any, int | None]]:
 
 
 class PooledStages(nn.Module):  # type: ignore[misc]
-    """Images to the pooled outputs of all stages side by side, the features before the classifier last.
-
-    Args:
-        model: a timm network.
-        mean, std: of the RGB channels on the scale 0..1.
-
-    Attributes:
-        sizes: after the first call, the length of each part of the output.
-        kept: indices of the stages in the output; all at first.
-        flat: whether every position of the last feature map follows at the end, channels last; False at first.
-    """
+    """Images to the pooled outputs of all stages of a timm network side by side, the features before the classifier last."""
 
     def __init__(self, model: Any, *, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()
@@ -58,19 +51,16 @@ class PooledStages(nn.Module):  # type: ignore[misc]
         self._caught: dict[int, Any] = {}
         self._catching = False
         stages = list(stage_modules(model))
-        self.kept = list(range(len(stages)))
-        self.sizes: list[int] = []
-        self.flat = False
+        self.kept = list(range(len(stages)))  # indices of the stages in the output
+        self.sizes: list[int] = []  # after the first call, the length of each part of the output
+        self.flat = False  # whether heads take every position of the last feature map, which then follows at the end of the output
         for index, (module, channels) in enumerate(stages):
-            module.register_forward_hook(self._catcher(index, channels))
+            module.register_forward_hook(partial(self._catch, index, channels))
         self.eval()
 
-    def _catcher(self, index: int, channels: int | None) -> Any:
-        def catch(_module: Any, _inputs: Any, output: Any) -> None:
-            if self._catching:  # training that runs the network in parts must not keep its outputs alive
-                self._caught[index] = self._pooled(output[0] if isinstance(output, tuple | list) else output, channels)
-
-        return catch
+    def _catch(self, index: int, channels: int | None, _module: Any, _inputs: Any, output: Any) -> None:
+        if self._catching:  # training that runs the network in parts must not keep its outputs alive
+            self._caught[index] = self._pooled(output[0] if isinstance(output, tuple | list) else output, channels)
 
     def _pooled(self, value: Any, channels: int | None) -> Any:
         if value.ndim == 4:
@@ -97,6 +87,10 @@ class PooledStages(nn.Module):  # type: ignore[misc]
     def normalised(self, images: Any) -> Any:
         """Images (uint8, N x H x W x 3) to the network's input (float32, N x 3 x H x W)."""
         return images.permute(0, 3, 1, 2).float() * self.scale - self.shift
+
+    def for_head(self, last_map: Any) -> Any:
+        """What a head takes of the last feature map: the features before the classifier, or every position where `flat` says so."""
+        return self.flattened(last_map) if self.flat else self.last(last_map)
 
     def forward(self, images: Any) -> Any:
         """Images (uint8, N x H x W x 3) to features (float32, N x D)."""
@@ -141,23 +135,20 @@ def noise(height: int, width: int, *, seed: int, count: int = 2) -> Any:
     return ((0.8 * smooth + 0.2 * fine) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
-@dataclass(frozen=True)
-class Stage:
-    """A part of a network that is frozen or trained as one.
-
-    Attributes:
-        name: ``stem``, ``stage1``, ..., and ``last`` for what is between the last stage and the features.
-        entry: the module at which it begins.
-        entries: names of its parameters and buffers in the network's ``state_dict``, in order.
-        parameters: how many numbers are learned in it.
-        flops: operations for one image, a multiplication and an addition counted as two.
-    """
-
-    name: str
-    entry: str
-    entries: tuple[str, ...]
-    parameters: int
-    flops: int
+@contextmanager
+def watched(model: nn.Module, *, before: Callable[..., None] | None = None, after: Callable[..., None] | None = None) -> Iterator[None]:
+    """Each module of the model that runs calls ``before(name, module, inputs)`` and ``after(name, module, inputs, output)``."""
+    handles = []
+    for name, module in model.named_modules():
+        if name and before:
+            handles.append(module.register_forward_pre_hook(partial(before, name)))
+        if name and after:
+            handles.append(module.register_forward_hook(partial(after, name)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 class _Trace:
@@ -169,41 +160,27 @@ class _Trace:
         self.began: dict[str, int] = {}
         self.ended: dict[str, int] = {}
         self.flops: dict[str, int] = {}
-        self._clock = 0
-        handles = []
+        clock = count(1)
+
+        def begins(name: str, *_: Any) -> None:
+            if name not in self.began:
+                self.began[name], self.flops[name] = next(clock), int(counter.get_total_flops())
+
+        def ends(name: str, *_: Any) -> None:
+            self.ended[name] = next(clock)
+
         learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
         for parameter in learned:
             parameter.requires_grad_(False)  # otherwise the counter follows gradients, and fails on parameters passed to a module
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            for name, module in model.named_modules():
-                if name:
-                    handles.append(module.register_forward_pre_hook(self._begins(name, counter)))
-                    handles.append(module.register_forward_hook(self._ends(name)))
-            try:
+        try:
+            with FlopCounterMode(display=False) as counter, torch.no_grad(), watched(model, before=begins, after=ends):
                 run()
-            finally:
-                for handle in handles:
-                    handle.remove()
-                for parameter in learned:
-                    parameter.requires_grad_(True)
-            self.total = int(counter.get_total_flops())
+        finally:
+            for parameter in learned:
+                parameter.requires_grad_(True)
+        self.total = int(counter.get_total_flops())
         owners = {name.rpartition(".")[0] for name in model.state_dict()}
         self.with_weights = [name for name in self.ended if name in owners]
-
-    def _begins(self, name: str, counter: Any) -> Callable[..., None]:
-        def hook(*_: Any) -> None:
-            self._clock += 1
-            if name not in self.began:
-                self.began[name], self.flops[name] = self._clock, int(counter.get_total_flops())
-
-        return hook
-
-    def _ends(self, name: str) -> Callable[..., None]:
-        def hook(*_: Any) -> None:
-            self._clock += 1
-            self.ended[name] = self._clock
-
-        return hook
 
     def owner(self, name: str) -> str:
         """The module itself or the nearest one around it that was called; empty for the network as a whole."""
@@ -213,16 +190,13 @@ class _Trace:
 
 
 def _noise_for(network: PooledStages, side: int, *, count: int = 1) -> Any:
-    """Noise on the device of the network."""
     return noise(side, side, seed=7, count=count).to(network.scale.device)
 
 
 def stages_of(network: PooledStages, *, side: int) -> tuple[Stage, ...]:
-    """The stages of a network, in the order in which they run.
+    """The stages of a network, in the order in which they run; `side` is that of the images at which operations are counted.
 
-    Args:
-        network: as `headstart.backbones.torch_network` gives it; one on PyTorch's "meta" device, without numbers, will do.
-        side: height and width of the images at which the operations are counted.
+    A network on PyTorch's "meta" device, without numbers, will do.
     """
     model = network.model
     trace = _Trace(model, lambda: network(_noise_for(network, side)))
@@ -230,38 +204,33 @@ def stages_of(network: PooledStages, *, side: int) -> tuple[Stage, ...]:
     modules = [(name, module) for name, module in model.named_modules() if id(module) in declared and name in trace.ended]
     modules.sort(key=lambda named: trace.ended[named[0]])
     ends = [trace.ended[name] for name, _ in modules]
-    kind = _NO_STEM if type(model).__name__ == "VGG" else _first_stage(*modules[0]) if modules else STEM
+    # The first stage that a network declares is its stem, or follows an undeclared stem, number 0; VGG has none.
+    stem = int(not modules or _is_stem(*modules[0])) if type(model).__name__ != "VGG" else -1
     owned: dict[int, list[str]] = {}
     for entry in model.state_dict():
         owner = trace.owner(entry.rpartition(".")[0])
         moment = trace.began.get(owner, 0)
         number = sum(end < moment for end in ends) + 1
-        if number == 1 and kind == _AFTER_STEM and moment < trace.began[modules[0][0]]:
+        if number == 1 and stem == 0 and moment < trace.began[modules[0][0]]:
             number = 0
         owned.setdefault(number, []).append(entry)
+
+    def name_of(number: int) -> str:
+        if number > len(ends):
+            return LAST
+        return STEM if number == stem else f"stage{number - max(stem, 0)}"
+
     learned = {name: value.numel() for name, value in model.named_parameters()}
     entered = [(number, _entry(trace, entries), entries) for number, entries in sorted(owned.items())]
     starts = [0, *(trace.flops[entry] for _, entry, _ in entered[1:]), trace.total]
     return tuple(
-        Stage(_name(number, len(ends), kind), entry, tuple(entries), sum(learned.get(name, 0) for name in entries), stop - start)
+        Stage(name_of(number), sum(learned.get(name, 0) for name in entries), stop - start, entry, tuple(entries))
         for (number, entry, entries), start, stop in zip(entered, starts[:-1], starts[1:], strict=True)
     )
 
 
-_AFTER_STEM, _NO_STEM = "after the stem", "no stem"
-
-
-def _first_stage(name: str, module: nn.Module) -> str:
-    """What the first stage that a network declares is: its stem, or a stage after an undeclared stem."""
-    return STEM if name.startswith("stem") or not any(True for child in module.children() for _ in child.parameters()) else _AFTER_STEM
-
-
-def _name(number: int, count: int, kind: str) -> str:
-    if number > count:
-        return LAST
-    if number == (1 if kind == STEM else 0):
-        return STEM
-    return f"stage{number - 1 if kind == STEM else number}"
+def _is_stem(name: str, module: nn.Module) -> bool:
+    return name.startswith("stem") or not any(True for child in module.children() for _ in child.parameters())
 
 
 def _entry(trace: _Trace, entries: list[str]) -> str:
@@ -284,7 +253,7 @@ class _Entered(Exception):  # noqa: N818 - it ends a forward pass and is not an 
 
 
 def _copied(network: PooledStages) -> PooledStages:
-    """A copy without the hooks on the stages: these belong to the original, and would keep the outputs alive there."""
+    """A copy without the hooks on the stages, which would pool and hold outputs that nobody takes."""
     copied = copy.deepcopy(network)
     for module in copied.model.modules():
         module._forward_hooks.clear()
@@ -326,12 +295,8 @@ class _Skipped(nn.Module):  # type: ignore[misc]
 class Tail(nn.Module):  # type: ignore[misc]
     """The activation that enters a stage (or normalised images, N x 3 x H x W, for the first) to the last feature map.
 
-    Its parameters are those of the network from that stage on, under their own names; `model` holds them.
-
-    Args:
-        network: is changed, unless `stage` is None.
-        stage: where it begins; None for the whole network.
-        side: of the images with which it is found out what runs before; by default those that the network was made for.
+    Its parameters are those of the network from that stage on, under their own names; `model` holds them. `network` is changed, unless
+    `stage` is None, for the whole of it. Images of `side` pixels, by default those of the network, are used to find out what runs before.
     """
 
     def __init__(self, network: PooledStages, stage: Stage | None, *, side: int | None = None) -> None:
@@ -362,17 +327,13 @@ class Tail(nn.Module):  # type: ignore[misc]
             vars(self.model)["_pos_embed"] = _Skipped()  # past PyTorch's own register of modules, which a method would hide
 
     def drop_unused(self, value: Any) -> None:
-        """Take out parameters of the modules around the stage that have no part in the features: a class token, embedded positions.
-
-        Args:
-            value: an activation that enters the stage.
-        """
+        """Take out parameters of the modules around the stage that have no part in the features: a class token, embedded positions."""
         names = self._entry.split(".")[:-1]
         around = [self.model.get_submodule(".".join(names[:length])) for length in range(len(names) + 1)]
         own = [(module, name, parameter) for module in around for name, parameter in module.named_parameters(recurse=False)]
         parameters = [parameter.requires_grad_(True) for *_, parameter in own]
         with torch.enable_grad():
-            features = self.pooled(self(value))
+            features = self.network.last(self(value))
             if own and features.requires_grad:
                 slopes = torch.autograd.grad(features.sum(), parameters, allow_unused=True)
             else:
@@ -385,23 +346,13 @@ class Tail(nn.Module):  # type: ignore[misc]
         """To the output of the network's ``forward_features``."""
         return self.model.forward_features(value)
 
-    def pooled(self, last_map: Any) -> Any:
-        """The features before the classifier (N, D), from the last feature map."""
-        return self.network.last(last_map)
-
-    def flat(self, last_map: Any) -> Any:
-        """Every position of the last feature map, (N, h * w * C), channels last."""
-        return self.network.flattened(last_map)
+    def for_head(self, last_map: Any) -> Any:
+        """See `PooledStages.for_head`."""
+        return self.network.for_head(last_map)
 
 
 def cut(network: PooledStages, stage: Stage, *, side: int) -> tuple[Front, Tail] | None:
-    """Front and tail of a network before a stage, as copies; None where they do not compute what the whole does.
-
-    Args:
-        network: in evaluation mode; it is not changed.
-        stage: one of `stages_of`, not the first.
-        side: of the images on which they are compared.
-    """
+    """Copies of a network before and from a stage on; None where on images of `side` pixels they do not compute what the whole does."""
     images = _noise_for(network, side, count=2)
     try:
         front, tail = Front(_copied(network), stage), Tail(_copied(network), stage, side=side)
@@ -409,7 +360,7 @@ def cut(network: PooledStages, stage: Stage, *, side: int) -> tuple[Front, Tail]
             expected = network(images)[:, -network.sizes[-1] :]
             value = as_tail_input(front(images), front.channels_first)
             tail.drop_unused(value)
-            found = tail.flat(tail(value)) if network.flat else tail.pooled(tail(value))
+            found = tail.for_head(tail(value))
     except (RuntimeError, TypeError, ValueError, AttributeError, AssertionError, LookupError):  # a network that is not a chain
         return None
     if found.shape != expected.shape or not (found - expected).abs().max() <= _TOLERANCE * expected.abs().max():
@@ -422,20 +373,14 @@ def as_tail_input(activation: Any, channels_first: bool) -> Any:
     return activation.permute(0, 3, 1, 2) if activation.ndim == 4 and channels_first else activation
 
 
-def entries_of(stages: Iterable[Stage]) -> tuple[str, ...]:
-    """The names of all parameters and buffers of some stages."""
-    return tuple(entry for stage in stages for entry in stage.entries)
-
-
 class End(nn.Module):  # type: ignore[misc]
-    """Images (uint8, N x H x W x 3) to what a head takes where the whole backbone is frozen: pooled features, or the whole map."""
+    """Images (uint8, N x H x W x 3) to what a head takes (N, D), where the whole backbone is frozen."""
 
-    def __init__(self, network: PooledStages, *, flatten: bool) -> None:
+    def __init__(self, network: PooledStages) -> None:
         super().__init__()
-        self.network, self._flatten = network, flatten
+        self.network = network
         self.eval()
 
     def forward(self, images: Any) -> Any:
         """Images to features (N, D)."""
-        last_map = self.network.model.forward_features(self.network.normalised(images))
-        return self.network.flattened(last_map) if self._flatten else self.network.last(last_map)
+        return self.network.for_head(self.network.model.forward_features(self.network.normalised(images)))

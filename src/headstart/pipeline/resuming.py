@@ -16,8 +16,7 @@ from headstart.modalities.image.augment import Augmentation
 from headstart.settings import FitSettings
 from headstart.settings.field import check_same
 from headstart.training.checkpoint import CheckpointFolder
-from headstart.training.job import Resumable
-from headstart.training.processes import Processes
+from headstart.training.job import Processes, Resumable
 
 _EVENTS = "-tensorboard"
 

@@ -1,13 +1,11 @@
 """Checkpoints: the whole state of a training in one file, written atomically, so that an interrupted or killed training can be resumed.
 
-The folder lies beside the run that is to be written (``RUN.training``) and holds ``plan.json`` (what is being trained),
-``checkpoint.safetensors`` and ``activations/``. It is removed when the run is complete.
+The folder lies beside the run that is to be written and is removed when that is complete. Besides these files it has stored activations.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import math
@@ -20,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from headstart.errors import RunError
-from headstart.files import write_file
+from headstart.files import is_full, write_file
 from headstart.training.history import History
 
 SUFFIX = ".training"
@@ -61,11 +59,7 @@ class CheckpointFolder:
         return self.path / "activations"
 
     def begin(self, plan: Mapping[str, Any]) -> None:
-        """Start a new training; the files of an earlier one are removed.
-
-        Raises:
-            RunError: the folder cannot be written.
-        """
+        """Start a new training; the files of an earlier one are removed. Raises RunError where the folder cannot be written."""
         with self._write_errors():
             self.remove()
             self.path.mkdir(parents=True)
@@ -77,11 +71,7 @@ class CheckpointFolder:
         return (self.path / FILE).exists()
 
     def plan(self) -> dict[str, Any]:
-        """What is being trained here, as given to `begin`.
-
-        Raises:
-            RunError: there is no training here, or its description is damaged.
-        """
+        """What is being trained here, as given to `begin`. Raises RunError where there is no training, or its description is damaged."""
         try:
             found = json.loads((self.path / PLAN).read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -96,11 +86,7 @@ class CheckpointFolder:
         return {key: value for key, value in found.items() if key != "format"}
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Replace the checkpoint.
-
-        Raises:
-            RunError: it cannot be written; the previous one is still there.
-        """
+        """Replace the checkpoint. Raises RunError where it cannot be written; the previous one is still there."""
         from safetensors.torch import save
 
         tensors = {name: value.detach().cpu().contiguous() for name, value in checkpoint.tensors.items()}
@@ -109,11 +95,7 @@ class CheckpointFolder:
             write_file(self.path / FILE, hashlib.sha256(data).digest() + data)
 
     def load(self) -> Checkpoint | None:
-        """The checkpoint, or None where the training was interrupted before its first.
-
-        Raises:
-            RunError: the file is damaged.
-        """
+        """The checkpoint, or None where the training was interrupted before its first. Raises RunError where the file is damaged."""
         from safetensors.torch import load
 
         path = self.path / FILE
@@ -138,8 +120,7 @@ class CheckpointFolder:
         try:
             yield
         except OSError as error:
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            what = "the disk is full. Free some space" if full else f"{error.strerror or error}. Choose another --out"
+            what = "the disk is full. Free some space" if is_full(error) else f"{error.strerror or error}. Choose another --out"
             raise RunError(
                 f"The checkpoint cannot be saved in {self.path}: {what}, then resume from the last checkpoint: --resume {self.run}."
             ) from None
@@ -147,41 +128,27 @@ class CheckpointFolder:
 
 @dataclass
 class State:
-    """All that changes in a training, besides weights.
+    """All that changes in a training, besides weights."""
 
-    Attributes:
-        step: steps done, of the whole training.
-        loss, weight, right, seen: sums over the images of the current epoch: losses, their weights, scores, and how many.
-        seconds: time spent on the current epoch before an interruption.
-        best_loss, best: what the best epoch was selected by, and its number; 0 for the start.
-        waited: epochs since the best.
-        window: mean losses of the last steps.
-        history: of the epochs done.
-    """
-
-    step: int = 0
-    loss: float = 0.0
-    weight: float = 0.0
-    right: float = 0.0
-    seen: int = 0
-    seconds: float = 0.0
-    best_loss: float = math.inf
-    best: int | None = None
-    waited: int = 0
-    window: list[float] = field(default_factory=list)
-    history: History = field(default_factory=History)
+    step: int = 0  # steps done, of the whole training
+    loss: float = 0.0  # of the current epoch: the sum of the losses of its images,
+    weight: float = 0.0  # the sum of their weights,
+    right: float = 0.0  # the sum of their scores,
+    seen: int = 0  # their number,
+    seconds: float = 0.0  # and the time spent before an interruption
+    best_loss: float = math.inf  # what the best epoch was selected by,
+    best: int | None = None  # and its number; 0 for the start
+    waited: int = 0  # epochs since the best
+    window: list[float] = field(default_factory=list)  # mean losses of the last steps
+    history: History = field(default_factory=History)  # of the epochs done
 
 
 def to_checkpoint(state: State, weights: Mapping[str, Weights], optimizer: Any) -> Checkpoint:
     """A checkpoint of a state, of some sets of weights by their name, and of an optimizer."""
     tensors = {f"{name}/{entry}": value for name, entries in weights.items() for entry, value in entries.items()}
-    numbers = {}
-    for index, slots in optimizer.state_dict()["state"].items():
-        for slot, value in slots.items():
-            if hasattr(value, "detach"):  # a tensor
-                tensors[f"optimizer/{index}/{slot}"] = value
-            elif value is not None:
-                numbers[f"{index}/{slot}"] = value
+    slots = {f"{index}/{slot}": value for index, of in optimizer.state_dict()["state"].items() for slot, value in of.items()}
+    tensors |= {f"optimizer/{place}": value for place, value in slots.items() if hasattr(value, "detach")}  # a tensor
+    numbers = {place: value for place, value in slots.items() if value is not None and not hasattr(value, "detach")}
     plain = {**vars(state), "history": state.history.to_dict(), "best_loss": repr(state.best_loss)}
     return Checkpoint(tensors, {"state": plain, "optimizer": numbers})
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,27 +14,16 @@ from headstart.errors import MissingExtraError, ParameterError
 
 @dataclass(frozen=True, kw_only=True)
 class Epoch:
-    """One pass over the training images.
+    """One pass over the training images."""
 
-    Attributes:
-        number: from 1.
-        loss: mean over the training images, during the epoch; nan or infinite where the training diverged.
-        accuracy: share of the training images classified correctly, during the epoch.
-        val_loss: mean over the validation images, after the epoch; None without validation images.
-        val_accuracy: share of the validation images classified correctly, after the epoch; None without validation images.
-        lr: the highest learning rate of any parameter, at the end of the epoch.
-        seconds: duration of the epoch, validation included.
-        trained: names of the stages of the backbone that were trained in it, in order; empty where only the head was.
-    """
-
-    number: int
-    loss: float
-    accuracy: float
-    val_loss: float | None = None
+    number: int  # from 1
+    loss: float  # mean over the training images, during the epoch; nan or infinite where the training diverged
+    accuracy: float  # share of the training images classified correctly, during the epoch
+    val_loss: float | None = None  # the same after the epoch, over the validation images; None without them
     val_accuracy: float | None = None
-    lr: float
-    seconds: float
-    trained: tuple[str, ...] = ()
+    lr: float  # the highest learning rate of any parameter, at the end of the epoch
+    seconds: float  # validation included
+    trained: tuple[str, ...] = ()  # names of the stages of the backbone that were trained in it, in order; empty where only the head was
 
     def __post_init__(self) -> None:
         if isinstance(self.number, bool) or not isinstance(self.number, int) or self.number < 1:
@@ -45,41 +34,27 @@ class Epoch:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; numbers that are not finite become the text ``nan``, ``inf`` or ``-inf``."""
-        plain = {name: str(value) if _beyond_json(value) else value for name, value in asdict(self).items()}
-        return plain | {"trained": list(self.trained)}
+        beyond = {name: str(value) for name, value in vars(self).items() if isinstance(value, float) and not math.isfinite(value)}
+        return {**vars(self), "trained": list(self.trained), **beyond}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The inverse of `to_dict`. Raises ParameterError where an entry is missing, unknown or not a number."""
-        numbers = ("loss", "accuracy", "val_loss", "val_accuracy", "lr", "seconds")
-        optional = ("val_loss", "val_accuracy")
+        numbers = ("loss", "accuracy", "lr", "seconds", *(name for name in ("val_loss", "val_accuracy") if values.get(name) is not None))
         try:
-            read = {name: None if name in optional and values.get(name) is None else float(values[name]) for name in numbers}
-            return cls(**{**values, **read})
+            return cls(**{**values, **{name: float(values[name]) for name in numbers}})
         except (KeyError, TypeError, ValueError) as error:
             raise ParameterError(f"This is not the record of an epoch ({type(error).__name__}: {error}): {dict(values)!r:.200}") from error
 
 
-def _beyond_json(value: object) -> bool:
-    return isinstance(value, float) and not math.isfinite(value)
-
-
 @dataclass(frozen=True)
 class History:
-    """All epochs of a training.
+    """All epochs of a training."""
 
-    Attributes:
-        epochs: in order.
-        best: number of the epoch whose weights are kept; None where no single epoch was selected.
-        stopped: a sentence on why the training ended; empty while it runs.
-        watched: the images that were scored after each epoch: ``validation``, held out of the training images to select the best epoch; or
-            ``test``, on which nothing was selected.
-    """
-
-    epochs: tuple[Epoch, ...] = ()
-    best: int | None = None
-    stopped: str = ""
-    watched: str = "validation"
+    epochs: tuple[Epoch, ...] = ()  # in order
+    best: int | None = None  # number of the epoch whose weights are kept; None where no single epoch was selected
+    stopped: str = ""  # a sentence on why the training ended; empty while it runs
+    watched: str = "validation"  # or ``test``: the images scored after each epoch, and nothing was selected on them
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "epochs", tuple(self.epochs))
@@ -121,21 +96,12 @@ def require_tensorboard() -> None:
 
 
 class EventFiles:
-    """A folder of event files: ``tensorboard --logdir FOLDER`` draws them. The steps are the numbers of the epochs.
+    """A folder of event files, one for each training: ``tensorboard --logdir FOLDER`` draws them. The steps are the numbers of the epochs.
 
-    Scalars: ``loss/train``, ``loss/validation``, ``accuracy/train``, ``accuracy/validation`` and ``learning_rate``. Those of validation are
-    left out if nothing was held out.
+    Nothing is written before the first epoch. Scalars of validation are left out if nothing was held out.
     """
 
     def __init__(self, folder: str | Path) -> None:
-        """Nothing is written before the first epoch.
-
-        Args:
-            folder: one for each training.
-
-        Raises:
-            MissingExtraError: tensorboard is not installed.
-        """
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
@@ -144,22 +110,16 @@ class EventFiles:
         self._writer: Any = None
 
     def epoch(self, epoch: Epoch) -> None:
-        """Write one epoch and flush it, so that it outlives a training that is killed.
+        """Write one epoch and flush it, so that it outlives a training that is killed. Raises OSError where the folder cannot be written.
 
         Where a training was resumed, TensorBoard then drops what an earlier process wrote of this epoch and later ones.
-
-        Raises:
-            OSError: the folder cannot be written.
         """
         if self._writer is None:
             self._writer = self._open(self._folder, purge_step=epoch.number if epoch.number > 1 else None)
         scalars = {
-            "loss/train": epoch.loss,
-            "loss/validation": epoch.val_loss,
-            "accuracy/train": epoch.accuracy,
-            "accuracy/validation": epoch.val_accuracy,
-            "learning_rate": epoch.lr,
-        }
+            "loss/train": epoch.loss, "loss/validation": epoch.val_loss, "accuracy/train": epoch.accuracy,
+            "accuracy/validation": epoch.val_accuracy, "learning_rate": epoch.lr,
+        }  # fmt: skip
         for name, value in scalars.items():
             if value is not None:
                 self._writer.add_scalar(name, value, epoch.number)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import shutil
@@ -11,16 +10,17 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from headstart.backbones.stages import as_tail_input
 from headstart.engine import Engine, ahead, available_cores
 from headstart.errors import DataError, ImageError, RunError
 from headstart.features import Images
-from headstart.files import replacing
+from headstart.files import is_full, replacing
 from headstart.modalities.image import Preprocessing, image_name, quiet_decoding, source_bytes
 from headstart.modalities.image.augment import Augmentation, Mixing
 from headstart.training.job import Rows, TrainingJob
@@ -36,15 +36,7 @@ Uint8 = npt.NDArray[np.uint8]
 
 
 class Pixels:
-    """Decoded images by their number, as in testing, and as augmented views for training.
-
-    Args:
-        images: paths, bytes or arrays; or one uint8 array (n, H, W, 3).
-        preprocessing: as in testing.
-        augmentation: of the views.
-        seed: of the views.
-        memory: bytes of decoded images that may be held.
-    """
+    """Decoded images by their number, as in testing, and as augmented views for training; at most `memory` bytes of them are held."""
 
     def __init__(self, images: Images, *, preprocessing: Preprocessing, augmentation: Augmentation, seed: int, memory: int) -> None:
         self._images, self._preprocessing, self._augmentation, self._seed = images, preprocessing, augmentation, seed
@@ -85,33 +77,10 @@ class Pixels:
             raise DataError(f"An image can no longer be read: {error}. Do not change the images during a training.") from None
 
 
-class Inputs(Protocol):
-    """Batches for the network."""
-
-    def prepare(self, epoch: int | None) -> None:
-        """Compute what the epoch (from 0) needs and is not there yet; with None, only the images as in testing."""
-        ...
-
-    def views(self, rows: Rows, epoch: int) -> Any:
-        """The images of these rows as augmented in the epoch: a tensor for the network."""
-        ...
-
-    def plain(self, rows: Rows) -> Any:
-        """The images of these rows as in testing."""
-        ...
-
-    def mixed(self, own: Any, partners: Any, mixing: Mixing) -> Any:
-        """Images mixed with their partners."""
-        ...
-
-
 class ImageInputs:
     """Images, decoded and augmented in threads, normalised for the network: float32 (N, 3, H, W), channels last in memory.
 
-    Args:
-        pixels: gives images and views.
-        normalise: from uint8 tensors (N, H, W, 3) to the network's input.
-        device: of the tensors.
+    `normalise` makes the network's input of uint8 tensors (N, H, W, 3).
     """
 
     def __init__(self, pixels: Pixels, *, normalise: Callable[[Any], Any], device: str) -> None:
@@ -119,18 +88,18 @@ class ImageInputs:
         self._pool = ThreadPoolExecutor(available_cores(), thread_name_prefix="headstart-images")
 
     def prepare(self, epoch: int | None) -> None:
-        """Nothing is prepared."""
+        """Compute what the epoch (from 0) needs and is not there yet; with None, only the images as in testing. Here that is nothing."""
 
     def views(self, rows: Rows, epoch: int) -> Any:
-        """See `Inputs`."""
+        """The images of these rows as augmented in the epoch: a tensor for the network."""
         return self._tensor(list(self._pool.map(lambda row: self._pixels.view(row, epoch), rows.tolist())))
 
     def plain(self, rows: Rows) -> Any:
-        """See `Inputs`."""
+        """The images of these rows as in testing."""
         return self._tensor(list(self._pool.map(self._pixels.plain, rows.tolist())))
 
     def mixed(self, own: Any, partners: Any, mixing: Mixing) -> Any:
-        """See `Inputs`."""
+        """Images mixed with their partners."""
         return mixing.images(own, partners)
 
     def _tensor(self, images: Sequence[Uint8]) -> Any:
@@ -143,15 +112,9 @@ class ImageInputs:
 class StoredInputs:
     """Activations that the engine computes once, stored on disk as float16 and read batch by batch.
 
-    Args:
-        engine: opens the frozen part: an image to an activation (h, w, C), (tokens, C) or (C,).
-        pixels: gives images and views.
-        job: its validation rows are stored as in testing; its first process of each machine computes.
-        train: rows that are stored as views.
-        views: number of views of each training image; epochs take turns. 0 if images are not augmented.
-        folder: of the files; those of an earlier, interrupted run are used.
-        device: of the tensors.
-        channels_first: whether four-dimensional ones are (N, C, h, w).
+    `engine` opens the frozen part: an image to an activation (h, w, C), (tokens, C) or (C,). The job's validation rows are stored as in
+    testing, and those of `train` as `views` views each (0 if images are not augmented), of which epochs take turns; files of an earlier,
+    interrupted run are used. Four-dimensional tensors are (N, C, h, w) if `channels_first`.
     """
 
     def __init__(
@@ -160,48 +123,44 @@ class StoredInputs:
     ) -> None:  # fmt: skip
         self._engine, self._pixels, self._views, self._folder = engine, pixels, views, folder
         self._device, self.channels_first, self._job = device, channels_first, job
-        self._rows = {"views": train, "plain": job.validation if views else np.union1d(job.validation, train)}
-        self._places = {name: {row: place for place, row in enumerate(rows.tolist())} for name, rows in self._rows.items()}
-        self._open: dict[str, npt.NDArray[np.float16]] = {}
+        self._rows = (train, job.validation if views else np.union1d(job.validation, train))  # of views, and of images as in testing
+        self._places = [{row: place for place, row in enumerate(rows.tolist())} for rows in self._rows]
+        self._open: dict[int | None, npt.NDArray[np.float16]] = {}
 
     def prepare(self, epoch: int | None) -> None:
-        """See `Inputs`."""
-        self._file("plain", "plain", None)
+        """See `ImageInputs`."""
+        self._file(None)
         if self._views and epoch is not None:
-            self._file(self._name(epoch), "views", epoch % self._views)
+            self._file(epoch % self._views)
 
     def views(self, rows: Rows, epoch: int) -> Any:
-        """See `Inputs`."""
-        return self._read(self._name(epoch), "views", rows) if self._views else self.plain(rows)
+        """See `ImageInputs`."""
+        return self._read(epoch % self._views, rows) if self._views else self.plain(rows)
 
     def plain(self, rows: Rows) -> Any:
-        """See `Inputs`."""
-        return self._read("plain", "plain", rows)
+        """See `ImageInputs`."""
+        return self._read(None, rows)
 
     def mixed(self, own: Any, partners: Any, mixing: Mixing) -> Any:
-        """See `Inputs`. Activations without positions have no box to cut out: their values are mixed with the same weights."""
+        """See `ImageInputs`. Activations without positions have no box to cut out: their values are mixed with the same weights."""
         if own.ndim != 4:
             return replace(mixing, box=None).images(own, partners)
         if self.channels_first:
             return mixing.images(own, partners)
         return mixing.images(own.permute(0, 3, 1, 2), partners.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
-    def _name(self, epoch: int) -> str:
-        return f"view{epoch % self._views}"
+    def _read(self, view: int | None, rows: Rows) -> Any:
+        places = [self._places[view is None][row] for row in rows.tolist()]
+        return as_tail_input(torch.from_numpy(self._open[view][places]).to(self._device).float(), self.channels_first)
 
-    def _read(self, name: str, kind: str, rows: Rows) -> Any:
-        places = [self._places[kind][row] for row in rows.tolist()]
-        batch = torch.from_numpy(self._open[name][places]).to(self._device).float()
-        return batch.permute(0, 3, 1, 2) if batch.ndim == 4 and self.channels_first else batch
-
-    def _file(self, name: str, kind: str, view: int | None) -> None:
-        if name in self._open:
+    def _file(self, view: int | None) -> None:
+        if view in self._open:
             return
-        path, rows = self._folder / f"{name}.npy", self._rows[kind]
+        path = self._folder / ("plain.npy" if view is None else f"view{view}.npy")
         with self._job.processes.first_on_machine():
             if not path.exists():
-                self._compute(path, rows, view)
-        self._open[name] = np.load(path, mmap_mode="r")  # closed with this object, when the training is over
+                self._compute(path, self._rows[view is None], view)
+        self._open[view] = np.load(path, mmap_mode="r")  # closed with this object, when the training is over
 
     def _compute(self, path: Path, rows: Rows, view: int | None) -> None:
         """Write a file of activations atomically."""
@@ -218,10 +177,9 @@ class StoredInputs:
                 if not len(rows):
                     _write_header(stream, (0, 1))
         except OSError as error:
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            reason = "the disk is full" if is_full(error) else error.strerror or error
             raise RunError(
-                f"The output of the frozen part cannot be stored in {self._folder}: "
-                f"{'the disk is full' if full else error.strerror or error}. Free some space, or choose another --out."
+                f"The output of the frozen part cannot be stored in {self._folder}: {reason}. Free some space, or choose another --out."
             ) from None
 
     def _activations(self, rows: Rows, view: int | None) -> Iterator[npt.NDArray[np.float32]]:
@@ -235,6 +193,10 @@ class StoredInputs:
                 yield outputs[0]
 
 
+Inputs = ImageInputs | StoredInputs
+"""Batches for the network."""
+
+
 def _write_header(stream: IO[bytes], shape: tuple[int, ...]) -> None:
     described = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float16)), "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(stream, described)
@@ -243,15 +205,9 @@ def _write_header(stream: IO[bytes], shape: tuple[int, ...]) -> None:
 def affordable_views(asked: int, *, bytes_each: int, train: int, plain: int, folder: Path) -> tuple[int, int]:
     """The number of views that fit on the disk, at most `asked`, and the bytes of all files; (-1, bytes) if not even one fits.
 
-    The number is stored in the folder and holds for the whole training: when it is resumed another day, or another process asks while the
-    first files are being written, the free space differs.
-
-    Args:
-        asked: views of each training image; 0 if images are not augmented.
-        bytes_each: of one activation.
-        train: number of training images.
-        plain: number of further images that are stored as in testing.
-        folder: of the files.
+    The number is stored in the folder and holds for the whole training: the free space differs when it is resumed another day, or another
+    process asks while the first files are being written. `asked` is 0 if images are not augmented; `plain` images are stored besides the
+    `train` ones.
     """
     above = next(place for place in (folder, *folder.parents) if place.exists())
     room = int(shutil.disk_usage(above).free * DISK_SHARE)

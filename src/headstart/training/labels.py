@@ -44,47 +44,32 @@ class Loss:
     Here w_c are the class weights, w is the mean of those of the image's labels (1 for an image without labels), s(t) is the label
     smoothing, ``t (1 - smoothing) + smoothing / k`` for exclusive classes and ``t (1 - smoothing) + smoothing / 2`` for several labels, and
     gamma is 0 except for the focal loss (Lin et al. 2017; w_c is their alpha). Targets may be shares, as mixed images have them.
-
-    Attributes:
-        link: `SOFTMAX` for one label an image, `SIGMOID` for any number of labels.
-        classes: their number k.
-        outputs: of the network: k, or 1 for two exclusive classes with one sigmoid, that of the second.
-        class_weights: float32 (k,), or None for equal weights.
-        label_smoothing: share of each target that is spread.
-        gamma: of the focal loss; 0 is cross-entropy.
     """
 
-    link: Link
-    classes: int
-    outputs: int
-    class_weights: torch.Tensor | None = None
-    label_smoothing: float = 0.0
-    gamma: float = 0.0
+    link: Link  # `SOFTMAX` for one label an image, `SIGMOID` for any number of labels
+    classes: int  # their number k
+    outputs: int  # of the network: k, or 1 for two exclusive classes with one sigmoid, that of the second
+    class_weights: torch.Tensor | None = None  # float32 (k,), or None for equal weights
+    label_smoothing: float = 0.0  # share of each target that is spread
+    gamma: float = 0.0  # of the focal loss; 0 is cross-entropy
 
     def __call__(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """The loss of each image (N,), times its weight, in float32 or better.
+        """The loss of each image (N,), times its weight, in float32 or better, from logits (N, outputs).
 
-        Args:
-            logits: of the network (N, outputs).
-            targets: floating point (N, k): one-hot, multi-hot, or shares.
-
-        Raises:
-            ValueError: other shapes.
+        `targets` are floating point (N, k): one-hot, multi-hot, or shares. Raises ValueError for other shapes.
         """
         self._check(targets)
         if logits.shape != (len(targets), self.outputs):
             raise ValueError(f"logits must have the shape {(len(targets), self.outputs)}, got {tuple(logits.shape)}.")
         # With automatic mixed precision the logits are bfloat16, whose three digits are too few for a logarithm.
         exact = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        smoothed = self._smoothed(targets.to(exact.dtype))
+        smoothed = targets.to(exact.dtype)
+        if self.label_smoothing:
+            smoothed = smoothed * (1 - self.label_smoothing) + self.label_smoothing / self.link.outcomes(self.classes)
         return self._sigmoids(exact, smoothed, targets) if self.link.independent else self._softmax(exact, smoothed)
 
     def weights(self, targets: torch.Tensor) -> torch.Tensor:
-        """The weight of each image (N,): the class weights by the shares of its labels; for several labels, their mean.
-
-        Args:
-            targets: as given to the loss.
-        """
+        """The weight of each image (N,): the class weights by the shares of its labels; for several labels, their mean."""
         self._check(targets)
         shares = targets.to(torch.promote_types(targets.dtype, torch.float32))
         if self.class_weights is None:
@@ -103,10 +88,6 @@ class Loss:
     def _check(self, targets: torch.Tensor) -> None:
         if targets.ndim != 2 or targets.shape[1] != self.classes:
             raise ValueError(f"targets must be one row an image, with {self.classes} columns; got the shape {tuple(targets.shape)}.")
-
-    def _smoothed(self, targets: torch.Tensor) -> torch.Tensor:
-        among = self.link.outcomes(self.classes)
-        return targets * (1 - self.label_smoothing) + self.label_smoothing / among if self.label_smoothing else targets
 
     def _softmax(self, logits: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
         logarithms = functional.log_softmax(self.class_logits(logits), dim=1)
@@ -127,16 +108,9 @@ class Loss:
 
 
 def make_loss(plan: FineTuning, *, link: Link, classes: int, class_weights: npt.ArrayLike | None = None) -> Loss:
-    """The loss that a plan asks for.
+    """The loss that a plan asks for, with class weights (k,) or None.
 
-    Args:
-        plan: its `loss`, `label_smoothing` and `focal_gamma` count.
-        link: `SOFTMAX` for one label an image, `SIGMOID` for any number of labels.
-        classes: number of classes.
-        class_weights: (k,), or None.
-
-    Raises:
-        ParameterError: a loss that does not suit the labels, or unusable class weights.
+    Raises ParameterError for a loss that does not suit the labels, and for unusable class weights.
     """
     several = link.independent
     least = 1 if several else 2
@@ -154,13 +128,10 @@ def make_loss(plan: FineTuning, *, link: Link, classes: int, class_weights: npt.
             "Use 'cross_entropy', 'focal' or 'auto'."
         )
     return Loss(
-        link=link,
-        classes=classes,
-        outputs=1 if kind == "binary" and not several else classes,
-        class_weights=None if class_weights is None else _checked(class_weights, classes),
-        label_smoothing=plan.label_smoothing,
+        link=link, classes=classes, outputs=1 if kind == "binary" and not several else classes,
+        class_weights=None if class_weights is None else _checked(class_weights, classes), label_smoothing=plan.label_smoothing,
         gamma=plan.focal_gamma if kind == "focal" else 0.0,
-    )
+    )  # fmt: skip
 
 
 def _checked(class_weights: npt.ArrayLike, classes: int) -> torch.Tensor:
@@ -172,21 +143,13 @@ def _checked(class_weights: npt.ArrayLike, classes: int) -> torch.Tensor:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class LabelTraining:
-    """Labels of images as a `TrainingTask`; predictions are logits (N, k) in the order of the classes.
+    """Labels of images as a `TrainingTask`; predictions are logits (N, k) in the order of the classes."""
 
-    Attributes:
-        indicators: float32 (n, k) of all images: one-hot, or multi-hot.
-        classes: the labels, in the order of the columns; the column numbers where an image may have several.
-        loss: see `make_loss`.
-        groups: (n,) group numbers for the folds of the head that the training starts from, or None.
-        label_dtype: of predicted labels.
-    """
-
-    indicators: npt.NDArray[np.float32]
-    classes: npt.NDArray[Any]
-    loss: Loss
-    groups: npt.NDArray[Any] | None = None
-    label_dtype: np.dtype[Any] | None = None
+    indicators: npt.NDArray[np.float32]  # (n, k) of all images: one-hot, or multi-hot
+    classes: npt.NDArray[Any]  # the labels, in the order of the columns; the column numbers where an image may have several
+    loss: Loss  # see `make_loss`
+    groups: npt.NDArray[Any] | None = None  # group numbers (n,) for the folds of the head that the training starts from
+    label_dtype: np.dtype[Any] | None = None  # of predicted labels
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -215,8 +178,7 @@ class LabelTraining:
 
     def guessing(self, rows: Rows) -> float:
         """The loss with equal logits for all images and classes."""
-        targets = self.targets(rows)
-        return self._mean_loss(torch.zeros(len(rows), self.loss.outputs), targets)
+        return self._mean_loss(torch.zeros(len(rows), self.loss.outputs), self.targets(rows))
 
     def predictions(self, outputs: torch.Tensor) -> torch.Tensor:
         """Logits in the order of the classes (N, k)."""
@@ -233,8 +195,10 @@ class LabelTraining:
         one_sigmoid = self.loss.outputs < self.loss.classes
         outputs = predictions[:, 1:] - predictions[:, :1] if one_sigmoid else predictions
         accuracy = float(self.scores(predictions, targets).mean())
-        logits, right = predictions.numpy().astype(np.float32), targets.numpy() > 0.5
-        return Validation(self._mean_loss(outputs, targets), accuracy, self._calibrated_loss(logits, right), logits)
+        logits, right, link, criterion = predictions.numpy().astype(np.float32), targets.numpy() > 0.5, self.loss.link, math.inf
+        if np.isfinite(logits).all():
+            criterion = float(link.losses(calibrate(logits, right, link=link, shifts=False)(logits), right).mean())
+        return Validation(self._mean_loss(outputs, targets), accuracy, criterion, logits)
 
     def model(
         self, head: HeadNetwork, layer: Layer, dim: int, predictions: npt.NDArray[np.float32] | None, rows: Rows | None
@@ -252,10 +216,3 @@ class LabelTraining:
 
     def _mean_loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> float:
         return float(self.loss(outputs, targets).sum()) / (float(self.loss.weights(targets).sum()) or 1.0)
-
-    def _calibrated_loss(self, logits: npt.NDArray[np.float32], indicators: npt.NDArray[np.bool_]) -> float:
-        if not np.isfinite(logits).all():
-            return math.inf
-        link = self.loss.link
-        calibration = calibrate(logits, indicators, link=link, shifts=False)
-        return float(link.losses(calibration(logits), indicators).mean())

@@ -35,42 +35,26 @@ _CAREFUL = 10.0
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class LearningRates:
-    """A search for a learning rate (Smith 2017, section 3.3): a short training in which the rate rises from step to step.
+    """A search for a learning rate (Smith 2017, section 3.3): a short training in which the rate rises from step to step (n steps)."""
 
-    Attributes:
-        lrs: float64 (n,): the head's rate at each step; lower stages learn more slowly, see `layer_decay`.
-        losses: float64 (n,): of each step's batch, before the step.
-        smoothed: float64 (n,): the same without most of the noise.
-        diverged: whether the search ended because the loss rose too high.
-        suggested: a rate to train with.
-        reason: sentences on how it was found.
-    """
-
-    lrs: Numbers
-    losses: Numbers
-    smoothed: Numbers
-    diverged: bool
-    suggested: float
-    reason: str
+    lrs: Numbers  # (n,): the head's rate at each step; lower stages learn more slowly, see `layer_decay`
+    losses: Numbers  # (n,): of each step's batch, before the step
+    smoothed: Numbers  # (n,): the same without most of the noise
+    diverged: bool  # whether the search ended because the loss rose too high
+    suggested: float  # a rate to train with
+    reason: str  # sentences on how it was found
 
     @classmethod
     def of(cls, lrs: Numbers, losses: Numbers, *, guessing: float, default: float, diverged: bool) -> LearningRates:
-        """Apply the rules to a curve.
+        """Apply the rules to a curve: the losses (n,) of the first n of the rates.
 
         Where the loss falls by more than its noise, and by more than a twentieth of the loss of guessing, two rules are applied and the
-        lower rate is taken: the rate at which the smoothed loss falls most steeply, and a tenth of the rate at which it is lowest. Where
-        it does not fall (the head is already good, or nothing can be learned) the curve only shows which rates are too high: `default` is
-        taken, or a tenth of the rate from which the loss rises, if that is lower.
+        lower rate is taken: the rate at which the smoothed loss falls most steeply, and a tenth of the rate at which it is lowest. Where it
+        does not fall (the head is already good, or nothing can be learned) the curve only shows which rates are too high: `default` is
+        taken, or a tenth of the rate from which the loss rises, if that is lower. Losses far above that of guessing are clipped, or they
+        would blur the curve.
 
-        Args:
-            lrs: float64 (at least n,): the rates of the search; if it ended early, the first n count.
-            losses: float64 (n,): of its steps.
-            guessing: loss of a network that has learned nothing; losses far above it are clipped, or they would blur the curve.
-            default: the rate if the curve suggests none.
-            diverged: as of the class.
-
-        Raises:
-            ParameterError: the loss rose so early that nothing follows from it.
+        Raises ParameterError where the loss rose so early that nothing follows from it.
         """
         if len(losses) < LEAST_STEPS // 2:
             raise ParameterError(
@@ -100,8 +84,7 @@ class LearningRates:
 class DivergenceTest:
     """Tells whether a search has diverged, loss by loss.
 
-    Args:
-        guessing: loss without learning. A good head starts far below it, and then four times the lowest loss may be noise.
+    A good head starts far below the loss of guessing, and then four times the lowest loss may be noise.
     """
 
     def __init__(self, guessing: float) -> None:
@@ -121,8 +104,7 @@ class DivergenceTest:
 def rising(low: float, high: float, steps: int) -> Numbers:
     """The rates of a search: from `low` to `high`, each the same multiple of the one before.
 
-    Raises:
-        ParameterError: rates that are not above 0 or not finite, fewer than a factor of 10 apart, or fewer than `LEAST_STEPS` steps.
+    Raises ParameterError for rates that are not above 0 or not finite or fewer than a factor of 10 apart, and for too few steps.
     """
     if not (low > 0 and math.isfinite(high) and high >= 10 * low):
         raise ParameterError(f"The search must go from a rate above 0 to one at least 10 times as high, got {low:g} to {high:g}.")
@@ -134,9 +116,7 @@ def rising(low: float, high: float, steps: int) -> Numbers:
 def smooth(losses: Numbers, *, widely: bool = False) -> Numbers:
     """Means with Gaussian weights, over steps before and after: a mean of earlier steps alone would lag, and suggest too high a rate.
 
-    Args:
-        losses: (n,).
-        widely: with twice the width, for slopes: they have more noise.
+    Slopes, which have more noise, are smoothed `widely`: with twice the width.
     """
     place = np.arange(len(losses))
     weights = np.exp(-0.5 * ((place[:, None] - place) / (_width(len(losses)) * (1 + widely))) ** 2)
@@ -197,29 +177,19 @@ def lr_text(rate: float) -> str:
 
 
 def find_lr(job: TrainingJob, start: Pretrained, *, low: float = 1e-6, high: float = 1.0, steps: int = 100) -> LearningRates:
-    """Train with a learning rate that rises exponentially, and see where the loss falls and where it rises (Smith 2017).
+    """Train with a rate of the head that rises from `low` to `high`, and see where the loss falls and where it rises (Smith 2017).
 
-    All stages that the plan trains by the end are trained from the first step on, by the same loop. The search ends early when it diverges.
-    The backbone is not changed, and nothing is stored.
-
-    Args:
-        job: what is to be trained; validation images are ignored, and the plan's length, rate and schedule are replaced.
-        start: what it starts from.
-        low: the head's rate at the first step.
-        high: its rate at the last step.
-        steps: of the search.
-
-    Raises:
-        ParameterError: the plan does not suit the backbone or the labels, or unusable limits of the search.
-        Interrupted: Ctrl-C.
-        MissingExtraError: PyTorch and timm are not installed.
+    All stages that the plan trains by the end are trained from the first step on, by the same loop; the plan's length, rate and schedule
+    are replaced, and validation images ignored. The search ends early when it diverges. The backbone is not changed, and nothing is stored.
+    Raises ParameterError for unusable limits of the search, or where the plan does not suit the backbone or the labels; and Interrupted at
+    Ctrl-C.
     """
     from headstart.backbones import timm_models
 
     timm_models.require("Searching for a learning rate")
+    from headstart.training.job import Processes
     from headstart.training.loop import Stopped, Training
     from headstart.training.preparation import Preparation, memory_errors
-    from headstart.training.processes import Processes
 
     lrs = rising(low, high, steps)
     plan = replace(job.plan, epochs=None, steps=steps, lr=high, logger="none")

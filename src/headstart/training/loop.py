@@ -50,15 +50,7 @@ class Batch:
 class Training:
     """One training, from its start or from a checkpoint to its end.
 
-    Args:
-        job: what is trained, and on which rows.
-        model: the network, its inputs, and its penalty.
-        phases: the stages that are trained from an epoch on.
-        rates: highest learning rate by stage, and of ``head``.
-        on_epoch: called with each finished epoch.
-
-    Attributes:
-        validation: of the weights that are kept, after `run`.
+    `phases` are the stages that are trained from an epoch on, and `rates` the highest learning rates by stage, and of ``head``.
     """
 
     def __init__(
@@ -67,7 +59,7 @@ class Training:
     ) -> None:  # fmt: skip
         self.job, self.plan, self.task, self.model, self.network = job, job.plan, job.task, model, model.network
         self.schedule = Schedule.of(job.plan, len(job.train))
-        self.validation = Validation()
+        self.validation = Validation()  # of the weights that are kept, after `run`
         self._stages = {stage.name: stage for stage in model.stages}
         self._phases, self._on_epoch = phases, on_epoch or (lambda epoch: None)
         self._optimizer = make_optimizer(model.network, model.stages, job.plan, rates)
@@ -85,8 +77,6 @@ class Training:
         """The mean losses of the last steps."""
         return self._state.window
 
-    # Weights -------------------------------------------------------------------------------------------------------------------------
-
     def _learned(self) -> dict[str, Any]:
         """All weights that the training changes, by name: parameters of the optimizer, and statistics of BatchNorm that is trained."""
         ours = {id(parameter) for group in self._optimizer.param_groups for parameter in group["params"]}
@@ -103,15 +93,10 @@ class Training:
             for name, value in self._learned().items():
                 value.copy_(weights[name])
 
-    # The training --------------------------------------------------------------------------------------------------------------------
-
     def run(self) -> History:
         """Train to the end; the network then has the weights that are kept, and `validation` is theirs.
 
-        Raises:
-            Stopped: Ctrl-C; the state is in the checkpoint.
-            ParameterError: the training diverged before its first epoch was done.
-            RunError: the checkpoint cannot be written.
+        Raises Stopped at Ctrl-C, when the state is in the checkpoint, and ParameterError where it diverged before its first epoch was done.
         """
         job, state = self.job, self._state
         if job.resume and job.checkpoints is not None and (checkpoint := job.checkpoints.load()) is not None:
@@ -161,7 +146,7 @@ class Training:
         steps = min(count, self.schedule.steps - done)
         self.job.listener.stage(f"Epoch {number} of {self.schedule.epochs}")
         order = self.order(epoch)
-        with self._ahead() as pool:
+        with ThreadPoolExecutor(1, thread_name_prefix="headstart-batches") as pool:
             upcoming: Future[Batch] | None = None
             for index in range(self._state.step - done, steps):
                 batch = (upcoming or pool.submit(self.batch, order, epoch, index)).result()
@@ -282,8 +267,6 @@ class Training:
         self._state.history = replace(self._state.history, stopped=f"{trouble}. {advice}.")
         return self._validated()
 
-    # Validation ----------------------------------------------------------------------------------------------------------------------
-
     def _validated(self) -> History:
         self.validation = self._validate()
         self.network.eval()
@@ -304,8 +287,6 @@ class Training:
                 predictions[torch.from_numpy(chunk)] = self.task.predictions(outputs).float().cpu()
         return self.task.validate(self.job.processes.sum(predictions.to(device)).cpu(), self.task.targets(rows))
 
-    # Checkpoints ---------------------------------------------------------------------------------------------------------------------
-
     def _save(self, *, ended: bool = False) -> None:
         """Write the checkpoint, in the first process."""
         state = self._state
@@ -323,20 +304,10 @@ class Training:
         self._recent = [weights[f"recent{place}"] for place in range(len(weights))]
         self.job.listener.say(f"Resuming after step {self._state.step} of {self.schedule.steps}.")
 
-    # Around --------------------------------------------------------------------------------------------------------------------------
-
     def _tell(self, done: int, steps: int) -> None:
         state = self._state
         self.job.listener.progress(done, steps)
         self.job.listener.detail(f"loss {state.loss / (state.weight or 1.0):.4f}, accuracy {state.right / max(state.seen, 1):.1%}")
-
-    @contextmanager
-    def _ahead(self) -> Iterator[ThreadPoolExecutor]:
-        pool = ThreadPoolExecutor(1, thread_name_prefix="headstart-batches")
-        try:
-            yield pool
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
 
 
 @contextmanager

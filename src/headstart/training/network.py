@@ -14,30 +14,21 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from headstart.backbones.stages import Stage, Tail
+from headstart.backbones.records import Stage
+from headstart.backbones.stages import Tail, watched
 from headstart.errors import ParameterError
 from headstart.settings import FineTuning
 
-_MOMENTUM = 0.9
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 """Endings of the names of BatchNorm's buffers."""
 
 
 class HeadNetwork(nn.Module):  # type: ignore[misc]
-    """Dense ReLU layers and a linear output: features (N, inputs) to logits (N, outputs).
+    """Dense ReLU layers and a linear output: features (N, inputs) to logits (N, outputs). Once trained it becomes a `TrainedHead`.
 
-    Weights are initialised Glorot-uniform (Glorot and Bengio 2010), biases with 0. Once trained it becomes a `TrainedHead`.
-
-    Args:
-        inputs: length of the features.
-        outputs: number of logits; see `Loss.outputs`.
-        layers: widths of the dense layers before the output.
-        dropout: share of the inputs of each layer, the output layer included, that is dropped in training (Srivastava et al. 2014); the
-            others are scaled up, so that the expectation stays.
-        seed: of the initial weights, or a generator for them.
-
-    Raises:
-        ParameterError: widths below 1, or a dropout outside 0 to 1.
+    Weights are initialised Glorot-uniform (Glorot and Bengio 2010), biases with 0. `layers` are the widths of the dense layers before the
+    output, and `dropout` the share of the inputs of each layer, the output layer included, that is dropped in training (Srivastava et al.
+    2014); the others are scaled up, so that the expectation stays. Raises ParameterError for widths below 1, or a dropout outside 0 to 1.
     """
 
     def __init__(
@@ -59,16 +50,10 @@ class HeadNetwork(nn.Module):  # type: ignore[misc]
             nn.init.zeros_(layer.bias)
 
     def draw(self, seed: int, step: int, rows: slice, count: int) -> None:
-        """Draw the dropout masks of the next batch; they hold until they are drawn again.
+        """Draw the dropout masks of a batch of `count` images, of which this process has `rows`; they hold until they are drawn again.
 
         The masks of each layer are drawn on the CPU for the whole batch from (seed, step, number of the layer), and the rows of this
         process taken: each image gets the same mask however the batch is divided, and on whatever device.
-
-        Args:
-            seed: of the training.
-            step: number of the step.
-            rows: the rows of the batch that this process has.
-            count: images in the batch, over all processes.
         """
         if not self.dropout:
             return
@@ -80,11 +65,7 @@ class HeadNetwork(nn.Module):  # type: ignore[misc]
             self._masks.append(kept.to(layer.weight.device, non_blocking=True))
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Logits (N, outputs) of features (N, inputs). Dropout only in training mode, and only after `draw`.
-
-        Raises:
-            ValueError: masks were drawn for another number of rows.
-        """
+        """Logits (N, outputs) of features (N, inputs). Dropout only in training mode, after a `draw` for as many rows (else ValueError)."""
         masks = self._masks if self.training else None
         if masks is not None and len(masks[0]) != len(features):
             raise ValueError(f"Dropout was drawn for {len(masks[0])} images, got {len(features)}. Call draw before each batch.")
@@ -98,14 +79,10 @@ class HeadNetwork(nn.Module):  # type: ignore[misc]
         return value
 
     def start_from(self, coef: npt.ArrayLike, intercept: npt.ArrayLike) -> None:
-        """Initialise with a fitted linear head; with one output for two classes, with the log-odds of the second.
+        """Initialise with a fitted linear head of coefficients (k, inputs) and an intercept (k,), as of `LogisticHead`.
 
-        Args:
-            coef: (k, inputs), as of `LogisticHead`.
-            intercept: (k,).
-
-        Raises:
-            ParameterError: this head has dense layers before its output, or other shapes.
+        With one output for two classes, with the log-odds of the second. Raises ParameterError for other shapes, or if this head has dense
+        layers.
         """
         if len(self.dense) > 1:
             raise ParameterError("A head with dense layers cannot start from a linear one. Give start='random', or no head_layers.")
@@ -131,26 +108,19 @@ class HeadNetwork(nn.Module):  # type: ignore[misc]
 class Network(nn.Module):  # type: ignore[misc]
     """Stored activations, or images, to (outputs of the head, last feature map).
 
-    Args:
-        tail: the backbone after its frozen part; None where all of it is frozen.
-        head: takes the features. A head may have a method `draw`, see `HeadNetwork.draw`.
-        flatten: give the head every position of the last feature map in place of the pooled features.
+    `tail` is the backbone after its frozen part, None where all of it is frozen. The head may have a method `draw`, see `HeadNetwork.draw`.
     """
 
-    def __init__(self, tail: Tail | None, head: Any, *, flatten: bool) -> None:
+    def __init__(self, tail: Tail | None, head: Any) -> None:
         super().__init__()
-        self.tail, self.head, self.flatten = tail, head, flatten
-
-    def features(self, last_map: Any) -> Any:
-        """The input of the head (N, D), from the last feature map."""
-        if self.tail is None:
-            return last_map
-        return self.tail.flat(last_map) if self.flatten else self.tail.pooled(last_map)
+        self.tail, self.head = tail, head
 
     def forward(self, value: Any) -> Any:
         """The outputs of the head, and the last feature map."""
-        last_map = value if self.tail is None else self.tail(value)
-        return self.head(self.features(last_map)), last_map
+        if self.tail is None:
+            return self.head(value), value
+        last_map = self.tail(value)
+        return self.head(self.tail.for_head(last_map)), last_map
 
 
 def set_mode(network: Network, trained: Sequence[Stage], *, batchnorm: str) -> None:
@@ -169,10 +139,10 @@ def set_mode(network: Network, trained: Sequence[Stage], *, batchnorm: str) -> N
 
 
 def make_optimizer(network: Network, stages: Sequence[Stage], plan: FineTuning, rates: Mapping[str, float]) -> Any:
-    """The optimizer over the head and all stages that are ever trained, one group for each; `rates` has their highest learning rates.
+    """The optimizer over the head and all stages that are ever trained, with a group (`name`, `highest` rate) or two for each.
 
-    Each group carries its `name` and `highest`. Weight decay spares one-dimensional parameters: biases, and factors of normalisations. With
-    L2-SP there is none: that term has it for the head, and pulls the backbone towards its start.
+    Weight decay spares one-dimensional parameters: biases, and factors of normalisations. With L2-SP there is none: that term has it for
+    the head, and pulls the backbone towards its start.
     """
     groups = []
     strength = 0.0 if plan.retain == "l2sp" else plan.weight_decay
@@ -187,19 +157,16 @@ def make_optimizer(network: Network, stages: Sequence[Stage], plan: FineTuning, 
                 decay = strength if decayed else 0.0
                 groups.append({"params": chosen, "name": name, "highest": rates[name], "lr": rates[name], "weight_decay": decay})
     if plan.optimizer == "sgd":
-        return torch.optim.SGD(groups, momentum=_MOMENTUM)
+        return torch.optim.SGD(groups, momentum=0.9)
     if plan.optimizer == "rmsprop":
         return torch.optim.RMSprop(groups, alpha=0.9, eps=1e-7)  # Keras's defaults
     return {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[plan.optimizer](groups)
 
 
 def frozen_digest(model: Any, trained: Iterable[Stage], *, batchnorm: str) -> str:
-    """SHA-256 over all that must not change in a training, hexadecimal: frozen stages, and the statistics of every BatchNorm.
+    """SHA-256 over all of a network that must not change in a training, hexadecimal.
 
-    Args:
-        model: the whole network without classifier.
-        trained: the stages that may change.
-        batchnorm: ``train`` where the statistics of trained stages may change as well.
+    That is the stages that are not `trained`, and unless `batchnorm` is ``train`` the statistics of every BatchNorm.
     """
     may_change = {entry for stage in trained for entry in stage.entries}
     if batchnorm == "inference":
@@ -222,16 +189,10 @@ def weights_digest(entries: Mapping[str, Any]) -> str:
 
 
 def fold_batchnorm(network: nn.Module, run: Callable[[], Any]) -> int:
-    """Compute every BatchNorm in inference mode that directly follows a convolution inside that convolution.
+    """Compute every BatchNorm in inference mode that directly follows a convolution inside that convolution; returns how many there were.
 
-    Parameters, buffers and their names stay as they are.
-
-    Args:
-        network: changed in place.
-        run: runs the network once; if its result changes by more than rounding, the network is restored.
-
-    Returns:
-        How many were folded.
+    Parameters, buffers and their names stay as they are. If the result of `run`, which runs the network once, changes by more than
+    rounding, the network is restored.
     """
     with torch.inference_mode():
         expected = run()
@@ -259,25 +220,17 @@ def _pairs(network: nn.Module, run: Callable[[], Any]) -> list[tuple[Any, Any]]:
     made: dict[int, tuple[Any, Any]] = {}  # holds the tensor, so that its id is not reused
     found: list[tuple[Any, Any]] = []
 
-    def made_by(module: nn.Module, _inputs: Any, output: Any) -> None:
-        made[id(output)] = (module, output)
+    def made_by(_name: str, module: nn.Module, _inputs: Any, output: Any) -> None:
+        if type(module) is nn.Conv2d or type(module).__name__ == "Conv2dSame":
+            made[id(output)] = (module, output)
 
-    def taken_by(module: nn.Module, inputs: Any) -> None:
-        if id(inputs[0]) in made:
+    def taken_by(_name: str, module: nn.Module, inputs: Any) -> None:
+        follows = isinstance(module, nn.BatchNorm2d) and not module.training and module.affine and module.track_running_stats
+        if follows and id(inputs[0]) in made:
             found.append((made[id(inputs[0])][0], module))
 
-    handles = []
-    for module in network.modules():
-        if type(module) is nn.Conv2d or type(module).__name__ == "Conv2dSame":
-            handles.append(module.register_forward_hook(made_by))
-        elif isinstance(module, nn.BatchNorm2d) and not module.training and module.affine and module.track_running_stats:
-            handles.append(module.register_forward_pre_hook(taken_by))
-    try:
-        with torch.inference_mode():
-            run()
-    finally:
-        for handle in handles:
-            handle.remove()
+    with torch.inference_mode(), watched(network, before=taken_by, after=made_by):
+        run()
     counts = Counter(module for pair in found for module in pair)
     return [(convolution, norm) for convolution, norm in found if counts[convolution] == counts[norm] == 1]
 

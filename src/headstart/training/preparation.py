@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from headstart.backbones import torch_network
-from headstart.backbones.conversion import export_module
-from headstart.backbones.records import BackboneRecord
-from headstart.backbones.stages import End, Front, PooledStages, Stage, Tail, as_tail_input, cut, noise, stages_of
+from headstart.backbones.records import BackboneRecord, Stage
+from headstart.backbones.stages import End, Front, PooledStages, Tail, as_tail_input, cut, noise, stages_of
+from headstart.backbones.timm_models import export_module
 from headstart.engine import Engine, TorchEngine, open_engine
 from headstart.errors import HeadstartError, ParameterError
 from headstart.files import write_file
@@ -24,7 +24,7 @@ from headstart.modalities.image.augment import Augmentation
 from headstart.settings import MOST_VIEWS, FineTuning
 from headstart.training.inputs import DECODED_BYTES, ImageInputs, Inputs, Pixels, StoredInputs, affordable_views
 from headstart.training.job import Pretrained, Rows, TrainingJob
-from headstart.training.network import HeadNetwork, Network, fold_batchnorm, frozen_digest
+from headstart.training.network import Network, fold_batchnorm, frozen_digest
 from headstart.training.schedule import Schedule, trained_stages
 
 Penalty = Callable[[Any, Any], Any]
@@ -37,57 +37,31 @@ _FEW = 200  # images that PyTorch computes sooner than a frozen part is converte
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Trainable:
-    """What the loop trains.
+    """What the loop trains."""
 
-    Attributes:
-        network: the part of the backbone that runs in the loop, and the head.
-        inputs: feeds it.
-        stages: of the whole backbone.
-        augmentation: for mixing images; views are made by the inputs.
-        device: ``cpu`` or ``cuda``.
-        penalty: a further term of the loss.
-    """
-
-    network: Network
-    inputs: Inputs
-    stages: tuple[Stage, ...]
-    augmentation: Augmentation
-    device: str
-    penalty: Penalty | None = None
+    network: Network  # the part of the backbone that runs in the loop, and the head
+    inputs: Inputs  # feeds it
+    stages: tuple[Stage, ...]  # of the whole backbone
+    augmentation: Augmentation  # for mixing images; views are made by the inputs
+    device: str  # ``cpu`` or ``cuda``
+    penalty: Penalty | None = None  # a further term of the loss
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Prepared(Trainable):
-    """The same, with what is needed after the training.
+    """The same, with what is needed after the training."""
 
-    Attributes:
-        whole: the backbone without its classifier; after the training the trained weights are copied back into it.
-        record: of the backbone, with the image size and colours of the plan.
-        preprocessing: from an image to its input.
-        trained: names of the stages that are trained.
-        frozen: digest of what must not change, see `frozen_digest`.
-        fitted_head: whether the head was initialised by a fit on frozen features.
-        facts: sentences on what was done.
-    """
-
-    whole: PooledStages
-    record: BackboneRecord
-    preprocessing: Preprocessing
-    trained: tuple[str, ...]
-    frozen: str
-    fitted_head: bool
-    facts: tuple[str, ...]
+    whole: PooledStages  # the backbone without its classifier; after the training the trained weights are copied back into it
+    record: BackboneRecord  # of the backbone, with the image size and colours of the plan
+    preprocessing: Preprocessing  # from an image to its input
+    trained: tuple[str, ...]  # names of the stages that are trained
+    frozen: str  # digest of what must not change, see `frozen_digest`
+    fitted_head: bool  # whether the head was initialised by a fit on frozen features
+    facts: tuple[str, ...]  # sentences on what was done
 
 
 class Preparation:
-    """Prepares the network of one training.
-
-    Args:
-        job: what is to be trained.
-        start: what it starts from.
-        folder: of stored activations.
-        rows: training rows that will be used, if fewer than all.
-    """
+    """Prepares the network of one training, with stored activations in `folder`, for all training rows or those that will be used."""
 
     def __init__(self, job: TrainingJob, start: Pretrained, *, folder: Path, rows: Rows | None = None) -> None:
         self.job, self.plan, self.start, self.folder = job, job.plan, start, folder
@@ -100,11 +74,7 @@ class Preparation:
         self.facts: list[str] = []
 
     def run(self) -> Prepared:
-        """Prepare all of it.
-
-        Raises:
-            ParameterError: the plan does not suit the backbone or the labels.
-        """
+        """Prepare all of it. Raises ParameterError where the plan does not suit the backbone or the labels."""
         job, plan = self.job, self.plan
         job.listener.stage("Preparing the network")
         record = self._record()
@@ -119,7 +89,7 @@ class Preparation:
         tail, inputs, sample = self._cut(whole, stages, trained)
         teacher = copy.deepcopy(tail) if plan.retain == "distill" and tail is not None else None
         head, fitted = self._head(tail, sample)
-        network = Network(tail, head, flatten=whole.flat).to(self.device)
+        network = Network(tail, head).to(self.device)
         if tail is not None and plan.batchnorm == "inference":
             fold_batchnorm(tail, lambda: tail(sample.to(self.device)))
         network.to(memory_format=torch.channels_last)
@@ -145,11 +115,11 @@ class Preparation:
             self.job.images, preprocessing=self.preprocessing, augmentation=self.augmentation, seed=self.job.seed, memory=DECODED_BYTES
         )
         first = next((index for index, stage in enumerate(stages) if stage.name in trained), len(stages))
-        halves = cut(whole, stages[first], side=self.preprocessing.size) if 0 < first < len(stages) else None
         front: Front | End | None = None
+        tail: Tail | None = None
         if first == len(stages):
-            front, tail = End(whole, flatten=whole.flat), None
-        elif halves is not None:
+            front = End(whole)
+        elif first and (halves := cut(whole, stages[first], side=self.preprocessing.size)) is not None:
             front, tail = halves
         if front is not None:
             with torch.inference_mode():
@@ -207,11 +177,10 @@ class Preparation:
     def _head(self, tail: Tail | None, sample: Any) -> tuple[Any, bool]:
         """The head at the start of the training, and whether it was fitted on frozen features."""
         job, plan = self.job, self.plan
-        flatten = plan.pooling == "flatten"
         with torch.inference_mode():
-            width = int(Network(tail, HeadNetwork(1, 1), flatten=flatten).features(sample if tail is None else tail(sample)).shape[1])
+            width = int((sample if tail is None else tail.for_head(tail(sample))).shape[1])
         head = job.task.head(width, plan, seed=job.seed)
-        if plan.start == "random" or plan.head_layers or flatten or self.start.features is None:
+        if plan.start == "random" or plan.head_layers or plan.pooling == "flatten" or self.start.features is None:
             return head, False
         features = self.start.features(self.preprocessing.size)
         if features is None:
@@ -233,8 +202,8 @@ class Preparation:
 
         def term(values: Any, last_map: Any) -> Any:
             with torch.no_grad():
-                expected = teacher.pooled(teacher(values))
-            return distillation(tail.pooled(last_map), expected, strength)
+                expected = teacher.network.last(teacher(values))
+            return distillation(tail.network.last(last_map), expected, strength)
 
         return term
 
@@ -242,13 +211,9 @@ class Preparation:
 class L2SP:
     """Pulls weights towards their start: L2-SP of Li, Grandvalet and Davoine (2018).
 
-    The term is  alpha/2 |w - w0|^2  over the backbone, w0 being its pre-trained weights, plus  beta/2 |v|^2  over the head, which has
-    none. It does not depend on the images: where processes share a batch and average their gradients, each adds the whole term once.
-
-    Args:
-        start: the pre-trained weights by name. They are copied, so that training the network does not change them.
-        alpha: strength for the backbone.
-        beta: strength for the head.
+    The term is  alpha/2 |w - w0|^2  over the backbone, w0 being its pre-trained weights by name, which are copied, plus  beta/2 |v|^2  over
+    the head, which has none. It does not depend on the images: where processes share a batch and average their gradients, each adds it
+    once.
     """
 
     def __init__(self, start: Mapping[str, torch.Tensor], alpha: float, beta: float) -> None:
@@ -256,12 +221,7 @@ class L2SP:
         self._start = {name: weights.detach().clone() for name, weights in start.items()}
 
     def term(self, named_parameters: Iterable[tuple[str, torch.Tensor]], head: Iterable[torch.Tensor]) -> torch.Tensor:
-        """The term, a scalar; frozen parameters (``requires_grad`` false) are left out, since they do not change.
-
-        Args:
-            named_parameters: of the backbone, as ``module.named_parameters()`` gives them.
-            head: parameters of the head.
-        """
+        """The term, a scalar; frozen parameters (``requires_grad`` false) are left out, since they do not change."""
         parts = [self.alpha / 2 * (w - self._start[name]).square().sum() for name, w in named_parameters if w.requires_grad]
         parts += [self.beta / 2 * weights.square().sum() for weights in head if weights.requires_grad]
         return torch.stack(parts).sum() if parts else torch.zeros(())
@@ -270,10 +230,7 @@ class L2SP:
 def distillation(features: torch.Tensor, teacher: torch.Tensor, strength: float) -> torch.Tensor:
     """The hint loss of Romero et al. (2015), without their regressor:  strength/2 |F - F0|^2  of each image (N,), float32 or better.
 
-    Args:
-        features: of the network in training (N, D).
-        teacher: of the pre-trained one, for the same pixels; no gradient flows into them.
-        strength: factor.
+    The features F (N, D) are those of the network in training, F0 those of the pre-trained `teacher` for the same pixels.
     """
     exact = torch.promote_types(features.dtype, torch.float32)
     return strength / 2 * (features.to(exact) - teacher.detach().to(exact)).square().sum(dim=1)
@@ -281,11 +238,7 @@ def distillation(features: torch.Tensor, teacher: torch.Tensor, strength: float)
 
 @contextmanager
 def memory_errors(plan: FineTuning) -> Iterator[None]:
-    """Turn a lack of memory into a message that says what to change.
-
-    Raises:
-        OutOfMemoryError: there is not enough memory.
-    """
+    """Turn a lack of memory into an OutOfMemoryError that says what to change."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -302,11 +255,7 @@ class OutOfMemoryError(HeadstartError):
 
 
 def device_of(plan: FineTuning) -> str:
-    """``cpu`` or ``cuda``.
-
-    Raises:
-        ParameterError: a GPU is asked for, and there is none.
-    """
+    """``cpu`` or ``cuda``. Raises ParameterError where a GPU is asked for, and there is none."""
     if plan.device == "cuda" and not torch.cuda.is_available():
         raise ParameterError("device is 'cuda', and PyTorch finds no GPU here. Use 'cpu' or 'auto'.")
     return "cuda" if plan.device != "cpu" and torch.cuda.is_available() else "cpu"

@@ -17,30 +17,19 @@ HEAD_SHARE = 0.25
 
 @dataclass(frozen=True)
 class Schedule:
-    """The share of the highest learning rate at every step.
+    """The share of the highest learning rate at every step."""
 
-    Attributes:
-        steps: in total.
-        steps_per_epoch: the last epoch may have fewer.
-        warmup: steps of linear warm-up.
-        cosine: whether the rate then decays to 0 along a half cosine (Loshchilov and Hutter 2017); otherwise it is constant.
-    """
-
-    steps: int
-    steps_per_epoch: int
-    warmup: int
-    cosine: bool
+    steps: int  # in total
+    steps_per_epoch: int  # the last epoch may have fewer
+    warmup: int  # steps of linear warm-up
+    cosine: bool  # whether the rate then decays to 0 along a half cosine (Loshchilov and Hutter 2017); otherwise it is constant
 
     @classmethod
     def of(cls, plan: FineTuning, images: int) -> Schedule:
         """The schedule of a plan for this many training images."""
         each = max(1, math.ceil(images / plan.batch_size))
-        if plan.epochs is not None:
-            steps = plan.epochs * each
-        else:
-            steps = plan.steps if plan.steps is not None else max(DEFAULT_STEPS, LEAST_EPOCHS * each)
-        if plan.steps is None:
-            steps = math.ceil(steps / each) * each  # whole epochs, unless a number of steps was given
+        epochs = plan.epochs or max(LEAST_EPOCHS, math.ceil(DEFAULT_STEPS / each))
+        steps = epochs * each if plan.steps is None else plan.steps
         return cls(steps, each, min(round(plan.warmup * steps), DEFAULT_STEPS), plan.schedule == "cosine")
 
     @property
@@ -67,14 +56,9 @@ class Phase:
 
 
 def trained_stages(plan: FineTuning, names: Sequence[str]) -> tuple[str, ...]:
-    """The stages that are trained by the end, in the order of the network.
+    """The stages that are trained by the end, of the `names` of all, in the order of the network (``stem``, ``stage1``, ...).
 
-    Args:
-        plan: its `strategy` and `unfreeze` count.
-        names: of all stages, in order (``stem``, ``stage1``, ..., perhaps ``last``).
-
-    Raises:
-        ParameterError: an unknown name, or more stages than there are.
+    Raises ParameterError for an unknown name, or more stages than there are.
     """
     if plan.strategy == "probe":
         return ()
@@ -99,13 +83,9 @@ def trained_stages(plan: FineTuning, names: Sequence[str]) -> tuple[str, ...]:
 
 
 def phases(plan: FineTuning, trained: Sequence[str], epochs: int, *, head_first: bool) -> tuple[Phase, ...]:
-    """When each stage starts to learn.
+    """When each of the stages that are `trained` by the end starts to learn in a training of this many epochs.
 
-    Args:
-        plan: its `unfreeze` counts.
-        trained: the stages that are trained by the end.
-        epochs: of the whole training.
-        head_first: whether the head was initialised at random and is trained alone at first.
+    With `head_first` the head was initialised at random and is trained alone at first.
     """
     if not trained:
         return (Phase(0, ()),)

@@ -30,27 +30,17 @@ _KINDS: Mapping[str, type | tuple[type, ...]] = {
 class TrainedHead(LogitClassifier):
     """Dense ReLU layers and a linear output on some columns of the features, with the interface of a fitted head.
 
-    Made by `of`, or `from_state`; ``dataclasses.replace(head, temperature=...)`` gives the same head with another temperature.
-
-    Attributes:
-        weights: of each layer, float32 (outputs, inputs), the output layer last.
-        biases: of each layer, float32 (outputs,).
-        classes_: the labels, in the order of the logits; the column numbers where an image may have several.
-        link_: `SOFTMAX` for one label an image, `SIGMOID` for any number of labels.
-        columns: (start, stop): the features that are used.
-        n_features_in_: length D of the whole feature vector.
-        label_dtype_: of the labels that `predict` gives.
-        temperature: the logits are divided by it (Guo et al. 2017).
+    ``dataclasses.replace(head, temperature=...)`` gives the same head with another temperature.
     """
 
-    weights: tuple[npt.NDArray[np.float32], ...]
-    biases: tuple[npt.NDArray[np.float32], ...]
-    classes_: Array
-    link_: Link
-    columns: tuple[int, int]
-    n_features_in_: int
-    label_dtype_: np.dtype[Any]
-    temperature: float = 1.0
+    weights: tuple[npt.NDArray[np.float32], ...]  # of each layer, (outputs, inputs), the output layer last
+    biases: tuple[npt.NDArray[np.float32], ...]  # of each layer, (outputs,)
+    classes_: Array  # the labels, in the order of the logits; the column numbers where an image may have several
+    link_: Link  # `SOFTMAX` for one label an image, `SIGMOID` for any number of labels
+    columns: tuple[int, int]  # (start, stop): the features that are used
+    n_features_in_: int  # length D of the whole feature vector
+    label_dtype_: np.dtype[Any]  # of the labels that `predict` gives
+    temperature: float = 1.0  # the logits are divided by it (Guo et al. 2017)
 
     def __post_init__(self) -> None:
         start, stop = self.columns
@@ -76,47 +66,27 @@ class TrainedHead(LogitClassifier):
 
     @classmethod
     def of(
-        cls,
-        network_state: Mapping[str, npt.ArrayLike],
-        classes: npt.ArrayLike,
-        link: Link,
-        *,
-        columns: tuple[int, int],
-        temperature: float = 1.0,
-        features: int | None = None,
-        label_dtype: npt.DTypeLike | None = None,
-    ) -> Self:
-        """The head of a trained network.
+        cls, network_state: Mapping[str, npt.ArrayLike], classes: npt.ArrayLike, link: Link, *, columns: tuple[int, int],
+        temperature: float = 1.0, features: int | None = None, label_dtype: npt.DTypeLike | None = None,
+    ) -> Self:  # fmt: skip
+        """The head of a trained network, from arrays ``dense.0.weight``, ``dense.0.bias``, ``dense.1.weight``, ... of `HeadNetwork.arrays`.
 
-        Args:
-            network_state: arrays ``dense.0.weight``, ``dense.0.bias``, ``dense.1.weight``, ... as `HeadNetwork.arrays` gives them.
-            classes: the labels, in the order of the outputs; a single output for two classes is the log-odds of the second.
-            link: from logits to probabilities; with `SIGMOID` the classes are column numbers.
-            columns: (start, stop) of the features that the network takes.
-            temperature: the logits are divided by it.
-            features: length of the whole feature vector; by default it ends with these columns.
-            label_dtype: of the labels that `predict` gives; by default that of `classes`, or int64 where an image may have several labels.
-
-        Raises:
-            KeyError: an array is missing.
-            ParameterError: arrays, classes and columns that do not belong together, or values that are not finite.
+        The classes are in the order of the outputs; a single output for two classes is the log-odds of the second. By default the whole
+        feature vector, of length `features`, ends with these columns, and `label_dtype` is that of the classes, or int64 where an image may
+        have several labels. Raises KeyError for a missing array, and ParameterError for arrays, classes and columns that do not belong
+        together.
         """
-        count = sum(name.endswith(".weight") for name in network_state)
-        arrays = {
-            part: tuple(np.array(network_state[f"dense.{number}.{part}"], dtype=np.float32, order="C") for number in range(max(1, count)))
+        count = max(1, sum(name.endswith(".weight") for name in network_state))
+        weights, biases = (
+            tuple(np.array(network_state[f"dense.{number}.{part}"], dtype=np.float32, order="C") for number in range(count))
             for part in ("weight", "bias")
-        }
+        )
         labels = np.asarray(classes)
         return cls(
-            weights=arrays["weight"],
-            biases=arrays["bias"],
-            classes_=labels,
-            link_=link,
-            columns=(int(columns[0]), int(columns[1])),
-            n_features_in_=int(columns[1] if features is None else features),
+            weights=weights, biases=biases, classes_=labels, link_=link, columns=(int(columns[0]), int(columns[1])),
+            n_features_in_=int(columns[1] if features is None else features), temperature=float(temperature),
             label_dtype_=np.dtype((np.int64 if link.independent else labels.dtype) if label_dtype is None else label_dtype),
-            temperature=float(temperature),
-        )
+        )  # fmt: skip
 
     @property
     def single_sigmoid(self) -> bool:
@@ -124,14 +94,7 @@ class TrainedHead(LogitClassifier):
         return not self.link_.independent and len(self.biases[-1]) == 1
 
     def logits(self, X: npt.ArrayLike) -> Floats:
-        """Logits (n, k), divided by the temperature.
-
-        Args:
-            X: the whole features, float32 (n, D).
-
-        Raises:
-            ValueError: another shape, or values that are not finite.
-        """
+        """Logits (n, k), divided by the temperature, of the whole features (n, D), which must be finite: else ValueError."""
         features = np.asarray(X, dtype=np.float32)
         if features.ndim != 2 or features.shape[1] != self.n_features_in_:
             raise ValueError(f"X must be features of the shape (n, {self.n_features_in_}), got {features.shape}.")
@@ -165,8 +128,7 @@ class TrainedHead(LogitClassifier):
         """Append the head to a graph: `features` names a float32 value (N, D). Returns the name of the logits, float32 (N, k)."""
         value = features
         if self.columns != (0, self.n_features_in_):
-            start, stop, axis = (graph.constant([number], dtype=np.int64) for number in (*self.columns, 1))
-            value = graph.node("Slice", features, start, stop, axis)
+            value = graph.node("Slice", features, *(graph.integers(number) for number in (*self.columns, 1)))
         for weight, bias in self._hidden():
             value = graph.node("Relu", graph.node("Gemm", value, graph.constant(weight), graph.constant(bias), transB=1))
         last, shift = self._output()
@@ -175,40 +137,25 @@ class TrainedHead(LogitClassifier):
     def state(self) -> tuple[dict[str, Any], dict[str, Array]]:
         """Everything needed to make the head again: JSON values, and arrays named as in `of`."""
         settings: dict[str, Any] = {
-            "head": NAME,
-            "classes": self.classes_.tolist(),
-            "link": self.link_.name,
-            "label_dtype": self.label_dtype_.str,
-            "features": self.n_features_in_,
-            "columns": list(self.columns),
-            "temperature": self.temperature,
-            "layers": len(self.weights),
-        }
+            "head": NAME, "classes": self.classes_.tolist(), "link": self.link_.name, "label_dtype": self.label_dtype_.str,
+            "features": self.n_features_in_, "columns": list(self.columns), "temperature": self.temperature, "layers": len(self.weights),
+        }  # fmt: skip
         arrays: dict[str, Array] = {f"dense.{number}.weight": weight for number, weight in enumerate(self.weights)}
         return settings, arrays | {f"dense.{number}.bias": bias for number, bias in enumerate(self.biases)}
 
     @classmethod
     def from_state(cls, settings: dict[str, Any], arrays: Mapping[str, Array]) -> Self:
-        """Make a head from what `state` gave.
-
-        Raises:
-            RunError: an entry or an array is missing, or they do not belong together.
-        """
+        """Make a head from what `state` gave. Raises RunError where an entry is missing, or they do not belong together."""
         for key, kind in _KINDS.items():
             if not isinstance(settings.get(key), kind):
                 raise RunError(f"The saved head ({NAME}) is damaged: {key!r} is missing or wrong. Fit it again.")
+        names = [f"dense.{number}.{part}" for number in range(settings["layers"]) for part in ("weight", "bias")]
         try:
-            link, (start, stop) = saved_link(settings), settings["columns"]
-            dtype = np.dtype(settings["label_dtype"])
+            link, (start, stop), dtype = saved_link(settings), settings["columns"], np.dtype(settings["label_dtype"])
             return cls.of(
-                {name: arrays[name] for number in range(settings["layers"]) for name in (f"dense.{number}.weight", f"dense.{number}.bias")},
-                np.array(settings["classes"], dtype=None if link.independent else dtype),
-                link,
-                columns=(start, stop),
-                temperature=settings["temperature"],
-                features=settings["features"],
-                label_dtype=dtype,
-            )
+                {name: arrays[name] for name in names}, np.array(settings["classes"], dtype=None if link.independent else dtype), link,
+                columns=(start, stop), temperature=settings["temperature"], features=settings["features"], label_dtype=dtype,
+            )  # fmt: skip
         except KeyError as error:
             raise RunError(f"The saved head ({NAME}) is damaged: {error} is missing or wrong. Fit it again.") from error
         except (TypeError, ValueError) as error:

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from headstart.backbones import Backbone, conversion, timm_models
+from headstart.backbones import Backbone, timm_models
 from headstart.backbones.loading import NetworkCache
-from headstart.backbones.stages import Stage
+from headstart.backbones.records import Stage
 from headstart.errors import HeadstartError, Interrupted
 from headstart.modalities.image import Preprocessing
 from headstart.settings import FineTuning
@@ -24,55 +24,36 @@ from headstart.training.history import EventFiles, History, require_tensorboard
 from headstart.training.job import Pretrained, TrainingJob
 from headstart.training.loop import Stopped, Training
 from headstart.training.network import frozen_digest, unfold, weights_digest
-from headstart.training.preparation import OutOfMemoryError, Preparation, Prepared, memory_errors
+from headstart.training.preparation import Preparation, Prepared, memory_errors
 from headstart.training.schedule import Schedule, phases, rates
 
 if TYPE_CHECKING:
     from headstart.training.trained_head import TrainedHead
 
-__all__ = ["FineTuned", "FrozenWeightsError", "OutOfMemoryError", "fine_tune"]
-
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FineTuned:
-    """The result of a training: again a backbone and a head.
+    """The result of a training: again a backbone and a head."""
 
-    Attributes:
-        backbone: with the trained weights, converted and stored; its digest is its own.
-        preprocessing: from an image to its input.
-        head: takes the backbone's whole feature vector.
-        history: epoch by epoch.
-        predictions: for the validation images, calibrated (for labels: logits (m, k)), or None without any.
-        stages: all stages of the backbone; `trained` are the names of those that were trained.
-        facts: sentences on what was done.
-    """
-
-    backbone: Backbone
-    preprocessing: Preprocessing
-    head: TrainedHead
-    history: History
-    predictions: npt.NDArray[np.float64] | None
-    stages: tuple[Stage, ...]
-    trained: tuple[str, ...]
-    facts: tuple[str, ...]
+    backbone: Backbone  # with the trained weights, converted and stored; its digest is its own
+    preprocessing: Preprocessing  # from an image to its input
+    head: TrainedHead  # takes the backbone's whole feature vector
+    history: History  # epoch by epoch
+    predictions: npt.NDArray[np.float64] | None  # for the validation images, calibrated (for labels: logits (m, k))
+    stages: tuple[Stage, ...]  # all of the backbone
+    trained: tuple[str, ...]  # names of those that were trained
+    facts: tuple[str, ...]  # sentences on what was done
 
 
 def fine_tune(job: TrainingJob, start: Pretrained, *, cache: Path) -> FineTuned:
-    """Train a head and as much of its backbone as the plan says.
+    """Train a head and as much of its backbone as the plan says; the trained network is stored in the folder `cache`.
 
-    Args:
-        job: what is to be trained; checkpoints are saved in a temporary folder by default.
-        start: what it starts from.
-        cache: folder in which the trained network is stored.
-
-    Raises:
-        ParameterError: the plan does not suit the backbone or the labels, or diverged before its first epoch was done.
-        Interrupted: Ctrl-C; the state has been saved.
-        RunError: checkpoints cannot be written or read.
-        MissingExtraError: PyTorch and timm, or TensorBoard for its event files, are not installed.
+    Raises ParameterError where the plan does not suit the backbone or the labels, or diverged before its first epoch was done; RunError
+    where checkpoints cannot be written or read; and Interrupted at Ctrl-C, when the state has been saved.
     """
     timm_models.require("Fine-tuning")
-    if job.plan.logger == "tensorboard":
+    plan = job.plan
+    if plan.logger == "tensorboard":
         require_tensorboard()
     with contextlib.ExitStack() as stack:
         resumable, checkpoints = "", job.checkpoints
@@ -82,27 +63,20 @@ def fine_tune(job: TrainingJob, start: Pretrained, *, cache: Path) -> FineTuned:
             job = dataclasses.replace(job, checkpoints=checkpoints)
         else:
             resumable = f" The state of the training is saved. To resume: --resume {checkpoints.run}"
-        stack.enter_context(memory_errors(job.plan))
-        try:
-            prepared = Preparation(job, start, folder=checkpoints.activations).run()
-            training, history = _train(job, prepared)
-            return _result(job, start, prepared, training, history=history, cache=cache)
-        except Stopped:
-            raise Interrupted(f"Interrupted.{resumable}") from None
-
-
-def _train(job: TrainingJob, prepared: Prepared) -> tuple[Training, History]:
-    plan, length = job.plan, Schedule.of(job.plan, len(job.train)).epochs
-    head_first = not prepared.fitted_head and plan.start == "probe"
-    with contextlib.ExitStack() as stack:
+        stack.enter_context(memory_errors(plan))
         on_epoch = None
         if plan.logger == "tensorboard" and job.events is not None and job.processes.is_first:
             on_epoch = stack.enter_context(contextlib.closing(EventFiles(job.events))).epoch
-        training = Training(
-            job, prepared, phases=phases(plan, prepared.trained, length, head_first=head_first), rates=rates(plan, prepared.trained),
-            on_epoch=on_epoch,
-        )  # fmt: skip
-        return training, training.run()
+        try:
+            prepared = Preparation(job, start, folder=checkpoints.activations).run()
+            head_first, epochs = not prepared.fitted_head and plan.start == "probe", Schedule.of(plan, len(job.train)).epochs
+            training = Training(
+                job, prepared, phases=phases(plan, prepared.trained, epochs, head_first=head_first), rates=rates(plan, prepared.trained),
+                on_epoch=on_epoch,
+            )  # fmt: skip
+            return _result(job, start, prepared, training, history=training.run(), cache=cache)
+        except Stopped:
+            raise Interrupted(f"Interrupted.{resumable}") from None
 
 
 def _result(job: TrainingJob, start: Pretrained, prepared: Prepared, training: Training, *, history: History, cache: Path) -> FineTuned:
@@ -147,7 +121,7 @@ def _stored(prepared: Prepared, backbone: Backbone, cache: Path) -> Backbone:
     """The trained network, converted and stored."""
     whole = prepared.whole
     whole.to(memory_format=torch.contiguous_format)
-    done = conversion.convert_module(prepared.record, whole)
+    done = timm_models.convert_module(prepared.record, whole)
     described = f"{backbone.weights_source}, " + (f"fine-tuned ({', '.join(prepared.trained)})" if prepared.trained else "frozen")
     digest = weights_digest({**whole.model.state_dict(), "mean": whole.shift, "std": whole.scale})
     stored = NetworkCache(cache).add(done, weights_digest=digest, weights_source=described)

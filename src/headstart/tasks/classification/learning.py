@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,7 @@ from headstart.backbones import find, timm_models
 from headstart.backbones.summary import stage_table
 from headstart.data import Dataset
 from headstart.data.split import hold_out
-from headstart.errors import DataError, MissingExtraError
+from headstart.errors import DataError
 from headstart.features import BackboneExtractor
 from headstart.features.prepared import trained_folder
 from headstart.features.table import FeatureTable, taken
@@ -22,13 +21,12 @@ from headstart.progress import Seconds
 from headstart.selection import Candidate, Choice, choose_head
 from headstart.settings import GRADUAL, FitSettings
 from headstart.tasks.task import Learned, LearningContext
-from headstart.training.job import Resumable
+from headstart.training.history import require_tensorboard
+from headstart.training.job import Pretrained, Processes, Resumable, TrainingJob
 from headstart.training.learning_rates import LearningRates, find_lr
-from headstart.training.processes import Processes
 from headstart.training.schedule import trained_stages
 
 if TYPE_CHECKING:
-    from headstart.training.job import Pretrained, TrainingJob
     from headstart.training.tuning import FineTuned
 
 
@@ -100,13 +98,11 @@ def check_training(dataset: Dataset, settings: FitSettings) -> None:
     make_loss(plan, link=link, classes=len(dataset.classes))
     if plan.unfreeze not in (None, GRADUAL):
         trained_stages(plan, stage_table(find(settings.backbone)).names)
-    if plan.logger == "tensorboard" and importlib.util.find_spec("tensorboard") is None:
-        raise MissingExtraError("Writing event files for TensorBoard", extra="tensorboard")
+    if plan.logger == "tensorboard":
+        require_tensorboard()
 
 
 def _pretrained(table: FeatureTable, context: LearningContext, job: TrainingJob) -> Pretrained:
-    from headstart.training.job import Pretrained
-
     extractor, settings = context.prepared.extractor, context.prepared.settings
     backbone, last = extractor.backbone, extractor.backbone.last
 
@@ -129,7 +125,6 @@ def _pretrained(table: FeatureTable, context: LearningContext, job: TrainingJob)
 
 
 def _job(table: FeatureTable, context: LearningContext) -> TrainingJob:
-    from headstart.training.job import TrainingJob
     from headstart.training.labels import LabelTraining, make_loss
 
     settings, train, test = context.settings, table.train, table.test
@@ -150,9 +145,8 @@ def _job(table: FeatureTable, context: LearningContext) -> TrainingJob:
         groups=None if groups is None else np.unique(groups, return_inverse=True)[1], label_dtype=targets.dtype,
     )  # fmt: skip
     return TrainingJob(
-        plan=plan, task=task, images=images, train=rows.astype(np.int64), validation=held.astype(np.int64),
-        select_best=bool(plan.validation_share), seed=settings.seed, processes=resumable.processes, checkpoints=resumable.checkpoints,
-        resume=resumable.resume, events=resumable.events, listener=context.listener,
+        **vars(resumable), plan=plan, task=task, images=images, train=rows.astype(np.int64), validation=held.astype(np.int64),
+        select_best=bool(plan.validation_share), seed=settings.seed, listener=context.listener,
     )  # fmt: skip
 
 
