@@ -65,25 +65,15 @@ def _on_a_terminal(*arguments: str | Path, **environment: str) -> tuple[int, str
     import pty
 
     primary, secondary = pty.openpty()
-    process = subprocess.Popen(
-        [*COMMAND, *map(str, arguments)], stdin=secondary, stdout=secondary, stderr=secondary,
-        env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "120", **environment},
-    )  # fmt: skip
-    os.close(secondary)
-    shown = b""
-    while True:
-        try:
-            if not select.select([primary], [], [], 60)[0]:
-                process.kill()
-                break
-            piece = os.read(primary, 65536)
-        except OSError:  # the other side is closed
-            break
-        if not piece:
-            break
-        shown += piece
+    command = Command(*arguments, environment={"TERM": "xterm-256color", "COLUMNS": "120", **environment}, terminal=os.ttyname(secondary))
+    shown, running = b"", True
+    while running or select.select([primary], [], [], 0)[0]:
+        running = command.running
+        if select.select([primary], [], [], 0.05)[0]:
+            shown += os.read(primary, 65536)
     os.close(primary)
-    return process.wait(), shown.decode()
+    os.close(secondary)
+    return command.ended().returncode, shown.decode()
 
 
 # Terminals and pipes
