@@ -24,13 +24,14 @@ from headstart.features.table import FeatureTable
 from headstart.modalities.image.augment import Augmentation
 from headstart.pipeline.reading import check, read, split, without_test
 from headstart.pipeline.result import FitResult, ProbeTest, ShardResult
-from headstart.pipeline.resuming import check_resumable, checkpoints_of, command_that_began, resumable_or_removed
+from headstart.pipeline.resuming import check_resumable, checkpoints_of, resumable_or_removed
 from headstart.pipeline.writing import write
 from headstart.progress import Listener, Seconds
 from headstart.run import check_target
 from headstart.settings import FitSettings
 from headstart.settings.batch import Shard
 from headstart.tasks import Evaluation, Learned, LearningContext, Task, task_named
+from headstart.training.checkpoint import CheckpointFolder
 from headstart.training.job import Processes, Resumable
 from headstart.training.learning_rates import LearningRates, rising
 
@@ -55,7 +56,9 @@ def fit(
     """
     settings, listener, processes = settings or FitSettings(), listener or Listener(), Processes.from_environment()
     seconds, began = Seconds(), time.perf_counter()
-    out = None if out is None else _with_a_name(Path(out).expanduser())
+    out = None if out is None else Path(out).expanduser()
+    if out is not None and out.name in ("", ".."):
+        out = out.resolve()  # something is to be put beside it, by its name
     _check_beforehand(out, settings, resume=resume)
     listener.stage("Reading the data")
     with seconds.lap("reading"):
@@ -72,7 +75,7 @@ def fit(
     _say_findings(findings, listener)
     checkpoints = checkpoints_of(out, settings, table, processes=processes, resume=resume, command=command)
     if resume and out is not None:
-        command = command_that_began(out)
+        command = str(CheckpointFolder.beside(out).plan().get("command", ""))
     context = LearningContext(settings=settings, prepared=prepared, listener=listener, resumable=checkpoints)
     with resumable_or_removed(checkpoints, command=_command_to_resume(data, out)):
         learned = task.fit(table, context)
@@ -187,11 +190,7 @@ def find_learning_rate(
 
     The training is that of `fit` with the same settings, on the same images: test images are held out as `fit` holds them out. They take
     no part; where data have a test part of their own, its images are not even opened. The length, rate and schedule of the settings'
-    `fine_tuning` give way to those of the search, which ends early where it diverges. No run is written.
-
-    Raises:
-        DataError, ParameterError, BackboneError: as `fit`.
-        MissingExtraError: PyTorch and timm are not installed.
+    `fine_tuning` give way to those of the search, which ends early where it diverges. No run is written. Errors as of `fit`.
     """
     listener = listener or Listener()
     if settings.fine_tuning is None:
@@ -241,11 +240,6 @@ def _say_findings(findings: tuple[Finding, ...], listener: Listener) -> None:
         say = listener.say if finding.severity == "note" else listener.warn
         examples = "".join(f"\n  {example}" for example in finding.examples[:3]) if finding.severity == "error" else ""
         say(finding.message + examples)
-
-
-def _with_a_name(out: Path) -> Path:
-    """The folder by a path that ends in its name, since something is to be put beside it."""
-    return out.resolve() if out.name in ("", "..") else out
 
 
 def _command_to_resume(data: str | Path | Dataset, out: Path | None) -> str:

@@ -110,11 +110,6 @@ def _described(settings: FitSettings) -> dict[str, Any]:
     return settings.to_dict() | {"augmentation": None if plan is None else Augmentation.parse(plan.augment).id}
 
 
-def command_that_began(run: Path) -> str:
-    """The command that the interrupted training of a run was begun with; errors as of `settings_to_resume`."""
-    return str(CheckpointFolder.beside(run).plan().get("command", ""))
-
-
 def _fingerprint(table: FeatureTable) -> str:
     """SHA-256 over all images, labels and parts, hexadecimal."""
     digest, dataset = hashlib.sha256(b"".join(table.digests)), table.dataset

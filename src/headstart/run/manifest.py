@@ -16,7 +16,7 @@ from headstart.backbones import Layer
 from headstart.errors import HeadstartError, ParameterError, RunError, nearest
 from headstart.metrics.link import SIGMOID, SOFTMAX
 from headstart.modalities.image import Preprocessing
-from headstart.tasks import Output, Task, task_named
+from headstart.tasks import Output, task_named
 from headstart.text import printable
 
 PROTOCOL = 2
@@ -87,10 +87,6 @@ class Manifest:
     def title(self) -> str:
         """What the run is called."""
         return str(self.story.get("title") or "")
-
-    def definition(self) -> Task:
-        """The task itself; ParameterError where this version does not know it."""
-        return task_named(self.task)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values, without the digest over them."""
@@ -215,11 +211,7 @@ def _candidate_of_protocol_1(row: Any) -> Any:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Read and check the manifest of a run folder; the other files are not looked at.
-
-    Raises:
-        RunError: there is none, it is damaged, or its protocol is newer than this version's.
-    """
+    """Read and check the manifest of a run folder alone: RunError where it is missing, damaged, or newer than this version."""
     file = path / MANIFEST
     if not path.exists():
         raise RunError(f"{path}: no such run folder.{_beside(path)} Give the folder that `headstart fit` printed as its run.")

@@ -26,7 +26,7 @@ from headstart.progress import Progress
 from headstart.records import Column, Record
 from headstart.run.collected import Collected
 from headstart.run.manifest import AGAIN, MODEL, Manifest, read_manifest
-from headstart.tasks import FEATURES, Evaluation, Neighbour, Task
+from headstart.tasks import FEATURES, Evaluation, Neighbour, Task, task_named
 
 if TYPE_CHECKING:
     from headstart.reliability import Reliability
@@ -63,7 +63,7 @@ class Run:
     @cached_property
     def task(self) -> Task:
         """What the run has learned."""
-        return self.manifest.definition()
+        return task_named(self.manifest.task)
 
     @property
     def classes(self) -> tuple[str, ...]:

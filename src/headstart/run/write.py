@@ -26,7 +26,7 @@ from headstart.onnx_graph import OnnxGraph
 from headstart.run.manifest import MANIFEST, MODEL, Manifest, is_run, plain, read_manifest, write_entries
 from headstart.run.run import EVALUATION, REFERENCE, SPLIT, Run
 from headstart.run.uses import USES
-from headstart.tasks import FEATURES
+from headstart.tasks import FEATURES, task_named
 
 if TYPE_CHECKING:
     import onnx
@@ -205,7 +205,7 @@ def run_graph(contents: RunContents) -> onnx.ModelProto:
     graph = OnnxGraph()
     features = graph.graft(network, feed={"images": "images"})["features"]
     graph.node("Identity", features, output=FEATURES)
-    manifest.definition().write_onnx(graph, contents.model, FEATURES, manifest.state)
+    task_named(manifest.task).write_onnx(graph, contents.model, FEATURES, manifest.state)
     size = manifest.preprocessing.size
     outputs: dict[str, Any] = {output.name: (np.float32, ("N", *output.shape)) for output in manifest.outputs}
     return graph.model(

@@ -178,11 +178,7 @@ class Task(ABC):
 
     @abstractmethod
     def read_targets(self, found: Annotations, state: State | None = None) -> Targets:
-        """Read the targets; with the `state` of a run, as that run understands them.
-
-        Raises:
-            DataError: a target cannot be read; the message names the input or the file.
-        """
+        """Read the targets; with the `state` of a run, as that run understands them. A DataError names the input or the file."""
 
     @abstractmethod
     def targets(self, array: npt.NDArray[Any], state: State) -> Targets:
@@ -193,10 +189,8 @@ class Task(ABC):
         return {}
 
     def check(self, dataset: Dataset, settings: FitSettings) -> None:
-        """Refuse what cannot be learned: data with their split (or without, before it is made), and settings that do not suit them.
-
-        Raises:
-            DataError, ParameterError: with what to do.
+        """Refuse what cannot be learned, with what to do: DataError for data with their split (or without, before it is made),
+        ParameterError for settings that do not suit them.
         """
         if settings.fine_tuning is not None:
             raise ParameterError(f"The backbone cannot be trained further for the task {self.name}: use --strategy probe.")

@@ -152,7 +152,7 @@ def reliability(found: Evaluation) -> tuple[Floats, Floats, NDArray[np.int64]]:
 
 def reliability_chart(found: Evaluation, before: Evaluation | None) -> LineChart:
     """Share right by confidence, with 95 % intervals, and the same before calibration."""
-    several = metrics.link_of(found.outcome.targets).independent
+    several = found.outcome.link.independent
     low = 0.0 if several else math.floor(10 / len(found.classes)) / 10
     series = [Series(name="perfect calibration", x=[low, 1.0], y=[low, 1.0], colour=4, dashed=True)]
     if before is not None:
