@@ -9,7 +9,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count, islice
+from itertools import count, islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -281,10 +281,5 @@ def _in_order(tables: list[Path], records: list[dict[str, Any]]) -> list[Path]:
 
 def _by_turns(table: TableFormat, shards: list[Path], *, rows: int) -> Iterator[bytes]:
     """The parts in their order: of n shards, shard i has every n-th part."""
-    readers = [table.parts(shard, rows=rows) for shard in shards]
-    while readers:
-        for reader in readers:
-            part = next(reader, None)
-            if part is None:
-                return
-            yield part
+    for parts in zip_longest(*(table.parts(shard, rows=rows) for shard in shards)):
+        yield from filter(None, parts)

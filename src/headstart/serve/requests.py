@@ -132,6 +132,11 @@ class Input:
     data: bytes | Pixels | ImageError
 
 
+def too_many_images(limits: Limits) -> Refusal:
+    """For more than one request may have."""
+    return Refusal(413, "too_many_images", f"More than {limits.images} images in one request. Send them in several.")
+
+
 async def read_inputs(request: Request, *, limits: Limits, threads: WorkerThreads) -> list[Input]:
     """The images of a request; 415 for another content type, 413 for too many, 422 for none or a body that cannot be parsed."""
     body = await request.body()
@@ -160,7 +165,7 @@ async def _read_form(request: Request, body: bytes, limits: Limits) -> list[Inpu
         form = await parser.parse()
     except Exception as error:  # the parser raises its own errors and others on hostile bodies
         if isinstance(error, MultiPartException) and "Too many files" in error.message:
-            raise Refusal(413, "too_many_images", f"More than {limits.images} files in one request. Send them in several.") from None
+            raise too_many_images(limits) from None
         raise Refusal(422, "bad_form", "The body is not complete multipart/form-data.") from None
     files = [value for name, value in form.multi_items() if name == FIELD and isinstance(value, UploadFile)]
     inputs = [Input(display_name(value.filename or ""), await value.read()) for value in files]
@@ -178,7 +183,7 @@ def _read_json(body: bytes, limits: Limits) -> list[Input]:
     if not isinstance(images, list):
         raise Refusal(422, "bad_json", 'The body must be a JSON object such as {"images": ["...base64..."]}.')
     if len(images) > limits.images:  # before any is decoded: a few megabytes can hold a million
-        raise Refusal(413, "too_many_images", f"More than {limits.images} images in one request. Send them in several.")
+        raise too_many_images(limits)
     return [_read_entry(entry) for entry in images]
 
 

@@ -23,7 +23,7 @@ from headstart.run import Collected
 from headstart.serve.models import Model, Models
 from headstart.serve.monitoring import Metrics
 from headstart.serve.refusals import Refusal
-from headstart.serve.requests import Input
+from headstart.serve.requests import Input, too_many_images
 from headstart.serve.threads import Pixels, WorkerThreads, large_pixels
 from headstart.settings.serving import Limits
 from headstart.tasks import Predictions
@@ -110,7 +110,7 @@ class Service:
     async def predict(self, request: Request, model: Model, inputs: Sequence[Input], *, neighbours: int = 1) -> Predictions:
         """Predict the images of a request; those that cannot be read are listed in the result. Beyond the limits: 413, 429 or 503."""
         if len(inputs) > self.limits.images:
-            raise Refusal(413, "too_many_images", f"More than {self.limits.images} images in one request. Send them in several.")
+            raise too_many_images(self.limits)
         async with self._admitted(request, len(inputs)):
             await self._check_pixels(inputs)
             results = await asyncio.gather(*(self._run_network(model, one) for one in inputs))

@@ -62,7 +62,7 @@ class Judgement:
     """What a run says of n inputs beside its outputs; each is None where the run cannot tell.
 
     Attributes:
-        sets: bool (n, k): the classes that together hold the right one with the stated coverage.
+        sets: bool (n, k): the prediction set of each row; they contain the right class with the stated coverage.
         unlikeness: float64 (n,): the higher, the more unlike the training inputs; `unlike`: bool (n,): whether it is above the threshold.
         nearest: int64 (n, c): the nearest training inputs, the nearest first, as positions in the run's `training_names`.
     """
