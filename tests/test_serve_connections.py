@@ -102,16 +102,17 @@ def test_an_answer_that_is_not_read_is_cut_off(served: Process) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are those of Unix")
 def test_a_request_under_way_is_finished_when_the_service_is_told_to_end(run: Path, tmp_path: Path, photo: Path) -> None:
     data = photo.read_bytes()
-    with service([run], tmp_path / "log", limits=SMALL) as ending, ending.connect() as connection:
-        httpx.get(f"{ending.address}/healthz")
-        connection.sendall(head("POST", "/predict", Content_Type="image/png", Content_Length=len(data)) + data[:50])
-        time.sleep(0.2)
-        ending.process.send_signal(signal.SIGTERM)
-        time.sleep(0.3)
-        with pytest.raises(OSError):
-            ending.connect().close()
-        connection.sendall(data[50:])
-        assert b'"label":"rings"' in everything(connection)
+    with service([run], tmp_path / "log", limits=SMALL) as ending:
+        httpx.get(f"{ending.address}/healthz")  # it may take longer than an open connection may be without headers
+        with ending.connect() as connection:
+            connection.sendall(head("POST", "/predict", Content_Type="image/png", Content_Length=len(data)) + data[:50])
+            time.sleep(0.2)
+            ending.process.send_signal(signal.SIGTERM)
+            time.sleep(0.3)
+            with pytest.raises(OSError):
+                ending.connect().close()
+            connection.sendall(data[50:])
+            assert b'"label":"rings"' in everything(connection)
         ending.process.wait(10)
 
 
