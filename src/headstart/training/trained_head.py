@@ -149,11 +149,12 @@ class TrainedHead(LogitClassifier):
         for key, kind in _KINDS.items():
             if not isinstance(settings.get(key), kind):
                 raise RunError(f"The saved head ({NAME}) is damaged: {key!r} is missing or wrong. Fit it again.")
-        names = [f"dense.{number}.{part}" for number in range(settings["layers"]) for part in ("weight", "bias")]
         try:
             link, (start, stop), dtype = saved_link(settings), settings["columns"], np.dtype(settings["label_dtype"])
+            parts = ((number, part) for number in range(settings["layers"]) for part in ("weight", "bias"))  # the first missing one ends it
+            weights = {f"dense.{number}.{part}": arrays[f"dense.{number}.{part}"] for number, part in parts}
             return cls.of(
-                {name: arrays[name] for name in names}, np.array(settings["classes"], dtype=None if link.independent else dtype), link,
+                weights, np.array(settings["classes"], dtype=None if link.independent else dtype), link,
                 columns=(start, stop), temperature=settings["temperature"], features=settings["features"], label_dtype=dtype,
             )  # fmt: skip
         except KeyError as error:
