@@ -50,9 +50,6 @@ class HeatMaps:
         cells: height and width of the grid on which evidence is found.
         step: by how much more a place counts in *cells*: 1 would be an image that is this place only.
 
-    Attributes:
-        method: that will be used, ``cells`` or ``occlusion``.
-
     Raises:
         ParameterError: an unknown method or engine, or numbers outside their limits.
         BackboneError: the model cannot be read; or the method ``cells`` was asked for and does not fit this network.
@@ -83,7 +80,7 @@ class HeatMaps:
 
     @property
     def method(self) -> str:
-        """That will be used, ``cells`` or ``occlusion``."""
+        """The one in use: ``cells`` or ``occlusion``."""
         return "occlusion" if self._network is None else "cells"
 
     @cached_property

@@ -107,11 +107,14 @@ def write_litert(run: Run, file: Path, examples: Iterable[Image]) -> None:
     onnx2tf checks its conversion on `examples`, some real images, uint8 (H, W, 3). Raises ConverterError, with its last line, where it
     fails; else errors as of `find_converter`.
     """
+    from PIL import Image as Pillow
+
     program = find_converter()
     with tempfile.TemporaryDirectory(prefix="headstart-litert-") as folder:
         work = Path(folder)
         (work / "model.onnx").write_bytes(square_model(run).SerializeToString())
-        np.save(work / _TRIAL_IMAGES, _thumbnails(examples))
+        tried = [np.asarray(Pillow.fromarray(image).resize((128, 128)), dtype=np.float32) / 255 for image in examples]
+        np.save(work / _TRIAL_IMAGES, np.resize(tried, (20, 128, 128, 3)))
         environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
         command = [program, "-i", "model.onnx", "-o", "made", "-osd", "-n"]
         try:
@@ -125,14 +128,6 @@ def write_litert(run: Run, file: Path, examples: Iterable[Image]) -> None:
         shutil.copyfile(made, file)
     if run.classes:
         file.with_suffix(".labels.txt").write_text("".join(f"{name}\n" for name in run.classes), encoding="utf-8")
-
-
-def _thumbnails(images: Iterable[Image]) -> npt.NDArray[np.float32]:
-    """Twenty images, float32 (20, 128, 128, 3), from 0 to 1."""
-    from PIL import Image as Pillow
-
-    found = [np.asarray(Pillow.fromarray(image).resize((128, 128)), dtype=np.float32) / 255 for image in images]
-    return np.stack([found[i % len(found)] for i in range(20)])
 
 
 class ExportedModel:

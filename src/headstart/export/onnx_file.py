@@ -65,7 +65,7 @@ def metadata(run: Run) -> dict[str, str]:
 
     For classification, ``classes`` has the class names and ``link`` is ``softmax`` or, where any number of labels is possible, ``sigmoid``.
     """
-    manifest, trust = run.manifest, run.reliability
+    manifest, reliability = run.manifest, run.reliability
     backbone = manifest.backbone
     entries: dict[str, Any] = {
         "format": FORMAT,
@@ -74,8 +74,8 @@ def metadata(run: Run) -> dict[str, str]:
         "outputs": [vars(output) for output in manifest.outputs],
         **manifest.state,
         "preprocessing": run.preprocessing.to_dict(),
-        "unlike_threshold": None if trust is None or trust.novelty is None else trust.novelty.threshold,
-        "sets": None if trust is None or trust.sets is None else trust.sets.to_dict(),
+        "unlike_threshold": None if reliability is None or reliability.novelty is None else reliability.novelty.threshold,
+        "sets": None if reliability is None or reliability.sets is None else reliability.sets.to_dict(),
         "run_digest": manifest.digest,
         "title": manifest.title or None,
         "created": manifest.provenance.get("created"),

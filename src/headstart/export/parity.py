@@ -197,10 +197,11 @@ class Parity:
         """Compare the outputs of an exported file, run in `engine`, with those of the run."""
         comparison, own = reference.comparison, reference.outputs(engine)
         novelty = same_novelty = None
-        trust = reference.run.reliability
-        if NOVELTY in outputs and NOVELTY in own and trust is not None and trust.novelty is not None:
+        reliability = reference.run.reliability
+        score = None if reliability is None else reliability.novelty
+        if NOVELTY in outputs and NOVELTY in own and score is not None:
             novelty = _largest(np.abs(outputs[NOVELTY] - own[NOVELTY]))
-            same_novelty = float(((outputs[NOVELTY] > trust.novelty.threshold) == (own[NOVELTY] > trust.novelty.threshold)).mean())
+            same_novelty = float(((outputs[NOVELTY] > score.threshold) == (own[NOVELTY] > score.threshold)).mean())
         differences = comparison.differences(outputs, own)
         return cls(
             engine=engine, part=reference.sample.part, images=len(reference.sample),
