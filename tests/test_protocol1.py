@@ -22,6 +22,7 @@ _OUTSIDE = re.compile(r"/(tmp|home|root|work|Users)/|[A-Z]:\\\\")
 
 pytest.importorskip("fastapi", reason="needs headstart[serve]")
 pytest.importorskip("onnxruntime", reason="needs headstart[onnxruntime]")
+pytestmark = pytest.mark.cards
 
 
 def _script() -> ModuleType:
