@@ -159,5 +159,5 @@ def test_refuses_what_does_not_fit(confidence: Array, correct: Array, message: s
 @pytest.mark.parametrize(("name", "value"), [("accuracy", 1.0), ("accuracy", 95), ("confidence", 0), ("accuracy", True)])
 def test_refuses_limits_that_are_none(name: str, value: Any) -> None:
     curve = Abstention.fit(*answers(20, seed=0))
-    with pytest.raises(ParameterError, match=f"{name} must lie between 0 and 1, for example 0.95, and is {value}"):
+    with pytest.raises(ParameterError, match=f"{name} must be a number above 0 and below 1, got {value}"):
         curve.threshold_for(**({"accuracy": 0.9} | {name: value}))

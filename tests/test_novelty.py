@@ -17,7 +17,7 @@ from sklearn.neighbors import NearestNeighbors
 from headstart.errors import ParameterError, RunError
 from headstart.metrics import roc_auc
 from headstart.reliability import Novelty, density, novelty
-from headstart.reliability.density import Gaussian, Neighbourhood, _principal_axes
+from headstart.reliability.novelty import Gaussian, Neighbourhood, _principal_axes
 
 Array = npt.NDArray[Any]
 
@@ -107,7 +107,8 @@ def test_neighbours_are_those_of_scikit_learn_by_angle() -> None:
     rng = np.random.default_rng(0)
     values = rng.normal(size=(200, 40)).astype(np.float32)
     fresh = rng.normal(size=(30, 40)).astype(np.float32)
-    places, distances = Neighbourhood.fit(values, np.arange(200), 0, 40, seed=0).nearest(fresh, 4)
+    places, squares, _ = Neighbourhood.fit(values, np.arange(200), 0, 40, seed=0).nearest(fresh, 4)
+    distances = np.sqrt(squares)
     unit = values / np.linalg.norm(values, axis=1, keepdims=True)
     expected, nearest = NearestNeighbors(n_neighbors=4).fit(unit).kneighbors(fresh / np.linalg.norm(fresh, axis=1, keepdims=True))
     assert distances == pytest.approx(expected, abs=2e-3)
@@ -312,7 +313,7 @@ def test_damage_is_named(entries: dict[str, Any], arrays: dict[str, Array], mess
         ({"targets": np.zeros(3)}, "20 feature vectors and 3 targets"),
         ({"groups": np.zeros(3)}, "20 feature vectors and 3 groups"),
         ({"logits": np.zeros((3, 2))}, r"a row for each of 20 images, and have \(3, 2\)"),
-        ({"refused_share": 3}, r"refused_share must lie between 0 and 1, for example 0\.03, and is 3"),
+        ({"refused_share": 3}, r"refused_share must be a number above 0 and below 1, got 3"),
         ({"layers": ()}, "at least one"),
         ({"layers": (Layer("far", 130, 140),)}, "slices of the 136 features"),
     ],
@@ -331,5 +332,5 @@ def test_refuses_features_of_another_backbone_and_no_neighbours() -> None:
         with pytest.raises(ParameterError, match=r"\(images, 136\), as the backbone of the fit gives them, and have \(60, 100\)"):
             call(X[:, :100])
     for count in (0, True):
-        with pytest.raises(ParameterError, match="count must be a whole number of neighbours, at least 1"):
+        with pytest.raises(ParameterError, match="count must be a whole number of at least 1, got"):
             fitted.nearest(X, count)

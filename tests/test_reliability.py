@@ -121,7 +121,7 @@ def test_how_sure_and_how_right() -> None:
 
 def test_values_that_cannot_be() -> None:
     logits, targets = answers(60, 3, seed=0)
-    with pytest.raises(ParameterError, match="coverage must lie between 0 and 1"):
+    with pytest.raises(ParameterError, match="coverage must be a number above 0 and below 1, got 1"):
         Reliability.fit(features(60, seed=0), targets, logits, layers=LAYERS, coverage=1.0)
     with pytest.raises(ParameterError, match="There are 59 feature vectors and 60 targets"):
         Reliability.fit(features(59, seed=0), targets, logits, layers=LAYERS)
@@ -268,7 +268,7 @@ def test_nothing_learned_is_nothing_kept() -> None:
     [
         ("sets", "thresholds", "The saved prediction sets are damaged: 'thresholds' is missing"),
         ("abstention", "answered", "The saved accuracy-coverage curve is damaged: 'answered' is missing"),
-        ("unlike", "layers", "What the run kept of its training images is damaged: 'layers' is missing"),
+        ("unlike", "layers", "The saved novelty model is damaged: 'layers' is missing"),
     ],
 )
 def test_damage_is_told_in_words(part: str, entry: str, message: str) -> None:

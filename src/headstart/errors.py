@@ -15,8 +15,9 @@ The text of each says what came, what is allowed, and what to do next.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 class Interrupted(KeyboardInterrupt):
@@ -84,3 +85,12 @@ def nearest(name: str, allowed: Iterable[str], *, count: int = 3) -> str:
     choices = {choice.casefold(): choice for choice in allowed}
     close = difflib.get_close_matches(name.casefold(), choices, n=count, cutoff=0.5)
     return f" Did you mean {' or '.join(choices[c] for c in close)}?" if close else ""
+
+
+@contextlib.contextmanager
+def damage_named(what: str) -> Iterator[None]:
+    """Raise RunError where the block fails on something saved: `what` is "The saved head is", say, and the entry that fails is named."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise RunError(f"{what} damaged: {error} is missing or wrong. Fit again.") from error

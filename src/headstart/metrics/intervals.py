@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from headstart.errors import ParameterError
 from headstart.metrics.link import link_of
 from headstart.metrics.scores import Bools, Floats, Scores, indicators, log_losses, ratio
-from headstart.settings.field import number, require, whole
+from headstart.settings.field import SHARE, require, whole
 
 Counts = NDArray[np.float32]
 
@@ -27,7 +27,6 @@ REPLICATES = 1000
 FEWEST = 200  # where there are so many images and classes that a thousand replicates would take long
 _WORK = 200_000_000  # images x classes x replicates
 _AT_ONCE = 2_000_000  # images x replicates held in memory
-_SHARE = number(above=0, below=1)
 
 
 def accuracy_interval(correct: int, total: int, *, confidence: float = 0.95) -> tuple[float, float]:
@@ -39,7 +38,7 @@ def accuracy_interval(correct: int, total: int, *, confidence: float = 0.95) -> 
     """
     if not 0 <= correct <= total or total < 1:
         raise ParameterError(f"an interval needs 0 <= correct <= total and total >= 1, and got correct={correct}, total={total}.")
-    require(_SHARE, confidence=confidence)
+    require(SHARE, confidence=confidence)
     if confidence == 0.95:
         z = NORMAL_975
     else:
@@ -90,7 +89,7 @@ def bootstrap_intervals(
     """
     targets, probabilities = np.asarray(targets), np.asarray(probabilities)
     require(whole(2), or_none=True, replicates=replicates)
-    require(_SHARE, confidence=confidence)
+    require(SHARE, confidence=confidence)
     link = link_of(targets)
     n, count = probabilities.shape
     drawn = replicates or int(np.clip(_WORK // max(1, n * count), FEWEST, REPLICATES))

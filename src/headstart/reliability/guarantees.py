@@ -10,8 +10,10 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from headstart.errors import ParameterError, RunError
+from headstart.errors import ParameterError, RunError, damage_named
 from headstart.metrics.link import SOFTMAX, Link, link_of, saved_link
+from headstart.metrics.scores import at_thresholds
+from headstart.settings.field import SHARE, require
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -41,38 +43,22 @@ class PredictionSets:
 
     Sources: Vovk, Gammerman and Shafer, Algorithmic learning in a random world (2005); Sadinle, Lei and Wasserman, Least ambiguous
     set-valued classifiers with bounded error levels, J. Am. Stat. Assoc. 114 (2019) 223.
-
-    Attributes:
-        coverage: the target.
-        thresholds: float64 (k,). 0 means that the class is always in the set: there were too few images for the guarantee otherwise.
-        by_class: whether each class has a threshold of its own.
-        method: how sets are made; always `METHOD`.
-        link: `SOFTMAX` for one label an image, `SIGMOID` for any number of labels.
-        images: how many it was fitted on.
     """
 
-    coverage: float
-    thresholds: Floats
+    coverage: float  # the target
+    thresholds: Floats  # (k,); 0: the class is always in the set, as there were too few images for the guarantee otherwise
     by_class: bool
-    method: str = METHOD
     link: Link = SOFTMAX
-    images: int = 0
+    images: int = 0  # how many it was fitted on
 
     @classmethod
     def fit(cls, probabilities: npt.NDArray[Any], targets: npt.NDArray[Any], *, coverage: float = 0.9, by_class: bool = False) -> Self:
-        """Find the thresholds from predictions for images that the model had not seen.
+        """Find the thresholds from out-of-sample probabilities (n, k); rows with nan are left out.
 
-        Args:
-            probabilities: (n, k), out of sample; rows with nan are left out.
-            targets: class numbers, integers (n,); or bool (n, k) for several labels an image.
-            coverage: the target, between 0 and 1.
-            by_class: guarantee it within each class. A class with fewer than coverage / (1 - coverage) images is then in every set.
-
-        Raises:
-            ParameterError: a coverage outside (0, 1), shapes that do not fit, class numbers outside of the columns, or no images.
+        Targets are class numbers, integers (n,), or bool (n, k). `by_class` guarantees the coverage within each class: one with fewer than
+        coverage / (1 - coverage) images is then in every set.
         """
-        if isinstance(coverage, bool) or not isinstance(coverage, int | float | np.floating) or not 0 < coverage < 1:
-            raise ParameterError(f"coverage must lie between 0 and 1, for example 0.9, and is {coverage!r}.")
+        require(SHARE, coverage=coverage)
         values, labels = _checked(probabilities, targets)
         link = link_of(labels)
         if link.independent:
@@ -86,17 +72,12 @@ class PredictionSets:
         else:
             # the least probable of its labels decides whether an image is covered
             thresholds = np.full(count, _threshold(np.where(has, values, np.inf).min(axis=1), coverage))
-        return cls(float(coverage), thresholds, bool(by_class), METHOD, link, len(values))
+        return cls(float(coverage), thresholds, bool(by_class), link, len(values))
 
     def __call__(self, probabilities: npt.NDArray[Any], *, never_empty: bool = False) -> npt.NDArray[np.bool_]:
-        """Which classes are in the set of each image: bool (m, k).
+        """Which classes are in the set of each image, bool (m, k), from probabilities (m, k).
 
-        Args:
-            probabilities: (m, k).
-            never_empty: put the most probable class into sets that would be empty. Coverage can only rise by it.
-
-        Raises:
-            ParameterError: another number of classes than was fitted on.
+        With `never_empty`, the most probable class is put into sets that would be empty. Coverage can only rise by it.
         """
         values = np.asarray(probabilities)
         if values.ndim != 2 or values.shape[1] != len(self.thresholds):
@@ -111,40 +92,22 @@ class PredictionSets:
         return inside
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON values."""
-        return {
-            "method": self.method,
-            "coverage": self.coverage,
-            "by_class": self.by_class,
-            "link": self.link.name,
-            "images": self.images,
-            "thresholds": self.thresholds.tolist(),
-        }
+        """JSON values."""
+        return vars(self) | {"method": METHOD, "link": self.link.name, "thresholds": self.thresholds.tolist()}
 
     @classmethod
     def from_dict(cls, entries: Mapping[str, Any]) -> Self:
-        """Make them again from what `to_dict` gave.
-
-        Raises:
-            RunError: an entry is missing or wrong, or the method is unknown.
-        """
-        try:
-            made = cls(
-                float(entries["coverage"]),
-                np.asarray(entries["thresholds"], dtype=np.float64),
-                bool(entries["by_class"]),
-                str(entries["method"]),
-                saved_link(entries),
-                int(entries["images"]),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise RunError(f"The saved prediction sets are damaged: {error} is missing or wrong. Fit again.") from error
-        if made.method != METHOD:
+        """The inverse of `to_dict`; RunError where an entry is missing or wrong, or the method is unknown."""
+        with damage_named("The saved prediction sets are"):
+            coverage, by_class, images, method = (entries[name] for name in ("coverage", "by_class", "images", "method"))
+            thresholds = np.asarray(entries["thresholds"], dtype=np.float64)
+            made = cls(float(coverage), thresholds, bool(by_class), saved_link(entries), int(images))
+        if method != METHOD:
             raise RunError(
-                f"The saved prediction sets are of the method {made.method!r}; this version knows {METHOD!r}. "
+                f"The saved prediction sets are of the method {method!r}; this version knows {METHOD!r}. "
                 "Update with: pip install -U headstart"
             )
-        if made.thresholds.ndim != 1 or not len(made.thresholds) or not np.isfinite(made.thresholds).all():
+        if thresholds.ndim != 1 or not len(thresholds) or not np.isfinite(thresholds).all():
             raise RunError("The saved prediction sets are damaged: 'thresholds' must be a finite number for each class. Fit again.")
         return made
 
@@ -154,48 +117,35 @@ class Abstention:
     """Abstention: answering only above a confidence threshold. The accuracy-coverage curve of out-of-sample predictions.
 
     Point i stands for answering the images with a confidence of `thresholds[i]` or more, from the strictest to answering all.
-
-    Attributes:
-        thresholds: float64 (p,), falling.
-        answered: int64 (p,), images answered; correct: int64 (p,), of these correctly.
-        images: how many there were in all.
     """
 
-    thresholds: Floats
-    answered: Integers
-    correct: Integers
-    images: int
+    thresholds: Floats  # (p,), falling
+    answered: Integers  # (p,), images answered
+    correct: Integers  # (p,), of these correctly
+    images: int  # in all
 
     @classmethod
     def fit(cls, confidence: npt.NDArray[Any], correct: npt.NDArray[Any]) -> Self:
-        """Take the curve from predictions for images that the model had not seen.
+        """Take the curve from out-of-sample predictions: their confidence (n,), and whether they are correct, bool (n,).
 
-        Args:
-            confidence: (n,), for example the largest probability of each image; entries with nan are left out. Where images have
-                several labels, every yes or no is a prediction of its own, with the confidence max(p, 1 - p).
-            correct: bool (n,), whether the prediction was right.
-
-        Raises:
-            ParameterError: different lengths, or no predictions.
+        Predictions whose confidence is nan are left out. See `headstart.reliability.confidence`.
         """
         # in float32, as a saved model gives it, so that what was equal stays equal
-        values, right = np.asarray(confidence, dtype=np.float32).astype(np.float64), np.asarray(correct).astype(bool)
+        values, right = np.asarray(confidence, dtype=np.float32), np.asarray(correct).astype(bool)
         if values.ndim != 1 or values.shape != right.shape:
             raise ParameterError(
                 f"confidence and correct must be two vectors of the same length, and have {values.shape} and {right.shape}."
             )
         known = ~np.isnan(values)
-        values, right = values[known], right[known]
-        if not len(values):
+        if not known.any():
             raise ParameterError("An accuracy-coverage curve needs out-of-sample predictions of at least one image; there are none.")
-        order = np.argsort(-values, kind="stable")
-        values, hits = values[order], np.cumsum(right[order])
-        # images of equal confidence are answered together or not at all
-        ends = np.append(np.flatnonzero(values[1:] != values[:-1]), len(values) - 1)
-        if len(ends) > POINTS:
-            spaced = np.linspace(0, len(values), POINTS + 1)[1:] - 1
-            ends = np.unique(ends[np.minimum(np.searchsorted(ends, spaced - 0.5), len(ends) - 1)])
-        return cls(values[ends], ends.astype(np.int64) + 1, hits[ends].astype(np.int64), len(values))
+        hits, misses, thresholds = at_thresholds(right[known], values[known])
+        answered, count = (hits + misses)[1:], int(known.sum())
+        points = np.arange(len(answered))
+        if len(points) > POINTS:
+            spaced = np.linspace(0, count, POINTS + 1)[1:] - 1
+            points = np.unique(np.minimum(np.searchsorted(answered - 1, spaced - 0.5), len(points) - 1))
+        return cls(thresholds[1:][points], answered[points], hits[1:][points], count)
 
     @property
     def coverage(self) -> Floats:
@@ -216,13 +166,8 @@ class Abstention:
 
         Source: Geifman and El-Yaniv, Selective classification for deep neural networks, NeurIPS 2017, algorithm 1, with the points of
         the curve in place of single images.
-
-        Raises:
-            ParameterError: an accuracy or a confidence that is not between 0 and 1.
         """
-        for name, value in (("accuracy", accuracy), ("confidence", confidence)):
-            if isinstance(value, bool) or not 0 < value < 1:
-                raise ParameterError(f"{name} must lie between 0 and 1, for example 0.95, and is {value!r}.")
+        require(SHARE, accuracy=accuracy, confidence=confidence)
         last = len(self.thresholds) - 1
         error = (1 - confidence) / (1 + math.ceil(math.log2(last + 1)))
         # answering all comes first: where that is good enough there is nothing to search
@@ -241,32 +186,18 @@ class Abstention:
         return _at_most(answered - int(self.correct[point]), answered, 1 - accuracy) <= error
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON values."""
-        return {
-            "images": self.images,
-            "thresholds": self.thresholds.tolist(),
-            "answered": self.answered.tolist(),
-            "correct": self.correct.tolist(),
-        }
+        """JSON values."""
+        return {name: value if name == "images" else value.tolist() for name, value in vars(self).items()}
 
     @classmethod
     def from_dict(cls, entries: Mapping[str, Any]) -> Self:
-        """Make it again from what `to_dict` gave.
-
-        Raises:
-            RunError: an entry is missing or wrong.
-        """
-        try:
-            made = cls(
-                np.asarray(entries["thresholds"], dtype=np.float64),
-                np.asarray(entries["answered"], dtype=np.int64),
-                np.asarray(entries["correct"], dtype=np.int64),
-                int(entries["images"]),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise RunError(f"The saved accuracy-coverage curve is damaged: {error} is missing or wrong. Fit again.") from error
-        same = made.thresholds.ndim == 1 and made.thresholds.shape == made.answered.shape == made.correct.shape
-        if not same or not len(made.answered) or not 1 <= made.answered.min() <= made.answered.max() <= made.images:
+        """The inverse of `to_dict`; RunError where an entry is missing or wrong."""
+        with damage_named("The saved accuracy-coverage curve is"):
+            thresholds = np.asarray(entries["thresholds"], dtype=np.float64)
+            answered, correct = (np.asarray(entries[name], dtype=np.int64) for name in ("answered", "correct"))
+            made = cls(thresholds, answered, correct, int(entries["images"]))
+        same = thresholds.ndim == 1 and thresholds.shape == answered.shape == correct.shape
+        if not same or not len(answered) or not 1 <= answered.min() <= answered.max() <= made.images:
             raise RunError("The saved accuracy-coverage curve is damaged: its points do not go together. Fit again.")
         return made
 

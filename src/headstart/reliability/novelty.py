@@ -17,14 +17,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from headstart.engine import available_cores
-from headstart.errors import ParameterError, RunError
-from headstart.reliability.density import Gaussian, Neighbourhood
+from headstart.errors import ParameterError, damage_named
+from headstart.settings.field import SHARE, require, whole
 
 if TYPE_CHECKING:
     from headstart.backbones import Layer
@@ -41,34 +43,165 @@ FOLDS = 4
 FEWEST = 50  # left-out images that a threshold needs
 BLOCK = 1024
 _LEAST = 1e-12
+AXES = 64  # of a Gaussian
+POINT_AXES = 128  # of the points
+FLOOR = 0.3
+RIDGE = 0.1
+_EXACT = 160  # features up to which all axes are computed
+_ROWS = 4096  # about so many images tell the axes
+_SPARE = 16
+_ROUNDS = 4
 
 
-class Novelty:
-    """How unlike the training images an image is. Made by `fit` or `from_state`.
+def _principal_axes(centred: Features, count: int, *, seed: int) -> Features:
+    """The `count` directions (d, count) in which centred features (n, d) vary most; fewer where there are fewer features or images.
 
-    Attributes:
-        threshold: an image with a higher score is unlike anything seen in training.
-        refused_share: target share of images like the training images that the threshold rejects.
-        features: D, the length of a feature vector.
+    Many features: by subspace iteration from a random start (Halko, Martinsson and Tropp, SIAM Review 53 (2011) 217).
     """
+    centred = centred[:: max(1, len(centred) // _ROWS)]
+    n, d = centred.shape
+    count = max(1, min(count, d, n // 3))
+    if d <= _EXACT:
+        basis = np.eye(d, dtype=np.float32)
+    else:
+        basis = np.random.default_rng(seed).standard_normal((d, min(d, count + _SPARE)), dtype=np.float32)
+        for _ in range(_ROUNDS):
+            basis = centred.T @ (centred @ np.linalg.qr(basis)[0])
+            # scaled, because float32 ends at 1e38
+            basis /= max(float(np.abs(basis).max()), 1e-30)
+        basis = np.linalg.qr(basis)[0]
+    inside = (centred @ basis).astype(np.float64)
+    turned = np.linalg.eigh(inside.T @ inside)[1][:, ::-1][:, :count]
+    return np.ascontiguousarray(basis @ turned.astype(np.float32))
 
-    def __init__(
-        self,
-        gaussians: Sequence[Gaussian],
-        neighbourhood: Neighbourhood,
-        *,
-        centre: Floats,
-        spread: Floats,
-        threshold: float,
-        refused_share: float,
-        features: int,
-    ) -> None:
-        self._gaussians = tuple(gaussians)
-        self._neighbourhood = neighbourhood
-        self._centre, self._spread = centre, spread
-        self.threshold = threshold
-        self.refused_share = refused_share
-        self.features = features
+
+@dataclass(frozen=True, eq=False)
+class Gaussian:
+    """A Gaussian of the features of one layer: along its principal axes each variance counts, across them their mean."""
+
+    start: int  # the layer's columns
+    stop: int
+    mean: Features  # (d,)
+    scale: Features  # (d,), what centred features are divided by
+    axes: Features  # (d, q)
+    variance: Features  # (q + 1,), along the axes and, as the last, across them; each is raised by a tenth of the mean variance
+
+    @classmethod
+    def fit(cls, values: Features, start: int, stop: int, *, seed: int) -> Self:
+        """Fit it to full feature vectors (n, D)."""
+        part = values[:, start:stop]
+        mean, spread = part.mean(axis=0, dtype=np.float64), part.std(axis=0, dtype=np.float64)
+        # the floor keeps a feature that hardly ever fires from deciding alone
+        scale = np.sqrt(spread**2 + FLOOR**2 * np.mean(spread**2))
+        scale = np.where(scale > 0, scale, 1.0).astype(np.float32)
+        centred = (part - mean.astype(np.float32)) / scale
+        axes = _principal_axes(centred, AXES, seed=seed)
+        n, (d, q) = len(centred), axes.shape
+        along = ((centred @ axes) ** 2).sum(axis=0, dtype=np.float64) / n
+        total = float(np.einsum("ij,ij->", centred, centred, dtype=np.float64)) / n
+        across = max(0.0, total - float(along.sum())) / max(1, d - q)
+        variance = np.append(along, across) + max(RIDGE * total / d, 1e-12)
+        return cls(start, stop, mean.astype(np.float32), scale, axes, variance.astype(np.float32))
+
+    def distances(self, values: Features) -> Floats:
+        """Squared Mahalanobis distances (m,) of full feature vectors (m, D)."""
+        centred = (values[:, self.start : self.stop] - self.mean) / self.scale
+        inside, outside = _projected(centred, self.axes)
+        along = (inside**2 / self.variance[:-1]).sum(axis=1, dtype=np.float64)
+        return np.asarray(along + outside / self.variance[-1])
+
+    @classmethod
+    def of_arrays(cls, start: int, stop: int, arrays: Mapping[str, npt.NDArray[Any]]) -> Self:
+        """Restore it from its arrays; KeyError or ValueError where they do not go together."""
+        mean, scale, axes, variance = (np.asarray(arrays[name], dtype=np.float32) for name in ("mean", "scale", "axes", "variance"))
+        if axes.ndim != 2 or mean.shape != (stop - start,) or scale.shape != mean.shape or axes.shape[0] != len(mean):
+            raise ValueError("the Gaussian of a layer")
+        if variance.shape != (axes.shape[1] + 1,) or not (variance > 0).all():
+            raise ValueError("the variance of a layer")
+        return cls(start, stop, mean, scale, axes, variance)
+
+
+@dataclass(frozen=True, eq=False)
+class Neighbourhood:
+    """Training images as points: the features of one layer, brought to length 1, along their principal axes."""
+
+    start: int  # the layer's columns
+    stop: int
+    mean: Features  # (d,), of the features of length 1
+    axes: Features  # (d, q)
+    points: npt.NDArray[np.float16]  # (m, q)
+    rest: Features  # (m,), the squared distance of each from the axes
+    rows: Rows  # (m,), which training image each is
+
+    @classmethod
+    def fit(cls, values: Features, rows: Rows, start: int, stop: int, *, seed: int) -> Self:
+        """Keep full feature vectors (m, D) of the training images `rows` (m,)."""
+        unit = _of_length_one(values[:, start:stop])
+        mean = unit.mean(axis=0, dtype=np.float64).astype(np.float32)
+        unit -= mean
+        axes = _principal_axes(unit, POINT_AXES, seed=seed)
+        points, rest = _projected(unit, axes)
+        return cls(start, stop, mean, axes, points.astype(np.float16), rest, rows.astype(np.int64))
+
+    @cached_property
+    def _points(self) -> tuple[Features, Features]:
+        points = self.points.astype(np.float32)
+        return points, np.einsum("ij,ij->i", points, points)
+
+    def distances(self, values: Features, count: int) -> Floats:
+        """Mean distance (m,) of the `count` nearest points; what lies across the axes is taken to be at right angles to each other."""
+        places, squares, rest = self.nearest(values, min(count, len(self.rows)))
+        return np.asarray(np.sqrt(squares + rest[:, None] + self.rest[places]).mean(axis=1))
+
+    def nearest(self, values: Features, count: int) -> tuple[Rows, Floats, Features]:
+        """Positions among the points (m, count), nearest first, squared distances along the axes (m, count), and from the axes (m,)."""
+        own, rest = _projected(_of_length_one(values[:, self.start : self.stop]) - self.mean, self.axes)
+        # as the points were: else an image that was kept would not be at distance 0 from itself
+        own = own.astype(np.float16).astype(np.float32)
+        points, norms = self._points
+        squares = norms - 2 * (own @ points.T)
+        places = np.argpartition(squares, count - 1, axis=1)[:, :count] if count < len(norms) else np.tile(np.arange(count), (len(own), 1))
+        # again from the differences: close to 0 the short form is all rounding
+        exact = ((points[places] - own[:, None]) ** 2).sum(axis=2, dtype=np.float64)
+        order = np.lexsort((places, exact), axis=1)
+        return np.take_along_axis(places, order, axis=1), np.take_along_axis(exact, order, axis=1), rest
+
+    @classmethod
+    def of_arrays(cls, start: int, stop: int, arrays: Mapping[str, npt.NDArray[Any]]) -> Self:
+        """Restore it from its arrays; KeyError or ValueError where they do not go together."""
+        mean, axes, rest = (np.asarray(arrays[name], dtype=np.float32) for name in ("mean", "axes", "rest"))
+        points, rows = np.asarray(arrays["points"], dtype=np.float16), np.asarray(arrays["rows"], dtype=np.int64)
+        if axes.ndim != 2 or mean.shape != (stop - start,) or axes.shape[0] != len(mean) or not len(rows):
+            raise ValueError("the axes of the nearest images")
+        if points.shape != (len(rows), axes.shape[1]) or rest.shape != rows.shape:
+            raise ValueError("the points of the nearest images")
+        return cls(start, stop, mean, axes, points, rest, rows)
+
+
+def _of_length_one(values: Features) -> Features:
+    lengths = np.sqrt(np.einsum("ij,ij->i", values, values))
+    return np.asarray(values / np.maximum(lengths, 1e-12)[:, None])
+
+
+def _projected(centred: Features, axes: Features) -> tuple[Features, Features]:
+    """Along the axes (m, q), and the squared distance from them (m,)."""
+    inside = centred @ axes
+    if axes.shape[0] == axes.shape[1]:
+        return inside, np.zeros(len(inside), dtype=np.float32)
+    return inside, np.maximum(np.einsum("ij,ij->i", centred, centred) - np.einsum("ij,ij->i", inside, inside), 0)
+
+
+@dataclass(frozen=True, eq=False)
+class Novelty:
+    """How unlike the training images an image is. Made by `fit` or `from_state`."""
+
+    gaussians: tuple[Gaussian, ...]
+    neighbourhood: Neighbourhood
+    centre: Floats  # (l + 1,), of the logarithms of the distances: in each layer, and from the nearest training images
+    spread: Floats  # (l + 1,)
+    threshold: float  # an image with a higher score is unlike anything seen in training
+    refused_share: float  # target share of images like the training images that the threshold rejects
+    features: int  # D, the length of a feature vector
 
     @classmethod
     def fit(
@@ -85,21 +218,9 @@ class Novelty:
         """Learn what the training images look like, and from which score on an image is unlike them.
 
         The threshold comes from images that were left out of the fit together with their group, a quarter of them at a time; no image is
-        its own neighbour there.
-
-        Args:
-            features: float32 (n, D), full feature vectors of the training images.
-            targets: their labels, (n,) or (n, k); only their number counts: one Gaussian for all was as good as one a class.
-            layers: slices of the feature vector; the last one is the network's last layer.
-            logits: out-of-sample logits (n, k). Rows with nan tell which images the network was fine-tuned on; these do not set the
-                threshold, because the network knows them too well.
-            refused_share: share of images like the training images to reject, between 0 and 1.
-            seed: where images are drawn.
-            groups: (n,) values; images with equal ones are left out together.
-
-        Raises:
-            ParameterError: fewer than two images, lengths that differ, features that are not finite, layers outside of them, or a share
-                outside (0, 1).
+        its own neighbour there. Features are float32 (n, D); of the labels only their number counts: one Gaussian for all was as good as
+        one a class. The last of the layers is the network's last layer. Rows of the out-of-sample logits (n, k) with nan tell which
+        images the network was fine-tuned on; these do not set the threshold, because the network knows them too well.
         """
         values, slices = _checked(features, targets, layers, groups, refused_share)
         rng = np.random.default_rng(seed)
@@ -116,58 +237,37 @@ class Novelty:
         spread = np.maximum(np.quantile(logs, 0.97, axis=0) - centre, 1e-3)
         scores = np.sort(_combined((logs - centre) / spread))
         rank = min(len(scores), math.ceil((len(scores) + 1) * (1 - refused_share) - 1e-9))
-        return cls(
-            gaussians, neighbourhood, centre=centre, spread=spread, threshold=float(scores[rank - 1]),
-            refused_share=float(refused_share), features=values.shape[1],
-        )  # fmt: skip
+        return cls(gaussians, neighbourhood, centre, spread, float(scores[rank - 1]), float(refused_share), values.shape[1])
 
     def score(self, features: npt.NDArray[Any]) -> Floats:
-        """How unlike the training images each image is, float64 (m,): higher is more unlike, about 0 is usual.
-
-        Args:
-            features: float32 (m, D).
-
-        Raises:
-            ParameterError: feature vectors of another length.
-        """
+        """How unlike the training images each image is, float64 (m,): higher is more unlike, about 0 is usual."""
         return _combined(self.parts(features))
 
     def parts(self, features: npt.NDArray[Any]) -> Floats:
         """The parts of the score, float64 (m, l + 1): a column for each layer, and one for the nearest training images."""
         values = self._checked_features(features)
-        found = np.empty((len(values), len(self._gaussians) + 1))
+        found = np.empty((len(values), len(self.gaussians) + 1))
         for start in range(0, len(values), BLOCK):
-            found[start : start + BLOCK] = _distances(self._gaussians, self._neighbourhood, values[start : start + BLOCK])
-        return (found - self._centre) / self._spread
+            found[start : start + BLOCK] = _distances(self.gaussians, self.neighbourhood, values[start : start + BLOCK])
+        return (found - self.centre) / self.spread
 
     def __call__(self, features: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-        """Whether each image is unlike anything seen in training: bool (m,); arguments and errors as of `score`."""
-        novel: npt.NDArray[np.bool_] = self.score(features) > self.threshold
-        return novel
+        """Whether each image is unlike anything seen in training: bool (m,)."""
+        return np.asarray(self.score(features) > self.threshold)
 
     def nearest(self, features: npt.NDArray[Any], count: int) -> tuple[Rows, Floats]:
-        """The nearest training images in the last layer, by angle, the nearest first.
+        """The nearest training images in the last layer, by angle, the nearest first; fewer than `count` where fewer were kept.
 
-        Args:
-            features: float32 (m, D).
-            count: how many; fewer come back where fewer were kept.
-
-        Returns:
-            Positions among the training images that `fit` was given, int64 (m, count), and distances, float64 (m, count): 0 is the same
-            features, 2 the opposite. Of more than `MOST` training images only those that were kept are found.
-
-        Raises:
-            ParameterError: feature vectors of another length, or a count below 1.
+        Returns positions among the training images that `fit` was given, int64 (m, count), and distances, float64 (m, count): 0 is the
+        same features, 2 the opposite. Of more than `MOST` training images only those that were kept are found.
         """
-        if isinstance(count, bool) or count < 1:
-            raise ParameterError(f"count must be a whole number of neighbours, at least 1, and is {count!r}.")
-        values, neighbourhood = self._checked_features(features), self._neighbourhood
-        count = min(int(count), len(neighbourhood.rows))
+        require(whole(1), count=count)
+        values, count = self._checked_features(features), min(int(count), len(self.neighbourhood.rows))
         found, distances = np.empty((len(values), count), dtype=np.int64), np.empty((len(values), count))
         for start in range(0, len(values), BLOCK):
             block = slice(start, start + BLOCK)
-            found[block], distances[block] = neighbourhood.nearest(values[block], count)
-        return neighbourhood.rows[found], distances
+            found[block], distances[block], _ = self.neighbourhood.nearest(values[block], count)
+        return self.neighbourhood.rows[found], np.sqrt(distances)
 
     def _checked_features(self, features: npt.NDArray[Any]) -> Features:
         values = np.asarray(features, dtype=np.float32)
@@ -178,44 +278,38 @@ class Novelty:
         return values
 
     def state(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
-        """JSON values and arrays from which `from_state` restores it."""
+        """JSON values, and arrays named ``layer0.*``, ... and ``near.*``."""
         settings = {
             "features": self.features,
             "refused_share": self.refused_share,
             "threshold": self.threshold,
-            "centre": self._centre.tolist(),
-            "spread": self._spread.tolist(),
-            "layers": [[part.start, part.stop] for part in self._gaussians],
+            "centre": self.centre.tolist(),
+            "spread": self.spread.tolist(),
+            "layers": [[part.start, part.stop] for part in self.gaussians],
         }
-        arrays = {f"layer{number}.{name}": array for number, part in enumerate(self._gaussians) for name, array in part.arrays().items()}
-        return settings, arrays | {f"near.{name}": array for name, array in self._neighbourhood.arrays().items()}
+        parts = {f"layer{number}": part for number, part in enumerate(self.gaussians)} | {"near": self.neighbourhood}
+        arrays = {
+            f"{prefix}.{name}": array
+            for prefix, part in parts.items()
+            for name, array in vars(part).items()
+            if isinstance(array, np.ndarray)
+        }
+        return settings, arrays
 
     @classmethod
     def from_state(cls, settings: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> Self:
-        """Restore it from `state`.
-
-        Raises:
-            RunError: an entry or an array is missing, or they are inconsistent.
-        """
-        try:
+        """The inverse of `state`; RunError where an entry or an array is missing, or they are inconsistent."""
+        with damage_named("The saved novelty model is"):
             slices = [(int(start), int(stop)) for start, stop in settings["layers"]]
             gaussians = [Gaussian.of_arrays(start, stop, _named(arrays, f"layer{i}.")) for i, (start, stop) in enumerate(slices)]
             near = Neighbourhood.of_arrays(*slices[-1], _named(arrays, "near."))
-            made = cls(
-                gaussians,
-                near,
-                centre=np.asarray(settings["centre"], dtype=np.float64),
-                spread=np.asarray(settings["spread"], dtype=np.float64),
-                threshold=float(settings["threshold"]),
-                refused_share=float(settings["refused_share"]),
-                features=int(settings["features"]),
-            )
-            if made._centre.shape != (len(slices) + 1,) or made._spread.shape != made._centre.shape:
+            centre, spread = (np.asarray(settings[name], dtype=np.float64) for name in ("centre", "spread"))
+            threshold, share, features = (settings[name] for name in ("threshold", "refused_share", "features"))
+            made = cls(tuple(gaussians), near, centre, spread, float(threshold), float(share), int(features))
+            if not centre.shape == spread.shape == (len(slices) + 1,):
                 raise ValueError("'centre' or 'spread'")
             if not all(0 <= start < stop <= made.features for start, stop in slices):
                 raise ValueError("'layers'")
-        except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise RunError(f"What the run kept of its training images is damaged: {error} is missing or wrong. Fit again.") from error
         return made
 
 
@@ -223,8 +317,8 @@ def _named(arrays: Mapping[str, npt.NDArray[Any]], prefix: str) -> dict[str, npt
     return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
 
-def _fit_parts(values: Features, rows: Rows, slices: Sequence[tuple[int, int]], seed: int) -> tuple[list[Gaussian], Neighbourhood]:
-    gaussians = [Gaussian.fit(values, start, stop, seed=seed) for start, stop in slices]
+def _fit_parts(values: Features, rows: Rows, slices: Sequence[tuple[int, int]], seed: int) -> tuple[tuple[Gaussian, ...], Neighbourhood]:
+    gaussians = tuple(Gaussian.fit(values, start, stop, seed=seed) for start, stop in slices)
     return gaussians, Neighbourhood.fit(values, rows, *slices[-1], seed=seed)
 
 
@@ -285,8 +379,7 @@ def _checked(
             raise ParameterError(f"There are {len(values)} feature vectors and {len(given)} {name}; each image needs one.")
     if not np.isfinite(values.sum(axis=1, dtype=np.float64)).all():
         raise ParameterError("Some feature vectors hold NaN or infinite values. Compute the features again.")
-    if isinstance(share, bool) or not 0 < share < 1:
-        raise ParameterError(f"refused_share must lie between 0 and 1, for example 0.03, and is {share!r}.")
+    require(SHARE, refused_share=share)
     slices = [(int(layer.start), int(layer.stop)) for layer in layers]
     if not slices or not all(0 <= start < stop <= values.shape[1] for start, stop in slices):
         raise ParameterError(f"layers must be slices of the {values.shape[1]} features, at least one, and are {slices}.")

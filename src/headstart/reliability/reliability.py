@@ -27,13 +27,7 @@ ACCURACIES = (0.95, 0.98, 0.99, 0.995)
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Reliability:
-    """What a run can say about its predictions; each part is None where there was nothing to fit it on.
-
-    Attributes:
-        sets: the classes that an image may have.
-        abstention: the accuracy above each confidence.
-        novelty: how unlike the training images an image is.
-    """
+    """What a run can say about its predictions; each part is None where there was nothing to fit it on."""
 
     sets: PredictionSets | None
     abstention: Abstention | None
@@ -52,17 +46,9 @@ class Reliability:
         by_class: bool = False,
         seed: int = 0,
     ) -> Self:
-        """Fit it on the training images.
+        """Fit it on features (n, D) and targets, int64 (n,) or bool (n, k), of the training images.
 
-        Args:
-            features: float32 (n, D).
-            targets: int64 (n,), or bool (n, k) for several labels an image.
-            logits: (n, k), out of sample; nan for images that the backbone was trained on.
-            layers: slices of the features.
-            groups: of the images, (n,).
-            coverage: target of the prediction sets.
-            by_class: guarantee it within each class.
-            seed: of the subsamples and folds.
+        The logits (n, k) are out of sample; nan for images that the backbone was trained on. Coverage is the target of the prediction sets.
         """
         probabilities = link_of(targets).probabilities(logits)
         known = np.isfinite(probabilities).all(axis=1)
@@ -75,26 +61,19 @@ class Reliability:
         return cls(sets=sets, abstention=abstention, novelty=novelty)
 
     def state(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
-        """JSON values and arrays from which `from_state` restores it."""
+        """JSON values, and the arrays of the novelty model."""
         settings, arrays = (None, {}) if self.novelty is None else self.novelty.state()
-        return {
-            "sets": None if self.sets is None else self.sets.to_dict(),
-            "abstention": None if self.abstention is None else self.abstention.to_dict(),
-            "unlike": settings,
-        }, arrays
+        sets, abstention = (None if part is None else part.to_dict() for part in (self.sets, self.abstention))
+        return {"sets": sets, "abstention": abstention, "unlike": settings}, arrays
 
     @classmethod
     def from_state(cls, settings: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> Self:
-        """Restore it from `state`.
-
-        Raises:
-            RunError: a part is damaged.
-        """
+        """The inverse of `state`; RunError where a part is damaged."""
         sets, abstention, unlike = (settings.get(name) for name in ("sets", "abstention", "unlike"))
         return cls(
             sets=None if sets is None else PredictionSets.from_dict(sets),
             abstention=None if abstention is None else Abstention.from_dict(abstention),
-            novelty=None if unlike is None else Novelty.from_state(unlike, dict(arrays)),
+            novelty=None if unlike is None else Novelty.from_state(unlike, arrays),
         )
 
 
@@ -118,53 +97,35 @@ class ThresholdTest:
 
 @dataclass(frozen=True, kw_only=True)
 class ReliabilityTest:
-    """How well the guarantees held on images with known labels.
-
-    Attributes:
-        images: their number.
-        asked: target coverage of the prediction sets.
-        coverage: share of images whose set contained the true class (of several labels: all of them, among the images that have any);
-            `coverage_interval`: its 95 % interval (Wilson); `size`: mean number of classes in a set; `single`: share with one class.
-            None where there are no sets.
-        unlike: share of the images flagged as unlike the training images; None where novelty is unknown.
-        answered: how the thresholds for some accuracies did; those that training could not guarantee are left out.
-    """
+    """How well the guarantees held on images with known labels; None where there are no prediction sets, or novelty is unknown."""
 
     images: int
-    asked: float | None = None
-    coverage: float | None = None
-    coverage_interval: tuple[float, float] | None = None
-    size: float | None = None
-    single: float | None = None
-    unlike: float | None = None
-    answered: tuple[ThresholdTest, ...] = ()
+    asked: float | None = None  # target coverage of the prediction sets
+    coverage: float | None = None  # share of images whose set has the true class (of several labels: all, of the images that have any)
+    coverage_interval: tuple[float, float] | None = None  # 95 %, Wilson
+    size: float | None = None  # mean number of classes in a set
+    single: float | None = None  # share of sets with one class
+    unlike: float | None = None  # share of images flagged as unlike the training images
+    answered: tuple[ThresholdTest, ...] = ()  # for some accuracies, without those that training could not guarantee
 
     @classmethod
     def of(
         cls, reliability: Reliability, probabilities: npt.NDArray[Any], targets: npt.NDArray[Any], unlike: npt.NDArray[np.bool_] | None
     ) -> Self:
-        """Test it.
-
-        Args:
-            reliability: fitted on other images.
-            probabilities: (m, k).
-            targets: int64 (m,) or bool (m, k).
-            unlike: bool (m,), as `Novelty` says; None where that is unknown.
-        """
+        """Test it on the probabilities (m, k) and targets of other images; `unlike`, bool (m,), is what `Novelty` says of them."""
         count = len(probabilities)
         found: dict[str, Any] = {"images": count, "unlike": None if unlike is None else float(unlike.mean())}
         if reliability.sets is not None:
             sets = reliability.sets(probabilities, never_empty=True)
             # of several labels, the guarantee is about images that have any
             held = (sets | ~targets)[targets.any(axis=1)].all(axis=1) if targets.ndim == 2 else sets[np.arange(count), targets]
-            found |= {
-                "asked": reliability.sets.coverage, "size": float(sets.sum(axis=1).mean()), "single": float((sets.sum(axis=1) == 1).mean()),
-            }  # fmt: skip
+            sizes = sets.sum(axis=1)
+            found |= {"asked": reliability.sets.coverage, "size": float(sizes.mean()), "single": float((sizes == 1).mean())}
             if len(held):
                 found |= {"coverage": float(held.mean()), "coverage_interval": accuracy_interval(int(held.sum()), len(held))}
-        return cls(
-            **found, answered=() if reliability.abstention is None else _threshold_tests(reliability.abstention, probabilities, targets)
-        )
+        if reliability.abstention is not None:
+            found["answered"] = _threshold_tests(reliability.abstention, probabilities, targets)
+        return cls(**found)
 
     def sentences(self, images: str = "images") -> tuple[str, ...]:
         """How prediction sets and novelty did on the `images`, as sentences."""
@@ -190,12 +151,12 @@ class ReliabilityTest:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON values."""
+        """JSON values."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Restore it from `to_dict`."""
+        """The inverse of `to_dict`."""
         rows = tuple(ThresholdTest(**{**row, "interval": tuple(row["interval"])}) for row in values.get("answered", ()))
         interval = values.get("coverage_interval")
         return cls(**{**values, "answered": rows, "coverage_interval": None if interval is None else tuple(interval)})

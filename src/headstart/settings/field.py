@@ -95,6 +95,7 @@ def instance_of(kind: type, words: str) -> Limit:
 TEXT = instance_of(str, "text")
 PATH = Limit("the path of a file or folder", lambda value: isinstance(value, str | Path))
 SWITCH = instance_of(bool, "true or false")
+SHARE = number(above=0, below=1)
 
 
 def require(limit: Limit, *, or_none: bool = False, **values: Any) -> None:
