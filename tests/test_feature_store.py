@@ -133,7 +133,7 @@ def test_parameters_are_refused_in_words(kept: FeatureStore) -> None:
             kept.put("e", digests(1), wrong)
     with pytest.raises(ParameterError, match=r"Nothing to prune by: give an extractor"):
         kept.prune()
-    with pytest.raises(ParameterError, match=r"older_than_days must be 0 or more, got -1"):
+    with pytest.raises(ParameterError, match=r"older_than_days must be a number of at least 0 or None, got -1"):
         kept.prune(older_than_days=-1)
 
 

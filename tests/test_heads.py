@@ -29,7 +29,7 @@ from headstart.heads.calibration import calibrate
 from headstart.heads.labels import encode, image_weights, stratified_rows
 from headstart.heads.linalg import gaussian, squared_distances
 from headstart.heads.logistic import BIAS_PENALTY
-from headstart.heads.ridge import dual_fit, primal_fit
+from headstart.heads.ridge import Design, dual_fit, primal_fit
 from headstart.metrics.link import SIGMOID, SOFTMAX
 from headstart.onnx_graph import OnnxGraph
 
@@ -227,7 +227,7 @@ def test_closed_form_equals_leaving_out(n: int, dimension: int, strength: float,
         groups[0], groups[-1] = 0, 1
     K = X @ X.T
     dual = dual_fit(K, Y, strength, weights=weights, groups=groups)
-    primal = primal_fit(X, Y, strength, weights=weights, groups=groups)
+    primal = primal_fit(Design(X.__getitem__, X.mean(axis=0)), Y, strength, weights=weights, groups=groups)
     assert dual is not None
     assert primal is not None
     np.testing.assert_allclose(X.T @ dual.coefficients, primal.coefficients, atol=1e-8)
@@ -408,11 +408,11 @@ def test_class_weights() -> None:
 @pytest.mark.parametrize(
     ("head", "message"),
     [
-        (LogisticHead(C=0), "C must be a positive number or None, got 0"),
-        (LogisticHead(folds=1), "folds must be at least 2, got 1"),
-        (RidgeHead(regularisation=-1), "regularisation must be a positive number or None, got -1"),
-        (KernelRidgeHead(width=0), "width must be a positive number or None, got 0"),
-        (NearestNeighboursHead(neighbours=0), "neighbours must be at least 1 or None, got 0"),
+        (LogisticHead(C=0), "C must be a number above 0 or None, got 0"),
+        (LogisticHead(folds=1), "folds must be a whole number of at least 2, got 1"),
+        (RidgeHead(regularisation=-1), "regularisation must be a number above 0 or None, got -1"),
+        (KernelRidgeHead(width=0), "width must be a number above 0 or None, got 0"),
+        (NearestNeighboursHead(neighbours=0), "neighbours must be a whole number of at least 1 or None, got 0"),
     ],
 )
 def test_parameters_outside_their_limits(head: Head, message: str) -> None:

@@ -189,7 +189,7 @@ def test_no_images_and_no_neighbours(opened: Run, images: list[Path]) -> None:
     judged = opened.predict([]).judgement
     assert judged is not None
     assert (judged.sets, judged.unlike, judged.unlikeness, judged.nearest) == (None, None, None, None)
-    with pytest.raises(ParameterError, match="count must be a whole number of neighbours, at least 1, and is 0"):
+    with pytest.raises(ParameterError, match="count must be a whole number of at least 1, got 0"):
         opened.predict(images[:1], neighbours=0)
 
 

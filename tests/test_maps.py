@@ -92,15 +92,10 @@ def test_damaged_state(features: np.ndarray) -> None:
         (LayerMap((("last", 10, 31),)), "layer 'last' is columns 10 to 31, outside of the 30 features"),
         (LayerMap(()), "layers is empty"),
         (LayerMap(LAYERS, weights=(1, 2)), "a positive number for each of the 3 layers"),
-        (LayerMap(floor=-1), "floor must be 0 or more, got -1"),
-        (LayerMap(clip=0), "clip must be a positive number, got 0"),
+        (LayerMap(floor=-1), "floor must be a number of at least 0, got -1"),
+        (LayerMap(clip=0), "clip must be a number above 0, got 0"),
     ],
 )
 def test_parameters_outside_their_limits(features: np.ndarray, made: LayerMap, message: str) -> None:
     with pytest.raises(ParameterError, match=message):
         made.fit(features)
-
-
-def test_names_of_the_columns(features: np.ndarray) -> None:
-    fitted = LayerMap(LAYERS[1:2]).fit(features)
-    assert fitted.get_feature_names_out().tolist() == ["x4", "x5", "x6", "x7", "x8", "x9"]

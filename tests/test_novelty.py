@@ -16,7 +16,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from headstart.errors import ParameterError, RunError
 from headstart.metrics import roc_auc
-from headstart.reliability import Novelty, density, novelty
+from headstart.reliability import Novelty, novelty
 from headstart.reliability.novelty import Gaussian, Neighbourhood, _principal_axes
 
 Array = npt.NDArray[Any]
@@ -70,8 +70,8 @@ def test_axes_are_no_more_than_the_images_can_tell() -> None:
 
 def test_distances_from_a_gaussian_are_mahalanobis(monkeypatch: pytest.MonkeyPatch) -> None:
     """With all axes and hardly any floor or ridge."""
-    monkeypatch.setattr(density, "FLOOR", 0.0)
-    monkeypatch.setattr(density, "RIDGE", 1e-6)
+    monkeypatch.setattr(novelty, "FLOOR", 0.0)
+    monkeypatch.setattr(novelty, "RIDGE", 1e-6)
     rng = np.random.default_rng(0)
     values = (rng.normal(size=(500, 10)) @ rng.normal(size=(10, 10)) + 3).astype(np.float32)
     found = Gaussian.fit(values, 2, 8, seed=0).distances(values)

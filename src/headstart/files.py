@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import json
 import os
 import re
 import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from headstart.errors import ParameterError, StoreError
 
@@ -35,6 +37,23 @@ def file_digest(path: Path) -> str:
 def is_full(error: OSError) -> bool:
     """Whether a file could not be written since the disk, or the user's share of it, is full."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def packed(entries: Any, arrays: Mapping[str, Any]) -> bytes:
+    """JSON values and NumPy arrays as bytes (safetensors)."""
+    import numpy as np
+    from safetensors.numpy import save
+
+    made: bytes = save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, metadata={"json": json.dumps(entries)})
+    return made
+
+
+def unpacked(data: bytes) -> tuple[Any, dict[str, Any]]:
+    """The inverse of `packed`."""
+    from safetensors.numpy import load
+
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return json.loads(header["__metadata__"]["json"]), load(data)
 
 
 def sync(path: Path) -> None:

@@ -14,9 +14,10 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from headstart.errors import ParameterError, RunError
+from headstart.errors import ParameterError, damage_named
 from headstart.estimators import Estimator
 from headstart.onnx_graph import OnnxGraph
+from headstart.settings.field import number, require
 
 Features = npt.NDArray[np.float32]
 Slices = Sequence[tuple[str, int, int]]
@@ -28,18 +29,11 @@ _ARRAYS = ("columns_", "mean_", "scale_", "gain_")
 
 
 class LayerMap(Estimator):
-    """Take layers, standardise their features, and clip.
+    """Take layers, given as (name, start, stop), standardise their features, and clip; None takes all columns as one layer.
 
-    Args:
-        layers: (name, start, stop) of the layers to take; None takes all columns as one layer.
-        weights: how much each of these layers counts in squared distances and in scalar products; None is 1 for each.
-        floor: features are divided by sqrt(s^2 + (floor * t)^2), s being the feature's standard deviation and t the root mean square of
-            these over the layer.
-        clip: results are cut to [-clip, clip].
-
-    Attributes:
-        columns_: int64 (d,), the columns taken.
-        mean_, scale_: float32 (d,); gain_: float32 (d,), square roots of the weights.
+    Features are divided by sqrt(s^2 + (floor * t)^2), s being the feature's standard deviation and t the root mean square of these over the
+    layer; results are cut to [-clip, clip]. The weights say how much each layer counts in squared distances and scalar products, by default
+    1 each; `gain_` holds their square roots. `columns_`, `mean_`, `scale_` and `gain_` have the length d of what comes out.
     """
 
     def __init__(
@@ -51,16 +45,10 @@ class LayerMap(Estimator):
         self.clip = clip
 
     def fit(self, X: npt.ArrayLike, y: object = None) -> Self:
-        """Learn means and scales from features (n, D).
-
-        Raises:
-            ParameterError: a layer outside the feature vector, a negative floor, or a clip that is not positive.
-        """
+        """Learn means and scales from features (n, D)."""
         X = self.checked(X, reset=True)
-        if not self.floor >= 0:
-            raise ParameterError(f"floor must be 0 or more, got {self.floor!r}.")
-        if not self.clip > 0:
-            raise ParameterError(f"clip must be a positive number, got {self.clip!r}.")
+        require(number(least=0), floor=self.floor)
+        require(number(above=0), clip=self.clip)
         layers = self._layers(X.shape[1])
         self.columns_ = np.concatenate([np.arange(start, stop) for _, start, stop in layers])
         weights = [1.0] * len(layers) if self.weights is None else [float(weight) for weight in self.weights]
@@ -122,16 +110,6 @@ class LayerMap(Estimator):
         breaks = np.flatnonzero(np.diff(self.columns_) != 1) + 1
         return [(int(part[0]), int(part[-1]) + 1) for part in np.split(self.columns_, breaks)]
 
-    def get_feature_names_out(self, input_features: Sequence[str] | None = None) -> npt.NDArray[Any]:
-        """Names of the columns that `transform` gives."""
-        self.check_fitted("columns_")
-        known = input_features if input_features is not None else getattr(self, "feature_names_in_", None)
-        names = np.array([f"x{column}" for column in range(self.n_features_in_)] if known is None else known, dtype=object)
-        if len(names) != self.n_features_in_:
-            raise ValueError(f"input_features should have length equal to number of features ({self.n_features_in_}), got {len(names)}")
-        taken: npt.NDArray[Any] = names[self.columns_]
-        return taken
-
     def write_onnx(self, graph: OnnxGraph, features: str) -> str:
         """Append the map to a graph: `features` names a float32 value (N, D). Returns the name of the result, float32 (N, d)."""
         self.check_fitted("columns_")
@@ -147,39 +125,27 @@ class LayerMap(Estimator):
         return graph.node("Mul", clipped, graph.constant(self.gain_)) if self._weighted() else clipped
 
     def state(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
-        """Everything needed to make the fitted map again: JSON values, and arrays."""
+        """JSON values and arrays from which `from_state` makes the fitted map again."""
         self.check_fitted("columns_")
-        layers = None if self.layers is None else [[str(name), int(start), int(stop)] for name, start, stop in self.layers]
+        layers = None if self.layers is None else self._layers(self.n_features_in_)
         weights = None if self.weights is None else [float(weight) for weight in self.weights]
-        settings = {
-            "layers": layers,
-            "weights": weights,
-            "floor": float(self.floor),
-            "clip": float(self.clip),
-            "features": int(self.n_features_in_),
-        }
-        return settings, {name: getattr(self, name) for name in _ARRAYS}
+        numbers = {"floor": float(self.floor), "clip": float(self.clip), "features": int(self.n_features_in_)}
+        return {"layers": layers, "weights": weights, **numbers}, {name: getattr(self, name) for name in _ARRAYS}
 
     @classmethod
     def from_state(cls, settings: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> Self:
-        """Make a fitted map from what `state` gave.
-
-        Raises:
-            RunError: an entry or an array is missing.
-        """
-        try:
-            layers = settings["layers"]
+        """The inverse of `state`; RunError where an entry or an array is missing."""
+        with damage_named("The saved map of the features is"):
+            layers, weights = settings["layers"], settings["weights"]
             made = cls(
                 None if layers is None else tuple((str(name), int(start), int(stop)) for name, start, stop in layers),
-                weights=None if settings["weights"] is None else tuple(float(weight) for weight in settings["weights"]),
+                weights=None if weights is None else tuple(float(weight) for weight in weights),
                 floor=float(settings["floor"]),
                 clip=float(settings["clip"]),
             )
             made.n_features_in_ = int(settings["features"])
             for name in _ARRAYS:
                 setattr(made, name, np.asarray(arrays[name]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise RunError(f"The saved map of the features is damaged: {error} is missing or wrong. Fit it again.") from error
         return made
 
     def __sklearn_tags__(self) -> Any:

@@ -48,8 +48,6 @@ CREATE UNIQUE INDEX features_by_key ON features (extractor, digest);
 CREATE INDEX features_by_batch ON features (batch);
 CREATE TABLE memos (key TEXT PRIMARY KEY, checksum INTEGER NOT NULL, used INTEGER NOT NULL, value BLOB NOT NULL);
 """
-
-
 SCHEMA = tuple(" ".join(statement.split()) for statement in _TABLES.split(";") if statement.strip())
 
 
@@ -57,9 +55,6 @@ class Database:
     """One SQLite file: opened when first needed, one connection shared by all threads of the process, closed before a fork.
 
     With `lenient`, SQLite also reads what it can of a file that is cut off or whose schema is damaged; such a database must not be written.
-
-    Attributes:
-        path: the file.
     """
 
     def __init__(self, path: Path, *, lenient: bool = False) -> None:
@@ -238,12 +233,12 @@ def _header(connection: sqlite3.Connection) -> tuple[int, int, int]:
     if alone:
         connection.execute("BEGIN")
     try:
-        asked = ("PRAGMA application_id", "PRAGMA user_version", "SELECT count(*) FROM sqlite_master")
-        application, protocol, tables = (int(connection.execute(question).fetchone()[0]) for question in asked)
+        queries = ("PRAGMA application_id", "PRAGMA user_version", "SELECT count(*) FROM sqlite_master")
+        application, protocol, tables = (int(connection.execute(query).fetchone()[0]) for query in queries)
+        return application, protocol, tables
     finally:
         if alone:
             connection.execute("ROLLBACK")
-    return application, protocol, tables
 
 
 def _set_journal(connection: sqlite3.Connection, target: str) -> str:
@@ -342,13 +337,7 @@ if hasattr(os, "register_at_fork"):
 
 @dataclass(frozen=True)
 class Extractor:
-    """One row of the table of extractors.
-
-    Attributes:
-        key: its number in this file.
-        name: the extractor's id.
-        dim: numbers in each of its vectors.
-    """
+    """One row of the table of extractors: its number in this file, its id, and the numbers in each of its vectors."""
 
     key: int
     name: str
@@ -369,11 +358,6 @@ def find_extractor(connection: sqlite3.Connection, name: str) -> Extractor | Non
     """Return the extractor of that id, or None where the store has none."""
     found = connection.execute("SELECT extractor, dim FROM extractors WHERE name = ?", (name,)).fetchone()
     return None if found is None else Extractor(found[0], name, found[1])
-
-
-def all_extractors(connection: sqlite3.Connection) -> dict[int, Extractor]:
-    """Return all extractors by their number."""
-    return {key: Extractor(key, name, dim) for key, name, dim in connection.execute("SELECT extractor, name, dim FROM extractors")}
 
 
 def need_extractor(connection: sqlite3.Connection, name: str, dim: int) -> Extractor:

@@ -37,22 +37,14 @@ _Pixels: TypeAlias = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """Features of the images that could be read.
+    """Features of the images that could be read."""
 
-    Attributes:
-        values: float32 (n, dim), in the order of the images.
-        kept: int64 (n,): the position of each row's image in the input.
-        refused: an error for each image left out, in order; `refused_at` has their positions.
-        computed: how many rows were computed now rather than found in the store.
-        digests: the SHA-256 of each row's image, as `image_digest` has it; equal digests are the same image.
-    """
-
-    values: npt.NDArray[np.float32]
-    kept: npt.NDArray[np.int64]
-    refused: tuple[ImageError, ...]
-    refused_at: tuple[int, ...]
-    computed: int
-    digests: tuple[bytes, ...] = ()
+    values: npt.NDArray[np.float32]  # (n, dim), in the order of the images
+    kept: npt.NDArray[np.int64]  # (n,): the position of each row's image in the input
+    refused: tuple[ImageError, ...]  # for each image left out, in order
+    refused_at: tuple[int, ...]  # their positions
+    computed: int  # how many rows were computed now rather than found in the store
+    digests: tuple[bytes, ...] = ()  # the SHA-256 of each row's image (`image_digest`)
 
 
 class BackboneExtractor:
@@ -127,10 +119,10 @@ class BackboneExtractor:
             The features of the images that could be read; the others are listed there with path and reason.
         """
         with quiet_decoding(), ThreadPoolExecutor(available_cores(), thread_name_prefix="headstart-decode") as pool:
-            work = _Extraction(self, images, store, pool, warn or self._warn)
+            work = _Extraction(images, self.dim, pool, store, self.id, warn or self._warn)
             if store is not None:
                 work.look_up()
-            work.compute(progress)
+            work.compute(lambda: self.engine, self.preprocessing, progress)
         return work.features()
 
 
@@ -138,15 +130,11 @@ class _Extraction:
     """One call of an extractor: what was found in the store, computed and refused so far."""
 
     def __init__(
-        self,
-        extractor: BackboneExtractor,
-        images: Images,
-        store: FeatureStore | None,
-        pool: ThreadPoolExecutor,
-        warn: Callable[[str], None],
-    ) -> None:
-        self._extractor, self._images, self._store, self._pool, self._warn = extractor, images, store, pool, warn
-        self._values = np.empty((len(images), extractor.dim), dtype=np.float32)
+        self, images: Images, dim: int, pool: ThreadPoolExecutor, store: FeatureStore | None = None, extractor_id: str = "",
+        warn: Callable[[str], None] = lambda message: None,
+    ) -> None:  # fmt: skip
+        self._images, self._pool, self._store, self._id, self._warn = images, pool, store, extractor_id, warn
+        self._values = np.empty((len(images), dim), dtype=np.float32)
         self._present = np.zeros(len(images), dtype=bool)
         self._refused: dict[int, ImageError] = {}
         self._digests: dict[int, bytes] = {}
@@ -163,14 +151,14 @@ class _Extraction:
                 else:
                     self._digests[index] = digest
         rows = list(self._digests)
-        values = self._values if not self._refused else np.empty((len(rows), self._extractor.dim), dtype=np.float32)
+        values = self._values if not self._refused else np.empty((len(rows), self._values.shape[1]), dtype=np.float32)
         with self._store_may_fail():
             assert self._store is not None
-            self._present[rows] = self._store.get_into(self._extractor.id, list(self._digests.values()), values)
+            self._present[rows] = self._store.get_into(self._id, list(self._digests.values()), values)
             if self._refused:
                 self._values[rows] = values
 
-    def compute(self, progress: Progress | None) -> None:
+    def compute(self, engine: Callable[[], Engine], preprocessing: Preprocessing, progress: Progress | None) -> None:
         """Run the missing images, writing to the store every `BATCH` images, and on the way out of an interruption."""
         count = len(self._images)
         missing = [index for index in range(count) if not self._present[index] and index not in self._refused]
@@ -179,16 +167,14 @@ class _Extraction:
             progress(done, count)
         if not missing:
             return
-        extractor, unwritten = self._extractor, list[int]()
+        unwritten: list[int] = []
         try:
-            for result in run_images(
-                self._images, missing, engine=extractor.engine, preprocessing=extractor.preprocessing, pool=self._pool
-            ):
+            for result in run_images(self._images, missing, engine=engine(), preprocessing=preprocessing, pool=self._pool):
                 done += 1
                 if isinstance(result.outputs, ImageError):
                     self._refused[result.index] = result.outputs
                 else:
-                    self._values[result.index] = result.outputs[0]
+                    self._values[result.index] = result.outputs[0] if result.outputs else ()
                     self._present[result.index] = True
                     self._digests[result.index] = result.digest
                     self._computed += 1
@@ -215,7 +201,7 @@ class _Extraction:
     def _write(self, unwritten: list[int]) -> None:
         if self._store is not None and unwritten:
             with self._store_may_fail():
-                self._store.put(self._extractor.id, [self._digests[index] for index in unwritten], self._values[unwritten])
+                self._store.put(self._id, [self._digests[index] for index in unwritten], self._values[unwritten])
         unwritten.clear()
 
     @contextmanager
@@ -230,26 +216,13 @@ class _Extraction:
 
 def survey(images: Images, *, preprocessing: Preprocessing, progress: Progress | None = None) -> Features:
     """Find out which images can be read, computing nothing from them: `Features` with vectors of length 0, digests and refusals."""
-    kept: list[int] = []
-    digests: list[bytes] = []
-    refused: dict[int, ImageError] = {}
     with quiet_decoding(), ThreadPoolExecutor(available_cores(), thread_name_prefix="headstart-decode") as pool:
-        results = run_images(images, range(len(images)), engine=_NoEngine(), preprocessing=preprocessing, pool=pool)
-        for done, result in enumerate(results, 1):
-            if isinstance(result.outputs, ImageError):
-                refused[result.index] = result.outputs
-            else:
-                kept.append(result.index)
-                digests.append(result.digest)
-            if progress is not None:
-                progress(done, len(images))
-    values = np.empty((len(kept), 0), dtype=np.float32)
-    return Features(values, np.array(kept, dtype=np.int64), tuple(refused.values()), tuple(refused), 0, tuple(digests))
+        work = _Extraction(images, 0, pool)
+        work.compute(_NoEngine, preprocessing, progress)
+    return work.features()
 
 
 class _NoEngine:
-    """An engine without a network."""
-
     name = "none"
 
     def run(self, images: Iterable[_Pixels]) -> Iterator[Outputs]:
@@ -269,14 +242,9 @@ class ImageResult:
 def run_images(
     images: Images, indices: Iterable[int], *, engine: Engine, preprocessing: Preprocessing, pool: ThreadPoolExecutor
 ) -> Iterator[ImageResult]:
-    """Decode in the pool, a bounded number of images ahead of the engine, and yield the results in order.
+    """Decode those images whose positions are in `indices`, ahead of the engine by a bounded number, and yield the results in that order.
 
-    Args:
-        images: paths, bytes or arrays; or one uint8 array (n, H, W, 3).
-        indices: which of them to run, in which order.
-        engine: runs the network.
-        preprocessing: turns an image into the network's input.
-        pool: the threads that decode.
+    Images are paths, bytes or arrays, or one uint8 array (n, H, W, 3).
     """
     begun: deque[tuple[int, bytes, ImageError | None]] = deque()
 

@@ -8,20 +8,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from headstart.errors import ParameterError, StoreError, nearest
-from headstart.features.database import (
-    FLOAT_BYTES,
-    SCHEMA,
-    Database,
-    Extractor,
-    all_extractors,
-    file_size,
-    insert,
-    is_damage,
-    need_extractor,
-)
+from headstart.features.database import FLOAT_BYTES, SCHEMA, Database, Extractor, file_size, insert, is_damage, need_extractor
 from headstart.progress import Progress
 
 _T = TypeVar("_T")
@@ -103,24 +93,17 @@ def summarise(database: Database) -> StoreSummary:
     with database.reading() as connection:
         if connection is None:
             return StoreSummary(database.path, 0, (), 0, 0)
-        counts = dict(connection.execute("SELECT extractor, count(*) FROM features GROUP BY extractor"))
-        used = dict(connection.execute("SELECT extractor, max(used) FROM batches GROUP BY extractor"))
-        created = dict(connection.execute("SELECT extractor, created FROM extractors"))
-        extractors = all_extractors(connection)
+        found = connection.execute(
+            "SELECT name, dim, created, (SELECT count(*) FROM features WHERE extractor = each.extractor), "
+            "(SELECT ifnull(max(used), each.created) FROM batches WHERE extractor = each.extractor) AS last FROM extractors AS each "
+            "ORDER BY last DESC, extractor"
+        ).fetchall()
         results, result_bytes = connection.execute("SELECT count(*), ifnull(sum(length(value)), 0) FROM memos").fetchone()
-    parts = [
-        ExtractorSummary(
-            extractor_id=each.name,
-            rows=counts.get(key, 0),
-            bytes=counts.get(key, 0) * each.dim * FLOAT_BYTES,
-            dim=each.dim,
-            created=datetime.fromtimestamp(created[key], UTC),
-            last_used=datetime.fromtimestamp(used.get(key, created[key]), UTC),
-        )
-        for key, each in extractors.items()
-    ]
-    parts.sort(key=lambda part: part.last_used, reverse=True)
-    return StoreSummary(database.path, _file_bytes(database.path), tuple(parts), results, result_bytes)
+    extractors = tuple(
+        ExtractorSummary(name, rows, rows * dim * FLOAT_BYTES, dim, datetime.fromtimestamp(created, UTC), datetime.fromtimestamp(last, UTC))
+        for name, dim, created, rows, last in found
+    )
+    return StoreSummary(database.path, _file_bytes(database.path), extractors, results, result_bytes)
 
 
 def verify(database: Database, *, repair: bool, progress: Progress | None) -> Verification:
@@ -153,12 +136,11 @@ def prune(database: Database, *, extractor_id: str | None, older_than_days: floa
     with database.reading() as connection:
         if connection is None:
             return Pruned(0, 0, 0, 0)
-        known = all_extractors(connection)
-        chosen = [key for key, each in known.items() if extractor_id in (None, each.name)]
+        known = dict(connection.execute("SELECT extractor, name FROM extractors"))
+        chosen = [key for key, name in known.items() if extractor_id in (None, name)]
         if extractor_id is not None and not chosen:
-            names = [each.name for each in known.values()]
             raise ParameterError(
-                f"the store has no extractor {extractor_id!r}.{nearest(extractor_id, names)} 'headstart cache' lists them."
+                f"the store has no extractor {extractor_id!r}.{nearest(extractor_id, known.values())} 'headstart cache' lists them."
             )
         order = connection.execute("SELECT batch, extractor, used FROM batches ORDER BY used, batch").fetchall()
     cutoff = None if older_than_days is None else time.time() - older_than_days * 86400
@@ -218,9 +200,10 @@ def _scan(database: Database, faults: list[str] | None, progress: Progress | Non
     Where a part of the file cannot be read, what SQLite says is added to `faults` and the scan continues behind it; with None it
     raises `StoreError`.
     """
-    nothing: dict[int, Extractor] = {}
-    known = _tolerant(lambda: _known_extractors(database), nothing, faults)
-    total = _tolerant(lambda: _count(database), 0, faults)
+    nothing: list[tuple[Any, ...]] = []
+    rows = _tolerant(lambda: _rows(database, "SELECT extractor, name, dim FROM extractors"), nothing, faults)
+    known = {key: Extractor(key, name, dim) for key, name, dim in rows}
+    total = sum(count for (count,) in _tolerant(lambda: _rows(database, "SELECT count(*) FROM features"), nothing, faults))
     done, last, limit, step = 0, -1, _CHUNK, 1
     while last + step < _LAST_ROW:
         chunk = _tolerant(lambda: _read_chunk(database, known, last, limit), None, faults)  # noqa: B023 - called at once
@@ -249,23 +232,15 @@ def _tolerant(attempt: Callable[[], _T], otherwise: _T, faults: list[str] | None
         return otherwise
 
 
-def _known_extractors(database: Database) -> dict[int, Extractor]:
+def _rows(database: Database, query: str, *values: int) -> list[tuple[Any, ...]]:
     with database.reading() as connection:
-        return all_extractors(connection) if connection else {}
-
-
-def _count(database: Database) -> int:
-    with database.reading() as connection:
-        return int(connection.execute("SELECT count(*) FROM features").fetchone()[0]) if connection else 0
+        return connection.execute(query, values).fetchall() if connection else []
 
 
 def _read_chunk(database: Database, known: dict[int, Extractor], last: int, limit: int) -> list[_Row] | None:
     """Return rows behind `last`, none at the end, None where the file is damaged."""
-    with database.reading() as connection:
-        if connection is None:
-            return []
-        query = "SELECT row, extractor, digest, vector, checksum FROM features WHERE row > ? ORDER BY row LIMIT ?"
-        found = connection.execute(query, (last, limit)).fetchall()
+    query = "SELECT row, extractor, digest, vector, checksum FROM features WHERE row > ? ORDER BY row LIMIT ?"
+    found = _rows(database, query, last, limit)
     chunk: list[_Row] = []
     for number, key, digest, vector, checksum in found:
         extractor = known.get(key)
@@ -280,20 +255,17 @@ def _read_chunk(database: Database, known: dict[int, Extractor], last: int, limi
 def _structural_faults(database: Database) -> list[str]:
     """Return what SQLite's own check of the file finds, at most ten lines."""
     faults: list[str] = []
-    nothing: list[str] = []
 
     def check() -> list[str]:
         with database.outside_transactions() as connection:
             if connection is None:
                 return []
             found = [line for (line,) in connection.execute("PRAGMA integrity_check(10)") if line != "ok"]
-            schema = {
-                " ".join(text.split())
-                for (text,) in connection.execute("SELECT sql FROM sqlite_master WHERE sql NOT NULL AND tbl_name NOT LIKE 'sqlite%'")
-            }
+            tables = connection.execute("SELECT sql FROM sqlite_master WHERE sql NOT NULL AND tbl_name NOT LIKE 'sqlite%'")
+            schema = {" ".join(text.split()) for (text,) in tables}
             return found if schema == set(SCHEMA) else [*found, "the tables are not those of a feature store"]
 
-    return _tolerant(check, nothing, faults) + faults
+    return _tolerant(check, list[str](), faults) + faults
 
 
 def _write(database: Database, chunk: list[_Row]) -> list[tuple[int, int, int]]:

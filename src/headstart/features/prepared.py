@@ -78,9 +78,7 @@ class Prepared:
     def cached(self, key: str, compute: Callable[[], bytes]) -> bytes:
         """A small derived result, looked up where features are stored; computed where it is not there or nothing is stored.
 
-        Args:
-            key: covers everything that the result depends on; see `result_key`.
-            compute: makes it.
+        The key covers everything that the result depends on; see `result_key`.
         """
         with suppress(StoreError), self.store() as store:
             found = None if store is None else store.get_result(key)
@@ -96,15 +94,6 @@ class Prepared:
         """The features of images, looked up where they are stored."""
         with self.store() as store:
             return self.extractor(images, store=store, progress=progress, warn=warn or to_warnings)
-
-    def trained(self, backbone: Backbone, preprocessing: Preprocessing, *, folder: Path) -> Prepared:
-        """The same for the backbone that came out of a fine-tuning, whose network lies in `folder`: that is removed with the result.
-
-        Its features are not stored: no other run will ever ask for them.
-        """
-        made = Prepared(self.settings, BackboneExtractor(backbone, preprocessing=preprocessing, engine=self.settings.engine), None)
-        weakref.finalize(made, shutil.rmtree, folder, ignore_errors=True)
-        return made
 
 
 def prepare(settings: ExtractorSettings, *, announce: Say | None = None, warn: Say | None = None) -> Prepared:
@@ -135,19 +124,26 @@ def prepare(settings: ExtractorSettings, *, announce: Say | None = None, warn: S
 
 
 def prepare_trained(settings: ExtractorSettings, backbone: Backbone, preprocessing: Preprocessing, network: bytes) -> Prepared:
-    """What `Prepared.trained` made, from the bytes of the network: in a copy, or in another process."""
+    """What `trained` made, from the bytes of the network: in a copy, or in another process."""
     with trained_folder() as folder:
         path = folder / backbone.network.name
         path.write_bytes(network)
-        extractor = BackboneExtractor(replace(backbone, network=path), preprocessing=preprocessing, engine=settings.engine)
-        prepared = Prepared(settings, extractor, None)
-    weakref.finalize(prepared, shutil.rmtree, folder, ignore_errors=True)
-    return prepared
+        return trained(settings, replace(backbone, network=path), preprocessing, folder)
+
+
+def trained(settings: ExtractorSettings, backbone: Backbone, preprocessing: Preprocessing, folder: Path) -> Prepared:
+    """Prepare the backbone that came out of a fine-tuning, whose network lies in `folder`: that is removed with the result.
+
+    Its features are not stored: no other run will ever ask for them.
+    """
+    made = Prepared(settings, BackboneExtractor(backbone, preprocessing=preprocessing, engine=settings.engine), None)
+    weakref.finalize(made, shutil.rmtree, folder, ignore_errors=True)
+    return made
 
 
 @contextmanager
 def trained_folder() -> Iterator[Path]:
-    """A folder for the network of a fine-tuning; `Prepared.trained` takes care of it, and after a failure it is gone.
+    """A folder for the network of a fine-tuning; `trained` takes care of it, and after a failure it is gone.
 
     The cache is not the place: nobody would ever look there for this network again, and each fold of a cross-validation makes another.
     """
@@ -186,5 +182,5 @@ def result_key(name: str, *parts: Any) -> str:
 
 
 def to_warnings(message: str) -> None:
-    """Say something where no listener was given."""
+    """Issue a message as a warning, where there is no listener."""
     warnings.warn(message, RuntimeWarning, stacklevel=2)

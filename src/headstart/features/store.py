@@ -16,6 +16,7 @@ from headstart.errors import ParameterError
 from headstart.features import maintenance
 from headstart.features.database import Database, find_extractor, insert, need_extractor, now, read, refuse_other_dim
 from headstart.progress import Progress
+from headstart.settings.field import number, require
 
 DIGEST_BYTES = 32
 RESULT_BYTES = 64 << 20  # of all cached results together
@@ -173,9 +174,7 @@ class FeatureStore:
         """
         if extractor_id is None and older_than_days is None and max_bytes is None:
             raise ParameterError("Nothing to prune by: give an extractor, an age in days, or the size to keep.")
-        for name, value in (("older_than_days", older_than_days), ("max_bytes", max_bytes)):
-            if value is not None and not value >= 0:
-                raise ParameterError(f"{name} must be 0 or more, got {value}.")
+        require(number(least=0), or_none=True, older_than_days=older_than_days, max_bytes=max_bytes)
         return maintenance.prune(self._database, extractor_id=extractor_id, older_than_days=older_than_days, max_bytes=max_bytes)
 
     def merge(self, other: Path, *, progress: Progress | None = None) -> maintenance.Merged:

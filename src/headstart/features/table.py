@@ -17,26 +17,17 @@ from headstart.features.extractor import Features, Images
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FeatureTable:
-    """Rows of a data set with their features.
+    """Rows of a data set with their features."""
 
-    Attributes:
-        dataset: the inputs that could be read, with targets and split.
-        rows: int64 (n,), their positions in the data set that was read.
-        values: float32 (n, D), their features; (n, 0) where a training starts from the pixels alone.
-        digests: the SHA-256 of each input; equal digests are the same input.
-        groups: int64 (n,): inputs of one number belong on the same side of every split. They hold the groups of the data and all copies of
-            an input together; an input that stands alone is a group of its own.
-        layers: the slices of `values`, a stage of the backbone each.
-        refused: inputs that could not be read, with the reason.
-    """
-
-    dataset: Dataset
-    rows: npt.NDArray[np.int64]
-    values: npt.NDArray[np.float32]
-    digests: tuple[bytes, ...]
+    dataset: Dataset  # the inputs that could be read, with targets and split
+    rows: npt.NDArray[np.int64]  # (n,), their positions in the data set that was read
+    values: npt.NDArray[np.float32]  # (n, D), their features; (n, 0) where a training starts from the pixels alone
+    digests: tuple[bytes, ...]  # the SHA-256 of each input; equal digests are the same input
     groups: npt.NDArray[np.int64]
-    layers: tuple[Layer, ...]
-    refused: tuple[ImageError, ...] = ()
+    """(n,): inputs of one number belong on the same side of every split. They hold the groups of the data and all copies of an input
+    together; an input that stands alone is a group of its own."""
+    layers: tuple[Layer, ...]  # the slices of `values`, a stage of the backbone each
+    refused: tuple[ImageError, ...] = ()  # inputs that could not be read, with the reason
 
     @classmethod
     def of(cls, dataset: Dataset, features: Features, *, layers: Sequence[Layer]) -> Self:
@@ -45,14 +36,9 @@ class FeatureTable:
             raise DataError(f"None of the {len(dataset)} images can be read. The first: {next(iter(features.refused), '-')}")
         readable = dataset.take(features.kept)
         return cls(
-            dataset=readable,
-            rows=features.kept,
-            values=features.values,
-            digests=features.digests,
-            groups=groups_of(readable, features.digests),
-            layers=tuple(layers),
-            refused=features.refused,
-        )
+            dataset=readable, rows=features.kept, values=features.values, digests=features.digests,
+            groups=groups_of(readable, features.digests), layers=tuple(layers), refused=features.refused,
+        )  # fmt: skip
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -80,14 +66,9 @@ class FeatureTable:
         """The table of some rows, in that order."""
         chosen = np.asarray(rows)
         chosen = np.flatnonzero(chosen) if chosen.dtype == bool else chosen.astype(np.int64)
-        return replace(
-            self,
-            dataset=self.dataset.take(chosen),
-            rows=self.rows[chosen],
-            values=self.values[chosen],
-            digests=tuple(self.digests[row] for row in chosen.tolist()),
-            groups=self.groups[chosen],
-        )
+        digests = tuple(self.digests[row] for row in chosen.tolist())
+        arrays = {name: getattr(self, name)[chosen] for name in ("rows", "values", "groups")}
+        return replace(self, dataset=self.dataset.take(chosen), digests=digests, **arrays)
 
     def tested_on(self, rows: npt.NDArray[np.int64]) -> Self:
         """The same rows with another split: `rows` to test on, all others to learn from."""

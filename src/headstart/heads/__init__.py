@@ -7,7 +7,7 @@ from typing import Any
 import numpy.typing as npt
 
 from headstart.errors import RunError
-from headstart.heads.head import Head, LinearHead
+from headstart.heads.head import Head
 from headstart.heads.kernel_ridge import KernelRidgeHead
 from headstart.heads.logistic import LogisticHead
 from headstart.heads.nearest import NearestCentroidHead, NearestNeighboursHead
@@ -19,24 +19,12 @@ HEADS: dict[str, type[Head]] = {
 """Every head by its name."""
 
 __all__ = [
-    "HEADS",
-    "Head",
-    "KernelRidgeHead",
-    "LinearHead",
-    "LogisticHead",
-    "NearestCentroidHead",
-    "NearestNeighboursHead",
-    "RidgeHead",
-    "head_from_state",
-]
+    "HEADS", "Head", "KernelRidgeHead", "LogisticHead", "NearestCentroidHead", "NearestNeighboursHead", "RidgeHead", "head_from_state",
+]  # fmt: skip
 
 
 def head_from_state(settings: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> Head:
-    """Make a fitted head from what its `state` gave.
-
-    Raises:
-        RunError: an unknown head, or entries are missing.
-    """
+    """Make a fitted head from what its `state` gave; RunError for an unknown head, or where entries are missing."""
     name = settings.get("head")
     if name not in HEADS:
         raise RunError(f"The saved head is {name!r}; this version reads {', '.join(HEADS)}. Update with: pip install -U headstart")

@@ -38,21 +38,12 @@ class Calibration:
 
 
 def calibrate(
-    scores: npt.ArrayLike,
-    indicators: npt.NDArray[np.bool_],
-    *,
-    link: Link,
-    weights: npt.NDArray[np.float64] | None = None,
+    scores: npt.ArrayLike, indicators: npt.NDArray[np.bool_], *, link: Link, weights: npt.NDArray[np.float64] | None = None,
     shifts: bool = True,
-) -> Calibration:
-    """Fit scale and shifts by Newton's method on the (convex) log loss.
+) -> Calibration:  # fmt: skip
+    """Fit scale and shifts by Newton's method on the (convex) log loss of out-of-sample scores (n, k) against bool (n, k).
 
-    Args:
-        scores: out-of-sample scores (n, k); the higher, the more probable the label.
-        indicators: bool (n, k).
-        link: from logits to probabilities.
-        weights: of the images (n,).
-        shifts: fit the shifts too; otherwise they stay at zero.
+    The higher a score, the more probable the label. `weights` (n,) are of the images; without `shifts` these stay at zero.
     """
     values = np.asarray(scores, dtype=np.float64)
     n, k = values.shape

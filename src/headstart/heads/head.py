@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
-from headstart.errors import RunError
+from headstart.errors import damage_named
 from headstart.estimators import Estimator
 from headstart.heads.calibration import Calibration
 from headstart.heads.labels import EncodedLabels, encode, image_weights
@@ -23,14 +23,9 @@ State = tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]
 
 
 class LogitClassifier:
-    """Probabilities, scores and predictions of a classifier that gives logits.
+    """Probabilities, scores and predictions of a classifier that gives logits."""
 
-    Attributes:
-        classes_: the labels in the order of the columns, sorted by a head; for independent labels the column numbers.
-        link_: from logits to probabilities: `SOFTMAX` for one label each, `SIGMOID` for any number of labels.
-    """
-
-    classes_: npt.NDArray[Any]
+    classes_: npt.NDArray[Any]  # in the order of the columns, sorted by a head; for independent labels the column numbers
     link_: Link
     label_dtype_: np.dtype[Any]
 
@@ -40,7 +35,7 @@ class LogitClassifier:
 
     def predict_proba(self, X: npt.ArrayLike) -> Floats:
         """Calibrated probabilities (n, k), columns in the order of `classes_`."""
-        logits = self.logits(X)
+        logits = self.logits(X)  # first: it raises where nothing has been learned
         return self.link_.probabilities(logits)
 
     def decision_function(self, X: npt.ArrayLike) -> Floats:
@@ -72,43 +67,27 @@ class LogitClassifier:
 class Head(LogitClassifier, Estimator):
     """A classifier on features: float32 (n, D) in, class scores out.
 
-    Attributes:
-        out_of_sample_logits_: logits (n, k) of the images it was fitted on, each from a fit that did not see the image (or its group).
-        calibration_: what turned raw log-odds into logits; None for heads whose raw scores are none, such as those of least squares.
+    `out_of_sample_logits_` are those (n, k) of the images it was fitted on, each from a fit that did not see the image (or its group).
     """
 
-    name: ClassVar[str]
-    """As in the command line and in `state`."""
-
+    name: ClassVar[str]  # as in the command line and in `state`
+    title: ClassVar[str]  # as in a sentence
+    chosen: ClassVar[tuple[str, ...]] = ()  # hyperparameters that a fit chooses; learned under the same name with an underscore
+    _arrays: ClassVar[tuple[str, ...]] = ()  # learned arrays that make up the head
     class_weight: Any
     seed: int
-    calibration_: Calibration | None = None
+    calibration_: Calibration | None = None  # of raw log-odds; None where raw scores are none, such as those of least squares
 
     def fit(
-        self, X: npt.ArrayLike, y: npt.ArrayLike, sample_weight: npt.ArrayLike | None = None, groups: npt.ArrayLike | None = None
-    ) -> Self:
-        """Learn from features.
+        self, X: npt.ArrayLike, y: npt.ArrayLike, sample_weight: npt.ArrayLike | None = None, groups: npt.ArrayLike | None = None, *,
+        overwrite: bool = False,
+    ) -> Self:  # fmt: skip
+        """Learn from features (n, D) and n labels of any type, or a 0/1 matrix (n, k) when an image may have several.
 
-        Args:
-            X: features (n, D).
-            y: n labels of any type; or a matrix (n, k) of False/True or 0/1, when an image may have several labels.
-            sample_weight: n weights; an image of weight 0 counts as absent.
-            groups: n group names; out-of-sample scores then leave out the whole group of an image.
-
-        Raises:
-            ValueError: wrong shapes, values that are not finite, or only one class.
+        An image whose weight in `sample_weight` (n,) is 0 counts as absent. With `groups` (n,), out-of-sample scores leave out the whole
+        group of an image. With `overwrite`, the memory of X, float32, is used for other things, or becomes a part of the head. Raises
+        ValueError for wrong shapes, values that are not finite, or only one class.
         """
-        return self._fit(X, y, sample_weight, groups, overwrite=False)
-
-    def fit_overwriting(
-        self, X: Features, y: npt.ArrayLike, sample_weight: npt.ArrayLike | None = None, groups: npt.ArrayLike | None = None
-    ) -> Self:
-        """As `fit`, in less memory: that of X, float32 (n, D), is used for other things, or becomes a part of the head."""
-        return self._fit(X, y, sample_weight, groups, overwrite=True)
-
-    def _fit(
-        self, X: npt.ArrayLike, y: npt.ArrayLike, sample_weight: npt.ArrayLike | None, groups: npt.ArrayLike | None, *, overwrite: bool
-    ) -> Self:
         features, y = self.checked_pair(X, y)
         weights = None
         if sample_weight is not None:
@@ -149,7 +128,7 @@ class Head(LogitClassifier, Estimator):
         return None if self.calibration_ is None else self.calibration_.undone(logits)
 
     def state(self) -> State:
-        """Everything needed to make the fitted head again: JSON values, and arrays. See `headstart.heads.head_from_state`."""
+        """JSON values and arrays from which `headstart.heads.head_from_state` makes the fitted head again."""
         self.check_fitted("classes_")
         settings: dict[str, Any] = {
             "head": self.name,
@@ -162,18 +141,11 @@ class Head(LogitClassifier, Estimator):
             settings["calibration"] = [float(self.calibration_.scale), *map(float, self.calibration_.shift)]
         return settings, {name: np.ascontiguousarray(getattr(self, name)) for name in self._arrays}
 
-    _arrays: ClassVar[tuple[str, ...]] = ()
-    """Learned arrays that make up the head."""
-
     @classmethod
     def from_state(cls, settings: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> Self:
-        """Make a fitted head from what `state` gave.
-
-        Raises:
-            RunError: an entry or an array is missing.
-        """
+        """The inverse of `state`; RunError where an entry or an array is missing."""
         head = cls()
-        try:
+        with damage_named(f"The saved head ({cls.name}) is"):
             head.classes_ = np.array(settings["classes"])
             head.link_ = saved_link(settings)
             head.label_dtype_ = np.dtype(settings["label_dtype"])
@@ -182,22 +154,15 @@ class Head(LogitClassifier, Estimator):
                 setattr(head, name, np.asarray(arrays[name]))
             if known := settings.get("calibration"):
                 head.calibration_ = Calibration(float(known[0]), np.array(known[1:], dtype=np.float64))
-        except (KeyError, TypeError, ValueError) as error:
-            raise RunError(f"The saved head ({cls.name}) is damaged: {error} is missing or wrong. Fit it again.") from error
         return head
 
 
 class LinearHead(Head):
-    """A head whose logits are linear in the features.
-
-    Attributes:
-        coef_: float32 (k, D).
-        intercept_: float32 (k,).
-    """
+    """A head whose logits are linear in the features."""
 
     _arrays = ("coef_", "intercept_")
-    coef_: npt.NDArray[np.float32]
-    intercept_: npt.NDArray[np.float32]
+    coef_: npt.NDArray[np.float32]  # (k, D)
+    intercept_: npt.NDArray[np.float32]  # (k,)
 
     def _logits(self, X: Features) -> npt.NDArray[Any]:
         coef = self.coef_.T.astype(np.float64)

@@ -8,20 +8,18 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import cholesky, get_lapack_funcs
 
 from headstart.errors import ParameterError
 from headstart.heads.head import Features, Floats, Head
 from headstart.heads.labels import ClassWeight, EncodedLabels, stratified_rows
 from headstart.heads.linalg import blocks, gaussian, median_distance, squared_distances, squared_norms
-from headstart.heads.ridge import Design, LeastSquaresFit, Matrix, dual_fit, primal_fit
+from headstart.heads.ridge import SELECTION_ROWS, Design, LeastSquaresFit, Matrix, dual_fit, inverse_factor, primal_fit
 from headstart.onnx_graph import OnnxGraph
+from headstart.settings.field import number, require
 
 WIDTHS = (8.0, 4.0, 2.0, 1.0)
 REGULARISATIONS = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
-SELECTION_ROWS = 2000
-KEPT_ROWS = 6144
-"""Rows of the kernel between images and landmarks that are kept for the second time they are needed; the others are made again."""
+KEPT_ROWS = 6144  # of the kernel between images and landmarks, kept for the second time they are needed; the others are made again
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,24 +32,10 @@ class KernelTrial:
     loss: float
 
 
-def try_kernel(distances: Matrix, targets: EncodedLabels, *, width: float, regularisation: float, median: float) -> KernelTrial | None:
-    """Score one setting by its closed-form out-of-sample scores; None where the float32 factorisation fails."""
-    kernel = gaussian(distances, 1 / (width * median))
-    fit = dual_fit(kernel, targets.signed, regularisation, weights=targets.weights, groups=targets.groups, overwrite=True)
-    if fit is None:
-        return None
-    logits = targets.calibrate(fit.out_of_sample, shifts=False)(fit.out_of_sample)
-    return KernelTrial(width, regularisation, logits, targets.log_loss(logits))
-
-
 def search_kernel(
-    distances: Matrix,
-    targets: EncodedLabels,
-    *,
-    widths: Sequence[float] = WIDTHS,
-    regularisations: Sequence[float] = REGULARISATIONS,
+    distances: Matrix, targets: EncodedLabels, *, widths: Sequence[float] = WIDTHS, regularisations: Sequence[float] = REGULARISATIONS,
     start: int | None = None,
-) -> list[KernelTrial]:
+) -> list[KernelTrial]:  # fmt: skip
     """Walk downhill over the grid of widths and regularisations, one step at a time; all trials, best first.
 
     The walk starts at the second width and at regularisation number `start`, by default one past the middle.
@@ -63,7 +47,13 @@ def search_kernel(
         if not (0 <= i < len(widths) and 0 <= j < len(regularisations)):
             return np.inf
         if (i, j) not in tried:
-            tried[i, j] = try_kernel(distances, targets, width=widths[i], regularisation=regularisations[j], median=median)
+            kernel = gaussian(distances, 1 / (widths[i] * median))
+            fit = dual_fit(kernel, targets.signed, regularisations[j], weights=targets.weights, groups=targets.groups, overwrite=True)
+            if fit is None:  # float32 does not suffice to factorise it
+                tried[i, j] = None
+                return np.inf
+            logits = targets.calibrate(fit.out_of_sample, shifts=False)(fit.out_of_sample)
+            tried[i, j] = KernelTrial(widths[i], regularisations[j], logits, targets.log_loss(logits))
         trial = tried[i, j]
         return np.inf if trial is None else trial.loss
 
@@ -80,36 +70,19 @@ def search_kernel(
 class KernelRidgeHead(Head):
     """Least squares on +1/-1 targets in the space of a Gaussian kernel, exp(-|x - x'|^2 / (width * median squared distance)).
 
-    Out-of-sample scores are closed-form (`headstart.heads.ridge`). Above `exact_up_to` images the kernel is approximated
-    from that many landmarks, drawn class by class (Nystroem; Williams and Seeger 2001).
-
-    Args:
-        width: of the kernel, in medians of the squared distances; None chooses among `WIDTHS` by out-of-sample log loss.
-        regularisation: weight of the penalty; None chooses among `REGULARISATIONS`.
-        class_weight: None, ``balanced``, or a dictionary.
-        exact_up_to: images for which the exact kernel matrix is used.
-        landmarks: for more images.
-        seed: for the choice of landmarks.
-
-    Attributes:
-        width_, regularisation_: those used.
-        support_: float32 (m, D), training rows or landmarks, scaled by the square root of gamma.
-        dual_coef_: float32 (m, k); intercept_: float32 (k,).
+    Out-of-sample scores are closed-form (`headstart.heads.ridge`); width and regularisation are by default chosen among `WIDTHS` and
+    `REGULARISATIONS` by their log loss. Above `exact_up_to` images the kernel is approximated from `landmarks` of them, drawn class by
+    class (Nystroem; Williams and Seeger 2001). `support_`, float32 (m, D), are training rows or landmarks, scaled by the square root of
+    gamma; `dual_coef_` is float32 (m, k), `intercept_` (k,).
     """
 
-    name = "kernel_ridge"
+    name, title, chosen = "kernel_ridge", "kernel ridge", ("width", "regularisation")
     _arrays = ("support_", "dual_coef_", "intercept_", "gamma_")
 
     def __init__(
-        self,
-        *,
-        width: float | None = None,
-        regularisation: float | None = None,
-        class_weight: ClassWeight = None,
-        exact_up_to: int = 6000,
-        landmarks: int = 3000,
-        seed: int = 0,
-    ) -> None:
+        self, *, width: float | None = None, regularisation: float | None = None, class_weight: ClassWeight = None, exact_up_to: int = 6000,
+        landmarks: int = 3000, seed: int = 0,
+    ) -> None:  # fmt: skip
         self.width = width
         self.regularisation = regularisation
         self.class_weight = class_weight
@@ -118,10 +91,7 @@ class KernelRidgeHead(Head):
         self.seed = seed
 
     def _learn(self, X: Features, targets: EncodedLabels, *, overwrite: bool) -> None:
-        for name in ("width", "regularisation"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ParameterError(f"{name} must be a positive number or None, got {value!r}.")
+        require(number(above=0), or_none=True, width=self.width, regularisation=self.regularisation)
         median = self._choose(X, targets)
         gamma = 1 / (self.width_ * median)
         exact = len(X) <= self.exact_up_to
@@ -212,12 +182,6 @@ class KernelRidgeHead(Head):
 def _whitening(kernel: Matrix) -> Matrix:
     """Inverse of the Cholesky factor of a kernel matrix that may be singular: as little as is needed is added to its diagonal."""
     jitter = 1e-4
-    while True:
-        try:
-            factor: Matrix = cholesky(kernel + jitter * np.eye(len(kernel), dtype=kernel.dtype), overwrite_a=True, check_finite=False)
-        except np.linalg.LinAlgError:
-            jitter *= 10
-        else:
-            (trtri,) = get_lapack_funcs(("trtri",), (factor,))
-            inverse: Matrix = trtri(factor, lower=0, overwrite_c=1)[0]
-            return inverse
+    while (inverse := inverse_factor(kernel + jitter * np.eye(len(kernel), dtype=kernel.dtype))) is None:
+        jitter *= 10
+    return inverse

@@ -20,23 +20,14 @@ Groups = npt.NDArray[np.int64] | None
 
 @dataclass(frozen=True, eq=False)
 class EncodedLabels:
-    """Labels as columns.
+    """Labels as columns, which image has which: bool (n, k)."""
 
-    Attributes:
-        classes: the labels, sorted; for independent labels the column numbers.
-        indicators: bool (n, k), which image has which label.
-        link: `SOFTMAX` for one label each, `SIGMOID` for any number of labels.
-        dtype: of the labels as they were given.
-        weights: of the images, float64 (n,); None where all count the same.
-        groups: group numbers int64 (n,): out-of-sample scores leave out the whole group of an image. None where each is its own group.
-    """
-
-    classes: npt.NDArray[Any]
+    classes: npt.NDArray[Any]  # sorted; for independent labels the column numbers
     indicators: npt.NDArray[np.bool_]
     link: Link
-    dtype: np.dtype[Any]
-    weights: Floats | None = None
-    groups: Groups = None
+    dtype: np.dtype[Any]  # of the labels as they were given
+    weights: Floats | None = None  # of the images (n,); None where all count the same
+    groups: Groups = None  # numbers (n,): out-of-sample scores leave out the whole group of an image; None where each is its own
 
     def __len__(self) -> int:
         return len(self.indicators)
@@ -67,13 +58,9 @@ class EncodedLabels:
 
 
 def encode(y: npt.ArrayLike) -> EncodedLabels:
-    """Encode labels.
+    """Encode n labels of any type, or a matrix (n, k) of False/True or 0/1, where an image may have several labels.
 
-    Args:
-        y: n labels of any type; or a matrix (n, k) of False/True or 0/1, where an image may have several labels.
-
-    Raises:
-        ValueError: targets that are no classes, or fewer than two classes.
+    Raises ValueError, as scikit-learn expects, for targets that are no classes, or fewer than two classes.
     """
     labels: npt.NDArray[Any] = y if isinstance(y, np.ndarray) else np.asarray(y)
     if labels.ndim == 2 and labels.shape[1] > 1:
@@ -100,9 +87,6 @@ def image_weights(targets: EncodedLabels, class_weight: ClassWeight, sample_weig
     """Weights of the images, float64 (n,), or None where all count the same.
 
     ``balanced`` gives every class (of those present) the same total. Of several labels an image counts as the mean of their weights.
-
-    Raises:
-        ParameterError: a class weight that is neither None, ``balanced`` nor a dictionary of positive numbers.
     """
     if class_weight is None:
         return sample_weight
@@ -114,7 +98,7 @@ def image_weights(targets: EncodedLabels, class_weight: ClassWeight, sample_weig
 
 
 def class_weights(targets: EncodedLabels, class_weight: Mapping[Any, float] | str) -> npt.NDArray[np.float64]:
-    """The weight of each class, float64 (k,); arguments and errors as of `image_weights`."""
+    """The weight of each class, float64 (k,); ParameterError for one that is neither ``balanced`` nor a dictionary of positive numbers."""
     if isinstance(class_weight, str):
         if class_weight != "balanced":
             raise ParameterError(f"class_weight must be None, 'balanced' or a dictionary of label to weight, got {class_weight!r}.")
@@ -133,10 +117,7 @@ def class_weights(targets: EncodedLabels, class_weight: Mapping[Any, float] | st
 
 
 def stratified_rows(targets: EncodedLabels, count: int, *, seed: int) -> npt.NDArray[np.int64]:
-    """About `count` row numbers, ascending; all where there are no more.
-
-    Each class has its share, and two images at least if it has two.
-    """
+    """About `count` row numbers, ascending (all where there are no more): of each class its share, but two images if it has two."""
     n = len(targets)
     if n <= count:
         return np.arange(n)

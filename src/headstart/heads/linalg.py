@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from functools import cache
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -35,18 +36,17 @@ def mean_square(rows: Features, mean: Features) -> float:
 
 def squared_norms(rows: Features) -> npt.NDArray[np.float32]:
     """|x|^2 of each row, float32 (n,)."""
-    norms: npt.NDArray[np.float32] = np.einsum("ij,ij->i", rows, rows)
-    return norms
+    return np.asarray(np.einsum("ij,ij->i", rows, rows))
 
 
 def squared_distances(a: Features, b: Features) -> npt.NDArray[np.float32]:
     """Squared distances of the rows of `a` (n, D) to those of `b` (m, D): float32 (n, m), never negative; 0 with itself."""
     distances = a @ b.T
     norms_a, norms_b = squared_norms(a), squared_norms(b)
-    for start in range(0, len(a), BLOCK):
-        block = distances[start : start + BLOCK]
+    for rows in blocks(len(a)):
+        block = distances[rows]
         block *= -2
-        block += norms_a[start : start + BLOCK, None]
+        block += norms_a[rows, None]
         block += norms_b
         np.maximum(block, 0, out=block)
     if a is b:
@@ -57,10 +57,9 @@ def squared_distances(a: Features, b: Features) -> npt.NDArray[np.float32]:
 def gaussian(distances: npt.NDArray[np.float32], gamma: float, *, out: npt.NDArray[np.float32] | None = None) -> npt.NDArray[np.float32]:
     """exp(-gamma * distances); `out` may be `distances` itself."""
     result = np.empty_like(distances) if out is None else out
-    for start in range(0, len(distances), BLOCK):
-        part = result[start : start + BLOCK]
-        np.multiply(distances[start : start + BLOCK], np.float32(-gamma), out=part)
-        np.exp(part, out=part)
+    for rows in blocks(len(distances)):
+        np.multiply(distances[rows], np.float32(-gamma), out=result[rows])
+        np.exp(result[rows], out=result[rows])
     return result
 
 
@@ -78,5 +77,4 @@ def _controller() -> ThreadpoolController:
 
 def one_thread() -> AbstractContextManager[object]:
     """Within the returned context every BLAS call of this process uses one thread."""
-    limits: AbstractContextManager[object] = _controller().limit(limits=1, user_api="blas")
-    return limits
+    return cast("AbstractContextManager[object]", _controller().limit(limits=1, user_api="blas"))

@@ -20,43 +20,27 @@ from headstart.errors import ParameterError
 from headstart.heads.head import Features, LinearHead
 from headstart.heads.labels import ClassWeight, EncodedLabels, stratified_rows
 from headstart.heads.linalg import blocks, mean_square, one_thread
-from headstart.heads.ridge import Matrix
+from headstart.heads.ridge import SELECTION_ROWS, Matrix
+from headstart.settings.field import number, require, whole
 
 STRENGTHS = tuple(10.0**step for step in range(-1, 4))
 """The path of C, from strong to weak, in units of one over the mean squared norm of the centred features."""
-FINER = 10.0**0.5
-"""The step around the best of the path."""
-SELECTION_ROWS = 2000
-GAIN = 0.005
-"""A weaker penalty must lower the held-out log loss by this share of it to count as better."""
-BIAS_PENALTY = 0.1
-"""Keeps the bias finite for a class that a fold lacks; in units of the log loss of one image."""
 
-LARGE = 4_000_000
-"""Entries of a design matrix from which its products are worth several threads."""
-
-ROTATED = 2048
-"""Rows that are rotated at a time."""
+FINER = 10.0**0.5  # the step around the best of the path
+GAIN = 0.005  # a weaker penalty must lower the held-out log loss by this share of it to count as better
+BIAS_PENALTY = 0.1  # keeps the bias finite for a class that a fold lacks; in units of the log loss of one image
+LARGE = 4_000_000  # entries of a design matrix from which its products are worth several threads
+ROTATED = 2048  # rows that are rotated at a time
 
 
 class LogisticHead(LinearHead):
     """L2-regularised logistic regression: sigmoid for two classes, softmax for more, a sigmoid each for independent labels.
 
     Minimises the sum of the log losses plus |w|^2 / (2 C). Without a given C, a path from strong to weak penalties is followed with all
-    folds at once until the held-out log loss no longer falls; the logits are calibrated on held-out ones.
-
-    Args:
-        C: inverse of the penalty; None chooses it by cross-validation.
-        folds: number of folds.
-        class_weight: None, ``balanced``, or a dictionary.
-        seed: for the folds.
-
-    Attributes:
-        C_: the one used.
-        temperature_: what the logits were divided by in the calibration.
+    folds at once until the held-out log loss no longer falls. The logits are calibrated on held-out ones, by `temperature_`.
     """
 
-    name = "logistic"
+    name, title, chosen = "logistic", "logistic regression", ("C",)
 
     def __init__(self, *, C: float | None = None, folds: int = 5, class_weight: ClassWeight = None, seed: int = 0) -> None:
         self.C = C
@@ -65,10 +49,8 @@ class LogisticHead(LinearHead):
         self.seed = seed
 
     def _learn(self, X: Features, targets: EncodedLabels, *, overwrite: bool) -> None:
-        if self.C is not None and not self.C > 0:
-            raise ParameterError(f"C must be a positive number or None, got {self.C!r}.")
-        if self.folds < 2:
-            raise ParameterError(f"folds must be at least 2, got {self.folds!r}.")
+        require(number(above=0), or_none=True, C=self.C)
+        require(whole(2), folds=self.folds)
         rows = stratified_rows(targets, SELECTION_ROWS, seed=self.seed)
         if self.C is not None:
             self.C_ = float(self.C)
@@ -78,7 +60,10 @@ class LogisticHead(LinearHead):
         if self.C is None and len(rows) == len(X):
             self.C_, held_out, start = self._choose(rotation, targets)
         else:
-            held_out, start = self._cross_validate(rotation, targets)
+            parts = _folds(targets, self.folds, self.seed)
+            problem = _problem(rotation, targets, parts)
+            problem.solve(self.C_, tolerance=1e-5, steps=100)
+            held_out, start = _held_out(problem.logits(), parts, targets), problem.mean_coefficients()
         self._finish(rotation, targets, held_out, start)
 
     def _choose(self, rotation: Rotation, targets: EncodedLabels) -> tuple[float, Matrix, Matrix]:
@@ -102,13 +87,6 @@ class LogisticHead(LinearHead):
                 break
         best = min((best / FINER, best, best * FINER), key=loss)
         return best / max(rotation.mean_square, 1e-30), tried[best][1], problem.mean_coefficients()
-
-    def _cross_validate(self, rotation: Rotation, targets: EncodedLabels) -> tuple[Matrix, Matrix]:
-        """Held-out logits for C_, and coefficients near those of a fit on all images."""
-        parts = _folds(targets, self.folds, self.seed)
-        problem = _problem(rotation, targets, parts)
-        problem.solve(self.C_, tolerance=1e-5, steps=100)
-        return _held_out(problem.logits(), parts, targets), problem.mean_coefficients()
 
     def _finish(self, rotation: Rotation, targets: EncodedLabels, held_out: Matrix, start: Matrix) -> None:
         """Fit on all images, and calibrate on held-out logits."""
@@ -162,8 +140,8 @@ def _problem(rotation: Rotation, targets: EncodedLabels, parts: list[npt.NDArray
 def _held_out(logits: Matrix, parts: list[npt.NDArray[np.int64]], targets: EncodedLabels) -> Matrix:
     """From logits (n, folds, columns) those of each image in the fold that left it out: (n, k)."""
     held = np.empty((len(logits), logits.shape[2]), dtype=np.float32)
-    for number, part in enumerate(parts):
-        held[part] = logits[part, number]
+    for fold, part in enumerate(parts):
+        held[part] = logits[part, fold]
     return np.concatenate([-held, held], axis=1) / 2 if _binary(targets) else held
 
 
@@ -205,13 +183,9 @@ def _principal(gram: Matrix) -> tuple[Matrix, Matrix]:
 
 
 class LogisticProblem:
-    """Logistic regressions that share features and labels and differ in the weights of the images.
+    """Logistic regressions that share features (n, r) and labels, bool (n, k), and differ in the weights of the images, float32 (p, n).
 
-    Args:
-        rotated: float32 (n, r).
-        indicators: bool (n, k).
-        sigmoid: each column by itself; otherwise softmax over the columns.
-        weights: float32 (p, n): row p holds the weights of the images in regression p.
+    `sigmoid`: each column by itself; otherwise softmax over the columns.
     """
 
     def __init__(self, rotated: Matrix, indicators: npt.NDArray[np.bool_], *, sigmoid: bool, weights: Matrix) -> None:
@@ -259,8 +233,7 @@ class LogisticProblem:
 
     def mean_coefficients(self) -> Matrix:
         """Mean over the regressions: (k, r + 1)."""
-        mean: Matrix = self.coefficients.reshape(-1, self._k, self.coefficients.shape[1]).mean(axis=0)
-        return mean
+        return np.asarray(self.coefficients.reshape(-1, self._k, self.coefficients.shape[1]).mean(axis=0))
 
     def _objective(self, coefficients: Matrix) -> tuple[float, Matrix]:
         """Sum of the weighted log losses, and its derivative by the coefficients; leaves the mean p (1 - p) for the next scaling."""

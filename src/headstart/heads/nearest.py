@@ -7,28 +7,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from headstart.errors import ParameterError
 from headstart.heads.calibration import Calibration
 from headstart.heads.head import Features, Floats, Head, LinearHead
 from headstart.heads.labels import ClassWeight, EncodedLabels, Groups
 from headstart.heads.linalg import BLOCK, blocks, squared_norms
 from headstart.metrics.link import Link
 from headstart.onnx_graph import OnnxGraph
+from headstart.settings.field import require, whole
 
 NEIGHBOURS = (1, 3, 5, 10, 20, 40)
 
 
 class NearestCentroidHead(LinearHead):
-    """The class whose mean is nearest; for independent labels, whether the mean of those with the label is nearer than that of the rest.
+    """The class whose mean is nearest; for independent labels, whether the mean of those with the label is nearer than that of the rest."""
 
-    Args:
-        class_weight: None, ``balanced``, or a dictionary: weights of the images in the means and in the calibration.
-
-    Attributes:
-        centroids_: float32 (k, D).
-    """
-
-    name = "centroid"
+    name, title = "centroid", "nearest centroid"
 
     def __init__(self, *, class_weight: ClassWeight = None) -> None:
         self.class_weight = class_weight
@@ -79,30 +72,19 @@ def _centroid_scores(X: Features, sums: Floats, all_sum: Floats, member: Floats,
     scores = np.empty(member.shape)
     for rows in np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1):
         part, w = X[rows], weights[rows]
-        _, coef, intercept = _linear(
-            sums - member[rows].T @ part,
-            counts - member[rows].sum(axis=0),
-            all_sum - w @ part,
-            all_count - float(w.sum()),
-            link=link,
-        )
+        others = sums - member[rows].T @ part, counts - member[rows].sum(axis=0), all_sum - w @ part, all_count - float(w.sum())
+        _, coef, intercept = _linear(*others, link=link)
         scores[rows] = part @ coef.T + intercept
     return scores
 
 
 class NearestNeighboursHead(Head):
-    """Votes of the nearest training images, as calibrated log-odds.
+    """Votes of the nearest training images (`support_`, float32 (n, D)), as calibrated log-odds.
 
-    Args:
-        neighbours: how many vote; None chooses among `NEIGHBOURS` by leave-one-out log loss.
-        class_weight: None, ``balanced``, or a dictionary: weights of the votes and in the calibration.
-
-    Attributes:
-        neighbours_: the number used.
-        support_: float32 (n, D), the training features; votes_: float32 (n, k).
+    How many vote is by default chosen among `NEIGHBOURS` by leave-one-out log loss. Class weights are weights of the votes.
     """
 
-    name = "neighbours"
+    name, title, chosen = "neighbours", "nearest neighbours", ("neighbours",)
     _arrays = ("support_", "votes_", "scale_", "shift_", "count_")
 
     def __init__(self, *, neighbours: int | None = None, class_weight: ClassWeight = None) -> None:
@@ -110,8 +92,7 @@ class NearestNeighboursHead(Head):
         self.class_weight = class_weight
 
     def _learn(self, X: Features, targets: EncodedLabels, *, overwrite: bool) -> None:
-        if self.neighbours is not None and self.neighbours < 1:
-            raise ParameterError(f"neighbours must be at least 1 or None, got {self.neighbours!r}.")
+        require(whole(1), or_none=True, neighbours=self.neighbours)
         votes = targets.indicators.astype(np.float32)
         if not targets.link.independent and targets.weights is not None:
             votes *= (targets.weights / targets.weights.mean())[:, None].astype(np.float32)
@@ -178,8 +159,7 @@ def _vote_scores(share: npt.NDArray[Any], count: int, *, link: Link) -> Floats:
     """Logarithms of the shares of votes, with one undecided vote added."""
     doubt = 1 / (count + 1)
     smooth = share.astype(np.float64) * (1 - doubt) + doubt / link.outcomes(share.shape[1])
-    scores: Floats = np.log(smooth) - np.log(1 - smooth) if link.independent else np.log(smooth)
-    return scores
+    return np.asarray(np.log(smooth) - np.log(1 - smooth) if link.independent else np.log(smooth))
 
 
 def _largest(closeness: npt.NDArray[np.float32], count: int) -> npt.NDArray[np.int64]:

@@ -20,18 +20,16 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import get_blas_funcs, get_lapack_funcs
 
-from headstart.errors import ParameterError
 from headstart.heads.head import Features, LinearHead
 from headstart.heads.labels import ClassWeight, EncodedLabels, Groups, stratified_rows
 from headstart.heads.linalg import blocks, mean_square
+from headstart.settings.field import number, require
 
 Matrix = npt.NDArray[Any]
 
-ROWS = 2048
-"""Rows of a design matrix that are made at a time."""
-
+ROWS = 2048  # of a design matrix, made at a time
 REGULARISATIONS = (3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0)
-SELECTION_ROWS = 2000
+SELECTION_ROWS = 2000  # images on which heads choose their hyperparameters, at most
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,31 +41,29 @@ class LeastSquaresFit:
     out_of_sample: Matrix
 
 
+def inverse_factor(matrix: Matrix) -> Matrix | None:
+    """Inverse of the upper Cholesky factor, in the memory of the matrix; None where that is not positive definite in its precision."""
+    potrf, trtri = get_lapack_funcs(("potrf", "trtri"), (matrix,))
+    upper, failed = potrf(matrix, lower=0, clean=1, overwrite_a=1)
+    if failed:
+        return None
+    inverse, failed = trtri(upper, lower=0, overwrite_c=1)
+    return None if failed or not np.isfinite(inverse[0, -1]) else np.asarray(inverse)
+
+
 def dual_fit(
     kernel: Matrix, goals: Matrix, regularisation: float, *, weights: Matrix | None = None, groups: Groups = None, overwrite: bool = False
 ) -> LeastSquaresFit | None:
-    """Fit with the kernel matrix (n, n), float32 or float64, symmetric, to goals (n, k).
+    """Fit with the kernel matrix (n, n), float32 or float64, symmetric, positive semi-definite, to goals (n, k).
 
-    Args:
-        kernel: symmetric, positive semi-definite.
-        goals: (n, k).
-        regularisation: r > 0 above.
-        weights: of the images (n,), all positive.
-        groups: numbers (n,); the out-of-sample score of an image then comes from a fit without its whole group.
-        overwrite: the kernel's memory may be used.
-
-    Returns:
-        None where the matrix is not positive definite in its precision.
+    The weights (n,) of the images are all positive. With group numbers (n,), the out-of-sample score of an image comes from a fit without
+    its whole group. With `overwrite`, the kernel's memory is used. Returns None where the matrix is not positive definite in its precision.
     """
     n = len(kernel)
     a = np.array(kernel.T, order="F", copy=not overwrite or None)
     a[np.diag_indices(n)] += regularisation if weights is None else (regularisation / weights).astype(a.dtype)
-    potrf, trtri = get_lapack_funcs(("potrf", "trtri"), (a,))
-    upper, failed = potrf(a, lower=0, clean=1, overwrite_a=1)
-    if failed:
-        return None
-    inverse, failed = trtri(upper, lower=0, overwrite_c=1)
-    if failed or not np.isfinite(inverse[0, -1]):
+    inverse = inverse_factor(a)
+    if inverse is None:
         return None
     right = np.concatenate([goals, np.ones((n, 1))], axis=1).astype(a.dtype)
     solved = inverse @ (inverse.T @ right)
@@ -90,15 +86,12 @@ def dual_fit(
 class Design:
     """A design matrix (n, p) that is made anew, a few rows at a time, whenever it is needed.
 
-    Attributes:
-        rows: gives the rows named by a slice or by numbers (m, p).
-        near: (p,), not far from the mean of the rows: the nearer, the less is lost to rounding.
-        whitening: upper triangular (p, p), or None. The penalty is then on the coefficients of rows @ whitening; those of the fit are
-            still for the rows.
+    With a `whitening`, upper triangular (p, p), the penalty is on the coefficients of rows @ whitening; those of the fit are still for
+    the rows.
     """
 
-    rows: Callable[[Any], Matrix]
-    near: Matrix
+    rows: Callable[[Any], Matrix]  # gives the rows named by a slice or by numbers (m, p)
+    near: Matrix  # (p,), not far from the mean of the rows: the nearer, the less is lost to rounding
     whitening: Matrix | None = None
 
     def conditioned(self, rows: Matrix) -> Matrix:
@@ -106,27 +99,23 @@ class Design:
         if self.whitening is None:
             return rows
         (trmm,) = get_blas_funcs(("trmm",), (rows,))
-        product: Matrix = trmm(1.0, self.whitening, rows.T, trans_a=1, overwrite_b=1).T
-        return product
+        return np.asarray(trmm(1.0, self.whitening, rows.T, trans_a=1, overwrite_b=1).T)
 
     def coefficients(self, conditioned: Matrix) -> Matrix:
         """From columns of coefficients for the conditioned rows to those for the rows; they are overwritten."""
         if self.whitening is None:
             return conditioned
         (trmm,) = get_blas_funcs(("trmm",), (conditioned,))
-        product: Matrix = trmm(1.0, self.whitening, conditioned, overwrite_b=1)
-        return product
+        return np.asarray(trmm(1.0, self.whitening, conditioned, overwrite_b=1))
 
 
 def primal_fit(
-    design: Matrix | Design, goals: Matrix, regularisation: float, *, weights: Matrix | None = None, groups: Groups = None
+    design: Design, goals: Matrix, regularisation: float, *, weights: Matrix | None = None, groups: Groups = None
 ) -> LeastSquaresFit | None:
     """The same for a linear kernel, from the design matrix (n, p): quicker where n > p. Coefficients are (p, k).
 
     The rows are gone through twice, in blocks: for the normal equations, and for what each row would be without itself.
     """
-    if not isinstance(design, Design):
-        design = Design(design.__getitem__, design.mean(axis=0))
     dtype = design.near.dtype
     weight = np.ones(len(goals), dtype=dtype) if weights is None else weights.astype(dtype)
     total = float(weight.sum(dtype=np.float64))
@@ -135,11 +124,9 @@ def primal_fit(
     centred_goals = ((goals - goal_mean) * root).astype(dtype)
     gram, right, mean = _normal_equations(design, centred_goals, root, total)
     gram[np.diag_indices(len(gram))] += regularisation
-    potrf, trtri = get_lapack_funcs(("potrf", "trtri"), (gram,))
-    upper, failed = potrf(gram, lower=0, clean=1, overwrite_a=1)
-    if failed:
+    inverse = inverse_factor(gram)
+    if inverse is None:
         return None
-    inverse, _ = trtri(upper, lower=0, overwrite_c=1)
     coefficients = design.coefficients(inverse @ (inverse.T @ right))
     inverse = design.coefficients(inverse)
     left = np.empty_like(centred_goals)
@@ -226,16 +213,10 @@ def _solve(matrix: Matrix, right: Matrix) -> Matrix:
 class RidgeHead(LinearHead):
     """Linear least squares on +1/-1 targets, with closed-form out-of-sample scores.
 
-    Args:
-        regularisation: weight of the penalty, in mean squared norms of the (centred) features; None chooses among `REGULARISATIONS`.
-        class_weight: None, ``balanced``, or a dictionary.
-        seed: for the images on which it is chosen, where there are many.
-
-    Attributes:
-        regularisation_: the one used.
+    The regularisation is in mean squared norms of the (centred) features; by default it is chosen among `REGULARISATIONS`.
     """
 
-    name = "ridge"
+    name, title, chosen = "ridge", "ridge regression", ("regularisation",)
 
     def __init__(self, *, regularisation: float | None = None, class_weight: ClassWeight = None, seed: int = 0) -> None:
         self.regularisation = regularisation
@@ -243,8 +224,7 @@ class RidgeHead(LinearHead):
         self.seed = seed
 
     def _learn(self, X: Features, targets: EncodedLabels, *, overwrite: bool) -> None:
-        if self.regularisation is not None and not self.regularisation > 0:
-            raise ParameterError(f"regularisation must be a positive number or None, got {self.regularisation!r}.")
+        require(number(above=0), or_none=True, regularisation=self.regularisation)
         mean = X.mean(axis=0)
         norm = mean_square(X, mean) or 1.0
         self.regularisation_ = self._choose(X, mean, targets, norm) if self.regularisation is None else self.regularisation

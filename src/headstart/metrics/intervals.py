@@ -29,8 +29,8 @@ _WORK = 200_000_000  # images x classes x replicates
 _AT_ONCE = 2_000_000  # images x replicates held in memory
 
 
-def accuracy_interval(correct: int, total: int, *, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval for the share `correct` of `total` independent images.
+def accuracy_interval(correct: int, total: int) -> tuple[float, float]:
+    """Wilson's 95 % score interval for the share `correct` of `total` independent images.
 
     It keeps close to its nominal coverage for small `total` and shares near 1, where the textbook interval p ± 1.96 se collapses.
     Raises ParameterError for impossible counts. Source: Wilson, J. Am. Stat. Assoc. 22 (1927) 209; Brown, Cai and DasGupta,
@@ -38,14 +38,7 @@ def accuracy_interval(correct: int, total: int, *, confidence: float = 0.95) -> 
     """
     if not 0 <= correct <= total or total < 1:
         raise ParameterError(f"an interval needs 0 <= correct <= total and total >= 1, and got correct={correct}, total={total}.")
-    require(SHARE, confidence=confidence)
-    if confidence == 0.95:
-        z = NORMAL_975
-    else:
-        from statistics import NormalDist  # takes longer to import than the usual case to compute
-
-        z = NormalDist().inv_cdf((1 + confidence) / 2)
-    share = correct / total
+    z, share = NORMAL_975, correct / total
     shrink = 1 + z * z / total
     centre = (share + z * z / (2 * total)) / shrink
     half = z / shrink * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))

@@ -205,16 +205,9 @@ class Novelty:
 
     @classmethod
     def fit(
-        cls,
-        features: npt.NDArray[Any],
-        targets: npt.NDArray[Any],
-        *,
-        layers: Sequence[Layer],
-        logits: npt.NDArray[Any] | None = None,
-        refused_share: float = 0.03,
-        seed: int = 0,
-        groups: npt.NDArray[Any] | None = None,
-    ) -> Self:
+        cls, features: npt.NDArray[Any], targets: npt.NDArray[Any], *, layers: Sequence[Layer], logits: npt.NDArray[Any] | None = None,
+        refused_share: float = 0.03, seed: int = 0, groups: npt.NDArray[Any] | None = None,
+    ) -> Self:  # fmt: skip
         """Learn what the training images look like, and from which score on an image is unlike them.
 
         The threshold comes from images that were left out of the fit together with their group, a quarter of them at a time; no image is

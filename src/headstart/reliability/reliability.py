@@ -35,17 +35,9 @@ class Reliability:
 
     @classmethod
     def fit(
-        cls,
-        features: npt.NDArray[np.float32],
-        targets: npt.NDArray[Any],
-        logits: npt.NDArray[np.float64],
-        *,
-        layers: Sequence[Layer],
-        groups: npt.NDArray[Any] | None = None,
-        coverage: float = COVERAGE,
-        by_class: bool = False,
-        seed: int = 0,
-    ) -> Self:
+        cls, features: npt.NDArray[np.float32], targets: npt.NDArray[Any], logits: npt.NDArray[np.float64], *, layers: Sequence[Layer],
+        groups: npt.NDArray[Any] | None = None, coverage: float = COVERAGE, by_class: bool = False, seed: int = 0,
+    ) -> Self:  # fmt: skip
         """Fit it on features (n, D) and targets, int64 (n,) or bool (n, k), of the training images.
 
         The logits (n, k) are out of sample; nan for images that the backbone was trained on. Coverage is the target of the prediction sets.

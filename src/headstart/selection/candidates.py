@@ -34,13 +34,7 @@ FINALISTS = 3
 
 @dataclass(frozen=True)
 class View:
-    """Layers to take, and how much each counts.
-
-    Attributes:
-        name: as shown to the user.
-        layers: (name, start, stop) of each.
-        weights: for each, or None.
-    """
+    """Layers to take, as (name, start, stop), and how much each counts; the name is shown to the user."""
 
     name: str
     layers: Slices
@@ -58,23 +52,15 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """A candidate with its out-of-sample logits.
-
-    Attributes:
-        view, head, hyperparameters: what was tried.
-        targets: of the m images that it was scored on.
-        logits: calibrated, (m, k), each from a fit that did not see the image (or its group).
-        seconds: how long it took.
-        fitted: the fitted head, where the trial made one on all training images.
-    """
+    """A candidate with its out-of-sample logits."""
 
     view: View
     head: str
     hyperparameters: dict[str, float]
-    targets: EncodedLabels
-    logits: Floats
+    targets: EncodedLabels  # of the m images that it was scored on
+    logits: Floats  # calibrated, (m, k), each from a fit that did not see the image (or its group)
     seconds: float
-    fitted: Head | None = None
+    fitted: Head | None = None  # where the trial fitted the head on all training images
 
     @cached_property
     def losses(self) -> Floats:
@@ -97,19 +83,10 @@ class Trial:
         accuracy, accuracy_error = mean_and_error(self.correct, None)
         log_loss, log_loss_error = mean_and_error(self.losses, self.targets.weights)
         return Candidate(
-            view=self.view.name,
-            layers=tuple(name for name, _, _ in self.view.layers),
-            weights=self.view.weights,
-            head=self.head,
-            hyperparameters=self.hyperparameters,
-            images=len(self.targets),
-            accuracy=accuracy,
-            accuracy_error=accuracy_error,
-            log_loss=log_loss,
-            log_loss_error=log_loss_error,
-            seconds=round(self.seconds, 4),
-            chosen=chosen,
-        )
+            view=self.view.name, layers=tuple(name for name, _, _ in self.view.layers), weights=self.view.weights, head=self.head,
+            hyperparameters=self.hyperparameters, images=len(self.targets), accuracy=accuracy, accuracy_error=accuracy_error,
+            log_loss=log_loss, log_loss_error=log_loss_error, seconds=round(self.seconds, 4), chosen=chosen,
+        )  # fmt: skip
 
 
 def mean_and_error(values: Floats, weights: Floats | None) -> tuple[float, float]:
@@ -119,13 +96,12 @@ def mean_and_error(values: Floats, weights: Floats | None) -> tuple[float, float
     return mean, float(np.sqrt((w**2 * (values - mean) ** 2).sum()) / w.sum())
 
 
-def views(layers: Sequence[Layer]) -> list[View]:
+def views(every: Slices) -> list[View]:
     """Which layers to try together.
 
     The last layer; all stages without it; all; all with the last, which has more features than the others together in most networks, at a
     fifth; and all, the layers more alike in their weight and the last at a quarter.
     """
-    every: Slices = tuple((layer.name, layer.start, layer.stop) for layer in layers)
     last = View("the last layer", every[-1:])
     if len(every) == 1:
         return [last]
@@ -140,33 +116,24 @@ def views(layers: Sequence[Layer]) -> list[View]:
 
 
 class TrialData:
-    """Features of the images on which candidates are tried.
+    """Features of the images on which candidates are tried: `rows` of all training images X (n, D), or the `whole` of them.
 
-    Args:
-        X: float32 (n, D), all training images: means and scales come from these.
-        targets: of all of them, with their groups.
-        layers: of the feature vector.
-        class_weight: as of the heads.
-        seed: for the subsample.
-
-    Attributes:
-        views: which layers to try together.
-        rows: the images, as rows of X; `whole`: whether these are all.
-        targets: of these images, with their weights and groups.
+    Means and scales come from all training images. `targets` are of the rows, with their weights and groups.
     """
 
     def __init__(
         self, X: npt.NDArray[np.float32], targets: EncodedLabels, *, layers: Sequence[Layer], class_weight: ClassWeight, seed: int
     ) -> None:
-        self.views = views(layers)
+        every = tuple((layer.name, layer.start, layer.stop) for layer in layers)
+        layer_map = LayerMap(every).fit(X)
+        self.views = views(every)
         self.class_weight = class_weight
         self.seed = seed
         self.rows = stratified_rows(targets, FULL_ROWS, seed=seed)
         self.whole = len(self.rows) == len(X)
         some = targets.take(self.rows)
         self.targets = replace(some, weights=image_weights(some, class_weight))
-        every = tuple((layer.name, layer.start, layer.stop) for layer in layers)
-        self._features = LayerMap(every).fit(X).transform(X if self.whole else X[self.rows])
+        self._features = layer_map.transform(X if self.whole else X[self.rows])
         self._positions = dict(zip(every, np.cumsum([0, *(stop - start for _, start, stop in every)]).tolist(), strict=False))
 
     def linear_views(self) -> list[View]:
@@ -234,16 +201,6 @@ def _promising(trials: Sequence[Trial]) -> list[Trial]:
     return finalists
 
 
-_SETTINGS = {
-    "logistic": ("C",),
-    "ridge": ("regularisation",),
-    "neighbours": ("neighbours",),
-    "centroid": (),
-    "kernel_ridge": ("width", "regularisation"),
-}
-"""Hyperparameters that each head chooses by itself; learned under the same name with an underscore."""
-
-
 def _try(data: TrialData, name: str, view: View, rows: Rows | None, *, near: dict[str, float] | None = None) -> Trial | None:
     """One head on one view, on some of the images or on all; `near` are hyperparameters that were best on fewer images."""
     began = time.perf_counter()
@@ -265,6 +222,6 @@ def _try(data: TrialData, name: str, view: View, rows: Rows | None, *, near: dic
     head = make_head(name, {}, class_weight=data.class_weight, seed=data.seed)
     labels = targets.indicators if targets.link.independent else targets.classes[targets.codes]
     head.fit(features, labels, groups=targets.groups)
-    chosen = {setting: getattr(head, f"{setting}_") for setting in _SETTINGS[name]}
+    chosen = {setting: getattr(head, f"{setting}_") for setting in head.chosen}
     fitted = head if rows is None and data.whole else None
     return Trial(view, name, chosen, targets, head.out_of_sample_logits_, time.perf_counter() - began, fitted)

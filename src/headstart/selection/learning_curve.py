@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -21,7 +21,7 @@ from headstart.errors import DataError, ParameterError
 from headstart.heads.labels import ClassWeight, EncodedLabels, encode, stratified_rows
 from headstart.heads.linalg import one_thread
 from headstart.metrics import resamples
-from headstart.selection.choice import Candidate, Choice, unfitted
+from headstart.selection.choice import Choice, unfitted
 
 if TYPE_CHECKING:
     from headstart.backbones import Layer
@@ -29,18 +29,13 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
 
-PARTS = 8
-"""Fits for one size, at most."""
-FITTED = 6000
-"""Images in all fits of one size together, at most, but one fit at least: the time grows faster than with the images."""
-TESTED = 2000
-"""Images that every size is tested on, at most."""
+PARTS = 8  # fits for one size, at most
+FITTED = 6000  # images in all fits of one size together, at most, but one fit at least: the time grows faster than with the images
+TESTED = 2000  # images that every size is tested on, at most
 HALVINGS = 6
-FEWEST = 10
-"""Images of the smallest part, at least; and two for each class."""
+FEWEST = 10  # images of the smallest part, at least; and two for each class
 REPLICATES = 400
-HARDLY = 0.005
-"""A gain in accuracy below which more images hardly help."""
+HARDLY = 0.005  # a gain in accuracy below which more images hardly help
 _EXPONENTS = np.geomspace(0.1, 2.0, 25)
 
 
@@ -48,83 +43,47 @@ _EXPONENTS = np.geomspace(0.1, 2.0, 25)
 class LearningCurve:
     """Accuracy by number of training images.
 
-    Attributes:
-        images: numbers of training images, ascending.
-        accuracy: out of sample, for each; of independent labels the share of images with all of them correct.
-        error: standard error of each.
-        sentence: whether twice as many images would help, and by how much, as text.
-        doubled: accuracy expected with twice as many images, by the law; None where there are too few sizes for one.
-        gain: the increase over the law's value for all images; None as above.
-        gain_interval: 95 % interval of the gain, from resampling the tested images (groups, where there are some) and from how far fits
-            of one size differ. It is assumed that the law holds beyond all images.
-        law: (floor, factor, exponent): error rate = floor + factor * (m / n)^-exponent for m of the n images; None as above.
-        tested: how many images each size was tested on.
+    The interval of the gain comes from resampling the tested images (or groups) and from how far fits of one size differ. It is assumed
+    that the law holds beyond all images; `doubled`, `gain` and `law` are None where there are too few sizes for one.
     """
 
-    images: tuple[int, ...]
-    accuracy: tuple[float, ...]
-    error: tuple[float, ...]
-    sentence: str
-    doubled: float | None = None
-    gain: float | None = None
-    gain_interval: tuple[float, float] | None = None
-    law: tuple[float, float, float] | None = None
-    tested: int = 0
+    images: tuple[int, ...]  # numbers of training images, ascending
+    accuracy: tuple[float, ...]  # out of sample; of independent labels the share of images with all correct
+    error: tuple[float, ...]  # standard errors
+    sentence: str  # whether twice as many images would help, and by how much
+    doubled: float | None = None  # accuracy expected with twice as many images
+    gain: float | None = None  # the increase over the law's value for all images
+    gain_interval: tuple[float, float] | None = None  # 95 %
+    law: tuple[float, float, float] | None = None  # (floor, factor, exponent): error = floor + factor * (m / n)^-exponent
+    tested: int = 0  # how many images each size was tested on
 
     def to_dict(self) -> dict[str, Any]:
-        """As data for JSON."""
-        plain = asdict(self)
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
+        """JSON values."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
 
     @classmethod
     def from_dict(cls, entries: dict[str, Any]) -> Self:
-        """The curve again.
-
-        Raises:
-            ParameterError: an entry is missing or unknown.
-        """
+        """The inverse of `to_dict`; ParameterError where an entry is missing or unknown."""
+        given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in entries.items()}
         try:
-            given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in entries.items()}
             found = cls(**given)
-            lengths = {len(found.images), len(found.accuracy), len(found.error)}
+            if not len(found.images) == len(found.accuracy) == len(found.error):
+                raise TypeError("images, accuracy and error have different lengths")
         except TypeError as error:
             raise ParameterError(f"this is not a learning curve: {error}.") from None
-        if len(lengths) > 1:
-            raise ParameterError("this is not a learning curve: images, accuracy and error have different lengths.")
         return found
 
 
 def learning_curve(
-    X: npt.ArrayLike,
-    y: npt.ArrayLike,
-    *,
-    choice: Choice,
-    layers: Sequence[Layer],
-    class_weight: ClassWeight = None,
-    groups: npt.ArrayLike | None = None,
-    seed: int = 0,
-    sizes: Sequence[int] | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> LearningCurve:
+    X: npt.ArrayLike, y: npt.ArrayLike, *, choice: Choice, layers: Sequence[Layer], class_weight: ClassWeight = None,
+    groups: npt.ArrayLike | None = None, seed: int = 0, progress: Callable[[int, int], None] | None = None,
+) -> LearningCurve:  # fmt: skip
     """Measure how accurate the chosen head would be with fewer training images, and extrapolate to twice as many.
 
     Layers, head and hyperparameters are those that were chosen for all images. The law is a power law with a floor (Cortes et al., Learning
     curves: asymptotic values and rate of convergence, NIPS 1993), fitted to the error rates.
 
-    Args:
-        X: features of the training images, float32 (n, D).
-        y: n labels, or a bool matrix (n, k).
-        choice: made of the same images, in the same order.
-        layers: slices of the feature vector, as for `choose_head`.
-        class_weight: as for `choose_head`.
-        groups: n group names; no group is on both sides.
-        seed: of the parts.
-        sizes: numbers of images to try, each at most half of n; None takes halves, quarters and so on. All images are always in the curve.
-        progress: called with (fits done, fits in all).
-
-    Raises:
-        DataError: the arrays and the choice are not of the same images.
-        ParameterError: a size that is too small or too large.
+    Features (n, D), labels (n,) or bool (n, k), layers, class weights and groups are those of the choice, in the same order.
     """
     values, labels = np.asarray(X, dtype=np.float32), np.asarray(y)
     targets, scores = encode(labels), choice.out_of_sample
@@ -139,9 +98,24 @@ def learning_curve(
     tested = stratified_rows(targets, TESTED, seed=seed)
     candidate = next(candidate for candidate in choice.evidence if candidate.chosen)
     unfitted(candidate, layers=layers)  # layers that do not fit are noticed before any work
-    parts = _parts(targets, sizes=sizes, seed=seed)
-    trial = _PartTrial(values, labels, targets, tested, candidate, layers, class_weight, seed)
-    correct, accuracies = _try_all(trial, parts, progress)
+
+    def trial(part: Rows) -> tuple[npt.NDArray[np.bool_], Floats]:
+        """Which of the tested images are outside a part (t,), and whether each of these is classified correctly by a fit on it."""
+        settings: dict[str, Any] = dict(candidate.hyperparameters)
+        if "neighbours" in settings:  # no more than there are other images
+            settings["neighbours"] = max(1, min(int(settings["neighbours"]), len(part) - 1))
+        weight, some = class_weight, targets.take(part)
+        if isinstance(weight, Mapping) and not some.link.independent:  # it may name classes that a small part lacks
+            present = set(some.classes[some.indicators.any(axis=0)].tolist())
+            weight = {label: value for label, value in weight.items() if label in present}
+        pipeline = unfitted(candidate, layers=layers, hyperparameters=settings, class_weight=weight, seed=seed)
+        pipeline.fit(values[part], labels[part], groups=some.groups)
+        outside = ~np.isin(tested, part)
+        rows = tested[outside]
+        return outside, some.link.correct(pipeline.predict(values[rows]), labels[rows]).astype(np.float64)
+
+    parts = _parts(targets, seed=seed)
+    correct, accuracies = _try_all(trial, len(tested), parts, progress)
     images = [round(float(np.mean([len(part) for part in same]))) for same in parts]
     # Logistic regression is cross-validated in five folds; the other heads leave out one image, or group, at a time.
     images.append(round(0.8 * len(values)) if candidate.head == "logistic" else len(values))
@@ -151,19 +125,12 @@ def learning_curve(
     return _curve(images, table, numbers[tested], error, total=len(values), seed=seed)
 
 
-def _parts(targets: EncodedLabels, *, sizes: Sequence[int] | None, seed: int) -> list[list[Rows]]:
+def _parts(targets: EncodedLabels, *, seed: int) -> list[list[Rows]]:
     """For each size, ascending, the rows of each fit."""
     n = len(targets)
     least = max(FEWEST, 2 * targets.indicators.shape[1])
-    if sizes is None:
-        planned = [n / 2**step for step in range(1, HALVINGS + 1) if n / 2**step >= least]
-    else:
-        wrong = [size for size in sizes if not 2 <= size <= n / 2]
-        if wrong:
-            raise ParameterError(f"sizes must lie between 2 and {n // 2}, half of the {n} training images, got {wrong[0]!r}.")
-        planned = [float(size) for size in sizes]
     found = []
-    for size in sorted(set(planned)):
+    for size in (n / 2**step for step in range(HALVINGS, 0, -1) if n / 2**step >= least):
         most = min(PARTS, max(1, round(FITTED / size)))
         try:
             parts = folds(targets.codes, count=max(2, round(n / size)), groups=targets.groups, seed=seed)[:most]
@@ -175,42 +142,14 @@ def _parts(targets: EncodedLabels, *, sizes: Sequence[int] | None, seed: int) ->
     return found
 
 
-@dataclass(frozen=True, eq=False)
-class _PartTrial:
-    """Fits the chosen head on a part of the training images, and tests it on those of the rows `tested` that are outside the part."""
-
-    values: npt.NDArray[np.float32]
-    labels: npt.NDArray[Any]
-    targets: EncodedLabels
-    tested: Rows
-    candidate: Candidate
-    layers: Sequence[Layer]
-    class_weight: ClassWeight
-    seed: int
-
-    def __call__(self, part: Rows) -> tuple[npt.NDArray[np.bool_], Floats]:
-        """Which of the tested images are outside (t,), and whether each of these is classified correctly."""
-        settings: dict[str, Any] = dict(self.candidate.hyperparameters)
-        if "neighbours" in settings:  # no more than there are other images
-            settings["neighbours"] = max(1, min(int(settings["neighbours"]), len(part) - 1))
-        weight, some = self.class_weight, self.targets.take(part)
-        if isinstance(weight, Mapping) and not some.link.independent:  # it may name classes that a small part lacks
-            present = set(some.classes[some.indicators.any(axis=0)].tolist())
-            weight = {label: value for label, value in weight.items() if label in present}
-        pipeline = unfitted(self.candidate, layers=self.layers, hyperparameters=settings, class_weight=weight, seed=self.seed)
-        pipeline.fit(self.values[part], self.labels[part], groups=some.groups)
-        outside = ~np.isin(self.tested, part)
-        rows = self.tested[outside]
-        return outside, some.link.correct(pipeline.predict(self.values[rows]), self.labels[rows]).astype(np.float64)
-
-
 def _try_all(
-    trial: _PartTrial, parts: list[list[Rows]], progress: Callable[[int, int], None] | None
-) -> tuple[list[Floats], list[list[float]]]:
+    trial: Callable[[Rows], tuple[npt.NDArray[np.bool_], Floats]], tested: int, parts: list[list[Rows]],
+    progress: Callable[[int, int], None] | None,
+) -> tuple[list[Floats], list[list[float]]]:  # fmt: skip
     """For each size, how often each tested image is correct in fits without it (t,), nan for never; and the accuracy of each fit."""
     accuracies: list[list[float]] = [[] for _ in parts]
     tasks = [(number, part) for number, same in enumerate(parts) for part in same]
-    hits, times = np.zeros((2, len(parts), len(trial.tested)))
+    hits, times = np.zeros((2, len(parts), tested))
     with one_thread(), ThreadPoolExecutor(available_cores()) as pool:
         results = pool.map(trial, [part for _, part in tasks])
         for done, ((number, _), (outside, correct)) in enumerate(zip(tasks, results, strict=True), 1):

@@ -168,7 +168,7 @@ class LabelTraining:
         weights: Mapping[int, float] | None = None if class_weights is None else dict(enumerate(class_weights.tolist()))
         y = self.loss.link.targets(self.indicators[rows] > 0.5)
         groups = None if self.groups is None else self.groups[rows]
-        fitted = LogisticHead(class_weight=weights, seed=seed).fit_overwriting((features - mean) / scale, y, groups=groups)
+        fitted = LogisticHead(class_weight=weights, seed=seed).fit((features - mean) / scale, y, groups=groups, overwrite=True)
         coef = fitted.coef_ / scale
         head.start_from(coef, fitted.intercept_ - coef @ mean)
 

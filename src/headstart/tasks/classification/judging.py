@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-from safetensors.numpy import load, save
-
 from headstart.audit import find_label_errors
 from headstart.features.prepared import result_key
+from headstart.files import packed, unpacked
 from headstart.reliability import Abstention, Reliability, ReliabilityTest, confidence
 from headstart.selection import LearningCurve, learning_curve
 from headstart.tasks.classification.evaluation import ClassEvaluation
@@ -55,16 +52,14 @@ def _reliability_and_curve(learned: Learned, context: LearningContext) -> tuple[
             )  # fmt: skip
         entries, arrays = reliability.state()
         said = {"reliability": entries, "curve": None if curve is None else curve.to_dict()}
-        packed: bytes = save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, metadata={"json": json.dumps(said)})
-        return packed
+        return packed(said, arrays)
 
     evidence = [candidate.to_dict() | {"seconds": 0} for candidate in choice.evidence if candidate.chosen]
     layers = [(layer.name, layer.start, layer.stop) for layer in table.layers]
     key = result_key("reliability", asked, evidence, layers, values, targets, scores, [] if groups is None else groups)
-    packed = compute() if learned.fine_tuned is not None else context.prepared.cached(key, compute)
-    said = json.loads(json.loads(packed[8 : 8 + int.from_bytes(packed[:8], "little")])["__metadata__"]["json"])
+    said, arrays = unpacked(compute() if learned.fine_tuned is not None else context.prepared.cached(key, compute))
     curve = None if said["curve"] is None else LearningCurve.from_dict(said["curve"])
-    return Reliability.from_state(said["reliability"], load(packed)), curve
+    return Reliability.from_state(said["reliability"], arrays), curve
 
 
 def reliability_of(

@@ -14,7 +14,7 @@ from headstart.data import Dataset
 from headstart.data.split import hold_out
 from headstart.errors import DataError
 from headstart.features import BackboneExtractor
-from headstart.features.prepared import trained_folder
+from headstart.features.prepared import trained, trained_folder
 from headstart.features.table import FeatureTable, taken
 from headstart.heads.labels import EncodedLabels, class_weights, encode
 from headstart.progress import Seconds
@@ -51,7 +51,7 @@ def learn(table: FeatureTable, context: LearningContext) -> Learned:
     with seconds.lap("fine-tuning"), trained_folder() as folder:
         job = _job(table, context)
         tuned = fine_tune(job, _pretrained(table, context, job), cache=folder)
-        prepared = context.prepared.trained(tuned.backbone, tuned.preprocessing, folder=folder)
+        prepared = trained(context.prepared.settings, tuned.backbone, tuned.preprocessing, folder)
         choice = _choice(tuned, job, encode(table.targets[table.train]), probe)
     listener.stage("Extracting features of the trained network")
     table = table.take(table.test) if context.test_only else table
@@ -66,11 +66,10 @@ def learn(table: FeatureTable, context: LearningContext) -> Learned:
 def _choose(table: FeatureTable, context: LearningContext) -> Choice:
     """Layers, head and hyperparameters from out-of-sample scores of the training rows."""
     settings, rows = context.settings, table.train
-    with context.prepared.store() as store:
-        return choose_head(
-            table.values[rows], table.targets[rows], layers=table.layers, head=settings.head, class_weight=settings.class_weight,
-            groups=table.groups_among(rows), seed=settings.seed, cache=store, progress=context.listener.progress,
-        )  # fmt: skip
+    return choose_head(
+        table.values[rows], table.targets[rows], layers=table.layers, head=settings.head, class_weight=settings.class_weight,
+        groups=table.groups_among(rows), seed=settings.seed, cached=context.prepared.cached, progress=context.listener.progress,
+    )  # fmt: skip
 
 
 def find_learning_rate(table: FeatureTable, context: LearningContext, *, low: float, high: float, steps: int) -> LearningRates:
