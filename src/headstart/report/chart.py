@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -150,19 +150,12 @@ def _short_number(number: float) -> str:
     return np.format_float_scientific(number, precision=3, trim="-", exp_digits=1).replace("+", "")
 
 
-class Line(NamedTuple):
-    """A drawn series: CSS classes, the data of its path, and its dots (x, y, radius, title)."""
-
-    kind: str
-    path: str
-    dots: list[tuple[str, str, float, str]]
-
-
 class ChartDrawing:
     """Where everything in a line chart is, in the units of its drawing, `WIDE` by `HIGH`.
 
     `name` names the chart in links inside of the page; `levels` and `columns` are the ticks of y and of x (place, label); `mark` is the
-    position that stands out (place, CSS classes, label); `key` has CSS classes and name of each series with a name.
+    position that stands out (place, CSS classes, label); `key` has CSS classes and name of each series with a name; `lines` has of each
+    series its CSS classes, the data of its path, and its dots (x, y, radius, title).
     """
 
     def __init__(self, chart: LineChart) -> None:
@@ -183,7 +176,7 @@ class ChartDrawing:
     def _place(self, point: Point) -> Point:
         return self.left + point[0] * (self.right - self.left), self.bottom - point[1] * (self.bottom - self.top)
 
-    def _line(self, series: Series) -> Line:
+    def _line(self, series: Series) -> tuple[str, str, list[tuple[str, str, float, str]]]:
         chart, drawn = self.chart, [list(map(self._place, line)) for line in lines(series, self._x, self._y)]
         path = "".join("M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in line) for line in drawn if len(line) > 1)
         alone = {line[0] for line in drawn if len(line) == 1}
@@ -196,7 +189,7 @@ class ChartDrawing:
             if series.dots or marked or (column, level) in alone:
                 title = f"{series.name}, {chart.x.label} {_formatted(chart.x, a)}: {_formatted(chart.y, b)}"
                 dots.append((f"{column:.1f}", f"{level:.1f}", 4 if marked else 2.4, title))
-        return Line(_kind(series), path, dots)
+        return _kind(series), path, dots
 
     def key_places(self, x: int) -> Iterator[tuple[str, str, float]]:
         """Yield (CSS classes, name, place) of each entry of the key, beside the title of a chart that begins at `x`."""
