@@ -41,9 +41,15 @@ class Estimator:
         Raises:
             ValueError: an unknown name.
         """
-        from sklearn.base import BaseEstimator
-
-        BaseEstimator.set_params(self, **parameters)
+        known = self.get_params()
+        for name, value in parameters.items():
+            if name not in known:
+                raise ValueError(f"Invalid parameter {name!r} for {self!r}. Its parameters are {', '.join(self._get_param_names())}.")
+            owner, _, inner = name.partition("__")
+            if inner:
+                getattr(self, owner).set_params(**{inner: value})
+            else:
+                setattr(self, name, value)
         return self
 
     def clone(self) -> Self:

@@ -167,7 +167,9 @@ def _filter(graph: OnnxGraph, x: str, interpolation: str) -> str:
     if interpolation == "bilinear":
         return graph.node("Max", graph.node("Sub", one, x), zero)
     if interpolation == "bicubic":
-        inner, outer = _polynomial(graph, x, 1.5, -2.5, 0.0, 1.0), _polynomial(graph, x, -0.5, 2.5, -4.0, 2.0)
+        # in this order: another rounds differently, and a pixel that rounds to the other side shows in the probabilities
+        inner = graph.node("Add", graph.node("Mul", graph.node("Mul", x, x), _polynomial(graph, x, 1.5, -2.5)), one)
+        outer = graph.node("Mul", _polynomial(graph, x, 1.0, -5.0, 8.0, -4.0), graph.constant(-0.5))
         beyond = graph.node("Where", graph.node("Less", x, graph.constant(2.0)), outer, zero)
         return graph.node("Where", graph.node("Less", x, one), inner, beyond)
     near = graph.node("Less", x, graph.constant(1e-6))
@@ -182,8 +184,7 @@ def _polynomial(graph: OnnxGraph, x: str, *factors: float) -> str:
     """By Horner's rule; the factor of the highest power comes first."""
     value = graph.constant(factors[0])
     for factor in factors[1:]:
-        value = graph.node("Mul", value, x)
-        value = graph.node("Add", value, graph.constant(factor)) if factor else value
+        value = graph.node("Add", graph.node("Mul", value, x), graph.constant(factor))
     return value
 
 
