@@ -65,7 +65,7 @@ def test_wrong_options(cli: Cli, pictures: Path) -> None:
         ("--group-from", "(("): r"is not a regular expression",
         ("--group-from", "xyz(1)"): r"xyz",
         ("--test", "nowhere"): r"there is no file or folder 'nowhere'",
-        ("--test", str(pictures)): r"60 images stand in the training data and in the test data",
+        ("--test", str(pictures)): r"60 images are in the training data and in the test data",
         ("--weights", "absent.pth"): r"absent.pth: no such weight file",
         ("--weights", "file"): r"file",
         ("--cache", "file"): r"cache must be a folder, and .*file is a file",

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from headstart.data import Dataset, Labels, read_dataset
+from headstart.data import Dataset, Labels, ListOptions, read_dataset
 from headstart.errors import DataError, ParameterError
 
 
@@ -288,7 +288,7 @@ def test_test_data_matched_across_unicode_forms(tmp_path):
 
 def test_the_same_folder_for_training_and_test(tmp_path):
     make(tmp_path, "a/1.jpg", "b/1.jpg")
-    with pytest.raises(DataError, match="2 images stand in the training data and in the test data"):
+    with pytest.raises(DataError, match="2 images are in the training data and in the test data"):
         read_dataset(tmp_path, test=tmp_path)
 
 
@@ -335,7 +335,7 @@ def test_group_patterns_that_do_not_work(tmp_path):
     with pytest.raises(ParameterError, match=r"matches none of the 2 names, for example 'a/1\.jpg'"):
         read_dataset(tmp_path, group_from="patient")
     with pytest.raises(ParameterError, match="both say what belongs together"):
-        read_dataset(tmp_path, group_from="a", group_column="b")
+        read_dataset(tmp_path, group_from="a", lists=ListOptions(columns={"group": "b"}))
 
 
 def test_groups_of_training_and_test_data(tmp_path):

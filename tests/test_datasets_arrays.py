@@ -222,7 +222,7 @@ def test_torchvision_errors(tmp_path, fake_torchvision, monkeypatch):
     fake_torchvision.MNIST = MNIST
     with pytest.raises(DataError) as caught:
         read_dataset("torchvision:MNIST", cache=tmp_path, announce=str)
-    assert "torchvision:MNIST could not be had (RuntimeError: no route to host)" in str(caught.value)
+    assert "torchvision:MNIST could not be downloaded (RuntimeError: no route to host)" in str(caught.value)
     assert "check the name and the internet connection, or copy it into" in str(caught.value)
     with pytest.raises(DataError, match=r"torchvision:Flower102 is not known\. Did you mean Flowers102"):
         read_dataset("torchvision:Flower102")
@@ -311,7 +311,7 @@ def test_hub_errors(tmp_path, monkeypatch):
         raise ConnectionError("Couldn't reach the Hub")
 
     fake_hub(monkeypatch, offline)
-    with pytest.raises(DataError, match=r"hf:x/y could not be had \(ConnectionError: Couldn't reach the Hub\)\. .*internet connection"):
+    with pytest.raises(DataError, match=r"hf:x/y could not be downloaded \(ConnectionError: Couldn't reach the Hub\)\. .*connection"):
         read_dataset("hf:x/y", cache=tmp_path, announce=str)
     fake_hub(monkeypatch, lambda *_, cache_dir: {"train": Rows({"text": Feature(), "label": ClassLabel(names=["a"])}, [])})
     with pytest.raises(DataError, match="hf:x/y has no column of images; its columns are 'text', 'label'"):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from headstart.data import Labels, LabelSets, read_dataset
+from headstart.data import Labels, LabelSets, ListOptions, read_dataset
 from headstart.errors import DataError, ParameterError
 
 NAMES = ("1.jpg", "2.jpg", "3.jpg", "4.jpg")
@@ -64,7 +64,7 @@ def test_synonyms(folder, path, label, split, group):
 
 def test_columns_by_parameter(folder):
     text = "a,b,c,d\nimg/1.jpg,x,train,g\nimg/2.jpg,y,test,h\nimg/3.jpg,y,train,h\nimg/4.jpg,x,train,h\n"
-    data = read_dataset(write(folder, text), path_column="a", label_column="b", split_column="c", group_column="d")
+    data = read_dataset(write(folder, text), lists=ListOptions(columns={"path": "a", "label": "b", "split": "c", "group": "d"}))
     assert data.classes == ("x", "y")
     assert data.parts.tolist() == ["train", "test", "train", "train"]
     assert data.groups.tolist() == ["g", "h", "h", "h"]
@@ -77,10 +77,10 @@ def test_wrong_columns_name_what_was_found(folder):
     assert "has no column for the label. Expected one called label, labels, class" in str(caught.value)
     assert "columns found: 'path', 'labell', 'other'. Did you mean labell?" in str(caught.value)
     with pytest.raises(DataError) as caught:
-        read_dataset(path, label_column="label")
-    assert "has no column 'label' (label_column). Columns found: 'path', 'labell', 'other'. Did you mean labell?" in str(caught.value)
+        read_dataset(path, lists=ListOptions(columns={"label": "label"}))
+    assert "has no column 'label' for the label. Columns found: 'path', 'labell', 'other'. Did you mean labell?" in str(caught.value)
     with pytest.raises(ParameterError, match=r"one column of .* is given for two purposes"):
-        read_dataset(path, path_column="path", label_column="path")
+        read_dataset(path, lists=ListOptions(columns={"path": "path", "label": "path"}))
 
 
 def test_two_columns_of_which_one_is_known(folder):
@@ -134,9 +134,9 @@ def test_several_labels_in_one_cell(folder, cells):
 
 def test_labels_with_a_comma_stay_whole(folder):
     assert read_dataset(write(folder, rows('"Smith, John"', '"Doe, Jane"'))).classes == ("Doe, Jane", "Smith, John")
-    whole = read_dataset(write(folder, rows("a;b", "a")), label_separator="")
+    whole = read_dataset(write(folder, rows("a;b", "a")), lists=ListOptions(label_separator=""))
     assert whole.classes == ("a", "a;b")
-    assert isinstance(read_dataset(write(folder, rows("a+b", "a")), label_separator="+").targets, LabelSets)
+    assert isinstance(read_dataset(write(folder, rows("a+b", "a")), lists=ListOptions(label_separator="+")).targets, LabelSets)
 
 
 def test_numbers_as_labels(folder):
@@ -238,7 +238,7 @@ def test_missing_files(folder):
     assert "'img/5.jpg', 'img/6.jpg', 'img/7.jpg'" in message
     assert f"Paths are relative to {folder}" in message
     assert "allow_missing=True passes over them" in message
-    data = read_dataset(path, allow_missing=True)
+    data = read_dataset(path, lists=ListOptions(allow_missing=True))
     assert len(data) == 4
     assert noted(data, "Passed over 4 rows whose file does not exist")
 
@@ -247,9 +247,9 @@ def test_missing_files_that_are_elsewhere(folder):
     path = write(folder, "path,label\n1.jpg,a\n2.jpg,b\n")
     with pytest.raises(DataError, match=r"2 of 2 files .*'1\.jpg' is in .*img: give that folder as image_root"):
         read_dataset(path)
-    assert read_dataset(path, image_root=folder / "img").names() == ("1.jpg", "2.jpg")
+    assert read_dataset(path, lists=ListOptions(image_root=folder / "img")).names() == ("1.jpg", "2.jpg")
     with pytest.raises(DataError, match="2 of 2 files"):
-        read_dataset(path, allow_missing=True)
+        read_dataset(path, lists=ListOptions(allow_missing=True))
 
 
 def test_ids_without_suffix_backslashes_and_whole_paths(folder):
@@ -263,7 +263,7 @@ def test_empty_labels(folder):
         DataError, match=r"2 rows of .* have no label in the column 'label', for example 'img/2\.jpg', 'img/4\.jpg'\. Fill them in"
     ):
         read_dataset(path)
-    data = read_dataset(path, allow_missing=True)
+    data = read_dataset(path, lists=ListOptions(allow_missing=True))
     assert len(data) == 2
     assert noted(data, "Passed over 2 rows without a label")
 
@@ -285,7 +285,7 @@ def test_parts_that_are_none(folder):
     assert data.parts.tolist() == ["", ""]
     assert noted(data, "'fold' does not hold train, val or test but '0', '1': it is not used")
     with pytest.raises(DataError, match=r"the column 'fold' of .* must hold train, val or test; found '0', '1'"):
-        read_dataset(write(folder, text), split_column="fold")
+        read_dataset(write(folder, text), lists=ListOptions(columns={"split": "fold"}))
     data = read_dataset(write(folder, "path,label,split\nimg/1.jpg,a,\nimg/2.jpg,b,train\nimg/3.jpg,b,test\n"))
     assert data.parts.tolist() == ["train", "train", "test"]
     assert noted(data, "1 rows have no part")
@@ -335,3 +335,8 @@ def test_groups_from_names_replace_those_of_a_column(folder):
     data = read_dataset(path, group_from=r"(\d)\.jpg")
     assert data.groups.tolist() == ["1", "2"]
     assert noted(data, "are replaced by those from group_from")
+
+
+def test_a_column_for_something_else_is_refused(folder):
+    with pytest.raises(ParameterError, match=r"columns has no entry 'lable'\. Did you mean label\? Allowed: path, label, split, group"):
+        read_dataset(write(folder, rows("a", "b")), lists=ListOptions(columns={"lable": "x"}))

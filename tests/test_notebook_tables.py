@@ -6,7 +6,7 @@ import numpy as np
 
 from headstart.audit import Audit, Finding
 from headstart.data import Dataset, class_targets
-from headstart.data.notebook import SHOWN, counts_table
+from headstart.data.dataset import SHOWN, counts_table
 from reports import Reading
 
 BAD = "<script>alert(1)</script>\x1b"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "Dataset": "data", "read_dataset": "data", "dataset_from_arrays": "data", "dataset_from_paths": "data",
+    "Dataset": "data", "ListOptions": "data", "read_dataset": "data", "dataset_from_arrays": "data", "dataset_from_paths": "data",
     "Preprocessing": "modalities.image", "catalogue": "backbones", "load_backbone": "backbones",
     "BackboneExtractor": "features", "FeatureStore": "features", "TransferClassifier": "classifier",
     "FineTuning": "settings", "FitSettings": "settings", "FitResult": "pipeline", "fit": "pipeline", "deep_check": "pipeline",
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from headstart.audit import check
     from headstart.backbones import catalogue, load_backbone
     from headstart.classifier import TransferClassifier
-    from headstart.data import Dataset, dataset_from_arrays, dataset_from_paths, read_dataset
+    from headstart.data import Dataset, ListOptions, dataset_from_arrays, dataset_from_paths, read_dataset
     from headstart.errors import HeadstartError
     from headstart.evaluate import compare_runs, evaluate_run
     from headstart.explanation import explain
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BackboneExtractor", "ClassEvaluation", "Dataset", "FeatureStore", "FineTuning", "FitResult", "FitSettings", "HeadstartError",
-    "Preprocessing", "Run", "TransferClassifier", "__version__", "catalogue", "check", "compare_runs", "dataset_from_arrays",
+    "ListOptions", "Preprocessing", "Run", "TransferClassifier", "__version__", "catalogue", "check", "compare_runs", "dataset_from_arrays",
     "dataset_from_paths", "deep_check", "evaluate_run", "explain", "fit", "load", "load_backbone", "read_dataset",
 ]  # fmt: skip
 

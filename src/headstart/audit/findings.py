@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from headstart.data.notebook import cell, counts_table
+from headstart.data.dataset import counts_table, html
 
 Severity: TypeAlias = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
@@ -100,14 +100,14 @@ class Audit:
 
     def _repr_html_(self) -> str:
         rows = "".join(
-            f"<tr><td>{finding.severity}</td><td>{cell(finding.message)}{_listed(finding)}</td></tr>" for finding in self.findings
+            f"<tr><td>{finding.severity}</td><td>{html(finding.message)}{_listed(finding)}</td></tr>" for finding in self.findings
         )
         found = (
             f"<table><thead><tr><th>severity</th><th>what was found</th></tr></thead><tbody>{rows}</tbody></table>"
             if self.findings
             else "<p>Nothing wrong was found.</p>"
         )
-        return f"<p><strong>{_plural(self.images, 'image')}</strong> in {cell(self.source)}</p>{counts_table(self.counts)}{found}"
+        return f"<p><strong>{_plural(self.images, 'image')}</strong> in {html(self.source)}</p>{counts_table(self.counts)}{found}"
 
     def _table(self) -> Iterable[str]:
         classes = list(next(iter(self.counts.values()), {}))
@@ -122,7 +122,7 @@ class Audit:
 
 
 def _listed(finding: Finding) -> str:
-    shown = "".join(f"<br><code>{cell(example)}</code>" for example in finding.examples[:_EXAMPLES_SHOWN])
+    shown = "".join(f"<br><code>{html(example)}</code>" for example in finding.examples[:_EXAMPLES_SHOWN])
     more = max(finding.count, len(finding.examples)) - _EXAMPLES_SHOWN
     return shown + (f"<br>... and {more} more" if len(finding.examples) > _EXAMPLES_SHOWN else "")
 

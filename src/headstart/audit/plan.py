@@ -20,7 +20,7 @@ from headstart.audit.findings import components
 from headstart.audit.label_errors import LabelErrors
 from headstart.audit.plan_fields import Fields
 from headstart.data import Dataset, Labels, Targets
-from headstart.data.grouping import groups_from_names
+from headstart.data.annotations import groups_from_names
 from headstart.errors import DataError, ParameterError, nearest
 
 VERSION = 1
@@ -181,8 +181,7 @@ class Plan:
         names = dataset.names()
         base = dataset.groups if dataset.grouped else None
         if self.group_from is not None:
-            found, note = groups_from_names(names, self.group_from)
-            notes += [note] if note else []
+            found, notes = groups_from_names(names, self.group_from)
             if base is None:
                 base = np.array(found, dtype=np.str_)
             else:

@@ -3,24 +3,12 @@
 from headstart.data.annotations import LABEL, Annotations, Column, dataset_of
 from headstart.data.arrays import dataset_from_arrays, dataset_from_paths
 from headstart.data.dataset import Dataset
-from headstart.data.reading import ListOptions, read_annotations, read_dataset
+from headstart.data.folders import list_images
+from headstart.data.lists import ListOptions
+from headstart.data.reading import read_annotations, read_dataset
 from headstart.data.targets import Labels, LabelSets, Targets, class_targets
-from headstart.data.unlabelled import list_images
 
 __all__ = [
-    "LABEL",
-    "Annotations",
-    "Column",
-    "Dataset",
-    "LabelSets",
-    "Labels",
-    "ListOptions",
-    "Targets",
-    "class_targets",
-    "dataset_from_arrays",
-    "dataset_from_paths",
-    "dataset_of",
-    "list_images",
-    "read_annotations",
-    "read_dataset",
-]
+    "LABEL", "Annotations", "Column", "Dataset", "LabelSets", "Labels", "ListOptions", "Targets", "class_targets", "dataset_from_arrays",
+    "dataset_from_paths", "dataset_of", "list_images", "read_annotations", "read_dataset",
+]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,21 +11,25 @@ from typing import Any, cast
 
 import numpy as np
 
-from headstart.data.dataset import Dataset, Images
+from headstart.data.dataset import Dataset, Images, relative_name
 from headstart.data.targets import Targets
-from headstart.errors import DataError
+from headstart.errors import DataError, ParameterError
 
 Labels = list[str] | list[tuple[str, ...]]
 
 LABEL = "label"
 """The column of what is to be learned: class names, or whatever the task reads out of its cells."""
 
-PART_NAMES = {
+_PART_NAMES = {
     **dict.fromkeys(("train", "training", "trn", "training_set", "train_set"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev", "validation_set", "val_set"), "val"),
     **dict.fromkeys(("test", "testing", "tst", "holdout", "test_set"), "test"),
 }
-"""How people write the parts of a data set, in lower case."""
+
+
+def part_of(name: str) -> str | None:
+    """Return "train", "val" or "test" for the ways people write them, else None."""
+    return _PART_NAMES.get(name.strip().casefold().replace("-", "_").replace(" ", "_"))
 
 
 @dataclass(frozen=True)
@@ -57,8 +62,7 @@ class Annotations:
         images: one path for each image, or uint8 (n, H, W, 3).
         columns: what is said of each input, by name; `LABEL` is always there.
         parts: "train", "val", "test" or "" for each image.
-        source: what the user gave.
-        test_source: what the user gave as separate test data, if any.
+        source: what the user gave; `test_source`: what the user gave as separate test data, if any.
         groups: one text for each image, or None.
         root: the folder that names are relative to.
         notes: what was guessed, passed over or repaired, a sentence each.
@@ -74,10 +78,10 @@ class Annotations:
     notes: list[str] = field(default_factory=list)
 
     @classmethod
-    def labelled(cls, images: Images, labels: Labels, *, origin: str, cells: list[Any] | None = None, **further: Any) -> Annotations:
+    def labelled(cls, images: Images, labels: Labels, *, origin: str, **further: Any) -> Annotations:
         """Inputs with a column of labels."""
         values = cast("list[Any]", labels)
-        return cls(images, {LABEL: Column(values, values if cells is None else cells, origin)}, **further)
+        return cls(images, {LABEL: Column(values, values, origin)}, **further)
 
     @property
     def labels(self) -> Labels:
@@ -92,9 +96,7 @@ class Annotations:
     def label_counts(self, parts: Sequence[str] | None = None) -> Counter[str]:
         """Return how many inputs have each label, of some parts only if `parts` is given."""
         chosen = [label for label, part in zip(self.labels, self.parts, strict=True) if parts is None or part in parts]
-        if self.several:
-            return Counter(name for several in chosen for name in several)
-        return Counter(cast("list[str]", chosen))
+        return Counter(name for label in chosen for name in (label if isinstance(label, tuple) else (label,)))
 
     def to_several(self) -> None:
         """Make labels tuples, so that they can stand beside those of inputs with several."""
@@ -105,6 +107,15 @@ class Annotations:
     def source_of(self, part: str) -> str:
         """What the user gave for this part."""
         return self.test_source if self.test_source and part == "test" else self.source
+
+    def group_by_names(self, pattern: str) -> None:
+        """Give each image the group that a pattern finds in its file name; errors as of `groups_from_names`."""
+        if isinstance(self.images, np.ndarray):
+            raise ParameterError(f"group_from={pattern!r} works on file names, and {self.source} has none; give groups=... with the arrays")
+        if self.groups is not None:
+            self.notes.append(f"The groups of {self.source} are replaced by those from group_from={pattern!r}.")
+        self.groups, notes = groups_from_names([relative_name(path, self.root) for path in self.images], pattern)
+        self.notes += notes
 
 
 def dataset_of(found: Annotations, targets: Targets) -> Dataset:
@@ -124,7 +135,7 @@ def join(training: Annotations, test: Annotations) -> Annotations:
     """Put the images of a separate test set beside the training data.
 
     Raises:
-        DataError: arrays beside paths, arrays of different sizes, or images that stand on both sides.
+        DataError: arrays beside paths, arrays of different sizes, or images that are on both sides.
     """
     kept = [i for i, part in enumerate(training.parts) if part != "test"]
     notes = [*training.notes, *(f"Test data: {note}" for note in test.notes)]
@@ -143,10 +154,9 @@ def join(training: Annotations, test: Annotations) -> Annotations:
         first = training.groups or [f"training image {i}" for i in range(len(training.parts))]
         second = test.groups or [f"test image {i}" for i in range(len(test.parts))]
         groups = [first[i] for i in kept] + [second[i] for i in chosen]
-    shared = [name for name in training.columns if name in test.columns]
     return Annotations(
-        images=_join_images(training, kept, test, chosen),
-        columns={name: training.columns[name].take(kept) + test.columns[name].take(chosen) for name in shared},
+        images=_join_images(training.images, kept, test.images, chosen),
+        columns={name: one.take(kept) + test.columns[name].take(chosen) for name, one in training.columns.items() if name in test.columns},
         parts=[training.parts[i] or "train" for i in kept] + ["test"] * len(chosen),
         groups=groups,
         source=training.source,
@@ -156,22 +166,56 @@ def join(training: Annotations, test: Annotations) -> Annotations:
     )
 
 
-def _join_images(training: Annotations, kept: list[int], test: Annotations, chosen: list[int]) -> Images:
-    if isinstance(training.images, np.ndarray) and isinstance(test.images, np.ndarray):
-        if training.images.shape[1:] != test.images.shape[1:]:
-            shapes = f"{training.images.shape[1:3]} and {test.images.shape[1:3]}"
+def _join_images(training: Images, kept: list[int], test: Images, chosen: list[int]) -> Images:
+    if isinstance(training, np.ndarray) and isinstance(test, np.ndarray):
+        if training.shape[1:] != test.shape[1:]:
+            shapes = f"{training.shape[1:3]} and {test.shape[1:3]}"
             raise DataError(f"training and test images are arrays of different height and width: {shapes}; resize one of them")
-        return np.concatenate([training.images[kept], test.images[chosen]])
-    if isinstance(training.images, np.ndarray) or isinstance(test.images, np.ndarray):
+        return np.concatenate([training[kept], test[chosen]])
+    if isinstance(training, np.ndarray) or isinstance(test, np.ndarray):
         raise DataError(
             "training and test data must both be files or both be arrays; save the arrays as image files, or read both as arrays"
         )
-    first, second = [training.images[i] for i in kept], [test.images[i] for i in chosen]
+    first, second = [training[i] for i in kept], [test[i] for i in chosen]
     shared = {path.absolute() for path in first} & {path.absolute() for path in second}
     if shared:
-        example = min(map(str, shared))
         raise DataError(
-            f"{len(shared)} images stand in the training data and in the test data, for example {example}: the score would say nothing. "
-            "Give a test folder with other images, or no --test at all: then a part is held out."
+            f"{len(shared)} images are in the training data and in the test data, for example {min(map(str, shared))}: the score would say "
+            "nothing. Give a test folder with other images, or no --test at all: then a part is held out."
         )
     return (*first, *second)
+
+
+def groups_from_names(names: Sequence[str], pattern: str) -> tuple[list[str], list[str]]:
+    """Return the group of each name, and a note if some names do not match or nothing is grouped.
+
+    The group is the pattern's first group, or the whole match if it has none, wherever it is found first in the name (the path
+    relative to the data folder, with ``/``). A name without a match is a group of its own.
+
+    Raises:
+        ParameterError: the pattern is no regular expression, or matches no name at all.
+    """
+    try:
+        expression = re.compile(pattern)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ParameterError(
+            f"group_from={pattern!r} is not a regular expression: {error}. An example: 'person(\\d+)_' takes the number after 'person'."
+        ) from None
+    matches = [expression.search(name) for name in names]
+    found = [match and match.group(1 if expression.groups else 0) for match in matches]
+    groups = [group or f"{name} (alone)" for group, name in zip(found, names, strict=True)]
+    unmatched = [name for group, name in zip(found, names, strict=True) if not group]
+    if names and len(unmatched) == len(names):
+        raise ParameterError(
+            f"group_from={pattern!r} matches none of the {len(names)} names, for example {names[0]!r}. "
+            "It is searched in the path below the data folder."
+        )
+    if unmatched:
+        some = f"{len(unmatched)} of {len(names)} names do not match group_from={pattern!r}"
+        return groups, [f"{some} and are each a group of their own, for example {unmatched[0]!r}."]
+    different = len(set(groups))
+    if different == len(groups) > 1:
+        return groups, [f"group_from={pattern!r} gives every image a group of its own, so it changes nothing."]
+    if different == 1 < len(groups):
+        return groups, [f"group_from={pattern!r} puts all images into one group, {groups[0]!r}: no part can be held out."]
+    return groups, []

@@ -11,10 +11,9 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from headstart.data.annotations import Annotations, Labels, dataset_of
-from headstart.data.dataset import Dataset
-from headstart.data.folders import part_of
-from headstart.data.labels import label_text, read_labels, shortened, whole_numbers
+from headstart.data.annotations import Annotations, Labels, dataset_of, part_of
+from headstart.data.dataset import Dataset, Images
+from headstart.data.labels import SEVERAL, label_text, label_texts, read_labels, shortened, whole_numbers
 from headstart.errors import DataError
 
 _IMAGE_KEYS = ("images", "x", "data", "imgs")
@@ -70,9 +69,7 @@ def dataset_from_paths(
     return dataset_of(found, read_labels(found, named))
 
 
-def _annotations(
-    images: tuple[Path, ...] | npt.NDArray[np.uint8], labels: Labels, parts: Sequence[str] | None, groups: Sequence[Any] | None, source: str
-) -> Annotations:
+def _annotations(images: Images, labels: Labels, parts: Sequence[str] | None, groups: Sequence[Any] | None, source: str) -> Annotations:
     if not len(images):
         raise DataError(f"there are no images in {source}")
     for what, values in (("labels", labels), ("parts", parts), ("groups", groups)):
@@ -102,11 +99,7 @@ def _annotations(
 
 
 def image_array(images: npt.ArrayLike) -> npt.NDArray[np.uint8]:
-    """Return images as uint8 (n, H, W, 3).
-
-    Raises:
-        DataError: a shape or type that cannot be taken for images without guessing.
-    """
+    """Return images as uint8 (n, H, W, 3); DataError for a shape or type that cannot be taken for images without guessing."""
     try:
         array = np.asarray(images)
     except ValueError:
@@ -133,11 +126,7 @@ def image_array(images: npt.ArrayLike) -> npt.NDArray[np.uint8]:
 
 
 def labels_of(labels: Any, classes: Sequence[str] | None) -> tuple[Labels, Sequence[str] | None]:
-    """Return labels as text, and the class names if they are fixed by `classes` or by the columns of a matrix.
-
-    Raises:
-        DataError: a matrix that is not of 0 and 1, or whose columns are not as many as `classes`.
-    """
+    """Return labels as text, and the class names if they are fixed by `classes` or by the columns of a matrix of 0 and 1."""
     if isinstance(labels, np.ndarray) and labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if isinstance(labels, np.ndarray) and labels.ndim == 2:
@@ -152,9 +141,8 @@ def labels_of(labels: Any, classes: Sequence[str] | None) -> tuple[Labels, Seque
     if isinstance(labels, np.ndarray) and labels.ndim != 1:
         raise DataError(f"labels have the shape {labels.shape}; expected (n,), or (n, k) of 0 and 1 for several labels per image")
     values = list(labels)
-    if any(isinstance(value, list | tuple | set | frozenset) for value in values):
-        rows = [value if isinstance(value, list | tuple | set | frozenset) else [value] for value in values]
-        return [tuple(dict.fromkeys(filter(None, map(label_text, row)))) for row in rows], classes
+    if any(isinstance(value, SEVERAL) for value in values):
+        return [label_texts(value) for value in values], classes
     texts = whole_numbers([label_text(value) for value in values])
     numbers = bool(values) and all(isinstance(value, int | np.integer) for value in values)
     if classes is not None and numbers and not set(texts) <= set(classes) and min(values) >= 0 and max(values) < len(classes):
@@ -165,8 +153,7 @@ def labels_of(labels: Any, classes: Sequence[str] | None) -> tuple[Labels, Seque
 def read_npz(path: Path) -> Annotations:
     """Read a NumPy archive with images and labels (``images``/``labels``, ``X``/``y``, ``x_train``/``y_train``, ``train_images`` ...).
 
-    Raises:
-        DataError: the archive cannot be read without executing what is in it, or holds no such pair.
+    DataError where it cannot be read without executing what is in it, or holds no such pair.
     """
     try:
         with np.load(path, allow_pickle=False) as archive:
@@ -192,17 +179,13 @@ def _pairs(keys: dict[str, str]) -> list[tuple[str, str, str]]:
     """Return (part, key of the images, key of the labels) for each pair in an archive."""
     found = []
     for part, spellings in (("train", ("train",)), ("val", ("val", "valid")), ("test", ("test",)), ("", ("",))):
-        images = _key(keys, _IMAGE_KEYS, spellings)
-        labels = _key(keys, _LABEL_KEYS, spellings)
+        images, labels = (_key(keys, stems, spellings) for stems in (_IMAGE_KEYS, _LABEL_KEYS))
         if images and labels:
             found.append((part, images, labels))
     return found
 
 
 def _key(keys: dict[str, str], stems: Sequence[str], spellings: Sequence[str]) -> str | None:
-    for stem in stems:
-        for part in spellings:
-            for name in (f"{stem}_{part}", f"{part}_{stem}", f"{stem}{part}", f"{part}{stem}"):
-                if name.strip("_") in keys:
-                    return keys[name.strip("_")]
-    return None
+    pairs = [(stem, part) for stem in stems for part in spellings]
+    names = (name.strip("_") for s, p in pairs for name in (f"{s}_{p}", f"{p}_{s}", f"{s}{p}", f"{p}{s}"))
+    return next((keys[name] for name in names if name in keys), None)

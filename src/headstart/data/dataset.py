@@ -1,22 +1,23 @@
-"""`Dataset`: labelled images, as paths or as one array, with their classes, parts and groups."""
+"""`Dataset`: labelled images, as paths or as one array, with their classes, parts and groups; and how a notebook shows it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from html import escape
 from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from headstart.data.notebook import cell, counts_table
 from headstart.data.targets import Targets
 from headstart.errors import DataError
-from headstart.text import printable
+from headstart.text import plural, printable, visible
 
 Images: TypeAlias = tuple[Path, ...] | npt.NDArray[np.uint8]
 PARTS = ("train", "val", "test", "")
+SHOWN = 20  # classes in a table; of more, the first
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +69,7 @@ class Dataset:
         return self.targets.classes
 
     def take(self, indices: npt.ArrayLike) -> Dataset:
-        """Return the images at `indices` (integers, or a bool mask), in that order; the classes stay all there."""
+        """Return the images at `indices` (integers, or a bool mask), in that order; all classes remain."""
         chosen = np.asarray(indices)
         rows = np.arange(len(self))[chosen if chosen.size else chosen.astype(np.int64)]
         images = self.images[rows] if isinstance(self.images, np.ndarray) else tuple(self.images[i] for i in rows.tolist())
@@ -104,20 +105,35 @@ class Dataset:
         link = self.targets.link
         kind = "" if link is None else ", several labels an image" if link.independent else ", one label an image"
         grouped = f", {len(np.unique(self.groups))} groups" if self.grouped else ""
-        notes = "".join(f"<p>{cell(note)}</p>" for note in self.notes)
+        notes = "".join(f"<p>{html(note)}</p>" for note in self.notes)
         return (
-            f"<p><strong>{len(self)} image{'s' * (len(self) != 1)}</strong>, {len(self.classes)} "
-            f"class{'es' * (len(self.classes) != 1)}{kind}{grouped}"
-            f"{' in ' + cell(self.source) if self.source else ''}</p>{counts_table({part: self.counts(part) for part in parts})}{notes}"
+            f"<p><strong>{plural(len(self), 'image')}</strong>, {plural(len(self.classes), 'class')}{kind}{grouped}"
+            f"{' in ' + html(self.source) if self.source else ''}</p>{counts_table({part: self.counts(part) for part in parts})}{notes}"
         )
 
 
 def relative_name(path: Path, root: Path | None) -> str:
     """Return `path` relative to `root` (whole where it lies elsewhere) with ``/``; always printable."""
     text = path.as_posix()
-    if root is not None:
-        folder = root.as_posix().rstrip("/") + "/"
-        if folder == "./":
-            folder = ""
-        text = text.removeprefix(folder)
+    if root is not None and root != Path():
+        text = text.removeprefix(root.as_posix().rstrip("/") + "/")
     return printable(text)
+
+
+def html(text: str) -> str:
+    """Return a text as HTML; characters that do not print become a replacement mark."""
+    return escape(visible(text))
+
+
+def counts_table(counts: Mapping[str, Mapping[str, int]]) -> str:
+    """Return an HTML table of the number of images by class (rows) and part (columns; ``""`` where the data say nothing)."""
+    classes = list(next(iter(counts.values()), {}))
+    rows = [(html(name), *(of.get(name, 0) for of in counts.values())) for name in classes[:SHOWN]]
+    if len(classes) > SHOWN:
+        rest = (sum(of.get(name, 0) for name in classes[SHOWN:]) for of in counts.values())
+        rows.append((f"and {len(classes) - SHOWN} more", *rest))
+    if len(classes) > 1:
+        rows.append(("<strong>together</strong>", *(f"<strong>{sum(of.values())}</strong>" for of in counts.values())))
+    head = "".join(f"<th>{html(part or 'images')}</th>" for part in counts)
+    body = "".join(f"<tr>{''.join(f'<td>{value}</td>' for value in row)}</tr>" for row in rows)
+    return f"<table><thead><tr><th>class</th>{head}</tr></thead><tbody>{body}</tbody></table>"

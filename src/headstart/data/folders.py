@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
-from headstart.data.annotations import PART_NAMES, Annotations
+from headstart.data.annotations import Annotations, part_of
 from headstart.data.labels import natural_order, shortened
-from headstart.errors import DataError
+from headstart.errors import DataError, nearest
 from headstart.modalities.image import is_image_name
-from headstart.text import printable
+from headstart.text import plural, printable
 
 LAYOUT = (
     "The layout must be DATA/CLASS/image.jpg or DATA/train/CLASS/image.jpg (beside train also val and test), "
@@ -20,31 +21,23 @@ LAYOUT = (
 SYSTEM_NAMES = frozenset({"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "@eadir", "__pycache__", "icon\r"})
 RUN_FILES = frozenset({"manifest.json", "model.onnx", "head.safetensors"})  # together the mark of a run folder
 _MAX_DESCENT = 5
+Row = tuple[str, str, str]  # part, class, path
 
 
 class Tree:
-    """Lists folders, each once, and keeps account of what was passed over."""
+    """Lists folders, each once, and keeps account of what was passed over.
+
+    `listing` returns the paths of the folders and of the images directly in a folder, each sorted.
+    """
 
     def __init__(self) -> None:
-        self.hidden = 0
-        self.others: Counter[str] = Counter()
-        self.broken_links: list[str] = []
-        self.loops: list[str] = []
-        self.unreadable: list[str] = []
-        self.runs: list[str] = []
-        self._listed: dict[str, tuple[list[str], list[str]]] = {}
-
-    def listing(self, folder: str) -> tuple[list[str], list[str]]:
-        """Return the paths of the folders and of the images directly in `folder`, each sorted."""
-        if folder not in self._listed:
-            self._listed[folder] = self._list(folder)
-        return self._listed[folder]
+        self.hidden, self.others = 0, Counter[str]()
+        self.broken_links, self.loops, self.unreadable, self.runs = list[str](), list[str](), list[str](), list[str]()
+        self.listing = cache(self._list)
 
     def _list(self, folder: str) -> tuple[list[str], list[str]]:
-        folders: list[str] = []
-        images: list[str] = []
-        others: Counter[str] = Counter()
-        names: set[str] = set()
+        folders, images, others = list[str](), list[str](), Counter[str]()
+        names = set[str]()
         try:
             with os.scandir(folder) as entries:
                 for entry in entries:
@@ -76,14 +69,13 @@ class Tree:
         while waiting:
             current = waiting.pop()
             identity = _identity(current)
-            if identity in entered:
-                if current not in self.loops:
-                    self.loops.append(current)
-                continue
-            entered.add(identity)
-            folders, images = self.listing(current)
-            found += images
-            waiting += reversed(folders)
+            if identity not in entered:
+                entered.add(identity)
+                folders, images = self.listing(current)
+                found += images
+                waiting += reversed(folders)
+            elif current not in self.loops:
+                self.loops.append(current)
         return sorted(found)
 
     def notes(self, root: str) -> list[str]:
@@ -121,11 +113,6 @@ def _name(folder: str) -> str:
     return printable(os.path.basename(folder))  # noqa: PTH119 - paths are strings here, for speed
 
 
-def part_of(name: str) -> str | None:
-    """Return "train", "val" or "test" for the ways people write them, else None."""
-    return PART_NAMES.get(name.strip().casefold().replace("-", "_").replace(" ", "_"))
-
-
 def read_folder(source: Path) -> Annotations:
     """Read a folder of class folders.
 
@@ -136,18 +123,15 @@ def read_folder(source: Path) -> Annotations:
     notes: list[str] = []
     root = _descend(tree, os.fspath(source), notes)
     parts = _part_folders(tree, root)
-    rows: list[tuple[str, str, str]] = []  # part, class, path
     if parts:
-        for part, folder in parts:
-            rows += _read_classes(tree, folder, part, notes, above=[root])
+        rows = [row for part, folder in parts for row in _read_classes(tree, folder, part, notes, above=[root])]
         _note_part_folders(tree, root, parts, notes)
     else:
-        rows = _read_classes(tree, root, "", notes)
-        rows = _parts_below_classes(root, rows, notes)
+        rows = _parts_below_classes(root, _read_classes(tree, root, "", notes), notes)
         _note_deeper_classes(tree, root, notes)
     if tree.unreadable:
         raise DataError(
-            f"{len(tree.unreadable)} folder{'s' if len(tree.unreadable) > 1 else ''} cannot be read, so that images would be missing: "
+            f"{plural(len(tree.unreadable), 'folder')} cannot be read, so that images would be missing: "
             f"{shortened([printable(folder) for folder in sorted(tree.unreadable)], limit=3)}. Check the permissions, or move it away."
         )
     if not rows:
@@ -198,15 +182,11 @@ def _part_folders(tree: Tree, root: str) -> list[tuple[str, str]]:
     return named if "train" in with_classes and len(with_classes) > 1 else []
 
 
-def _read_classes(tree: Tree, folder: str, part: str, notes: list[str], *, above: Iterable[str] = ()) -> list[tuple[str, str, str]]:
+def _read_classes(tree: Tree, folder: str, part: str, notes: list[str], *, above: Iterable[str] = ()) -> list[Row]:
     folders, direct = tree.listing(folder)
-    rows: list[tuple[str, str, str]] = []
-    empty = []
-    for class_folder in folders:
-        found = tree.collect(class_folder, above=[*above, folder])
-        rows += [(part, _name(class_folder), path) for path in found]
-        if not found:
-            empty.append(_name(class_folder))
+    found = {class_folder: tree.collect(class_folder, above=[*above, folder]) for class_folder in folders}
+    rows = [(part, _name(class_folder), path) for class_folder, paths in found.items() for path in paths]
+    empty = [_name(class_folder) for class_folder, paths in found.items() if not paths]
     where = f"{_name(folder)}/" if part else "the data folder"
     if direct and (part == "train" or not part) and not rows:
         raise DataError(
@@ -234,19 +214,15 @@ def _note_part_folders(tree: Tree, root: str, parts: list[tuple[str, str]], note
         notes.append(f"Passed over {len(direct)} images directly in the data folder: they are in no class folder.")
 
 
-def _parts_below_classes(root: str, rows: list[tuple[str, str, str]], notes: list[str]) -> list[tuple[str, str, str]]:
+def _parts_below_classes(root: str, rows: list[Row], notes: list[str]) -> list[Row]:
     """Recognise ``DATA/CLASS/{train,test}/*``: every image lies in such a folder, and there is more than one part."""
-    parts: list[str] = []
-    for _, _, path in rows:
-        pieces = Path(path).relative_to(root).parts
-        part = part_of(pieces[1]) if len(pieces) > 2 else None
-        if part is None:
-            return rows
-        parts.append(part)
-    if len(set(parts)) < 2:
+    pieces = [Path(path).relative_to(root).parts for _, _, path in rows]
+    parts = [part_of(names[1]) if len(names) > 2 else None for names in pieces]
+    named = {part for part in parts if part is not None}
+    if None in parts or len(named) < 2:
         return rows
-    notes.append(f"The folders inside the classes name the parts: {shortened(sorted(set(parts)))}.")
-    return [(part, label, path) for part, (_, label, path) in zip(parts, rows, strict=True)]
+    notes.append(f"The folders inside the classes name the parts: {shortened(sorted(named))}.")
+    return [(part or "", label, path) for part, (_, label, path) in zip(parts, rows, strict=True)]
 
 
 def _note_deeper_classes(tree: Tree, root: str, notes: list[str]) -> None:
@@ -264,7 +240,30 @@ def _note_deeper_classes(tree: Tree, root: str, notes: list[str]) -> None:
 
 
 def _nothing_found(tree: Tree, root: str, source: Path) -> str:
-    met = [note for note in tree.notes(root) if note]
+    met = tree.notes(root)
     if not met and not tree.listing(root)[0]:
         return f"the folder {printable(str(source))} is empty. {LAYOUT}"
     return f"there are no images in {printable(str(source))} or below it. {' '.join(met)}{' ' if met else ''}{LAYOUT}"
+
+
+def list_images(sources: Iterable[str | Path]) -> list[Path]:
+    """Return the given files as they are, and in the place of each folder the images at any depth below it, sorted.
+
+    A file that is given by name is kept whatever its suffix is: its content decides whether it can be read. DataError where a path does
+    not exist (with the nearest names beside it) or a folder holds no images.
+    """
+    found: list[Path] = []
+    for source in map(Path, sources):
+        if source.is_dir():
+            tree = Tree()
+            images = tree.collect(str(source))
+            if not images:
+                passed = " ".join(tree.notes(str(source)))
+                raise DataError(f"{source}: no images at any depth below this folder. {passed}".rstrip())
+            found += map(Path, images)
+        elif source.exists():
+            found.append(source)
+        else:
+            beside = [entry.name for entry in source.parent.iterdir()] if source.parent.is_dir() else []
+            raise DataError(f"{source}: no such file or folder.{nearest(source.name, beside)}")
+    return found

@@ -12,11 +12,13 @@ import numpy as np
 
 from headstart.data.targets import Labels, LabelSets
 from headstart.errors import DataError, nearest
+from headstart.text import plural
 
 if TYPE_CHECKING:
     from headstart.data.annotations import Annotations
 
 SEPARATORS = (";", "|", ",")
+SEVERAL = (list, tuple, set, frozenset)  # the types of cells with any number of labels
 _NUMBER = re.compile(r"[+-]?[0-9]{1,15}(\.[0-9]+)?")
 _WHOLE_FLOAT = re.compile(r"([+-]?[0-9]+)\.0+")
 
@@ -46,6 +48,11 @@ def label_text(value: Any) -> str:
     return str(value).strip()
 
 
+def label_texts(value: Any) -> tuple[str, ...]:
+    """Return the texts of one label or of several, without empty and repeated ones."""
+    return tuple(dict.fromkeys(filter(None, map(label_text, value if isinstance(value, SEVERAL) else [value]))))
+
+
 def whole_numbers(labels: Sequence[str]) -> list[str]:
     """Return "3" for "3.0" if every label that is not empty is such a number, else the labels as they are."""
     if any(labels) and all(_WHOLE_FLOAT.fullmatch(label) for label in set(labels) if label):
@@ -71,7 +78,7 @@ def detect_separator(cells: Iterable[str]) -> str | None:
 
 def split_cell(cell: str, separator: str) -> tuple[str, ...]:
     """Return the labels of one cell, stripped, without empty and repeated ones."""
-    return tuple(dict.fromkeys(piece.strip() for piece in cell.split(separator) if piece.strip()))
+    return label_texts(cell.split(separator))
 
 
 def fold_name(name: str) -> str:
@@ -89,38 +96,22 @@ def look_alikes(names: Iterable[str]) -> list[tuple[str, ...]]:
 
 
 def match_names(found: Mapping[str, int], classes: Sequence[str], *, where: str, known: str) -> dict[str, str]:
-    """Match class names by name: first as they are, then in Unicode NFC with spaces trimmed.
+    """Return the entry of `classes` for each name found: the name itself, or else the same in Unicode NFC with spaces trimmed.
 
-    Args:
-        found: the names met, with their number of images.
-        classes: the names allowed.
-        where: what to call the side of the names met, in the error.
-        known: what to call the side of the names allowed.
-
-    Returns:
-        the entry of `classes` for each name found.
-
-    Raises:
-        DataError: a name that is not among `classes`; it names the nearest.
+    `found` has the number of images of each name; `where` and `known` are what to call the two sides in the DataError that is raised, with
+    the nearest names, for a name that is not among `classes`.
     """
-    folded = {fold_name(name): name for name in reversed(classes)}
-    matched = {name: name if name in set(classes) else folded.get(fold_name(name)) for name in found}
+    folded = {fold_name(name): name for name in reversed(classes)} | {name: name for name in classes}
+    matched = {name: folded.get(name) or folded.get(fold_name(name)) for name in found}
     extra = [name for name, match in matched.items() if match is None]
     if extra:
-        listed = ", ".join(f"{name!r} ({_images(found[name])})" for name in extra[:5]) + (", ..." if len(extra) > 5 else "")
+        listed = ", ".join(f"{name!r} ({plural(found[name], 'image')})" for name in extra[:5]) + (", ..." if len(extra) > 5 else "")
+        unknown = "a class" if len(extra) == 1 else f"{len(extra)} classes"
         raise DataError(
-            f"{where} has {_classes(len(extra))} that {known} does not have: {listed}. Known classes: {shortened(classes)}."
+            f"{where} has {unknown} that {known} does not have: {listed}. Known classes: {shortened(classes)}."
             f"{nearest(extra[0], classes)} Rename or remove what is not known: labels are matched by name."
         )
     return {name: match for name, match in matched.items() if match is not None}
-
-
-def _images(count: int) -> str:
-    return f"{count} image{'s' if count != 1 else ''}"
-
-
-def _classes(count: int) -> str:
-    return f"{count} classes" if count != 1 else "a class"
 
 
 def shortened(names: Sequence[str], *, limit: int = 12) -> str:
@@ -132,8 +123,7 @@ def shortened(names: Sequence[str], *, limit: int = 12) -> str:
 def read_labels(found: Annotations, classes: Sequence[str] | None = None) -> Labels | LabelSets:
     """Read class labels; the classes are those of the training part, or `classes` if given. What is guessed is noted in `found`.
 
-    Raises:
-        DataError: a label that the training part (or `classes`) does not have, classes given twice, or no label at all.
+    DataError for a label that the training part (or `classes`) does not have, for classes given twice, or no label at all.
     """
     known_as = "the list of classes given"
     if classes is None:
@@ -159,8 +149,7 @@ def read_labels(found: Annotations, classes: Sequence[str] | None = None) -> Lab
     found.notes += notes
     index = {name: i for i, name in enumerate(classes)}
     if not found.several:
-        codes = (index[renamed[name]] for name in cast("list[str]", found.labels))
-        return Labels(np.fromiter(codes, np.int64, len(found.labels)), tuple(classes))
+        return Labels(np.array([index[renamed[name]] for name in cast("list[str]", found.labels)], np.int64), tuple(classes))
     indicators = np.zeros((len(found.labels), len(classes)), np.bool_)
     for row, several in zip(indicators, found.labels, strict=True):
         row[[index[renamed[name]] for name in several]] = True

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from headstart.data.annotations import LABEL, Annotations, Column, Labels
-from headstart.data.folders import part_of
-from headstart.data.labels import detect_separator, label_text, shortened, split_cell, whole_numbers
+from headstart.data.annotations import LABEL, Annotations, Column, Labels, part_of
+from headstart.data.labels import SEVERAL, detect_separator, label_text, label_texts, shortened, split_cell, whole_numbers
 from headstart.data.tables import Table, read_table
 from headstart.errors import DataError, ParameterError, nearest
 from headstart.modalities.image import IMAGE_SUFFIXES, is_image_name
@@ -35,47 +34,39 @@ SYNONYMS: Mapping[str, tuple[str, ...]] = {
 """Column names that are recognised, letters and digits only, the likeliest first."""
 
 
-@dataclass(frozen=True)
-class Columns:
-    """Which columns of a list to use; None for those that are to be recognised by name."""
+@dataclass(frozen=True, kw_only=True)
+class ListOptions:
+    """How lists are read.
 
-    path: str | None = None
-    label: str | None = None
-    split: str | None = None
-    group: str | None = None
+    Attributes:
+        columns: which column has the ``path``, ``label``, ``split`` and ``group``; those not given are recognised by their names.
+        label_separator: what separates several labels in one cell; found out by default; "" for never.
+        image_root: the folder that the paths in a list are relative to; by default that of the list.
+        allow_missing: pass over rows without a label or whose file is missing, with a note, instead of refusing the list.
+    """
+
+    columns: Mapping[str, str] = field(default_factory=dict)
+    label_separator: str | None = None
+    image_root: str | os.PathLike[str] | None = None
+    allow_missing: bool = False
 
 
-def read_list(
-    source: Path,
-    *,
-    columns: Columns,
-    image_root: Path | None = None,
-    label_separator: str | None = None,
-    allow_missing: bool = False,
-) -> Annotations:
-    """Read a list of images.
+def read_list(source: Path, options: ListOptions) -> Annotations:
+    """Read a list of images: a .csv, .tsv, .txt, .jsonl, .ndjson, .json, .parquet or .pq file.
 
-    Args:
-        source: a .csv, .tsv, .txt, .jsonl, .ndjson, .json, .parquet or .pq file.
-        columns: which columns to use.
-        image_root: the folder that paths in the list are relative to; the list's own folder by default.
-        label_separator: what stands between several labels in one cell; None: found out; "": labels are never split.
-        allow_missing: pass over rows whose file is missing or whose label is empty, with a note, instead of refusing the list.
-
-    Raises:
-        DataError: columns are missing, files are missing, labels are empty, or a file is listed with two labels or in two parts.
+    DataError where columns or files are missing, labels are empty, or a file is listed with two labels or in two parts.
     """
     table = read_table(source)
     notes = list(table.notes)
-    chosen = _choose_columns(table, columns, source, notes)
-    root = image_root or source.parent
+    chosen = _choose_columns(table, options.columns, source, notes)
+    root = source.parent if options.image_root is None else Path(options.image_root).expanduser()
     texts = _path_texts(table.columns[chosen["path"]], chosen["path"], source)
-    labels = _labels(table.columns[chosen["label"]], label_separator, notes)
-    parts = _parts(table, chosen.get("split"), source, notes, explicit=columns.split is not None)
+    labels = _labels(table.columns[chosen["label"]], options.label_separator, notes)
+    parts = _parts(table, chosen.get("split"), source, notes, explicit="split" in options.columns)
     groups = _groups(table, chosen.get("group"), texts, notes)
-    keep = _labelled_rows(labels, texts, chosen["label"], source, notes, allow_missing=allow_missing)
-    resolved = _resolve(texts, keep, root, source, notes, allow_missing=allow_missing)
-    rows = _distinct(resolved, labels, parts, groups, source, notes)
+    keep = _labelled_rows(labels, texts, chosen["label"], source, notes, allow_missing=options.allow_missing)
+    resolved = _resolve(texts, keep, root, source, notes, allow_missing=options.allow_missing)
+    rows = _distinct(resolved, {"labels": labels, "parts": parts, "groups": groups or []}, source, notes)
     if not rows:
         raise DataError(f"no row of {source} has both a file and a label")
     label = Column(cast("list[Any]", labels), list(table.columns[chosen["label"]]), f"the column {chosen['label']!r} of {source.name}")
@@ -90,26 +81,25 @@ def read_list(
     )
 
 
-def _plain(name: str) -> str:
-    return re.sub(r"[\W_]+", "", name.casefold())
+def recognise_column(role: str, names: Iterable[str]) -> str | None:
+    """Return the column for the path, label, split or group that is recognised by its name, the likeliest first."""
+    by_plain = {re.sub(r"[\W_]+", "", name.casefold()): name for name in names}
+    return next((by_plain[synonym] for synonym in SYNONYMS[role] if synonym in by_plain), None)
 
 
-def _choose_columns(table: Table, columns: Columns, source: Path, notes: list[str]) -> dict[str, str]:
+def _choose_columns(table: Table, columns: Mapping[str, str], source: Path, notes: list[str]) -> dict[str, str]:
     """Return the column for each role; path and label are always there."""
     names = list(table.columns)
-    chosen: dict[str, str] = {}
-    for role in SYNONYMS:
-        given = getattr(columns, role)
-        if given is None:
-            continue
-        if given not in table.columns:
-            raise DataError(f"{source} has no column {given!r} ({role}_column). Columns found: {shortened(names)}.{nearest(given, names)}")
-        chosen[role] = given
+    for role, given in columns.items():
+        if role not in SYNONYMS:
+            raise ParameterError(f"columns has no entry {role!r}.{nearest(role, SYNONYMS)} Allowed: {', '.join(SYNONYMS)}.")
+        if given not in names:
+            raise DataError(f"{source} has no column {given!r} for the {role}. Columns found: {shortened(names)}.{nearest(given, names)}")
+    chosen = dict(columns)
     if len(set(chosen.values())) < len(chosen):
         raise ParameterError(f"one column of {source} is given for two purposes: {chosen}")
-    for role, synonyms in SYNONYMS.items():
-        by_plain = {_plain(name): name for name in names if name not in chosen.values()}
-        match = next((by_plain[synonym] for synonym in synonyms if synonym in by_plain), None)
+    for role in SYNONYMS:
+        match = recognise_column(role, (name for name in names if name not in chosen.values()))
         if role not in chosen and match is not None:
             chosen[role] = match
     if ("path" in chosen) != ("label" in chosen) and len(names) == 2:
@@ -122,7 +112,7 @@ def _choose_columns(table: Table, columns: Columns, source: Path, notes: list[st
             guess = nearest(role, names) or nearest(SYNONYMS[role][1], names)
             raise DataError(
                 f"{source} has no column for the {role}. Expected one called {examples} or the like; columns found: {shortened(names)}."
-                f"{guess} Name it with {role}_column=..."
+                f"{guess} Name it with columns={{{role!r}: ...}}, or on the command line with --column {role}=..."
             )
     return chosen
 
@@ -146,13 +136,9 @@ def _path_texts(cells: Sequence[Any], column: str, source: Path) -> list[str]:
 
 
 def _labels(cells: Sequence[Any], separator: str | None, notes: list[str]) -> Labels:
-    if any(isinstance(cell, list | tuple) for cell in cells):
-        several = [
-            tuple(dict.fromkeys(filter(None, map(label_text, cell if isinstance(cell, list | tuple) else [cell])))) for cell in cells
-        ]
-        if all(len(row) == 1 for row in several):
-            return [row[0] for row in several]
-        return several
+    if any(isinstance(cell, SEVERAL) for cell in cells):
+        several = [label_texts(cell) for cell in cells]
+        return [row[0] for row in several] if all(len(row) == 1 for row in several) else several
     texts = whole_numbers([label_text(cell) for cell in cells])
     if separator is None:
         separator = detect_separator(texts)
@@ -161,9 +147,7 @@ def _labels(cells: Sequence[Any], separator: str | None, notes: list[str]) -> La
             notes.append(
                 f"Several labels in one cell, separated by {separator!r} (as in {example!r}): each image may have any number of labels."
             )
-    if not separator:
-        return texts
-    return [split_cell(text, separator) for text in texts]
+    return [split_cell(text, separator) for text in texts] if separator else texts
 
 
 def _parts(table: Table, column: str | None, source: Path, notes: list[str], *, explicit: bool) -> list[str]:
@@ -241,12 +225,10 @@ def _resolve(
 def _existing(path: str) -> str | None:
     """Return the path of a regular file as it is, with ``/`` for a backslash, or with the suffix that a list of ids leaves out."""
     for candidate in (path, path.replace("\\", "/")):
-        if os.path.isfile(candidate):  # noqa: PTH113 - called for every row
-            return os.path.normpath(candidate)
-        if not is_image_name(candidate):
-            for suffix in sorted(IMAGE_SUFFIXES):
-                if os.path.isfile(candidate + suffix):  # noqa: PTH113 - called for every row
-                    return os.path.normpath(candidate + suffix)
+        suffixes = [""] if is_image_name(candidate) else ["", *sorted(IMAGE_SUFFIXES)]
+        for suffix in suffixes:
+            if os.path.isfile(candidate + suffix):  # noqa: PTH113 - called for every row
+                return os.path.normpath(candidate + suffix)
     return None
 
 
@@ -261,26 +243,26 @@ def _elsewhere(text: str, root: Path) -> str:
     return ""
 
 
-def _distinct(
-    resolved: Mapping[int, str], labels: Labels, parts: Sequence[str], groups: Sequence[str] | None, source: Path, notes: list[str]
-) -> list[int]:
+_ONE_ROW_EACH = {
+    "labels": "Give each file one row; several labels go into one cell, as in cat;dog.",
+    "parts": "A file in two parts makes the test score worthless; keep one of the rows.",
+    "groups": "Keep one of the rows.",
+}
+
+
+def _distinct(resolved: Mapping[int, str], said: Mapping[str, Sequence[Any]], source: Path, notes: list[str]) -> list[int]:
     """Return one row for each file; refuse files listed with two labels, parts or groups."""
     by_path: dict[str, list[int]] = defaultdict(list)
     for i, path in resolved.items():
         by_path[path].append(i)
     repeated = {path: rows for path, rows in by_path.items() if len(rows) > 1}
-    kinds: list[tuple[str, Sequence[Any], str]] = [
-        ("labels", labels, "Give each file one row; several labels go into one cell, as in cat;dog."),
-        ("parts", parts, "A file in two parts makes the test score worthless; keep one of the rows."),
-        ("groups", groups or [], "Keep one of the rows."),
-    ]
-    for what, values, advice in kinds:
+    for what, values in said.items():
         differing = [(path, rows) for path, rows in repeated.items() if values and len({values[i] for i in rows}) > 1]
         if differing:
             examples = "; ".join(f"{path} ({', '.join(str(values[i]) for i in rows[:3])})" for path, rows in differing[:3])
-            raise DataError(f"{len(differing)} files of {source} are listed with different {what}: {examples}. {advice}")
+            raise DataError(f"{len(differing)} files of {source} are listed with different {what}: {examples}. {_ONE_ROW_EACH[what]}")
     if repeated:
         extra = sum(len(rows) - 1 for rows in repeated.values())
-        most = Counter({path: len(rows) for path, rows in repeated.items()}).most_common(1)[0][0]
+        most = max(repeated, key=lambda path: len(repeated[path]))
         notes.append(f"Passed over {extra} rows that list a file again, for example {most}.")
     return [rows[0] for rows in by_path.values()]

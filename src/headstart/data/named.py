@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
-from headstart.data.annotations import Annotations, Labels
+from headstart.data.annotations import Annotations, Labels, part_of
 from headstart.data.arrays import image_array
 from headstart.data.dataset import Images
-from headstart.data.folders import part_of
 from headstart.data.labels import shortened
-from headstart.data.lists import SYNONYMS
+from headstart.data.lists import recognise_column
 from headstart.errors import DataError, MissingExtraError, nearest
 from headstart.files import cache_folder, create_folder, replacing, write_file
 
@@ -27,47 +28,26 @@ _TWO = (("train", {"split": "train"}), ("test", {"split": "test"}))
 _FLAG = (("train", {"train": True}), ("test", {"train": False}))
 _WHOLE: tuple[tuple[str, dict[str, Any]], ...] = (("", {}),)
 TORCHVISION: Mapping[str, tuple[tuple[str, dict[str, Any]], ...]] = {
-    "CIFAR10": _FLAG,
-    "CIFAR100": _FLAG,
-    "Caltech101": _WHOLE,
-    "Caltech256": _WHOLE,
+    "CIFAR10": _FLAG, "CIFAR100": _FLAG, "Caltech101": _WHOLE, "Caltech256": _WHOLE,
     "Country211": (("train", {"split": "train"}), ("val", {"split": "valid"}), ("test", {"split": "test"})),
-    "DTD": _THREE,
-    "EuroSAT": _WHOLE,
-    "FGVCAircraft": _THREE,
-    "FashionMNIST": _FLAG,
-    "Flowers102": _THREE,
-    "Food101": _TWO,
-    "GTSRB": _TWO,
-    "Imagenette": (("train", {"split": "train"}), ("test", {"split": "val"})),
-    "KMNIST": _FLAG,
-    "MNIST": _FLAG,
-    "OxfordIIITPet": (("train", {"split": "trainval"}), ("test", {"split": "test"})),
-    "RenderedSST2": _THREE,
-    "STL10": _TWO,
-    "SUN397": _WHOLE,
-    "SVHN": _TWO,
-    "USPS": _FLAG,
-}
+    "DTD": _THREE, "EuroSAT": _WHOLE, "FGVCAircraft": _THREE, "FashionMNIST": _FLAG, "Flowers102": _THREE, "Food101": _TWO, "GTSRB": _TWO,
+    "Imagenette": (("train", {"split": "train"}), ("test", {"split": "val"})), "KMNIST": _FLAG, "MNIST": _FLAG,
+    "OxfordIIITPet": (("train", {"split": "trainval"}), ("test", {"split": "test"})), "RenderedSST2": _THREE, "STL10": _TWO,
+    "SUN397": _WHOLE, "SVHN": _TWO, "USPS": _FLAG,
+}  # fmt: skip
 """The sets of torchvision with one label per image that it can download itself, with the arguments for each part."""
 
 
-def to_stderr(text: str) -> None:
-    """Announce on stderr, so that output stays clean."""
-    print(text, file=sys.stderr)
-
-
-def read_named(source: str, *, cache: str | Path | None = None, announce: Announce | None = None) -> Annotations:
+def read_named(source: str, *, cache: str | os.PathLike[str] | None = None, announce: Announce | None = None) -> Annotations:
     """Read ``torchvision:NAME`` or ``hf:NAME`` (``hf:NAME:CONFIGURATION``), downloading what is missing below the cache folder.
 
-    Raises:
-        DataError: the name is not known, or the data cannot be downloaded and are not there.
-        MissingExtraError: torchvision or datasets is not installed.
+    DataError where the name is not known, or the data cannot be downloaded and are not there; MissingExtraError without torchvision or
+    datasets. `announce` is called before a download; by default it prints on stderr, so that output stays clean.
     """
     kind, _, name = source.partition(":")
-    folder = cache_folder(cache) / "datasets"
+    folder = cache_folder(cache) / "datasets" / kind
     reader = read_torchvision if kind == "torchvision" else read_hub
-    return reader(name, folder=folder / kind, announce=announce or to_stderr)
+    return reader(name, folder=folder, announce=announce or partial(print, file=sys.stderr))
 
 
 def read_torchvision(name: str, *, folder: Path, announce: Announce) -> Annotations:
@@ -80,7 +60,7 @@ def read_torchvision(name: str, *, folder: Path, announce: Announce) -> Annotati
         raise MissingExtraError(f"Reading torchvision:{name}", extra="torch") from None
     announce(f"torchvision:{name}: what is not yet in {folder} is downloaded from its publisher.")
     create_folder(folder)
-    found: list[tuple[str, Images, list[str]]] = []
+    found, labels, parts = list[Images](), list[str](), list[str]()
     for part, arguments in TORCHVISION[name]:
         try:
             data = getattr(sets, name)(root=str(folder), download=True, **arguments)
@@ -88,8 +68,13 @@ def read_torchvision(name: str, *, folder: Path, announce: Announce) -> Annotati
             raise _unavailable(f"torchvision:{name}", folder, error) from error
         texts = class_names(data)
         images, numbers = torchvision_samples(data, folder / f"{name}-images" / (part or "all"))
-        found.append((part, images, [texts.get(number, str(number)) for number in numbers]))
-    return _join_parts(f"torchvision:{name}", found, folder)
+        parts += [part] * len(numbers)
+        labels += [texts.get(number, str(number)) for number in numbers]
+        found.append(images)
+    arrays = [images for images in found if isinstance(images, np.ndarray)]
+    whole: Images = np.concatenate(arrays) if arrays else tuple(cast("Path", path) for images in found for path in images)
+    source, root = f"torchvision:{name}", None if arrays else folder
+    return Annotations.labelled(whole, labels, origin=f"the labels of {source}", parts=parts, source=source, root=root)
 
 
 def class_names(data: Any) -> dict[int, str]:
@@ -101,9 +86,11 @@ def class_names(data: Any) -> dict[int, str]:
 
 def torchvision_samples(data: Any, folder: Path) -> tuple[Images, list[int]]:
     """Return images and label numbers of a torchvision data set: its own files or array where it keeps them, else saved below `folder`."""
-    labels = next((getattr(data, key) for key in ("_labels", "targets", "labels") if getattr(data, key, None) is not None), None)
-    paths = next((getattr(data, key) for key in ("_image_files", "_images") if getattr(data, key, None) is not None), None)
-    samples = next((getattr(data, key) for key in ("_samples", "samples") if getattr(data, key, None)), None)
+
+    def first(*keys: str) -> Any:
+        return next((getattr(data, key) for key in keys if getattr(data, key, None) is not None), None)
+
+    labels, paths, samples = first("_labels", "targets", "labels"), first("_image_files", "_images"), first("_samples", "samples")
     if paths is not None and labels is not None and all(isinstance(path, str | Path) for path in paths):
         return tuple(Path(path) for path in paths), [int(label) for label in labels]
     if samples and isinstance(samples[0][0], str | Path):
@@ -129,17 +116,9 @@ def torchvision_samples(data: Any, folder: Path) -> tuple[Images, list[int]]:
 def _unavailable(source: str, folder: Path, error: Exception) -> DataError:
     reason = " ".join(str(error).split())[:300] or type(error).__name__
     return DataError(
-        f"{source} could not be had ({type(error).__name__}: {reason}). It is downloaded on first use: "
+        f"{source} could not be downloaded ({type(error).__name__}: {reason}). It is downloaded on first use: "
         f"check the name and the internet connection, or copy it into {folder} from a machine that has it, or give a folder of your own."
     )
-
-
-def _join_parts(source: str, found: Sequence[tuple[str, Images, list[str]]], root: Path) -> Annotations:
-    arrays = [images for _, images, _ in found if isinstance(images, np.ndarray)]
-    images: Images = np.concatenate(arrays) if arrays else tuple(cast("Path", path) for _, several, _ in found for path in several)
-    labels = [label for _, _, several in found for label in several]
-    parts = [part for part, several, _ in found for _ in range(len(several))]
-    return Annotations.labelled(images, labels, origin=f"the labels of {source}", parts=parts, source=source, root=None if arrays else root)
 
 
 def read_hub(name: str, *, folder: Path, announce: Announce) -> Annotations:
@@ -156,26 +135,20 @@ def read_hub(name: str, *, folder: Path, announce: Announce) -> Annotations:
     except Exception as error:  # connection, unknown name, gated, needs a script: all of them with their own classes
         raise _unavailable(f"hf:{name}", folder, error) from error
     splits = dict(loaded) if isinstance(loaded, Mapping) else {"": loaded}
-    notes = []
-    paths: list[Path] = []
-    labels: list[Any] = []
-    parts: list[str] = []
+    notes, paths, labels, parts = list[str](), list[Path](), list[Any](), list[str]()
     for split, rows in splits.items():
         part = part_of(str(split)) if len(splits) > 1 else ""
         if part is None:
             notes.append(f"The split {split!r} is neither train nor val nor test, and is passed over.")
             continue
         target = folder / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}-images" / configuration / str(split)
-        unlabelled = 0
-        for path, label in hub_samples(rows, name, target, hub.Image(decode=False)):
-            if label is None:
-                unlabelled += 1
-                continue
-            paths.append(path)
-            labels.append(label)
-            parts.append(part)
-        if unlabelled:
-            notes.append(f"Passed over {unlabelled} images without a label in the split {split!r}.")
+        samples = list(hub_samples(rows, name, target, hub.Image(decode=False)))
+        labelled = [(path, label) for path, label in samples if label is not None]
+        paths += [path for path, _ in labelled]
+        labels += [label for _, label in labelled]
+        parts += [part] * len(labelled)
+        if len(labelled) < len(samples):
+            notes.append(f"Passed over {len(samples) - len(labelled)} images without a label in the split {split!r}.")
     if not paths:
         raise DataError(f"hf:{name} has no labelled images in the splits {shortened([str(s) for s in splits])}")
     return Annotations.labelled(
@@ -187,9 +160,9 @@ def hub_samples(rows: Any, name: str, folder: Path, undecoded: Any) -> Iterator[
     """Yield (path, label or labels) for each row of one split; bytes are written below `folder` as they came."""
     features = rows.features
     image = next((key for key, feature in features.items() if type(feature).__name__ == "Image"), None)
-    label = next((key for key, feature in features.items() if _label_names(feature) is not None), None)
-    if label is None:
-        label = next((key for synonym in SYNONYMS["label"] for key in features if re.sub(r"[\W_]+", "", key.casefold()) == synonym), None)
+    label = next((key for key, feature in features.items() if _label_names(feature) is not None), None) or recognise_column(
+        "label", features
+    )
     if image is None or label is None:
         missing = "images" if image is None else "labels"
         raise DataError(

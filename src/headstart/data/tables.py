@@ -29,11 +29,7 @@ class Table:
 
 
 def read_table(path: Path) -> Table:
-    """Read a table by its suffix.
-
-    Raises:
-        DataError: the suffix is not known, the file cannot be read, or it is damaged.
-    """
+    """Read a table by its suffix; DataError where that is not known, or the file cannot be read or is damaged."""
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         raise DataError(f"{path} is not a list that can be read; lists end in {', '.join(READERS)}")
@@ -48,10 +44,7 @@ def read_table(path: Path) -> Table:
 
 def _text(path: Path, notes: list[str]) -> str:
     data = path.read_bytes()
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        encoding = "utf-16"
-    else:
-        encoding = "utf-8-sig"
+    encoding = "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
     try:
         return data.decode(encoding)
     except UnicodeDecodeError as error:
@@ -68,10 +61,10 @@ def _read_csv(path: Path) -> Table:
         raise DataError(f"{path} is not a text file (it holds zero bytes); save it as CSV in UTF-8")
     delimiter = "\t" if path.suffix.lower() == ".tsv" else _sniff(text)
     try:
-        numbered = [(reader.line_num, row) for reader in [csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)] for row in reader]
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+        numbered = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
     except csv.Error as error:
         raise DataError(f"{path} is not a CSV file that can be read: {error}") from None
-    numbered = [(line, row) for line, row in numbered if any(cell.strip() for cell in row)]
     if not numbered:
         return Table({})
     header = [cell.strip() for cell in numbered[0][1]]
@@ -136,14 +129,10 @@ def _read_json_lines(path: Path) -> Table:
 
 def _json_rows(text: str, path: Path) -> list[Any]:
     """Parse one value per line, or the one array that some write into a .json file."""
-    if text.lstrip().startswith("["):
-        lines = [(1, text)]
-    else:
-        lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     rows: list[Any] = []
-    for number, line in lines:
+    for number, line in enumerate([text] if text.lstrip().startswith("[") else text.split("\n"), 1):
         try:
-            value = json.loads(line)
+            value = json.loads(line) if line.strip() else []
         except (ValueError, RecursionError) as error:
             raise DataError(f"{path}, line {number}, is not JSON: {error}. Expected one object per line") from None
         rows += value if isinstance(value, list) else [value]
@@ -176,12 +165,7 @@ def _read_parquet(path: Path) -> Table:
 
 
 READERS: dict[str, Callable[[Path], Table]] = {
-    ".csv": _read_csv,
-    ".tsv": _read_csv,
-    ".txt": _read_csv,
-    ".jsonl": _read_json_lines,
-    ".ndjson": _read_json_lines,
-    ".json": _read_json_lines,
-    ".parquet": _read_parquet,
-    ".pq": _read_parquet,
+    **dict.fromkeys((".csv", ".tsv", ".txt"), _read_csv),
+    **dict.fromkeys((".jsonl", ".ndjson", ".json"), _read_json_lines),
+    **dict.fromkeys((".parquet", ".pq"), _read_parquet),
 }

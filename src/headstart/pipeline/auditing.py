@@ -26,7 +26,7 @@ from headstart.audit import (
 )  # fmt: skip
 from headstart.audit.leaks import known_beforehand, leak_tests
 from headstart.data import Dataset, LabelSets
-from headstart.data.grouping import groups_from_names
+from headstart.data.annotations import groups_from_names
 from headstart.features.table import FeatureTable, groups_of, stand_alone
 from headstart.metrics import SOFTMAX, link_of, paired_difference
 from headstart.pipeline.fitting import extract

@@ -9,7 +9,6 @@ import numpy as np
 
 from headstart.audit import Plan
 from headstart.data import Dataset, ListOptions, dataset_of, read_annotations
-from headstart.data.lists import Columns
 from headstart.data.split import check_hold_out, folds, hold_out
 from headstart.errors import DataError, ParameterError
 from headstart.features.table import FeatureTable
@@ -29,7 +28,7 @@ def read(data: str | Path | Dataset, settings: FitSettings) -> tuple[Task, Datas
                 f"{data}: is a run folder, which an earlier `headstart fit` wrote, and holds no labelled images. "
                 f"To use it: headstart predict {data} IMAGE"
             )
-        lists = ListOptions(columns=Columns(**(settings.columns or {})))
+        lists = ListOptions(columns=settings.columns or {})
         found = read_annotations(data, test=settings.test, group_from=settings.group_from, lists=lists)
         task, reason = recognise(found, settings.task)
         if task is not TASKS[0]:  # the usual one goes without saying
