@@ -22,7 +22,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from headstart.audit.near_copies import NearCopies, find_near_copies, near_copies
+from headstart.audit.copies import find_near_copies
+from headstart.audit.near_copies import NearCopies, near_copies
 from headstart.data import Dataset, read_dataset
 from headstart.modalities.image import image_digest, read_image
 from measurement_data import DATA

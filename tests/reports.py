@@ -13,7 +13,7 @@ import numpy as np
 
 from headstart import report as pages
 from headstart.audit import Finding
-from headstart.audit.leaks import LeakTest
+from headstart.audit.copies import LeakTest
 from headstart.reliability import ReliabilityTest, ThresholdTest
 from headstart.report.run_report import jpeg
 from headstart.run import Use

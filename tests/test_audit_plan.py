@@ -105,7 +105,7 @@ def test_what_is_to_be_looked_at_is_left_alone():
     plan = Plan("photos", look_at=(LookAt("0.jpg", ("cat",), ("dog",), 0.99), LookAt("no longer there.jpg", ("cat",), ("dog",), 0.9)))
     after, notes = plan.apply(data())
     assert np.array_equal(after.targets.array, data().targets.array)
-    assert notes == ["2 images of the plan stand under 'look_at'; nothing is done about them."]
+    assert notes == ["2 images of the plan are under 'look_at'; nothing is done about them."]
 
 
 def test_an_entry_that_is_moved_as_it_is(tmp_path):
@@ -211,31 +211,31 @@ def test_wrong_patterns_are_refused():
     [
         ('{"headstart_plan": 1, "drop": [{"path": "a"} {"path": "b"}]}', "not valid JSON (line 1, column 46: Expecting ',' delimiter"),
         ('{"headstart_plan": 1, "drop": [], "drop": []}', "the plan has 'drop' twice in one place; put both together"),
-        ("[1]", 'is JSON, but no plan: "headstart_plan": 1 is missing'),
-        ('{"drop": []}', 'is JSON, but no plan: "headstart_plan": 1 is missing'),
+        ("[1]", 'is JSON, but not a plan: "headstart_plan": 1 is missing'),
+        ('{"drop": []}', 'is JSON, but not a plan: "headstart_plan": 1 is missing'),
         ('{"headstart_plan": 2}', "is a plan of version 2; this Headstart reads version 1. Make the plan again"),
         ('{"headstart_plan": true}', "is a plan of version True"),
         ('{"headstart_plan": 1, "dorp": []}', "'dorp' is not known here. Did you mean drop? Allowed are headstart_plan, about,"),
-        ('{"headstart_plan": 1, "drop": {}}', "'drop' is {}; a list belongs there, empty if need be: []"),
-        ('{"headstart_plan": 1, "drop": ["a"]}', "'drop', entry 1 is 'a'; an object such as"),
+        ('{"headstart_plan": 1, "drop": {}}', "'drop' is {}; expected a list, empty if need be: []"),
+        ('{"headstart_plan": 1, "drop": ["a"]}', "'drop', entry 1, is 'a'; expected an object such as"),
         ('{"headstart_plan": 1, "drop": [{"path": "a"}, {}]}', "'drop', entry 2: 'path' is missing"),
-        ('{"headstart_plan": 1, "drop": [{"path": 3}]}', "'drop', entry 1: 'path' is 3; a text belongs there"),
+        ('{"headstart_plan": 1, "drop": [{"path": 3}]}', "'drop', entry 1: 'path' is 3; expected a text"),
         ('{"headstart_plan": 1, "drop": [{"path": "a", "why": ""}]}', "'drop', entry 1: 'why' is not known here."),
-        ('{"headstart_plan": 1, "group_from": 3}', "'group_from' is 3; a text belongs there"),
-        ('{"headstart_plan": 1, "keep_together": ["a", "b"]}', "'keep_together', entry 1 is 'a'; a list of images such as"),
+        ('{"headstart_plan": 1, "group_from": 3}', "'group_from' is 3; expected a text"),
+        ('{"headstart_plan": 1, "keep_together": ["a", "b"]}', "'keep_together', entry 1, is 'a'; expected a list of images such as"),
         ('{"headstart_plan": 1, "relabel": [{"path": "a"}]}', "'relabel', entry 1: 'label' is missing"),
-        ('{"headstart_plan": 1, "relabel": [{"path": "a", "label": 1}]}', "'label' is 1; a class belongs there, or a list of classes"),
+        ('{"headstart_plan": 1, "relabel": [{"path": "a", "label": 1}]}', "'label' is 1; expected a class, or a list of classes"),
         (
             '{"headstart_plan": 1, "look_at": [{"path": "a", "label": "b", "suggested": "c", "score": "high"}]}',
-            "'look_at', entry 1: 'score' is 'high'; a number belongs there",
+            "'look_at', entry 1: 'score' is 'high'; expected a number",
         ),
         (
             '{"headstart_plan": 1, "drop": [{"path": "a"}], "relabel": [{"path": "a", "label": "b"}]}',
-            "'a' stands in 'drop' and in 'relabel'; take it out of one of them",
+            "'a' is in 'drop' and in 'relabel'; take it out of one of them",
         ),
         (
             '{"headstart_plan": 1, "relabel": [{"path": "a", "label": "b"}, {"path": "a", "label": "c"}]}',
-            "'a' stands in 'relabel' twice; keep one of the entries",
+            "'a' is in 'relabel' twice; keep one of the entries",
         ),
         ("[" * 100_000, "the plan is not valid JSON (nested too deep)"),
     ],

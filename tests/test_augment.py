@@ -55,7 +55,7 @@ def test_parse_reads_a_file(tmp_path: Path) -> None:
         ("lite", r"must be none, light, standard, entries such as 'flip=0.5,rotation=10', or a .toml file; got 'lite'. Did you mean light"),
         ("rotation", "got 'rotation'. Did you mean rotation"),
         ("", "got ''"),
-        ("rotate=10", "has no setting 'rotate'. Did you mean rotation.*Allowed: flip, vertical_flip, rotation"),
+        ("rotate=10", "no setting 'rotate'. Did you mean rotation.*Allowed: flip, vertical_flip, rotation"),
         ("flip=0.5,flip=0.2", "flip is given twice"),
         ("flip=often", "flip must be a number, as in 'flip=0.5'; got 'often'"),
         ("flip=1.5", r"flip must be a number from 0 to 1 \(a probability\), got 1.5"),
@@ -75,7 +75,7 @@ def test_what_cannot_be_parsed(text: str, message: str) -> None:
     [
         (b"flip 0.5", "is not a TOML file.*one entry on each line"),
         (b"\xff", "is not a TOML file"),
-        (b"color = 0.2", "has no setting 'color'. Did you mean colour"),
+        (b"color = 0.2", "no setting 'color'. Did you mean colour"),
         (b'flip = "0.5"', "flip must be a number.*got '0.5'"),
         (b"flip = true", "flip must be a number.*got True"),
     ],

@@ -221,7 +221,7 @@ def test_preprocessing_survives_its_dictionary_and_its_id_tells_apart() -> None:
     ("options", "message"),
     [
         ({"size": 0}, "size must be a whole number from 8 to 4096, got 0"),
-        ({"size": 64, "crop": 1.5}, "crop must be above 0 and at most 1, got 1.5"),
+        ({"size": 64, "crop": 1.5}, "crop must be a number above 0 and at most 1, got 1.5"),
         ({"size": 64, "interpolation": "cubic"}, "one of nearest, bilinear, bicubic, lanczos, got 'cubic'"),
         ({"size": 64, "fit": "stretch"}, "one of crop, squash, got 'stretch'"),
     ],

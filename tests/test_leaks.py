@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from headstart import FitSettings, fit
-from headstart.audit.leaks import LeakTest, known_beforehand, leak_tests
+from headstart.audit.copies import LeakTest, known_beforehand, leak_tests
 from headstart.data import Dataset, dataset_from_paths
 
 

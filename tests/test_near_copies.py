@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from headstart.audit.alignment import SIDE, likeness, thumbnails
-from headstart.audit.near_copies import NearCopies, find_near_copies, near_copies
+from headstart.audit.copies import find_near_copies
+from headstart.audit.near_copies import SIDE, NearCopies, likeness, near_copies, thumbnails
 from headstart.data import Dataset, class_targets
 from headstart.errors import ParameterError
 from headstart.modalities.image import image_digest

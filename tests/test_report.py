@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headstart.audit import Finding
-from headstart.audit.leaks import LeakTest
+from headstart.audit.copies import LeakTest
 from headstart.report.model_card import markdown
 from headstart.sections import Card, Neighbour
 from headstart.tasks.classification.evaluation import evaluate

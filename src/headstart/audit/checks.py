@@ -6,19 +6,20 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
+from headstart.audit.copies import find_copies
 from headstart.audit.facts import Fact, Facts, Progress, gather
-from headstart.audit.findings import SEVERITIES, Audit, Finding, Severity, are_copies
+from headstart.audit.findings import Audit, Finding, gravest_first
 from headstart.audit.shortcuts import find_shortcuts
 from headstart.data import Dataset, Labels
+from headstart.data.labels import shortened
 
 _FEW = 10  # training images in a class
 _NOTED_RATIO, _WARNED_RATIO = 4, 10  # largest class over smallest
 _SMALL_TEST = 100  # images
-_EXAMPLES = 20
 
 
 def check(dataset: Dataset, *, facts: Facts | None = None, deep: bool = False, progress: Progress | None = None) -> Audit:
@@ -38,7 +39,7 @@ def check(dataset: Dataset, *, facts: Facts | None = None, deep: bool = False, p
     facts = gather(dataset, deep=deep, progress=progress) if facts is None else facts
     findings = [
         *_unreadable(dataset, facts),
-        *_copies(dataset, facts),
+        *find_copies(dataset, facts),
         *_parted_groups(dataset),
         *_classes(dataset),
         *find_shortcuts(dataset, facts),
@@ -52,7 +53,7 @@ def check(dataset: Dataset, *, facts: Facts | None = None, deep: bool = False, p
         source=dataset.source,
         counts={part: dataset.counts(part) for part in parts},
         images=len(dataset),
-        findings=tuple(sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))),
+        findings=gravest_first(findings),
         refused={names[i]: reason for i, reason in facts.refused().items()},
     )
 
@@ -60,129 +61,43 @@ def check(dataset: Dataset, *, facts: Facts | None = None, deep: bool = False, p
 def check_known(dataset: Dataset, digests: Sequence[bytes]) -> tuple[Finding, ...]:
     """Audit what is known without opening a file: copies, parted groups, sizes of classes and parts, groups that the file names tell of.
 
-    Args:
-        dataset: images that can be read.
-        digests: the SHA-256 of each image's bytes.
-
-    Returns:
-        the findings, the gravest first, worded as by `check`.
+    `digests` are the SHA-256 of each image's bytes. The findings are worded as by `check`, the gravest first.
     """
     facts = Facts(tuple(Fact(digest, "", "", "", 0, 0, 0) for digest in digests))
-    findings = [*_copies(dataset, facts), *_parted_groups(dataset), *_classes(dataset), *find_groups_in_names(dataset)]
-    return tuple(sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity)))
+    findings = [*find_copies(dataset, facts), *_parted_groups(dataset), *_classes(dataset), *find_groups_in_names(dataset)]
+    return gravest_first(findings)
 
 
 def _unreadable(dataset: Dataset, facts: Facts) -> list[Finding]:
-    refused = facts.refused()
+    refused, names = facts.refused(), dataset.names()
     if not refused:
         return []
-    names = dataset.names()
     kinds = Counter(reason.split("(")[0].split(";")[0].strip() for reason in refused.values())
     listed = ", ".join(f"{count} x {reason}" for reason, count in kinds.most_common(3))
-    found = [
-        Finding(
-            "unreadable",
-            "warning",
-            f"{len(refused)} of {len(dataset)} files cannot be read ({listed}). They are left out of training and of the score. "
-            "Replace or delete them.",
-            tuple(f"{names[i]}: {reason}" for i, reason in list(refused.items())[:_EXAMPLES]),
-            len(refused),
-        )
-    ]
+    message = (
+        f"{len(refused)} of {len(dataset)} files cannot be read ({listed}). They are left out of training and of the score. "
+        "Replace or delete them."
+    )
+    found = Finding.of("unreadable", "warning", message, [f"{names[i]}: {reason}" for i, reason in refused.items()], len(refused))
     kept = np.ones(len(dataset), bool)
     kept[list(refused)] = False
     left, all_there = dataset.take(np.flatnonzero(kept)).counts("train", ""), dataset.counts("train", "")
     lost = [name for name in dataset.classes if all_there[name] and not left[name]]
-    if lost:
-        text = f"No training image of {_quoted(lost)} can be read, so it cannot be learned. Replace the files."
-        found.append(Finding("class lost", "error", text, tuple(lost), len(lost)))
-    return found
-
-
-def _copies(dataset: Dataset, facts: Facts) -> list[Finding]:
-    """Compare images with the same bytes: across classes, across parts, and within both."""
-    names = dataset.names()
-    contradictory: list[list[int]] = []
-    leaking: list[int] = []
-    validation: list[int] = []
-    surplus: list[int] = []
-    leaks: list[str] = []
-    for rows in facts.copies():
-        if len({dataset.labels(i) for i in rows}) > 1:
-            contradictory.append(rows)
-        parts = dataset.parts[rows]
-        known = [i for i, part in zip(rows, parts, strict=True) if part in ("train", "val")]
-        tested = [i for i, part in zip(rows, parts, strict=True) if part == "test"]
-        if known and tested:
-            leaking += tested
-            leaks.append(f"{names[tested[0]]} = {names[known[0]]}")
-        elif len(set(parts.tolist())) > 1:
-            validation += [i for i, part in zip(rows, parts, strict=True) if part == "val"]
-        seen: set[tuple[tuple[str, ...], str]] = set()
-        for i in rows:
-            place = (dataset.labels(i), str(dataset.parts[i]))
-            if place in seen:
-                surplus.append(i)
-            seen.add(place)
-    return [
-        *_contradictory(dataset, names, contradictory),
-        *_leaks(names, leaking, leaks, validation),
-        *_surplus(dataset, names, surplus),
-    ]
-
-
-def _contradictory(dataset: Dataset, names: Sequence[str], contradictory: Sequence[Sequence[int]]) -> list[Finding]:
-    if not contradictory:
-        return []
-    count = sum(map(len, contradictory))
-    message = (
-        f"{are_copies(count, 'image file', 'exact')} of files in another class ({len(contradictory)} different pictures): "
-        "at least one label of each is wrong, and no classifier can be right about both. Look at them and delete the wrong ones."
-    )
-    pairs = [" = ".join(f"{names[i]} ({', '.join(dataset.labels(i))})" for i in rows[:3]) for rows in contradictory[:_EXAMPLES]]
-    return [Finding("contradictory copies", "error", message, tuple(pairs), count)]
-
-
-def _leaks(names: Sequence[str], leaking: Sequence[int], examples: Sequence[str], validation: Sequence[int]) -> list[Finding]:
-    found = []
-    if leaking:
-        message = (
-            f"{are_copies(len(leaking), 'test image', 'exact')} of training images: the model has seen them, so the score "
-            "is too high. Delete them from the test part."
-        )
-        found.append(Finding("leak", "error", message, tuple(examples[:_EXAMPLES]), len(leaking)))
-    if validation:
-        message = (
-            f"{are_copies(len(validation), 'validation image', 'exact')} of training images: choices made on them are wrong. Delete them."
-        )
-        found.append(Finding("leak into validation", "warning", message, tuple(names[i] for i in validation[:_EXAMPLES]), len(validation)))
-    return found
-
-
-def _surplus(dataset: Dataset, names: Sequence[str], surplus: list[int]) -> list[Finding]:
-    if not surplus:
-        return []
-    unsplit = bool((dataset.parts[surplus] == "").any())
-    effect = "they may fall on both sides of a split, and the score is then too high" if unsplit else "they count more than once"
-    message = f"{are_copies(len(surplus), 'image', 'exact')} of another image of the same class: {effect}. Delete the copies."
-    severity: Severity = "warning" if unsplit or len(surplus) > len(dataset) / 100 else "note"
-    return [Finding("copies", severity, message, tuple(names[i] for i in surplus[:_EXAMPLES]), len(surplus))]
+    message = f"No training image of {shortened(lost, limit=5)} can be read, so it cannot be learned. Replace the files."
+    return found + Finding.of("class lost", "error", message, lost, len(lost))
 
 
 def _parted_groups(dataset: Dataset) -> list[Finding]:
     if not dataset.grouped:
         return []
-    training = set(dataset.groups[dataset.part("train", "val")].tolist())
-    test = dataset.part("test")
-    both = sorted(training & set(dataset.groups[test].tolist()))
-    if not both:
-        return []
-    count = int(np.isin(dataset.groups[test], both).sum())
+    test = dataset.groups[dataset.part("test")]
+    both = np.intersect1d(dataset.groups[dataset.part("train", "val")], test).tolist()
+    count = int(np.isin(test, both).sum())
     message = (
         f"{len(both)} groups are in both the test part and the training part ({count} test images): images of one group are alike, "
         "so the score is too high. Move each group to one side."
     )
-    return [Finding("parted groups", "error", message, tuple(both[:_EXAMPLES]), len(both))]
+    return Finding.of("parted groups", "error", message, both, len(both))
 
 
 def _classes(dataset: Dataset) -> list[Finding]:
@@ -217,11 +132,6 @@ def _classes(dataset: Dataset) -> list[Finding]:
     return found
 
 
-def _quoted(names: Sequence[str], limit: int = 5) -> str:
-    return ", ".join(map(repr, names[:limit])) + (f" and {len(names) - limit} more" if len(names) > limit else "")
-
-
-_EXAMPLES = 20
 _TINY = 1 / 8  # of the median shorter side
 _STRIP = 5.0  # times as long as wide, and as the median picture is
 _EMPTY = 0.1  # of the median number of bytes a pixel: next to nothing to see, or a few large plain areas
@@ -233,22 +143,16 @@ _ENDINGS: Mapping[str, frozenset[str]] = {
 
 
 def find_suspicious(dataset: Dataset, facts: Facts) -> list[Finding]:
-    """Return a note for each kind of oddity, with the files; nothing for arrays.
-
-    Args:
-        dataset: what was read.
-        facts: what `gather` found, in the same order.
-    """
+    """Return a note for each kind of oddity, with the files; nothing for arrays. `facts` are in the order of the data."""
     if isinstance(dataset.images, np.ndarray):
         return []
     rows = {i: row for i, row in enumerate(facts.rows) if not row.reason and row.width and row.height}
     if not rows:
         return []
-    side = float(np.median([min(row.width, row.height) for row in rows.values()]))
-    shape = float(np.median([_longish(row) for row in rows.values()]))
-    density = {
-        kind: float(np.median([_density(row) for row in rows.values() if row.format == kind])) for kind in {r.format for r in rows.values()}
-    }
+    side = np.median([min(row.width, row.height) for row in rows.values()])
+    shape = np.median([_longish(row) for row in rows.values()])
+    formats = {row.format for row in rows.values()}
+    density = {kind: np.median([_density(row) for row in rows.values() if row.format == kind]) for kind in formats}
     names = dataset.names()
 
     def misnamed(name: str, row: Fact) -> str:
@@ -271,11 +175,10 @@ def find_suspicious(dataset: Dataset, facts: Facts) -> list[Finding]:
         ("strips", strip, "very long and narrow: much of it is cut off, or squeezed. Crop it, or see --fit-image."),
         ("nearly empty", empty, "that takes a tenth of the usual space or less: a blank page, a plain colour or a drawing? Look at it."),
     ]
-    found = []
+    found = list[Finding]()
     for kind, odd, words in kinds:
         listed = [f"{names[i]}: {said}" for i, row in rows.items() if (said := odd(names[i], row))]
-        if listed:
-            found.append(Finding(kind, "note", f"{len(listed)} x a file {words}", tuple(listed[:_EXAMPLES]), len(listed)))
+        found += Finding.of(kind, "note", f"{len(listed)} x a file {words}", listed, len(listed))
     return found
 
 
@@ -299,11 +202,10 @@ _LARGEST = 0.1  # no group may hold a larger share of the images: it would be a 
 _PURE = 0.8  # at least this share of the groups of two or more must be of one class: otherwise numbers just start again in each class
 
 
-@dataclass(frozen=True)
-class _Candidate:
+class _Candidate(NamedTuple):
+    together: int
     pattern: str
     groups: dict[str, list[int]]
-    together: int
 
 
 def group_pattern(dataset: Dataset) -> str | None:
@@ -318,9 +220,8 @@ def _best(dataset: Dataset) -> _Candidate | None:
     names = dataset.names()
     depth = 2 if (dataset.parts == "").all() else 3
     deeper = sum(name.count("/") >= depth for name in names) >= _MATCHING * len(names)
-    candidates = [_candidate(dataset, names, pattern) for pattern in (*PATTERNS, *([_FOLDER_PATTERN] if deeper else []))]
-    found = [candidate for candidate in candidates if candidate is not None]
-    return max(found, key=lambda candidate: candidate.together) if found else None
+    candidates = (_candidate(dataset, names, pattern) for pattern in (*PATTERNS, *([_FOLDER_PATTERN] if deeper else [])))
+    return max(filter(None, candidates), key=lambda candidate: candidate.together, default=None)
 
 
 def find_groups_in_names(dataset: Dataset) -> list[Finding]:
@@ -359,4 +260,4 @@ def _candidate(dataset: Dataset, names: tuple[str, ...], pattern: str) -> _Candi
     if len(groups) < max(10, 2 * len(dataset.classes)) or max(map(len, several)) > max(_LARGEST * len(names), 10):
         return None
     pure = sum(len({dataset.labels(i) for i in rows}) == 1 for rows in several)
-    return _Candidate(pattern, dict(groups), together) if pure >= _PURE * len(several) else None
+    return _Candidate(together, pattern, groups) if pure >= _PURE * len(several) else None

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import defaultdict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headstart.data import Dataset, Labels
+from headstart.engine import ahead
 from headstart.errors import ImageError
 from headstart.modalities.image import image_digest, quiet_decoding, read_image, source_bytes
 
@@ -131,44 +132,42 @@ class Facts:
 
     def copies(self) -> list[list[int]]:
         """Return the indices of images with the same bytes, for each digest that occurs more than once."""
-        by_digest: dict[bytes, list[int]] = {}
+        by_digest = defaultdict[bytes, list[int]](list)
         for i, row in enumerate(self.rows):
             if row.digest:
-                by_digest.setdefault(row.digest, []).append(i)
+                by_digest[row.digest].append(i)
         return [indices for indices in by_digest.values() if len(indices) > 1]
 
 
 def gather(dataset: Dataset, *, deep: bool, progress: Progress | None) -> Facts:
-    """Read and decode every image, in threads.
+    """Read and decode every image, in threads; `progress` is called with (done, all) after each.
 
-    Args:
-        dataset: files or an array.
-        deep: decode at full size, and look for a frame around every image; otherwise JPEGs are decoded at a fraction of their size, which
-            is several times as fast, and frames are looked for around some images of each class.
-        progress: called with (done, all) after each image.
+    If `deep`, at full size, and with a search for a frame around every image; else JPEGs are decoded at a fraction of their size, which
+    is several times as fast, and frames are searched for around some images of each class.
     """
     total = len(dataset)
     closely = np.ones(total, bool) if deep else _sample(dataset)
     if isinstance(dataset.images, np.ndarray):
         height, width = dataset.images.shape[1:3]
-        return Facts(
-            tuple(
-                Fact(image_digest(image), "", "array", "RGB", width, height, image.nbytes, frame=find_frame(image) if close else None)
-                for image, close in zip(dataset.images, closely, strict=True)
-            )
-        )
+        frames = [find_frame(image) if close else None for image, close in zip(dataset.images, closely, strict=True)]
+        array = Fact(b"", "", "array", "RGB", width, height, dataset.images[0].nbytes if total else 0)
+        digests = map(image_digest, dataset.images)
+        return Facts(tuple(array._replace(digest=digest, frame=frame) for digest, frame in zip(digests, frames, strict=True)))
     rows: list[Fact] = []
 
     def inspect(task: tuple[Path, bool]) -> Fact:
         path, close = task
-        side = None if deep else _FRAME_SIDE if close else _DECODED_SIDE
-        return inspect_file(path, at_least=side, framed=close)
+        return inspect_file(path, at_least=None if deep else _FRAME_SIDE if close else _DECODED_SIDE, framed=close)
 
-    with quiet_decoding():
-        for row in _in_threads(inspect, zip(dataset.images, closely.tolist(), strict=True)):
-            rows.append(row)
-            if progress is not None:
-                progress(len(rows), total)
+    executor = ThreadPoolExecutor(_THREADS)
+    try:
+        with quiet_decoding():
+            for row in ahead(executor, inspect, zip(dataset.images, closely.tolist(), strict=True), most=_IN_FLIGHT):
+                rows.append(row)
+                if progress is not None:
+                    progress(len(rows), total)
+    finally:
+        executor.shutdown(wait=False, cancel_futures=True)  # an interruption waits for none of them
     return Facts(tuple(rows))
 
 
@@ -185,65 +184,34 @@ def _sample(dataset: Dataset) -> npt.NDArray[np.bool_]:
     return chosen
 
 
-def _in_threads(work: Callable[[tuple[Path, bool]], Fact], tasks: Iterator[tuple[Path, bool]]) -> Iterator[Fact]:
-    """Yield the results in order, with a bounded number of files in flight; an interruption waits for none of them."""
-    executor = ThreadPoolExecutor(_THREADS)
-    try:
-        waiting: list[Future[Fact]] = [executor.submit(work, task) for task in islice(tasks, _IN_FLIGHT)]
-        waiting.reverse()
-        while waiting:
-            result = waiting.pop().result()
-            for task in islice(tasks, 1):
-                waiting.insert(0, executor.submit(work, task))
-            yield result
-    finally:
-        executor.shutdown(wait=False, cancel_futures=True)
-
-
 def inspect_file(path: Path, *, at_least: int | None, framed: bool = False) -> Fact:
     """Return the facts of one file; a file that cannot be read or decoded is a fact too, and raises nothing.
 
-    Args:
-        path: the file.
-        at_least: as for `headstart.modalities.image.read_image`.
-        framed: also look for a frame around the picture.
+    `at_least` is as for `headstart.modalities.image.read_image`; `framed` searches for a frame around the picture too.
     """
     try:
         data = source_bytes(path)
     except ImageError as error:
         return Fact(b"", error.reason, "", "", 0, 0, 0)
-    if not isinstance(data, bytes):
-        raise TypeError(f"{path!r} is not the path of a file")
-    header = _header(data)
-    reason, frame = "", None
+    assert isinstance(data, bytes)
+    header, reason, frame = _header(data), "", None
     try:
         pixels = read_image(data, at_least=at_least, name=str(path))
         if framed:
             frame = find_frame(pixels).scaled(max(header.width, header.height) / max(pixels.shape[:2]))
     except ImageError as error:
         reason = error.reason
-    return Fact(image_digest(data), reason, header.format, header.mode, header.width, header.height, len(data), header.quality,
-                header.sampling, frame)  # fmt: skip
+    return header._replace(digest=image_digest(data), reason=reason, size=len(data), frame=frame)
 
 
-class _Header(NamedTuple):
-    format: str = ""
-    mode: str = ""
-    width: int = 0
-    height: int = 0
-    quality: float = 0.0
-    sampling: str = ""
-
-
-def _header(data: bytes) -> _Header:
+def _header(data: bytes) -> Fact:
     from PIL import Image
 
+    known = Fact(b"", "", "", "", 0, 0, 0)
     with contextlib.suppress(Exception), Image.open(io.BytesIO(data)) as image:  # hostile headers raise anything; read_image says why
-        known = _Header(image.format or "", image.mode, image.width, image.height)
-        with contextlib.suppress(Exception):
-            known = known._replace(quality=_jpeg_quality(image), sampling=_jpeg_sampling(image))
-        return known
-    return _Header()
+        known = known._replace(format=image.format or "", mode=image.mode, width=image.width, height=image.height)
+        known = known._replace(quality=_jpeg_quality(image), sampling=_jpeg_sampling(image))
+    return known
 
 
 def _jpeg_quality(image: Image.Image) -> float:

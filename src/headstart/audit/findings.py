@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
-
 from headstart.data.dataset import counts_table, html
+from headstart.text import plural
 
 Severity: TypeAlias = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 _CLASSES_SHOWN = 20
-_EXAMPLES_SHOWN = 3
+_EXAMPLES, _EXAMPLES_SHOWN = 20, 3
 
 
 @dataclass(frozen=True)
@@ -35,15 +33,24 @@ class Finding:
     examples: tuple[str, ...] = ()
     count: int = 0
 
+    @classmethod
+    def of(cls, kind: str, severity: Severity, message: str, examples: Sequence[str], count: int) -> list[Finding]:
+        """A finding with the first of its examples; none where the count is 0."""
+        return [cls(kind, severity, message, tuple(examples[:_EXAMPLES]), count)] if count else []
+
+    def shown(self) -> list[str]:
+        """The first few examples, and how many more there are."""
+        more = max(self.count, len(self.examples)) - _EXAMPLES_SHOWN
+        return [*self.examples[:_EXAMPLES_SHOWN], *([f"... and {more} more"] if len(self.examples) > _EXAMPLES_SHOWN else [])]
+
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON can hold them."""
-        return {
-            "kind": self.kind,
-            "severity": self.severity,
-            "message": self.message,
-            "count": self.count,
-            "examples": list(self.examples),
-        }
+        return asdict(self) | {"examples": list(self.examples)}
+
+
+def gravest_first(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Return findings by severity."""
+    return tuple(sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity)))
 
 
 @dataclass(frozen=True)
@@ -88,11 +95,8 @@ class Audit:
         lines = [f"{self.images} images in {self.source}", "", *self._table()]
         for finding in self.findings:
             lines += ["", f"{finding.severity}: {finding.message}"]
-            lines += [f"    {example}" for example in finding.examples[:_EXAMPLES_SHOWN]]
-            if len(finding.examples) > _EXAMPLES_SHOWN:
-                more = max(finding.count, len(finding.examples)) - _EXAMPLES_SHOWN
-                lines.append(f"    ... and {more} more")
-        tally = [_plural(len(self.of(severity)), severity) for severity in SEVERITIES]
+            lines += [f"    {example}" for example in finding.shown()]
+        tally = [plural(len(self.of(severity)), severity) for severity in SEVERITIES]
         return [*lines, "", "Nothing wrong was found." if not self.findings else f"{tally[0]}, {tally[1]}, {tally[2]}"]
 
     def __str__(self) -> str:
@@ -100,49 +104,22 @@ class Audit:
 
     def _repr_html_(self) -> str:
         rows = "".join(
-            f"<tr><td>{finding.severity}</td><td>{html(finding.message)}{_listed(finding)}</td></tr>" for finding in self.findings
+            f"<tr><td>{finding.severity}</td><td>{'<br>'.join(map(html, (finding.message, *finding.shown())))}</td></tr>"
+            for finding in self.findings
         )
         found = (
             f"<table><thead><tr><th>severity</th><th>what was found</th></tr></thead><tbody>{rows}</tbody></table>"
             if self.findings
             else "<p>Nothing wrong was found.</p>"
         )
-        return f"<p><strong>{_plural(self.images, 'image')}</strong> in {html(self.source)}</p>{counts_table(self.counts)}{found}"
+        return f"<p><strong>{plural(self.images, 'image')}</strong> in {html(self.source)}</p>{counts_table(self.counts)}{found}"
 
     def _table(self) -> Iterable[str]:
         classes = list(next(iter(self.counts.values()), {}))
         shown = classes[:_CLASSES_SHOWN]
-        heads = [part or "images" for part in self.counts]
-        width = max([len("class"), *(len(name) for name in shown)])
-        yield "  ".join(["class".ljust(width), *(head.rjust(8) for head in heads)])
+        width = max(map(len, ("class", *shown)))
+        yield "  ".join(["class".ljust(width), *((part or "images").rjust(8) for part in self.counts)])
         for name in shown:
-            yield "  ".join([name.ljust(width), *(str(self.counts[part][name]).rjust(8) for part in self.counts)])
+            yield "  ".join([name.ljust(width), *(str(by_class[name]).rjust(8) for by_class in self.counts.values())])
         if len(classes) > len(shown):
             yield f"... and {len(classes) - len(shown)} more classes"
-
-
-def _listed(finding: Finding) -> str:
-    shown = "".join(f"<br><code>{html(example)}</code>" for example in finding.examples[:_EXAMPLES_SHOWN])
-    more = max(finding.count, len(finding.examples)) - _EXAMPLES_SHOWN
-    return shown + (f"<br>... and {more} more" if len(finding.examples) > _EXAMPLES_SHOWN else "")
-
-
-def are_copies(count: int, images: str, kind: str) -> str:
-    """``1 test image is an exact copy`` or ``5 test images are exact copies``, for the images ``test image`` and the kind ``exact``."""
-    if count == 1:
-        return f"1 {images} is {'an' if kind[0] in 'aeiou' else 'a'} {kind} copy"
-    return f"{count} {images}s are {kind} copies"
-
-
-def components(pairs: npt.ArrayLike, count: int) -> npt.NDArray[np.int64]:
-    """The connected component of each of `count` nodes of a graph, int64 (count,), numbered by their first nodes; pairs (m, 2)."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    edges = np.asarray(pairs, np.int64).reshape(-1, 2)
-    graph = coo_array((np.ones(len(edges), np.int8), (edges[:, 0], edges[:, 1])), shape=(count, count))
-    return np.asarray(connected_components(graph, directed=False)[1], np.int64)
-
-
-def _plural(count: int, word: str) -> str:
-    return f"{count} {word}{'s' if count != 1 else ''}"

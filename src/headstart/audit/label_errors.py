@@ -31,7 +31,6 @@ _LEAST = 1e-12  # probability; even a model that is surer than that pays no more
 _BETTER = 1.0  # nats: of data without wrong labels 8 % gain so much by chance (half a chi-square variable of one degree, or nothing)
 _FEWEST, _MEASURED = 50, 20_000  # images: too few to tell wrong from hard; enough to fit two numbers
 _WARNED = 0.01  # share of wrong labels from which on it is a warning
-_EXAMPLES = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,13 +56,8 @@ class LabelErrors:
 def rank_label_errors(logits: npt.ArrayLike, targets: npt.ArrayLike, *, link: Link = SOFTMAX) -> LabelErrors:
     """Rank the images by how probably their label is wrong.
 
-    Args:
-        logits: float (n, k), calibrated, each row from a fit that did not see the image; rows of nan are left out.
-        targets: int (n,), from 0 to k - 1; for several labels per image bool (n, k).
-        link: `SIGMOID` where the logits are one log-odds for each label, not log-probabilities of classes that exclude each other.
-
-    Raises:
-        ParameterError: shapes or targets that do not fit.
+    `logits` float (n, k) are calibrated, each row from a fit that did not see the image; rows of nan are left out. `targets` are int (n,);
+    with the link `SIGMOID`, for several labels per image, bool (n, k).
     """
     scores, given = _checked(logits, targets, link)
     known = np.flatnonzero(~np.isnan(scores).any(axis=1))
@@ -123,33 +117,25 @@ def _of_labels(logits: Floats, given: npt.NDArray[Any], link: Link) -> Floats:
 def find_label_errors(dataset: Dataset, rows: npt.ArrayLike, logits: npt.ArrayLike) -> list[Finding]:
     """Return a finding if labels are probably wrong, with the images in the order in which to look at them.
 
-    Args:
-        dataset: labelled images.
-        rows: int64 (n,), the positions in `dataset` that the logits belong to.
-        logits: as for `rank_label_errors`.
-
-    Raises:
-        ParameterError: as `rank_label_errors`, or rows that are no positions in `dataset`.
+    The logits are as for `rank_label_errors`; `rows` int64 (n,) are the positions in `dataset` that they belong to.
     """
     positions = np.asarray(rows, np.int64)
     if len(positions) and not 0 <= positions.min() <= positions.max() < len(dataset):
         raise ParameterError(f"rows go from {positions.min()} to {positions.max()}, but the data have {len(dataset)} images")
     errors = rank_label_errors(logits, dataset.targets.array[positions], link=dataset.targets.link or SOFTMAX)
-    if not errors.likely:
-        return []
     names = dataset.names()
     total = len(errors.order)
     message = (
-        f"{errors.likely} of {total} labels are probably wrong ({errors.likely / total:.1%}): models not fitted to these images favour "
-        "another label more strongly than their difficulty explains. Wrong labels cause errors, and make a good model look worse. "
+        f"{errors.likely} of {total} labels are probably wrong ({errors.likely / max(total, 1):.1%}): models not fitted to these images "
+        "favour another label more strongly than their difficulty explains. Wrong labels cause errors, and make a good model look worse. "
         "Review them in this order, and correct or delete them; some will be right."
     )
-    examples = tuple(
+    examples = [
         f"{names[positions[i]]}: {describe(dataset, int(positions[i]), int(suggested))} ({score:.2f})"
-        for i, suggested, score in zip(errors.order[: min(errors.likely, _EXAMPLES)], errors.suggested, errors.score, strict=False)
-    )
+        for i, suggested, score in zip(errors.order[: errors.likely], errors.suggested, errors.score, strict=False)
+    ]
     severity: Severity = "warning" if errors.likely >= _WARNED * total else "note"
-    return [Finding("label errors", severity, message, examples, errors.likely)]
+    return Finding.of("label errors", severity, message, examples, errors.likely)
 
 
 def describe(dataset: Dataset, row: int, suggested: int) -> str:

@@ -3,6 +3,11 @@
 Two ways to find pairs that may be one picture: a likeness of small grey pictures, and one of features. Neither is proof where all pictures
 of a set are alike, as X-rays or digits are. Proof is in the pixels: the two are laid onto each other and must agree in their details, and
 they must agree far better than either does with pictures that are merely alike.
+
+A crop, a resize or a recompression moves and stretches a picture a little and leaves its details where they are. Two different pictures of
+the same kind (two digits, two X-rays) agree in their outlines and not in their details. So the pictures are laid onto each other by least
+squares (Lucas and Kanade, "An iterative image registration technique", IJCAI 1981: here one scale and one shift for each axis), without
+their coarse light and dark, and what is measured is the correlation of what is left.
 """
 
 from __future__ import annotations
@@ -10,19 +15,28 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from headstart.audit.alignment import COARSE, Pictures, details, likeness, thumbnails
-from headstart.audit.findings import Finding, Severity, are_copies, components
 from headstart.audit.outliers import standardised
 from headstart.backbones import Layer
-from headstart.data import Dataset
 from headstart.data.dataset import Images
-from headstart.errors import ParameterError
+from headstart.engine import ahead
+from headstart.errors import ImageError, ParameterError
+from headstart.modalities.image import Preprocessing, quiet_decoding
 
+SIDE = 48
+"""Height and width of a thumbnail in pixels."""
+
+COARSE = 16  # pixels at which the search begins: a crop of 5 % moves no detail by more than one of them
+_SMOOTH, _DETAIL = 0.8, 3.0  # standard deviations, in pixels: finer than the first is noise of compression, coarser than the second outline
+_COARSE_STEPS, _FINE_STEPS = 4, 3
+_MOST = 0.35  # of half a side: no search goes further
+_FAINT = 1.0  # grey levels: details weaker than this are noise
 _CANDIDATES = 5  # of each image in each search
 _SIMILAR = 0.5  # of two small pictures as they lie: a crop of 5 % leaves 0.6
 _CLOSER = 3  # candidates of each image that are looked at closely
@@ -34,9 +48,11 @@ _FEWEST = 8  # images: with fewer there is nothing ordinary to compare with
 _BLOCK = 1024
 _BATCH = 256  # pairs that a thread lays onto each other in one go
 _THREADS = 2
-_EXAMPLES = 20
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+_squeeze = Preprocessing(SIDE, fit="squash", interpolation="bicubic")
 
 Pairs: TypeAlias = npt.NDArray[np.int64]
+Pictures: TypeAlias = npt.NDArray[np.uint8]
 Maps: TypeAlias = npt.NDArray[np.float32]
 
 
@@ -81,106 +97,37 @@ def near_copies(
     for what, count in (("digests", len(digests)), ("features", len(images) if features is None else len(features))):
         if count != len(images):
             raise ParameterError(f"there are {len(images)} images and {what} of {count}; one for each image is needed")
-    copies: dict[bytes, list[int]] = {}
-    for row, digest in enumerate(digests):
-        copies.setdefault(digest, []).append(row)
-    first = np.array([rows[0] for rows in copies.values()], np.int64)
+    places: dict[bytes, int] = {}
+    same = np.array([places.setdefault(digest, len(places)) for digest in digests], np.int64)  # equal for images with the same bytes
+    first = np.unique(same, return_index=True)[1]
     pictures = thumbnails([images[row] for row in first], progress=progress)
     values = None if features is None else standardised(features[first], layers[-1:])
     pairs, found = _same(pictures, values)
-    together = [
-        tuple(sorted(row for member in group for row in copies[digests[first[member]]])) for group in _components(pairs, len(first))
-    ]
-    return NearCopies(first[pairs], found, tuple(sorted(together)))
+    component = components(pairs, len(first))
+    groups = np.flatnonzero(np.bincount(component) > 1)
+    together = tuple(tuple(np.flatnonzero(component[same] == group).tolist()) for group in groups)
+    return NearCopies(first[pairs], found, together)
 
 
-def find_near_copies(dataset: Dataset, copies: NearCopies, *, digests: Sequence[bytes]) -> list[Finding]:
-    """Return what near copies there are: across parts, in two classes, and others. Exact copies are left to `check`.
+def thumbnails(images: Images | Sequence[Path | Pictures], *, progress: Callable[[int, int], None] | None = None) -> Pictures:
+    """Decode images at reduced scale and squeeze each, whole, into a small grey square: uint8 (n, SIDE, SIDE).
 
-    Args:
-        dataset: the images that `copies` is about.
-        copies: what `near_copies` found.
-        digests: the SHA-256 of each image's bytes.
+    An image that cannot be read is black, and so like no other. `progress` is called with (images done, images in all).
     """
-    names = dataset.names()
-    leaks: list[tuple[int, int]] = []
-    validation: list[tuple[int, int]] = []
-    two_classes: list[tuple[int, int]] = []
-    surplus: list[tuple[int, int]] = []
-    for group in copies.components:
-        two_classes += _first_of_other_labels(dataset, group, digests)
-        for row in group:
-            before = [other for other in group if digests[other] != digests[row]]
-            exact = [other for other in group if digests[other] == digests[row] and other != row]
-            part = str(dataset.parts[row])
-            known = {"test": ("train", "val"), "val": ("train",)}.get(part, ())
-            seen = [other for other in before if dataset.parts[other] in known]
-            if any(dataset.parts[other] in known for other in exact):
-                continue  # an exact copy is the graver finding, and made elsewhere
-            if seen:
-                (leaks if part == "test" else validation).append((row, seen[0]))
-                continue
-            earlier = [other for other in before if other < row and dataset.parts[other] == part]
-            if earlier and not any(other < row for other in exact):
-                surplus.append((row, earlier[0]))
-    return [*_leaks(names, leaks, validation), *_two_classes(dataset, names, two_classes), *_surplus(dataset, names, surplus)]
+    pictures = np.zeros((len(images), SIDE, SIDE), np.uint8)
+    with quiet_decoding(), ThreadPoolExecutor(_THREADS) as threads:
+        for row, picture in enumerate(ahead(threads, _thumbnail, images)):
+            pictures[row] = picture
+            if progress is not None:
+                progress(row + 1, len(images))
+    return pictures
 
 
-def _first_of_other_labels(dataset: Dataset, group: Sequence[int], digests: Sequence[bytes]) -> list[tuple[int, int]]:
-    """Return each image of a group beside the first one of another class that is not its exact copy."""
-    found = []
-    for row in group:
-        others = [i for i in group if digests[i] != digests[row] and dataset.labels(i) != dataset.labels(row)]
-        if others:
-            found.append((row, others[0]))
-    return found
-
-
-def _leaks(names: Sequence[str], leaks: Sequence[tuple[int, int]], validation: Sequence[tuple[int, int]]) -> list[Finding]:
-    found = []
-    if leaks:
-        message = (
-            f"{are_copies(len(leaks), 'test image', 'near')} of training images (resized, recompressed, cropped or mirrored): the "
-            "model has seen them, so the score is too high. Delete them from the test part, or keep each picture and its "
-            "copies in one part."
-        )
-        found.append(Finding("near copies across parts", "error", message, _examples(names, leaks), len(leaks)))
-    if validation:
-        message = (
-            f"{are_copies(len(validation), 'validation image', 'near')} of training images: choices made on them are wrong. Delete them, "
-            "or keep each picture and its copies in one part."
-        )
-        found.append(Finding("near copies in validation", "warning", message, _examples(names, validation), len(validation)))
-    return found
-
-
-def _two_classes(dataset: Dataset, names: Sequence[str], pairs: Sequence[tuple[int, int]]) -> list[Finding]:
-    if not pairs:
-        return []
-    message = (
-        f"{are_copies(len(pairs), 'image', 'near')} of images in another class: at least one label of each is wrong. "
-        "Look at them and delete the wrong ones."
-    )
-    labelled = [f"{name} ({', '.join(dataset.labels(i)) or 'no label'})" for i, name in enumerate(names)]
-    once = [(row, other) for row, other in pairs if row < other] or list(pairs)
-    return [Finding("near copies in two classes", "warning", message, _examples(labelled, once), len(pairs))]
-
-
-def _surplus(dataset: Dataset, names: Sequence[str], surplus: Sequence[tuple[int, int]]) -> list[Finding]:
-    if not surplus:
-        return []
-    unsplit = bool((dataset.parts[[row for row, _ in surplus]] == "").any())
-    effect = "they may fall on both sides of a split, and the score is then too high" if unsplit else "they count more than once"
-    message = (
-        f"{are_copies(len(surplus), 'image', 'near')} of another image (resized, recompressed, cropped or mirrored): {effect}. "
-        "Keep each picture and its copies together, or delete the copies."
-    )
-    severity: Severity = "warning" if unsplit or len(surplus) > len(dataset) / 100 else "note"
-    return [Finding("near copies", severity, message, _examples(names, surplus), len(surplus))]
-
-
-def _examples(names: Sequence[str], pairs: Sequence[tuple[int, int]]) -> tuple[str, ...]:
-    return tuple(f"{names[row]} ~ {names[other]}" for row, other in pairs[:_EXAMPLES])
+def _thumbnail(image: Path | Pictures) -> Pictures:
+    try:
+        return np.asarray(_squeeze(image) @ _LUMA + 0.5).astype(np.uint8)
+    except ImageError:
+        return np.zeros((SIDE, SIDE), np.uint8)
 
 
 def _same(pictures: Pictures, features: Maps | None) -> tuple[Pairs, npt.NDArray[np.float64]]:
@@ -200,11 +147,10 @@ def _same(pictures: Pictures, features: Maps | None) -> tuple[Pairs, npt.NDArray
     ordinary = _ordinary(pictures, small, np.unique(candidates[:, :2]))
     first, second = candidates[:, 0], candidates[:, 1]
     sure = 1 - alike <= _STANDS_OUT * (1 - np.maximum(ordinary[first], ordinary[second]))
-    best: dict[tuple[int, int], float] = {}
-    for (one, other, _), value in zip(candidates[sure].tolist(), alike[sure].tolist(), strict=True):
-        best[one, other] = max(value, best.get((one, other), 0.0))
-    pairs = sorted(best)
-    return np.array(pairs, np.int64).reshape(-1, 2), np.array([min(1.0, best[pair]) for pair in pairs], np.float64)
+    pairs, place = np.unique(candidates[sure, :2], axis=0, return_inverse=True)
+    best = np.zeros(len(pairs))
+    np.maximum.at(best, place.reshape(-1), np.minimum(alike[sure], 1))  # of the two as they lie, and of one mirrored
+    return pairs, best
 
 
 def _as_rows(pictures: Pictures) -> Maps:
@@ -276,9 +222,111 @@ def _ordinary(pictures: Pictures, small: Maps, rows: npt.NDArray[np.int64]) -> M
     return found
 
 
-def _components(pairs: Pairs, count: int) -> list[list[int]]:
-    """Return the connected groups of a graph that have at least two members."""
-    groups: dict[int, list[int]] = {}
-    for row, component in enumerate(components(pairs, count).tolist()):
-        groups.setdefault(component, []).append(row)
-    return [rows for rows in groups.values() if len(rows) > 1]
+def details(pictures: Pictures | Maps, side: int = SIDE) -> Maps:
+    """Return what is between the finest noise and the outlines: float32 (n, side, side), mean 0 and standard deviation 1.
+
+    `side` is `SIDE`, or a divisor of it to which the pictures (n, SIDE, SIDE) are averaged first.
+    """
+    maps: Maps = np.asarray(pictures, np.float32)
+    factor = maps.shape[1] // side
+    if factor > 1:
+        maps = maps.reshape(len(maps), side, factor, side, factor).mean(axis=(2, 4), dtype=np.float32)
+    fine, coarse = _blur(side, _SMOOTH), _blur(side, _DETAIL)
+    maps = np.asarray(fine @ maps @ fine.T - coarse @ maps @ coarse.T, np.float32)
+    maps -= maps.mean(axis=(1, 2), keepdims=True)
+    maps /= maps.std(axis=(1, 2), keepdims=True) + np.float32(_FAINT)
+    return maps
+
+
+def likeness(first: Pictures, second: Pictures, *, fine: bool = True) -> Maps:
+    """Return how far pairs of pictures agree in their details when they are laid onto each other: float32 (m,), 1 where they are the same.
+
+    Both are uint8 (m, SIDE, SIDE). Not `fine` measures at the coarse scale only, which takes a tenth of the time and tells less.
+    """
+    a, b = details(first, COARSE), details(second, COARSE)
+    placed = _aligned(a, b, np.zeros((len(a), 4), np.float32), _COARSE_STEPS)
+    if fine:
+        a, b = details(first), details(second)
+        placed = _aligned(a, b, placed, _FINE_STEPS)
+    return _correlation(a, b, placed)
+
+
+def _aligned(a: Maps, b: Maps, placed: Maps, steps: int) -> Maps:
+    """Improve the placement (m, 4) of `b` on `a`: scale less 1 and shift along y, then along x, in halves of a side."""
+    grid = _grid(a.shape[1])
+    for _ in range(steps):
+        moved, inside = _moved(b, placed)
+        slopes = _slopes(moved, inside, grid).reshape(len(a), 4, -1)
+        off = ((a - moved) * inside).reshape(len(a), -1, 1)
+        normal = slopes @ slopes.transpose(0, 2, 1)
+        size = np.trace(normal, axis1=1, axis2=2)[:, None, None]
+        normal += np.eye(4, dtype=np.float32) * (1e-3 * size + 1e-6)
+        placed = np.clip(placed + np.linalg.solve(normal, slopes @ off)[:, :, 0], -_MOST, _MOST)
+    return placed
+
+
+def _slopes(moved: Maps, inside: Maps, grid: Maps) -> Maps:
+    """Return how the maps change with each of the four numbers of a placement (m, 4, side, side); 0 outside and at the very edge."""
+    slopes = np.zeros((len(moved), 4, *moved.shape[1:]), np.float32)
+    half = np.float32(len(grid) / 4)
+    slopes[:, 1, 1:-1] = (moved[:, 2:] - moved[:, :-2]) * half
+    slopes[:, 3, :, 1:-1] = (moved[:, :, 2:] - moved[:, :, :-2]) * half
+    slopes[:, 1::2] *= inside[:, None]
+    slopes[:, 0] = slopes[:, 1] * grid[:, None]
+    slopes[:, 2] = slopes[:, 3] * grid
+    return slopes
+
+
+def _moved(maps: Maps, placed: Maps) -> tuple[Maps, Maps]:
+    """Return the maps as placed, by linear interpolation, and 1 where there is a picture and 0 where it has ended."""
+    down, in_y = _weights(maps.shape[1], placed[:, :2])
+    right, in_x = _weights(maps.shape[1], placed[:, 2:])
+    return np.asarray(down @ maps @ right.transpose(0, 2, 1), np.float32), in_y[:, :, None] * in_x[:, None, :]
+
+
+def _weights(side: int, placed: Maps) -> tuple[Maps, Maps]:
+    """Return the interpolation matrices (m, side, side) along one axis, and which of its places lie inside (m, side)."""
+    places = ((_grid(side) * (1 + placed[:, :1]) + placed[:, 1:] + 1) * side - 1) / 2
+    pixels = np.arange(side, dtype=np.float32)
+    weights: Maps = np.maximum(0, 1 - np.abs(places[:, :, None] - pixels), dtype=np.float32)
+    inside: Maps = ((places > -0.01) & (places < side - 0.99)).astype(np.float32)
+    return weights, inside
+
+
+def _correlation(a: Maps, b: Maps, placed: Maps) -> Maps:
+    moved, inside = _moved(b, placed)
+    count = inside.sum(axis=(1, 2)) + 1e-6
+    a, moved = (_centred(maps, inside, count) for maps in (a, moved))
+    products = np.einsum("nij,nij->n", a, moved) / count
+    variances = [np.einsum("nij,nij->n", maps, maps) / count for maps in (a, moved)]
+    # A picture without details has a variance near 0 and is like nothing, itself included.
+    found: Maps = products / np.sqrt(np.maximum(variances[0], 0.05) * np.maximum(variances[1], 0.05))
+    return found
+
+
+def _centred(maps: Maps, inside: Maps, count: Maps) -> Maps:
+    means = (maps * inside).sum(axis=(1, 2)) / count
+    return np.asarray((maps - means[:, None, None]) * inside, np.float32)
+
+
+def _grid(side: int) -> Maps:
+    """Return the places of the pixels of one axis, from -1 to 1."""
+    return ((2 * np.arange(side) + 1) / side - 1).astype(np.float32)
+
+
+@lru_cache(maxsize=8)
+def _blur(side: int, deviation: float) -> Maps:
+    """Return the matrix (side, side) that blurs one axis; at the edges it takes what is there."""
+    steps = np.arange(side)
+    weights = np.exp(-((steps[:, None] - steps) ** 2) / (2 * deviation**2))
+    return np.asarray(weights / weights.sum(axis=1, keepdims=True), np.float32)
+
+
+def components(pairs: npt.ArrayLike, count: int) -> npt.NDArray[np.int64]:
+    """The connected component of each of `count` nodes of a graph, int64 (count,), numbered by their first nodes; pairs (m, 2)."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    edges = np.asarray(pairs, np.int64).reshape(-1, 2)
+    graph = coo_array((np.ones(len(edges), np.int8), (edges[:, 0], edges[:, 1])), shape=(count, count))
+    return np.asarray(connected_components(graph, directed=False)[1], np.int64)

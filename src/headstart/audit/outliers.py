@@ -7,7 +7,7 @@ the outliers themselves cannot move it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,8 +22,6 @@ from headstart.metrics import link_of
 _NEIGHBOURS = 10  # so that a few strange images of one kind do not vouch for each other
 _FEWEST = 20  # images in a class: with fewer there is no rest that an image could be unlike
 _FAR = 4.0  # robust standard deviations of the logarithm of the distance: 0.1 to 0.4 % of the images of ordinary sets
-_BLOCK = 1024
-_EXAMPLES = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,19 +40,16 @@ class Outliers:
 def rank_outliers(features: npt.NDArray[np.float32], targets: npt.NDArray[np.generic], *, layers: Sequence[Layer] = ()) -> Outliers:
     """Rank images by how far they lie from their nearest neighbours in their class.
 
-    Args:
-        features: float32 (n, D).
-        targets: the class of each image (n,); for several labels per image bool (n, k), and then all images are one class.
-        layers: which columns to use, and that each layer counts the same (all layers find strangers best); all columns alike by default.
-
-    Raises:
-        ParameterError: the number of targets is not that of the features, or a layer lies outside of them.
+    `features` are float32 (n, D), `targets` classes (n,); for several labels per image bool (n, k), and then all images are one class. Each
+    of `layers` counts the same (all layers find strangers best); without any, all columns do.
     """
     if len(features) != len(targets):
         raise ParameterError(f"there are features of {len(features)} images and targets of {len(targets)}; one target for each is needed")
     values = standardised(features, layers)
     score = np.full(len(values), np.nan)
-    for rows in _classes(targets):
+    classes = np.zeros(len(values)) if link_of(targets).independent else targets
+    for label in np.unique(classes):
+        rows = np.flatnonzero(classes == label)
         if len(rows) >= _FEWEST:
             score[rows] = _robust(_to_neighbours(values[rows]))
     far = np.flatnonzero(score > _FAR)
@@ -62,38 +57,21 @@ def rank_outliers(features: npt.NDArray[np.float32], targets: npt.NDArray[np.gen
 
 
 def find_outliers(dataset: Dataset, features: npt.NDArray[np.float32], *, layers: Sequence[Layer] = ()) -> list[Finding]:
-    """Return one finding that names the images unlike the rest of their class, the most unlike first; none where there are none.
-
-    Args:
-        dataset: images that can be read.
-        features: float32 (n, D), a row for each of them.
-        layers: as of `rank_outliers`.
-
-    Raises:
-        ParameterError: as `rank_outliers`.
-    """
+    """Return one finding that names the images unlike the rest of their class, the most unlike first; none where there are none."""
     outliers = rank_outliers(features, dataset.targets.array, layers=layers)
-    rows = outliers.rows.tolist()
-    if not rows:
-        return []
-    names = dataset.names()
-    rest = "the other images" if not isinstance(dataset.targets, Labels) else "the rest of their class"
+    rows, names, one_label = outliers.rows.tolist(), dataset.names(), isinstance(dataset.targets, Labels)
+    rest = "the rest of their class" if one_label else "the other images"
     message = (
         f"{len(rows)} images are unlike {rest}: unusual pictures, wrong files, or rare cases. Wrong files cause errors; rare cases "
         "call for more examples. Review them, the most unusual first; delete only what does not belong."
     )
-    examples = tuple(
-        f"{names[row]}{_class_of(dataset, row)}: {outliers.score[row]:.1f} deviations from the middle" for row in rows[:_EXAMPLES]
-    )
-    return [Finding("outliers", "note", message, examples, len(rows))]
+    named = [f"{names[row]} ({dataset.labels(row)[0]})" if one_label else names[row] for row in rows]
+    examples = [f"{name}: {outliers.score[row]:.1f} deviations from the middle" for name, row in zip(named, rows, strict=True)]
+    return Finding.of("outliers", "note", message, examples, len(rows))
 
 
 def standardised(features: npt.NDArray[np.float32], layers: Sequence[Layer] = ()) -> npt.NDArray[np.float32]:
-    """Return the columns of some layers with mean 0 and deviation 1, and scaled so that each layer has the same total variance.
-
-    Raises:
-        ParameterError: a layer lies outside of the features.
-    """
+    """Return the columns of some layers with mean 0 and deviation 1, and scaled so that each layer has the same total variance."""
     for layer in layers:
         if not 0 <= layer.start < layer.stop <= features.shape[1]:
             raise ParameterError(f"layer {layer.name} has the columns {layer.start} to {layer.stop}, but there are {features.shape[1]}")
@@ -107,33 +85,12 @@ def standardised(features: npt.NDArray[np.float32], layers: Sequence[Layer] = ()
     return np.concatenate(parts, axis=1)
 
 
-def _class_of(dataset: Dataset, row: int) -> str:
-    return "" if not isinstance(dataset.targets, Labels) else f" ({dataset.labels(row)[0]})"
-
-
-def _classes(targets: npt.NDArray[np.generic]) -> Iterator[npt.NDArray[np.int64]]:
-    if link_of(targets).independent:
-        yield np.arange(len(targets))
-        return
-    for label in np.unique(targets):
-        yield np.flatnonzero(targets == label)
-
-
 def _to_neighbours(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     """Return the mean distance to the nearest others (n,); no image is a neighbour of itself."""
-    squares = np.einsum("ij,ij->i", values, values)
-    count = min(_NEIGHBOURS, len(values) // 2)
-    found = np.empty(len(values))
-    for start in range(0, len(values), _BLOCK):
-        block = slice(start, min(start + _BLOCK, len(values)))
-        distances = values[block] @ values.T
-        distances *= -2
-        distances += squares
-        distances += squares[block, None]
-        distances[np.arange(block.stop - start), np.arange(start, block.stop)] = np.inf
-        nearest = np.partition(distances, count - 1, axis=1)[:, :count]
-        found[block] = np.sqrt(np.maximum(nearest, 0)).mean(axis=1)
-    return found
+    from sklearn.neighbors import NearestNeighbors
+
+    search = NearestNeighbors(n_neighbors=min(_NEIGHBOURS, len(values) // 2), algorithm="brute").fit(values)
+    return np.asarray(search.kneighbors()[0].mean(axis=1), np.float64)
 
 
 def _robust(distances: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

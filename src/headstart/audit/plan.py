@@ -6,8 +6,8 @@ The data themselves are never changed. Images are called as `Dataset.names` call
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,12 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from headstart.audit.facts import Facts
-from headstart.audit.findings import components
 from headstart.audit.label_errors import LabelErrors
-from headstart.audit.plan_fields import Fields
+from headstart.audit.near_copies import components
 from headstart.data import Dataset, Labels, Targets
 from headstart.data.annotations import groups_from_names
 from headstart.errors import DataError, ParameterError, nearest
+from headstart.settings.field import Limit, either, instance_of, list_of, number
 
 VERSION = 1
 _ABOUT = (
@@ -29,7 +29,6 @@ _ABOUT = (
     "on one side of every split, and so does what 'group_from', a regular expression, finds equal in the names. 'look_at' does nothing: "
     "move an entry from there to 'relabel', where it gets the suggested label, or to 'drop'; or leave it."
 )
-_KEYS = ("headstart_plan", "about", "data", "group_from", "drop", "relabel", "keep_together", "look_at")
 
 
 class Drop(NamedTuple):
@@ -83,18 +82,12 @@ class Plan:
             ParameterError: the file cannot be written.
         """
         values: dict[str, Any] = {
-            "headstart_plan": VERSION,
-            "about": _ABOUT,
-            "data": self.data,
-            "group_from": self.group_from,
+            "headstart_plan": VERSION, "about": _ABOUT, "data": self.data, "group_from": self.group_from,
             "drop": [entry._asdict() for entry in self.drop],
-            "relabel": [_relabel_json(entry) for entry in self.relabel],
+            "relabel": [_entry_json(entry) for entry in self.relabel],
             "keep_together": [list(names) for names in self.keep_together],
-            "look_at": [
-                {"path": entry.path, "label": _json(entry.label), "suggested": _json(entry.suggested), "score": round(entry.score, 4)}
-                for entry in self.look_at
-            ],
-        }
+            "look_at": [_entry_json(entry) for entry in self.look_at],
+        }  # fmt: skip
         text = ",\n".join(f" {json.dumps(key)}: {_lines(value)}" for key, value in values.items())
         try:
             Path(path).write_text(f"{{\n{text}\n}}\n", encoding="utf-8", errors="backslashreplace")
@@ -108,27 +101,27 @@ class Plan:
         Raises:
             DataError: there is no such file, or it is not a plan; says where and why.
         """
-        fields = Fields.read(path, version=VERSION, allowed=_KEYS)
+        whole = _read_json(path)
         plan = cls(
-            data=fields.text("data", default=""),
-            drop=tuple(Drop(entry.text("path"), entry.text("reason", default="by hand")) for entry in fields.entries("drop", _ENTRY)),
-            group_from=fields.text_or_none("group_from"),
-            keep_together=tuple(fields.lists("keep_together")),
+            data=whole.get("data", _TEXT, ""),
+            drop=tuple(Drop(entry.get("path", _TEXT), entry.get("reason", _TEXT, "by hand")) for entry in whole.entries("drop")),
+            group_from=None if whole.values.get("group_from") is None else whole.get("group_from", _TEXT),
+            keep_together=tuple(tuple(names) for _, names in whole.items("keep_together", _IMAGES)),
             relabel=tuple(
-                Relabel(entry.text("path"), entry.labels("label"), entry.labels("suggested") if "suggested" in entry else None)
-                for entry in fields.entries("relabel", _ENTRY)
+                Relabel(entry.get("path", _TEXT), entry.labels("label"), entry.labels("suggested") if "suggested" in entry.values else None)
+                for entry in whole.entries("relabel")
             ),
             look_at=tuple(
-                LookAt(entry.text("path"), entry.labels("label"), entry.labels("suggested"), entry.number("score"))
-                for entry in fields.entries("look_at", _ENTRY)
+                LookAt(entry.get("path", _TEXT), entry.labels("label"), entry.labels("suggested"), float(entry.get("score", number())))
+                for entry in whole.entries("look_at")
             ),
         )
         twice = {entry.path for entry in plan.drop} & {entry.path for entry in plan.relabel}
         if twice:
-            raise fields.error(f"{min(twice)!r} stands in 'drop' and in 'relabel'; take it out of one of them")
+            raise DataError(f"{path}: {min(twice)!r} is in 'drop' and in 'relabel'; take it out of one of them")
         again = [name for name, count in Counter(entry.path for entry in plan.relabel).items() if count > 1]
         if again:
-            raise fields.error(f"{again[0]!r} stands in 'relabel' twice; keep one of the entries")
+            raise DataError(f"{path}: {again[0]!r} is in 'relabel' twice; keep one of the entries")
         return plan
 
     def apply(self, dataset: Dataset) -> tuple[Dataset, list[str]]:
@@ -162,7 +155,7 @@ class Plan:
         if relabelled:
             notes.append(f"The plan gives {relabelled} images another label.")
         if self.look_at:
-            notes.append(f"{len(self.look_at)} images of the plan stand under 'look_at'; nothing is done about them.")
+            notes.append(f"{len(self.look_at)} images of the plan are under 'look_at'; nothing is done about them.")
         return result, [*notes, *grouped]
 
     def _relabelled(self, dataset: Dataset, places: _Places) -> tuple[Targets, int]:
@@ -196,17 +189,95 @@ class Plan:
         return _joined(base, joined), notes
 
 
-_ENTRY = ("path", "reason", "label", "suggested", "score")  # of all lists alike, so that a line can be moved from one to another as it is
+_KEYS = ("headstart_plan", "about", "data", "group_from", "drop", "relabel", "keep_together", "look_at")
+_ENTRY_KEYS = ("path", "reason", "label", "suggested", "score")  # of all lists, so that a line can be moved from one to another as it is
+_TEXT = instance_of(str, "a text")
+_IMAGES = Limit('a list of images such as ["cat/1.jpg", "cat/2.jpg"]', list_of(_TEXT).allows)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """The values of one JSON object of a plan, checked one by one; `place` begins every message: the file, and where in it."""
+
+    place: str
+    values: Mapping[str, Any]
+
+    def only(self, allowed: Sequence[str]) -> _Entry:
+        """The entry itself, if it has no other names than these."""
+        for key in self.values:
+            if key not in allowed:
+                raise DataError(f"{self.place}{key!r} is not known here.{nearest(key, allowed)} Allowed are {', '.join(allowed)}.")
+        return self
+
+    def get(self, key: str, limit: Limit, default: Any = None) -> Any:
+        """A value within a limit; an error if it is missing and there is no default."""
+        if key not in self.values and default is None:
+            raise DataError(f"{self.place}{key!r} is missing")
+        return self._checked(repr(key), self.values.get(key, default), limit)
+
+    def labels(self, key: str) -> tuple[str, ...]:
+        """One label, or a list of labels."""
+        found = self.get(key, either("a class, or a list of classes", _TEXT, list_of(_TEXT)))
+        return (found,) if isinstance(found, str) else tuple(found)
+
+    def items(self, key: str, limit: Limit) -> Iterator[tuple[str, Any]]:
+        """The values of a list, and where each is; none if it is missing."""
+        for i, value in enumerate(self.get(key, instance_of(list, "a list, empty if need be: []"), []), 1):
+            yield f"{self.place}{key!r}, entry {i}: ", self._checked(f"{key!r}, entry {i},", value, limit)
+
+    def entries(self, key: str) -> Iterator[_Entry]:
+        """The objects of a list; none if it is missing."""
+        for place, value in self.items(key, instance_of(dict, 'an object such as {"path": "cat/1.jpg"}')):
+            yield _Entry(place, value).only(_ENTRY_KEYS)
+
+    def _checked(self, what: str, value: Any, limit: Limit) -> Any:
+        if not limit.allows(value):
+            raise DataError(f"{self.place}{what} is {value!r}; expected {limit.words}")
+        return value
+
+
+def _read_json(path: str | Path) -> _Entry:
+    """Read the outermost object of a plan."""
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DataError(f"{path}: the plan cannot be read ({reason}). `headstart check DATA --fix FILE` writes one.") from None
+    try:
+        values = json.loads(text, object_pairs_hook=_without_repeats)
+    except (json.JSONDecodeError, RecursionError) as error:
+        where = f"line {error.lineno}, column {error.colno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else "nested too deep"
+        raise DataError(f"{path}: the plan is not valid JSON ({where}). Between two entries is a comma, after the last one none.") from None
+    except _RepeatedError as error:
+        raise DataError(f"{path}: the plan has {error} twice in one place; put both together") from None
+    if not isinstance(values, dict) or "headstart_plan" not in values:
+        raise DataError(f'{path}: is JSON, but not a plan: "headstart_plan": {VERSION} is missing')
+    version = values["headstart_plan"]
+    if isinstance(version, bool) or version != VERSION:
+        raise DataError(f"{path}: is a plan of version {version!r}; this Headstart reads version {VERSION}. Make the plan again")
+    return _Entry(f"{path}: ", values).only(_KEYS)
+
+
+class _RepeatedError(ValueError):
+    """A name appears twice in one object."""
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse a name that appears twice: JSON would keep the last and drop the rest silently."""
+    for key, count in Counter(key for key, _ in pairs).items():
+        if count > 1:
+            raise _RepeatedError(repr(key))
+    return dict(pairs)
 
 
 class _Places:
-    """Where images stand in the data, by name."""
+    """The positions of images in the data, by name."""
 
     def __init__(self, dataset: Dataset, made_for: str) -> None:
         self._made_for, self._source = made_for, dataset.source
-        self._rows: dict[str, list[int]] = {}
+        self._rows = defaultdict[str, list[int]](list)
         for row, name in enumerate(dataset.names()):
-            self._rows.setdefault(name, []).append(row)
+            self._rows[name].append(row)
 
     def rows(self, key: str, names: Iterable[str]) -> list[int]:
         asked = list(dict.fromkeys(names))
@@ -267,13 +338,9 @@ def _tally(reasons: Iterable[str]) -> str:
     return ", ".join(f"{count} x {kind}" for kind, count in kinds.most_common(4))
 
 
-def _json(labels: tuple[str, ...]) -> str | list[str]:
-    return labels[0] if len(labels) == 1 else list(labels)
-
-
-def _relabel_json(entry: Relabel) -> dict[str, Any]:
-    moved = {} if entry.suggested is None else {"suggested": _json(entry.suggested)}
-    return {"path": entry.path, "label": _json(entry.label), **moved}
+def _entry_json(entry: Relabel | LookAt) -> dict[str, Any]:
+    values = {key: round(value, 4) if isinstance(value, float) else value for key, value in entry._asdict().items() if value is not None}
+    return {key: value[0] if isinstance(value, tuple) and len(value) == 1 else value for key, value in values.items()}
 
 
 def _lines(value: Any) -> str:
@@ -299,17 +366,13 @@ def make_plan(
 ) -> Plan:
     """Propose what to do about the findings that can be settled by leaving out, grouping or looking.
 
-    Dropped: files that cannot be read; exact copies of another image with the same labels; copies and near copies that stand in a later
+    Dropped: files that cannot be read; exact copies of another image with the same labels; copies and near copies that are in a later
     part than the image that they are like (in the test part: the model has seen them). Kept together: near copies within a
     part. To be looked at: copies and near copies with different labels, and labels that are probably wrong.
 
-    Args:
-        dataset: what was audited.
-        facts: what `gather` found, in the order of `dataset`.
-        near_copies: positions of images that show the same picture, one sequence a picture.
-        label_errors: what `rank_label_errors` found.
-        rows: int64 (n,), the position in `dataset` of each target that was given to `rank_label_errors`; all, in order, by default.
-        group_from: a regular expression that finds the group of an image in its name.
+    `facts` and `near_copies` (a sequence of positions for each picture) are about the images of `dataset`; `rows` int64 (n,) are the
+    positions of the targets that `rank_label_errors` ranked, by default all in order; `group_from` is a regular expression that finds the
+    group of an image in its name.
     """
     proposal = _Proposal(dataset)
     for row, reason in facts.refused().items():

@@ -132,18 +132,16 @@ def _finding(wanted: _Property, measured: _Measured, classes: tuple[str, ...]) -
     apart = measured.given_away
     severity: Severity = "warning" if (measured.gain >= _WARNING or apart) and wanted.at_most == "warning" else "note"
     if measured.clear:
-        told = (
-            f"the class can be predicted in {measured.score:.0%} of cases (chance: {measured.guess:.0%}; mean over classes). "
-            "A classifier may learn this"
-        )
+        told = f"the class can be predicted in {measured.score:.0%} of cases (chance: {measured.guess:.0%}; mean over classes)"
     else:
         named = ", ".join(
             f"{classes[measured.classes[j]]!r} ({measured.recall[j]:.0%} of it; {measured.mistaken[j]:.0%} of the others are taken for it)"
             for j in apart[:3]
         )
-        told = f"{len(apart)} of {len(classes)} classes can be distinguished from all others: {named}. A classifier may learn this"
+        told = f"{len(apart)} of {len(classes)} classes can be distinguished from all others: {named}"
     message = (
-        f"From the {wanted.name} alone, without looking at the picture, {told} instead of the content, and fail elsewhere. {wanted.advice}."
+        f"From the {wanted.name} alone, without looking at the picture, {told}. A classifier may learn this instead of the content, and "
+        f"fail elsewhere. {wanted.advice}."
     )
     examples = []
     for j in sorted(range(len(measured.classes)), key=lambda j: 0 if measured.clear else -(j in apart)):
@@ -215,49 +213,33 @@ def _frame_summary(rows: Sequence[Fact]) -> str:
 
 _PROPERTIES = (
     _Property(
-        "file format",
-        lambda rows: _one_hot([row.format for row in rows]),
-        lambda rows: _shares([row.format for row in rows]),
+        "file format", lambda rows: _one_hot([row.format for row in rows]), lambda rows: _shares([row.format for row in rows]),
         "Save all images in one format",
     ),
     _Property(
-        "image size",
-        lambda rows: _stacked(rows, lambda row: row.width, lambda row: row.height),
-        _size_summary,
+        "image size", lambda rows: _stacked(rows, lambda row: row.width, lambda row: row.height), _size_summary,
         "Crop or resize all images to one size",
     ),
     _Property(
-        "aspect ratio",
-        lambda rows: _stacked(rows, lambda row: row.width / row.height),
+        "aspect ratio", lambda rows: _stacked(rows, lambda row: row.width / row.height),
         lambda rows: f"median {np.median([row.width / row.height for row in rows]):.2f} (width / height)",
         "Crop all images to one shape; squeezing them leaves a trace",
     ),
     _Property(
-        "colour mode",
-        lambda rows: _one_hot([row.mode for row in rows]),
-        lambda rows: _shares([row.mode for row in rows]),
+        "colour mode", lambda rows: _one_hot([row.mode for row in rows]), lambda rows: _shares([row.mode for row in rows]),
         "Save all images in one colour mode",
     ),
     _Property(
-        "JPEG compression",
-        _compression_columns,
-        _compression_summary,
-        "Save all images again with the same program at one quality, the lowest among them",
-        known=lambda row: row.quality > 0,
+        "JPEG compression", _compression_columns, _compression_summary,
+        "Save all images again with the same program at one quality, the lowest among them", known=lambda row: row.quality > 0,
     ),
     _Property(
-        "border",
-        _frame_columns,
-        _frame_summary,
-        "Cut the border off, from all images",
-        known=lambda row: row.frame is not None,
+        "border", _frame_columns, _frame_summary, "Cut the border off, from all images", known=lambda row: row.frame is not None
     ),
     _Property(
-        "file size",
-        lambda rows: _stacked(rows, lambda row: row.size, lambda row: row.size / (row.width * row.height)),
+        "file size", lambda rows: _stacked(rows, lambda row: row.size, lambda row: row.size / (row.width * row.height)),
         lambda rows: f"median {np.median([row.size for row in rows]):,.0f} bytes",
         "File size also follows from what a picture shows; make sure that all were saved with the same program and quality",
-        follows_from=("file format", "image size", "colour mode", "JPEG compression", "border"),
-        at_most="note",
+        follows_from=("file format", "image size", "colour mode", "JPEG compression", "border"), at_most="note",
     ),
-)
+)  # fmt: skip

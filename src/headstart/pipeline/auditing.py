@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from headstart.audit import (
-    SEVERITIES,
     Audit,
     Finding,
     Plan,
@@ -19,12 +18,13 @@ from headstart.audit import (
     find_near_copies,
     find_outliers,
     gather,
+    gravest_first,
     group_pattern,
     make_plan,
     near_copies,
     rank_label_errors,
 )  # fmt: skip
-from headstart.audit.leaks import known_beforehand, leak_tests
+from headstart.audit.copies import known_beforehand, leak_tests
 from headstart.data import Dataset, LabelSets
 from headstart.data.annotations import groups_from_names
 from headstart.features.table import FeatureTable, groups_of, stand_alone
@@ -97,10 +97,9 @@ def deep_check(data: str | Path | Dataset, *, settings: FitSettings | None = Non
         apart = _correct(readable, _in_order(head.out_of_sample_logits_, head.classes_, readable))
         findings += _effect_of_groups(readable, _correct(readable, logits), apart)
         findings += _effect_of_leaks(table, head, known_beforehand(guessed, table.digests, near.components), apart)
-    everything = sorted((*audit.findings, *findings), key=lambda finding: SEVERITIES.index(finding.severity))
     copies = [table.rows[list(component)].tolist() for component in near.components]
     plan = make_plan(dataset, facts, near_copies=copies, label_errors=errors, rows=table.rows, group_from=group_pattern(readable))
-    return DeepAudit(audit=replace(audit, findings=tuple(everything)), plan=plan)
+    return DeepAudit(audit=replace(audit, findings=gravest_first((*audit.findings, *findings))), plan=plan)
 
 
 def _can_be_learned(dataset: Dataset) -> bool:

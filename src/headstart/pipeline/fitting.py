@@ -13,7 +13,7 @@ import numpy as np
 
 from headstart import files
 from headstart.audit import Finding, check_known
-from headstart.audit.leaks import known_beforehand, leak_tests
+from headstart.audit.copies import known_beforehand, leak_tests
 from headstart.backbones import timm_models
 from headstart.data import Dataset
 from headstart.data.split import folds

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from headstart.audit import Finding
-from headstart.audit.leaks import LeakTest
+from headstart.audit.copies import LeakTest
 from headstart.data import Dataset
 from headstart.errors import ImageError
 from headstart.features.table import FeatureTable

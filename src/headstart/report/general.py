@@ -12,7 +12,7 @@ from headstart.sections import Bar, Block, Bullets, Code, Fold, Heading, Interva
 from headstart.text import number, percent, plural
 
 if TYPE_CHECKING:
-    from headstart.audit.leaks import LeakTest
+    from headstart.audit.copies import LeakTest
     from headstart.run import Use
     from headstart.run.record import FitRecord
     from headstart.selection import Candidate

@@ -9,7 +9,7 @@ from types import UnionType
 from typing import Any, Self, get_args, get_origin, get_type_hints
 
 from headstart.audit import Finding
-from headstart.audit.leaks import LeakTest
+from headstart.audit.copies import LeakTest
 from headstart.errors import HeadstartError, RunError
 from headstart.reliability import ReliabilityTest
 from headstart.run.manifest import plain

@@ -27,13 +27,7 @@ _T = TypeVar("_T", bound=type)
 
 @dataclass(frozen=True)
 class Limit:
-    """What a value may be.
-
-    Attributes:
-        words: what it must be, as it stands in an error message: "a number above 0".
-        allows: whether a value is within the limit.
-        choices: the names that are allowed, where it is one of several.
-    """
+    """What a value may be: `words` for an error message ("a number above 0"), and `choices` where it is one of several names."""
 
     words: str
     allows: Callable[[Any], bool]
@@ -164,11 +158,7 @@ class Settings:
 
     @classmethod
     def check(cls, **values: Any) -> None:
-        """Refuse values outside the limits of their fields.
-
-        Raises:
-            ParameterError: says which setting it is, what it must be, and what it is.
-        """
+        """Refuse values outside the limits of their fields: the ParameterError says which, what it must be, and what it is."""
         known, defaults = options(cls), {one.name: one.default for one in fields(cls)}  # type: ignore[arg-type]
         for name, value in values.items():
             if name not in known:
@@ -183,11 +173,7 @@ class Settings:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], **others: Any) -> Self:
-        """The inverse of `to_dict`; settings that are missing have their defaults, and `others` are further ones, not recorded.
-
-        Raises:
-            ParameterError: a name that is not one of the settings, or a value outside its limits.
-        """
+        """The inverse of `to_dict`; settings that are missing have their defaults, and `others` are further ones, not recorded."""
         cls.check(**{name: value for name, value in values.items() if not isinstance(value, Mapping)})
         nested = {name: of.nested for name, of in options(cls).items() if of.nested is not None}
         built = {
@@ -211,15 +197,9 @@ def plain(value: Any) -> Any:
 
 
 def check_same(before: Mapping[str, Any], now: Mapping[str, Any], *, run: Path) -> None:
-    """Refuse to resume a training with other settings than those it was begun with.
+    """Refuse to resume a training with other settings than those it was begun with; both as `Settings.to_dict` gives them.
 
-    Args:
-        before: the record of the settings it was begun with, as `Settings.to_dict` gives it.
-        now: the same of the settings that are asked for; or only of some of them.
-        run: for the message.
-
-    Raises:
-        ParameterError: a setting has another value than before.
+    `now` may be the record of some settings only; `run` is for the message of the ParameterError.
     """
     for name, value in now.items():
         old = before.get(name)

@@ -8,20 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from headstart.errors import ParameterError
-from headstart.settings.field import (
-    PATH,
-    SWITCH,
-    TEXT,
-    Settings,
-    documented,
-    either,
-    instance_of,
-    number,
-    one_of,
-    option,
-    table_of,
-    whole,
-)
+from headstart.settings.field import PATH, SWITCH, TEXT, Settings, documented, either, instance_of, number, one_of, option, table_of, whole
 from headstart.settings.fine_tuning import FineTuning
 
 Cache = str | Path | Literal["auto"] | None

@@ -14,18 +14,11 @@ import numpy.typing as npt
 
 from headstart.errors import ParameterError, nearest
 from headstart.modalities.image.warp import Box, View, one_thread, render
+from headstart.settings.field import Limit, Settings, documented, number, option, options
 
 AUGMENT_VERSION = 1
 """Part of every `Augmentation.id`: raise it whenever a change alters a view for the same seed."""
 
-_LIMITS: Mapping[str, tuple[float, float, str]] = {
-    "flip": (0, 1, "a probability"), "vertical_flip": (0, 1, "a probability"),
-    "rotation": (0, 180, "degrees"), "shear": (0, 60, "degrees"),
-    "zoom": (0, 0.9, "a share of the size"), "shift": (0, 1, "a share of the side"), "crop": (0.01, 1, "the smallest share of the area"),
-    "colour": (0, 1, "a share of the value"), "hue": (0, 0.5, "a share of the colour circle"),
-    "gray": (0, 1, "a probability"), "erase": (0, 1, "a probability"),
-    "mixup": (0, 100, "alpha of the beta distribution"), "cutmix": (0, 100, "alpha of the beta distribution"),
-}  # fmt: skip
 _CROP_ASPECTS = (3 / 4, 4 / 3)
 _ERASED_AREAS = (0.02, 0.2)
 _ERASED_ASPECTS = (0.3, 1 / 0.3)
@@ -68,63 +61,64 @@ class Mixing:
         return own * self.share + partners * (1 - self.share)
 
 
+def _between(least: float, most: float, meaning: str) -> Limit:
+    return Limit(f"a number from {least:g} to {most:g} ({meaning})", number(least=least, most=most).allows)
+
+
+_PROBABILITY, _ALPHA = _between(0, 1, "a probability"), _between(0, 100, "alpha of the beta distribution")
+
+
+@documented
 @dataclass(frozen=True, kw_only=True)
-class Augmentation:
+class Augmentation(Settings):
     """Random changes of training images. By default nothing is changed.
 
     A view depends only on the seed, its number and the key of the image: not on the order, the batch, the thread or the process.
-
-    Attributes:
-        flip: probability of a horizontal flip.
-        vertical_flip: probability of a vertical flip.
-        rotation: degrees; the angle is uniform in [-rotation, rotation].
-        shear: degrees; the angle by which vertical lines lean is uniform in [-shear, shear].
-        zoom: height and width are each enlarged by a factor uniform in [1 - zoom, 1 + zoom].
-        shift: share of the side; the image moves by up to this, down or up and right or left.
-        crop: smallest share of the area of a random crop, uniform in [crop, 1]; its aspect ratio, relative to that of the image, is
-            log-uniform in [3/4, 4/3] as far as the crop fits into the image (Szegedy et al. 2015). 1 crops nothing.
-        colour: brightness, contrast and saturation are each multiplied by a factor uniform in [1 - colour, 1 + colour].
-        hue: all hues move by a share of the colour circle, uniform in [-hue, hue]. Takes several times as long as everything else.
-        gray: probability of a gray image.
-        erase: probability that a rectangle of 2 to 20 % of the area is replaced by noise (random erasing, Zhong et al. 2017).
-        mixup: alpha of MixUp (Zhang et al. 2017); 0 turns it off.
-        cutmix: alpha of CutMix (Yun et al. 2019); 0 turns it off. With both, each batch takes one of them at random.
-
-    Raises:
-        ParameterError: a value outside its limits.
     """
 
-    flip: float = 0.0
-    vertical_flip: float = 0.0
-    rotation: float = 0.0
-    shear: float = 0.0
-    zoom: float = 0.0
-    shift: float = 0.0
-    crop: float = 1.0
-    colour: float = 0.0
-    hue: float = 0.0
-    gray: float = 0.0
-    erase: float = 0.0
-    mixup: float = 0.0
-    cutmix: float = 0.0
+    flip: float = option(0.0, "Probability of a horizontal flip.", _PROBABILITY)
+    vertical_flip: float = option(0.0, "Probability of a vertical flip.", _PROBABILITY)
+    rotation: float = option(0.0, "The angle is uniform in [-rotation, rotation].", _between(0, 180, "degrees"))
+    shear: float = option(0.0, "The angle by which vertical lines lean is uniform in [-shear, shear].", _between(0, 60, "degrees"))
+    zoom: float = option(
+        0.0, "Height and width are each enlarged by a factor uniform in [1 - zoom, 1 + zoom].", _between(0, 0.9, "a share of the size")
+    )  # fmt: skip
+    shift: float = option(
+        0.0, "The image moves by up to this share of the side, down or up and right or left.", _between(0, 1, "a share of the side")
+    )  # fmt: skip
+    crop: float = option(
+        1.0, "Smallest share of the area of a random crop, uniform in [crop, 1].", _between(0.01, 1, "the smallest share of the area"),
+        details="Its aspect ratio, relative to that of the image, is log-uniform in [3/4, 4/3] as far as the crop fits into the image "
+        "(Szegedy et al. 2015). 1 crops nothing.",
+    )  # fmt: skip
+    colour: float = option(
+        0.0, "Brightness, contrast and saturation are each multiplied by a factor uniform in [1 - colour, 1 + colour].",
+        _between(0, 1, "a share of the value"),
+    )  # fmt: skip
+    hue: float = option(
+        0.0, "All hues move by a share of the colour circle, uniform in [-hue, hue].", _between(0, 0.5, "a share of the colour circle"),
+        details="Takes several times as long as everything else.",
+    )  # fmt: skip
+    gray: float = option(0.0, "Probability of a gray image.", _PROBABILITY)
+    erase: float = option(
+        0.0, "Probability that a rectangle of 2 to 20 % of the area is replaced by noise (random erasing, Zhong et al. 2017).", _PROBABILITY
+    )  # fmt: skip
+    mixup: float = option(0.0, "Alpha of MixUp (Zhang et al. 2017); 0 turns it off.", _ALPHA)
+    cutmix: float = option(
+        0.0, "Alpha of CutMix (Yun et al. 2019); 0 turns it off. With both, each batch takes one of them at random.", _ALPHA
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
-        for name, (least, most, meaning) in _LIMITS.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
-                raise ParameterError(f"Augmentation: {name} must be a number from {least:g} to {most:g} ({meaning}), got {value!r}.")
-            object.__setattr__(self, name, float(value))
+        super().__post_init__()
+        for name in options(type(self)):
+            object.__setattr__(self, name, float(getattr(self, name)))
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read ``none``, ``light``, ``standard``, ``flip=0.5,rotation=10``, or the path of a TOML file with such entries.
-
-        Raises:
-            ParameterError: anything else, an unknown name, a value outside its limits, or a file that cannot be read.
-        """
+        """Read ``none``, ``light``, ``standard``, ``flip=0.5,rotation=10``, or the path of a TOML file; else ParameterError."""
         text = text.strip()
         if text in _NAMED:
-            return cls.from_dict(_NAMED[text].to_dict())
+            return cls(**asdict(_NAMED[text]))
         if text.casefold().endswith(".toml"):
             return cls.from_dict(_read_toml(Path(text)))
         values: dict[str, float] = {}
@@ -133,7 +127,7 @@ class Augmentation:
             if not equals:
                 raise ParameterError(
                     f"Augmentation must be {', '.join(_NAMED)}, entries such as 'flip=0.5,rotation=10', or a .toml file; got {text!r}."
-                    f"{nearest(entry.strip(), (*_NAMED, *_LIMITS))}"
+                    f"{nearest(entry.strip(), (*_NAMED, *options(cls)))}"
                 )
             if name in values:
                 raise ParameterError(f"Augmentation: {name} is given twice in {text!r}. Keep one.")
@@ -142,22 +136,6 @@ class Augmentation:
             except ValueError as error:
                 raise ParameterError(f"Augmentation: {name} must be a number, as in '{name}=0.5'; got {number!r}.") from error
         return cls.from_dict(values)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The inverse of `to_dict`; absent entries take their defaults.
-
-        Raises:
-            ParameterError: an unknown name, or a value outside its limits.
-        """
-        for name in values:
-            if name not in _LIMITS:
-                raise ParameterError(f"Augmentation has no setting {name!r}.{nearest(name, _LIMITS)} Allowed: {', '.join(_LIMITS)}.")
-        return cls(**values)
 
     @property
     def text(self) -> str:
@@ -207,25 +185,12 @@ class Augmentation:
     def views(
         self, pixels: npt.NDArray[np.uint8], *, size: int, keys: npt.NDArray[np.int64], seed: int, view: int
     ) -> npt.NDArray[np.uint8]:
-        """Compute one view of each image.
+        """Compute one view of each image: from uint8 (n, H, W, 3) to uint8 (n, size, size, 3).
 
         All geometric changes, and the resizing, are one bilinear resampling, which repeats the edge pixels outside of the image. Flips and
         crops alone are resized with an antialiased bilinear filter; with rotation, shear, zoom or shift there is none, so that `pixels`
-        should then be less than twice as large as the view.
-
-        Args:
-            pixels: uint8 (n, H, W, 3). They may be larger than the view: without a crop it then covers the whole image, scaled.
-            size: height and width of the views.
-            keys: int64 (n,): identify the images, whatever their order.
-            seed: of the whole training, 0 or more.
-            view: number of the view, from 0.
-
-        Returns:
-            uint8 (n, size, size, 3).
-
-        Raises:
-            ParameterError: an array of another shape or type, or a number below its limit.
-            MissingExtraError: the augmentation needs torch, which is not installed; flips and crops do not.
+        should then be less than twice as large as the view. `keys` int64 (n,) identify the images, whatever their order; `seed` is that of
+        the whole training. MissingExtraError where torch is needed, that is for more than flips and crops, and is not installed.
         """
         if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] != 3 or 0 in pixels.shape[1:3]:
             raise ParameterError(f"Views are made of pixels of type uint8 and shape (n, H, W, 3), got {pixels.dtype} {pixels.shape}.")
@@ -241,13 +206,7 @@ class Augmentation:
         return out
 
     def mix(self, *, seed: int, step: int, count: int) -> Mixing | None:
-        """Draw how the images of one batch are mixed; None without MixUp and CutMix.
-
-        Args:
-            seed: of the whole training, 0 or more.
-            step: number of the step, from 0.
-            count: images in the batch, over all processes.
-        """
+        """Draw how the images of one batch are mixed: `count` over all processes, in step number `step`. None without MixUp and CutMix."""
         if not (self.mixup or self.cutmix):
             return None
         generator = np.random.default_rng([seed, step, count, 0, 1])  # two more numbers than any view: never the same draws
@@ -301,5 +260,4 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 def _covered(start: float, stop: float, count: int) -> npt.NDArray[np.float64]:
     """Share (count,) of each of `count` pixels that lies between `start` and `stop`, which are shares of the whole side."""
-    edges = np.clip(np.arange(count + 1), start * count, stop * count)
-    return np.diff(edges)
+    return np.diff(np.clip(np.arange(count + 1), start * count, stop * count))

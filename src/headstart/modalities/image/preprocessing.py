@@ -3,58 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import MISSING, dataclass
 
 import numpy as np
 
-from headstart.errors import ParameterError
 from headstart.modalities.image.decode import DECODER_VERSION, ImageSource, Pixels, image_name, read_image
-
-_INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
-_FITS = ("crop", "squash")
+from headstart.settings.field import Settings, documented, number, one_of, option, whole
 
 
+@documented
 @dataclass(frozen=True)
-class Preprocessing:
-    """Decode, make upright, cut or squash to a square, resize. Normalisation is inside the network.
+class Preprocessing(Settings):
+    """Decode, make upright, cut or squash to a square, resize. Normalisation is inside the network."""
 
-    Attributes:
-        size: height and width of the result in pixels.
-        crop: share of the shorter side that is kept, from the centre (timm's ``crop_pct``).
-        interpolation: Pillow's filter, antialiased: ``nearest``, ``bilinear``, ``bicubic`` or ``lanczos``.
-        fit: ``crop`` keeps the aspect ratio and cuts the longer side; ``squash`` keeps the whole image and changes its aspect ratio.
-    """
-
-    size: int
-    crop: float = 1.0
-    interpolation: str = "bicubic"
-    fit: str = "crop"
-
-    def __post_init__(self) -> None:
-        if not (isinstance(self.size, int) and 8 <= self.size <= 4096):
-            raise ParameterError(f"Preprocessing size must be a whole number from 8 to 4096, got {self.size!r}.")
-        if not 0 < self.crop <= 1:
-            raise ParameterError(f"Preprocessing crop must be above 0 and at most 1, got {self.crop!r}.")
-        if self.interpolation not in _INTERPOLATIONS:
-            raise ParameterError(f"Preprocessing interpolation must be one of {', '.join(_INTERPOLATIONS)}, got {self.interpolation!r}.")
-        if self.fit not in _FITS:
-            raise ParameterError(f"Preprocessing fit must be one of {', '.join(_FITS)}, got {self.fit!r}.")
+    size: int = option(MISSING, "Height and width of the result in pixels.", whole(8, 4096))
+    crop: float = option(1.0, "Share of the shorter side that is kept, from the centre (timm's ``crop_pct``).", number(above=0, most=1))
+    interpolation: str = option("bicubic", "Pillow's filter, antialiased.", one_of("nearest", "bilinear", "bicubic", "lanczos"))
+    fit: str = option(
+        "crop", "``crop`` keeps the aspect ratio and cuts the longer side; ``squash`` keeps the whole image and changes its aspect ratio.",
+        one_of("crop", "squash"),
+    )  # fmt: skip
 
     @property
     def id(self) -> str:
         """Covers everything that changes a pixel, the version of the decoder included."""
         return f"{self.fit}{self.size}-{self.crop:g}-{self.interpolation}-d{DECODER_VERSION}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
-        """The inverse of `to_dict`."""
-        return cls(**values)
 
     def __call__(self, source: ImageSource, *, name: str | None = None) -> Pixels:
         """Turn an image into a uint8 array (size, size, 3).
@@ -71,10 +44,8 @@ class Preprocessing:
         left, top = (width - cut_w) / 2, (height - cut_h) / 2
         if (height, width) == (self.size, self.size) and share == 1.0:
             return pixels
+        box = (left, top, left + cut_w, top + cut_h)
         resized = Image.fromarray(pixels).resize(
-            (self.size, self.size),
-            Image.Resampling[self.interpolation.upper()],
-            box=(left, top, left + cut_w, top + cut_h),
-            reducing_gap=3.0,
+            (self.size, self.size), Image.Resampling[self.interpolation.upper()], box=box, reducing_gap=3.0
         )
         return np.asarray(resized)
