@@ -238,8 +238,8 @@ def test_torch_is_asked_for_in_words(pixels: np.ndarray, monkeypatch: pytest.Mon
         ({"pixels": np.zeros((7, 8, 8), np.uint8)}, r"got uint8 \(7, 8, 8\)"),
         ({"keys": np.arange(3)}, r"Views of 7 images need as many whole numbers as keys, got int64 \(3,\)"),
         ({"keys": np.zeros(7)}, "whole numbers as keys, got float64"),
-        ({"size": 0}, "size must be at least 1, got 0"),
-        ({"seed": -1}, "seed must be at least 0, got -1"),
+        ({"size": 0}, "size must be a whole number of at least 1, got 0"),
+        ({"seed": -1}, "seed must be a whole number of at least 0, got -1"),
         ({"view": -1}, "view must be at least 0, got -1"),
     ],
 )

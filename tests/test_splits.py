@@ -212,13 +212,13 @@ def test_numbering_of_classes_does_not_matter_for_counts():
 
 @pytest.mark.parametrize("share", [0, 1, -0.1, 1.5, float("nan")])
 def test_share_outside_its_limits(share):
-    with pytest.raises(ParameterError, match=r"share=.* must lie between 0 and 1, for example 0\.2"):
+    with pytest.raises(ParameterError, match="share must be a number above 0 and below 1, got"):
         hold_out([0, 1, 0, 1], share=share)
 
 
 @pytest.mark.parametrize("count", [1, 0, -3, 2.5, True])
 def test_count_outside_its_limits(count):
-    with pytest.raises(ParameterError, match="must be a whole number of folds, at least 2"):
+    with pytest.raises(ParameterError, match="count must be a whole number of at least 2, got"):
         folds([0, 1, 0, 1], count=count)
 
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
 
 from headstart.audit.copies import find_copies
-from headstart.audit.facts import Fact, Facts, Progress, gather
+from headstart.audit.facts import Fact, Facts, gather
 from headstart.audit.findings import Audit, Finding, gravest_first
 from headstart.audit.shortcuts import find_shortcuts
 from headstart.data import Dataset, Labels
 from headstart.data.labels import shortened
+from headstart.progress import Progress
 
 _FEW = 10  # training images in a class
 _NOTED_RATIO, _WARNED_RATIO = 4, 10  # largest class over smallest
@@ -146,40 +148,35 @@ def find_suspicious(dataset: Dataset, facts: Facts) -> list[Finding]:
     """Return a note for each kind of oddity, with the files; nothing for arrays. `facts` are in the order of the data."""
     if isinstance(dataset.images, np.ndarray):
         return []
-    rows = {i: row for i, row in enumerate(facts.rows) if not row.reason and row.width and row.height}
+    named = [(name, row) for name, row in zip(dataset.names(), facts.rows, strict=True) if not row.reason and row.width and row.height]
+    rows = [row for _, row in named]
     if not rows:
         return []
-    side = np.median([min(row.width, row.height) for row in rows.values()])
-    shape = np.median([_longish(row) for row in rows.values()])
-    formats = {row.format for row in rows.values()}
-    density = {kind: np.median([_density(row) for row in rows.values() if row.format == kind]) for kind in formats}
-    names = dataset.names()
-
-    def misnamed(name: str, row: Fact) -> str:
-        ending = f".{name.rpartition('.')[2].lower()}" if "." in name.rpartition("/")[2] else ""
-        known = _ENDINGS.get(row.format)
-        return f"is {row.format}" if known is not None and ending and ending not in known else ""
-
-    def tiny(name: str, row: Fact) -> str:
-        return f"{row.width}x{row.height}" if min(row.width, row.height) < _TINY * side else ""
-
-    def strip(name: str, row: Fact) -> str:
-        return f"{row.width}x{row.height}" if _longish(row) > _STRIP * shape else ""
-
-    def empty(name: str, row: Fact) -> str:
-        return f"{row.size} bytes for {row.width}x{row.height}" if _density(row) < _EMPTY * density[row.format] else ""
-
-    kinds: list[tuple[str, Callable[[str, Fact], str], str]] = [
-        ("misnamed", misnamed, "of another format than the name says: often a download that went wrong. It is read all the same."),
-        ("tiny", tiny, f"less than an eighth as large as is usual here ({side:.0f} pixels): thumbnail, or icon? Replace or drop it."),
-        ("strips", strip, "very long and narrow: much of it is cut off, or squeezed. Crop it, or see --fit-image."),
-        ("nearly empty", empty, "that takes a tenth of the usual space or less: a blank page, a plain colour or a drawing? Look at it."),
+    side = np.median([min(row.width, row.height) for row in rows])
+    shape = np.median([_longish(row) for row in rows])
+    density = {kind: np.median([_density(row) for row in rows if row.format == kind]) for kind in {row.format for row in rows}}
+    odd: dict[str, list[str]] = {kind: [] for kind in ("misnamed", "tiny", "strips", "nearly empty")}
+    for name, row in named:
+        size, ending = f"{row.width}x{row.height}", PurePosixPath(name).suffix.lower()
+        if ending and ending not in _ENDINGS.get(row.format, {ending}):
+            odd["misnamed"].append(f"{name}: is {row.format}")
+        if min(row.width, row.height) < _TINY * side:
+            odd["tiny"].append(f"{name}: {size}")
+        if _longish(row) > _STRIP * shape:
+            odd["strips"].append(f"{name}: {size}")
+        if _density(row) < _EMPTY * density[row.format]:
+            odd["nearly empty"].append(f"{name}: {row.size} bytes for {size}")
+    words = {
+        "misnamed": "of another format than the name says: often a download that went wrong. It is read all the same.",
+        "tiny": f"less than an eighth as large as is usual here ({side:.0f} pixels): thumbnail, or icon? Replace or drop it.",
+        "strips": "very long and narrow: much of it is cut off, or squeezed. Crop it, or see --fit-image.",
+        "nearly empty": "that takes a tenth of the usual space or less: a blank page, a plain colour or a drawing? Look at it.",
+    }
+    return [
+        finding
+        for kind, listed in odd.items()
+        for finding in Finding.of(kind, "note", f"{len(listed)} x a file {words[kind]}", listed, len(listed))
     ]
-    found = list[Finding]()
-    for kind, odd, words in kinds:
-        listed = [f"{names[i]}: {said}" for i, row in rows.items() if (said := odd(names[i], row))]
-        found += Finding.of(kind, "note", f"{len(listed)} x a file {words}", listed, len(listed))
-    return found
 
 
 def _longish(row: Fact) -> float:

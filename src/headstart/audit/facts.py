@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 from collections import defaultdict
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,6 +18,7 @@ from headstart.data import Dataset, Labels
 from headstart.engine import ahead
 from headstart.errors import ImageError
 from headstart.modalities.image import image_digest, quiet_decoding, read_image, source_bytes
+from headstart.progress import Progress
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -85,7 +85,6 @@ def _flat_lines(lines: npt.NDArray[np.float32], level: float) -> int:
     return width if not flat[width] and 1 - alike[width] >= _EDGE else 0
 
 
-Progress = Callable[[int, int], None]
 _THREADS = 2
 _IN_FLIGHT = 64  # bounds memory: so many files are read ahead at most
 _DECODED_SIDE = 32  # pixels; JPEGs are decoded at an eighth of their size at best, which still reads all their data
@@ -101,23 +100,18 @@ _STANDARD_TABLE = np.array([
 
 
 class Fact(NamedTuple):
-    """One file.
-
-    `reason` is why it is refused, empty if it can be read; sizes are 0 where unknown. `quality` is what the quantisation of a JPEG comes
-    to on the usual scale of 1 to 100, `sampling` says how its colours are kept (``"4:2:0"``); 0 and empty for other formats. `frame` is
-    None where it was not looked for.
-    """
+    """One file; sizes are 0 where unknown."""
 
     digest: bytes
-    reason: str
+    reason: str  # why it is refused; empty if it can be read
     format: str
     mode: str
     width: int
     height: int
     size: int
-    quality: float = 0.0
-    sampling: str = ""
-    frame: Frame | None = None
+    quality: float = 0.0  # what the quantisation of a JPEG comes to on the usual scale of 1 to 100; 0 for other formats
+    sampling: str = ""  # how the colours of a JPEG are stored, such as ``"4:2:0"``
+    frame: Frame | None = None  # None where none was searched for
 
 
 @dataclass(frozen=True)

@@ -82,13 +82,8 @@ class Audit:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON can hold it."""
-        return {
-            "source": self.source,
-            "images": self.images,
-            "counts": {part: dict(classes) for part, classes in self.counts.items()},
-            "refused": dict(self.refused),
-            "findings": [finding.to_dict() for finding in self.findings],
-        }
+        counts = {part: dict(classes) for part, classes in self.counts.items()}
+        return vars(self) | {"counts": counts, "refused": dict(self.refused), "findings": [finding.to_dict() for finding in self.findings]}
 
     def lines(self) -> list[str]:
         """Return the audit as lines of plain text: counts, findings, and a last line that sums up."""

@@ -35,22 +35,13 @@ _WARNED = 0.01  # share of wrong labels from which on it is a warning
 
 @dataclass(frozen=True, eq=False)
 class LabelErrors:
-    """Images in the order in which to look at their labels.
+    """Images in the order in which to look at their labels."""
 
-    Attributes:
-        order: int64 (m,), positions in the targets, likely wrong first; images without logits are left out.
-        suggested: int64 (m,), for each of `order` the class that the model prefers to the label. For several labels per image: the label
-            to be added or taken away.
-        score: float64 (m,), from 1 to 0: the probability, by the model, of any other label than the one given.
-        likely: so many of the first are probably wrong. 0 if the labels can be explained without wrong ones.
-        share: the estimated share of wrong labels.
-    """
-
-    order: Indices
-    suggested: Indices
-    score: Floats
-    likely: int
-    share: float
+    order: Indices  # int64 (m,), positions in the targets, likely wrong first; images without logits are left out
+    suggested: Indices  # int64 (m,), the class that the model prefers; of several labels the one to be added or taken away
+    score: Floats  # float64 (m,), from 1 to 0: the probability, by the model, of any other label than the one given
+    likely: int  # so many of the first are probably wrong; 0 if the labels can be explained without wrong ones
+    share: float  # the estimated share of wrong labels
 
 
 def rank_label_errors(logits: npt.ArrayLike, targets: npt.ArrayLike, *, link: Link = SOFTMAX) -> LabelErrors:

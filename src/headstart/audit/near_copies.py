@@ -60,11 +60,9 @@ Maps: TypeAlias = npt.NDArray[np.float32]
 class NearCopies:
     """Which images of a data set are the same picture.
 
-    Attributes:
-        pairs: int64 (m, 2), positions of two images, the smaller first; of images with the same bytes only the first is in a pair.
-        likeness: float64 (m,), how well the two agree in their details: 1 is the same.
-        components: groups of images that belong together through such pairs, ascending, with every exact copy of their members. A
-            group holds at least two different images: exact copies alone make none.
+    Pairs int64 (m, 2) are positions of two images, the smaller first; of images with the same bytes only the first is in a pair. Their
+    likeness, float64 (m,), is 1 where their details are the same. Components are groups of images that belong together through such pairs,
+    ascending, with every exact copy of their members: at least two different images, since exact copies alone make no group.
     """
 
     pairs: Pairs
@@ -82,17 +80,10 @@ def near_copies(
 ) -> NearCopies:
     """Find the images that are the same picture.
 
-    Time grows with the square of the number of images: seconds for 10,000. Memory grows with their number.
-
-    Args:
-        images: paths, or uint8 (n, H, W, 3). Each is decoded once, at reduced scale.
-        digests: the SHA-256 of each image's bytes: of images with the same bytes one is compared.
-        features: float32 (n, D), by which stronger crops are found too (20 % instead of 10 %); none are needed.
-        layers: the slices of the features; the last one is searched, or all columns where none are given.
-        progress: called with (images decoded, images in all).
-
-    Raises:
-        ParameterError: the numbers of digests, features and images differ.
+    Time grows with the square of the number of images: seconds for 10,000. Memory grows with their number. Each image is decoded once, at
+    reduced scale; of images with the same bytes, that is the same SHA-256 in `digests`, one is compared. By features, float32 (n, D),
+    stronger crops are found too (20 % instead of 10 %): by those of the last of `layers`, or by all columns. `progress` is called with
+    (images decoded, images in all).
     """
     for what, count in (("digests", len(digests)), ("features", len(images) if features is None else len(features))):
         if count != len(images):

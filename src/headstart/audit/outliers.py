@@ -28,9 +28,8 @@ _FAR = 4.0  # robust standard deviations of the logarithm of the distance: 0.1 t
 class Outliers:
     """How unlike the rest of its class each image is.
 
-    Attributes:
-        rows: int64 (m,), the outliers among the images given, the most unlike first.
-        score: float64 (n,), robust standard deviations from the middle of the class; nan in classes too small to tell.
+    `rows` int64 (m,) are the outliers among the images, the most unlike first; `score` float64 (n,) is in robust standard deviations from
+    the middle of the class, nan in classes too small to tell.
     """
 
     rows: npt.NDArray[np.int64]

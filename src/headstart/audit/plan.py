@@ -243,31 +243,24 @@ def _read_json(path: str | Path) -> _Entry:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise DataError(f"{path}: the plan cannot be read ({reason}). `headstart check DATA --fix FILE` writes one.") from None
+
+    def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        twice = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
+        if twice:  # JSON would keep the last and drop the rest silently
+            raise DataError(f"{path}: the plan has {twice[0]!r} twice in one place; put both together")
+        return dict(pairs)
+
     try:
-        values = json.loads(text, object_pairs_hook=_without_repeats)
+        values = json.loads(text, object_pairs_hook=without_repeats)
     except (json.JSONDecodeError, RecursionError) as error:
         where = f"line {error.lineno}, column {error.colno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else "nested too deep"
         raise DataError(f"{path}: the plan is not valid JSON ({where}). Between two entries is a comma, after the last one none.") from None
-    except _RepeatedError as error:
-        raise DataError(f"{path}: the plan has {error} twice in one place; put both together") from None
     if not isinstance(values, dict) or "headstart_plan" not in values:
         raise DataError(f'{path}: is JSON, but not a plan: "headstart_plan": {VERSION} is missing')
     version = values["headstart_plan"]
     if isinstance(version, bool) or version != VERSION:
         raise DataError(f"{path}: is a plan of version {version!r}; this Headstart reads version {VERSION}. Make the plan again")
     return _Entry(f"{path}: ", values).only(_KEYS)
-
-
-class _RepeatedError(ValueError):
-    """A name appears twice in one object."""
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Refuse a name that appears twice: JSON would keep the last and drop the rest silently."""
-    for key, count in Counter(key for key, _ in pairs).items():
-        if count > 1:
-            raise _RepeatedError(repr(key))
-    return dict(pairs)
 
 
 class _Places:

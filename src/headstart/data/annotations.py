@@ -34,17 +34,11 @@ def part_of(name: str) -> str | None:
 
 @dataclass(frozen=True)
 class Column:
-    """One thing that the data say of each input.
+    """One thing that the data say of each input."""
 
-    Attributes:
-        values: as read for classification: a text for each input, or a tuple of texts where there may be several.
-        cells: the same as they stand in the data, for tasks that read them otherwise.
-        origin: where it came from, for messages: "the column 'label' of list.csv".
-    """
-
-    values: list[Any]
-    cells: list[Any]
-    origin: str
+    values: list[Any]  # as read for classification: a text for each input, or a tuple of texts where there may be several
+    cells: list[Any]  # the same as they stand in the data, for tasks that read them otherwise
+    origin: str  # where it came from, for messages: "the column 'label' of list.csv"
 
     def take(self, rows: Sequence[int]) -> Column:
         """The column for some inputs."""
@@ -56,26 +50,16 @@ class Column:
 
 @dataclass
 class Annotations:
-    """Inputs and what the data say of them, on their way to a `Dataset`.
+    """Inputs and what the data say of them, on their way to a `Dataset`."""
 
-    Attributes:
-        images: one path for each image, or uint8 (n, H, W, 3).
-        columns: what is said of each input, by name; `LABEL` is always there.
-        parts: "train", "val", "test" or "" for each image.
-        source: what the user gave; `test_source`: what the user gave as separate test data, if any.
-        groups: one text for each image, or None.
-        root: the folder that names are relative to.
-        notes: what was guessed, passed over or repaired, a sentence each.
-    """
-
-    images: Images
-    columns: dict[str, Column]
-    parts: list[str]
-    source: str
-    test_source: str = ""
-    groups: list[str] | None = None
-    root: Path | None = None
-    notes: list[str] = field(default_factory=list)
+    images: Images  # one path for each image, or uint8 (n, H, W, 3)
+    columns: dict[str, Column]  # what is said of each input, by name; `LABEL` is always there
+    parts: list[str]  # "train", "val", "test" or "" for each image
+    source: str  # what the user gave
+    test_source: str = ""  # what the user gave as separate test data, if any
+    groups: list[str] | None = None  # one text for each image
+    root: Path | None = None  # the folder that names are relative to
+    notes: list[str] = field(default_factory=list)  # what was guessed, passed over or repaired, a sentence each
 
     @classmethod
     def labelled(cls, images: Images, labels: Labels, *, origin: str, **further: Any) -> Annotations:
@@ -132,11 +116,7 @@ def dataset_of(found: Annotations, targets: Targets) -> Dataset:
 
 
 def join(training: Annotations, test: Annotations) -> Annotations:
-    """Put the images of a separate test set beside the training data.
-
-    Raises:
-        DataError: arrays beside paths, arrays of different sizes, or images that are on both sides.
-    """
+    """Put the images of a separate test set beside the training data; DataError where they do not go together."""
     kept = [i for i, part in enumerate(training.parts) if part != "test"]
     notes = [*training.notes, *(f"Test data: {note}" for note in test.notes)]
     if len(kept) < len(training.parts):
@@ -190,10 +170,8 @@ def groups_from_names(names: Sequence[str], pattern: str) -> tuple[list[str], li
     """Return the group of each name, and a note if some names do not match or nothing is grouped.
 
     The group is the pattern's first group, or the whole match if it has none, wherever it is found first in the name (the path
-    relative to the data folder, with ``/``). A name without a match is a group of its own.
-
-    Raises:
-        ParameterError: the pattern is no regular expression, or matches no name at all.
+    relative to the data folder, with ``/``). A name without a match is a group of its own. ParameterError for a pattern that is not a
+    regular expression, or matches no name at all.
     """
     try:
         expression = re.compile(pattern)

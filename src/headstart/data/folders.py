@@ -114,11 +114,7 @@ def _name(folder: str) -> str:
 
 
 def read_folder(source: Path) -> Annotations:
-    """Read a folder of class folders.
-
-    Raises:
-        DataError: the folder holds no images, or images without class folders, or a folder that cannot be read.
-    """
+    """Read a folder of class folders; DataError where it holds no images, images without class folders, or a folder that is unreadable."""
     tree = Tree()
     notes: list[str] = []
     root = _descend(tree, os.fspath(source), notes)

@@ -6,16 +6,14 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 
+from headstart.data.annotations import Annotations
 from headstart.data.targets import Labels, LabelSets
 from headstart.errors import DataError, nearest
 from headstart.text import plural
-
-if TYPE_CHECKING:
-    from headstart.data.annotations import Annotations
 
 SEPARATORS = (";", "|", ",")
 SEVERAL = (list, tuple, set, frozenset)  # the types of cells with any number of labels

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headstart.errors import DataError, ParameterError
+from headstart.settings.field import number, require, whole
 
 Indices: TypeAlias = npt.NDArray[np.int64]
 _ALWAYS_TRAIN = -1  # the fold of a unit that is tested in none
@@ -24,24 +25,14 @@ _UNPLACED = -2
 
 
 def hold_out(targets: npt.ArrayLike, *, share: float = 0.2, groups: npt.ArrayLike | None = None, seed: int = 0) -> tuple[Indices, Indices]:
-    """Split once, into training and test indices.
+    """Split once, into training and test indices, int64 and ascending.
 
-    Args:
-        targets: class of each image (n,), of any type; or a bool or 0/1 matrix (n, k) for several labels per image.
-        share: the part of the images to hold out, between 0 and 1.
-        groups: one value per image; images with equal values stay on one side.
-        seed: the same seed gives the same split; with groups it depends on them and not on the order of the images.
-
-    Returns:
-        int64 indices of the training and of the test images, both ascending. Without groups the test part has `share` of each class within
-        one image. Every class is in the training part.
-
-    Raises:
-        ParameterError: `share` or the lengths are wrong.
-        DataError: nothing can be held out, because every class has a single image or group.
+    Targets are the class of each image (n,), of any type; or a bool or 0/1 matrix (n, k) for several labels per image. Images of equal
+    `groups` stay on one side. The same seed gives the same split; with groups it depends on them and not on the order of the images.
+    Without groups the test part has `share` of each class within one image. Every class is in the training part. DataError where nothing
+    can be held out, because every class has a single image or group.
     """
-    if not 0 < share < 1:
-        raise ParameterError(f"share={share!r} must lie between 0 and 1, for example 0.2 to hold out a fifth")
+    require(number(above=0, below=1), share=share)
     units = _units(targets, groups)
     place = np.full(units.count, _UNPLACED)
     place[units.indispensable()] = 0
@@ -68,42 +59,31 @@ def _nothing_to_hold_out(units: _Units) -> str:
 
 
 def folds(targets: npt.ArrayLike, *, count: int = 5, groups: npt.ArrayLike | None = None, seed: int = 0) -> tuple[Indices, ...]:
-    """Split into folds for cross-validation.
+    """Split into at least 2 folds for cross-validation; arguments as of `hold_out`.
 
-    Args:
-        targets: as for `hold_out`.
-        count: how many folds, at least 2.
-        groups: as for `hold_out`.
-        seed: as for `hold_out`.
-
-    Returns:
-        for each fold the int64 indices of its test images, ascending; the training images of a fold are all others. Folds do not overlap.
-        They cover all images but those of classes with a single image (or group), which are in training every time; so every class is
-        in the training images of every fold.
-
-    Raises:
-        ParameterError: `count` or the lengths are wrong, or there are fewer images (or groups) than folds.
+    Returned are for each fold the int64 indices of its test images, ascending; its training images are all others. Folds do not overlap.
+    They cover all images but those of classes with a single image (or group), which are in training every time; so every class is in the
+    training images of every fold. ParameterError where there are fewer images (or groups) than folds.
     """
+    require(whole(2), count=count)
     units = _units(targets, groups)
     place = np.full(units.count, _UNPLACED)
     place[units.indispensable()] = _ALWAYS_TRAIN
     free = int((place == _UNPLACED).sum())
-    if isinstance(count, bool) or count != int(count) or count < 2:
-        raise ParameterError(f"count={count!r} must be a whole number of folds, at least 2")
     if free < count:
         raise ParameterError(
             f"{count} folds need at least {count} {units.what}s of classes with more than one {units.what}; there are {free}. "
             "Take fewer folds."
         )
-    _assign(units, place, np.full(int(count), 1 / count), np.random.default_rng(seed))
-    _leave_each_class_outside(units, place, int(count))
-    for fold in range(int(count)):
+    _assign(units, place, np.full(count, 1 / count), np.random.default_rng(seed))
+    _leave_each_class_outside(units, place, count)
+    for fold in range(count):
         if not (place == fold).any():
             fullest = int(np.argmax(np.bincount(place[place >= 0], minlength=count)))
             if not _move_one(units, place, source=fullest, target=fold):
                 raise ParameterError(f"{count} folds cannot be made of {free} {units.what}s without parting a class; take fewer folds.")
     of_image = place[units.unit]
-    return tuple(np.flatnonzero(of_image == fold) for fold in range(int(count)))
+    return tuple(np.flatnonzero(of_image == fold) for fold in range(count))
 
 
 @dataclass(frozen=True)
@@ -147,12 +127,18 @@ class _Units:
         found: Indices = np.unique(self.rows()[alone[self.classes]])
         return found
 
-    def per_place(self, place: Indices, count: int) -> Indices:
-        """How many units of each class stand in each place (count, k); those that are in none are left out."""
+    def per_place(self, place: Indices, count: int) -> npt.NDArray[np.float64]:
+        """How many images of each class are in each place (count, k); units that are in none are left out."""
         where = place[self.rows()]
         inside = where >= 0
-        flat = np.bincount(where[inside] * self.class_count + self.classes[inside], minlength=count * self.class_count)
-        return flat.reshape(count, self.class_count)
+        found = np.zeros((count, self.class_count))
+        np.add.at(found, (where[inside], self.classes[inside]), self.images[inside])
+        return found
+
+    def totals(self, place: Indices) -> npt.NDArray[np.float64]:
+        """How many images of each class there are (k,), without those that are always in training."""
+        counted = place[self.rows()] != _ALWAYS_TRAIN
+        return np.bincount(self.classes[counted], weights=self.images[counted], minlength=self.class_count).astype(np.float64)
 
     def units_of(self, label: int) -> Indices:
         """The units with a class, the smallest first."""
@@ -201,12 +187,7 @@ def _assign(units: _Units, place: Indices, weights: npt.NDArray[np.float64], rng
     if units.several:
         _assign_iteratively(units, place, weights, rng)
         return
-    placed = units.per_place(place, len(weights)) * 0.0
-    for unit in np.flatnonzero(place >= 0):
-        classes, images = units.row(int(unit))
-        placed[place[unit], classes] += images
-    counted = np.repeat(place, np.diff(units.start)) != _ALWAYS_TRAIN
-    totals = np.bincount(units.classes[counted], weights=units.images[counted], minlength=units.class_count)
+    placed, totals = units.per_place(place, len(weights)), units.totals(place)
     large = np.flatnonzero((place == _UNPLACED) & (units.sizes > 1))
     scale = 1 / np.maximum(totals, 1) ** 2
     for unit in _larger_first(units, large, rng):
@@ -264,9 +245,7 @@ def _pour(wanted: npt.NDArray[np.float64], amount: int) -> npt.NDArray[np.float6
 
 def _assign_iteratively(units: _Units, place: Indices, weights: npt.NDArray[np.float64], rng: np.random.Generator) -> None:
     """Place units label by label, the rarest first, each where that label is wanted most in relation to the share of the place."""
-    counted = np.repeat(place, np.diff(units.start)) != _ALWAYS_TRAIN
-    totals = np.bincount(units.classes[counted], weights=units.images[counted], minlength=units.class_count)
-    wanted = np.tile(totals, (len(weights), 1))  # divided by the share of the place, throughout
+    wanted = np.tile(units.totals(place), (len(weights), 1))  # divided by the share of the place, throughout
     room = np.full(len(weights), float(units.sizes[place != _ALWAYS_TRAIN].sum()))
 
     def put(unit: int, chosen: int) -> None:
@@ -289,8 +268,8 @@ def _assign_iteratively(units: _Units, place: Indices, weights: npt.NDArray[np.f
 
 
 def _leave_each_class_in_training(units: _Units, place: Indices) -> None:
-    counts = units.per_place(place, 2)[:, : units.real_classes]
-    for label in np.flatnonzero((counts[0] == 0) & (counts[1] > 0)):
+    training, test = units.per_place(place, 2)[:, : units.real_classes]
+    for label in np.flatnonzero((training == 0) & (test > 0)):
         members = units.units_of(int(label))
         if (place[members] == 1).all():
             place[members[0]] = 0

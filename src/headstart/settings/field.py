@@ -103,37 +103,21 @@ def require(limit: Limit, *, or_none: bool = False, **values: Any) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """What a field of settings knows besides its type and default.
+    """What a field of settings knows besides its type and default."""
 
-    Attributes:
-        help: what the setting is, in a line; the help of the option.
-        limit: what its value may be; None is allowed as well where it is the default or `optional`.
-        details: what else is to be said about it; for the docstring.
-        flag: the option on the command line, by default called like the field; empty for settings of Python and of recipes only.
-        metavar: stands for its value in ``--help``.
-        panel: the heading it stands under.
-        shown: its default as the help text has it, where that is not the default of the field.
-        parse: turns what is typed into the value; it raises ParameterError.
-        several: may be given more than once; `parse` takes the list.
-        off: flag and help of a second option, which sets None.
-        optional: None is allowed, and is not the default.
-        recorded: whether the manifest has it and a resumed training must agree in it.
-        nested: the class of settings that is its value.
-    """
-
-    help: str
-    limit: Limit
-    details: str = ""
-    flag: str = _LIKE_THE_FIELD
-    metavar: str | None = None
-    panel: str | None = None
-    shown: str = ""
-    parse: Callable[[Any], Any] | None = None
-    several: bool = False
-    off: tuple[str, str] | None = None
-    optional: bool = False
-    recorded: bool = True
-    nested: type[Settings] | None = None
+    help: str  # what the setting is, in a line; the help of the option
+    limit: Limit  # what its value may be; None is allowed as well where it is the default or `optional`
+    details: str = ""  # what else is to be said about it; for the docstring
+    flag: str = _LIKE_THE_FIELD  # the option on the command line; empty for settings of Python and of recipes only
+    metavar: str | None = None  # stands for its value in ``--help``
+    panel: str | None = None  # the heading it stands under
+    shown: str = ""  # its default as the help text has it, where that is not the default of the field
+    parse: Callable[[Any], Any] | None = None  # turns what is typed into the value; it raises ParameterError
+    several: bool = False  # may be given more than once; `parse` takes the list
+    off: tuple[str, str] | None = None  # flag and help of a second option, which sets None
+    optional: bool = False  # None is allowed, and is not the default
+    recorded: bool = True  # whether the manifest has it and a resumed training must agree in it
+    nested: type[Settings] | None = None  # the class of settings that is its value
 
 
 def option(default: Any, help: str, limit: Limit, **rest: Any) -> Any:

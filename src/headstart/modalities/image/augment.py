@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from headstart.errors import ParameterError, nearest
 from headstart.modalities.image.warp import Box, View, one_thread, render
-from headstart.settings.field import Limit, Settings, documented, number, option, options
+from headstart.settings.field import Limit, Settings, documented, number, option, options, require, whole
 
 AUGMENT_VERSION = 1
 """Part of every `Augmentation.id`: raise it whenever a change alters a view for the same seed."""
@@ -28,10 +28,8 @@ _ERASED_ASPECTS = (0.3, 1 / 0.3)
 class Mixing:
     """How each image of a batch is mixed with its partner: MixUp, or CutMix with a box.
 
-    Attributes:
-        partners: int64 (count,), a permutation: the place in the batch of each image's partner.
-        share: weight of each image and its target; the rest is its partner's.
-        box: for CutMix, the part taken from the partner; None for MixUp.
+    `partners` int64 (count,) is a permutation: the place in the batch of each image's partner. `share` is the weight of each image and its
+    target; the rest is its partner's. `box` is, for CutMix, the part taken from the partner; None for MixUp.
     """
 
     partners: npt.NDArray[np.int64]
@@ -196,9 +194,8 @@ class Augmentation(Settings):
             raise ParameterError(f"Views are made of pixels of type uint8 and shape (n, H, W, 3), got {pixels.dtype} {pixels.shape}.")
         if keys.shape != (len(pixels),) or keys.dtype.kind not in "iu":
             raise ParameterError(f"Views of {len(pixels)} images need as many whole numbers as keys, got {keys.dtype} {keys.shape}.")
-        for name, value, least in (("size", size, 1), ("seed", seed, 0), ("view", view, 0)):
-            if value < least:
-                raise ParameterError(f"Views: {name} must be at least {least}, got {value!r}.")
+        require(whole(1), size=size)
+        require(whole(0), seed=seed, view=view)
         out = np.empty((len(pixels), size, size, 3), dtype=np.uint8)
         with one_thread():
             for index, key in enumerate(keys.tolist()):

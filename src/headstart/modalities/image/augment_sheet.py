@@ -25,19 +25,9 @@ _LEAST_SHOWN, _MOST_SHOWN = 160, 240  # pixels: smaller pictures leave no room f
 def sheet(
     images: Sequence[ImageSource], augmentation: Augmentation, *, preprocessing: Preprocessing, seed: int = 0, columns: int = 6
 ) -> Image.Image:
-    """Draw a row for each image: first without augmentation, then views, each captioned with its changes.
+    """Draw a row for each image: first without augmentation, then `columns` - 1 views, each captioned with its changes.
 
-    Args:
-        images: paths, bytes of image files, or uint8 arrays (H, W, 3).
-        augmentation: MixUp and CutMix are not shown, because they need a batch.
-        preprocessing: that of the backbone; views have its size.
-        seed: of the draws.
-        columns: of pictures, the first one included; 2 or more.
-
-    Raises:
-        ParameterError: no image, or fewer than two columns.
-        ImageError: an image is refused.
-        MissingExtraError: the augmentation needs torch, which is not installed.
+    MixUp and CutMix are not shown, because they need a batch. `preprocessing` is that of the backbone; views have its size.
     """
     from PIL import Image, ImageDraw
 
@@ -118,9 +108,8 @@ def _shown(pixels: Pixels, side: int) -> Image.Image:
     """The picture at its size on the sheet; small ones are enlarged without smoothing."""
     from PIL import Image
 
-    picture = Image.fromarray(np.ascontiguousarray(pixels))
-    smooth = pixels.shape[0] > side
-    return picture.resize((side, side), Image.Resampling.LANCZOS if smooth else Image.Resampling.NEAREST)
+    filter = Image.Resampling.LANCZOS if pixels.shape[0] > side else Image.Resampling.NEAREST
+    return Image.fromarray(np.ascontiguousarray(pixels)).resize((side, side), filter)
 
 
 def _wrapped(words: Sequence[str], width: int, *, size: int = 13) -> list[str]:

@@ -62,11 +62,7 @@ def image_name(source: ImageSource) -> str:
 
 
 def source_bytes(source: ImageSource) -> bytes | Pixels:
-    """Read a file's bytes; pass bytes and arrays through.
-
-    Raises:
-        ImageError: the file is missing, not a regular file, empty, larger than 512 MiB, or cannot be read.
-    """
+    """Read a file's bytes; pass bytes and arrays through. ImageError where it cannot be read, is empty or larger than 512 MiB."""
     if isinstance(source, bytes | np.ndarray):
         return source
     path = os.fspath(source)
@@ -96,20 +92,9 @@ def image_digest(data: bytes | npt.NDArray[Any]) -> bytes:
     return hashlib.sha256(header + np.ascontiguousarray(data).tobytes()).digest()
 
 
-@contextmanager
-def _quiet_libtiff() -> Iterator[None]:
-    """Remove the handlers through which Pillow's bundled libtiff prints; where it is not found, it keeps printing."""
-    handlers = _libtiff_handlers()
-    before = [set_handler(None) for set_handler in handlers]
-    try:
-        yield
-    finally:
-        for set_handler, handler in zip(handlers, before, strict=True):
-            set_handler(handler)
-
-
 @lru_cache(maxsize=1)
 def _libtiff_handlers() -> tuple[Any, ...]:
+    """What sets the two handlers through which Pillow's bundled libtiff prints; nothing where it is not found, and keeps printing."""
     import ctypes
 
     import PIL
@@ -135,40 +120,31 @@ def quiet_decoding() -> Iterator[None]:
     Enter it once, in the thread that starts the decoding threads: both settings belong to the process. What was refused, and why, is
     in the `ImageError`, so nothing is hidden.
     """
-    pillow_log = logging.getLogger("PIL")
-    level = pillow_log.level
+    pillow_log, handlers = logging.getLogger("PIL"), _libtiff_handlers()
+    level, before = pillow_log.level, [set_handler(None) for set_handler in handlers]
     pillow_log.setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings(), _quiet_libtiff():
+        with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"PIL\.")
             yield
     finally:
         pillow_log.setLevel(level)
+        for set_handler, handler in zip(handlers, before, strict=True):
+            set_handler(handler)
 
 
 def read_image(source: ImageSource, *, at_least: int | None = None, name: str | None = None) -> Pixels:
-    """Decode one image to upright RGB.
+    """Decode one image to upright RGB: uint8 (H, W, 3), C-contiguous.
 
-    Args:
-        source: a path, the bytes of an image file, or an array: uint8 (H, W), (H, W, 1), (H, W, 3) or (H, W, 4).
-        at_least: both sides may be reduced while decoding, but not below this many pixels (JPEG only, in steps of an eighth).
-        name: what to call the image in errors; the path by default.
-
-    Returns:
-        uint8 array (H, W, 3), C-contiguous.
-
-    Raises:
-        ImageError: the image is refused; carries path and reason.
+    Arrays are uint8 (H, W), (H, W, 1), (H, W, 3) or (H, W, 4). Both sides may be reduced while decoding, but not below `at_least` pixels
+    (JPEG only, in steps of an eighth). An ImageError, with the reason, calls the image `name`; by default by its path.
     """
     name = name or image_name(source)
     data = source_bytes(source)
     if isinstance(data, np.ndarray):
         return _from_array(data, name)
-    if data[:3] == b"\xff\xd8\xff":
-        pixels = _decode_jpeg(data, name, at_least)
-        if pixels is not None:
-            return pixels
-    return _decode_with_pillow(data, name, at_least)
+    pixels = _decode_jpeg(data, name, at_least) if data[:3] == b"\xff\xd8\xff" else None
+    return _decode_with_pillow(data, name, at_least) if pixels is None else pixels
 
 
 def _from_array(array: npt.NDArray[Any], name: str) -> Pixels:
@@ -276,13 +252,8 @@ _SIGNATURES = {
     b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"GIF8": "GIF", b"RIFF": "WebP", b"II*\x00": "TIFF", b"MM\x00*": "TIFF", b"BM": "BMP",
 }  # fmt: skip
 _OTHERS = {
-    b"%PDF": "a PDF",
-    b"<svg": "SVG",
-    b"<?xm": "XML or SVG",
-    b"<!DO": "an HTML page",
-    b"<htm": "an HTML page",
-    b"PK\x03\x04": "a zip",
-}
+    b"%PDF": "a PDF", b"<svg": "SVG", b"<?xm": "XML or SVG", b"<!DO": "an HTML page", b"<htm": "an HTML page", b"PK\x03\x04": "a zip",
+}  # fmt: skip
 
 
 def begins_as_image(data: bytes) -> bool:

@@ -30,11 +30,7 @@ class Preprocessing(Settings):
         return f"{self.fit}{self.size}-{self.crop:g}-{self.interpolation}-d{DECODER_VERSION}"
 
     def __call__(self, source: ImageSource, *, name: str | None = None) -> Pixels:
-        """Turn an image into a uint8 array (size, size, 3).
-
-        Raises:
-            ImageError: the image is refused; carries path and reason.
-        """
+        """Turn an image into a uint8 array (size, size, 3); ImageError, with path and reason, where it is refused."""
         from PIL import Image
 
         share = self.crop if self.fit == "crop" else 1.0

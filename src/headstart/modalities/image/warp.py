@@ -26,37 +26,22 @@ _WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """The changes of one image, in this order; geometric ones first, in a single resampling.
+    """The changes of one image, in this order; geometric ones first, in a single resampling."""
 
-    Attributes:
-        zoom: factors of height and width about the centre; above 1 enlarges.
-        shear: degrees by which vertical lines lean to the left (their upper end; positive) or to the right.
-        rotation: degrees about the centre, counter-clockwise.
-        shift: down and right, as shares of height and width.
-        crop: the part that remains.
-        mirrored: left and right are exchanged.
-        upside_down: top and bottom are exchanged.
-        brightness, contrast, saturation: factors.
-        hue: share of the colour circle.
-        gray: whether colours are removed.
-        erased: the part that is replaced by noise, if any.
-        noise: seed of that noise.
-    """
-
-    zoom: tuple[float, float] = (1.0, 1.0)
-    shear: float = 0.0
-    rotation: float = 0.0
-    shift: tuple[float, float] = (0.0, 0.0)
-    crop: Box = _WHOLE
-    mirrored: bool = False
-    upside_down: bool = False
-    brightness: float = 1.0
+    zoom: tuple[float, float] = (1.0, 1.0)  # factors of height and width about the centre; above 1 enlarges
+    shear: float = 0.0  # degrees by which vertical lines lean to the left (their upper end; positive) or to the right
+    rotation: float = 0.0  # degrees about the centre, counter-clockwise
+    shift: tuple[float, float] = (0.0, 0.0)  # down and right, as shares of height and width
+    crop: Box = _WHOLE  # the part that remains
+    mirrored: bool = False  # left and right are exchanged
+    upside_down: bool = False  # top and bottom are exchanged
+    brightness: float = 1.0  # a factor, as the next two
     contrast: float = 1.0
     saturation: float = 1.0
-    hue: float = 0.0
-    gray: bool = False
-    erased: Box | None = None
-    noise: int = 0
+    hue: float = 0.0  # share of the colour circle
+    gray: bool = False  # whether colours are removed
+    erased: Box | None = None  # the part that is replaced by noise, if any
+    noise: int = 0  # seed of that noise
 
     @property
     def bends(self) -> bool:
@@ -85,8 +70,7 @@ class View:
 def render(image: Pixels, view: View, *, size: int) -> Pixels:
     """Compute the view of an image: uint8 (H, W, 3) -> uint8 (size, size, 3). Call it within `one_thread`.
 
-    Raises:
-        MissingExtraError: torch is needed, that is for more than flips and crops, and is not installed.
+    MissingExtraError where torch is needed, that is for more than flips and crops, and is not installed.
     """
     if view.bends:
         planes = _resampled(image, view, size)
@@ -120,13 +104,8 @@ def _resampled(image: Pixels, view: View, size: int) -> Any:
     points = (2 * np.arange(size) + 1) / size - 1
     grid = np.add.outer((points * down + offset).astype(np.complex64), (points * along).astype(np.complex64))
     planes = torch.from_numpy(np.array(image.transpose(2, 0, 1), dtype=np.float32, order="C"))
-    sampled = torch.nn.functional.grid_sample(
-        planes[None],
-        torch.from_numpy(grid.view(np.float32).reshape(1, size, size, 2)),
-        mode="bilinear",
-        padding_mode="border",
-        align_corners=False,
-    )
+    places = torch.from_numpy(grid.view(np.float32).reshape(1, size, size, 2))
+    sampled = torch.nn.functional.grid_sample(planes[None], places, mode="bilinear", padding_mode="border", align_corners=False)
     return sampled[0].add_(0.5).to(torch.uint8)
 
 
@@ -137,12 +116,9 @@ def _painted(planes: Any, view: View) -> Any:
     torch = _torch()
     from torchvision.transforms.v2 import functional
 
-    if view.brightness != 1:
-        planes = functional.adjust_brightness(planes, view.brightness)
-    if view.contrast != 1:
-        planes = functional.adjust_contrast(planes, view.contrast)
-    if view.saturation != 1:
-        planes = functional.adjust_saturation(planes, view.saturation)
+    for name in ("brightness", "contrast", "saturation"):
+        if (factor := getattr(view, name)) != 1:
+            planes = getattr(functional, f"adjust_{name}")(planes, factor)
     if view.hue:
         planes = functional.adjust_hue(planes, view.hue)
     if view.gray:
