@@ -136,7 +136,7 @@ def test_one_class_and_no_training_images(tmp_path):
     picture(tmp_path / "a/cat/1.png", 1)
     one = the(check(read_dataset(tmp_path / "a")), "one class")
     assert one.severity == "error"
-    assert "There is one class only, 'cat': a classifier needs at least two" in one.message
+    assert "There is only one class, 'cat': a classifier needs at least two" in one.message
     picture(tmp_path / "b/test/cat/1.png", 1)
     picture(tmp_path / "b/test/dog/1.png", 2)
     assert "these data can be used for a test only" in the(check(read_dataset(tmp_path / "b")), "no training images").message

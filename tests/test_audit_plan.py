@@ -191,7 +191,10 @@ def test_classes_that_are_lost_are_told():
         (Plan("other", drop=(Drop("7.jpg"),)), "It was made for other, and these data are photos. Make the plan again"),
         (Plan("photos", relabel=(Relabel("00.jpg", ("cat",)),)), r"images under 'relabel' .* Did you mean 0.jpg\? Make the plan again"),
         (Plan("photos", keep_together=(("0.jpg", "9.jpg"),)), "under 'keep_together' that the data do not have, for example '9.jpg'"),
-        (Plan("photos", relabel=(Relabel("0.jpg", ("dgo",)),)), r"as 'dgo', which is no class of the data. Did you mean dog\? The classes"),
+        (
+            Plan("photos", relabel=(Relabel("0.jpg", ("dgo",)),)),
+            r"as 'dgo', which is not a class of the data. Did you mean dog\? The classes",
+        ),
     ],
 )
 def test_plans_for_other_data_are_refused(plan, message):

@@ -240,7 +240,7 @@ def test_torch_is_asked_for_in_words(pixels: np.ndarray, monkeypatch: pytest.Mon
         ({"keys": np.zeros(7)}, "whole numbers as keys, got float64"),
         ({"size": 0}, "size must be a whole number of at least 1, got 0"),
         ({"seed": -1}, "seed must be a whole number of at least 0, got -1"),
-        ({"view": -1}, "view must be at least 0, got -1"),
+        ({"view": -1}, "view must be a whole number of at least 0, got -1"),
     ],
 )
 def test_wrong_arguments(pixels: np.ndarray, changed: dict, message: str) -> None:

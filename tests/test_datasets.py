@@ -109,7 +109,7 @@ def test_what_is_passed_over_is_counted(tmp_path):
     assert noted(data, "Passed over 4 files that are not images: 2 .heic", "1 .txt", "1 without a suffix")
     assert noted(data, "Passed over 1 images directly in the data folder")
     assert noted(data, "No images in 1 class folder of the data folder: 'empty'")
-    assert noted(data, "One training image only of 'a', 'b'")
+    assert noted(data, "Only one training image of 'a', 'b'")
 
 
 def test_unlabelled_test_images_are_passed_over(tmp_path):
@@ -152,7 +152,7 @@ def test_look_alike_classes_are_noted(tmp_path):
 
 
 def test_one_class_is_read_and_noted(tmp_path):
-    assert noted(read_dataset(make(tmp_path, "cat/1.jpg", "cat/2.jpg")), "one class only, 'cat'")
+    assert noted(read_dataset(make(tmp_path, "cat/1.jpg", "cat/2.jpg")), "only one class, 'cat'")
 
 
 def test_symlinks(tmp_path):
@@ -283,7 +283,7 @@ def test_test_data_matched_across_unicode_forms(tmp_path):
         pytest.skip("this file system normalises names")
     data = read_dataset(tmp_path / "train", test=tmp_path / "exam")
     assert data.counts("test") == {"b": 1, unicodedata.normalize("NFC", name): 1}
-    assert noted(data, "is taken for the class")
+    assert noted(data, "is read as the class")
 
 
 def test_the_same_folder_for_training_and_test(tmp_path):

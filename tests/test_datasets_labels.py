@@ -26,7 +26,7 @@ def test_take_and_part():
     assert len(data.take(data.targets.array == 2)) == 4
     assert len(data.take([])) == 0
     assert [labels for _, labels in some] == [("b",), ("a",)]
-    with pytest.raises(DataError, match="'tests' is no part of a data set; parts are 'train', 'val', 'test', ''"):
+    with pytest.raises(DataError, match="'tests' is not a part of a data set; parts are 'train', 'val', 'test', ''"):
         data.part("tests")
 
 

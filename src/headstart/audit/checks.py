@@ -61,10 +61,7 @@ def check(dataset: Dataset, *, facts: Facts | None = None, deep: bool = False, p
 
 
 def check_known(dataset: Dataset, digests: Sequence[bytes]) -> tuple[Finding, ...]:
-    """Audit what is known without opening a file: copies, parted groups, sizes of classes and parts, groups that the file names tell of.
-
-    `digests` are the SHA-256 of each image's bytes. The findings are worded as by `check`, the gravest first.
-    """
+    """Audit what is known without opening a file, by the SHA-256 of each image; the findings are worded as by `check`."""
     facts = Facts(tuple(Fact(digest, "", "", "", 0, 0, 0) for digest in digests))
     findings = [*find_copies(dataset, facts), *_parted_groups(dataset), *_classes(dataset), *find_groups_in_names(dataset)]
     return gravest_first(findings)
@@ -86,7 +83,7 @@ def _unreadable(dataset: Dataset, facts: Facts) -> list[Finding]:
     left, all_there = dataset.take(np.flatnonzero(kept)).counts("train", ""), dataset.counts("train", "")
     lost = [name for name in dataset.classes if all_there[name] and not left[name]]
     message = f"No training image of {shortened(lost, limit=5)} can be read, so it cannot be learned. Replace the files."
-    return found + Finding.of("class lost", "error", message, lost, len(lost))
+    return found + ([Finding("class lost", "error", message, tuple(lost), len(lost))] if lost else [])
 
 
 def _parted_groups(dataset: Dataset) -> list[Finding]:
@@ -107,16 +104,14 @@ def _classes(dataset: Dataset) -> list[Finding]:
     if not dataset.classes:
         return found
     counts = {name: count for name, count in dataset.counts("train", "").items() if count}
-    if len(dataset.classes) == 1:
-        text = f"There is one class only, {dataset.classes[0]!r}: a classifier needs at least two. Add a folder of other pictures."
-        found.append(Finding("one class", "error", text, dataset.classes, 1))
+    text = f"There is only one class, {dataset.classes[0]!r}: a classifier needs at least two. Add a folder of other pictures."
+    found += Finding.of("one class", "error", text, dataset.classes, int(len(dataset.classes) == 1))
     if not counts:
         return [*found, Finding("no training images", "warning", "There are no training images: these data can be used for a test only.")]
-    few = {name: count for name, count in counts.items() if count < _FEW}
-    if few:
-        listed = ", ".join(f"{name!r} ({count})" for name, count in sorted(few.items(), key=lambda item: item[1])[:8])
-        text = f"Fewer than {_FEW} training images in {listed}. These classes will be recognised poorly; add images or merge classes."
-        found.append(Finding("few images", "warning", text, tuple(few) if len(few) > 8 else (), len(few)))
+    few = [name for name, count in counts.items() if count < _FEW]
+    listed = ", ".join(f"{name!r} ({counts[name]})" for name in sorted(few, key=lambda name: counts[name])[:8])
+    text = f"Fewer than {_FEW} training images in {listed}. These classes will be recognised poorly; add images or merge classes."
+    found += [Finding("few images", "warning", text, tuple(few) if len(few) > 8 else (), len(few))] if few else []
     largest, smallest = max(counts, key=lambda name: counts[name]), min(counts, key=lambda name: counts[name])
     ratio = counts[largest] / counts[smallest]
     if ratio >= _NOTED_RATIO and isinstance(dataset.targets, Labels):

@@ -59,10 +59,7 @@ def find_copies(dataset: Dataset, facts: Facts) -> list[Finding]:
 
 
 def find_near_copies(dataset: Dataset, copies: NearCopies, *, digests: Sequence[bytes]) -> list[Finding]:
-    """Return what near copies there are: across parts, in two classes, and others. Exact copies are left to `find_copies`.
-
-    `copies` is what `near_copies` found among the images of `dataset`, and `digests` are the SHA-256 of their bytes.
-    """
+    """Return what near copies there are: across parts, in two classes, and others. Exact copies are left to `find_copies`."""
     leaks, validation, two_classes, surplus = (list[tuple[int, int]]() for _ in range(4))
     for group in copies.components:
         for row in group:
@@ -147,10 +144,7 @@ class LeakTest:
 def known_beforehand(
     dataset: Dataset, digests: Sequence[bytes], components: Iterable[Sequence[int]] = ()
 ) -> dict[str, npt.NDArray[np.bool_]]:
-    """Which images of the test part training has seen in some form, bool (m,) for each way in which it has.
-
-    `digests` are the SHA-256 of each image of `dataset`, `components` the positions of images that are the same picture.
-    """
+    """Which images of the test part training has seen in some form, bool (m,) for each way in which it has."""
     train, test = dataset.part("train", "val"), dataset.part("test")
     seen = {digests[index] for index in train}
     found = {"copies": np.array([digests[index] in seen for index in test.tolist()], dtype=bool)}
@@ -170,10 +164,7 @@ _WORDS = {
 
 
 def leak_tests(right: npt.NDArray[np.bool_], known: dict[str, npt.NDArray[np.bool_]]) -> tuple[LeakTest, ...]:
-    """The accuracy on all test images, on those seen in training, and on the others; nothing where none were.
-
-    `right` bool (m,) says which test images were classified correctly, `known` is what `known_beforehand` returned.
-    """
+    """The accuracy on all test images, on those `known` beforehand, and on the others; `right` is bool (m,). Nothing where none were."""
     if not known:
         return ()
     unseen = ~np.logical_or.reduce(list(known.values()))

@@ -57,7 +57,7 @@ def find_frame(pixels: npt.NDArray[np.uint8]) -> Frame:
 
     A line of pixels along a side belongs to the frame if nine tenths of it are as bright as the outermost line, within a tolerance that
     JPEG needs. The frame must end within a third of the picture, at a line of which much is of another brightness: the plain ground of a
-    drawing is no frame.
+    drawing is not a frame.
     """
     grey = np.asarray(pixels.astype(np.float32) @ _LUMA)
     deep, wide = (max(1, side // _DEEPEST) for side in grey.shape)
@@ -179,10 +179,7 @@ def _sample(dataset: Dataset) -> npt.NDArray[np.bool_]:
 
 
 def inspect_file(path: Path, *, at_least: int | None, framed: bool = False) -> Fact:
-    """Return the facts of one file; a file that cannot be read or decoded is a fact too, and raises nothing.
-
-    `at_least` is as for `headstart.modalities.image.read_image`; `framed` searches for a frame around the picture too.
-    """
+    """Return the facts of one file; one that cannot be read or decoded is a fact too. `framed` searches for a frame around the picture."""
     try:
         data = source_bytes(path)
     except ImageError as error:

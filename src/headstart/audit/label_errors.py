@@ -106,10 +106,7 @@ def _of_labels(logits: Floats, given: npt.NDArray[Any], link: Link) -> Floats:
 
 
 def find_label_errors(dataset: Dataset, rows: npt.ArrayLike, logits: npt.ArrayLike) -> list[Finding]:
-    """Return a finding if labels are probably wrong, with the images in the order in which to look at them.
-
-    The logits are as for `rank_label_errors`; `rows` int64 (n,) are the positions in `dataset` that they belong to.
-    """
+    """Return a finding if labels are probably wrong, the likeliest first; `rows` int64 (n,) are the positions that the logits belong to."""
     positions = np.asarray(rows, np.int64)
     if len(positions) and not 0 <= positions.min() <= positions.max() < len(dataset):
         raise ParameterError(f"rows go from {positions.min()} to {positions.max()}, but the data have {len(dataset)} images")

@@ -1,11 +1,11 @@
 """Near copies: images that are the same picture, resized, recompressed, cropped a little, or mirrored.
 
 Two ways to find pairs that may be one picture: a likeness of small grey pictures, and one of features. Neither is proof where all pictures
-of a set are alike, as X-rays or digits are. Proof is in the pixels: the two are laid onto each other and must agree in their details, and
+of a set are alike, as X-rays or digits are. Proof is in the pixels: the two are aligned and must agree in their details, and
 they must agree far better than either does with pictures that are merely alike.
 
 A crop, a resize or a recompression moves and stretches a picture a little and leaves its details where they are. Two different pictures of
-the same kind (two digits, two X-rays) agree in their outlines and not in their details. So the pictures are laid onto each other by least
+the same kind (two digits, two X-rays) agree in their outlines and not in their details. So the pictures are aligned by least
 squares (Lucas and Kanade, "An iterative image registration technique", IJCAI 1981: here one scale and one shift for each axis), without
 their coarse light and dark, and what is measured is the correlation of what is left.
 """
@@ -230,7 +230,7 @@ def details(pictures: Pictures | Maps, side: int = SIDE) -> Maps:
 
 
 def likeness(first: Pictures, second: Pictures, *, fine: bool = True) -> Maps:
-    """Return how far pairs of pictures agree in their details when they are laid onto each other: float32 (m,), 1 where they are the same.
+    """Return how far pairs of pictures agree in their details when they are aligned: float32 (m,), 1 where they are the same.
 
     Both are uint8 (m, SIDE, SIDE). Not `fine` measures at the coarse scale only, which takes a tenth of the time and tells less.
     """

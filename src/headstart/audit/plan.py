@@ -132,7 +132,7 @@ class Plan:
 
         Raises:
             DataError: the plan names images or classes that the data do not have, or nothing is left.
-            ParameterError: `group_from` is no regular expression, or matches no name.
+            ParameterError: `group_from` is not a regular expression, or matches no name.
         """
         places = _Places(dataset, self.data)
         dropped = places.rows("drop", (entry.path for entry in self.drop))
@@ -300,7 +300,7 @@ def _target(path: str, labels: tuple[str, ...], dataset: Dataset) -> Any:
     unknown = [label for label in labels if label not in dataset.classes]
     if unknown:
         raise DataError(
-            f"the plan labels {path!r} as {unknown[0]!r}, which is no class of the data.{nearest(unknown[0], dataset.classes)} "
+            f"the plan labels {path!r} as {unknown[0]!r}, which is not a class of the data.{nearest(unknown[0], dataset.classes)} "
             f"The classes are {', '.join(dataset.classes[:10])}{' ...' if len(dataset.classes) > 10 else ''}."
         )
     if not isinstance(dataset.targets, Labels):

@@ -42,17 +42,13 @@ class _Property:
 
 @dataclass(frozen=True)
 class _Measured:
-    """How well a property tells the class, out of sample.
+    """How well a property tells the class, out of sample."""
 
-    `recall` (k,) is the share of each class that is told, `mistaken` (k,) the share of the other images that is taken for it; `rows` and
-    `labels` are the images that were measured, `classes` (k,) the values of `labels`.
-    """
-
-    recall: Columns
-    mistaken: Columns
-    rows: tuple[Fact, ...]
-    labels: npt.NDArray[np.int64]
-    classes: npt.NDArray[np.int64]
+    recall: Columns  # (k,), the share of each class that is recognised
+    mistaken: Columns  # (k,), the share of the other images that is taken for it
+    rows: tuple[Fact, ...]  # the images that were measured
+    labels: npt.NDArray[np.int64]  # their classes
+    classes: npt.NDArray[np.int64]  # (k,), the values of `labels`
 
     @property
     def score(self) -> float:
@@ -77,7 +73,7 @@ class _Measured:
 
     @property
     def given_away(self) -> list[int]:
-        """The positions of the classes that are told from all others, the plainest first: the mean over many classes hides one."""
+        """The positions of the classes that are distinguished from all others, the plainest first: the mean over many classes hides one."""
         apart = self.recall - self.mistaken
         return [int(j) for j in np.argsort(-apart, kind="stable") if apart[j] >= _WARNING]
 
@@ -91,14 +87,12 @@ def find_shortcuts(dataset: Dataset, facts: Facts, *, seed: int = 0) -> list[Fin
     """
     if not isinstance(dataset.targets, Labels):
         return []
-    found: dict[str, _Measured] = {}
+    found: dict[str, Finding] = {}
     for wanted in _PROPERTIES:
-        measured = _measure(wanted, dataset, facts, seed)
-        if measured is None or found.keys() & set(wanted.follows_from):
-            continue
-        if measured.gain >= _WARNING or (wanted.at_most == "warning" and (measured.clear or measured.given_away)):
-            found[wanted.name] = measured
-    return [_finding(wanted, found[wanted.name], dataset.classes) for wanted in _PROPERTIES if wanted.name in found]
+        measured = None if found.keys() & set(wanted.follows_from) else _measure(wanted, dataset, facts, seed)
+        if measured and (measured.gain >= _WARNING or (wanted.at_most == "warning" and (measured.clear or measured.given_away))):
+            found[wanted.name] = _finding(wanted, measured, dataset.classes)
+    return list(found.values())
 
 
 def _measure(wanted: _Property, dataset: Dataset, facts: Facts, seed: int) -> _Measured | None:
@@ -123,8 +117,6 @@ def _measure(wanted: _Property, dataset: Dataset, facts: Facts, seed: int) -> _M
 
 
 def _of_large_classes(rows: npt.NDArray[np.int64], targets: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    if not len(rows):
-        return rows
     return rows[np.bincount(targets[rows])[targets[rows]] >= _PER_CLASS]
 
 

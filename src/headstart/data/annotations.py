@@ -37,7 +37,7 @@ class Column:
     """One thing that the data say of each input."""
 
     values: list[Any]  # as read for classification: a text for each input, or a tuple of texts where there may be several
-    cells: list[Any]  # the same as they stand in the data, for tasks that read them otherwise
+    cells: list[Any]  # the same as in the data, for tasks that read them otherwise
     origin: str  # where it came from, for messages: "the column 'label' of list.csv"
 
     def take(self, rows: Sequence[int]) -> Column:

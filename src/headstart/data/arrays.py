@@ -151,10 +151,7 @@ def labels_of(labels: Any, classes: Sequence[str] | None) -> tuple[Labels, Seque
 
 
 def read_npz(path: Path) -> Annotations:
-    """Read a NumPy archive with images and labels (``images``/``labels``, ``X``/``y``, ``x_train``/``y_train``, ``train_images`` ...).
-
-    DataError where it cannot be read without executing what is in it, or holds no such pair.
-    """
+    """Read a NumPy archive with ``images`` and ``labels``, ``X`` and ``y``, ``x_train`` and ``y_train``, ``train_images`` and so on."""
     try:
         with np.load(path, allow_pickle=False) as archive:
             keys = {key.casefold(): key for key in archive.files}

@@ -79,11 +79,11 @@ class Dataset:
         """Return the indices (int64, ascending) of the images in any of the named parts.
 
         Raises:
-            DataError: a name that is no part.
+            DataError: a name that is not a part.
         """
         wrong = [name for name in names if name not in PARTS]
         if wrong:
-            raise DataError(f"{wrong[0]!r} is no part of a data set; parts are {', '.join(map(repr, PARTS))}")
+            raise DataError(f"{wrong[0]!r} is not a part of a data set; parts are {', '.join(map(repr, PARTS))}")
         return np.flatnonzero(np.isin(self.parts, names))
 
     def counts(self, *parts: str) -> dict[str, int]:

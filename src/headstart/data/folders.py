@@ -25,10 +25,7 @@ Row = tuple[str, str, str]  # part, class, path
 
 
 class Tree:
-    """Lists folders, each once, and keeps account of what was passed over.
-
-    `listing` returns the paths of the folders and of the images directly in a folder, each sorted.
-    """
+    """Lists folders, each once, and counts what was passed over; `listing` gives the sorted paths of folders and of images in one."""
 
     def __init__(self) -> None:
         self.hidden, self.others = 0, Counter[str]()
@@ -55,7 +52,7 @@ class Tree:
                         others[os.path.splitext(name)[1].lower() or "without a suffix"] += 1  # noqa: PTH122 - called for every file
         except OSError as error:
             self.unreadable.append(f"{folder} ({error.strerror or error})")
-        if names >= RUN_FILES:  # pictures of an earlier run are no data
+        if names >= RUN_FILES:  # pictures of an earlier run are not data
             self.runs.append(folder)
             return [], []
         self.others.update(others)
@@ -204,7 +201,7 @@ def _note_part_folders(tree: Tree, root: str, parts: list[tuple[str, str]], note
     count = sum(len(tree.collect(folder, above=[root])) for folder in others)
     if count:
         beside = shortened([_name(folder) for _, folder in parts])
-        notes.append(f"Passed over {count} images in {shortened([_name(folder) for folder in others])}, which stand beside {beside}.")
+        notes.append(f"Passed over {count} images in {shortened([_name(folder) for folder in others])}, which are beside {beside}.")
     direct = tree.listing(root)[1]
     if direct:
         notes.append(f"Passed over {len(direct)} images directly in the data folder: they are in no class folder.")
@@ -243,11 +240,7 @@ def _nothing_found(tree: Tree, root: str, source: Path) -> str:
 
 
 def list_images(sources: Iterable[str | Path]) -> list[Path]:
-    """Return the given files as they are, and in the place of each folder the images at any depth below it, sorted.
-
-    A file that is given by name is kept whatever its suffix is: its content decides whether it can be read. DataError where a path does
-    not exist (with the nearest names beside it) or a folder holds no images.
-    """
+    """Return the given files, whatever their suffix, and in the place of each folder the images at any depth below it, sorted."""
     found: list[Path] = []
     for source in map(Path, sources):
         if source.is_dir():

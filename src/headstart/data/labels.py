@@ -119,10 +119,7 @@ def shortened(names: Sequence[str], *, limit: int = 12) -> str:
 
 
 def read_labels(found: Annotations, classes: Sequence[str] | None = None) -> Labels | LabelSets:
-    """Read class labels; the classes are those of the training part, or `classes` if given. What is guessed is noted in `found`.
-
-    DataError for a label that the training part (or `classes`) does not have, for classes given twice, or no label at all.
-    """
+    """Read class labels; the classes are those of the training part, or `classes` if given. What is guessed is noted in `found`."""
     known_as = "the list of classes given"
     if classes is None:
         training = found.label_counts(("train", ""))
@@ -141,7 +138,7 @@ def read_labels(found: Annotations, classes: Sequence[str] | None = None) -> Lab
         absent = [name for name in classes if name not in matched.values()]
         if counts and absent and known_as == "the training data":
             notes.append(f"{what.removeprefix('the ').capitalize()}: no image of {shortened(absent)}; it is scored on the others.")
-    notes += [f"{name!r} is taken for the class {match!r}." for name, match in renamed.items() if name != match]
+    notes += [f"{name!r} is read as the class {match!r}." for name, match in renamed.items() if name != match]
     if known_as == "the training data":
         notes += _class_notes(found, classes)
     found.notes += notes
@@ -163,8 +160,8 @@ def _class_notes(found: Annotations, classes: Sequence[str]) -> list[str]:
     single = [name for name, count in found.label_counts(("train", "")).items() if count == 1]
     if single:
         notes.append(
-            f"One training image only of {shortened(natural_order(single))}: it stays in training, but is too little to learn from."
+            f"Only one training image of {shortened(natural_order(single))}: it stays in training, but is too little to learn from."
         )
     if len(classes) == 1:
-        notes.append(f"There is one class only, {classes[0]!r}: nothing can be told apart until there is a second.")
+        notes.append(f"There is only one class, {classes[0]!r}: nothing can be told apart until there is a second.")
     return notes

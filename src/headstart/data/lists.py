@@ -52,10 +52,7 @@ class ListOptions:
 
 
 def read_list(source: Path, options: ListOptions) -> Annotations:
-    """Read a list of images: a .csv, .tsv, .txt, .jsonl, .ndjson, .json, .parquet or .pq file.
-
-    DataError where columns or files are missing, labels are empty, or a file is listed with two labels or in two parts.
-    """
+    """Read a list of images; DataError where columns, files or labels are missing, or a file is listed with two labels or parts."""
     table = read_table(source)
     notes = list(table.notes)
     chosen = _choose_columns(table, options.columns, source, notes)
@@ -166,7 +163,7 @@ def _parts(table: Table, column: str | None, source: Path, notes: list[str], *, 
         return [""] * len(table)
     parts = [known[text] or "" for text in texts]
     if "" in parts and any(parts):
-        notes.append(f"{parts.count('')} rows have no part in the column {column!r}: they are taken for training.")
+        notes.append(f"{parts.count('')} rows have no part in the column {column!r}: they are used for training.")
         parts = [part or "train" for part in parts]
     return parts
 

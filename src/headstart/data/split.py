@@ -88,14 +88,11 @@ def folds(targets: npt.ArrayLike, *, count: int = 5, groups: npt.ArrayLike | Non
 
 @dataclass(frozen=True)
 class _Units:
-    """Units and the number of images of each class in them, as rows of a sparse matrix.
+    """Units and the number of images of each class in them, as rows of a sparse matrix."""
 
-    `unit` (n,) is the unit of each image; row u has the classes `classes[start[u]:start[u + 1]]` with `images[...]` images each.
-    """
-
-    unit: Indices
+    unit: Indices  # (n,), the unit of each image
     sizes: Indices
-    start: Indices
+    start: Indices  # row u has the classes `classes[start[u]:start[u + 1]]` with `images[...]` images each
     classes: Indices
     images: Indices
     class_count: int

@@ -82,7 +82,7 @@ def _read_csv(path: Path) -> Table:
         line, row = wrong[0]
         raise DataError(
             f"{path}: {len(wrong)} rows do not have {len(header)} cells as the first line has; line {line} has {len(row)}. "
-            f"A cell that contains the delimiter {delimiter!r} must stand in double quotes."
+            f"A cell that contains the delimiter {delimiter!r} must be in double quotes."
         )
     columns = {name: [row[i] for _, row in numbered] for i, name in enumerate(header)}
     return Table(columns, notes)
@@ -159,7 +159,7 @@ def _read_parquet(path: Path) -> Table:
         columns = {name: table.column(name).to_pylist() for name in table.column_names}
     except (KeyboardInterrupt, SystemExit, MemoryError):
         raise
-    except BaseException as error:  # damaged files end in pyo3's PanicException, which is no Exception
+    except BaseException as error:  # damaged files end in pyo3's PanicException, which is not an Exception
         raise DataError(f"{path} is a damaged Parquet file: {error}. Write it again, or save the list as CSV") from None
     return Table(columns)
 

@@ -110,7 +110,7 @@ class Option:
     details: str = ""  # what else is to be said about it; for the docstring
     flag: str = _LIKE_THE_FIELD  # the option on the command line; empty for settings of Python and of recipes only
     metavar: str | None = None  # stands for its value in ``--help``
-    panel: str | None = None  # the heading it stands under
+    panel: str | None = None  # the heading it is listed under
     shown: str = ""  # its default as the help text has it, where that is not the default of the field
     parse: Callable[[Any], Any] | None = None  # turns what is typed into the value; it raises ParameterError
     several: bool = False  # may be given more than once; `parse` takes the list
@@ -181,10 +181,7 @@ def plain(value: Any) -> Any:
 
 
 def check_same(before: Mapping[str, Any], now: Mapping[str, Any], *, run: Path) -> None:
-    """Refuse to resume a training with other settings than those it was begun with; both as `Settings.to_dict` gives them.
-
-    `now` may be the record of some settings only; `run` is for the message of the ParameterError.
-    """
+    """Refuse to resume a training of `run` with other settings, or some of them, than those it was begun with; both as of `to_dict`."""
     for name, value in now.items():
         old = before.get(name)
         if isinstance(value, Mapping) and isinstance(old, Mapping):

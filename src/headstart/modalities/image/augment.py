@@ -26,15 +26,11 @@ _ERASED_ASPECTS = (0.3, 1 / 0.3)
 
 @dataclass(frozen=True)
 class Mixing:
-    """How each image of a batch is mixed with its partner: MixUp, or CutMix with a box.
+    """How each image of a batch is mixed with its partner: MixUp, or CutMix with a box."""
 
-    `partners` int64 (count,) is a permutation: the place in the batch of each image's partner. `share` is the weight of each image and its
-    target; the rest is its partner's. `box` is, for CutMix, the part taken from the partner; None for MixUp.
-    """
-
-    partners: npt.NDArray[np.int64]
-    share: float
-    box: Box | None = None
+    partners: npt.NDArray[np.int64]  # (count,), a permutation: the place in the batch of each image's partner
+    share: float  # weight of each image and its target; the rest is its partner's
+    box: Box | None = None  # for CutMix, the part taken from the partner
 
     def images(self, own: Any, partners: Any) -> Any:
         """Mix two tensors (N, C, H, W): the images of some rows of the batch, and those of their partners, in the same order.

@@ -25,10 +25,7 @@ _LEAST_SHOWN, _MOST_SHOWN = 160, 240  # pixels: smaller pictures leave no room f
 def sheet(
     images: Sequence[ImageSource], augmentation: Augmentation, *, preprocessing: Preprocessing, seed: int = 0, columns: int = 6
 ) -> Image.Image:
-    """Draw a row for each image: first without augmentation, then `columns` - 1 views, each captioned with its changes.
-
-    MixUp and CutMix are not shown, because they need a batch. `preprocessing` is that of the backbone; views have its size.
-    """
+    """Draw a row for each image: without augmentation, then `columns` - 1 views with captions. MixUp and CutMix need a batch: not shown."""
     from PIL import Image, ImageDraw
 
     if not images:

@@ -18,7 +18,7 @@ import os
 import stat
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -186,11 +186,9 @@ def _jpeg_orientation(data: bytes) -> int:
         return 1
     from PIL import Image
 
-    try:
-        with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
-            return _orientation(image)
-    except Exception:
-        return 1  # damaged EXIF in a JPEG that decodes: the pixels are what counts
+    with suppress(Exception), Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+        return _orientation(image)
+    return 1  # damaged EXIF in a JPEG that decodes: the pixels are what counts
 
 
 def _orientation(image: Image.Image) -> int:

@@ -68,10 +68,7 @@ class View:
 
 
 def render(image: Pixels, view: View, *, size: int) -> Pixels:
-    """Compute the view of an image: uint8 (H, W, 3) -> uint8 (size, size, 3). Call it within `one_thread`.
-
-    MissingExtraError where torch is needed, that is for more than flips and crops, and is not installed.
-    """
+    """Compute the view of an image: uint8 (H, W, 3) -> uint8 (size, size, 3). Call it within `one_thread`."""
     if view.bends:
         planes = _resampled(image, view, size)
     else:
