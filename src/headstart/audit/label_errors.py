@@ -91,10 +91,7 @@ def _best_share(own: Floats, gain: Floats) -> float:
     low, high = 0.0, _MOST
     for _ in range(_STEPS):
         middle = (low + high) / 2
-        if (gain / (own + middle * gain)).sum() > 0:
-            low = middle
-        else:
-            high = middle
+        low, high = (middle, high) if (gain / (own + middle * gain)).sum() > 0 else (low, middle)
     return low
 
 

@@ -363,9 +363,8 @@ def make_plan(
     part than the image that they are like (in the test part: the model has seen them). Kept together: near copies within a
     part. To be looked at: copies and near copies with different labels, and labels that are probably wrong.
 
-    `facts` and `near_copies` (a sequence of positions for each picture) are about the images of `dataset`; `rows` int64 (n,) are the
-    positions of the targets that `rank_label_errors` ranked, by default all in order; `group_from` is a regular expression that finds the
-    group of an image in its name.
+    `near_copies` are positions in `dataset`, a sequence for each picture; `rows` int64 (n,) the positions of the targets that
+    `rank_label_errors` ranked, by default all in order.
     """
     proposal = _Proposal(dataset)
     for row, reason in facts.refused().items():

@@ -18,7 +18,10 @@ class Preprocessing(Settings):
 
     size: int = option(MISSING, "Height and width of the result in pixels.", whole(8, 4096))
     crop: float = option(1.0, "Share of the shorter side that is kept, from the centre (timm's ``crop_pct``).", number(above=0, most=1))
-    interpolation: str = option("bicubic", "Pillow's filter, antialiased.", one_of("nearest", "bilinear", "bicubic", "lanczos"))
+    interpolation: str = option(
+        "bicubic", "Pillow's filter, antialiased: ``nearest``, ``bilinear``, ``bicubic`` or ``lanczos``.",
+        one_of("nearest", "bilinear", "bicubic", "lanczos"),
+    )  # fmt: skip
     fit: str = option(
         "crop", "``crop`` keeps the aspect ratio and cuts the longer side; ``squash`` keeps the whole image and changes its aspect ratio.",
         one_of("crop", "squash"),
