@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import log_expit
 
 from headstart.metrics.link import Link, log_softmax
 
@@ -89,6 +88,8 @@ class _Problem:
     def loss(self, theta: Floats) -> float:
         logits = theta[0] * self.x + theta[1:]
         if self.link.independent:
+            from scipy.special import log_expit
+
             losses = -(self.goal * log_expit(logits) + (1 - self.goal) * log_expit(-logits)).sum(axis=1)
         else:
             losses = -(self.goal * log_softmax(logits)).sum(axis=1)

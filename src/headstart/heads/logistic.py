@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from scipy.linalg import eigh
-from scipy.optimize import minimize
 
 from headstart.data.split import folds
 from headstart.errors import ParameterError
@@ -204,6 +203,8 @@ class LogisticProblem:
         penalty[-1] = BIAS_PENALTY
         scale = 1 / np.sqrt(self._confidence * self._squares + penalty)
         penalty *= scale**2
+
+        from scipy.optimize import minimize
 
         def objective(flat: Matrix) -> tuple[float, Matrix]:
             theta = flat.reshape(self.coefficients.shape).astype(np.float32)
