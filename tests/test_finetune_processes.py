@@ -19,6 +19,7 @@ import torch
 
 from fine_tuner import NAME, train
 from headstart.backbones import Backbone, load_backbone
+from headstart.training.job import Processes
 
 TUNER = Path(__file__).with_name("fine_tuner.py")
 
@@ -84,3 +85,15 @@ def test_two_processes_come_to_the_weights_of_one(small: Backbone, cache: Path, 
             np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=2e-6, err_msg=f"{training}: {name}")
         second = arrays(tmp_path / f"{training}1.npz")
         assert all(np.array_equal(second[name], value) for name, value in found.items())  # every process has the same
+
+
+def test_a_process_that_ended_interrupts_those_that_wait_for_it() -> None:
+    """Which of them ends first at Ctrl-C is chance; none may call the others' end a bug."""
+    closed = RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:40718")
+    for processes, error, raised in [
+        (Processes(0, 2), closed, KeyboardInterrupt),
+        (Processes(), closed, RuntimeError),
+        (Processes(0, 2), RuntimeError("shapes differ"), RuntimeError),
+    ]:
+        with pytest.raises(raised), processes.ending_together():
+            raise error

@@ -184,7 +184,7 @@ def test_records_of_earlier_versions_are_read() -> None:
         "test": None, "weights": None, "plan": None, "fine_tuning": {**FineTuning(lr=0.001).to_dict()},
     }  # fmt: skip
     assert FitSettings.from_dict(protocol_1) == FitSettings(head="centroid", seed=3, fine_tuning=FineTuning(lr=0.001))
-    with pytest.raises(ParameterError, match=r"There is no setting 'sede'\. Did you mean seed.*\? Allowed: "):
+    with pytest.raises(ParameterError, match=r"FitSettings has no setting 'sede'\. Did you mean seed.*\? Allowed: "):
         FitSettings.from_dict({"sede": 3})
 
 

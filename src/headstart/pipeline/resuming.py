@@ -76,7 +76,8 @@ def resumable_or_removed(resumable: Resumable, *, command: str) -> Iterator[None
         return
     done = False
     try:
-        yield
+        with resumable.processes.ending_together():
+            yield
         done = True
     except KeyboardInterrupt:
         done = not (folder.has_checkpoint or folder.activations.exists())

@@ -146,7 +146,7 @@ class Settings:
         known, defaults = options(cls), {one.name: one.default for one in fields(cls)}  # type: ignore[arg-type]
         for name, value in values.items():
             if name not in known:
-                raise ParameterError(f"There is no setting {name!r}.{nearest(name, known)} Allowed: {', '.join(known)}.")
+                raise ParameterError(f"{cls.__name__} has no setting {name!r}.{nearest(name, known)} Allowed: {', '.join(known)}.")
             of = known[name]
             if value is not None or (defaults[name] is not None and not of.optional):
                 require(of.limit, **{name: value})

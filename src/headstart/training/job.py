@@ -109,6 +109,16 @@ class Processes:
             if not self.local_rank:
                 self.barrier()
 
+    @contextmanager
+    def ending_together(self) -> Iterator[None]:
+        """A process that ended, by Ctrl-C as a rule, is an interruption for those that wait for it."""
+        try:
+            yield
+        except RuntimeError as error:
+            if self.size > 1 and " peer" in str(error):  # of Gloo: the connection to a peer was closed or reset
+                raise KeyboardInterrupt from None
+            raise
+
     def sum(self, tensor: Any) -> Any:
         """The sum of the tensor over all processes, in place."""
         if self.size > 1:
