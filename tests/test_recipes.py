@@ -118,7 +118,7 @@ def test_a_file_of_ones_own() -> None:
     assert recipe.settings() == FitSettings(head="ridge", seed=3)
     assert recipe.settings(True) == FitSettings(class_weight="balanced")
     assert recipe.settings(True, weights="random", seed=1) == FitSettings(class_weight="balanced", weights="random", seed=1)
-    with pytest.raises(ParameterError, match=r"There is no setting 'sead'\. Did you mean seed"):
+    with pytest.raises(ParameterError, match=r"FitSettings has no setting 'sead'\. Did you mean seed"):
         recipe.settings(sead=1)
     written(MINE + "[fast]\n")
     assert read_recipe("mine.toml").settings() == FitSettings()
@@ -141,14 +141,14 @@ def test_fine_tuning_of_a_file() -> None:
         (MINE + "fast = 1", "fast must be a table, written [fast], got 1."),
         (MINE + "data = 3\n[fast]\n", "data must be text, got 3."),
         (MINE + "tittle = 'x'\n[fast]\n", "There is no entry 'tittle'. Did you mean title?"),
-        (MINE + "[fast]\nbackbon = 'x'\n", "[fast] There is no setting 'backbon'. Did you mean backbone"),
+        (MINE + "[fast]\nbackbon = 'x'\n", "[fast] FitSettings has no setting 'backbon'. Did you mean backbone"),
         (MINE + "[fast]\nhead = 'logistics'\n", "[fast] head must be one of "),
         (MINE + "[fast]\nfolds = 'five'\n", "[fast] folds must be 0 (none) or a whole number of at least 2, got 'five'."),
         (MINE + "[fast]\nfolds = true\n", "[fast] folds must be 0 (none) or a whole number of at least 2, got True."),
         (MINE + "[fast]\ntest_share = 'x'\n", "[fast] test_share must be a number above 0 and below 1, got 'x'."),
         (MINE + "[fast]\ncolumns = 'x'\n", "[fast] columns must be a table of names of columns for path, label, split, group, got 'x'."),
         (MINE + "[exact]\nfine_tuning = 3\n", "exact.fine_tuning must be a table, written [exact.fine_tuning], got 3."),
-        (MINE + "[exact.fine_tuning]\nepoch = 3\n", "[exact.fine_tuning] There is no setting 'epoch'. Did you mean epochs"),
+        (MINE + "[exact.fine_tuning]\nepoch = 3\n", "[exact.fine_tuning] FineTuning has no setting 'epoch'. Did you mean epochs"),
         (MINE + "[exact.fine_tuning]\nepochs = 0\n", "[exact.fine_tuning] epochs must be a whole number of at least 1, got 0."),
         (MINE + "[exact.fine_tuning]\nlr = 'low'\n", "[exact.fine_tuning] lr must be a number above 0, got 'low'."),
         (
