@@ -38,7 +38,7 @@ def _column_vectors_are_told_about() -> Any:
         yield
 
 
-with warnings.catch_warnings():  # they have the interface without being of the class, whose import takes longer than a small fit
+with warnings.catch_warnings():  # they have the interface without being of the class, which takes long to import
     warnings.filterwarnings("ignore", "Estimator .* does not inherit")
     each_check = parametrize_with_checks(
         [

@@ -252,9 +252,10 @@ def open_session(
         import openvino as ov
 
         settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": available_cores()}
-        network = ov.Core().read_model(model)
+        core = ov.Core()
+        network = core.read_model(model)
         names = list(outputs) or [output.get_any_name() for output in network.outputs]  # once compiled, they have further names
-        compiled = ov.Core().compile_model(network, "CPU", settings)
+        compiled = core.compile_model(network, "CPU", settings)
         ports = {name: compiled.output(name) for name in names}
 
         def run(inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:

@@ -1,14 +1,14 @@
 """The base of heads and maps: a scikit-learn estimator that imports scikit-learn only where it is asked for.
 
-scikit-learn takes longer to import (it brings `scipy.stats`, and pandas where it is installed) than a fit from stored features takes. So
-the plain case, features as finite float32 arrays, does without; everything else goes through scikit-learn's own validation.
+Importing scikit-learn, which brings `scipy.stats`, and pandas where it is installed, was a third of a fit from stored features. So the
+plain case, features as finite float32 arrays, does without; everything else goes through scikit-learn's own validation.
 `parametrize_with_checks` holds the contract.
 """
 
 from __future__ import annotations
 
 import inspect
-from typing import Any, Self
+from typing import Any, Self, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,7 @@ class Estimator:
 
     @classmethod
     def _get_param_names(cls) -> list[str]:
-        return sorted(name for name in inspect.signature(cls).parameters)
+        return sorted(inspect.signature(cls).parameters)
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """The parameters of the constructor; with `deep` also those of estimators among them, as ``name__parameter``."""
@@ -81,10 +81,10 @@ class Estimator:
         Raises:
             ValueError: another shape or width, or values that are not finite.
         """
-        if _plain(X) and not hasattr(self, "feature_names_in_") and (reset or X.shape[1] == self.n_features_in_):  # type: ignore[union-attr]
+        if _plain(X) and not hasattr(self, "feature_names_in_") and (reset or X.shape[1] == self.n_features_in_):
             if reset:
-                self.n_features_in_ = X.shape[1]  # type: ignore[union-attr]
-            return X  # type: ignore[return-value]
+                self.n_features_in_ = X.shape[1]
+            return X
         from sklearn.utils.validation import validate_data
 
         found: npt.NDArray[np.float32] = validate_data(self, X, dtype=np.float32, reset=reset)
@@ -96,14 +96,14 @@ class Estimator:
         Raises:
             ValueError: also for targets of another length, or that are missing or not finite.
         """
-        if _plain(X) and isinstance(y, np.ndarray) and y.dtype.kind in "biuU" and len(y) == len(X):  # type: ignore[arg-type]
+        if _plain(X) and isinstance(y, np.ndarray) and y.dtype.kind in "biuU" and len(y) == len(X):
             return self.checked(X, reset=True), y
         from sklearn.utils.validation import validate_data
 
         return validate_data(self, X, y, dtype=np.float32, multi_output=True)  # type: ignore[no-any-return]
 
 
-def _plain(X: Any) -> bool:
+def _plain(X: Any) -> TypeGuard[npt.NDArray[np.float32]]:
     """Whether nothing needs validation: a float32 matrix of at least one row and column with finite values."""
     if type(X) is not np.ndarray or X.dtype != np.float32 or X.ndim != 2 or not X.size:
         return False

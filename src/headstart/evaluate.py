@@ -89,7 +89,7 @@ def evaluate_run(
         recorded = (
             "This use of them was recorded in the run."
             if record_use(run.path, use)
-            else ("This could not be recorded: the run is read-only.")
+            else "This could not be recorded: the run is read-only."
         )
         listener.say(f"{tested} of these images are the run's own test images. {recorded}")
     sentences, figures = run.task.reliability_of(evaluation, predictions, run.reliability)

@@ -77,7 +77,7 @@ def fit(
     if resume and out is not None:
         command = str(CheckpointFolder.beside(out).plan().get("command", ""))
     context = LearningContext(settings=settings, prepared=prepared, listener=listener, resumable=checkpoints)
-    with resumable_or_removed(checkpoints, command=_command_to_resume(data, out)):
+    with resumable_or_removed(checkpoints, command=_command_to_resume(data, out)), processes.ending_together():
         learned = task.fit(table, context)
         seconds |= learned.seconds
         result = _tested(task, learned, table, context, out=out, seconds=seconds)

@@ -76,8 +76,7 @@ def resumable_or_removed(resumable: Resumable, *, command: str) -> Iterator[None
         return
     done = False
     try:
-        with resumable.processes.ending_together():
-            yield
+        yield
         done = True
     except KeyboardInterrupt:
         done = not (folder.has_checkpoint or folder.activations.exists())

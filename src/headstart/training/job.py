@@ -115,7 +115,7 @@ class Processes:
         try:
             yield
         except RuntimeError as error:
-            if self.size > 1 and " peer" in str(error):  # of Gloo: the connection to a peer was closed or reset
+            if self.size > 1 and "by peer" in str(error):  # of Gloo: the connection to a peer was closed or reset
                 raise KeyboardInterrupt from None
             raise
 
