@@ -80,10 +80,16 @@ def test_the_builder_and_the_conversion_agree(tmp_path: Path, backbone: Backbone
     model = timm.create_model("tf_efficientnet_lite0")
     names = [name for name in model.state_dict() if not name.endswith("tracked")]
     values = [value for name, value in read_tensors(embedded_weights(backbone.record)).items() if not name.endswith("tracked")]
-    done = timm_models.convert(backbone.record, tensors=dict(zip(names, values, strict=True)))
+    network, _ = timm_models.build(backbone.record, tensors=dict(zip(names, values, strict=True)))
+    done = timm_models.convert_module(backbone.record, network)  # by the builder
     assert done.layers == backbone.layers
+    exported, any_size = timm_models.export_module(network, name="lite0", side=96)
+    assert any_size
+    assert done.any_size
     images = noise(2, 160, 128, 3)
-    assert relative(onnx_output(done.network, images), onnx_output(backbone.network, images), backbone.layers) < 1e-4
+    expected = onnx_output(backbone.network, images)
+    for file in (done.network, exported):
+        assert relative(onnx_output(file, images), expected, backbone.layers) < 1e-4
 
 
 # Every family ----------------------------------------------------------------------------------------------------------------------

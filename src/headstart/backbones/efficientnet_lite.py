@@ -50,6 +50,11 @@ def _round_channels(channels: float) -> int:
     return rounded + 8 if rounded < 0.9 * channels else rounded
 
 
+def variant_of(name: str) -> int:
+    """The variant of a backbone by its name."""
+    return int(name.removeprefix("tf_efficientnet_lite"))
+
+
 def stages(variant: int) -> tuple[Stage, ...]:
     """The seven stages of variant 0..4, scaled in width and depth."""
     width, depth = _SCALING[variant]

@@ -112,7 +112,7 @@ def _lite_tensors(record: BackboneRecord, path: Path) -> tuple[int, dict[str, Ar
     from headstart.backbones import efficientnet_lite
     from headstart.backbones.weight_files import read_tensors, unwrapped
 
-    variant = int(record.name.removeprefix("tf_efficientnet_lite"))
+    variant = efficientnet_lite.variant_of(record.name)
     return variant, unwrapped(read_tensors(path), chain(*efficientnet_lite.entry_names(variant)))
 
 

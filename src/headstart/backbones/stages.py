@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import count
 from typing import Any
@@ -152,9 +152,9 @@ def watched(model: nn.Module, *, before: Callable[..., None] | None = None, afte
 
 
 class _Trace:
-    """One forward pass: when each module began and ended, and how much had been computed by then."""
+    """One forward pass: when each module began and ended, and, if `counted`, how much had been computed by then."""
 
-    def __init__(self, model: nn.Module, run: Callable[[], Any]) -> None:
+    def __init__(self, model: nn.Module, run: Callable[[], Any], *, counted: bool = True) -> None:
         from torch.utils.flop_counter import FlopCounterMode
 
         self.began: dict[str, int] = {}
@@ -164,7 +164,7 @@ class _Trace:
 
         def begins(name: str, *_: Any) -> None:
             if name not in self.began:
-                self.began[name], self.flops[name] = next(clock), int(counter.get_total_flops())
+                self.began[name], self.flops[name] = next(clock), int(counter.get_total_flops()) if counted else 0
 
         def ends(name: str, *_: Any) -> None:
             self.ended[name] = next(clock)
@@ -173,7 +173,8 @@ class _Trace:
         for parameter in learned:
             parameter.requires_grad_(False)  # otherwise the counter follows gradients, and fails on parameters passed to a module
         try:
-            with FlopCounterMode(display=False) as counter, torch.no_grad(), watched(model, before=begins, after=ends):
+            counter = FlopCounterMode(display=False)  # takes four times as long as the pass itself
+            with counter if counted else nullcontext(), torch.no_grad(), watched(model, before=begins, after=ends):
                 run()
         finally:
             for parameter in learned:
@@ -309,7 +310,7 @@ class Tail(nn.Module):  # type: ignore[misc]
         self.eval()
 
     def _skip_before(self, entry: str, side: int) -> None:
-        trace = _Trace(self.model, lambda: self.network(_noise_for(self.network, side)))
+        trace = _Trace(self.model, lambda: self.network(_noise_for(self.network, side)), counted=False)
         moment = trace.began[entry]
 
         def walk(module: nn.Module, prefix: str) -> None:
