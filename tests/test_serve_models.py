@@ -154,11 +154,11 @@ def test_requests_under_way_keep_the_old_one(folder: Path) -> None:
         with models.use() as new:
             assert new is not old
     for _ in range(100):  # its thread ends after the last who used it
-        if not old.queue._thread.is_alive():
+        if not old.queue._started().is_alive():
             break
         time.sleep(0.05)
-    assert not old.queue._thread.is_alive()
-    assert new.queue._thread.is_alive()
+    assert not old.queue._started().is_alive()
+    assert new.queue._started().is_alive()
     models.close()
 
 

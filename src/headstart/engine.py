@@ -4,20 +4,26 @@ A network is an ONNX file that takes uint8 images (N, H, W, 3) and normalises in
 streams as there are cores: that is faster than batches here (the activations stay in the cache), and it makes the result of an image
 independent of its neighbours, bit for bit. OpenVINO is used where it can be imported, else ONNX Runtime; PyTorch is for GPUs. All give the
 same numbers to about 1e-5, so features computed by one may be used with another.
+
+Every engine has threads, and a process that is forked has none of its parent's: whatever waits for them would wait for ever. So an engine
+opens its network again in a child (see `OfProcess`).
 """
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import logging
 import os
+import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +34,7 @@ ENGINES = ("auto", "openvino", "onnxruntime", "torch")
 Outputs = tuple[npt.NDArray[np.float32], ...]
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
+_Session = Callable[[Mapping[str, npt.NDArray[Any]]], dict[str, npt.NDArray[Any]]]
 _log = logging.getLogger(__name__)
 
 
@@ -82,17 +89,61 @@ def open_engine(network: Path, *, kind: str = "auto", outputs: Sequence[str] = (
         kind = "openvino" if importlib.util.find_spec("openvino") else "onnxruntime"
     if importlib.util.find_spec(kind) is None:
         raise MissingExtraError(f"The engine {kind!r}", extra=kind)
+    return _opened(kind, network, _version(network), tuple(outputs), size)
+
+
+def _version(network: Path) -> tuple[int, ...]:
     try:
         status = network.stat()
     except OSError as error:
         raise BackboneError(f"{network}: cannot be opened ({error.strerror}).") from None
-    return _opened(kind, network, (status.st_mtime_ns, status.st_size, status.st_ino), tuple(outputs), size)
+    return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 @lru_cache(maxsize=4)
 def _opened(kind: str, network: Path, version: tuple[int, ...], outputs: tuple[str, ...], size: int) -> Engine:
     """Open an engine, or return it from the cache: opening costs 0.3 s, and cross-validation requests the same one repeatedly."""
-    return OpenVinoEngine(network, outputs=outputs, size=size) if kind == "openvino" else OnnxRuntimeEngine(network, outputs=outputs)
+
+    def same() -> Path:
+        if _version(network) != version:
+            raise BackboneError(f"{network}: has changed since the process was forked that had opened it. Load the run again.")
+        return network
+
+    return OpenVinoEngine(same, outputs=outputs, size=size) if kind == "openvino" else OnnxRuntimeEngine(same, outputs=outputs)
+
+
+class OfProcess(Generic[_Item]):
+    """Something opened that has threads: in a forked child, which has none of them, it is opened again when it is next needed.
+
+    What the parent opened is never destroyed there: its destructor would wait for the threads.
+    """
+
+    forked: ClassVar[bool] = False
+    _held: ClassVar[weakref.WeakSet[OfProcess[Any]]] = weakref.WeakSet()
+
+    def __init__(self, opened: Callable[[], _Item]) -> None:
+        self._open, self._lock = opened, threading.Lock()
+        self._found: _Item | None = opened()
+        self._held.add(self)
+
+    def __call__(self) -> _Item:
+        """What was opened, in this process."""
+        with self._lock:
+            if self._found is None:
+                self._found = self._open()
+            return self._found
+
+    @classmethod
+    def in_child(cls) -> None:
+        """After a fork, in the child."""
+        cls.forked = True
+        for one in list(cls._held):
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(one._found))
+            one._found, one._lock = None, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=OfProcess.in_child)
 
 
 def check_image(image: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
@@ -128,10 +179,13 @@ class OpenVinoEngine:
 
     name = "openvino"
 
-    def __init__(self, network: Path, *, outputs: tuple[str, ...], size: int) -> None:
+    def __init__(self, network: Callable[[], Path], *, outputs: tuple[str, ...], size: int) -> None:
+        self._opened = OfProcess(lambda: self._open(network(), outputs, size))
+
+    @staticmethod
+    def _open(network: Path, outputs: tuple[str, ...], size: int) -> dict[str, Any]:
         import openvino as ov
 
-        self._ov = ov
         settings: dict[str, Any] = {
             "PERFORMANCE_HINT": "THROUGHPUT",
             # The default on recent processors is bfloat16, which is off by several per cent.
@@ -143,26 +197,26 @@ class OpenVinoEngine:
         try:
             model = core.read_model(network)
             model.reshape({model.inputs[0]: [1, size, size, 3]})
-            self._compiled = core.compile_model(model, "CPU", settings)
-            self._indices = [self._compiled.outputs.index(self._compiled.output(name)) for name in outputs]
+            compiled = core.compile_model(model, "CPU", settings)
+            indices = [compiled.outputs.index(compiled.output(name)) for name in outputs]
         except RuntimeError as error:
             raise BackboneError(f"{network}: OpenVINO cannot load this network ({str(error).splitlines()[-1][:200]}).") from None
+        _log.debug("%s: OpenVINO %s, %d threads", network, ov.__version__, available_cores())
         # The thread that runs the last callback may still hold references when wait_all() returns. Were they the last ones, it would
         # destroy the queue, join itself and abort the process. So the engine keeps its last queue, and open_engine caches engines.
-        self._last_queue: Any = None
-        _log.debug("%s: OpenVINO %s, %d threads", network, ov.__version__, available_cores())
+        return {"queue": lambda: ov.AsyncInferQueue(compiled, available_cores() + 2), "indices": indices, "last queue": None}
 
     def run(self, images: Iterable[npt.NDArray[np.uint8]]) -> Iterator[Outputs]:
         """Yield the outputs of each image, in order (see `Engine`)."""
         done: dict[int, Outputs] = {}
-        indices = self._indices
+        opened = self._opened()
+        indices = opened["indices"]
 
-        def store(request: Any, index: int) -> None:  # refers to nothing of OpenVINO's: see _last_queue
+        def store(request: Any, index: int) -> None:  # refers to nothing of OpenVINO's: see "last queue"
             done[index] = tuple(request.get_output_tensor(output).data[0].copy() for output in indices)
 
-        queue = self._ov.AsyncInferQueue(self._compiled, available_cores() + 2)
+        opened["last queue"] = queue = opened["queue"]()
         queue.set_callback(store)
-        self._last_queue = queue
         following = 0
         try:
             for index, image in enumerate(images):
@@ -182,21 +236,24 @@ class OnnxRuntimeEngine:
 
     name = "onnxruntime"
 
-    def __init__(self, network: Path, *, outputs: tuple[str, ...]) -> None:
+    def __init__(self, network: Callable[[], Path], *, outputs: tuple[str, ...]) -> None:
+        self._session, self._outputs = OfProcess(lambda: self._open(network())), list(outputs)
+        self._input = self._session().get_inputs()[0].name
+
+    @staticmethod
+    def _open(network: Path) -> Any:
         import onnxruntime as ort
 
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1  # parallel over images instead: no synchronisation inside a layer
         options.log_severity_level = 3
         try:
-            self._session = ort.InferenceSession(str(network), options, providers=["CPUExecutionProvider"])
+            return ort.InferenceSession(str(network), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's own exception types are not exported
             raise BackboneError(f"{network}: ONNX Runtime cannot load this network ({str(error).splitlines()[0][:200]}).") from None
-        self._input = self._session.get_inputs()[0].name
-        self._outputs = list(outputs)
 
     def _one(self, image: npt.NDArray[np.uint8]) -> Outputs:
-        values = self._session.run(self._outputs, {self._input: check_image(image)})
+        values = self._session().run(self._outputs, {self._input: check_image(image)})
         return tuple(value[0] for value in values)
 
     def run(self, images: Iterable[npt.NDArray[np.uint8]]) -> Iterator[Outputs]:
@@ -216,9 +273,7 @@ class TorchEngine:
     name = "torch"
 
     def __init__(self, network: Any, *, device: str | None = None, batch: int = 64) -> None:
-        import torch
-
-        self._torch = torch
+        torch = torch_of_process()
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._network = network.eval().to(self._device, memory_format=torch.channels_last)
         self._batch = batch
@@ -231,7 +286,7 @@ class TorchEngine:
                 yield (row,)
 
     def _features(self, batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        torch = self._torch
+        torch = torch_of_process(self._device)
         pixels = torch.from_numpy(batch)
         if self._device.type == "cuda":
             pixels = pixels.pin_memory()
@@ -241,33 +296,55 @@ class TorchEngine:
         return found
 
 
-def open_session(
-    model: Path | bytes, *, kind: str, outputs: Sequence[str] = ()
-) -> Callable[[Mapping[str, npt.NDArray[Any]]], dict[str, npt.NDArray[Any]]]:
+def torch_of_process(device: Any = None) -> Any:
+    """PyTorch, to be used on `device`. In a forked child it has one thread, since those of the parent's OpenMP are missing there.
+
+    Raises ParameterError where the parent has used a GPU, which the child cannot.
+    """
+    import torch
+
+    if OfProcess.forked and torch.get_num_threads() > 1:
+        torch.set_num_threads(1)
+    if OfProcess.forked and device is not None and device.type == "cuda" and torch.cuda._is_in_bad_fork():
+        raise ParameterError(
+            "This process was forked from one that has used the GPU, and PyTorch cannot use it in both. Start it with "
+            "multiprocessing.get_context('spawn'), or load the model in the child alone."
+        )
+    return torch
+
+
+def open_session(model: Path | bytes, *, kind: str, outputs: Sequence[str] = ()) -> _Session:
     """Open an ONNX model, a file or its bytes (with OpenVINO also its own format), to run it on named inputs of any shapes, on all cores.
 
     Returns what computes `outputs` (by default all) by name. Errors are those of the engine.
     """
-    if kind == "openvino":
-        import openvino as ov
+    session = OfProcess(lambda: (_openvino_session if kind == "openvino" else _onnxruntime_session)(model, list(outputs)))
+    return lambda inputs: session()(inputs)
 
-        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": available_cores()}
-        core = ov.Core()
-        network = core.read_model(model)
-        names = list(outputs) or [output.get_any_name() for output in network.outputs]  # once compiled, they have further names
-        compiled = core.compile_model(network, "CPU", settings)
-        ports = {name: compiled.output(name) for name in names}
 
-        def run(inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
-            found = compiled(dict(inputs))
-            return {name: found[port] for name, port in ports.items()}
+def _openvino_session(model: Path | bytes, outputs: list[str]) -> _Session:
+    import openvino as ov
 
-        return run
+    settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": available_cores()}
+    core = ov.Core()
+    network = core.read_model(model)
+    names = outputs or [output.get_any_name() for output in network.outputs]  # once compiled, they have further names
+    compiled = core.compile_model(network, "CPU", settings)
+    ports = {name: compiled.output(name) for name in names}
+
+    def run(inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+        found = compiled(dict(inputs))
+        return {name: found[port] for name, port in ports.items()}
+
+    return run
+
+
+def _onnxruntime_session(model: Path | bytes, outputs: list[str]) -> _Session:
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = available_cores()
     options.log_severity_level = 3
     session = ort.InferenceSession(model if isinstance(model, bytes) else str(model), options, providers=["CPUExecutionProvider"])
-    names = list(outputs) or [output.name for output in session.get_outputs()]
+    names = outputs or [output.name for output in session.get_outputs()]
     return lambda inputs: dict(zip(names, session.run(names, dict(inputs)), strict=True))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from headstart.engine import open_engine, open_session
+from headstart.engine import Engine, OfProcess, open_engine, open_session
 from headstart.errors import BackboneError
 
 if TYPE_CHECKING:
@@ -132,18 +132,21 @@ class PooledNetwork:
         self._graph, self._poolings, self._cells = graph, tuple(poolings), cells
         self._shapes: list[tuple[int, ...]] = []
         self._rest: Callable[[Mapping[str, Floats]], Floats] | None = None
-        names = [name for pooling in poolings for name in (pooling.map, pooling.pooled)]
+        self._engine = OfProcess(lambda: self._open(engine, size))
+
+    def _open(self, kind: str, size: int) -> Engine:
+        names = [name for pooling in self._poolings for name in (pooling.map, pooling.pooled)]
         with tempfile.TemporaryDirectory(prefix="headstart-explain-", ignore_cleanup_errors=True) as folder:
             network = Path(folder) / "maps.onnx"
-            network.write_bytes(graph.with_outputs(list(dict.fromkeys(names))))
-            self._engine = open_engine(network, kind=engine, outputs=names, size=size)
+            network.write_bytes(self._graph.with_outputs(list(dict.fromkeys(names))))
+            return open_engine(network, kind=kind, outputs=names, size=size)
 
     def maps(self, images: Iterable[Pixels]) -> Iterator[list[Floats]]:
         """Yield for each image (H, W, 3), for each pooling, its map as float32 (cells * cells, C), whose mean is the pooled value.
 
         Raises UnknownMapError where a map has no square grid of positions, or its mean is not the pooled value.
         """
-        for outputs in self._engine.run(images):
+        for outputs in self._engine().run(images):
             maps, pooled = outputs[::2], outputs[1::2]
             self._shapes = [value.shape for value in pooled]
             yield [_on_grid(*values, self._cells) for values in zip(maps, pooled, self._poolings, strict=True)]
@@ -161,7 +164,7 @@ class PooledNetwork:
     def _after(self, inputs: Mapping[str, tuple[int | str, ...]]) -> Callable[[Mapping[str, Floats]], Floats]:
         used = self._graph.sources(LOGITS, stop=inputs)[1]  # a head need not use all stages
         model = self._graph.part(LOGITS, inputs={name: shape for name, shape in inputs.items() if name in used})
-        session = open_session(model, kind=self._engine.name, outputs=(LOGITS,))
+        session = open_session(model, kind=self._engine().name, outputs=(LOGITS,))
         return lambda values: session({name: values[name] for name in used})[LOGITS]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 import warnings
@@ -119,7 +120,7 @@ def prepare(settings: ExtractorSettings, *, announce: Say | None = None, warn: S
     scratch = Path(tempfile.mkdtemp(prefix="headstart-"))
     with _removed_after_failure(scratch):
         prepared = Prepared(settings, load(scratch), None)
-    weakref.finalize(prepared, shutil.rmtree, scratch, ignore_errors=True)
+    _removed_with(prepared, scratch)
     return prepared
 
 
@@ -137,7 +138,7 @@ def trained(settings: ExtractorSettings, backbone: Backbone, preprocessing: Prep
     Its features are not stored: no other run will ever ask for them.
     """
     made = Prepared(settings, BackboneExtractor(backbone, preprocessing=preprocessing, engine=settings.engine), None)
-    weakref.finalize(made, shutil.rmtree, folder, ignore_errors=True)
+    _removed_with(made, folder)
     return made
 
 
@@ -150,6 +151,16 @@ def trained_folder() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix=_TRAINED))
     with _removed_after_failure(folder):
         yield folder
+
+
+def _removed_with(owner: Prepared, folder: Path) -> None:
+    """Remove a folder when its owner goes, in this process: a forked child goes with a copy of the owner, and the folder stays."""
+    weakref.finalize(owner, _remove_in, os.getpid(), folder)
+
+
+def _remove_in(process: int, folder: Path) -> None:
+    if os.getpid() == process:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

@@ -56,6 +56,10 @@ class Run:
         what = f"{len(self.classes)} classes" if self.classes else self.manifest.task
         return f"<Run {self.path}: {what}, {self.manifest.backbone.name}>"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For another process: the path of the run, which is opened there and must be the same run still."""
+        return _opened_again, (self.path.absolute(), self.engine_kind, self.manifest.digest)
+
     def with_engine(self, engine: str) -> Run:
         """The same run in another engine."""
         return Run(self.path, self.manifest, engine=engine)
@@ -318,6 +322,13 @@ def load(path: str | Path, *, engine: str = "auto", without_pages: bool = False)
     if _names_a_file(path / MODEL):
         raise RunError(f"{path / MODEL}: keeps its weights in another file, which may be any file of this machine. Do not use this run.")
     return Run(path, manifest, engine=engine)
+
+
+def _opened_again(path: Path, engine: str, digest: str) -> Run:
+    run = load(path, engine=engine)
+    if run.manifest.digest != digest:
+        raise RunError(f"{path}: is another run than the one that was sent to this process. Load it here: headstart.load({str(path)!r}).")
+    return run
 
 
 def _names_a_file(model: Path) -> bool:

@@ -24,7 +24,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from headstart.engine import Engine, Outputs, available_cores
+from headstart.engine import Engine, OfProcess, Outputs, available_cores
 from headstart.modalities.image import quiet_decoding
 
 Pixels = npt.NDArray[np.uint8]
@@ -40,11 +40,12 @@ class WorkerThreads:
     """The threads of a service that decode, compute and explain. A context manager, which also keeps decoders from printing."""
 
     def __init__(self) -> None:
-        counts = {"decode": max(2, available_cores()), "decode-large": 1, "compute": 1, "explain": 1}
-        self._pools = {name: ThreadPoolExecutor(count, thread_name_prefix=f"headstart-{name}") for name, count in counts.items()}
+        self._pools: dict[str, ThreadPoolExecutor] = {}
         self._quiet = ExitStack()
 
     def __enter__(self) -> WorkerThreads:
+        counts = {"decode": max(2, available_cores()), "decode-large": 1, "compute": 1, "explain": 1}
+        self._pools = {name: ThreadPoolExecutor(count, thread_name_prefix=f"headstart-{name}") for name, count in counts.items()}
         self._quiet.enter_context(quiet_decoding())
         return self
 
@@ -78,15 +79,19 @@ class BatchingQueue:
 
     def __init__(self, engine: Engine, *, on_batch: Callable[[int], None] = lambda count: None) -> None:
         self._engine, self._on_batch = engine, on_batch
+        self._started = OfProcess(self._start)  # workers that are forked from a process with the model have no thread of it
+
+    def _start(self) -> threading.Thread:
         self._queue: SimpleQueue[_Item | None] = SimpleQueue()
-        self._closed = False
-        self._lock = threading.Lock()
-        self._thread = threading.Thread(target=self._work, name="headstart-engine", daemon=True)
-        self._thread.start()
+        self._closed, self._lock = False, threading.Lock()
+        thread = threading.Thread(target=self._work, name="headstart-engine", daemon=True)
+        thread.start()
+        return thread
 
     def submit(self, pixels: Pixels) -> Future[Outputs]:
         """Queue one preprocessed image, uint8 (size, size, 3), for the outputs of the network; RuntimeError after `close`."""
         future: Future[Outputs] = Future()
+        self._started()
         with self._lock:
             if self._closed:
                 raise RuntimeError("closed")
@@ -95,11 +100,12 @@ class BatchingQueue:
 
     def close(self) -> None:
         """Finish the images in the queue, and end the thread."""
+        thread = self._started()
         with self._lock:
             if not self._closed:
                 self._closed = True
                 self._queue.put(None)
-        self._thread.join()
+        thread.join()
 
     def _work(self) -> None:
         while (item := self._queue.get()) is not None:

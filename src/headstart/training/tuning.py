@@ -16,6 +16,7 @@ import torch
 from headstart.backbones import Backbone, timm_models
 from headstart.backbones.loading import NetworkCache
 from headstart.backbones.records import Stage
+from headstart.engine import torch_of_process
 from headstart.errors import HeadstartError, Interrupted
 from headstart.modalities.image import Preprocessing
 from headstart.settings import FineTuning
@@ -52,6 +53,7 @@ def fine_tune(job: TrainingJob, start: Pretrained, *, cache: Path) -> FineTuned:
     where checkpoints cannot be written or read; and Interrupted at Ctrl-C, when the state has been saved.
     """
     timm_models.require("Fine-tuning")
+    torch_of_process()
     plan = job.plan
     if plan.logger == "tensorboard":
         require_tensorboard()
