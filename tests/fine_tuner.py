@@ -1,16 +1,10 @@
-"""A process that fine-tunes a small network; the tests kill it, and start two of it that train together.
-
-python fine_tuner.py CACHE FOLDER TRAININGS [KILLS]: TRAININGS is a JSON object of changes of the plan by name; what comes of each is
-written to FOLDER/NAME.npz, and NAME1.npz by a second process. KILLS are numbers of steps, as 3,5: after so many the first training is
-killed, and then resumed.
-"""
+"""What a process does that fine-tunes a small network; the tests kill it, and start two of it that train together."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -28,7 +22,7 @@ from headstart.training.job import Pretrained, Processes, TrainingJob
 from headstart.training.labels import LabelTraining, make_loss
 from headstart.training.tuning import fine_tune
 
-NAME = "mobilenetv3_small_050"
+NAME = "test_efficientnet"
 
 
 class Steps(Listener):
@@ -92,11 +86,17 @@ def killed_after(steps: int, *arguments: Any) -> None:
     os.close(read)
 
 
-if __name__ == "__main__":
-    cache, folder, trainings = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
+def main(cache: Path, folder: Path, trainings: Mapping[str, dict[str, Any]], kills: Sequence[int] = ()) -> None:
+    """Train by changes of the plan; what comes of each is written to FOLDER/NAME.npz, and NAME1.npz by a second process.
+
+    After `kills` steps the first training is killed, and then resumed.
+    """
+    import torch
+
+    torch.set_num_threads(1)
     first = next(iter(trainings))
-    for count in sys.argv[4].split(",") if len(sys.argv) > 4 else ():
-        killed_after(int(count), cache, folder / first, trainings[first])
+    for count in kills:
+        killed_after(count, cache, folder / first, trainings[first])
     for name, changes in trainings.items():
         train(cache, folder / name, changes)
     Processes.from_environment().leave()

@@ -1,4 +1,4 @@
-"""Commands of Headstart in processes of their own that need no imports: they are forked from one that has imported everything.
+"""Commands of Headstart, and functions, in processes of their own that need no imports: they are forked from one that has them all.
 
 A start of Headstart with PyTorch and timm takes seconds of processor time. What a start itself does is tested in `test_cli_process`.
 """
@@ -87,11 +87,37 @@ class Command:
 
 def together(processes: int, *arguments: str | Path) -> list[Command]:
     """Commands that train together, as torchrun starts them."""
+    return [Command(*arguments, environment=dict(variables)) for variables in _ranks(processes)]
+
+
+def called(function: Callable[..., None], *arguments: object, processes: int = 1) -> None:
+    """Call a function in another process, or in some that train together, as torchrun starts them, and wait for the end."""
+    each = _ranks(processes) if processes > 1 else [{}]
+    started = [_CONTEXT.Process(target=_called, args=(variables, function, arguments)) for variables in each]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join(300)
+    for process in started:
+        process.kill()
+    assert [process.exitcode for process in started] == [0] * len(started)
+
+
+def _ranks(processes: int) -> list[dict[str, str]]:
+    """The variables that torchrun sets for each process."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     shared = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    return [Command(*arguments, environment={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(processes)]
+    return [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
+
+
+def _called(variables: dict[str, str], function: Callable[..., None], arguments: Sequence[object]) -> None:
+    """In the process."""
+    for name in _VARIABLES:
+        os.environ.pop(name, None)
+    os.environ.update(variables)
+    function(*arguments)
 
 
 def _headstart(arguments: Sequence[str], folder: str, streams: Sequence[str], variables: dict[str, str | None], largest_file: int) -> None:

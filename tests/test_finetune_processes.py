@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +13,15 @@ pytest.importorskip("timm", reason="needs headstart[torch]")
 
 import torch
 
-from fine_tuner import NAME, train
+import forked
+from fine_tuner import NAME, main, train
 from headstart.backbones import Backbone, load_backbone
 from headstart.training.job import Processes
-
-TUNER = Path(__file__).with_name("fine_tuner.py")
 
 
 @pytest.fixture(scope="module")
 def small(cache: Path) -> Backbone:
     return load_backbone(NAME, cache=cache, weights="random", announce=lambda message: None)
-
-
-def run(cache: Path, folder: Path, trainings: dict[str, Any], *more: str, processes: int = 1) -> None:
-    """See `fine_tuner`."""
-    environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-    together = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--standalone"] if processes > 1 else []
-    command = [sys.executable, *together, str(TUNER), str(cache), str(folder), json.dumps(trainings), *more]
-    subprocess.run(command, env={**environment, "OMP_NUM_THREADS": "1"}, check=True, timeout=300)
 
 
 def arrays(path: Path) -> dict[str, np.ndarray]:
@@ -43,10 +30,10 @@ def arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def test_killed_at_random_moments_and_resumed(small: Backbone, cache: Path, tmp_path: Path) -> None:
-    changes = {"augment": "flip=0.5,crop=0.7,mixup=0.2", "views": 2, "dropout": 0.2, "epochs": 5, "unfreeze": "gradual", "average": 2}
+    changes = {"augment": "flip=0.5,crop=0.7,mixup=0.2", "views": 2, "dropout": 0.2, "epochs": 4, "unfreeze": "gradual", "average": 2}
     generator = random.Random()
-    kills = ",".join(str(generator.randint(1, 3 * left)) for left in (3, 1))  # of three steps an epoch
-    run(cache, tmp_path, {"killed": changes, "undisturbed": changes}, kills)
+    kills = [generator.randint(1, 3 * left) for left in (2, 1)]  # of three steps an epoch
+    forked.called(main, cache, tmp_path, {"killed": changes, "undisturbed": changes}, kills)
     found, expected = arrays(tmp_path / "killed.npz"), arrays(tmp_path / "undisturbed.npz")
     assert found.keys() == expected.keys()
     for name, value in expected.items():
@@ -70,7 +57,7 @@ TOGETHER: dict[str, dict[str, Any]] = {
 def test_two_processes_come_to_the_weights_of_one(small: Backbone, cache: Path, tmp_path: Path) -> None:
     """21 images in batches of 9, the last of 3; or of 10, the last of one, so that one process has none of it. Classes have weights."""
     trainings = {name: {"batch_size": 10, "dropout": 0.3, "optimizer": "sgd", "lr": 0.02, **changes} for name, changes in TOGETHER.items()}
-    run(cache, tmp_path, trainings, processes=2)
+    forked.called(main, cache, tmp_path, trainings, processes=2)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
