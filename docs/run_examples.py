@@ -223,6 +223,7 @@ def _run_python(page: Path, block: Block, names: dict[str, Any], folder: Path) -
     printed = io.StringIO()
     before = Path.cwd()
     os.chdir(folder)
+    sys.path.insert(0, str(folder))  # as of a program there
     try:
         code = compile("\n" * block.first + "\n".join(block.lines), str(page), "exec")
         with contextlib.redirect_stdout(printed):
@@ -231,6 +232,7 @@ def _run_python(page: Path, block: Block, names: dict[str, Any], folder: Path) -
         ran.failed = f"{type(error).__name__}: {error}"
     finally:
         os.chdir(before)
+        sys.path.remove(str(folder))
     ran.printed = tidied(printed.getvalue(), folder)
     return ran
 

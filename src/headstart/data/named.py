@@ -100,6 +100,10 @@ def torchvision_samples(data: Any, folder: Path) -> tuple[Images, list[int]]:
         if pixels.ndim == 4 and pixels.shape[1] == 3 and pixels.shape[3] != 3:
             pixels = np.moveaxis(pixels, 1, -1)
         return image_array(pixels), [int(label) for label in labels]
+    from PIL import Image
+
+    from headstart.modalities.image.rgb import upright_rgb
+
     saved, numbers = [], []
     create_folder(folder)
     for i in range(len(data)):
@@ -107,7 +111,7 @@ def torchvision_samples(data: Any, folder: Path) -> tuple[Images, list[int]]:
         path = folder / f"{i:06d}.png"
         if not path.exists():
             with replacing(path, durable=False, shared=True) as partial:
-                image.convert("RGB").save(partial, format="PNG")
+                Image.fromarray(upright_rgb(image)).save(partial, format="PNG")
         saved.append(path)
         numbers.append(int(label))
     return tuple(saved), numbers

@@ -1,8 +1,8 @@
 """Whether an exported file gives the same outputs as its run: parity in float32, the accuracy gate in int8, and the images for both.
 
-The images are the run's own, found by name, confirmed by digest and decoded one at a time. Run and file are given the same decoded arrays.
-From a file, `Preprocessing` decodes a large JPEG at a reduced scale; an exported model is given all pixels, decoded by whoever uses it. The
-difference that this makes is measured as well: see `Parity.from_files`.
+The images are the run's own, found by name, confirmed by digest and decoded one at a time, as the programs of `--snippet` decode them. Run
+and file are given the same arrays. From a file, `Preprocessing` decodes a large JPEG at a reduced scale; an exported model is given all
+pixels, decoded by whoever uses it. The difference that this makes is measured as well: see `Parity.from_files`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from headstart.errors import DataError, ImageError, ParameterError
 from headstart.export.formats import Outputs
 from headstart.export.onnx_file import NOVELTY
 from headstart.metrics.link import Link, link_of
-from headstart.modalities.image import image_digest, read_image, source_bytes
+from headstart.modalities.image import Levels, image_digest, read_image, source_bytes
 from headstart.run import Run
 
 TOLERANCE = 1e-3  # by more, no probability of a file may differ from that of the run in the same engine; of a number, as a share
@@ -34,18 +34,24 @@ AGREEMENT = 0.98  # share of images that must keep their label in int8, whatever
 class Sample(Sequence[npt.NDArray[np.uint8]]):
     """Images of one part of a run, ``train`` or ``test``; `targets` are int64 (n,), or bool (n, k) for several labels an image.
 
-    They are decoded at full size each time they are accessed: a few hundred photographs would not fit into memory.
+    They are decoded at full size, as the programs of `headstart.export.snippets` do, each time they are accessed: a few hundred photographs
+    would not fit into memory.
     """
 
     part: str
     paths: Sequence[Path]
     targets: npt.NDArray[Any]
+    levels: Levels = None
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: Any) -> Any:
-        return read_image(self.paths[index])
+        from headstart.modalities.image.rgb import read_rgb
+
+        data = source_bytes(self.paths[index])
+        assert isinstance(data, bytes)
+        return read_rgb(data, self.levels)
 
 
 def sample_of(run: Run, part: str, count: int, *, data: Path | None = None) -> Sample:
@@ -61,7 +67,7 @@ def sample_of(run: Run, part: str, count: int, *, data: Path | None = None) -> S
     roots = [root for root in (data, Path(fitted_on) if isinstance(fitted_on, str) else None) if root is not None and root.is_dir()]
     order = np.unique(np.linspace(0, len(names) - 1, min(count, len(names))).round().astype(int)).tolist()
     found = {row: path for row in order if (path := _found(run.path / names[row], names[row], roots, digests[row].tobytes()))}
-    return Sample(part, list(found.values()), targets[list(found)])
+    return Sample(part, list(found.values()), targets[list(found)], run.preprocessing.levels)
 
 
 def some_sample_of(run: Run, count: int, *, data: Path | None = None) -> Sample:

@@ -8,10 +8,12 @@ from pathlib import Path
 from headstart.errors import ParameterError, nearest
 from headstart.export.parity import Comparison
 from headstart.metrics.link import THRESHOLD
+from headstart.modalities import image
 from headstart.run import Run
 
 LANGUAGES = ("python", "javascript", "cpp")
 _PROGRAMS = Path(__file__).with_name("programs")
+_DECODING = Path(image.__file__).with_name("rgb.py")
 _PRINTED: Mapping[str | None, str] = {  # by the link of the classes; without classes, the value itself
     "softmax": "{classes[values.argmax()]}  {values.max():.4f}",
     "sigmoid": f"{{';'.join(classes[i] for i in np.flatnonzero(values >= {THRESHOLD:g}))}}  {{values.max():.4f}}",
@@ -38,7 +40,7 @@ def snippet(language: str, run: Run, *, file: str) -> str:
     programs.filters["quoted"] = _quoted
     return programs.get_template("litert.txt" if litert else f"{language}.txt").render(
         file=file, output=Comparison.of(run).output, classes=run.classes, link=link, printed=_PRINTED[link],
-        threshold=None if novelty is None else novelty.threshold, preprocessing=run.preprocessing,
+        threshold=None if novelty is None else novelty.threshold, preprocessing=run.preprocessing, decoding=_DECODING.read_text("utf-8"),
     )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from headstart.modalities.image.decode import (
     IMAGE_SUFFIXES,
     MAX_PIXELS,
     ImageSource,
+    Levels,
     begins_as_image,
     image_digest,
     image_name,
@@ -19,6 +20,6 @@ from headstart.modalities.image.decode import (
 from headstart.modalities.image.preprocessing import Preprocessing
 
 __all__ = [
-    "IMAGE_SUFFIXES", "MAX_PIXELS", "ImageSource", "Preprocessing", "begins_as_image", "image_digest", "image_name", "is_image_name",
-    "quiet_decoding", "read_image", "source_bytes",
+    "IMAGE_SUFFIXES", "MAX_PIXELS", "ImageSource", "Levels", "Preprocessing", "begins_as_image", "image_digest", "image_name",
+    "is_image_name", "quiet_decoding", "read_image", "source_bytes",
 ]  # fmt: skip

@@ -3,9 +3,7 @@
 The rules, in one place:
 
 * formats are recognised by content, never by suffix, and only those of `_FORMATS` are opened;
-* EXIF orientation is applied; of an animation the first frame is taken;
-* 16-bit gray is divided by 257; integer and floating-point gray is brought to 0..255 as `_gray_to_8_bit` says;
-* transparency is laid over white; CMYK, palettes, Lab and YCbCr are converted by Pillow;
+* of an animation the first frame is taken, and it becomes upright RGB of 8 bits as `headstart.modalities.image.rgb` says;
 * truncated files, files whose header announces more than `MAX_PIXELS` pixels, and anything that makes a decoder fail are refused.
 """
 
@@ -32,9 +30,10 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
+Levels: TypeAlias = tuple[float, float] | None
 ImageSource: TypeAlias = str | os.PathLike[str] | bytes | npt.NDArray[Any]
 
-DECODER_VERSION = 1
+DECODER_VERSION = 2
 """Part of every extractor's id: raise it whenever a change here alters a single pixel."""
 
 MAX_PIXELS = 100_000_000
@@ -44,6 +43,7 @@ A bomb of a few KB can announce far more."""
 
 _MAX_JPEG_PIXELS = 250_000_000  # decoded at an eighth of the scale if need be, so that phone panoramas pass
 _MAX_BYTES = 1 << 29
+_EMPTY = "the file is empty"
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF")
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"})
@@ -80,7 +80,7 @@ def source_bytes(source: ImageSource) -> bytes | Pixels:
         reason = getattr(error, "strerror", None) or str(error)
         raise ImageError(path, f"cannot be read ({reason})") from None
     if not data:
-        raise ImageError(path, "the file is empty")
+        raise ImageError(path, _EMPTY)
     return data
 
 
@@ -133,18 +133,21 @@ def quiet_decoding() -> Iterator[None]:
             set_handler(handler)
 
 
-def read_image(source: ImageSource, *, at_least: int | None = None, name: str | None = None) -> Pixels:
+def read_image(source: ImageSource, *, at_least: int | None = None, name: str | None = None, levels: Levels = None) -> Pixels:
     """Decode one image to upright RGB: uint8 (H, W, 3), C-contiguous.
 
     Arrays are uint8 (H, W), (H, W, 1), (H, W, 3) or (H, W, 4). Both sides may be reduced while decoding, but not below `at_least` pixels
-    (JPEG only, in steps of an eighth). An ImageError, with the reason, calls the image `name`; by default by its path.
+    (JPEG only, in steps of an eighth). An ImageError, with the reason, calls the image `name`; by default by its path. Samples of more than
+    8 bits are scaled from `levels`, black and white, to 0 and 255; by default as their type and their own values suggest.
     """
     name = name or image_name(source)
     data = source_bytes(source)
     if isinstance(data, np.ndarray):
         return _from_array(data, name)
+    if not data:
+        raise ImageError(name, _EMPTY)
     pixels = _decode_jpeg(data, name, at_least) if data[:3] == b"\xff\xd8\xff" else None
-    return _decode_with_pillow(data, name, at_least) if pixels is None else pixels
+    return _decode_with_pillow(data, name, at_least, levels) if pixels is None else pixels
 
 
 def _from_array(array: npt.NDArray[Any], name: str) -> Pixels:
@@ -178,36 +181,27 @@ def _decode_jpeg(data: bytes, name: str, at_least: int | None) -> Pixels | None:
         pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB", min_height=floor, min_width=floor, min_factor=1, strict=True)
     except ValueError:
         return None
-    return np.ascontiguousarray(_upright(pixels, _jpeg_orientation(data)))
+    orientation = _jpeg_orientation(data)
+    if orientation == 1:
+        return np.ascontiguousarray(pixels)
+    from headstart.modalities.image.rgb import turned
+
+    return np.ascontiguousarray(turned(pixels, orientation))
 
 
 def _jpeg_orientation(data: bytes) -> int:
-    if b"Exif\x00\x00" not in data[:65536]:
+    at = 2
+    while data[at : at + 1] == b"\xff" and data[at + 1] != 0xDA:  # the segments before the pixels
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    if data.find(b"Exif\x00\x00", 0, at) < 0 and data.find(b"tiff:Orientation", 0, at) < 0:
         return 1
     from PIL import Image
 
+    from headstart.modalities.image.rgb import orientation
+
     with suppress(Exception), Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
-        return _orientation(image)
+        return orientation(image)
     return 1  # damaged EXIF in a JPEG that decodes: the pixels are what counts
-
-
-def _orientation(image: Image.Image) -> int:
-    try:
-        value = image.getexif().get(0x0112, 1)
-    except Exception:
-        return 1
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
-
-
-def _upright(pixels: Pixels, orientation: int) -> Pixels:
-    """Undo an EXIF orientation (1 to 8), as views."""
-    if orientation in (5, 6, 7, 8):
-        pixels = pixels.transpose(1, 0, 2)
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    return pixels
 
 
 def _refuse_large(name: str, width: int, height: int, limit: int) -> None:
@@ -215,17 +209,18 @@ def _refuse_large(name: str, width: int, height: int, limit: int) -> None:
         raise ImageError(name, f"{width}x{height} is {width * height / 1e6:.0f} megapixels; the limit is {limit / 1e6:.0f}")
 
 
-def _decode_with_pillow(data: bytes, name: str, at_least: int | None) -> Pixels:
+def _decode_with_pillow(data: bytes, name: str, at_least: int | None, levels: Levels) -> Pixels:
     from PIL import Image, UnidentifiedImageError
 
+    from headstart.modalities.image.rgb import read_rgb
+
+    def opened(image: Image.Image) -> None:
+        _refuse_large(name, image.width, image.height, _MAX_JPEG_PIXELS if image.format in ("JPEG", "MPO") else MAX_PIXELS)
+        if at_least is not None:
+            image.draft(None, (at_least, at_least))
+
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            _refuse_large(name, image.width, image.height, _MAX_JPEG_PIXELS if image.format in ("JPEG", "MPO") else MAX_PIXELS)
-            if at_least is not None:
-                image.draft(None, (at_least, at_least))
-            image.load()
-            orientation = _orientation(image)  # after loading: Pillow turns TIFF upright itself and then says so
-            pixels = _to_rgb(image)
+        return read_rgb(data, levels, formats=_FORMATS, opened=opened)
     except ImageError:
         raise
     except UnidentifiedImageError:
@@ -234,7 +229,6 @@ def _decode_with_pillow(data: bytes, name: str, at_least: int | None) -> Pixels:
         raise ImageError(name, f"its header announces more than {MAX_PIXELS / 1e6:.0f} megapixels") from None
     except Exception as error:  # decoders raise SyntaxError, struct.error, ZeroDivisionError and more on hostile files
         raise ImageError(name, f"cannot be decoded ({_reason(error)})") from None
-    return np.ascontiguousarray(_upright(pixels, orientation))
 
 
 def _reason(error: Exception) -> str:
@@ -271,37 +265,3 @@ def _describe_unknown(data: bytes) -> str:
     if data[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypavif"):
         return f"HEIC and AVIF are not read; convert it to JPEG first ({allowed})"
     return f"not an image of a known format (it starts with {data[:8].hex(' ')}); {allowed}"
-
-
-def _to_rgb(image: Image.Image) -> Pixels:
-    from PIL import Image
-
-    if image.mode in ("I", "F") or image.mode.startswith("I;"):
-        gray = _gray_to_8_bit(np.asarray(image))
-        return np.repeat(gray[:, :, None], 3, axis=2)
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        layered = image.convert("RGBA")
-        white = Image.new("RGBA", layered.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(white, layered)
-    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
-
-
-def _gray_to_8_bit(gray: npt.NDArray[Any]) -> Pixels:
-    """Bring gray of more than 8 bits to 0..255.
-
-    uint16 is divided by 257. Wider integers are taken as 8 bit if they fit, as 16 bit if they fit, else stretched from minimum to
-    maximum. Floating point is taken as 0..1 or 0..255 if it lies within, else stretched. Values that are not numbers become 0.
-    """
-    if gray.dtype == np.uint16:
-        return ((gray.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
-    values = np.nan_to_num(gray.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-    low, high = float(values.min()), float(values.max())
-    if low >= 0 and high <= 255 and not (gray.dtype.kind == "f" and high <= 1):
-        scaled = values
-    elif low >= 0 and gray.dtype.kind == "f" and high <= 1:
-        scaled = values * 255
-    elif low >= 0 and high <= 65535 and gray.dtype.kind in "iu":
-        scaled = values / 257
-    else:
-        scaled = (values - low) * (255 / (high - low)) if high > low else np.zeros_like(values)
-    return np.rint(scaled).astype(np.uint8)

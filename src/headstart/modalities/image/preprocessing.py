@@ -7,8 +7,10 @@ from dataclasses import MISSING, dataclass
 
 import numpy as np
 
-from headstart.modalities.image.decode import DECODER_VERSION, ImageSource, Pixels, image_name, read_image
-from headstart.settings.field import Settings, documented, number, one_of, option, whole
+from headstart.modalities.image.decode import DECODER_VERSION, ImageSource, Levels, Pixels, image_name, read_image
+from headstart.settings.field import Limit, Settings, documented, list_of, number, one_of, option, whole
+
+LEVELS = Limit("two numbers, the smaller first", lambda value: list_of(number()).allows(value) and len(value) == 2 and value[0] < value[1])
 
 
 @documented
@@ -26,18 +28,28 @@ class Preprocessing(Settings):
         "crop", "``crop`` keeps the aspect ratio and cuts the longer side; ``squash`` keeps the whole image and changes its aspect ratio.",
         one_of("crop", "squash"),
     )  # fmt: skip
+    levels: Levels = option(
+        None, "Samples of more than 8 bits that become black and white, such as (0, 4095).", LEVELS,
+        details="None: those of their type, or of the image.",
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.levels is not None:
+            object.__setattr__(self, "levels", (float(self.levels[0]), float(self.levels[1])))
 
     @property
     def id(self) -> str:
         """Covers everything that changes a pixel, the version of the decoder included."""
-        return f"{self.fit}{self.size}-{self.crop:g}-{self.interpolation}-d{DECODER_VERSION}"
+        levels = "" if self.levels is None else "-l{!r}-{!r}".format(*self.levels)
+        return f"{self.fit}{self.size}-{self.crop:g}-{self.interpolation}{levels}-d{DECODER_VERSION}"
 
     def __call__(self, source: ImageSource, *, name: str | None = None) -> Pixels:
         """Turn an image into a uint8 array (size, size, 3); ImageError, with path and reason, where it is refused."""
         from PIL import Image
 
         share = self.crop if self.fit == "crop" else 1.0
-        pixels = read_image(source, at_least=math.ceil(self.size / share), name=name or image_name(source))
+        pixels = read_image(source, at_least=math.ceil(self.size / share), name=name or image_name(source), levels=self.levels)
         height, width = pixels.shape[:2]
         cut_h, cut_w = (height, width) if self.fit == "squash" else (min(height, width) * share,) * 2
         left, top = (width - cut_w) / 2, (height - cut_h) / 2
