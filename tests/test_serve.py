@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import textwrap
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -73,10 +74,12 @@ def test_all_forms_of_a_request_get_the_same_answer(client: TestClient, files: l
         client.post("/predict", content=data, headers={"content-type": "application/octet-stream"}),
         client.post("/predict", content=data),
         client.post("/predict", json={"images": [encoded]}),
+        client.post("/predict", json={"images": [base64.encodebytes(files[0]).decode()]}),
+        client.post("/predict", json={"images": ["\r\n".join(textwrap.wrap(encoded, 64))]}),
         client.post("/predict", json={"images": [{"name": "x", "data": "data:image/png;base64," + encoded}]}),
     ]
     entries = [answer.json()["predictions"][0] for answer in answers]
-    assert [entry.pop("name") for entry in entries] == ["0.png", "", "", "", "", "x"]
+    assert [entry.pop("name") for entry in entries] == ["0.png", "", "", "", "", "", "", "x"]
     assert all(entry == entries[0] for entry in entries)
 
 
@@ -89,6 +92,22 @@ def test_a_bad_image_among_others_has_its_error_in_its_place(client: TestClient,
     assert "not an image of a known format" in entries[2]["error"]
     mixed = client.post("/predict", json={"images": [base64.b64encode(files[0]).decode(), "%%%", 7]}).json()["predictions"]
     assert [entry.get("error") for entry in mixed] == [None, "cannot be decoded: not base64", "not an image: it must be base64 in a string"]
+
+
+@pytest.mark.parametrize(
+    ("sent", "reason"),
+    [
+        ({"files": [("file", ("a.png", b"", "image/png"))]}, "The image is refused: the file is empty."),
+        ({"json": {"images": [""]}}, "The image is refused: the file is empty."),
+        ({"json": {"images": [{"name": "x", "data": "data:image/png;base64,"}]}}, "The image is refused: the file is empty."),
+        ({"content": b"", "headers": {"content-type": "image/png"}}, "There is no image in the request. The body is empty."),
+        ({"content": b""}, "There is no image in the request. The body is empty."),
+    ],
+)
+def test_an_empty_upload_says_that_it_is_empty(client: TestClient, sent: dict[str, Any], reason: str) -> None:
+    said = client.post("/predict", **sent)
+    assert said.status_code == 422
+    assert said.json()["error"].startswith(reason)
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def test_pixels_in_json_are_predicted_as_the_run_does(client: TestClient, run: P
 def test_files_are_predicted_in_json_and_in_binary_form(client: TestClient, run: Path, photo: Path) -> None:
     data = photo.read_bytes()
     expected = load(run).predict([data]).probabilities
-    entry = {"name": "images", "shape": [1], "datatype": "BYTES", "data": [base64.b64encode(data).decode()]}
+    entry = {"name": "images", "shape": [1], "datatype": "BYTES", "data": [base64.encodebytes(data).decode()]}
     found = outputs(client.post(INFER, json={"inputs": [entry]}).json())
     np.testing.assert_allclose([found["probabilities"]["data"]], expected, rtol=1e-5)
     said = {

@@ -115,7 +115,7 @@ async def predict_images(
         records = chosen.run.records(names, predictions, top=top, nearest=nearest, neighbour=chosen.training_image)
         if len(records) == 1 and records[0].error:
             data = inputs[0].data
-            known = isinstance(data, ImageError) or begins_as_image(bytes(data[:16]))
+            known = isinstance(data, ImageError) or not len(data) or begins_as_image(bytes(data[:16]))
             status, code = (422, "bad_image") if known else (415, "no_image_format")
             raise Refusal(status, code, f"The image is refused: {records[0].error}.")
         entries = [_entry(record) for record in records]

@@ -8,7 +8,6 @@ Protocol: https://github.com/kserve/open-inference-protocol; binary form: the ex
 
 from __future__ import annotations
 
-import base64
 import json
 import math
 import struct
@@ -21,7 +20,7 @@ from fastapi.responses import JSONResponse, Response
 import headstart
 from headstart.serve.models import Array, Model
 from headstart.serve.refusals import Refusal
-from headstart.serve.requests import Input
+from headstart.serve.requests import Input, decode_base64
 from headstart.serve.schemas import INFER_BODY, REFUSALS
 from headstart.serve.service import NamedModel, Served
 from headstart.tasks import Predictions
@@ -150,7 +149,7 @@ def _from_json(tensor: dict[str, Any]) -> list[bytes] | Array:
         raise _bad(f"Input {name!r}: 'data' must be a list, or 'binary_data_size' be given.")
     try:
         if name == "images":
-            return [base64.b64decode(text, validate=True) for text in data]
+            return [decode_base64(text) for text in data]
         values = np.asarray(data).ravel()
     except (ValueError, TypeError, OverflowError, RecursionError):
         reason = "BYTES in JSON must be base64 in strings" if name == "images" else "its lists are of different lengths"

@@ -150,7 +150,8 @@ async def read_inputs(request: Request, *, limits: Limits, threads: WorkerThread
     else:
         raise Refusal(415, "unsupported_type", f"Bodies of the type {kind[:80]!r} are not supported. {_ALLOWED}")
     if not inputs:
-        raise Refusal(422, "no_image", f"There is no image in the request. {_ALLOWED}")
+        empty = "" if body else " The body is empty."
+        raise Refusal(422, "no_image", f"There is no image in the request.{empty} {_ALLOWED}")
     return inputs
 
 
@@ -191,12 +192,19 @@ def _read_entry(entry: Any) -> Input:
     name, data = (display_name(str(entry.get("name", ""))), entry.get("data")) if isinstance(entry, dict) else ("", entry)
     if not isinstance(data, str):
         return Input(name, ImageError(name, "not an image: it must be base64 in a string"))
-    if data.startswith("data:"):
+    if data.lstrip().startswith("data:"):
         data = data.partition(",")[2]
     try:
-        return Input(name, base64.b64decode(data, validate=True))
+        return Input(name, decode_base64(data))
     except ValueError:
         return Input(name, ImageError(name, "cannot be decoded: not base64"))
+
+
+def decode_base64(text: Any) -> bytes:
+    """The bytes of a text, also if it was wrapped into lines; ValueError for what is not base64."""
+    if not isinstance(text, str):
+        raise ValueError("not a string")
+    return base64.b64decode("".join(text.split()), validate=True)
 
 
 def display_name(name: str) -> str:

@@ -241,11 +241,25 @@ def _reason(error: Exception) -> str:
 
 
 _SIGNATURES = {
-    b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"GIF8": "GIF", b"RIFF": "WebP", b"II*\x00": "TIFF", b"MM\x00*": "TIFF", b"BM": "BMP",
+    b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"GIF8": "GIF", b"RIFF": "WebP", b"II*\x00": "TIFF", b"MM\x00*": "TIFF", b"II+\x00": "TIFF",
+    b"MM\x00+": "TIFF", b"BM": "BMP",
 }  # fmt: skip
-_OTHERS = {
-    b"%PDF": "a PDF", b"<svg": "SVG", b"<?xm": "XML or SVG", b"<!DO": "an HTML page", b"<htm": "an HTML page", b"PK\x03\x04": "a zip",
-}  # fmt: skip
+_PILLOW = "python -c \"from PIL import Image; Image.open('IN').save('OUT.png')\""
+_OTHERS: tuple[tuple[int, tuple[bytes, ...], str, str], ...] = (  # place and lower case of the signature, kind, and what converts it
+    (0, (b"%pdf",), "a PDF", "pdftoppm -png IN OUT (of Poppler)"),
+    (0, (b"<svg", b"<?xm"), "SVG or XML", ""),
+    (0, (b"<!do", b"<htm"), "an HTML page", ""),
+    (0, (b"pk\x03\x04",), "a zip", "unzip IN"),
+    (4, (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypheim", b"ftypmif1", b"ftypmsf1"), "HEIC", "heif-convert IN OUT.png (of libheif)"),
+    (4, (b"ftypavif", b"ftypavis"), "AVIF", _PILLOW),
+    (0, (b"\x00\x00\x00\x0cjp  ", b"\xffo\xffq"), "JPEG 2000", _PILLOW),
+    (0, (b"\x00\x00\x00\x0cjxl ", b"\xff\x0a"), "JPEG XL", "djxl IN OUT.png (of libjxl)"),
+    (128, (b"dicm",), "DICOM", "dcmj2pnm --write-png IN OUT.png (of DCMTK)"),
+    (0, (b"8bps",), "a Photoshop file", "magick 'IN[0]' OUT.png (of ImageMagick)"),
+    (0, (b"\x00\x00\x01\x00",), "an icon", _PILLOW),
+    (0, (b"v/1\x01",), "OpenEXR", "magick IN OUT.png (of ImageMagick)"),
+    (0, (b"p1\n", b"p2\n", b"p3\n", b"p4\n", b"p5\n", b"p6\n"), "PBM, PGM or PPM", _PILLOW),
+)  # fmt: skip
 
 
 def begins_as_image(data: bytes) -> bool:
@@ -259,9 +273,7 @@ def _describe_unknown(data: bytes) -> str:
     for start, kind in _SIGNATURES.items():
         if data.startswith(start):
             return f"starts like a {kind} file, but its header is damaged"
-    for start, kind in _OTHERS.items():
-        if data[:4].lower() == start.lower():
-            return f"not an image: it looks like {kind}; {allowed}"
-    if data[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypavif"):
-        return f"HEIC and AVIF are not read; convert it to JPEG first ({allowed})"
+    for at, starts, kind, command in _OTHERS:
+        if data[at : at + 16].lower().startswith(starts):
+            return f"it looks like {kind}, which is not read{'; convert it first: ' if command else ''}{command}; {allowed}"
     return f"not an image of a known format (it starts with {data[:8].hex(' ')}); {allowed}"
