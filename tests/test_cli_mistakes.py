@@ -51,15 +51,15 @@ def test_wrong_options(cli: Cli, pictures: Path) -> None:
     Path("mine/thesis.txt").write_text("")
     for options, message in {
         ("--backbone", "resnet500"): r"There is no backbone 'resnet500'.*Did you mean (ResNet|resnet)50",
-        ("--head", "kernel-rige"): r"head must be one of .*Did you mean kernel_ridge",
-        ("--engine", "cuda"): r"engine must be one of auto, openvino, onnxruntime, torch, got 'cuda'",
-        ("--fit-image", "stretch"): r"fit_image must be one of crop, squash, got 'stretch'",
-        ("--class-weight", "equal"): r"class_weight must be 'balanced'",
-        ("--test-share", "1.5"): r"test_share must be a number above 0 and below 1, got 1.5",
-        ("--folds", "1"): r"folds must be 0 \(none\) or a whole number of at least 2, got 1",
+        ("--head", "kernel-rige"): r"--head must be one of .*Did you mean kernel_ridge",
+        ("--engine", "cuda"): r"--engine must be one of auto, openvino, onnxruntime, torch, got 'cuda'",
+        ("--fit-image", "stretch"): r"--fit-image must be one of crop, squash, got 'stretch'",
+        ("--class-weight", "equal"): r"--class-weight must be 'balanced'",
+        ("--test-share", "1.5"): r"--test-share must be a number above 0 and below 1, got 1.5",
+        ("--folds", "1"): r"--folds must be 0 \(none\) or a whole number of at least 2, got 1",
         ("--folds", "1000"): r"1000 folds need at least 1000 images",
         ("--folds", "many"): r"Invalid value for '--folds'",
-        ("--seed", "-1"): r"seed must be a whole number",
+        ("--seed", "-1"): r"--seed must be a whole number",
         ("--shard", "3/2"): r"--shard must be i/n with i from 1 to n",
         ("--shard", "1/2", "--no-cache"): r"cannot be combined with --no-cache",
         ("--group-from", "(("): r"is not a regular expression",
@@ -105,7 +105,7 @@ def test_wrong_predictions(cli: Cli, run: Path, pictures: Path, photo: Path) -> 
 def test_wrong_evaluations_and_checks(cli: Cli, run: Path, pictures: Path) -> None:
     for arguments, message in {
         ("evaluate", pictures, run): r"is the run: it comes first. Type: headstart evaluate",
-        ("evaluate", run, pictures, "--part", "tset"): r"part must be train, val or test, got 'tset'",
+        ("evaluate", run, pictures, "--part", "tset"): r"--part tset: must be train, val or test",
         ("evaluate", run, pictures, "--part", "test"): r"no images in the part 'test'",
         ("evaluate", run, pictures, "--out", "no/such.json"): r"there is no folder .*here/no",
         ("evaluate", run, pictures, "--picture", "."): r"it is a folder. Give the name of a file",

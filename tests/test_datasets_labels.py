@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headstart.data import Dataset, class_targets, dataset_from_paths
-from headstart.data.labels import detect_separator, natural_order
+from headstart.data.cells import detect_separator
+from headstart.data.labels import natural_order
 from headstart.errors import DataError
 
 

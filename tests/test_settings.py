@@ -41,6 +41,7 @@ FIT: dict[str, tuple[str, Any, Any]] = {
     "class_weight": ("balanced", "balanced", "equal"), "fit_image": ("squash", "squash", "stretch"), "test_share": ("0.3", 0.3, 1.0),
     "plan": ("plan.json", "plan.json", 3), "coverage": ("0.9", 0.9, 0.0), "coverage_by_class": ("", True, "yes"),
     "group_from": ("(.)_", "(.)_", 3), "columns": ("path=where", {"path": "where"}, {"file": "where"}), "folds": ("3", 3, 1),
+    "label_separator": ("+", "+", 3), "image_root": ("img", "img", 3), "allow_missing": ("", True, "yes"),
     "seed": ("4", 4, -1), "engine": ("onnxruntime", "onnxruntime", "tpu"), "cache": ("c", "c", 3),
 }  # fmt: skip
 TRAINING: dict[str, tuple[str, Any, Any]] = {
@@ -121,6 +122,9 @@ ANY_TEXT = (
     "cache",
     "augment",
     "coverage_by_class",
+    "label_separator",
+    "image_root",
+    "allow_missing",
 )  # what it means is looked up later
 
 
@@ -135,7 +139,7 @@ def test_every_wrong_value_has_a_sentence_and_exit_code_2(cli: Cli, name: str) -
     lines = done.err.splitlines()
     assert len(lines) == 1, lines
     if name != "columns":  # a language of its own
-        assert re.match(rf"Error: {name} must be .+, got .+\.( Did you mean .+\?)?$", lines[0]), lines[0]
+        assert re.match(rf"Error: {_flag(name)} must be .+, got .+\.( Did you mean .+\?)?$", lines[0]), lines[0]
 
 
 @pytest.mark.parametrize(("cls", "name", "value", "wrong"), EVERY, ids=lambda value: value if isinstance(value, str) else None)

@@ -173,7 +173,7 @@ def test_python_has_what_the_command_says(folder: Path) -> None:
     assert found.to_dict()["reliability"]["images"] == found.evaluation.images
     assert found.sentences[0].startswith("Prediction sets: ")
     assert uses_of(folder)[0].trained == found.trained
-    with pytest.raises(ParameterError, match="part must be train, val or test, got 'all'"):
+    with pytest.raises(ParameterError, match="part='all': must be train, val or test"):
         evaluate_run(load(folder), folder / "split.csv", part="all")
 
 

@@ -17,7 +17,12 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-from collections.abc import Iterable, Iterator
+import shlex
+from collections.abc import Iterable, Iterator, Mapping
+from types import SimpleNamespace
+from typing import Any
+
+_FLAGS = {"columns": "--column"}  # where an option is not called as its setting
 
 
 class Interrupted(KeyboardInterrupt):
@@ -78,6 +83,29 @@ class MissingExtraError(HeadstartError, ImportError):
 
 class StoreError(HeadstartError):
     """The feature store cannot be read or written."""
+
+
+_entrance = SimpleNamespace(typed=False)
+
+
+@contextlib.contextmanager
+def options_typed() -> Iterator[None]:
+    """Messages made in the block name settings as options of the command line (`setting`)."""
+    before, _entrance.typed = _entrance.typed, True
+    try:
+        yield
+    finally:
+        _entrance.typed = before
+
+
+def setting(name: str, value: Any = ..., *, flag: str = "") -> str:
+    """Name a setting, or with its value, in the words of the entrance: ``--image-root DIR``, or in Python ``image_root='DIR'``."""
+    if not _entrance.typed:
+        return f"{name}=..." if value is ... else f"{name}={value!r}"
+    flag = flag or _FLAGS.get(name, f"--{name.replace('_', '-')}")
+    if isinstance(value, Mapping):
+        return " ".join(f"{flag} {shlex.quote(f'{key}={one}')}" for key, one in value.items())
+    return flag if value is ... or value is True else f"{flag} {shlex.quote(str(value))}"
 
 
 def nearest(name: str, allowed: Iterable[str], *, count: int = 3) -> str:

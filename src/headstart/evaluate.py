@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from headstart.data import Dataset
-from headstart.errors import DataError, ParameterError, RunError
+from headstart.data import Dataset, ListOptions
+from headstart.errors import DataError, ParameterError, RunError, setting
 from headstart.metrics import AucDifference, PairedDifference, auc_difference, holm, paired_difference
 from headstart.progress import Listener
 from headstart.run import EVALUATION, Run, Use, load, record_use
@@ -49,8 +49,9 @@ class RunEvaluation:
 
 
 def evaluate_run(
-    run: Run | str | Path, data: str | Path | Dataset, *, part: str | None = None, listener: Listener | None = None
-) -> RunEvaluation:
+    run: Run | str | Path, data: str | Path | Dataset, *, part: str | None = None, lists: ListOptions | None = None,
+    listener: Listener | None = None,
+) -> RunEvaluation:  # fmt: skip
     """Test a saved run on labelled images: the saved model itself, from pixels to outputs.
 
     Images that the run has learned from are counted; each use of its test part is recorded in the run.
@@ -59,16 +60,17 @@ def evaluate_run(
         run: opened, or its folder.
         data: as `fit` takes it; classes are matched by name. A `Dataset` has the classes of the run, as `Run.evaluate` takes it.
         part: only this part of the data: ``train``, ``val`` or ``test``.
+        lists: how a list is read.
         listener: is told how it goes.
 
     Raises:
         RunError, DataError, ParameterError: what was given cannot be used; the message says what to do.
     """
     if part not in (None, "train", "val", "test"):
-        raise ParameterError(f"part must be train, val or test, got {part!r}.")
+        raise ParameterError(f"{setting('part', part)}: must be train, val or test.")
     listener = listener or Listener()
     run = run if isinstance(run, Run) else load(run)
-    dataset = data if isinstance(data, Dataset) else run.read(data)
+    dataset = data if isinstance(data, Dataset) else run.read(data, lists=lists)
     dataset = dataset if part is None else dataset.take(dataset.part(part))
     if not len(dataset):
         raise DataError(f"{dataset.source}: no images in the part {part!r}.")

@@ -7,9 +7,9 @@ Parquet) and the service are made from these two alone.
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any, Literal
 
 DEFAULT_KIND = "classes"
@@ -92,9 +92,9 @@ def csv_records(columns: Sequence[Column], records: Iterable[Record]) -> str:
 
 def csv_lines(rows: Iterable[list[str]]) -> str:
     """Rows of cells as CSV."""
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
+    lines = list[str]()
+    csv.writer(SimpleNamespace(write=lines.append)).writerows(rows)  # its own line end: with another, a "\r" in a cell is not quoted
+    return "".join(f"{line[:-2]}\n" for line in lines)
 
 
 def json_object(columns: Sequence[Column], record: Record) -> dict[str, Any]:

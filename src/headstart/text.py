@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from contextlib import suppress
 from functools import cache
@@ -47,6 +48,11 @@ def enumeration(names: list[str], *, most: int = 8) -> str:
 def printable(text: str) -> str:
     """Return `text` with lone surrogates (from file names that are not UTF-8) written out, so that it can be printed and stored."""
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def unprintable(text: str) -> str:
+    """Return the text that `printable` made this of, as far as it can be told."""
+    return re.sub(r"\\(ud[89a-f][0-9a-f]{2})", lambda found: chr(int(found[1][1:], 16)), text)
 
 
 def visible(text: str) -> str:

@@ -18,7 +18,7 @@ import typer
 import headstart
 from headstart.cli.options import expanded
 from headstart.cli.terminal import Terminal
-from headstart.errors import HeadstartError, InputError, MissingExtraError
+from headstart.errors import HeadstartError, InputError, MissingExtraError, options_typed
 from headstart.files import writable
 
 COMMANDS = {
@@ -86,7 +86,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(*, quiet: bool = False, verbose: bool = False, **typed: Any) -> None:
         try:
-            with Terminal(quiet=quiet, verbose=verbose) as terminal:
+            with options_typed(), Terminal(quiet=quiet, verbose=verbose) as terminal:
                 command(terminal, **arguments(typed))
         except (typer.Exit, typer.Abort):
             raise

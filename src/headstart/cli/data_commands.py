@@ -15,8 +15,8 @@ from headstart.cli.options import CacheFolder, OptionsOf, Typed, fit_settings, w
 from headstart.cli.terminal import Terminal
 from headstart.errors import InputError, ParameterError
 from headstart.files import check_writable
-from headstart.settings import FitSettings
-from headstart.settings.field import PATH, SWITCH, Settings, option
+from headstart.settings import FitSettings, ListOptions
+from headstart.settings.field import PATH, SWITCH, Settings, option, options
 
 if TYPE_CHECKING:
     from headstart.features import FeatureStore
@@ -37,6 +37,9 @@ class _Check(Settings):
         check_writable(self.out, self.fix)
 
 
+_CHECKED = ("test", "group_from", "backbone", "weights", "engine", "cache", *options(ListOptions))
+
+
 @command("check", "What is wrong with the data, before any training.")
 def check_command(
     terminal: Terminal,
@@ -44,7 +47,7 @@ def check_command(
     data: Annotated[str, typer.Argument(metavar="DATA", help="Labelled images, as for `headstart fit`.")],
     *,
     how: _Check,
-    typed: Annotated[Typed, OptionsOf((FitSettings,), only=("test", "group_from", "columns", "backbone", "weights", "engine", "cache"))],
+    typed: Annotated[Typed, OptionsOf((FitSettings,), only=_CHECKED)],
 ) -> None:
     """Say what is wrong with the data, before any training. Nothing is changed.
 

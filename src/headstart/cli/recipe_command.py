@@ -15,8 +15,8 @@ from headstart.cli.fit_command import free_run, run_fit, show_result
 from headstart.cli.options import CacheFolder, Data, OptionsOf, Typed
 from headstart.cli.terminal import Terminal
 from headstart.errors import BackboneError, ParameterError
-from headstart.settings import FitSettings
-from headstart.settings.field import PATH, SWITCH, TEXT, Settings, option
+from headstart.settings import FitSettings, ListOptions
+from headstart.settings.field import PATH, SWITCH, TEXT, Settings, option, options
 
 _EXAMPLES = """
   headstart recipe list
@@ -98,7 +98,9 @@ def run(
     data: Data,
     *,
     variant: _Variant,
-    typed: Annotated[Typed, OptionsOf((FitSettings,), only=("seed", "cache"), default={"seed": "the recipe's, else 0"})],
+    typed: Annotated[
+        Typed, OptionsOf((FitSettings,), only=("seed", "cache", *options(ListOptions)), default={"seed": "the recipe's, else 0"})
+    ],
 ) -> None:
     """Run a recipe on your data: learn, test, and write a run folder, as `headstart fit` does.
 

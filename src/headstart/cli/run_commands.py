@@ -13,6 +13,7 @@ from headstart.cli.options import InferenceEngine, JsonFile, RunFolder
 from headstart.cli.terminal import Terminal
 from headstart.errors import RunError
 from headstart.files import check_writable, writable
+from headstart.settings import ListOptions
 
 
 @command("evaluate", "Test a run on labelled images.")
@@ -24,6 +25,8 @@ def evaluate_command(
     part: Annotated[str | None, typer.Option(metavar="train|val|test", help="Only this part of the data.")] = None,
     picture: Annotated[Path | None, typer.Option(metavar="PNG", help="Write the confusion matrix as a picture.")] = None,
     engine: InferenceEngine = "auto",
+    *,
+    lists: ListOptions,
 ) -> None:
     """Test a run on labelled images: the saved model itself, from pixels to probabilities.
 
@@ -42,7 +45,7 @@ def evaluate_command(
     if not is_run(run) and is_run(Path(data)):
         raise RunError(f"{data} is the run: it comes first. Type: headstart evaluate {shlex.quote(data)} {shlex.quote(str(run))}")
     opened = load(run, engine=engine)
-    found = evaluate_run(opened, data, part=part, listener=terminal)
+    found = evaluate_run(opened, data, part=part, lists=lists, listener=terminal)
     if out is not None:
         write_json(out, found.to_dict())
     if picture is not None:

@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from headstart.data.annotations import Annotations, Labels, dataset_of, part_of
+from headstart.data.cells import SEVERAL, label_text, label_texts
 from headstart.data.dataset import Dataset, Images
-from headstart.data.labels import SEVERAL, label_text, label_texts, read_labels, shortened, whole_numbers
+from headstart.data.labels import read_labels, shortened
 from headstart.errors import DataError
 
 _IMAGE_KEYS = ("images", "x", "data", "imgs")
@@ -143,7 +144,7 @@ def labels_of(labels: Any, classes: Sequence[str] | None) -> tuple[Labels, Seque
     values = list(labels)
     if any(isinstance(value, SEVERAL) for value in values):
         return [label_texts(value) for value in values], classes
-    texts = whole_numbers([label_text(value) for value in values])
+    texts = [label_text(value) for value in values]
     numbers = bool(values) and all(isinstance(value, int | np.integer) for value in values)
     if classes is not None and numbers and not set(texts) <= set(classes) and min(values) >= 0 and max(values) < len(classes):
         return [classes[int(value)] for value in values], classes  # numbers that stand for positions in `classes`

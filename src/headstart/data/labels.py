@@ -1,4 +1,4 @@
-"""Class names: their natural order, several in one cell, look-alikes, matching by name; and from annotations to class targets."""
+"""Class names: their natural order, look-alikes, matching by name; and from annotations to class targets."""
 
 from __future__ import annotations
 
@@ -6,19 +6,17 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 
 from headstart.data.annotations import Annotations
+from headstart.data.cells import whole_number
 from headstart.data.targets import Labels, LabelSets
 from headstart.errors import DataError, nearest
 from headstart.text import plural
 
-SEPARATORS = (";", "|", ",")
-SEVERAL = (list, tuple, set, frozenset)  # the types of cells with any number of labels
 _NUMBER = re.compile(r"[+-]?[0-9]{1,15}(\.[0-9]+)?")
-_WHOLE_FLOAT = re.compile(r"([+-]?[0-9]+)\.0+")
 
 
 def natural_order(names: Iterable[str]) -> list[str]:
@@ -35,53 +33,9 @@ def _natural_key(name: str) -> list[tuple[int, int, str]]:
     return [(0, len(p.lstrip("0")), p.lstrip("0")) if p.isdecimal() else (1, 0, p) for p in pieces if p]
 
 
-def label_text(value: Any) -> str:
-    """Return the text of one label as it came from a table or an array: stripped, None and NaN as an empty string."""
-    if value is None or (isinstance(value, float) and np.isnan(value)):
-        return ""
-    if isinstance(value, bytes):
-        value = value.decode("utf-8", "backslashreplace")
-    if isinstance(value, float | np.floating) and float(value).is_integer():
-        value = int(value)  # tables turn whole numbers into floats as soon as one cell is empty
-    return str(value).strip()
-
-
-def label_texts(value: Any) -> tuple[str, ...]:
-    """Return the texts of one label or of several, without empty and repeated ones."""
-    return tuple(dict.fromkeys(filter(None, map(label_text, value if isinstance(value, SEVERAL) else [value]))))
-
-
-def whole_numbers(labels: Sequence[str]) -> list[str]:
-    """Return "3" for "3.0" if every label that is not empty is such a number, else the labels as they are."""
-    if any(labels) and all(_WHOLE_FLOAT.fullmatch(label) for label in set(labels) if label):
-        return [_WHOLE_FLOAT.sub(r"\1", label) for label in labels]
-    return list(labels)
-
-
-def detect_separator(cells: Iterable[str]) -> str | None:
-    """Return the separator that splits cells into several labels, or None.
-
-    A separator counts only if some label met in a split cell is met in another cell too; so a class called "Smith, John" stays whole.
-    """
-    distinct = set(cells)
-    for separator in SEPARATORS:
-        split = [cell for cell in distinct if separator in cell]
-        if not split:
-            continue
-        met = Counter(piece for cell in distinct for piece in set(split_cell(cell, separator)))
-        if any(met[piece] > 1 for cell in split for piece in split_cell(cell, separator)):
-            return separator
-    return None
-
-
-def split_cell(cell: str, separator: str) -> tuple[str, ...]:
-    """Return the labels of one cell, stripped, without empty and repeated ones."""
-    return label_texts(cell.split(separator))
-
-
 def fold_name(name: str) -> str:
-    """Return the form under which two spellings of one name agree: Unicode NFC, single spaces, trimmed."""
-    return " ".join(unicodedata.normalize("NFC", name).split())
+    """Return the form under which two spellings of one name agree: Unicode NFC, single spaces, trimmed, "3" for "3.0"."""
+    return whole_number(" ".join(unicodedata.normalize("NFC", name).split()))
 
 
 def look_alikes(names: Iterable[str]) -> list[tuple[str, ...]]:
@@ -94,7 +48,7 @@ def look_alikes(names: Iterable[str]) -> list[tuple[str, ...]]:
 
 
 def match_names(found: Mapping[str, int], classes: Sequence[str], *, where: str, known: str) -> dict[str, str]:
-    """Return the entry of `classes` for each name found: the name itself, or else the same in Unicode NFC with spaces trimmed.
+    """Return the entry of `classes` for each name found: the name itself, or else the one that `fold_name` makes the same.
 
     `found` has the number of images of each name; `where` and `known` are what to call the two sides in the DataError that is raised, with
     the nearest names, for a name that is not among `classes`.

@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import unquote
 
 from headstart.data.annotations import LABEL, Annotations, Column, Labels, part_of
-from headstart.data.labels import SEVERAL, detect_separator, label_text, label_texts, shortened, split_cell, whole_numbers
+from headstart.data.cells import label_text, read_cells, whole_numbers
+from headstart.data.labels import shortened
 from headstart.data.tables import Table, read_table
-from headstart.errors import DataError, ParameterError, nearest
+from headstart.errors import DataError, ParameterError, nearest, setting
 from headstart.modalities.image import IMAGE_SUFFIXES, is_image_name
+from headstart.settings import ListOptions
+from headstart.text import unprintable
 
 SYNONYMS: Mapping[str, tuple[str, ...]] = {
     "path": (
@@ -34,32 +37,18 @@ SYNONYMS: Mapping[str, tuple[str, ...]] = {
 """Column names that are recognised, letters and digits only, the likeliest first."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ListOptions:
-    """How lists are read.
+def read_list(source: Path, options: ListOptions, *, known: Collection[str] = ()) -> Annotations:
+    """Read a list of images; DataError where columns, files or labels are missing, or a file is listed with two labels or parts.
 
-    Attributes:
-        columns: which column has the ``path``, ``label``, ``split`` and ``group``; those not given are recognised by their names.
-        label_separator: what separates several labels in one cell; found out by default; "" for never.
-        image_root: the folder that the paths in a list are relative to; by default that of the list.
-        allow_missing: pass over rows without a label or whose file is missing, with a note, instead of refusing the list.
+    Labels that are `known` classes are taken as they are.
     """
-
-    columns: Mapping[str, str] = field(default_factory=dict)
-    label_separator: str | None = None
-    image_root: str | os.PathLike[str] | None = None
-    allow_missing: bool = False
-
-
-def read_list(source: Path, options: ListOptions) -> Annotations:
-    """Read a list of images; DataError where columns, files or labels are missing, or a file is listed with two labels or parts."""
     table = read_table(source)
     notes = list(table.notes)
-    chosen = _choose_columns(table, options.columns, source, notes)
+    chosen = _choose_columns(table, options.columns or {}, source, notes)
     root = source.parent if options.image_root is None else Path(options.image_root).expanduser()
     texts = _path_texts(table.columns[chosen["path"]], chosen["path"], source)
-    labels = _labels(table.columns[chosen["label"]], options.label_separator, notes)
-    parts = _parts(table, chosen.get("split"), source, notes, explicit="split" in options.columns)
+    labels = read_cells(table.columns[chosen["label"]], separator=options.label_separator, known=known, notes=notes)
+    parts = _parts(table, chosen.get("split"), source, notes, explicit="split" in (options.columns or {}))
     groups = _groups(table, chosen.get("group"), texts, notes)
     keep = _labelled_rows(labels, texts, chosen["label"], source, notes, allow_missing=options.allow_missing)
     resolved = _resolve(texts, keep, root, source, notes, allow_missing=options.allow_missing)
@@ -88,8 +77,6 @@ def _choose_columns(table: Table, columns: Mapping[str, str], source: Path, note
     """Return the column for each role; path and label are always there."""
     names = list(table.columns)
     for role, given in columns.items():
-        if role not in SYNONYMS:
-            raise ParameterError(f"columns has no entry {role!r}.{nearest(role, SYNONYMS)} Allowed: {', '.join(SYNONYMS)}.")
         if given not in names:
             raise DataError(f"{source} has no column {given!r} for the {role}. Columns found: {shortened(names)}.{nearest(given, names)}")
     chosen = dict(columns)
@@ -109,7 +96,7 @@ def _choose_columns(table: Table, columns: Mapping[str, str], source: Path, note
             guess = nearest(role, names) or nearest(SYNONYMS[role][1], names)
             raise DataError(
                 f"{source} has no column for the {role}. Expected one called {examples} or the like; columns found: {shortened(names)}."
-                f"{guess} Name it with columns={{{role!r}: ...}}, or on the command line with --column {role}=..."
+                f"{guess} Name it with {setting('columns', {role: 'NAME'})}"
             )
     return chosen
 
@@ -120,8 +107,8 @@ def _path_texts(cells: Sequence[Any], column: str, source: Path) -> list[str]:
             f"the column {column!r} of {source} holds images themselves, not paths. "
             "Save them as files and list their paths, or read the data set with hf:NAME"
         )
-    texts = [label_text(cell) for cell in cells]
-    empty = sum(not text for text in texts)
+    texts = [cell if isinstance(cell, str) else label_text(cell) for cell in cells]
+    empty = sum(not text.strip() for text in texts)
     if empty:
         raise DataError(f"{empty} rows of {source} have no path in the column {column!r}; fill it or remove the rows")
     address = next((text for text in texts if re.match(r"(https?|s3|gs|ftp)://", text)), None)
@@ -130,21 +117,6 @@ def _path_texts(cells: Sequence[Any], column: str, source: Path) -> list[str]:
             f"{source} lists an address, {address!r}; images are read from files only: download them first and list their paths"
         )
     return texts
-
-
-def _labels(cells: Sequence[Any], separator: str | None, notes: list[str]) -> Labels:
-    if any(isinstance(cell, SEVERAL) for cell in cells):
-        several = [label_texts(cell) for cell in cells]
-        return [row[0] for row in several] if all(len(row) == 1 for row in several) else several
-    texts = whole_numbers([label_text(cell) for cell in cells])
-    if separator is None:
-        separator = detect_separator(texts)
-        if separator is not None:
-            example = next(text for text in texts if separator in text)
-            notes.append(
-                f"Several labels in one cell, separated by {separator!r} (as in {example!r}): each image may have any number of labels."
-            )
-    return [split_cell(text, separator) for text in texts] if separator else texts
 
 
 def _parts(table: Table, column: str | None, source: Path, notes: list[str], *, explicit: bool) -> list[str]:
@@ -188,7 +160,8 @@ def _labelled_rows(labels: Labels, texts: Sequence[str], column: str, source: Pa
     if empty and not allow_missing:
         raise DataError(
             f"{len(empty)} rows of {source} have no label in the column {column!r}, for example "
-            f"{shortened([texts[i] for i in empty[:3]])}. Fill them in or remove the rows; allow_missing=True passes over them."
+            f"{shortened([texts[i] for i in empty[:3]])}. Fill them in or remove the rows; "
+            f"{setting('allow_missing', True)} passes over them."
         )
     if empty:
         notes.append(f"Passed over {len(empty)} rows without a label.")
@@ -203,7 +176,7 @@ def _resolve(
     missing: list[str] = []
     folder = os.fspath(root)
     for i in rows:
-        path = _existing(os.path.join(folder, texts[i]))  # noqa: PTH118 - called for every row
+        path = _existing(folder, texts[i])
         if path is None:
             missing.append(texts[i])
         else:
@@ -212,16 +185,28 @@ def _resolve(
         raise DataError(
             f"{len(missing)} of {len(rows)} files listed in {source} do not exist, for example {shortened(missing[:3])}. "
             f"Paths are relative to {folder or '.'}.{_elsewhere(missing[0], root)}"
-            + (" allow_missing=True passes over them." if resolved else "")
+            + (f" {setting('allow_missing', True)} passes over them." if resolved else "")
         )
     if missing:
         notes.append(f"Passed over {len(missing)} rows whose file does not exist, for example {shortened(missing[:3])}.")
     return resolved
 
 
-def _existing(path: str) -> str | None:
-    """Return the path of a regular file as it is, with ``/`` for a backslash, or with the suffix that a list of ids leaves out."""
-    for candidate in (path, path.replace("\\", "/")):
+# What programs make of a path, the path itself first; each is tried in turn, as they rarely write what is to be read again.
+_SPELLINGS: tuple[Callable[[str], str], ...] = (
+    str,
+    str.strip,
+    unprintable,
+    lambda text: unquote(re.sub(r"^file:(//(localhost)?(?=/))?(/(?=[A-Za-z]:))?", "", text)),
+    lambda text: os.path.expanduser(text) if text[:1] == "~" else text,  # noqa: PTH111 - some users have no home folder
+    lambda text: text.replace("\\", "/"),
+)
+
+
+def _existing(folder: str, text: str) -> str | None:
+    """Return the path of a regular file: as `_SPELLINGS` have it, or with the suffix that a list of ids leaves out."""
+    for spelling in _SPELLINGS:
+        candidate = os.path.join(folder, spelling(text))  # noqa: PTH118 - called for every row
         suffixes = [""] if is_image_name(candidate) else ["", *sorted(IMAGE_SUFFIXES)]
         for suffix in suffixes:
             if os.path.isfile(candidate + suffix):  # noqa: PTH113 - called for every row
@@ -235,8 +220,8 @@ def _elsewhere(text: str, root: Path) -> str:
     folders = [folder for folder in sorted(root.glob("*/"))[:200] if folder.is_dir()] if root.is_dir() else []
     for folder in [*folders, root.parent]:
         for tail in (name, name.rsplit("/", 1)[-1]):
-            if _existing(os.path.join(folder, tail)):  # noqa: PTH118
-                return f" {tail!r} is in {folder}: give that folder as image_root."
+            if _existing(str(folder), tail):
+                return f" {tail!r} is in {folder}: give {setting('image_root', str(folder))}."
     return ""
 
 

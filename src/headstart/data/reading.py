@@ -13,11 +13,12 @@ from headstart.data.arrays import read_npz
 from headstart.data.dataset import Dataset
 from headstart.data.folders import LAYOUT, read_folder
 from headstart.data.labels import read_labels, shortened
-from headstart.data.lists import ListOptions, read_list
+from headstart.data.lists import read_list
 from headstart.data.named import PREFIXES, TORCHVISION, read_named
 from headstart.data.tables import READERS
-from headstart.errors import DataError, ParameterError, nearest
+from headstart.errors import DataError, ParameterError, nearest, setting
 from headstart.modalities.image import is_image_name
+from headstart.settings import ListOptions
 from headstart.text import printable
 
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".bz2", ".xz")
@@ -51,7 +52,7 @@ def read_dataset(
         ParameterError: parameters that contradict each other, or a `group_from` that does not work.
         MissingExtraError: a public set needs an optional part of Headstart.
     """
-    found = read_annotations(source, test=test, group_from=group_from, lists=lists, cache=cache, announce=announce)
+    found = read_annotations(source, test=test, group_from=group_from, classes=classes, lists=lists, cache=cache, announce=announce)
     return dataset_of(found, read_labels(found, classes))
 
 
@@ -59,6 +60,7 @@ def read_annotations(
     source: str | os.PathLike[str],
     *,
     test: str | os.PathLike[str] | None = None,
+    classes: Sequence[str] | None = None,
     group_from: str | None = None,
     lists: ListOptions | None = None,
     cache: str | os.PathLike[str] | None = None,
@@ -66,23 +68,23 @@ def read_annotations(
 ) -> Annotations:
     """Read what the data say of each input, whatever the task; arguments and errors as of `read_dataset`."""
     lists = lists or ListOptions()
-    if group_from is not None and "group" in lists.columns:
-        raise ParameterError(
-            f"group_from={group_from!r} and the column {lists.columns['group']!r} for the group both say what belongs together; "
-            "give one of them"
-        )
-    found = [
-        read_named(os.fspath(one), cache=cache, announce=announce) if os.fspath(one).startswith(PREFIXES) else _read_path(one, lists)
-        for one in (source, test)
-        if one is not None
-    ]
+    group = (lists.columns or {}).get("group")
+    if group_from is not None and group is not None:
+        both = f"{setting('group_from', group_from)} and {setting('columns', {'group': group})}"
+        raise ParameterError(f"{both} both say what belongs together; give one of them")
+    found = list[Annotations]()
+    for given in (source, test):
+        if given is not None and os.fspath(given).startswith(PREFIXES):
+            found.append(read_named(os.fspath(given), cache=cache, announce=announce))
+        elif given is not None:
+            found.append(_read_path(given, lists, known=classes or [name for before in found for name in before.label_counts()]))
     if group_from is not None:
         for one in found:
             one.group_by_names(group_from)
     return reduce(join, found)
 
 
-def _read_path(source: str | os.PathLike[str], lists: ListOptions) -> Annotations:
+def _read_path(source: str | os.PathLike[str], lists: ListOptions, *, known: Sequence[str]) -> Annotations:
     text = os.fspath(source)
     if not text.strip():
         raise DataError(f"the name of the data is empty; give a folder, a list or the name of a public set. {LAYOUT}")
@@ -90,7 +92,7 @@ def _read_path(source: str | os.PathLike[str], lists: ListOptions) -> Annotation
     if path.is_dir():
         return read_folder(path)
     _check_file(path, text)
-    return read_npz(path) if path.suffix.lower() == ".npz" else read_list(path, lists)
+    return read_npz(path) if path.suffix.lower() == ".npz" else read_list(path, lists, known=frozenset(known))
 
 
 def _check_file(path: Path, text: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
+from headstart.data.cells import label_cell
 from headstart.errors import DataError
 from headstart.metrics.link import SIGMOID, SOFTMAX, Link
 
@@ -70,8 +71,8 @@ class _ClassTargets:
         return tuple(self.classes[int(number)] for number in numbers)
 
     def cell(self, index: int) -> str:
-        """The class names of one input, separated by semicolons."""
-        return ";".join(self.names(index))
+        """The class names of one input, as `label_cell` writes them."""
+        return label_cell(self.names(index))
 
     def counts(self) -> dict[str, int]:
         """The number of inputs with each class, zeros included."""

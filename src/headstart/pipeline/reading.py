@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from headstart.audit import Plan
-from headstart.data import Dataset, ListOptions, dataset_of, read_annotations
+from headstart.data import Dataset, dataset_of, read_annotations
 from headstart.data.split import check_hold_out, folds, hold_out
 from headstart.errors import DataError, ParameterError
 from headstart.features.table import FeatureTable
 from headstart.run import is_run
-from headstart.settings import FitSettings
+from headstart.settings import FitSettings, ListOptions
+from headstart.settings.field import options
 from headstart.tasks import TASKS, Task, recognise, task_named
 from headstart.text import plural
 
@@ -28,8 +29,7 @@ def read(data: str | Path | Dataset, settings: FitSettings) -> tuple[Task, Datas
                 f"{data}: is a run folder, which an earlier `headstart fit` wrote, and holds no labelled images. "
                 f"To use it: headstart predict {data} IMAGE"
             )
-        lists = ListOptions(columns=settings.columns or {})
-        found = read_annotations(data, test=settings.test, group_from=settings.group_from, lists=lists)
+        found = read_annotations(data, test=settings.test, group_from=settings.group_from, lists=settings)
         task, reason = recognise(found, settings.task)
         if task is not TASKS[0]:  # the usual one goes without saying
             found.notes.append(f"Task: {task.name} ({reason}).")
@@ -41,7 +41,7 @@ def read(data: str | Path | Dataset, settings: FitSettings) -> tuple[Task, Datas
 
 
 def _of_dataset(data: Dataset, settings: FitSettings) -> Task:
-    given = [name for name in ("test", "group_from", "columns") if getattr(settings, name) is not None]
+    given = [name for name in ("test", "group_from", *options(ListOptions)) if getattr(settings, name) not in (None, False)]
     if given:
         raise ParameterError(f"{given[0]} is for data that are still to be read; give it to read_dataset, which made this Dataset.")
     return TASKS[0] if settings.task == "auto" else task_named(settings.task)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import datetime
 import functools
-import io
 import os
 import platform
 from collections.abc import Iterable, Sequence
@@ -19,6 +17,7 @@ import numpy.typing as npt
 import headstart
 from headstart.data.dataset import relative_name
 from headstart.modalities.image.augment import Augmentation
+from headstart.records import csv_lines
 from headstart.report import Sources, report_of, write_report
 from headstart.run import RELIABILITY, BackboneEntry, Manifest, RunContents, seal, write_files, writing_run
 from headstart.run.record import FitRecord, TrainingRecord
@@ -148,13 +147,13 @@ def _provenance(result: FitResult, command: str) -> dict[str, Any]:
 
 def _split_list(result: FitResult) -> str:
     """The list of all images with label and part: a list file that `headstart fit` itself can read, where the images are files."""
-    dataset, text = result.dataset, io.StringIO()
+    dataset = result.dataset
     columns = ["path", "label", "split", "group"] if dataset.grouped else ["path", "label", "split"]
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    for index, name in enumerate(_paths_from_run(result)):
-        writer.writerow([name, dataset.targets.cell(index), dataset.parts[index], dataset.groups[index]][: len(columns)])
-    return text.getvalue()
+    rows = (
+        [name, dataset.targets.cell(index), dataset.parts[index], dataset.groups[index]][: len(columns)]
+        for index, name in enumerate(_paths_from_run(result))
+    )
+    return csv_lines([columns, *rows])
 
 
 def _paths_from_run(result: FitResult) -> Iterable[str]:

@@ -244,7 +244,7 @@ class Run:
 
     def read(self, data: str | Path, **options: Any) -> Dataset:
         """Read data as this run understands their targets: classes are matched by name. Options and errors as of `read_annotations`."""
-        found = read_annotations(data, **options)
+        found = read_annotations(data, classes=self.classes or None, **options)
         return dataset_of(found, self.task.read_targets(found, self.manifest.state))
 
     def evaluate(self, dataset: Dataset, *, progress: Progress | None = None) -> tuple[Evaluation, Any]:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from headstart.errors import ParameterError, nearest
+from headstart.errors import ParameterError, nearest, setting
 
 _KEY = "option"
 _LIKE_THE_FIELD = "--"
@@ -73,6 +73,7 @@ def table_of(*names: str) -> Limit:
     return Limit(
         f"a table of names of columns for {', '.join(names)}",
         lambda value: isinstance(value, Mapping) and value.keys() <= {*names} and all(isinstance(one, str) for one in value.values()),
+        names,
     )
 
 
@@ -92,13 +93,15 @@ SWITCH = instance_of(bool, "true or false")
 SHARE = number(above=0, below=1)
 
 
-def require(limit: Limit, *, or_none: bool = False, **values: Any) -> None:
-    """Raise ParameterError for a value outside its limit: which it is, what it must be, and what it is."""
+def require(limit: Limit, *, or_none: bool = False, flag: str = "", **values: Any) -> None:
+    """Raise ParameterError for a value outside its limit: which it is (on the command line by its `flag`), what it must be, what it is."""
     for name, value in values.items():
         if not (or_none and value is None) and not limit.allows(value):
             words = f"{limit.words} or None" if or_none else limit.words
             got = str(value) if isinstance(value, Path) else value
-            raise ParameterError(f"{name} must be {words}, got {got!r}.{nearest(str(value), limit.choices)}")
+            wrong = next((key for key in value if key not in limit.choices), "") if isinstance(value, Mapping) else value
+            shown = setting(name, flag=flag).removesuffix("=...") if flag else name
+            raise ParameterError(f"{shown} must be {words}, got {got!r}.{nearest(str(wrong), limit.choices)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +130,8 @@ def option(default: Any, help: str, limit: Limit, **rest: Any) -> Any:
 
 def options(cls: type) -> dict[str, Option]:
     """The options of a class of settings by the names of its fields, in their order."""
-    found = {one.name: one.metadata[_KEY] for one in fields(cls) if _KEY in one.metadata}
+    own = sorted(fields(cls), key=lambda one: one.name not in cls.__annotations__)  # what is inherited comes last
+    found = {one.name: one.metadata[_KEY] for one in own if _KEY in one.metadata}
     return {name: of if of.flag != _LIKE_THE_FIELD else replace(of, flag=f"--{name.replace('_', '-')}") for name, of in found.items()}
 
 
@@ -149,7 +153,7 @@ class Settings:
                 raise ParameterError(f"{cls.__name__} has no setting {name!r}.{nearest(name, known)} Allowed: {', '.join(known)}.")
             of = known[name]
             if value is not None or (defaults[name] is not None and not of.optional):
-                require(of.limit, **{name: value})
+                require(of.limit, flag=of.flag, **{name: value})
 
     def to_dict(self) -> dict[str, Any]:
         """The recorded settings as plain values for JSON."""
@@ -189,7 +193,7 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any], *, run: Path) 
         elif old != value:
             raise ParameterError(
                 f"The training of {run} was begun with {name} {old!r} and cannot be resumed with {value!r}. Leave that setting out, since "
-                "all settings are taken over, or begin anew with another --out."
+                f"all settings are taken over, or begin anew with another {setting('out')}."
             )
 
 

@@ -1,8 +1,8 @@
-"""`FitSettings`: everything that can be set for a fit."""
+"""`FitSettings`: everything that can be set for a fit; `ListOptions`: how lists are read."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -25,7 +25,25 @@ def _columns(typed: Sequence[str]) -> dict[str, str]:
 
 @documented
 @dataclass(frozen=True, kw_only=True)
-class FitSettings(Settings):
+class ListOptions(Settings):
+    """How lists are read."""
+
+    columns: Mapping[str, str] | None = option(
+        None, "Column of a list: path=, label=, split= or group=.", table_of(*_COLUMNS), flag="--column", metavar="KIND=NAME",
+        parse=_columns, several=True, details="Only where the columns are not recognised by their names.",
+    )  # fmt: skip
+    label_separator: str | None = option(
+        None, "What separates several labels in a cell of a list; '' for never.", TEXT, metavar="TEXT", shown="recognised"
+    )  # fmt: skip
+    image_root: str | Path | None = option(
+        None, "Folder that the paths in a list are relative to.", PATH, metavar="DIR", shown="the folder of the list"
+    )  # fmt: skip
+    allow_missing: bool = option(False, "Pass over rows of a list without a label or a file.", SWITCH)
+
+
+@documented
+@dataclass(frozen=True, kw_only=True)
+class FitSettings(ListOptions):
     """Everything that can be set for a fit, with its defaults."""
 
     task: str = option(
@@ -60,10 +78,6 @@ class FitSettings(Settings):
     group_from: str | None = option(
         None, "Group of an image, from its file name.", TEXT, metavar="REGEX",
         details="Images with the same first group of the regular expression (or the same match) stay on one side of every split.",
-    )  # fmt: skip
-    columns: dict[str, str] | None = option(
-        None, "Column of a list: path=, label=, split= or group=.", table_of(*_COLUMNS), flag="--column", metavar="KIND=NAME",
-        parse=_columns, several=True, details="Only where the columns are not recognised by their names.",
     )  # fmt: skip
     folds: int = option(
         0, "Also cross-validate over the training part.", either("0 (none) or a whole number of at least 2", whole(0, 0), whole(2)),

@@ -6,7 +6,8 @@ Importing this package imports neither scikit-learn nor PyTorch: predicting need
 from __future__ import annotations
 
 from headstart.data import Annotations
-from headstart.errors import DataError, ParameterError, nearest
+from headstart.errors import DataError, setting
+from headstart.settings.field import one_of, require
 from headstart.tasks.classification.task import Classification
 from headstart.tasks.task import (
     FEATURES,
@@ -34,19 +35,18 @@ TASKS: list[Task] = [Classification()]
 
 def task_named(name: str) -> Task:
     """The task of this name; ParameterError where there is none."""
-    for task in TASKS:
-        if task.name == name:
-            return task
-    known = ["auto", *(task.name for task in TASKS)]
-    raise ParameterError(f"task must be one of {', '.join(known)}, got {name!r}.{nearest(name, known)}")
+    named = {task.name: task for task in TASKS}
+    require(one_of(*named), flag="--task", task=name)
+    return named[name]
 
 
 def recognise(found: Annotations, name: str = "auto") -> tuple[Task, str]:
     """The task to learn from these data, and the reason for it; DataError where no task recognises them."""
     if name != "auto":
-        return task_named(name), "it was asked for with --task"
+        return task_named(name), f"it was asked for with {setting('task', name)}"
     for task in TASKS:
         reason = task.recognises(found)
         if reason is not None:
             return task, reason
-    raise DataError(f"{found.source}: nothing says what is to be learned. Say it with --task {'|'.join(task.name for task in TASKS)}.")
+    known = " or ".join(setting("task", task.name) for task in TASKS)
+    raise DataError(f"{found.source}: nothing says what is to be learned. Say it with {known}.")
