@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
+import glob
 import io
 import json
 import multiprocessing
@@ -27,6 +28,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,8 +36,9 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 _FENCE = re.compile(r"^( *)```(\w*)\s*$")
-_PLAIN = re.compile(r"headstart [^|<>&;$*?`~\\\[\](){}]*")  # nothing for a shell to do
+_PLAIN = re.compile(r"headstart ([^|<>&;$`~\\\"'(){}#!\n]|'[^']*')*")  # quotes and patterns of file names apart, nothing for a shell to do
 _ready: list[Any] = []
+_begun: dict[str, tuple[int, str, Path]] = {}  # by command: what it printed, and the folder as it was left
 _NOT_RUN = re.compile(r"^\s*<!-- not run: (.+?) -->\s*$")
 
 
@@ -164,16 +167,28 @@ def tidied(text: str, folder: Path) -> list[str]:
     return lines
 
 
-def _run_console(page: Path, block: Block, folder: Path) -> list[Ran]:
+def _run_console(page: Path, block: Block, folder: Path, *, first: bool) -> list[Ran]:
     found = []
-    for command, start, stop in commands(block):
-        code, said = (_forked if _ready and _PLAIN.fullmatch(command) else _by_shell)(command, folder)
+    for number, (command, start, stop) in enumerate(commands(block)):
+        run = _forked if _ready and _PLAIN.fullmatch(command) else _by_shell
+        code, said = _once(run, command, folder) if first and not number else run(command, folder)
         failed = f"exit code {code}:\n{said}" if code else ""
         documented = [line.rstrip() for line in block.lines[start:stop]]
         while documented and not documented[-1]:
             documented.pop()
         found.append(Ran(page, block.first + start + 1, f"$ {command}", documented, tidied(said, folder), failed))
     return found
+
+
+def _once(run: Callable[[str, Path], tuple[int, str]], command: str, folder: Path) -> tuple[int, str]:
+    """The same of a page's first command: in the same folder it does the same, so that it is run for one page and copied for others."""
+    if command not in _begun:
+        code, said = run(command, folder)
+        _begun[command] = (code, said, Path(shutil.copytree(folder, folder.with_name(f"begun{len(_begun)}"))))
+        return code, said
+    code, said, left = _begun[command]
+    shutil.copytree(left, folder, dirs_exist_ok=True)
+    return code, said
 
 
 def _by_shell(command: str, folder: Path) -> tuple[int, str]:
@@ -189,10 +204,19 @@ def _by_shell(command: str, folder: Path) -> tuple[int, str]:
 def _forked(command: str, folder: Path) -> tuple[int, str]:
     """The same of a command of Headstart, from a process that has imported everything: imports would take half of the time."""
     with tempfile.NamedTemporaryFile() as printed:
-        process = _ready[0].Process(target=_headstart, args=(shlex.split(command), str(folder), printed.name))
+        process = _ready[0].Process(target=_headstart, args=(_words(command, folder), str(folder), printed.name))
         process.start()
         process.join()
         return process.exitcode or 0, Path(printed.name).read_text("utf-8")
+
+
+def _words(command: str, folder: Path) -> list[str]:
+    """The words of a command as a shell passes them on: without quotes, and with the files that a pattern stands for."""
+    found: list[str] = []
+    for word in shlex.split(command, posix=False):
+        files = [] if "'" in word else sorted(glob.glob(word, root_dir=folder))
+        found += files if glob.has_magic(word) and files else shlex.split(word)
+    return found
 
 
 def _headstart(command: list[str], folder: str, printed: str) -> None:
@@ -260,7 +284,7 @@ def run_page(page: Path, folder: Path, *, write: bool = False) -> list[Ran]:
             last.documented = list(block.lines)
             changes.append((block.first, block.first + len(block.lines), last.printed))
         if block.kind == "console" and runnable:
-            ran = _run_console(page, block, folder)
+            ran = _run_console(page, block, folder, first=not found)
             found += ran
             for one, (_, start, stop) in zip(ran, commands(block), strict=True):
                 if one.documented:
