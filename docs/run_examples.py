@@ -1,6 +1,6 @@
 """Run the examples of the README and the pages in docs/, as a reader would, and compare or renew what they print.
 
-    python docs/run_examples.py [--write | --json] [PAGE ...]
+    python docs/run_examples.py [--write | --json] [--plain] [PAGE ...]
 
 Of a page, these blocks are run, from top to bottom, in one empty folder with the real images that `prepare` puts there:
 
@@ -38,6 +38,7 @@ PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 _FENCE = re.compile(r"^( *)```(\w*)\s*$")
 _PLAIN = re.compile(r"headstart ([^|<>&;$`~\\\"'(){}#!\n]|'[^']*')*")  # quotes and patterns of file names apart, nothing for a shell to do
 _ready: list[Any] = []
+_plain: list[bool] = []
 _begun: dict[str, tuple[int, str, Path]] = {}  # by command: what it printed, and the folder as it was left
 _NOT_RUN = re.compile(r"^\s*<!-- not run: (.+?) -->\s*$")
 
@@ -204,7 +205,7 @@ def _by_shell(command: str, folder: Path) -> tuple[int, str]:
 def _forked(command: str, folder: Path) -> tuple[int, str]:
     """The same of a command of Headstart, from a process that has imported everything: imports would take half of the time."""
     with tempfile.NamedTemporaryFile() as printed:
-        process = _ready[0].Process(target=_headstart, args=(_words(command, folder), str(folder), printed.name))
+        process = _ready[0].Process(target=_headstart, args=(_words(command, folder), str(folder), printed.name, bool(_plain)))
         process.start()
         process.join()
         return process.exitcode or 0, Path(printed.name).read_text("utf-8")
@@ -219,7 +220,7 @@ def _words(command: str, folder: Path) -> list[str]:
     return found
 
 
-def _headstart(command: list[str], folder: str, printed: str) -> None:
+def _headstart(command: list[str], folder: str, printed: str, plain: bool) -> None:
     """In a process of its own: what the command of this name does."""
     target = os.open(printed, os.O_WRONLY | os.O_APPEND)
     for stream in (1, 2):
@@ -228,9 +229,27 @@ def _headstart(command: list[str], folder: str, printed: str) -> None:
     os.chdir(folder)
     os.environ["COLUMNS"] = "100"
     sys.argv = command
+    if plain:
+        show_no_pictures()
     from headstart.cli import main
 
     main()
+
+
+def show_no_pictures() -> None:
+    """Reports show no test images from now on: their heat maps take half the time of a small fit, and no page prints anything of them."""
+    from headstart.report import run_report
+
+    run_report.cards_of = lambda *_, **__: {}
+    _plain.append(True)
+
+
+def compile_templates() -> None:
+    """Do once what each process that writes a report would do."""
+    from headstart.report.page import environment
+
+    for name in environment().list_templates(extensions=["html", "svg"]):
+        environment().get_template(name)
 
 
 def make_ready() -> None:
@@ -238,7 +257,9 @@ def make_ready() -> None:
     if "forkserver" in multiprocessing.get_all_start_methods():
         context = multiprocessing.get_context("forkserver")
         ours = [f"headstart.{name}" for name in ("cli", "pipeline", "explanation", "run", "reliability", "report.page")]
-        context.set_forkserver_preload([*ours, "jinja2", "onnx", "openvino", "PIL.Image", "pydantic", "rich.progress", "sklearn.tree"])
+        context.set_forkserver_preload(
+            ["__main__", *ours, "jinja2", "onnx", "openvino", "PIL.Image", "pydantic", "rich.progress", "sklearn.tree"]
+        )
         _ready.append(context)
 
 
@@ -326,7 +347,10 @@ def main() -> int:
     parser.add_argument("pages", nargs="*", type=Path)
     parser.add_argument("--write", action="store_true", help="renew what the pages say is printed")
     parser.add_argument("--json", action="store_true", help="print what was run as JSON, a line for each page, and compare nothing")
+    parser.add_argument("--plain", action="store_true", help="write reports without test images, which saves time")
     options = parser.parse_args()
+    if options.plain:
+        show_no_pictures()
     make_ready()
     wrong = 0
     with tempfile.TemporaryDirectory() as temporary:
@@ -349,5 +373,7 @@ def main() -> int:
     return min(wrong, 1)
 
 
+if __name__ == "__mp_main__":  # the process from which commands are forked
+    compile_templates()
 if __name__ == "__main__":
     raise SystemExit(main())

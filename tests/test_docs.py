@@ -53,7 +53,7 @@ def _name(page: Path) -> str:
 @pytest.fixture(scope="module")
 def examples_of(cache: Path) -> Iterator[Callable[[Path], list[Any]]]:
     """What the examples of a page printed; one process runs those of all pages, each in a folder of its own."""
-    command = [sys.executable, str(DOCS / "run_examples.py"), "--json", *map(str, WITH_EXAMPLES)]
+    command = [sys.executable, str(DOCS / "run_examples.py"), "--json", "--plain", *map(str, WITH_EXAMPLES)]
     pages = iter(WITH_EXAMPLES)
     found: dict[Path, list[Any]] = {}
     with subprocess.Popen(command, env={**os.environ, "HEADSTART_CACHE": str(cache)}, stdout=subprocess.PIPE, text=True) as process:
