@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
-import glob
 import io
 import json
 import multiprocessing
@@ -215,8 +214,9 @@ def _words(command: str, folder: Path) -> list[str]:
     """The words of a command as a shell passes them on: without quotes, and with the files that a pattern stands for."""
     found: list[str] = []
     for word in shlex.split(command, posix=False):
-        files = [] if "'" in word else sorted(glob.glob(word, root_dir=folder))
-        found += files if glob.has_magic(word) and files else shlex.split(word)
+        pattern = "'" not in word and re.search(r"[*?\[]", word)
+        files = [path.relative_to(folder).as_posix() for path in sorted(folder.glob(word))] if pattern else []
+        found += files or shlex.split(word)
     return found
 
 
