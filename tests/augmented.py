@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from pathlib import Path
+
 import numpy as np
 from scipy import ndimage
 
@@ -21,3 +24,11 @@ def smooth(side: int = 96, *, seed: int = 0) -> np.ndarray:
 
 def numbers(images: np.ndarray) -> np.ndarray:
     return np.arange(100, 100 + len(images))
+
+
+def views_of_stored(folder: Path) -> None:
+    """Write views of the pictures in a file; a warning is an error."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pixels = np.load(folder / "pixels.npy", mmap_mode="r")  # read-only, as stored images are
+        np.save(folder / "views.npy", Augmentation.parse(ALL.text).views(pixels, size=64, keys=numbers(pixels), seed=4, view=2))

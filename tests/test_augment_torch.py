@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage, stats
 
-from augmented import ALL, numbers, smooth
+import forked
+from augmented import ALL, numbers, smooth, views_of_stored
 from headstart.modalities.image.augment import Augmentation, Mixing
 from headstart.modalities.image.warp import View, one_thread, render
 
@@ -160,13 +159,7 @@ def test_a_view_depends_on_seed_number_and_key_alone(pixels: np.ndarray) -> None
 
 def test_a_view_is_the_same_in_another_process(pixels: np.ndarray, tmp_path: Path) -> None:
     np.save(tmp_path / "pixels.npy", pixels)
-    code = (
-        "import sys, numpy as np; from headstart.modalities.image.augment import Augmentation\n"
-        "pixels = np.load(sys.argv[1] + '/pixels.npy', mmap_mode='r')\n"  # read-only, as stored images are
-        "views = Augmentation.parse(sys.argv[2]).views(pixels, size=64, keys=np.arange(100, 107), seed=4, view=2)\n"
-        "np.save(sys.argv[1] + '/views.npy', views)"
-    )
-    subprocess.run([sys.executable, "-W", "error", "-c", code, str(tmp_path), ALL.text], check=True)
+    forked.called(views_of_stored, tmp_path)
     np.testing.assert_array_equal(np.load(tmp_path / "views.npy"), ALL.views(pixels, size=64, keys=numbers(pixels), seed=4, view=2))
 
 

@@ -27,7 +27,7 @@ QUICK = FineTuning(steps=4, batch_size=8, image_size=32, lr=1e-4, validation_sha
 
 
 def estimator(plan: FineTuning | None = QUICK, **parameters: Any) -> TransferClassifier:
-    return TransferClassifier(head="centroid", fine_tuning=plan, **parameters)
+    return TransferClassifier(**{"head": "centroid", "engine": "onnxruntime", "fine_tuning": plan, **parameters})
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_features_are_those_of_the_trained_network(fitted: TransferClassifier, d
     features = fitted.extractor_(paths)
     np.testing.assert_array_equal(fitted.choice_.estimator.predict_proba(features.values), fitted.predict_proba(paths))
     frozen = fitted.extract(paths)
-    assert fitted.extractor_.id != TransferClassifier().fit(paths, np.arange(6) % 2).extractor_.id
+    assert fitted.extractor_.id != estimator(None).fit(paths, np.arange(6) % 2).extractor_.id
     last = fitted.extractor_.backbone.last
     assert features.values.shape == frozen.values.shape
     assert np.abs(features.values - frozen.values)[:, last.start : last.stop].max() > 1e-3
@@ -173,7 +173,7 @@ def test_validation_is_cut_by_groups(data: Data, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_chosen_epoch_and_its_evidence(data: Data) -> None:
-    found = estimator(FineTuning(epochs=2, batch_size=12, image_size=32, validation_share=0.3)).fit(*data)
+    found = estimator(FineTuning(epochs=2, batch_size=12, image_size=32, validation_share=0.3), engine="auto").fit(*data)
     tuned = found.fine_tuned_
     assert tuned is not None
     assert tuned.predictions is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
+import os
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import forked
 from headstart.errors import MissingExtraError, ParameterError
 from headstart.training.history import Epoch, EventFiles, History
 
@@ -148,16 +149,17 @@ def test_without_validation_there_are_no_scalars_of_it_and_closing_twice_does_no
     assert {tag: len(values) for tag, values in _scalars(tmp_path).items()} == {"loss/train": 1, "accuracy/train": 1, "learning_rate": 1}
 
 
+def two_epochs_and_no_end(folder: Path) -> None:
+    files = EventFiles(folder)
+    for number in (1, 2):
+        files.epoch(Epoch(number=number, loss=1.0, accuracy=0.5, lr=0.1, seconds=1.0))
+    os._exit(0)
+
+
 def test_a_process_that_is_cut_off_leaves_every_finished_epoch(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason="needs headstart[tensorboard]")
     pytest.importorskip("torch", reason="needs headstart[torch]")
-    code = (
-        "import os, sys\nfrom headstart.training.history import Epoch, EventFiles\n"
-        "files = EventFiles(sys.argv[1])\n"
-        "for number in (1, 2):\n    files.epoch(Epoch(number=number, loss=1.0, accuracy=0.5, lr=0.1, seconds=1.0))\n"
-        "os._exit(0)"
-    )
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+    forked.called(two_epochs_and_no_end, tmp_path)
     assert _scalars(tmp_path)["loss/train"] == [(1, 1.0), (2, 1.0)]
 
 

@@ -47,7 +47,7 @@ def timeless(history: History) -> list[Epoch]:
 def test_interrupted_at_any_step_and_resumed_it_comes_to_the_same_weights(tmp_path: Path, optimizer: str) -> None:
     whole = careful(optimizer=optimizer)
     expected = timeless(whole.run())
-    steps = (1, 2, 3, 4, 6, 8, 9) if optimizer == "adamw" else (3, 5)  # three steps an epoch
+    steps = (1, 3, 5, 8, 9) if optimizer == "adamw" else (5,)  # three steps an epoch
     for step in steps:
         folder = tmp_path / str(step)
         CheckpointFolder(folder).begin({})
@@ -72,7 +72,7 @@ def test_interrupted_again_and_again(tmp_path: Path) -> None:
     whole = careful()
     whole.run()
     CheckpointFolder(tmp_path / "t").begin({})
-    for _ in range(8):  # one step each
+    for _ in range(4):  # one step each
         with pytest.raises(Stopped):
             careful(tmp_path / "t", Told(after=1, then=lambda: signal.raise_signal(signal.SIGINT))).run()
     one = careful(tmp_path / "t")

@@ -25,7 +25,7 @@ from headstart.training.checkpoint import CheckpointFolder
 from headstart.training.job import Processes, Resumable
 
 PLAN = FineTuning(epochs=2, batch_size=16, image_size=32, lr=1e-4, validation_share=0.25)
-SETTINGS = FitSettings(head="centroid", fine_tuning=PLAN)
+SETTINGS = FitSettings(head="centroid", engine="onnxruntime", fine_tuning=PLAN)
 
 
 # From data to run
@@ -62,7 +62,7 @@ def run(fitted: FitResult) -> Path:
 @pytest.mark.torch
 def test_the_run_says_what_was_tested(fitted: FitResult, run: Path) -> None:
     test = fitted.dataset.take(fitted.dataset.part("test"))
-    loaded = load(run)
+    loaded = load(run, engine="onnxruntime")
     np.testing.assert_allclose(loaded.predict(test.images).probabilities, fitted.test.outcome.probabilities, atol=1e-5)
     np.testing.assert_allclose(fitted.classifier.predict_proba(test.images), fitted.test.outcome.probabilities, atol=1e-6)
     named = np.array(loaded.classes)[fitted.classifier.predict(test.images)]
@@ -123,13 +123,15 @@ def test_a_head_alone_from_the_beginning(tmp_path: Path, pictures: Path) -> None
         strategy="probe", start="random", head_layers=(16,), dropout=0.2, epochs=6, batch_size=8, image_size=64, lr=3e-3,
         validation_share=0, keep="last", augment="none",
     )  # fmt: skip
-    result = fit(tmp_path / "list.csv", out=tmp_path / "run", settings=FitSettings(fine_tuning=plan, class_weight="balanced"))
+    result = fit(
+        tmp_path / "list.csv", out=tmp_path / "run", settings=FitSettings(fine_tuning=plan, class_weight="balanced", engine="onnxruntime")
+    )
     assert result.probe is None
     assert result.classifier.fine_tuned_ is not None
     assert result.classifier.fine_tuned_.history.watched == "test"
     assert result.head == "dense 16 head on the frozen backbone"
     assert result.test.accuracy > 0.6
-    loaded = load(tmp_path / "run")
+    loaded = load(tmp_path / "run", engine="onnxruntime")
     assert loaded.link.independent
     images = result.dataset.take(result.dataset.part("test")).images
     np.testing.assert_allclose(loaded.predict(images).probabilities, result.test.outcome.probabilities, atol=1e-5)

@@ -34,7 +34,7 @@ TYPED = ("--strategy", "probe", "--head-layers", "16", "--augment", "none", "--i
 
 
 def search(data: Path, *, seed: int = 0, listener: Listener | None = None, steps: int = 60, **plan: Any) -> LearningRates:
-    settings = FitSettings(fine_tuning=FineTuning(**(RANDOM_HEAD | plan)), seed=seed)
+    settings = FitSettings(fine_tuning=FineTuning(**(RANDOM_HEAD | {"image_size": 32} | plan)), seed=seed, engine="onnxruntime")
     return find_learning_rate(data, settings, steps=steps, listener=listener)
 
 
@@ -56,7 +56,7 @@ def test_a_diverging_rate_is_recognised_and_the_suggestion_lies_below_it(found: 
 def test_a_training_with_the_suggestion_lowers_the_loss(found: LearningRates, pictures: Path) -> None:
     paths = sorted(pictures.rglob("*.png"))
     plan = FineTuning(**RANDOM_HEAD, optimizer="sgd", lr=found.suggested, steps=24)
-    classifier = TransferClassifier(fine_tuning=plan).fit(paths, [path.parent.name for path in paths])
+    classifier = TransferClassifier(fine_tuning=plan, engine="onnxruntime").fit(paths, [path.parent.name for path in paths])
     assert classifier.fine_tuned_ is not None
     losses = [epoch.loss for epoch in classifier.fine_tuned_.history.epochs]
     assert losses[-1] < 0.6 * losses[0]

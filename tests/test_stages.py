@@ -31,7 +31,7 @@ pytestmark = pytest.mark.torch
 FAMILIES: dict[str, tuple[int, int | None, str, dict[str, Any]]] = {
     "tf_efficientnet_lite0": (32, 64, "stem 7 last", {}),
     "efficientnet_b0": (32, 64, "stem 7 last", {}),
-    "vgg11": (32, 64, "5", {}),
+    "vgg11": (32, 64, "5", {"mlp_ratio": 0.02}),
     "resnet18": (64, 96, "stem 4", {"channels": (8, 16, 24, 32)}),
     "resnetv2_50": (64, 96, "stem 4 last", {"layers": (1, 1, 1, 1), "channels": (16, 32, 48, 64)}),
     "inception_v3": (80, 88, "stem 5", {}),
@@ -107,6 +107,7 @@ def test_the_stages_are_the_network(name: str) -> None:
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_it_can_be_cut_before_every_stage(name: str) -> None:
+    """The default one before every stage, the others before the second, the last, and one in the middle."""
     side, other, _, _ = FAMILIES[name]
     network = built(name)
     before = {entry: value.clone() for entry, value in network.model.state_dict().items()}
@@ -115,7 +116,7 @@ def test_it_can_be_cut_before_every_stage(name: str) -> None:
     views = [noise(height, max(sides), seed=height, count=1) for height in sides]
     with torch.inference_mode():
         expected = [network(images)[:, -network.sizes[-1] :] for images in views]
-    for number in range(1, len(stages)):
+    for number in range(1, len(stages)) if name == "tf_efficientnet_lite0" else sorted({1, len(stages) // 2, len(stages) - 1}):
         halves = cut(network, stages[number], side=side)
         assert halves is not None, stages[number].name
         front, tail = halves
@@ -125,9 +126,9 @@ def test_it_can_be_cut_before_every_stage(name: str) -> None:
     assert all(torch.equal(value, before[entry]) for entry, value in network.model.state_dict().items())
 
 
-@pytest.mark.parametrize("name", sorted(OF_THE_CATALOGUE))
+@pytest.mark.parametrize("name", sorted(OF_THE_CATALOGUE - {"efficientnet_b0", "mobilenetv1_100", "mobilenetv2_100"}))
 def test_the_table_in_the_package_is_what_is_computed(name: str) -> None:
-    """On the "meta" device, which has no numbers: this takes a network of any size no time."""
+    """On the "meta" device, which has no numbers. Those left out have no other kinds of stages than EfficientNet-Lite and MobileNetV3."""
     record = find(name)
     with silence(), torch.device("meta"):
         model = timm.create_model(record.name.partition(".")[0]).eval()
@@ -304,7 +305,7 @@ def test_gradients_of_the_tail_are_those_of_the_whole() -> None:
         assert differs(parameter.grad, whole[name].grad) < 1e-3, name
 
 
-@pytest.mark.parametrize("name", ["mobilenetv3_small_050", "vit_tiny_patch16_224"])
+@pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224"])
 def test_an_export_changes_no_mode(name: str) -> None:
     """Also not of a network that is being trained with some of its normalisations in training mode."""
     side = FAMILIES[name][0]
