@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import pickle
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +15,14 @@ import pytest
 from PIL import Image
 
 from conftest import draw
-from encoded_images import cut_out, encoded, every_mode, turned
-from headstart import load
+from encoded_images import cut_out, encoded, every_mode, png, turned
+from headstart import FitSettings, TransferClassifier, check, fit, load, read_dataset
 from headstart.data.named import torchvision_samples
 from headstart.export import export, snippet
 from headstart.modalities.image import read_image
+from headstart.modalities.image.levels import levels_note
 from headstart.modalities.image.rgb import read_rgb, upright_rgb
+from headstart.progress import Listener
 
 PICTURE = draw(0, 3, side=40)[:, :30]
 
@@ -80,3 +85,96 @@ def test_an_image_of_pillow_in_memory_becomes_what_its_file_becomes() -> None:
     stored = turned(PICTURE, 8)
     stored.getexif()[0x0112] = 8
     np.testing.assert_array_equal(upright_rgb(stored), PICTURE)
+
+
+def deep_set(folder: Path, make: Callable[[np.ndarray], bytes], *, count: int = 8, suffix: str = "png") -> Path:
+    """A folder of two classes of gray pictures, (H, W) from 0 to 1, each written by `make`."""
+    for kind, name in enumerate(("rings", "stripes")):
+        (folder / name).mkdir(parents=True)
+        for index in range(count):
+            (folder / name / f"{index}.{suffix}").write_bytes(make(draw(kind, 50 + 10 * kind + index).mean(axis=2) / 255))
+    return folder
+
+
+DEEP: dict[str, tuple[Callable[[np.ndarray], bytes], tuple[float, float] | None]] = {
+    "12 bits": (lambda gray: encoded(Image.fromarray((gray * 4095).astype(np.uint16)), "PNG"), (0, 4095)),
+    "10 bits, TIFF": (lambda gray: encoded(Image.fromarray((gray * 1023).astype(np.uint16)), "TIFF"), (0, 1023)),
+    "14 bits, colour": (lambda gray: png(np.repeat((gray * 16383).astype(np.uint16)[:, :, None], 3, axis=2)), (0, 16383)),
+    "8 bits": (lambda gray: encoded(Image.fromarray((gray * 255).astype(np.uint16)), "PNG"), (0, 255)),
+    "16 bits": (lambda gray: encoded(Image.fromarray((gray * 65535).astype(np.uint16)), "PNG"), None),
+    "12 bits above an offset": (lambda gray: encoded(Image.fromarray((61440 + gray * 4095).astype(np.uint16)), "PNG"), (61440, 65535)),
+    "integers": (lambda gray: encoded(Image.fromarray((gray * 3000).astype(np.int32)), "TIFF"), (0, 4095)),
+    "Hounsfield units": (lambda gray: encoded(Image.fromarray((gray * 3000 - 1000).astype(np.int32)), "TIFF"), (-1000, 2000)),
+    "float to 1": (lambda gray: encoded(Image.fromarray(gray.astype(np.float32)), "TIFF"), (0, 1)),
+    "float to 4000": (lambda gray: encoded(Image.fromarray((gray * 4000).astype(np.float32)), "TIFF"), (0, 4095)),
+    "of 8 bits": (lambda gray: encoded(Image.fromarray((gray * 255).astype(np.uint8)), "PNG"), None),
+}
+
+
+@pytest.mark.parametrize("kind", DEEP)
+def test_levels_are_what_the_images_of_a_set_use(tmp_path: Path, kind: str) -> None:
+    make, expected = DEEP[kind]
+    data = read_dataset(deep_set(tmp_path, make))
+    found = data.levels
+    assert (found is None) == (expected is None)
+    if found is not None and expected is not None:
+        assert found == pytest.approx(expected, abs=200 if expected[0] else 0)
+        assert [finding.message for finding in check(data).findings if finding.kind == "levels"] == [levels_note(found)]
+    assert not [finding for finding in check(data).findings if finding.kind == "faint"]
+    picture = draw(0, 50).mean(axis=2)
+    decoded = read_image(data.images[0], levels=found)[:, :, 0].astype(float)
+    assert np.corrcoef(picture.ravel(), decoded.ravel())[0, 1] > 0.995
+    assert np.ptp(decoded) > 60
+
+
+def test_levels_are_kept_in_the_run_and_used_by_all_that_predict(tmp_path: Path, cache: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    data = deep_set(tmp_path / "data", DEEP["12 bits"][0], count=12)
+    lines: list[str] = []
+
+    class Lines(Listener):
+        def say(self, message: str) -> None:
+            lines.append(message)
+
+    fit(data, out=tmp_path / "run", settings=FitSettings(head="centroid", cache=cache), listener=Lines())
+    assert levels_note((0, 4095)) in lines
+    run = load(tmp_path / "run")
+    assert run.preprocessing.levels == (0, 4095)
+    files = sorted(data.rglob("*.png"))
+    expected = run.predict(files)
+    labels = [run.classes[row.argmax()] for row in expected.probabilities]
+    assert labels == [path.parent.name for path in files]
+    export(run, tmp_path / "run.onnx", images=3)
+    (tmp_path / "classify.py").write_text(snippet("python", run, file="run.onnx"))
+    done = subprocess.run([sys.executable, "classify.py", *files], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert [line.split("  ")[1] for line in done.stdout.splitlines()] == labels
+    estimator = TransferClassifier(head="centroid", cache=cache).fit(files, labels)
+    assert estimator.extractor_.preprocessing.levels == (0, 4095)
+    again = pickle.loads(pickle.dumps(estimator))
+    np.testing.assert_array_equal(again.predict(files), labels)
+
+
+def test_check_says_that_images_are_nearly_black(tmp_path: Path) -> None:
+    def with_a_hot_pixel(gray: np.ndarray) -> bytes:
+        samples = (gray * 4095).astype(np.uint16)
+        samples[3, 3] = 65535
+        return encoded(Image.fromarray(samples), "PNG")
+
+    found = [one for one in check(read_dataset(deep_set(tmp_path, with_a_hot_pixel))).findings if one.kind == "faint"]
+    assert [(one.severity, one.count) for one in found] == [("warning", 16)]
+    assert found[0].examples[0].startswith("rings/0.png: values from ")
+
+
+@pytest.mark.parametrize(
+    ("name", "picture"),
+    [
+        ("white on nothing", np.dstack([np.full((48, 48, 3), 255, np.uint8), (draw(0, 1)[:, :, :1] > 120) * np.uint8(255)])),
+        ("one colour", np.full((48, 48, 3), 90, np.uint8)),
+    ],
+)
+def test_check_says_that_an_image_is_of_one_colour(pictures: Path, tmp_path: Path, name: str, picture: np.ndarray) -> None:
+    data = shutil.copytree(pictures, tmp_path / "data")
+    Image.fromarray(picture).save(data / "rings" / f"{name}.png")
+    found = [one for one in check(read_dataset(data)).findings if one.kind == "faint"]
+    assert [(one.severity, one.count) for one in found] == [("note", 1)]
+    assert found[0].examples[0].startswith(f"rings/{name}.png: values from ")

@@ -18,6 +18,7 @@ from headstart.errors import BackboneError, DataError, ParameterError
 from headstart.features import Features, Images
 from headstart.features.prepared import ExtractorSettings, Prepared, prepare, prepare_trained
 from headstart.heads.labels import encode
+from headstart.modalities.image import Levels
 from headstart.modalities.image.augment import Augmentation
 from headstart.progress import Listener, Progress, Seconds
 from headstart.selection import Choice
@@ -93,7 +94,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         dataset, classes, dtype = self._dataset(X, y, groups)
         features, seconds = self.fine_tuning is None or self.fine_tuning.start == "probe", Seconds()
         with seconds.lap("backbone"):
-            prepared = self._prepared()
+            prepared = self._prepared(dataset.levels)
         table = prepared.table(dataset, features=features, seconds=seconds)
         learned = learn(table, LearningContext(settings=self._codes(classes), prepared=prepared))
         return self._fitted_from(learned, classes=classes, label_dtype=dtype, seconds=seconds)
@@ -177,8 +178,9 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if self.fine_tuning is None:
             raise ParameterError("There is no training to find a learning rate for: fine_tuning is None. Give a FineTuning.")
         dataset, classes, _ = self._dataset(X, y, groups)
-        table = self._prepared().table(dataset, features=False, seconds=Seconds())
-        context = LearningContext(settings=self._codes(classes), prepared=self._prepared(), listener=listener or Listener())
+        prepared = self._prepared(dataset.levels)
+        table = prepared.table(dataset, features=False, seconds=Seconds())
+        context = LearningContext(settings=self._codes(classes), prepared=prepared, listener=listener or Listener())
         return find_learning_rate(table, context, low=low, high=high, steps=steps)
 
     def extract(self, X: Images, *, progress: Progress | None = None) -> Features:
@@ -190,7 +192,8 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
         self._check_parameters()
         images = _checked_images(X)
-        return self._prepared().extract(images, progress=progress)
+        levels = self._fitted_with[0].levels if hasattr(self, "_fitted_with") else None
+        return self._prepared(levels).extract(images, progress=progress)
 
     def predict(self, X: Images) -> npt.NDArray[Any]:
         """The most probable label of each image (n,); for several labels an image, a matrix (n, k) of the type that `y` had.
@@ -260,9 +263,9 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             self.__dict__.pop("_network", None)
         return prepared
 
-    def _prepared(self) -> Prepared:
+    def _prepared(self, levels: Levels) -> Prepared:
         """The extractor of the current parameters; made again when they have changed."""
-        settings = ExtractorSettings.of(self)
+        settings = ExtractorSettings.of(self, levels)
         prepared: Prepared | None = getattr(self, "_current", None)
         if prepared is None or prepared.settings != settings:
             self._current = prepared = prepare(settings)

@@ -13,15 +13,17 @@ import numpy as np
 
 from headstart.audit.copies import find_copies
 from headstart.audit.facts import Fact, Facts, gather
-from headstart.audit.findings import Audit, Finding, gravest_first
+from headstart.audit.findings import Audit, Finding, Severity, gravest_first
 from headstart.audit.shortcuts import find_shortcuts
 from headstart.data import Dataset, Labels
 from headstart.data.labels import shortened
+from headstart.modalities.image.levels import levels_note
 from headstart.progress import Progress
 
 _FEW = 10  # training images in a class
 _NOTED_RATIO, _WARNED_RATIO = 4, 10  # largest class over smallest
 _SMALL_TEST = 100  # images
+_FAINT = 15  # of 255: from the darkest to the brightest value
 
 
 def check(dataset: Dataset, *, facts: Facts | None = None, deep: bool = False, progress: Progress | None = None) -> Audit:
@@ -41,6 +43,7 @@ def check(dataset: Dataset, *, facts: Facts | None = None, deep: bool = False, p
     facts = gather(dataset, deep=deep, progress=progress) if facts is None else facts
     findings = [
         *_unreadable(dataset, facts),
+        *_faint(dataset, facts),
         *find_copies(dataset, facts),
         *_parted_groups(dataset),
         *_classes(dataset),
@@ -84,6 +87,19 @@ def _unreadable(dataset: Dataset, facts: Facts) -> list[Finding]:
     lost = [name for name in dataset.classes if all_there[name] and not left[name]]
     message = f"No training image of {shortened(lost, limit=5)} can be read, so it cannot be learned. Replace the files."
     return found + ([Finding("class lost", "error", message, tuple(lost), len(lost))] if lost else [])
+
+
+def _faint(dataset: Dataset, facts: Facts) -> list[Finding]:
+    """Images of which next to nothing is seen after decoding, and how those of more than 8 bits are scaled."""
+    found = [] if dataset.levels is None else [Finding("levels", "note", levels_note(dataset.levels))]
+    spans = [(name, *row.span) for name, row in zip(dataset.names(), facts.rows, strict=True) if row.span is not None]
+    faint = [f"{name}: values from {low} to {high} of 255" for name, low, high in spans if high - low <= _FAINT]
+    message = (
+        f"{len(faint)} of {len(dataset)} images have next to no contrast after decoding: they are nearly black, white or of one colour. "
+        "Samples of more than 8 bits may have outliers, and transparency is laid over white. If so, convert them to 8 bits."
+    )
+    severity: Severity = "warning" if len(faint) > len(dataset) / 10 else "note"
+    return found + Finding.of("faint", severity, message, faint, len(faint))
 
 
 def _parted_groups(dataset: Dataset) -> list[Finding]:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from headstart.data import Dataset, Labels
 from headstart.engine import ahead
 from headstart.errors import ImageError
-from headstart.modalities.image import image_digest, quiet_decoding, read_image, source_bytes
+from headstart.modalities.image import Levels, image_digest, quiet_decoding, read_image, source_bytes
 from headstart.progress import Progress
 
 if TYPE_CHECKING:
@@ -112,6 +112,7 @@ class Fact(NamedTuple):
     quality: float = 0.0  # what the quantisation of a JPEG comes to on the usual scale of 1 to 100; 0 for other formats
     sampling: str = ""  # how the colours of a JPEG are stored, such as ``"4:2:0"``
     frame: Frame | None = None  # None where none was searched for
+    span: tuple[int, int] | None = None  # the darkest and the brightest value of the pixels, but for the hundredth at each end
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,8 @@ def gather(dataset: Dataset, *, deep: bool, progress: Progress | None) -> Facts:
 
     def inspect(task: tuple[Path, bool]) -> Fact:
         path, close = task
-        return inspect_file(path, at_least=None if deep else _FRAME_SIDE if close else _DECODED_SIDE, framed=close)
+        at_least = None if deep else _FRAME_SIDE if close else _DECODED_SIDE
+        return inspect_file(path, at_least=at_least, framed=close, levels=dataset.levels)
 
     executor = ThreadPoolExecutor(_THREADS)
     try:
@@ -178,21 +180,23 @@ def _sample(dataset: Dataset) -> npt.NDArray[np.bool_]:
     return chosen
 
 
-def inspect_file(path: Path, *, at_least: int | None, framed: bool = False) -> Fact:
+def inspect_file(path: Path, *, at_least: int | None, framed: bool = False, levels: Levels = None) -> Fact:
     """Return the facts of one file; one that cannot be read or decoded is a fact too. `framed` searches for a frame around the picture."""
     try:
         data = source_bytes(path)
     except ImageError as error:
         return Fact(b"", error.reason, "", "", 0, 0, 0)
     assert isinstance(data, bytes)
-    header, reason, frame = _header(data), "", None
+    header, reason, frame, span = _header(data), "", None, None
     try:
-        pixels = read_image(data, at_least=at_least, name=str(path))
+        pixels = read_image(data, at_least=at_least, name=str(path), levels=levels)
+        some = pixels[:: pixels.shape[0] // 64 + 1, :: pixels.shape[1] // 64 + 1]
+        span = int(np.percentile(some, 1)), int(np.percentile(some, 99))
         if framed:
             frame = find_frame(pixels).scaled(max(header.width, header.height) / max(pixels.shape[:2]))
     except ImageError as error:
         reason = error.reason
-    return header._replace(digest=image_digest(data), reason=reason, size=len(data), frame=frame)
+    return header._replace(digest=image_digest(data), reason=reason, size=len(data), frame=frame, span=span)
 
 
 def _header(data: bytes) -> Fact:

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -27,7 +27,7 @@ from headstart.backbones import Layer
 from headstart.data.dataset import Images
 from headstart.engine import ahead
 from headstart.errors import ImageError, ParameterError
-from headstart.modalities.image import Preprocessing, quiet_decoding
+from headstart.modalities.image import Levels, Preprocessing, quiet_decoding
 
 SIDE = 48
 """Height and width of a thumbnail in pixels."""
@@ -76,14 +76,15 @@ def near_copies(
     digests: Sequence[bytes],
     features: npt.NDArray[np.float32] | None = None,
     layers: Sequence[Layer] = (),
+    levels: Levels = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> NearCopies:
     """Find the images that are the same picture.
 
     Time grows with the square of the number of images: seconds for 10,000. Memory grows with their number. Each image is decoded once, at
     reduced scale; of images with the same bytes, that is the same SHA-256 in `digests`, one is compared. By features, float32 (n, D),
-    stronger crops are found too (20 % instead of 10 %): by those of the last of `layers`, or by all columns. `progress` is called with
-    (images decoded, images in all).
+    stronger crops are found too (20 % instead of 10 %): by those of the last of `layers`, or by all columns. `levels` are those of the
+    data. `progress` is called with (images decoded, images in all).
     """
     for what, count in (("digests", len(digests)), ("features", len(images) if features is None else len(features))):
         if count != len(images):
@@ -91,7 +92,7 @@ def near_copies(
     places: dict[bytes, int] = {}
     same = np.array([places.setdefault(digest, len(places)) for digest in digests], np.int64)  # equal for images with the same bytes
     first = np.unique(same, return_index=True)[1]
-    pictures = thumbnails([images[row] for row in first], progress=progress)
+    pictures = thumbnails([images[row] for row in first], levels=levels, progress=progress)
     values = None if features is None else standardised(features[first], layers[-1:])
     pairs, found = _same(pictures, values)
     component = components(pairs, len(first))
@@ -100,23 +101,25 @@ def near_copies(
     return NearCopies(first[pairs], found, together)
 
 
-def thumbnails(images: Images | Sequence[Path | Pictures], *, progress: Callable[[int, int], None] | None = None) -> Pictures:
+def thumbnails(
+    images: Images | Sequence[Path | Pictures], *, levels: Levels = None, progress: Callable[[int, int], None] | None = None
+) -> Pictures:
     """Decode images at reduced scale and squeeze each, whole, into a small grey square: uint8 (n, SIDE, SIDE).
 
     An image that cannot be read is black, and so like no other. `progress` is called with (images done, images in all).
     """
     pictures = np.zeros((len(images), SIDE, SIDE), np.uint8)
     with quiet_decoding(), ThreadPoolExecutor(_THREADS) as threads:
-        for row, picture in enumerate(ahead(threads, _thumbnail, images)):
+        for row, picture in enumerate(ahead(threads, partial(_thumbnail, squeeze=replace(_squeeze, levels=levels)), images)):
             pictures[row] = picture
             if progress is not None:
                 progress(row + 1, len(images))
     return pictures
 
 
-def _thumbnail(image: Path | Pictures) -> Pictures:
+def _thumbnail(image: Path | Pictures, *, squeeze: Preprocessing) -> Pictures:
     try:
-        return np.asarray(_squeeze(image) @ _LUMA + 0.5).astype(np.uint8)
+        return np.asarray(squeeze(image) @ _LUMA + 0.5).astype(np.uint8)
     except ImageError:
         return np.zeros((SIDE, SIDE), np.uint8)
 

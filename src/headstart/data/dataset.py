@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from html import escape
 from pathlib import Path
 from typing import TypeAlias
@@ -13,6 +14,8 @@ import numpy.typing as npt
 
 from headstart.data.targets import Targets
 from headstart.errors import DataError
+from headstart.modalities.image import Levels
+from headstart.modalities.image.levels import common_levels
 from headstart.text import plural, printable, visible
 
 Images: TypeAlias = tuple[Path, ...] | npt.NDArray[np.uint8]
@@ -99,6 +102,14 @@ class Dataset:
         if isinstance(self.images, np.ndarray):
             return tuple(f"array[{i}]" for i in range(len(self.images)))
         return tuple(relative_name(path, self.root) for path in self.images)
+
+    @cached_property
+    def levels(self) -> Levels:
+        """The samples of more than 8 bits that are black and white in these images, those of the test part aside; see `common_levels`."""
+        if isinstance(self.images, np.ndarray):
+            return None
+        rows = np.flatnonzero(self.parts != "test")
+        return common_levels(self.images[row] for row in (rows if len(rows) else np.arange(len(self))).tolist())
 
     def _repr_html_(self) -> str:
         parts = [part for part in PARTS if (self.parts == part).any()]

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from headstart.engine import available_cores, open_engine
 from headstart.errors import ImageError, ParameterError, RunError, nearest
 from headstart.explanation.heat_maps import HeatMaps
-from headstart.modalities.image import ImageSource, quiet_decoding, read_image
+from headstart.modalities.image import ImageSource, Levels, quiet_decoding, read_image
 from headstart.run import MODEL, Run, load
 from headstart.text import enumeration, fitted, font_at, percent, visible
 
@@ -43,11 +43,12 @@ class Neighbour:
     label: str
     similarity: float
     same: bool
+    levels: Levels = None
 
     def picture(self) -> Pixels | None:
         """The image, uint8 (H, W, 3), small; None where the file is gone."""
         try:
-            return read_image(self.path, at_least=160)
+            return read_image(self.path, at_least=160, levels=self.levels)
         except ImageError:
             return None
 
@@ -164,7 +165,8 @@ class _Explainer:
         run, label = self._run, self._run.reference["targets"][row]
         assigned = np.flatnonzero(label) if label.ndim else [int(label)]
         names = ", ".join(run.classes[index] for index in assigned)
-        return Neighbour(row=row, path=run.path / run.training_names[row], label=names, similarity=similarity, same=target in assigned)
+        path, levels = run.path / run.training_names[row], run.preprocessing.levels
+        return Neighbour(row=row, path=path, label=names, similarity=similarity, same=target in assigned, levels=levels)
 
 
 def nearest_training_images(run: Run, features: Floats, count: int) -> tuple[npt.NDArray[np.int64], Floats]:

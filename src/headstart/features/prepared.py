@@ -25,7 +25,7 @@ from headstart.errors import BackboneError, ParameterError, StoreError
 from headstart.features.extractor import BackboneExtractor, Features, Images, survey
 from headstart.features.store import FeatureStore
 from headstart.features.table import FeatureTable
-from headstart.modalities.image import Preprocessing
+from headstart.modalities.image import Levels, Preprocessing
 from headstart.progress import Progress, Seconds
 
 Say = Callable[[str], None]
@@ -33,19 +33,20 @@ _TRAINED = "headstart-trained-"
 
 
 class ExtractorSettings(NamedTuple):
-    """The parameters on which features depend; `cache` is where they are stored."""
+    """The parameters on which features depend; `cache` is where they are stored, and `levels` are those of the data."""
 
     backbone: str
     weights: str | None
     fit_image: str | None
     engine: str
     cache: str | None
+    levels: Levels = None
 
     @classmethod
-    def of(cls, settings: Any) -> ExtractorSettings:
+    def of(cls, settings: Any, levels: Levels = None) -> ExtractorSettings:
         """Those of a fit or of a classifier, with paths as text."""
         weights, cache = (None if path is None else str(path) for path in (settings.weights, settings.cache))
-        return cls(settings.backbone, weights, settings.fit_image, settings.engine, cache)
+        return cls(settings.backbone, weights, settings.fit_image, settings.engine, cache, levels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +103,7 @@ def prepare(settings: ExtractorSettings, *, announce: Say | None = None, warn: S
 
     def load(folder: Path) -> BackboneExtractor:
         backbone = load_backbone(settings.backbone, weights=settings.weights, cache=folder, announce=announce or (lambda message: None))
-        preprocessing = backbone.preprocessing
+        preprocessing = replace(backbone.preprocessing, levels=settings.levels)
         if settings.fit_image is not None:
             preprocessing = replace(preprocessing, fit=settings.fit_image)
         return BackboneExtractor(backbone, preprocessing=preprocessing, engine=settings.engine, weights=settings.weights)

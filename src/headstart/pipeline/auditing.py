@@ -77,7 +77,14 @@ def deep_check(data: str | Path | Dataset, *, settings: FitSettings | None = Non
     prepared, table = extract(dataset, settings, _Quiet(listener))
     readable = table.dataset
     listener.stage("Looking for near copies")
-    near = near_copies(readable.images, digests=table.digests, features=table.values, layers=table.layers, progress=listener.progress)
+    near = near_copies(
+        readable.images,
+        digests=table.digests,
+        features=table.values,
+        layers=table.layers,
+        levels=dataset.levels,
+        progress=listener.progress,
+    )
     findings = find_near_copies(readable, near, digests=table.digests) + find_outliers(readable, table.values, layers=table.layers)
     errors = None
     if _can_be_learned(readable):

@@ -22,6 +22,7 @@ from headstart.errors import DataError, ParameterError, StoreError
 from headstart.features.prepared import ExtractorSettings, Prepared, prepare
 from headstart.features.table import FeatureTable
 from headstart.modalities.image.augment import Augmentation
+from headstart.modalities.image.levels import levels_note
 from headstart.pipeline.reading import check, read, split, without_test
 from headstart.pipeline.result import FitResult, ProbeTest, ShardResult
 from headstart.pipeline.resuming import check_resumable, checkpoints_of, resumable_or_removed
@@ -112,7 +113,9 @@ def extract(
     features = features and (settings.fine_tuning is None or settings.fine_tuning.start == "probe")
     listener.stage(f"{'Extracting features of' if features else 'Reading'} {len(dataset)} images")
     with seconds.lap("backbone"):
-        prepared = prepare(ExtractorSettings.of(settings), announce=listener.say, warn=listener.warn)
+        if dataset.levels is not None:
+            listener.say(levels_note(dataset.levels))
+        prepared = prepare(ExtractorSettings.of(settings, dataset.levels), announce=listener.say, warn=listener.warn)
     table = prepared.table(dataset, features=features, seconds=seconds, progress=listener.progress, warn=listener.warn)
     refused = table.refused
     if refused:
@@ -223,7 +226,7 @@ def fit_shard(
     if not len(mine):
         raise DataError(f"Shard {shard.index}/{shard.count} has no image: there are only {len(dataset)}.")
     listener.stage(f"Extracting features, shard {shard.index}/{shard.count}")
-    prepared = prepare(ExtractorSettings.of(settings), announce=listener.say, warn=_not_stored)
+    prepared = prepare(ExtractorSettings.of(settings, dataset.levels), announce=listener.say, warn=_not_stored)
     features = prepared.extract(mine.images, progress=listener.progress, warn=_not_stored)
     cache = files.cache_folder(None if settings.cache == "auto" else settings.cache)
     return ShardResult(len(mine), features.computed, features.refused, files.feature_store_file(cache))

@@ -29,7 +29,11 @@ def augmentation_sheet(data: str | Path, settings: FitSettings, *, augment: str,
     augmentation, (_, dataset) = Augmentation.parse(augment), read(data, settings)
     record = find(settings.backbone)
     preprocessing = Preprocessing(
-        size or record.input_size, crop=record.crop, interpolation=record.interpolation, fit=settings.fit_image or record.fit
+        size or record.input_size,
+        crop=record.crop,
+        interpolation=record.interpolation,
+        fit=settings.fit_image or record.fit,
+        levels=dataset.levels,
     )
     rows = dataset.part("train") if len(dataset.part("train")) else np.arange(len(dataset))
     chosen = np.sort(np.random.default_rng(settings.seed).permutation(rows)[:_ROWS])

@@ -160,7 +160,7 @@ def _pictures(run: Run, rows: npt.NDArray[np.int64], outputs: npt.NDArray[np.int
     return {
         row: (
             [_base64(one, _SIDE) for one in (image, *(overlay(image, one) for one in heat[place : place + 1]))],
-            [(index, _neighbour(index, sources)) for index in nearest[place].tolist()],
+            [(index, _neighbour(run, index, sources)) for index in nearest[place].tolist()],
         )
         for place, (row, image) in enumerate(pixels.items())
     }
@@ -175,10 +175,10 @@ def _nearest(run: Run, pixels: npt.NDArray[np.uint8], features: npt.NDArray[np.f
     return nearest_training_images(run, features, _NEIGHBOURS)[0]
 
 
-def _neighbour(index: int, sources: Sources) -> str | None:
+def _neighbour(run: Run, index: int, sources: Sources) -> str | None:
     with suppress(ImageError):
         if (source := sources.training(index)) is not None:
-            return _base64(read_image(source, at_least=_SMALL), _SMALL)
+            return _base64(read_image(source, at_least=_SMALL, levels=run.preprocessing.levels), _SMALL)
     return None
 
 

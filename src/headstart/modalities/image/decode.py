@@ -2,7 +2,7 @@
 
 The rules, in one place:
 
-* formats are recognised by content, never by suffix, and only those of `_FORMATS` are opened;
+* formats are recognised by content, never by suffix, and only those of `FORMATS` are opened;
 * of an animation the first frame is taken, and it becomes upright RGB of 8 bits as `headstart.modalities.image.rgb` says;
 * truncated files, files whose header announces more than `MAX_PIXELS` pixels, and anything that makes a decoder fail are refused.
 """
@@ -44,7 +44,7 @@ A bomb of a few KB can announce far more."""
 _MAX_JPEG_PIXELS = 250_000_000  # decoded at an eighth of the scale if need be, so that phone panoramas pass
 _MAX_BYTES = 1 << 29
 _EMPTY = "the file is empty"
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF")
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"})
 
@@ -220,7 +220,7 @@ def _decode_with_pillow(data: bytes, name: str, at_least: int | None, levels: Le
             image.draft(None, (at_least, at_least))
 
     try:
-        return read_rgb(data, levels, formats=_FORMATS, opened=opened)
+        return read_rgb(data, levels, formats=FORMATS, opened=opened)
     except ImageError:
         raise
     except UnidentifiedImageError:

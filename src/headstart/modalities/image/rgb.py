@@ -24,7 +24,7 @@ def read_rgb(
     try:
         with Image.open(io.BytesIO(data), formats=formats) as image:
             opened(image)
-            low = None if levels is None else _low_bytes(data, image)
+            low = None if levels is None else low_bytes(data, image)
             return upright_rgb(image, levels, low=low)
     except ValueError:  # Pillow refuses a PNG for the length of its texts
         if len(shorter := _without_texts(data)) == len(data):
@@ -121,7 +121,7 @@ def turned(pixels: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.ui
     return pixels
 
 
-def _low_bytes(data: bytes, image: Image.Image) -> npt.NDArray[np.uint8] | None:
+def low_bytes(data: bytes, image: Image.Image) -> npt.NDArray[np.uint8] | None:
     """The lower bytes of 16-bit colour, decoded as if they were the upper ones; None for other images."""
     swapped = {"16B": "16L", "16L": "16B", "16N": "16B"}
     with Image.open(io.BytesIO(data), formats=[image.format or ""]) as again:
