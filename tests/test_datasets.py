@@ -96,7 +96,7 @@ def test_an_unpacked_archive_is_entered(tmp_path):
 def test_folders_that_hold_the_classes_one_level_deeper(tmp_path):
     data = read_dataset(make(tmp_path, *(f"{domain}/{digit}/1.png" for domain in ("mnist", "usps") for digit in range(3))))
     assert data.classes == ("mnist", "usps")
-    assert noted(data, "Each of these folders holds the folders '0', '1', '2'", "give one of the folders")
+    assert noted(data, "'mnist' holds the folders '0', '1', '2'", f"give the folder '{tmp_path / 'mnist'}'")
 
 
 def test_what_is_passed_over_is_counted(tmp_path):

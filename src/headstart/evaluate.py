@@ -74,8 +74,7 @@ def evaluate_run(
     dataset = dataset if part is None else dataset.take(dataset.part(part))
     if not len(dataset):
         raise DataError(f"{dataset.source}: no images in the part {part!r}.")
-    for note in dataset.notes:
-        listener.say(note)
+    listener.tell_notes(dataset.notes)
     listener.stage(f"Predicting {len(dataset)} images")
     evaluation, predictions = run.evaluate(dataset, progress=listener.progress)
     for error in predictions.refused:

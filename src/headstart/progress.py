@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeAlias
 
@@ -25,6 +25,12 @@ def quiet(*loggers: str) -> Iterator[None]:
             logger.setLevel(level)
 
 
+class Warned(str):
+    """A note on data that changes what the result means: it is told as a warning."""
+
+    __slots__ = ()
+
+
 class Listener:
     """Is notified of the progress of a long job. This one ignores it; the command line has one that draws progress bars."""
 
@@ -42,6 +48,11 @@ class Listener:
 
     def warn(self, message: str) -> None:
         """Something that changes what the result means."""
+
+    def tell_notes(self, notes: Iterable[str]) -> None:
+        """What was noted while data were read."""
+        for note in notes:
+            (self.warn if isinstance(note, Warned) else self.say)(note)
 
 
 class Seconds(dict[str, float]):

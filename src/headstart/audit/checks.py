@@ -18,7 +18,7 @@ from headstart.audit.shortcuts import find_shortcuts
 from headstart.data import Dataset, Labels
 from headstart.data.labels import shortened
 from headstart.modalities.image.levels import levels_note
-from headstart.progress import Progress
+from headstart.progress import Progress, Warned
 
 _FEW = 10  # training images in a class
 _NOTED_RATIO, _WARNED_RATIO = 4, 10  # largest class over smallest
@@ -50,7 +50,7 @@ def check(dataset: Dataset, *, facts: Facts | None = None, deep: bool = False, p
         *find_shortcuts(dataset, facts),
         *find_suspicious(dataset, facts),
         *find_groups_in_names(dataset),
-        *(Finding("reading", "note", note) for note in dataset.notes),
+        *(Finding("reading", "warning" if isinstance(note, Warned) else "note", note) for note in dataset.notes),
     ]
     names = dataset.names()
     parts = [part for part in ("", "train", "val", "test") if (dataset.parts == part).any()]

@@ -21,15 +21,19 @@ LABEL = "label"
 """The column of what is to be learned: class names, or whatever the task reads out of its cells."""
 
 _PART_NAMES = {
-    **dict.fromkeys(("train", "training", "trn", "training_set", "train_set"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev", "validation_set", "val_set"), "val"),
-    **dict.fromkeys(("test", "testing", "tst", "holdout", "test_set"), "test"),
+    **dict.fromkeys(("train", "training", "trn", "trainval"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev", "eval", "evaluation"), "val"),
+    **dict.fromkeys(("test", "testing", "tst", "holdout", "heldout"), "test"),
 }
+_AFTER_PART = re.compile(r"[\W_]*(set|data|dataset|images?|imgs|split|part|folder|[0-9]+)[\W_]*$")
 
 
 def part_of(name: str) -> str | None:
-    """Return "train", "val" or "test" for the ways people write them, else None."""
-    return _PART_NAMES.get(name.strip().casefold().replace("-", "_").replace(" ", "_"))
+    """Return "train", "val" or "test" for the ways people write them ("Training set", "seg_train", "val2017"), else None."""
+    text = re.sub(r"(hold|held)[\W_]+out", r"\1out", name.strip().casefold())
+    while (shorter := _AFTER_PART.sub("", text)) != text:
+        text = shorter
+    return _PART_NAMES.get(re.split(r"[\W_]+", text)[-1])
 
 
 @dataclass(frozen=True)
@@ -118,7 +122,7 @@ def dataset_of(found: Annotations, targets: Targets) -> Dataset:
 def join(training: Annotations, test: Annotations) -> Annotations:
     """Put the images of a separate test set beside the training data; DataError where they do not go together."""
     kept = [i for i, part in enumerate(training.parts) if part != "test"]
-    notes = [*training.notes, *(f"Test data: {note}" for note in test.notes)]
+    notes = [*training.notes, *(type(note)(f"Test data: {note}") for note in test.notes)]
     if len(kept) < len(training.parts):
         notes.append(
             f"{len(training.parts) - len(kept)} images of the test part of {training.source} are left out: {test.source} is the test data."

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from headstart.data.annotations import Annotations, part_of
 from headstart.data.labels import natural_order, shortened
-from headstart.errors import DataError, nearest
+from headstart.errors import DataError, nearest, setting
 from headstart.modalities.image import is_image_name
+from headstart.progress import Warned
 from headstart.text import plural, printable
 
 LAYOUT = (
@@ -119,9 +120,11 @@ def read_folder(source: Path) -> Annotations:
     if parts:
         rows = [row for part, folder in parts for row in _read_classes(tree, folder, part, notes, above=[root])]
         _note_part_folders(tree, root, parts, notes)
+        _note_deeper_classes(tree, parts[0][1], notes)
     else:
         rows = _parts_below_classes(root, _read_classes(tree, root, "", notes), notes)
-        _note_deeper_classes(tree, root, notes)
+        if not any(part for part, _, _ in rows):
+            _note_deeper_classes(tree, root, notes)
     if tree.unreadable:
         raise DataError(
             f"{plural(len(tree.unreadable), 'folder')} cannot be read, so that images would be missing: "
@@ -164,15 +167,33 @@ def _descend(tree: Tree, start: str, notes: list[str]) -> str:
 def _part_folders(tree: Tree, root: str) -> list[tuple[str, str]]:
     """Return (part, folder) if the folders in `root` are parts; an empty list if they are classes.
 
-    A class may be called "train": its folder then holds images, and not folders of classes.
+    Beside other folders, one that is called like a part is a part if it holds folders of classes; a class may be called "train", too.
+    DataError where only the part to test on is called so.
     """
     folders, _ = tree.listing(root)
-    named = [(part, folder) for folder in folders if (part := part_of(_name(folder)))]
+    named = [(part, _inside(tree, folder, part)) for folder in folders if (part := part_of(_name(folder)))]
     others = [folder for folder in folders if not part_of(_name(folder)) and tree.collect(folder, above=[root])]
     if not others:
         return named
-    with_classes = {part for part, folder in named if len(tree.listing(folder)[0]) > 1 and not tree.listing(folder)[1]}
-    return named if "train" in with_classes and len(with_classes) > 1 else []
+    parts = {part: folder for part, folder in named if len(_with_images(tree, folder)) > 1}
+    if parts and "train" not in parts:
+        part, folder = next(iter(parts.items()))
+        raise DataError(
+            f"{printable(root)} holds the part {part!r} and none that is called train; beside it: {shortened([*map(_name, others)])}. "
+            f"If the training images are there, give {printable(others[0])!r} as the data, with {setting('test', printable(folder))}."
+        )
+    return named if parts else []
+
+
+def _inside(tree: Tree, folder: str, part: str) -> str:
+    """The folder of a part; where archives were unpacked into folders of their own names, the inner one."""
+    folders, images = tree.listing(folder)
+    return folders[0] if not images and len(folders) == 1 and part_of(_name(folders[0])) == part else folder
+
+
+def _with_images(tree: Tree, folder: str) -> list[str]:
+    """The folders in a folder that hold images at any depth."""
+    return [below for below in tree.listing(folder)[0] if tree.collect(below, above=[folder])]
 
 
 def _read_classes(tree: Tree, folder: str, part: str, notes: list[str], *, above: Iterable[str] = ()) -> list[Row]:
@@ -201,7 +222,7 @@ def _note_part_folders(tree: Tree, root: str, parts: list[tuple[str, str]], note
     count = sum(len(tree.collect(folder, above=[root])) for folder in others)
     if count:
         beside = shortened([_name(folder) for _, folder in parts])
-        notes.append(f"Passed over {count} images in {shortened([_name(folder) for folder in others])}, which are beside {beside}.")
+        notes.append(Warned(f"Passed over {count} images in {shortened([*map(_name, others)])}, which are beside {beside}."))
     direct = tree.listing(root)[1]
     if direct:
         notes.append(f"Passed over {len(direct)} images directly in the data folder: they are in no class folder.")
@@ -219,16 +240,21 @@ def _parts_below_classes(root: str, rows: list[Row], notes: list[str]) -> list[R
 
 
 def _note_deeper_classes(tree: Tree, root: str, notes: list[str]) -> None:
-    """Point out folders that all hold folders of the same names: these may be the classes that were meant."""
-    folders = [folder for folder in tree.listing(root)[0] if any(tree.listing(folder))]
-    if len(folders) < 2 or any(tree.listing(folder)[1] for folder in folders):
-        return
-    shared = set.intersection(*({_name(below) for below in tree.listing(folder)[0]} for folder in folders))
-    if len(shared) > 1 and not all(part_of(name) for name in shared):
-        names = shortened([_name(folder) for folder in folders], limit=4)
+    """Point out classes that hold no images themselves, only folders: these may be the classes, or parts, that were meant."""
+    deep = {folder: _with_images(tree, folder) for folder in tree.listing(root)[0] if not tree.listing(folder)[1]}
+    deep = {folder: below for folder, below in deep.items() if below}
+    if all(len(below) == 1 for below in deep.values()) and len({_name(below[0]) for below in deep.values()}) == 1:
+        return  # CLASS/images/*, say
+    folder, below = max(deep.items(), key=lambda item: len(item[1]), default=(root, []))
+    if below:
+        names = shortened([_name(one) for one in deep], limit=4)
+        inner = shortened(natural_order(map(_name, below)), limit=4)
         notes.append(
-            f"Read as the classes {names}. Each of these folders holds the folders {shortened(natural_order(shared), limit=4)}: "
-            "if those are the classes that you mean, give one of the folders."
+            Warned(
+                f"Read as the class{'es' * (len(deep) > 1)} {names}, which hold{'s' * (len(deep) == 1)} folders and no images directly. "
+                f"{_name(folder)!r} holds the folders {inner}: if those are the classes that you mean, "
+                f"give the folder {printable(folder)!r}."
+            )
         )
 
 

@@ -64,9 +64,8 @@ def fit(
     listener.stage("Reading the data")
     with seconds.lap("reading"):
         task, dataset = read(data, settings)
+        listener.tell_notes(dataset.notes)
         check(task, dataset, settings)
-    for note in dataset.notes:
-        listener.say(note)
     if settings.fine_tuning is not None:
         processes.join("cuda" if settings.fine_tuning.device != "cpu" and gpu_is_there() else "cpu")
     with processes.first_on_machine():
@@ -202,6 +201,7 @@ def find_learning_rate(
     timm_models.require("Searching for a learning rate")
     listener.stage("Reading the data")
     task, dataset = read(data, settings)
+    listener.tell_notes(dataset.notes)
     check(task, dataset, settings)
     prepared, table = extract(without_test(dataset), settings, listener, features=False)
     if (table.dataset.parts != "train").any():
@@ -222,6 +222,7 @@ def fit_shard(
     if settings.cache is None:
         raise ParameterError("--shard computes features into the cache, so it cannot be combined with --no-cache.")
     _, dataset = read(data, settings)
+    listener.tell_notes(dataset.notes)
     mine = dataset.take(np.arange(shard.index - 1, len(dataset), shard.count))
     if not len(mine):
         raise DataError(f"Shard {shard.index}/{shard.count} has no image: there are only {len(dataset)}.")
