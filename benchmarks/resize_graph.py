@@ -1,0 +1,75 @@
+"""Does the preprocessing inside an exported file give the pixels that the library gives, and at what speed?
+
+    python benchmarks/resize_graph.py FOLDER [FOLDER ...] [--images 1000]
+
+Photographs of all sizes, spread evenly over the folders, decoded at full size, through the graph in each engine that is installed and
+through `Preprocessing`. Goal: every pixel the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from headstart.export.preprocessing_graph import write_preprocessing
+from headstart.modalities.image import Preprocessing, is_image_name, read_image
+from headstart.onnx_graph import OnnxGraph
+
+WAYS = (
+    Preprocessing(224, 0.875), Preprocessing(288, 0.95), Preprocessing(224, 0.9, "bilinear"), Preprocessing(224, 1.0, "bicubic", "squash"),
+    Preprocessing(224, 0.95, "lanczos"),
+)  # fmt: skip
+
+
+def opened(model: bytes, engine: str) -> Callable[[np.ndarray], np.ndarray]:
+    """The graph in one engine."""
+    if engine == "onnxruntime":
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+        return lambda image: session.run(None, {"images": image})[0]
+    import openvino
+
+    compiled = openvino.Core().compile_model(openvino.Core().read_model(model), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return lambda image: np.array(compiled([image])[0])
+
+
+def main() -> None:
+    """Count the pixels that differ."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", type=Path, nargs="+")
+    parser.add_argument("--images", type=int, default=1000)
+    options = parser.parse_args()
+    files = sorted(path for folder in options.folders for path in folder.rglob("*") if is_image_name(path.name))
+    files = [files[place] for place in np.unique(np.linspace(0, len(files) - 1, options.images).round().astype(int))]
+    for preprocessing in WAYS:
+        graph, size = OnnxGraph(), preprocessing.size
+        graph.node("Identity", write_preprocessing(graph, "images", preprocessing), output="pixels")
+        model = graph.model(inputs={"images": (np.uint8, ("N", "h", "w", 3))}, outputs={"pixels": (np.uint8, ("N", size, size, 3))})
+        for engine in filter(importlib.util.find_spec, ("onnxruntime", "openvino")):
+            run, differing, pixels, spent = opened(model.SerializeToString(), engine), 0, 0, [0.0, 0.0]
+            for file in files:
+                image = read_image(file)
+                begun = time.perf_counter()
+                found = run(image[None])[0]
+                between = time.perf_counter()
+                wanted = preprocessing(image)
+                spent[0] += between - begun
+                spent[1] += time.perf_counter() - between
+                pixels += int((found != wanted).any(axis=2).sum())
+                differing += int((found != wanted).any())
+            each, own = (1000 * seconds / len(files) for seconds in spent)
+            print(
+                f"{preprocessing.id:<28} {engine:<11} {len(files)} images: {differing} differ, in {pixels} pixels; "
+                f"{each:.1f} ms an image (Pillow {own:.1f})",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
