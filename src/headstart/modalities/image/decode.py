@@ -267,9 +267,26 @@ def begins_as_image(data: bytes) -> bool:
     return data.startswith(tuple(_SIGNATURES))
 
 
+def _tiff_samples(data: bytes) -> str:
+    """What the pixels of a TIFF consist of; empty for other files."""
+    from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+    with suppress(Exception):
+        tags = ImageFileDirectory_v2(data[: 16 if data[2:4] in (b"+\0", b"\0+") else 8])
+        file = io.BytesIO(data)
+        file.seek(tags.next)
+        tags.load(file)
+        kind = {2: "signed integers", 3: "floating point"}.get(max(tags.get(339, (1,))), "unsigned integers")
+        layout = f"photometric interpretation {tags.get(262, 'unknown')}, compression {tags.get(259, 1)}"
+        return f"{tags.get(277, 1)} x {max(tags.get(258, (1,)))} bits ({kind}) a pixel, {layout},"
+    return ""
+
+
 def _describe_unknown(data: bytes) -> str:
     """Say what a file seems to be that no decoder recognises, from its first bytes."""
     allowed = "allowed are JPEG, PNG, WebP, GIF, BMP and TIFF"
+    if samples := _tiff_samples(data):
+        return f"a TIFF of {samples} is not read; convert it first: magick IN OUT.png (of ImageMagick); {allowed}"
     for start, kind in _SIGNATURES.items():
         if data.startswith(start):
             return f"starts like a {kind} file, but its header is damaged"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import os
 from collections.abc import Iterable
@@ -75,14 +74,12 @@ def _may_be_deep(source: ImageSource) -> bool:
 
 def _span(source: ImageSource) -> _Span | None:
     """The extremes of an image of more than 8 bits; None for others, and for those that cannot be decoded."""
-    from PIL import Image
-
-    from headstart.modalities.image.rgb import deep_samples, low_bytes, span_of
+    from headstart.modalities.image.rgb import deep_samples, low_bytes, open_image, span_of
 
     try:
         data = source_bytes(source)
         assert isinstance(data, bytes)
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with open_image(data, FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 return None
             low = low_bytes(data, image)

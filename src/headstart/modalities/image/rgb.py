@@ -5,13 +5,14 @@ as Headstart does. It is imported when the first image is decoded.
 """
 
 import io
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageFile
 
 Levels = tuple[float, float] | None
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
@@ -22,7 +23,7 @@ def read_rgb(
 ) -> npt.NDArray[np.uint8]:
     """Decode a file: uint8 (H, W, 3). `levels` are as of `upright_rgb`; `opened` is called before the pixels are decoded."""
     try:
-        with Image.open(io.BytesIO(data), formats=formats) as image:
+        with open_image(data, formats) as image:
             opened(image)
             low = None if levels is None else low_bytes(data, image)
             return upright_rgb(image, levels, low=low)
@@ -30,6 +31,35 @@ def read_rgb(
         if len(shorter := _without_texts(data)) == len(data):
             raise
         return read_rgb(shorter, levels, formats=formats, opened=opened)
+
+
+def open_image(data: bytes, formats: tuple[str, ...] | None = None, *, low: bool = False) -> ImageFile.ImageFile:
+    """Open a file at its first picture that is no thumbnail; with `low`, so that the lower bytes of 16-bit colour are decoded as the upper.
+
+    Pillow takes compressed samples of big-endian TIFF to be big-endian, planes of 16 bits to be of 8, and does not scale the transparent
+    value of PNG with fewer than 8 bits: that is mended here.
+    """
+    image = Image.open(io.BytesIO(data), formats=formats)
+    steps = {"L;2": 85, "L;4": 17}.get(str(image.tile[0].args) if image.tile else "")
+    if steps and isinstance(clear := image.info.get("transparency"), int):
+        image.info["transparency"] = clear * steps
+    tags = getattr(image, "tag_v2", None)
+    while tags is not None and tags.get(254, 0) & 1:
+        image.seek(image.tell() + 1)
+        tags = getattr(image, "tag_v2", None)
+    tiles = []
+    for tile in image.tile if low or tags is not None else ():
+        mode, *rest = tile.args if isinstance(tile.args, tuple) else (tile.args,)
+        mode = str(mode)
+        if tile.codec_name == "libtiff" and mode in ("F;32BF", "I;16BS", "I;32BS"):
+            mode = mode.replace("B", "N")
+        if tags is not None and mode in ("R", "G", "B", "A") and tags.get(258, (8,))[0] == 16:
+            mode += ";16B" if tags.prefix == b"MM" else ";16L"
+        if low:
+            mode = mode[:-1] + ("L" if mode.endswith("B") else "B")
+        tiles.append(tile._replace(args=(mode, *rest) if rest else mode))
+    image.tile = tiles or image.tile
+    return image
 
 
 def upright_rgb(image: Image.Image, levels: Levels = None, *, low: npt.NDArray[np.uint8] | None = None) -> npt.NDArray[np.uint8]:
@@ -63,8 +93,8 @@ def deep_samples(image: Image.Image, low: npt.NDArray[np.uint8] | None = None) -
         samples = samples.astype(np.uint16)
         if tags.get(258) == (12,):  # the file says that it has 12 bits
             samples = (samples.astype(np.uint32) * 65535 // 4095).astype(np.uint16)
-        if tags.get(262) == 0:  # white is zero
-            samples = np.uint16(65535) - samples
+    if tags.get(262) == 0:  # white is zero
+        samples = np.asarray(levels_of(samples)[1] - samples, dtype=samples.dtype)
     return samples
 
 
@@ -97,7 +127,7 @@ def _to_8_bit(samples: npt.NDArray[Any], levels: Levels) -> npt.NDArray[np.uint8
 
 def _over_white(image: Image.Image) -> Image.Image:
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        layered = image.convert("RGBA")
+        layered = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layered.size, (255, 255, 255, 255)), layered)
     return image if image.mode == "RGB" else image.convert("RGB")
 
@@ -121,19 +151,12 @@ def turned(pixels: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.ui
     return pixels
 
 
-def low_bytes(data: bytes, image: Image.Image) -> npt.NDArray[np.uint8] | None:
+def low_bytes(data: bytes, image: ImageFile.ImageFile) -> npt.NDArray[np.uint8] | None:
     """The lower bytes of 16-bit colour, decoded as if they were the upper ones; None for other images."""
-    swapped = {"16B": "16L", "16L": "16B", "16N": "16B"}
-    with Image.open(io.BytesIO(data), formats=[image.format or ""]) as again:
-        tiles = []
-        for tile in again.tile:
-            mode, *rest = tile.args if isinstance(tile.args, tuple) else (tile.args,)
-            kind, _, depth = str(mode).partition(";")
-            if kind not in ("RGB", "RGBA", "RGBX") or depth not in swapped:
-                return None
-            mode = f"{kind};{swapped[depth]}"
-            tiles.append(tile._replace(args=(mode, *rest) if rest else mode))
-        again.tile = tiles
+    modes = {str(tile.args[0] if isinstance(tile.args, tuple) else tile.args) for tile in image.tile}
+    if not modes or not all(re.fullmatch("(RGB|RGBA|RGBX|R|G|B|A);16[BLN]", mode) for mode in modes):
+        return None
+    with open_image(data, (image.format or "",), low=True) as again:
         again.load()
         return np.asarray(again)
 
