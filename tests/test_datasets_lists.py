@@ -245,7 +245,7 @@ def test_missing_files(folder):
 
 def test_missing_files_that_are_elsewhere(folder):
     path = write(folder, "path,label\n1.jpg,a\n2.jpg,b\n")
-    with pytest.raises(DataError, match=r"2 of 2 files .*'1\.jpg' is in .*img: give image_root="):
+    with pytest.raises(DataError, match=r"2 of 2 files .*'1\.jpg' is in .*img; image_root="):
         read_dataset(path)
     assert read_dataset(path, lists=ListOptions(image_root=folder / "img")).names() == ("1.jpg", "2.jpg")
     with pytest.raises(DataError, match="2 of 2 files"):

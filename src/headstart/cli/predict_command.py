@@ -7,15 +7,17 @@ import os
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from headstart.cli.application import BAD_INPUT, command
-from headstart.cli.options import Images, InferenceEngine, RunFolder
+from headstart.cli.options import Images, InferenceEngine, OptionsOf, RunFolder, Typed
 from headstart.cli.terminal import Terminal
 from headstart.errors import ParameterError
 from headstart.files import writable
 from headstart.records import Column, Record, csv_header, csv_records, json_object
+from headstart.settings import ListOptions
 from headstart.settings.batch import BatchSettings
 from headstart.settings.field import PATH, SWITCH, TEXT, Settings, one_of, option, whole
 from headstart.text import pad, visible, width
@@ -50,7 +52,10 @@ class _Predict(BatchSettings):
 
 
 @command("predict", "The classes of new images.")
-def predict_command(terminal: Terminal, run: RunFolder, images: Images, *, how: _Predict) -> None:
+def predict_command(
+    terminal: Terminal, run: RunFolder, images: Images, *, how: _Predict,
+    lists: Annotated[Typed, OptionsOf((ListOptions,), only=("columns", "image_root"))],
+) -> None:  # fmt: skip
     """Predict the classes of new images.
 
     Beside the class: the prediction set, where it holds more than one class, and whether the image is unlike anything seen in training.
@@ -65,10 +70,14 @@ def predict_command(terminal: Terminal, run: RunFolder, images: Images, *, how: 
       headstart predict runs/photos new.jpg --top 3 --format json
       headstart predict runs/photos archive/ --batch --out archive.parquet --resume
     """
-    from headstart.data import list_images
+    from headstart.data import list_images, read_paths
+    from headstart.data.tables import READERS
     from headstart.run import load
 
     _check_order("predict", run, images)
+    if not how.merge:
+        named = [read_paths(path, ListOptions(**lists)) if path.suffix.lower() in READERS and path.is_file() else [path] for path in images]
+        images = [path for paths in named for path in paths]
     if how.out is not None:
         _run_batch(run, images, how.out, how, terminal)
         return

@@ -4,11 +4,12 @@ from headstart.data.annotations import LABEL, Annotations, Column, dataset_of
 from headstart.data.arrays import dataset_from_arrays, dataset_from_paths
 from headstart.data.dataset import Dataset
 from headstart.data.folders import list_images
+from headstart.data.lists import read_paths
 from headstart.data.reading import read_annotations, read_dataset
 from headstart.data.targets import Labels, LabelSets, Targets, class_targets
 from headstart.settings import ListOptions
 
 __all__ = [
     "LABEL", "Annotations", "Column", "Dataset", "LabelSets", "Labels", "ListOptions", "Targets", "class_targets", "dataset_from_arrays",
-    "dataset_from_paths", "dataset_of", "list_images", "read_annotations", "read_dataset",
+    "dataset_from_paths", "dataset_of", "list_images", "read_annotations", "read_dataset", "read_paths",
 ]  # fmt: skip

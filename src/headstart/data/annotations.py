@@ -13,7 +13,7 @@ import numpy as np
 
 from headstart.data.dataset import Dataset, Images, relative_name
 from headstart.data.targets import Targets
-from headstart.errors import DataError, ParameterError
+from headstart.errors import DataError, ParameterError, setting
 
 Labels = list[str] | list[tuple[str, ...]]
 
@@ -62,6 +62,7 @@ class Annotations:
     source: str  # what the user gave
     test_source: str = ""  # what the user gave as separate test data, if any
     groups: list[str] | None = None  # one text for each image
+    grouped_by: str = ""  # where the groups came from, for messages
     root: Path | None = None  # the folder that names are relative to
     notes: list[str] = field(default_factory=list)  # what was guessed, passed over or repaired, a sentence each
 
@@ -99,9 +100,12 @@ class Annotations:
     def group_by_names(self, pattern: str) -> None:
         """Give each image the group that a pattern finds in its file name; errors as of `groups_from_names`."""
         if isinstance(self.images, np.ndarray):
-            raise ParameterError(f"group_from={pattern!r} works on file names, and {self.source} has none; give groups=... with the arrays")
+            raise ParameterError(
+                f"{setting('group_from', pattern)} works on file names, and {self.source} has none; give groups=... with the arrays"
+            )
         if self.groups is not None:
-            self.notes.append(f"The groups of {self.source} are replaced by those from group_from={pattern!r}.")
+            self.notes.append(f"The groups of {self.source} are replaced by those from {setting('group_from', pattern)}.")
+        self.grouped_by = setting("group_from", pattern)
         self.groups, notes = groups_from_names([relative_name(path, self.root) for path in self.images], pattern)
         self.notes += notes
 
@@ -113,6 +117,7 @@ def dataset_of(found: Annotations, targets: Targets) -> Dataset:
         targets=targets,
         parts=np.array(found.parts, dtype="U5"),
         groups=None if found.groups is None else np.array(found.groups, dtype=np.str_),  # type: ignore[arg-type]
+        grouped_by=found.grouped_by,
         source=found.source,
         notes=tuple(found.notes),
         root=found.root,
@@ -143,6 +148,7 @@ def join(training: Annotations, test: Annotations) -> Annotations:
         columns={name: one.take(kept) + test.columns[name].take(chosen) for name, one in training.columns.items() if name in test.columns},
         parts=[training.parts[i] or "train" for i in kept] + ["test"] * len(chosen),
         groups=groups,
+        grouped_by=training.grouped_by or test.grouped_by,
         source=training.source,
         test_source=test.source,
         root=training.root,
@@ -177,11 +183,12 @@ def groups_from_names(names: Sequence[str], pattern: str) -> tuple[list[str], li
     relative to the data folder, with ``/``). A name without a match is a group of its own. ParameterError for a pattern that is not a
     regular expression, or matches no name at all.
     """
+    given = setting("group_from", pattern)
     try:
         expression = re.compile(pattern)
     except (re.error, OverflowError, RecursionError) as error:
         raise ParameterError(
-            f"group_from={pattern!r} is not a regular expression: {error}. An example: 'person(\\d+)_' takes the number after 'person'."
+            f"{given} is not a regular expression: {error}. An example: 'person(\\d+)_' takes the number after 'person'."
         ) from None
     matches = [expression.search(name) for name in names]
     found = [match and match.group(1 if expression.groups else 0) for match in matches]
@@ -189,15 +196,14 @@ def groups_from_names(names: Sequence[str], pattern: str) -> tuple[list[str], li
     unmatched = [name for group, name in zip(found, names, strict=True) if not group]
     if names and len(unmatched) == len(names):
         raise ParameterError(
-            f"group_from={pattern!r} matches none of the {len(names)} names, for example {names[0]!r}. "
-            "It is searched in the path below the data folder."
+            f"{given} matches none of the {len(names)} names, for example {names[0]!r}. It is searched in the path below the data folder."
         )
     if unmatched:
-        some = f"{len(unmatched)} of {len(names)} names do not match group_from={pattern!r}"
+        some = f"{len(unmatched)} of {len(names)} names do not match {given}"
         return groups, [f"{some} and are each a group of their own, for example {unmatched[0]!r}."]
     different = len(set(groups))
     if different == len(groups) > 1:
-        return groups, [f"group_from={pattern!r} gives every image a group of its own, so it changes nothing."]
+        return groups, [f"{given} gives every image a group of its own, so it changes nothing."]
     if different == 1 < len(groups):
-        return groups, [f"group_from={pattern!r} puts all images into one group, {groups[0]!r}: no part can be held out."]
+        return groups, [f"{given} puts all images into one group, {groups[0]!r}: no part can be held out."]
     return groups, []

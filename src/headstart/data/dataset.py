@@ -33,7 +33,7 @@ class Dataset:
         parts: unicode (n,): ``"train"``, ``"val"``, ``"test"``, or ``""`` where the data say nothing.
         groups: unicode (n,): images of one group (a patient, a scene) belong on the same side of every split. Where None is given, each
             image is a group of its own.
-        grouped: whether the groups came with the data.
+        grouped: whether the groups came with the data; `grouped_by`: which column or pattern they came from, if known.
         source: what the user gave.
         notes: one sentence for each thing that was met while reading and passed over, joined or guessed.
         root: the folder that `names` are relative to; None for arrays.
@@ -47,6 +47,7 @@ class Dataset:
     parts: npt.NDArray[np.str_]
     groups: npt.NDArray[np.str_] = None  # type: ignore[assignment]
     grouped: bool = True
+    grouped_by: str = ""
     source: str = ""
     notes: tuple[str, ...] = ()
     root: Path | None = None

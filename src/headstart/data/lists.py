@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from itertools import compress
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import unquote
 
 from headstart.data.annotations import LABEL, Annotations, Column, Labels, part_of
-from headstart.data.cells import label_text, read_cells, whole_numbers
+from headstart.data.cells import label_text, read_cells, whole_number, whole_numbers
 from headstart.data.labels import shortened
 from headstart.data.tables import Table, read_table
 from headstart.errors import DataError, ParameterError, nearest, setting
 from headstart.modalities.image import IMAGE_SUFFIXES, is_image_name
 from headstart.settings import ListOptions
-from headstart.text import unprintable
+from headstart.text import enumeration, unprintable
 
 SYNONYMS: Mapping[str, tuple[str, ...]] = {
     "path": (
@@ -35,6 +37,7 @@ SYNONYMS: Mapping[str, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 """Column names that are recognised, letters and digits only, the likeliest first."""
+_INDICATORS = "columns of 0 and 1"  # the name of the column made of them
 
 
 def read_list(source: Path, options: ListOptions, *, known: Collection[str] = ()) -> Annotations:
@@ -61,6 +64,7 @@ def read_list(source: Path, options: ListOptions, *, known: Collection[str] = ()
         columns={LABEL: label.take(rows)},
         parts=[parts[i] for i in rows],
         groups=None if groups is None else [groups[i] for i in rows],
+        grouped_by="" if groups is None else f"the column {chosen['group']!r} of {source.name}",
         source=str(source),
         root=root,
         notes=notes,
@@ -69,36 +73,75 @@ def read_list(source: Path, options: ListOptions, *, known: Collection[str] = ()
 
 def recognise_column(role: str, names: Iterable[str]) -> str | None:
     """Return the column for the path, label, split or group that is recognised by its name, the likeliest first."""
-    by_plain = {re.sub(r"[\W_]+", "", name.casefold()): name for name in names}
+    by_plain = {_plain_name(name): name for name in names}
     return next((by_plain[synonym] for synonym in SYNONYMS[role] if synonym in by_plain), None)
 
 
-def _choose_columns(table: Table, columns: Mapping[str, str], source: Path, notes: list[str]) -> dict[str, str]:
-    """Return the column for each role; path and label are always there."""
+def _plain_name(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name.casefold())
+
+
+def read_paths(source: Path, options: ListOptions) -> list[Path]:
+    """Return the paths in a list of images, whether it has labels or not; one that leads nowhere is returned as the list has it."""
+    table, notes, root = read_table(source), list[str](), Path(options.image_root or source.parent).expanduser()
+    column = _choose_columns(table, options.columns or {}, source, notes, needed=("path",))["path"]
+    texts = _path_texts(table.columns[column], column, source)
+    return [Path(_existing(str(root), text) or root / text) for text in texts]
+
+
+def _choose_columns(
+    table: Table, columns: Mapping[str, str], source: Path, notes: list[str], *, needed: Sequence[str] = ("path", "label")
+) -> dict[str, str]:
+    """Return the column for each role; what is needed is always there."""
     names = list(table.columns)
     for role, given in columns.items():
-        if given not in names:
+        if given and given not in names:
             raise DataError(f"{source} has no column {given!r} for the {role}. Columns found: {shortened(names)}.{nearest(given, names)}")
-    chosen = dict(columns)
+    chosen = {role: given for role, given in columns.items() if given}
     if len(set(chosen.values())) < len(chosen):
         raise ParameterError(f"one column of {source} is given for two purposes: {chosen}")
     for role in SYNONYMS:
         match = recognise_column(role, (name for name in names if name not in chosen.values()))
-        if role not in chosen and match is not None:
+        if role not in columns and match is not None:
             chosen[role] = match
     if ("path" in chosen) != ("label" in chosen) and len(names) == 2:
         present, missing = ("path", "label") if "path" in chosen else ("label", "path")
         chosen[missing] = next(name for name in names if name != chosen[present])
-        notes.append(f"The column {chosen[missing]!r} of {source.name} is taken as the {missing}.")
-    for role in ("path", "label"):
+    if "label" not in chosen and "label" not in columns:
+        _read_indicators(table, [name for name in names if name not in chosen.values()], source, notes)
+        chosen |= {"label": _INDICATORS} if _INDICATORS in table.columns else {}
+    if needed == ("path",) and len(names) == 1:
+        chosen["path"] = names[0]
+    for role in needed:
         if role not in chosen:
-            examples = ", ".join(SYNONYMS[role][:6])
+            examples, free = ", ".join(SYNONYMS[role][:6]), [name for name in names if name not in chosen.values()]
             guess = nearest(role, names) or nearest(SYNONYMS[role][1], names)
+            ways = " or ".join(setting("columns", {role: name}) for name in free[:3]) or "Add one"
             raise DataError(
                 f"{source} has no column for the {role}. Expected one called {examples} or the like; columns found: {shortened(names)}."
-                f"{guess} Name it with {setting('columns', {role: 'NAME'})}"
+                f"{guess} {'To name it: ' if free else ''}{ways}"
             )
+    notes += _guessed({role: name for role, name in chosen.items() if role not in columns and name in names}, source)
     return chosen
+
+
+def _guessed(chosen: Mapping[str, str], source: Path) -> list[str]:
+    """Say which columns were recognised by names that may mean something else."""
+    plain = {"path": SYNONYMS["path"], "label": ("label", "labels"), "split": SYNONYMS["split"], "group": ("group", "groups")}
+    told = [f"{name!r} is taken as the {role}" for role, name in chosen.items() if _plain_name(name) not in plain[role]]
+    leave_out = f" {setting('columns', {'group': ''})} leaves the group out." if told and told[-1].endswith("group") else ""
+    return [f"Columns of {source.name}: {enumeration(told)}.{leave_out}"] if told else []
+
+
+def _read_indicators(table: Table, names: list[str], source: Path, notes: list[str]) -> None:
+    """Add a column of labels to a table that has a column of 0 and 1 for each class instead."""
+    truth = {"0": False, "1": True, "false": False, "true": True}
+    texts = {name: [whole_number(label_text(cell)).casefold() for cell in table.columns[name]] for name in names}
+    classes = [name for name, column in texts.items() if any(truth.get(text) for text in column)]
+    if len(classes) > 1 and all({*column} <= truth.keys() for column in texts.values()):
+        rows = zip(*([truth[text] for text in texts[name]] for name in classes), strict=True)
+        table.columns[_INDICATORS] = [tuple(compress(classes, row)) for row in rows]
+        notes.append(f"The columns {shortened(classes, limit=6)} of {source.name} hold 0 and 1: each is read as a label.")
 
 
 def _path_texts(cells: Sequence[Any], column: str, source: Path) -> list[str]:
@@ -181,10 +224,13 @@ def _resolve(
             missing.append(texts[i])
         else:
             resolved[i] = path
+    if missing and (found := _moved(folder, missing, notes)):
+        resolved |= {i: found[texts[i]] for i in rows if texts[i] in found}
+        missing = [text for text in missing if text not in found]
     if missing and (not allow_missing or not resolved):
         raise DataError(
             f"{len(missing)} of {len(rows)} files listed in {source} do not exist, for example {shortened(missing[:3])}. "
-            f"Paths are relative to {folder or '.'}.{_elsewhere(missing[0], root)}"
+            f"Paths are relative to {root.absolute()}.{_elsewhere(missing[0], root)}"
             + (f" {setting('allow_missing', True)} passes over them." if resolved else "")
         )
     if missing:
@@ -214,6 +260,22 @@ def _existing(folder: str, text: str) -> str | None:
     return None
 
 
+def _moved(folder: str, missing: Sequence[str], notes: list[str]) -> dict[str, str]:
+    """Return the paths of files that are listed with the whole path of another place, and lie in the same way below the folder."""
+    texts = {text: functools.reduce(lambda path, spelling: spelling(path), _SPELLINGS, text) for text in missing}
+    first = texts[missing[0]]
+    if not re.match(r"/|[A-Za-z]:", first):
+        return {}
+    ends = (first[found.end() :] for found in re.finditer("/", first))
+    end = next((end for end in ends if _existing(folder, end)), None)
+    if end is None:
+        return {}
+    before = first.removesuffix(end)
+    found = {text: path for text, whole in texts.items() if whole.startswith(before) and (path := _existing(folder, whole[len(before) :]))}
+    notes.append(f"{before!r} is not there: {len(found)} of the files are read from {folder or '.'}, for example {end!r}.")
+    return found
+
+
 def _elsewhere(text: str, root: Path) -> str:
     """Say where a file of that name lies, if it is in a folder next to the list."""
     name = text.replace("\\", "/")
@@ -221,7 +283,7 @@ def _elsewhere(text: str, root: Path) -> str:
     for folder in [*folders, root.parent]:
         for tail in (name, name.rsplit("/", 1)[-1]):
             if _existing(str(folder), tail):
-                return f" {tail!r} is in {folder}: give {setting('image_root', str(folder))}."
+                return f" {tail!r} is in {folder.absolute()}; {setting('image_root', str(folder.absolute()))} reads the paths from there."
     return ""
 
 

@@ -21,6 +21,11 @@ from headstart.modalities.image import is_image_name
 from headstart.settings import ListOptions
 from headstart.text import printable
 
+_FOREIGN = {
+    ".xml": "XML, as CVAT and Pascal VOC write it, which is not read: export from there as ImageNet (folders of classes), or as CSV",
+    **dict.fromkeys((".yaml", ".yml"), "YAML, as YOLO has it, which is not read: export it as folders of classes, or as CSV"),
+    ".tfrecord": "a TFRecord, which is not read: write the images into folders of classes",
+}
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".bz2", ".xz")
 
 
@@ -106,6 +111,8 @@ def _check_file(path: Path, text: str) -> None:
         raise DataError(f"{text} is a single image; give the folder that holds the class folders. {LAYOUT}")
     if suffix in _ARCHIVES:
         raise DataError(f"{text} is an archive; unpack it, and give the folder. {LAYOUT}")
+    if suffix in _FOREIGN:
+        raise DataError(f"{text} is {_FOREIGN[suffix]}. {LAYOUT}")
     if suffix not in READERS and suffix != ".npz":
         raise DataError(f"{text} is not a list that can be read; lists end in {', '.join([*READERS, '.npz'])}. {LAYOUT}")
 

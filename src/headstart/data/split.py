@@ -44,16 +44,20 @@ def hold_out(targets: npt.ArrayLike, *, share: float = 0.2, groups: npt.ArrayLik
     return np.flatnonzero(~inside), np.flatnonzero(inside)
 
 
-def check_hold_out(targets: npt.ArrayLike, *, groups: npt.ArrayLike | None = None) -> None:
-    """Refuse, before any work is done, data of which `hold_out` can hold nothing out; arguments and errors as of that."""
+def check_hold_out(targets: npt.ArrayLike, *, groups: npt.ArrayLike | None = None, grouped_by: str = "") -> None:
+    """Refuse, before any work is done, data of which `hold_out` can hold nothing out; arguments and errors as of that.
+
+    `grouped_by` says where the groups came from.
+    """
     units = _units(targets, groups)
     if len(units.indispensable()) == units.count:
-        raise DataError(_nothing_to_hold_out(units))
+        raise DataError(_nothing_to_hold_out(units, grouped_by))
 
 
-def _nothing_to_hold_out(units: _Units) -> str:
+def _nothing_to_hold_out(units: _Units, grouped_by: str = "") -> str:
+    origin = f" ({grouped_by} says what belongs together)" if grouped_by else ""
     return (
-        f"no test part can be held out of {len(units.unit)} images: every class has a single {units.what} only. "
+        f"no test part can be held out of {len(units.unit)} images: every class has a single {units.what} only{origin}. "
         "Add images, or give test data of their own."
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from headstart.modalities.image import is_image_name
 
 _DELIMITERS = (",", ";", "\t", "|")
 _SNIFFED_LINES = 50
+_EXPORT = "A list has one row for each image, with the columns path and label."
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,9 @@ def _read_csv(path: Path) -> Table:
     text = _text(path, notes)
     if "\0" in text:
         raise DataError(f"{path} is not a text file (it holds zero bytes); save it as CSV in UTF-8")
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else _sniff(text)
+    said = re.match(r"\"?sep=(.)\"?\r?\n", text, re.IGNORECASE)  # Excel's own line
+    text = text[said.end() :] if said else text
+    delimiter = said[1] if said else "\t" if path.suffix.lower() == ".tsv" else _sniff(text)
     try:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
         numbered = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
@@ -109,6 +113,8 @@ def _sniff(text: str) -> str:
 
 def _names_for(row: list[str], path: Path) -> list[str]:
     """Name the columns of a list without a line of names: the one with an image in it, and the other."""
+    if len(row) == 1:
+        return ["path"]
     if len(row) != 2:
         raise DataError(
             f"{path} has {len(row)} columns and no line of column names; "
@@ -135,7 +141,11 @@ def _json_rows(text: str, path: Path) -> list[Any]:
             value = json.loads(line) if line.strip() else []
         except (ValueError, RecursionError) as error:
             raise DataError(f"{path}, line {number}, is not JSON: {error}. Expected one object per line") from None
+        if isinstance(value, dict) and {"images", "annotations"} <= value.keys():
+            raise DataError(f"{path} holds annotations in COCO's format, boxes or masks, which are not read. {_EXPORT}")
         rows += value if isinstance(value, list) else [value]
+    if any(isinstance(row, dict) and {"data", "annotations"} <= row.keys() for row in rows):
+        raise DataError(f"{path} is Label Studio's JSON, which is not read: export from there as CSV. {_EXPORT}")
     return rows
 
 

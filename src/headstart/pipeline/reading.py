@@ -55,7 +55,7 @@ def check(task: Task, dataset: Dataset, settings: FitSettings) -> None:
     task.check(known, settings)
     groups = known.groups if known.grouped else None
     if not how:
-        check_hold_out(known.targets.strata, groups=groups)
+        check_hold_out(known.targets.strata, groups=groups, grouped_by=known.grouped_by)
     if settings.folds:
         rows = np.flatnonzero(known.parts != "test")
         folds(known.targets.strata[rows], count=settings.folds, groups=None if groups is None else groups[rows])

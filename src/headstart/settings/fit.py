@@ -18,8 +18,8 @@ _COLUMNS = ("path", "label", "split", "group")
 def _columns(typed: Sequence[str]) -> dict[str, str]:
     pairs = [text.partition("=") for text in typed]
     for text, (kind, _, name) in zip(typed, pairs, strict=True):
-        if kind not in _COLUMNS or not name:
-            raise ParameterError(f"--column takes path=NAME, label=NAME, split=NAME or group=NAME; got {text!r}.")
+        if kind not in _COLUMNS or not (name or text in ("split=", "group=")):
+            raise ParameterError(f"--column takes path=NAME, label=NAME, split=NAME or group=NAME (split=, group= for none); got {text!r}.")
     return {kind: name for kind, _, name in pairs}
 
 
@@ -30,7 +30,7 @@ class ListOptions(Settings):
 
     columns: Mapping[str, str] | None = option(
         None, "Column of a list: path=, label=, split= or group=.", table_of(*_COLUMNS), flag="--column", metavar="KIND=NAME",
-        parse=_columns, several=True, details="Only where the columns are not recognised by their names.",
+        parse=_columns, several=True, details="Only where they are not recognised by their names; an empty NAME is for none.",
     )  # fmt: skip
     label_separator: str | None = option(
         None, "What separates several labels in a cell of a list; '' for never.", TEXT, metavar="TEXT", shown="recognised"

@@ -1,0 +1,169 @@
+"""Lists as other programs write them: read, or refused by name with advice that can be typed as it stands."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from conftest import draw
+from headstart.data import LabelSets, ListOptions, read_dataset
+from headstart.errors import DataError, options_typed, setting
+
+Cli = Callable[..., Any]
+FILES = [f"photos/{name}/{name}{index}.png" for name in ("bar", "disc") for index in range(6)]
+
+
+@pytest.fixture
+def lists(cli: Cli) -> Cli:
+    """The command line, in a folder with a dozen photos of two classes."""
+    for kind, name in enumerate(("bar", "disc")):
+        Path("photos", name).mkdir(parents=True)
+        for index in range(6):
+            Image.fromarray(draw(kind, 10 * kind + index)).save(f"photos/{name}/{name}{index}.png")
+    return cli
+
+
+def write(name: str, head: str, row: Callable[[str, str], str]) -> Path:
+    """A list with a row for each photo."""
+    path = Path(name)
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(f"{line}\n" for line in [head, *(row(file, Path(file).parent.name) for file in FILES)] if line), "utf-8")
+    return path
+
+
+def advised(message: str) -> list[str]:
+    """The first option that a message advises, as words that are typed."""
+    found = re.search(r"(--[a-z][a-z-]*)( (?:'[^']*'|[^\s;.]+(?:\.[^\s;]+)*))?", message)
+    assert found is not None, message
+    return shlex.split(found[1] + ("" if found[1] == "--allow-missing" else found[2] or ""))
+
+
+READ: dict[str, tuple[str, Callable[[str, str], str]]] = {
+    "excel.csv": ("sep=;\npath;label", lambda file, label: f"{file};{label}"),
+    "tabs.csv": ("sep=\t\npath\tlabel", lambda file, label: f"{file}\t{label}"),
+    "uri.csv": ("path,label", lambda file, label: f"{Path(file).absolute().as_uri()},{label}"),
+    "moved_uri.csv": ("path,label", lambda file, label: f"file:///data/{file},{label}"),
+    "moved.csv": ("path,label", lambda file, label: f"/home/other/set/{file},{label}"),
+    "windows.csv": ("path,label", lambda file, label: "C:\\Users\\me\\" + file.replace("/", "\\") + f",{label}"),
+    "spaces.csv": ("path, label", lambda file, label: f" {file} , {label} "),
+    "onehot.csv": ("image,bar,disc", lambda file, label: f"{file},{int(label == 'bar')},{int(label == 'disc')}"),
+    "floats.csv": ("filename, bar, disc", lambda file, label: f"{file},{float(label == 'bar')},{float(label == 'disc')}"),
+    "truth.csv": ("image,bar,disc", lambda file, label: f"{file},{label == 'bar'},{label == 'disc'}"),
+    "plain.txt": ("", lambda file, label: f"{file} {label}"),
+    "two.csv": ("path,choice", lambda file, label: f"{file},{label}"),
+    "min.jsonl": ("", lambda file, label: json.dumps({"image": file, "label": {"choices": [label]}["choices"]})),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", READ)
+def test_lists_that_are_read(lists: Cli, name: str) -> None:
+    data = read_dataset(write(name, *READ[name]))
+    assert data.counts() == {"bar": 6, "disc": 6}
+    assert [data.labels(i) == (path.parent.name,) for i, path in enumerate(data.images)] == [True] * 12
+    if "moved" in name or "windows" in name:
+        assert any("is not there: 12 of the files are read from" in note for note in data.notes)
+
+
+def test_a_home_folder(lists: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(Path.cwd()))
+    assert len(read_dataset(write("lists/home.csv", "path,label", lambda file, label: f"~/{file},{label}"))) == 12
+
+
+def test_columns_of_0_and_1(lists: Cli) -> None:
+    several = read_dataset(
+        write("several.csv", "image,bar,disc,dark", lambda file, label: f"{file},{+(label == 'bar')},{+(label == 'disc')},1")
+    )
+    assert isinstance(several.targets, LabelSets)
+    assert several.counts() == {"bar": 6, "dark": 12, "disc": 6}
+    with pytest.raises(DataError, match="has no column for the label"):
+        read_dataset(write("mixed.csv", "image,bar,disc,note", lambda file, label: f"{file},1,0,x"))
+
+
+# What a list lacks, and what becomes of it when the advice is typed: the number of images that are read.
+ADVISED: dict[str, tuple[str, Callable[[str, str], str], int]] = {
+    "three.csv": ("path,choice,note", lambda file, label: f"{file},{label},x", 12),
+    "spaced.csv": ("path,my choice,note", lambda file, label: f"{file},{label},x", 12),
+    "where.csv": ("where,label,note", lambda file, label: f"{file},{label},x", 12),
+    "lists/cwd.csv": ("path,label", lambda file, label: f"{file},{label}", 12),
+    "lists/a b/deep.csv": ("path,label", lambda file, label: f"{file.removeprefix('photos/')},{label}", 12),
+    "missing.csv": ("path,label\nphotos/nope.png,bar", lambda file, label: f"{file},{label}", 12),
+    "unlabelled.csv": ("path,label,split", lambda file, label: f"{file},,test" if "0" in file else f"{file},{label},train", 10),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ADVISED)
+def test_advice_is_typed_as_it_stands(lists: Cli, name: str) -> None:
+    head, row, images = ADVISED[name]
+    Path("lists/a b").mkdir(parents=True)
+    path = write(name, head, row)
+    if "deep" in name:
+        Path("photos").rename("lists/a b/photos")
+    refused = lists("check", path)
+    assert refused.code == 2, refused.err
+    option = advised(refused.err)
+    done = lists("check", path, *option)
+    assert done.code == 0, (option, done.err)
+    assert f"{images} images in {path}" in done.out
+    assert lists("fit", path, *option, "--out", "run", "--head", "centroid").code == 0
+    assert lists("evaluate", "run", path, *option).code == 0
+
+
+def test_images_alone_are_for_predict(lists: Cli, run: Path) -> None:
+    path = write("images_only.csv", "path", lambda file, label: file)
+    refused = lists("fit", path)
+    assert (refused.code, "has no column for the label" in refused.err) == (2, True)
+    assert lists("predict", run, path, "--format", "csv").out.count("photos/") == 12
+    plain = write("plain.txt", "", lambda file, label: file)
+    assert lists("predict", run, plain, "--format", "csv").out.count("photos/") == 12
+    odd = write("odd.csv", "where,note", lambda file, label: f"{file},x")
+    refused = lists("predict", run, odd)
+    assert refused.code == 2
+    assert lists("predict", run, odd, *advised(refused.err), "--format", "csv").out.count("photos/") == 12
+    assert lists("predict", run, path, "--batch", "--out", "t.csv").code == 0
+
+
+@pytest.mark.parametrize("column", ["source", "person", "case", "subject", "scene"])
+def test_a_column_taken_as_group_is_told(lists: Cli, column: str) -> None:
+    path = write("list.csv", f"path,label,{column}", lambda file, label: f"{file},{label},camera-{label}")
+    refused = lists("fit", path, "--head", "centroid", "--out", "run")
+    assert refused.code == 2
+    assert f"Columns of list.csv: '{column}' is taken as the group. --column group= leaves the group out." in refused.err
+    assert f"every class has a single group only (the column '{column}' of list.csv says what belongs together)" in refused.err
+    assert lists("fit", path, *advised(refused.err), "--head", "centroid", "--out", "run").code == 0
+    assert not read_dataset(path, lists=ListOptions(columns={"group": ""})).grouped
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("coco.json", '{"images": [], "annotations": [], "categories": []}', "annotations in COCO's format, boxes or masks"),
+        ("tasks.json", '[{"data": {"image": "x"}, "annotations": []}]', "is Label Studio's JSON, which is not read: export"),
+        ("cvat.xml", "<annotations/>", "is XML, as CVAT and Pascal VOC write it, which is not read: export from there as ImageNet"),
+        ("data.yaml", "names: [a]", "is YAML, as YOLO has it, which is not read"),
+        ("a.tfrecord", "x", "is a TFRecord, which is not read: write the images into folders of classes"),
+    ],
+)  # fmt: skip
+def test_formats_of_others_are_refused_by_name(cli: Cli, name: str, text: str, words: str) -> None:
+    Path(name).write_text(text)
+    done = cli("fit", name)
+    assert done.code == 2
+    assert words in done.err
+
+
+def test_settings_in_the_words_of_the_entrance() -> None:
+    assert setting("image_root", "a b") == "image_root='a b'"
+    assert setting("columns", {"label": "x y"}) == "columns={'label': 'x y'}"
+    assert setting("allow_missing", True) == "allow_missing=True"
+    with options_typed():
+        assert setting("image_root", "a b") == "--image-root 'a b'"
+        assert setting("columns", {"label": "x y"}) == "--column 'label=x y'"
+        assert setting("allow_missing", True) == "--allow-missing"
+        assert setting("image_root") == "--image-root"
+    assert setting("image_root") == "image_root=..."
