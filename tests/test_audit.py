@@ -240,7 +240,7 @@ def test_numbers_that_start_again_in_each_class_are_no_groups(tmp_path):
 def test_notes_of_reading_are_part_of_the_audit(clean):
     (clean / "train/cat/readme.txt").touch()
     audit = check(read_dataset(clean))
-    assert "Passed over 1 files that are not images: 1 .txt." in the(audit, "reading").message
+    assert "Passed over 1 non-image file:" in the(audit, "reading").message
 
 
 def test_arrays_and_several_labels():

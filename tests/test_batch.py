@@ -22,6 +22,8 @@ from headstart.errors import DataError, HeadstartError, RunError
 from headstart.progress import Progress
 from headstart.run import Run, load
 
+pytestmark = pytest.mark.filterwarnings("ignore:Passed over", "ignore:.*cannot be read and")
+
 Cli = Callable[..., Any]
 SMALL = BatchSettings(part=8, top=2)
 
@@ -53,7 +55,7 @@ def test_the_listing_is_that_of_the_other_commands(many: Path, tmp_path: Path, r
     assert [Path(name) for name in read_listing(tmp_path / "listing")] == list_images(sources)
     assert listed.images == len(list_images(sources))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["listing", "odd"]  # the pieces are gone
-    assert "run folders" in " ".join(listed.notes)
+    assert "run folder" in " ".join(listed.notes)
 
 
 def test_the_digest_of_a_listing_is_of_the_names_below_the_folder(many: Path, tmp_path: Path) -> None:

@@ -26,6 +26,8 @@ from ray.cluster_utils import Cluster
 from headstart.batch import BatchSettings, on_ray, predict_folder
 from headstart.errors import HeadstartError
 from headstart.progress import Listener
+
+pytestmark = pytest.mark.filterwarnings("ignore:Passed over", "ignore:.*cannot be read and")
 run, images, out = sys.argv[1:]
 class Said(Listener):
     lines = []

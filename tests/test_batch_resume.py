@@ -25,6 +25,8 @@ from headstart.run import Run
 from headstart.settings.batch import Shard
 from interrupting import interrupted
 
+pytestmark = pytest.mark.filterwarnings("ignore:Passed over", "ignore:.*cannot be read and")
+
 Cli = Callable[..., Any]
 SMALL = BatchSettings(part=8, top=2)
 

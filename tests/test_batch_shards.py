@@ -14,6 +14,8 @@ from batches import make_many
 from headstart.batch import BatchResult, BatchSettings, merge, predict_folder
 from headstart.settings.batch import Shard
 
+pytestmark = pytest.mark.filterwarnings("ignore:Passed over", "ignore:.*cannot be read and")
+
 Cli = Callable[..., Any]
 SMALL = BatchSettings(part=8, top=2)
 

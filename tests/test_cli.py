@@ -169,7 +169,7 @@ def test_predict_as_csv(cli: Cli, run: Path, pictures: Path) -> None:
     assert float(rows[0]["probability"]) >= float(rows[0]["probability_2"]) > 0
     assert (rows[21]["label"], rows[21]["probability"]) == ("", "")
     assert rows[21]["error"].startswith("not an image of a known format")
-    assert "Warning: broken.png: not an image" in done.err
+    assert "Warning: 1 of 22 images cannot be read and have no prediction:\n  broken.png: not an image" in done.err
 
 
 def test_predict_as_json(cli: Cli, run: Path, photo: Path) -> None:

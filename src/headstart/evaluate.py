@@ -45,7 +45,9 @@ class RunEvaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """All figures as data for JSON."""
-        return {**self.evaluation.to_dict(), "seen": {"trained": self.trained, "tested": self.tested}, **self.figures}
+        refused = [{"path": error.path, "reason": error.reason} for error in self.predictions.refused]
+        seen = {"trained": self.trained, "tested": self.tested}
+        return {**self.evaluation.to_dict(), "seen": seen, "refused": refused, **self.figures}
 
 
 def evaluate_run(
@@ -76,9 +78,7 @@ def evaluate_run(
         raise DataError(f"{dataset.source}: no images in the part {part!r}.")
     listener.tell_notes(dataset.notes)
     listener.stage(f"Predicting {len(dataset)} images")
-    evaluation, predictions = run.evaluate(dataset, progress=listener.progress)
-    for error in predictions.refused:
-        listener.warn(f"{error} (left out)")
+    evaluation, predictions = run.evaluate(dataset, progress=listener.progress, warn=listener.left_out)
     trained, tested = run.seen(predictions.digests)
     score, value, _ = evaluation.headline
     if trained:

@@ -106,6 +106,26 @@ def check_writable(*paths: Path | None) -> None:
             raise ParameterError(f"{path} cannot be written: there is no folder {path.absolute().parent}.")
 
 
+def lock(path: Path) -> int | None:
+    """Lock a file or folder as long as the descriptor that is returned is open; the system releases it, however the process ends.
+
+    None where the system or the file system has no locks. Raises BlockingIOError where another process has locked it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return None
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        if isinstance(error, BlockingIOError):
+            raise
+        return None
+    return descriptor
+
+
 @contextlib.contextmanager
 def folder_beside(path: Path) -> Iterator[Path]:
     """Create a temporary folder on the disk of `path`, in whose files a result is prepared; it is removed when the block ends."""

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeAlias
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with (done, in all)."""
+
+Say: TypeAlias = Callable[[str], None]
+"""Called with a message."""
 
 
 @contextmanager
@@ -31,8 +35,13 @@ class Warned(str):
     __slots__ = ()
 
 
+def to_warnings(message: str) -> None:
+    """Issue a message as a warning of Python, where nobody else is to be told."""
+    warnings.warn(message, RuntimeWarning, stacklevel=3)
+
+
 class Listener:
-    """Is notified of the progress of a long job. This one ignores it; the command line has one that draws progress bars."""
+    """Is notified of the progress of a long job. This one only warns of inputs that are left out; that of the command line draws bars."""
 
     def stage(self, name: str) -> None:
         """A stage of the work begins."""
@@ -53,6 +62,10 @@ class Listener:
         """What was noted while data were read."""
         for note in notes:
             (self.warn if isinstance(note, Warned) else self.say)(note)
+
+    def left_out(self, message: str) -> None:
+        """Inputs that are passed over or cannot be read; a warning of Python, so that nobody misses them."""
+        to_warnings(message)
 
 
 class Seconds(dict[str, float]):

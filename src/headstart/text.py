@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from typing import Any
@@ -38,10 +39,20 @@ def plural(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}{'es' if noun.endswith('s') else 's'}"
 
 
-def enumeration(names: list[str], *, most: int = 8) -> str:
-    """Return ``a, b and c``; past `most` names, ``a, b, c and 20 more``."""
-    if len(names) > most:
-        return ", ".join(names[:most]) + f" and {len(names) - most} more"
+def unread(errors: Sequence[object], images: int, then: str, *, count: int = 0) -> str:
+    """Return what to say of inputs that cannot be read: how many of how many, what `then` happens, and the first five with their reasons.
+
+    There are `count` of them, where `errors` are only the first.
+    """
+    count, shown = max(count, len(errors)), errors[:5]
+    more = [f"and {count - len(shown)} more"] if count > len(shown) else []
+    return f"{count} of {plural(images, 'image')} cannot be read and {then}:" + "".join(f"\n  {one}" for one in (*shown, *more))
+
+
+def enumeration(names: list[str], *, most: int = 8, count: int = 0) -> str:
+    """Return ``a, b and c``; past `most` names, or where there are `count` in all, ``a, b, c and 20 more``."""
+    if len(names) > most or count > len(names):
+        return ", ".join(names[:most]) + f" and {max(count, len(names)) - len(names[:most])} more"
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1]))) if names else ""
 
 

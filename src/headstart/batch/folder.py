@@ -16,18 +16,15 @@ import json
 import os
 import re
 import shutil
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from headstart.data import list_images
-from headstart.data.folders import RUN_FILES, SYSTEM_NAMES
-from headstart.errors import DataError, ParameterError
-from headstart.files import PARTIAL, file_digest, sync, write_file
-from headstart.modalities.image import is_image_name
+from headstart.data.folders import PassedOver, inputs
+from headstart.errors import ParameterError
+from headstart.files import PARTIAL, file_digest, lock, sync, write_file
 
 JOB, LISTING, JOINED = "job.json", "listing", "joined"
 _NAME = re.compile(r"(\d{8,})-(\d+)-(\d+)-([0-9a-f]{64})\.part")
@@ -48,29 +45,14 @@ class Listed:
 
 
 def write_listing(sources: Sequence[str | Path], file: Path) -> Listed:
-    """List files as they are passed in, and in place of each folder the images at any depth below it, sorted.
-
-    Raises DataError for a source that does not exist, a folder without images, or one that cannot be read.
-    """
-    digest, images, passed = hashlib.sha256(), 0, Counter[str]()
+    """Write down the `inputs` of sources; errors as of these."""
+    digest, images, passed = hashlib.sha256(), 0, PassedOver()
     with file.open("wb") as target:
-        for source in map(Path, sources):
-            if not source.is_dir():
-                list_images([source])  # says what is wrong, if anything is
-                named: Iterator[tuple[str, str]] = iter([(str(source), source.name)])
-            else:
-                root = str(source)
-                named = ((path, path.removeprefix(root).lstrip(os.sep)) for path in _sorted(_walk(root, passed), file))
-            before = images
-            for path, below in named:
-                target.write(os.fsencode(path) + b"\0")
-                digest.update(os.fsencode(below.replace(os.sep, "/")) + b"\0")
-                images += 1
-            if images == before:
-                list_images([source])  # says so, and what there is instead
-                raise DataError(f"{source}: the images in this folder disappeared while they were being listed. Start again.")
-    notes = tuple(f"Passed over {count} {what}." for what, count in passed.items())
-    return Listed(images, digest.hexdigest(), notes)
+        for path, below in inputs(sources, passed, in_order=lambda names: _sorted(names, file)):
+            target.write(os.fsencode(path) + b"\0")
+            digest.update(os.fsencode(below.replace(os.sep, "/")) + b"\0")
+            images += 1
+    return Listed(images, digest.hexdigest(), tuple(passed.notes()))
 
 
 def read_listing(file: Path) -> Iterator[str]:
@@ -80,40 +62,6 @@ def read_listing(file: Path) -> Iterator[str]:
         while some := source.read(_READ):
             *whole, rest = (rest + some).split(b"\0")
             yield from map(os.fsdecode, whole)
-
-
-def _walk(root: str, passed: Counter[str]) -> Iterator[str]:
-    """The images below a folder, in any order; each real folder is entered once."""
-    entered: set[Any] = set()
-    waiting = [root]
-    while waiting:
-        folder = waiting.pop()
-        status = os.stat(folder)  # noqa: PTH116 - paths are strings here, for speed
-        identity = (status.st_dev, status.st_ino)
-        if identity in entered:
-            passed["links to folders that were read already (or lead in a circle)"] += 1
-            continue
-        entered.add(identity)
-        if all(os.path.lexists(os.path.join(folder, name)) for name in RUN_FILES):  # noqa: PTH118
-            passed["run folders that `headstart fit` wrote"] += 1
-            continue
-        below: list[str] = []
-        try:
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    name = entry.name
-                    if name[0] == "." or name.lower() in SYSTEM_NAMES:
-                        passed["hidden or system files or folders"] += 1
-                    elif entry.is_dir():
-                        below.append(entry.path)
-                    elif entry.is_file() and is_image_name(name):
-                        yield entry.path
-                    else:
-                        passed["files that are not images"] += 1
-        except OSError as error:
-            reason = f"this folder cannot be read ({error.strerror or error}), so that images would be missing"
-            raise DataError(f"{folder}: {reason}. Check the permissions, or move it away.") from None
-        waiting += sorted(below, reverse=True)
 
 
 def _sorted(names: Iterator[str], beside: Path) -> Iterator[str]:
@@ -131,12 +79,13 @@ def _sorted(names: Iterator[str], beside: Path) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Part:
-    """A part that was made: its number from 0, its rows, how many of them were refused, and its bytes."""
+    """A part that was made: its number from 0, its rows, how many of them were refused, its bytes, and the first refusals."""
 
     index: int
     rows: int
     refused: int
     body: bytes
+    refusals: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -162,7 +111,7 @@ class PartsFolder:
     def __init__(self, out: Path, identity: dict[str, Any]) -> None:
         self.path, self._out, self._identity = out.with_name(f"{out.name}.parts"), out, identity
         self.listing, self.joined = self.path / LISTING, self.path / JOINED
-        self._lock: Any = None
+        self._lock: int | None = None
 
     def begin(self, sources: Sequence[str | Path], *, resume: bool) -> Listed:
         """Resume the job in the folder if `resume` allows it, or start one and list the images of the sources.
@@ -181,27 +130,21 @@ class PartsFolder:
         self._acquire()
         if begun is not None:
             check_same(self.path, begun.get("asked"), self._identity)
-            return Listed(begun["images"], begun["listing"], ())
+            return Listed(begun["images"], begun["listing"], tuple(begun.get("passed over", ())))
         found = write_listing(sources, self.listing)
-        write_json(self.path / JOB, {"asked": self._identity, "images": found.images, "listing": found.digest})
+        entries = {"asked": self._identity, "images": found.images, "listing": found.digest, "passed over": found.notes}
+        write_json(self.path / JOB, entries)
         return found
 
     def _is_ours(self) -> bool:
         return all(entry.name.lstrip(".").split(".")[0] in ("lock", LISTING, "job") for entry in self.path.iterdir())
 
     def _acquire(self) -> None:
-        """Lock the folder as long as this process lives; the system releases the lock, however the process ends."""
+        """Lock the folder; where that cannot be done, two processes would do the same work twice, and write the same bytes."""
         try:
-            import fcntl
-        except ImportError:  # Windows: two processes would do the same work twice, and write the same bytes
-            return
-        self._lock = (self.path / "lock").open("wb")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock = lock(self.path)
         except BlockingIOError:
             raise ParameterError(f"{self.path}: another process is working on this job. Wait for it, or stop it.") from None
-        except OSError:  # a file system without locks
-            return
 
     def store(self, part: Part) -> StoredPart:
         """Write a part, completely or not at all."""
@@ -239,7 +182,7 @@ class PartsFolder:
     def close(self) -> None:
         """Release the lock."""
         if self._lock is not None:
-            self._lock.close()
+            os.close(self._lock)
             self._lock = None
 
 

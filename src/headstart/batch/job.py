@@ -15,12 +15,13 @@ from typing import Any
 
 from headstart.batch.folder import Part, PartsFolder, check_same, read_json, read_listing, record_of, write_json
 from headstart.batch.tables import TableFormat, format_for
+from headstart.data.folders import tell_passed
 from headstart.errors import DataError, HeadstartError, Interrupted, ParameterError, RunError
 from headstart.files import check_writable, file_digest, replacing
 from headstart.progress import Listener, Progress
 from headstart.run import Run, load
 from headstart.settings.batch import BatchSettings, Shard
-from headstart.text import printable
+from headstart.text import printable, unread
 
 _LINE_SECONDS = 300.0  # between two lines of progress: a log has no bar
 
@@ -62,9 +63,9 @@ class Work:
     def do(self, run: Run, index: int, names: Sequence[str], *, progress: Progress | None = None) -> Part:
         """Predict the images of one part."""
         paths = [Path(name) for name in names]
-        predictions = run.predict(paths, progress=progress)
+        predictions = run.predict(paths, progress=progress, warn=lambda message: None)
         rows = run.records(paths, predictions, top=self.top, least=self.least)
-        return Part(index, len(rows), len(predictions.refused), self.table.part(rows))
+        return Part(index, len(rows), len(predictions.refused), self.table.part(rows), tuple(map(str, predictions.refused[:5])))
 
 
 Compute = Callable[[Work, Run, Tasks, Progress], Iterator[Part]]
@@ -162,8 +163,7 @@ class _Job:
         listener, size = self.listener, self.settings.part
         listener.stage("Listing the images")
         listed = folder.begin(self.sources, resume=self.settings.resume)
-        for note in listed.notes:
-            listener.say(note)
+        tell_passed(listed.notes, listener)
         stored, damaged = folder.stored()
         if damaged:
             listener.warn(f"{damaged} finished parts in {folder.path} were damaged and are made again.")
@@ -172,7 +172,7 @@ class _Job:
         found = sum(part.rows for part in stored.values())
         listener.stage(f"Predicting {total} images" + (f", of which {found} are done" if found else ""))
         done, begun = found, time.monotonic()
-        said = begun
+        said, refusals = begun, list[str]()
 
         def within_part(so_far: int, _: int) -> None:
             listener.progress(done + so_far, total)
@@ -180,6 +180,7 @@ class _Job:
         for part in self.compute(self.work, self.run, self._tasks(folder.listing, frozenset(stored)), within_part):
             stored[part.index] = folder.store(part)
             done += part.rows
+            refusals += part.refusals[: 5 - len(refusals)]
             listener.progress(done, total)
             if (now := time.monotonic()) - said >= _LINE_SECONDS:
                 listener.say(f"{done} of {total} images, {(done - found) / (now - begun):.0f} a second")
@@ -189,7 +190,10 @@ class _Job:
             raise HeadstartError(f"{images} of {total} images have a row. Nothing is lost: add --resume to make the others.")
         listener.stage(f"Writing {self.out.name}")
         self.work.table.join((stored[index].file.read_bytes() for index in sorted(stored)), folder.joined)
-        folder.finish({"listing": listed.digest, "listed": listed.images, "images": images, "refused": refused})
+        counts = {"listing": listed.digest, "listed": listed.images, "images": images, "refused": refused, "passed over": listed.notes}
+        folder.finish(counts)
+        if refused:
+            listener.left_out(unread(refusals, images, "have a row with the reason", count=refused))
         return BatchResult(out=self.out, images=images, refused=refused, computed=images - found)
 
     def _is_mine(self, index: int) -> bool:

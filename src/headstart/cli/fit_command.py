@@ -18,7 +18,7 @@ from headstart.files import check_writable, writable
 from headstart.settings import FineTuning, FitSettings
 from headstart.settings.batch import Shard
 from headstart.settings.field import PATH, Limit, Settings, check_same, instance_of, number, option, options, plain, whole
-from headstart.text import plural
+from headstart.text import plural, unread
 
 if TYPE_CHECKING:
     from headstart.pipeline import FitResult
@@ -79,15 +79,22 @@ def fit_command(
     elif instead.resume is not None:
         _resume(data, out, typed, terminal, run=_run_of(instead.resume))
     else:
-        show_result(run_fit(data, out or free_run(data), fit_settings(typed), terminal), terminal)
+        show_result(run_fit(data, out, fit_settings(typed), terminal), terminal)
 
 
-def run_fit(data: str, out: Path, settings: FitSettings, terminal: Terminal, *, resume: bool = False) -> FitResult:
-    """Call `headstart.fit` with the command that was typed; of several processes one reports an interruption."""
+def run_fit(data: str, out: Path | None, settings: FitSettings, terminal: Terminal, *, name: str = "", resume: bool = False) -> FitResult:
+    """Call `headstart.fit` with the command that was typed; of several processes one reports an interruption.
+
+    Where no `out` is given, the run is the first of runs/NAME, runs/NAME-2 and so on that is free: an earlier one is only replaced when its
+    name is given. By default that is the name of the data.
+    """
     from headstart.pipeline import fit
+    from headstart.run import reserved
 
+    command = "headstart " + shlex.join(sys.argv[1:])
     try:
-        return fit(data, out=out, settings=settings, listener=terminal, command="headstart " + shlex.join(sys.argv[1:]), resume=resume)
+        with reserved(out or Path("runs") / (name or _name_of(data)), numbered=out is None) as target:
+            return fit(data, out=target, settings=settings, listener=terminal, command=command, resume=resume)
     except KeyboardInterrupt:
         if terminal.leads:
             raise
@@ -129,23 +136,16 @@ def _fit_shard(data: str, part: Shard, settings: FitSettings, terminal: Terminal
     from headstart.pipeline import fit_shard
 
     done = fit_shard(data, part, settings=settings, listener=terminal)
-    for error in done.refused:
-        terminal.warn(f"{error} (left out)")
+    if done.refused:
+        terminal.warn(unread(done.refused, done.images, "are left out"))
     terminal.tell(f"When all {part.count} are done: headstart cache merge OTHER... ; then headstart fit without --shard.")
     terminal.result(f"shard {part.index}/{part.count}: {done.images} images, {done.computed} computed now, stored in {done.store}")
 
 
-def free_run(data: str) -> Path:
-    """runs/NAME, or runs/NAME-2 and so on: an earlier run is only replaced when its name is given."""
+def _name_of(data: str) -> str:
     there = Path(data).expanduser()
     whole = there.resolve()
-    name = (whole.name if whole.is_dir() else whole.stem) if there.exists() else data.replace(":", "-").replace("/", "-")
-    first = Path("runs") / (name or "run")
-    count, target = 1, first
-    while target.exists() or target.is_symlink() or target.with_name(target.name + ".training").exists():
-        count += 1
-        target = first.with_name(f"{first.name}-{count}")
-    return target
+    return ((whole.name if whole.is_dir() else whole.stem) if there.exists() else data.replace(":", "-").replace("/", "-")) or "run"
 
 
 def show_result(result: FitResult, terminal: Terminal) -> None:

@@ -83,12 +83,10 @@ def predict_command(
         return
     opened = load(run, engine=how.engine)
     least = None if how.accuracy is None else opened.threshold_for(how.accuracy)
-    paths = list_images(images)
+    paths = list_images(images, terminal)
     if len(paths) > 1:
         terminal.stage(f"Predicting {len(paths)} images")
-    predictions = opened.predict(paths, progress=terminal.progress if len(paths) > 1 else None)
-    for error in predictions.refused:
-        terminal.warn(str(error))
+    predictions = opened.predict(paths, progress=terminal.progress if len(paths) > 1 else None, warn=terminal.warn)
     records = opened.records(paths, predictions, top=how.top, least=least)
     terminal.result(_WRITERS[how.format or "table"](opened.columns(top=how.top), records))
     if not len(predictions):
@@ -173,7 +171,7 @@ def explain_command(terminal: Terminal, run: RunFolder, images: Images, *, how: 
     from headstart.explanation import Explanation, explain
 
     _check_order("explain", run, images)
-    paths = list_images(images)
+    paths = list_images(images, terminal)
     explanations = explain(run, paths, target=how.name, method=how.method, nearest_images=how.nearest, engine=engine)
     if how.out.exists() and not how.out.is_dir():
         raise ParameterError(f"--out {how.out}: is a file. Give the name of a folder.")

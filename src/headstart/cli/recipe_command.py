@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from headstart.cli.application import command, command_group
-from headstart.cli.fit_command import free_run, run_fit, show_result
+from headstart.cli.fit_command import run_fit, show_result
 from headstart.cli.options import CacheFolder, Data, OptionsOf, Typed
 from headstart.cli.terminal import Terminal
 from headstart.errors import BackboneError, ParameterError
@@ -116,7 +116,6 @@ def run(
 
     recipe, exact = read_recipe(name), variant.exact
     settings = recipe.settings(exact, weights=variant.weights, **typed)
-    target = variant.out or free_run(f"{recipe.name}-exact" if exact else recipe.name)
     warning = (
         f"RANDOM WEIGHTS. The backbone has learned nothing: this shows that {recipe.name} runs and how long it takes, "
         "and THE ACCURACY MEANS NOTHING about the recipe."
@@ -127,7 +126,7 @@ def run(
     try:
         if exact and not terminal.quiet and (layers := layers_of(data, settings)) is not None:
             terminal.tell(*layers.lines(), "")
-        result = run_fit(data, target, settings, terminal)
+        result = run_fit(data, variant.out, settings, terminal, name=f"{recipe.name}-exact" if exact else recipe.name)
     except BackboneError as error:
         if not exact or settings.weights is not None or find(settings.backbone).embedded:
             raise

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from headstart.data.annotations import Annotations, part_of
 from headstart.data.labels import natural_order, shortened
 from headstart.errors import DataError, nearest, setting
 from headstart.modalities.image import is_image_name
-from headstart.progress import Warned
-from headstart.text import plural, printable
+from headstart.progress import Listener, Warned
+from headstart.text import enumeration, plural, printable
 
 LAYOUT = (
     "The layout must be DATA/CLASS/image.jpg or DATA/train/CLASS/image.jpg (beside train also val and test), "
@@ -21,42 +21,92 @@ LAYOUT = (
 )
 SYSTEM_NAMES = frozenset({"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "@eadir", "__pycache__", "icon\r"})
 RUN_FILES = frozenset({"manifest.json", "model.onnx", "head.safetensors"})  # together the mark of a run folder
+NO_IMAGES = frozenset(
+    {
+        ".txt",
+        ".md",
+        ".log",
+        ".ini",
+        ".csv",
+        ".tsv",
+        ".json",
+        ".jsonl",
+        ".xml",
+        ".yaml",
+        ".yml",
+        ".html",
+        ".htm",
+        ".py",
+        ".ipynb",
+        ".db",
+        ".npy",
+    }
+    | {".npz", ".parquet", ".pkl", ".xmp", ".aae", ".pdf", ".doc", ".docx", ".xls", ".xlsx", ".ppt", ".pptx", ".zip", ".tar", ".gz", ".tgz"}
+    | {".7z", ".rar", ".mov", ".mp4", ".m4v", ".avi", ".mkv", ".webm", ".mp3", ".wav"}
+)
+"""What `predict` and the like pass over in a folder, and name; all else is an input, and read or refused by its content."""
+
+_HIDDEN = "hidden or system file"
 _MAX_DESCENT = 5
 Row = tuple[str, str, str]  # part, class, path
 
 
-class Tree:
-    """Lists folders, each once, and counts what was passed over; `listing` gives the sorted paths of folders and of images in one."""
+class PassedOver:
+    """What was passed over, by kind: how many, and the first five paths."""
 
     def __init__(self) -> None:
-        self.hidden, self.others = 0, Counter[str]()
-        self.broken_links, self.loops, self.unreadable, self.runs = list[str](), list[str](), list[str](), list[str]()
+        self._kinds: dict[str, list[Any]] = {}
+
+    def add(self, kind: str, path: str) -> None:
+        """Count something of a kind, such as ``link``."""
+        count, *names = self._kinds.get(kind, [0])
+        self._kinds[kind] = [count + 1, *sorted([*names, path])[:5]]
+
+    def notes(self, root: str = "") -> list[str]:
+        """A sentence for each kind, with the paths below a folder."""
+        return [
+            f"Passed over {plural(count, kind)}: {enumeration([_below(path, root) or path for path in paths], count=count)}."
+            for kind, (count, *paths) in self._kinds.items()
+        ]
+
+
+def tell_passed(notes: Iterable[str], listener: Listener) -> None:
+    """Say what was passed over; as a warning where it is more than what systems hide."""
+    for note in notes:
+        (listener.say if _HIDDEN in note else listener.left_out)(note)
+
+
+class Tree:
+    """Lists folders, each once, and notes what is `passed` over; `listing` gives the sorted paths of folders and of images in one."""
+
+    def __init__(self) -> None:
+        self.passed, self.unreadable, self._repeated = PassedOver(), list[str](), set[str]()
         self.listing = cache(self._list)
 
     def _list(self, folder: str) -> tuple[list[str], list[str]]:
-        folders, images, others = list[str](), list[str](), Counter[str]()
-        names = set[str]()
+        folders, images, others, names = list[str](), list[str](), list[tuple[str, str]](), set[str]()
         try:
             with os.scandir(folder) as entries:
                 for entry in entries:
                     name = entry.name
                     names.add(name)
                     if name[0] == "." or name.lower() in SYSTEM_NAMES:
-                        self.hidden += 1
+                        self.passed.add(_HIDDEN, entry.path)
                     elif entry.is_dir():
                         folders.append(entry.path)
                     elif not entry.is_file():
-                        (self.broken_links.append(entry.path) if entry.is_symlink() else others.update(["special"]))
+                        others.append(("broken link" if entry.is_symlink() else "special file", entry.path))
                     elif is_image_name(name):
                         images.append(entry.path)
                     else:
-                        others[os.path.splitext(name)[1].lower() or "without a suffix"] += 1  # noqa: PTH122 - called for every file
+                        others.append(("non-image file", entry.path))
         except OSError as error:
             self.unreadable.append(f"{folder} ({error.strerror or error})")
         if names >= RUN_FILES:  # pictures of an earlier run are not data
-            self.runs.append(folder)
+            self.passed.add("run folder", folder)
             return [], []
-        self.others.update(others)
+        for kind, path in others:
+            self.passed.add(kind, path)
         return sorted(folders), sorted(images)
 
     def collect(self, folder: str, *, above: Iterable[str] = ()) -> list[str]:
@@ -72,27 +122,10 @@ class Tree:
                 folders, images = self.listing(current)
                 found += images
                 waiting += reversed(folders)
-            elif current not in self.loops:
-                self.loops.append(current)
+            elif current not in self._repeated:
+                self._repeated.add(current)
+                self.passed.add("repeated folder", current)
         return sorted(found)
-
-    def notes(self, root: str) -> list[str]:
-        """Return one sentence for each kind of thing passed over."""
-        notes = []
-        if self.hidden:
-            notes.append(f"Passed over {self.hidden} hidden or system files or folders.")
-        if self.others:
-            kinds = ", ".join(f"{count} {suffix}" for suffix, count in self.others.most_common(6))
-            notes.append(f"Passed over {self.others.total()} files that are not images: {kinds}.")
-        for paths, what in (
-            (self.broken_links, "links that lead nowhere"),
-            (self.loops, "links to folders that were read already (or lead in a circle)"),
-            (self.unreadable, "folders that cannot be read"),
-            (self.runs, "run folders that `headstart fit` wrote"),
-        ):
-            if paths:
-                notes.append(f"Passed over {len(paths)} {what}: {shortened([_below(path, root) for path in sorted(paths)], limit=3)}.")
-        return notes
 
 
 def _identity(folder: str) -> tuple[int, int] | str:
@@ -104,7 +137,7 @@ def _identity(folder: str) -> tuple[int, int] | str:
 
 
 def _below(path: str, root: str) -> str:
-    return printable(path.removeprefix(root).lstrip(os.sep))
+    return printable(path.removeprefix(root).lstrip(os.sep) if root else path)
 
 
 def _name(folder: str) -> str:
@@ -142,7 +175,7 @@ def read_folder(source: Path) -> Annotations:
         parts=[part for part, _, _ in rows],
         source=str(source),
         root=Path(root),
-        notes=notes + tree.notes(root),
+        notes=notes + tree.passed.notes(root),
     )
 
 
@@ -259,26 +292,69 @@ def _note_deeper_classes(tree: Tree, root: str, notes: list[str]) -> None:
 
 
 def _nothing_found(tree: Tree, root: str, source: Path) -> str:
-    met = tree.notes(root)
+    met = tree.passed.notes(root)
     if not met and not tree.listing(root)[0]:
         return f"the folder {printable(str(source))} is empty. {LAYOUT}"
     return f"there are no images in {printable(str(source))} or below it. {' '.join(met)}{' ' if met else ''}{LAYOUT}"
 
 
-def list_images(sources: Iterable[str | Path]) -> list[Path]:
-    """Return the given files, whatever their suffix, and in the place of each folder the images at any depth below it, sorted."""
-    found: list[Path] = []
-    for source in map(Path, sources):
-        if source.is_dir():
-            tree = Tree()
-            images = tree.collect(str(source))
-            if not images:
-                passed = " ".join(tree.notes(str(source)))
-                raise DataError(f"{source}: no images at any depth below this folder. {passed}".rstrip())
-            found += map(Path, images)
-        elif source.exists():
-            found.append(source)
-        else:
-            beside = [entry.name for entry in source.parent.iterdir()] if source.parent.is_dir() else []
-            raise DataError(f"{source}: no such file or folder.{nearest(source.name, beside)}")
+def list_images(sources: Iterable[str | Path], listener: Listener | None = None) -> list[Path]:
+    """Return the paths of `inputs`; `listener` is told what was passed over."""
+    passed = PassedOver()
+    found = [Path(path) for path, _ in inputs(sources, passed)]
+    tell_passed(passed.notes(), listener or Listener())
     return found
+
+
+def inputs(
+    sources: Iterable[str | Path], passed: PassedOver, *, in_order: Callable[[Iterator[str]], Iterable[str]] = sorted
+) -> Iterator[tuple[str, str]]:
+    """Yield the path and the name below its source of each given file, and in the place of a folder of all that may be images below it.
+
+    What is not there or cannot be read is yielded as well, for the others to be done and it to be refused with a reason. DataError where no
+    source holds anything.
+    """
+    missing, given = list[str](), list(map(Path, sources))
+    for source in given:
+        root, empty = str(source), True
+        for path in in_order(_files_below(root, passed)) if source.is_dir() else ():
+            empty = False
+            yield path, path.removeprefix(root).lstrip(os.sep)
+        if empty and source.is_dir():
+            missing.append(f"{source}: no images at any depth below this folder. {' '.join(passed.notes())}".rstrip())
+        elif empty and not os.path.lexists(source):
+            beside = [entry.name for entry in source.parent.iterdir()] if source.parent.is_dir() else []
+            missing.append(f"{source}: no such file or folder.{nearest(source.name, beside)}")
+        if empty:
+            yield root, source.name
+    if missing and len(missing) == len(given):
+        raise DataError(missing[0])
+
+
+def _files_below(root: str, passed: PassedOver) -> Iterator[str]:
+    """What may be an image below a folder, and folders that cannot be read, in any order; each real folder is entered once."""
+    entered, waiting = set[Any](), [root]
+    while waiting:
+        folder = waiting.pop()
+        if (identity := _identity(folder)) in entered:
+            passed.add("repeated folder", folder)
+            continue
+        entered.add(identity)
+        if all(os.path.lexists(os.path.join(folder, name)) for name in RUN_FILES):  # noqa: PTH118
+            passed.add("run folder", folder)
+            continue
+        below: list[str] = []
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.name[0] == "." or entry.name.lower() in SYSTEM_NAMES:
+                        passed.add(_HIDDEN, entry.path)
+                    elif entry.is_dir():
+                        below.append(entry.path)
+                    elif os.path.splitext(entry.name)[1].lower() in NO_IMAGES:  # noqa: PTH122
+                        passed.add("non-image file", entry.path)
+                    else:
+                        yield entry.path
+        except OSError:
+            yield folder
+        waiting += sorted(below, reverse=True)

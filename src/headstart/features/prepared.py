@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import tempfile
-import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -26,9 +25,9 @@ from headstart.features.extractor import BackboneExtractor, Features, Images, su
 from headstart.features.store import FeatureStore
 from headstart.features.table import FeatureTable
 from headstart.modalities.image import Levels, Preprocessing
-from headstart.progress import Progress, Seconds
+from headstart.progress import Listener, Progress, Say, Seconds, to_warnings
+from headstart.text import unread
 
-Say = Callable[[str], None]
 _TRAINED = "headstart-trained-"
 
 
@@ -67,15 +66,19 @@ class Prepared:
             yield store
 
     def table(
-        self, dataset: Dataset, *, features: bool = True, seconds: Seconds, progress: Progress | None = None, warn: Say | None = None
-    ) -> FeatureTable:
+        self, dataset: Dataset, *, features: bool = True, seconds: Seconds, progress: Progress | None = None,
+        listener: Listener | None = None,
+    ) -> FeatureTable:  # fmt: skip
         """The inputs that can be read, with their features, or without any; DataError where none can."""
         with seconds.lap("features" if features else "reading images"):
             if features:
-                found = self.extract(dataset.images, progress=progress, warn=warn)
+                found = self.extract(dataset.images, progress=progress, warn=None if listener is None else listener.warn)
             else:
                 found = survey(dataset.images, preprocessing=self.extractor.preprocessing, progress=progress)
-        return FeatureTable.of(dataset, found, layers=self.extractor.layers)
+        table = FeatureTable.of(dataset, found, layers=self.extractor.layers)
+        if table.refused:
+            (listener or Listener()).left_out(unread(table.refused, len(dataset), "are left out"))
+        return table
 
     def cached(self, key: str, compute: Callable[[], bytes]) -> bytes:
         """A small derived result, looked up where features are stored; computed where it is not there or nothing is stored.
@@ -191,8 +194,3 @@ def result_key(name: str, *parts: Any) -> str:
         else:
             digest.update(json.dumps(part, sort_keys=True, default=repr).encode())
     return f"{name}/{digest.hexdigest()}"
-
-
-def to_warnings(message: str) -> None:
-    """Issue a message as a warning, where there is no listener."""
-    warnings.warn(message, RuntimeWarning, stacklevel=2)

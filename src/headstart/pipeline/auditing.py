@@ -140,6 +140,9 @@ class _Quiet(Listener):
     def __init__(self, listener: Listener) -> None:
         self.stage, self.progress, self.say = listener.stage, listener.progress, listener.say  # type: ignore[method-assign]
 
+    def left_out(self, message: str) -> None:
+        """Nothing."""
+
 
 def _effect_of_groups(dataset: Dataset, one_by_one: npt.NDArray[np.bool_], apart: npt.NDArray[np.bool_]) -> list[Finding]:
     """The score when groups are kept together beside the one when they are not; where groups were not given but guessed.

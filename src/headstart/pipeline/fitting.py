@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -28,7 +29,7 @@ from headstart.pipeline.result import FitResult, ProbeTest, ShardResult
 from headstart.pipeline.resuming import check_resumable, checkpoints_of, resumable_or_removed
 from headstart.pipeline.writing import write
 from headstart.progress import Listener, Seconds
-from headstart.run import check_target
+from headstart.run import check_target, reserved
 from headstart.settings import FitSettings
 from headstart.settings.batch import Shard
 from headstart.tasks import Evaluation, Learned, LearningContext, Task, task_named
@@ -55,12 +56,19 @@ def fit(
         DataError, ParameterError, BackboneError, RunError: what the user gave cannot be used; the message says what to do.
         Interrupted: Ctrl-C during a fine-tuning, whose state has been saved.
     """
-    settings, listener, processes = settings or FitSettings(), listener or Listener(), Processes.from_environment()
-    seconds, began = Seconds(), time.perf_counter()
+    settings, listener = settings or FitSettings(), listener or Listener()
     out = None if out is None else Path(out).expanduser()
     if out is not None and out.name in ("", ".."):
         out = out.resolve()  # something is to be put beside it, by its name
     _check_beforehand(out, settings, resume=resume)
+    with nullcontext() if out is None else reserved(out):
+        return _fit(data, out, settings, listener, command=command, resume=resume)
+
+
+def _fit(
+    data: str | Path | Dataset, out: Path | None, settings: FitSettings, listener: Listener, *, command: str, resume: bool
+) -> FitResult:
+    processes, seconds, began = Processes.from_environment(), Seconds(), time.perf_counter()
     listener.stage("Reading the data")
     with seconds.lap("reading"):
         task, dataset = read(data, settings)
@@ -68,6 +76,7 @@ def fit(
         check(task, dataset, settings)
     if settings.fine_tuning is not None:
         processes.join("cuda" if settings.fine_tuning.device != "cpu" and gpu_is_there() else "cpu")
+        out = processes.agreed(out)
     with processes.first_on_machine():
         prepared, table = extract(dataset, settings, listener, seconds=seconds)
     table, held_out = split(task, table, settings)
@@ -115,13 +124,7 @@ def extract(
         if dataset.levels is not None:
             listener.say(levels_note(dataset.levels))
         prepared = prepare(ExtractorSettings.of(settings, dataset.levels), announce=listener.say, warn=listener.warn)
-    table = prepared.table(dataset, features=features, seconds=seconds, progress=listener.progress, warn=listener.warn)
-    refused = table.refused
-    if refused:
-        shown = "\n".join(f"  {error}" for error in refused[:5])
-        more = f"\n  and {len(refused) - 5} more, all listed in the run" if len(refused) > 5 else ""
-        listener.warn(f"{len(refused)} of {len(dataset)} images cannot be read and are left out:\n{shown}{more}")
-    return prepared, table
+    return prepared, prepared.table(dataset, features=features, seconds=seconds, progress=listener.progress, listener=listener)
 
 
 def _tested(

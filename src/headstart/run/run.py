@@ -22,11 +22,12 @@ from headstart.features import Images, run_images
 from headstart.files import file_digest
 from headstart.metrics.link import Link, link_named
 from headstart.modalities.image import Preprocessing, quiet_decoding
-from headstart.progress import Progress
+from headstart.progress import Progress, Say, to_warnings
 from headstart.records import Column, Record
 from headstart.run.collected import Collected
 from headstart.run.manifest import AGAIN, MODEL, Manifest, read_manifest
 from headstart.tasks import FEATURES, Evaluation, Neighbour, Task, task_named
+from headstart.text import unread
 
 if TYPE_CHECKING:
     from headstart.reliability import Reliability
@@ -194,13 +195,14 @@ class Run:
             )
         return found[0]
 
-    def predict(self, images: Images, *, progress: Progress | None = None, neighbours: int = 1) -> Any:
+    def predict(self, images: Images, *, progress: Progress | None = None, neighbours: int = 1, warn: Say = to_warnings) -> Any:
         """Predict all images that can be read; the others are listed in the result with path and reason.
 
         Args:
             images: paths, bytes or uint8 arrays (H, W, 3); or one uint8 array (n, H, W, 3).
             progress: called as images are done.
             neighbours: how many of the nearest training images to name for each.
+            warn: told of the images that cannot be read; by default with a warning of Python.
 
         Returns:
             the `Predictions` of the task: for classification `headstart.tasks.classification.predictions.ClassPredictions`.
@@ -215,7 +217,10 @@ class Run:
                 collected.add(result.index, result.outputs, digest=result.digest)
                 if progress is not None:
                     progress(done, len(images))
-        return collected.predictions()
+        predictions = collected.predictions()
+        if predictions.refused:
+            warn(unread(predictions.refused, len(images), "have no prediction"))
+        return predictions
 
     def columns(self, *, top: int = 1) -> tuple[Column, ...]:
         """The columns of tables of `records`."""
@@ -247,12 +252,13 @@ class Run:
         found = read_annotations(data, classes=self.classes or None, **options)
         return dataset_of(found, self.task.read_targets(found, self.manifest.state))
 
-    def evaluate(self, dataset: Dataset, *, progress: Progress | None = None) -> tuple[Evaluation, Any]:
+    def evaluate(self, dataset: Dataset, *, progress: Progress | None = None, warn: Say = to_warnings) -> tuple[Evaluation, Any]:
         """Test the saved model itself, from pixels to outputs.
 
         Args:
             dataset: read with `read`, or with ``read_dataset(..., classes=run.classes)``, which matches the labels by name.
             progress: called as images are done.
+            warn: told of the images that cannot be read; by default with a warning of Python.
 
         Returns:
             The evaluation of the images that could be read, and the predictions (which list the others).
@@ -265,7 +271,7 @@ class Run:
                 f"The data have the classes {', '.join(dataset.classes[:5])} and the run {', '.join(self.classes[:5])}. "
                 "Read the data with read_dataset(..., classes=run.classes), which matches them by name."
             )
-        predictions = self.predict(dataset.images, progress=progress)
+        predictions = self.predict(dataset.images, progress=progress, warn=warn)
         if not len(predictions):
             raise DataError(f"None of the {len(dataset)} images can be read. The first: {next(iter(predictions.refused), '-')}")
         return self.task.evaluate(predictions.outputs, dataset.targets.take(predictions.kept)), predictions

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from headstart.backbones import Backbone
 from headstart.errors import RunError
-from headstart.files import file_digest, folder_beside, move_files
+from headstart.files import file_digest, folder_beside, lock, move_files
 from headstart.onnx_graph import OnnxGraph
 from headstart.run.manifest import MANIFEST, MODEL, Manifest, is_run, plain, read_manifest, write_entries
 from headstart.run.run import EVALUATION, REFERENCE, SPLIT, Run
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 _PART = ".part"  # ends the names of folders that are being written
 _LEFT_ALONE = 3600.0  # seconds
 _ATTEMPTS = 10  # other processes may write to the same place
+_RESERVED: dict[Path, bool] = {}
+"""The run folders that this process has taken, and whether it made them."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -101,11 +103,63 @@ def _check_earlier_run(path: Path, entries: Sequence[str]) -> None:
 
 
 @contextmanager
+def reserved(path: Path, *, numbered: bool = False) -> Iterator[Path]:
+    """Take the folder of a run from the beginning of the fit that is to write it: it is there, and another fit is refused it (RunError).
+
+    With `numbered`, the folder is the first of NAME, NAME-2 and so on that is free. It is removed at the end if nothing was written to it.
+    Of several processes that train together, the first one takes it.
+    """
+    above = [folder for folder in _real(path).parents if not folder.exists()]
+    count, target, first = 1, path, os.environ.get("RANK", "0") == "0"
+    while numbered and not _is_free(target, take=first):
+        count += 1
+        target = path.with_name(f"{path.name}-{count}")
+    real = _real(target)
+    if not first or real in _RESERVED:  # by the caller
+        yield target
+        return
+    check_target(target)
+    try:
+        made = numbered or not real.exists()
+        real.mkdir(parents=True, exist_ok=True)
+        descriptor = lock(real)
+    except BlockingIOError:
+        raise RunError(f"Another fit is writing the run {target}. Wait for it, or choose another --out.") from None
+    except OSError as error:
+        raise RunError(f"The run cannot be written to {real}: {error.strerror or error}. Choose another --out.") from None
+    _RESERVED[real] = made
+    try:
+        yield target
+    finally:
+        del _RESERVED[real]
+        if descriptor is not None:
+            os.close(descriptor)
+        with contextlib.suppress(OSError):  # it holds the run
+            for folder in (real, *above) if made else ():
+                folder.rmdir()
+
+
+def _is_free(target: Path, *, take: bool) -> bool:
+    """Whether nothing has this name, nor is a training of it to be resumed; with `take`, an empty folder has it from now on."""
+    if target.with_name(target.name + ".training").exists() or (not take and os.path.lexists(target)):
+        return False
+    try:
+        if take:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.mkdir()
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise RunError(f"The run cannot be written to {target}: {error.strerror or error}. Choose another --out.") from None
+    return True
+
+
+@contextmanager
 def writing_run(path: Path) -> Iterator[Path]:
     """A folder to write a run into; it takes its place at the end, replacing an earlier run only once the new one is complete."""
     path = _real(path)
     check_target(path)
-    inside = path.is_dir() and not (path / MANIFEST).is_file()
+    inside = path.is_dir() and not (path / MANIFEST).is_file() and not _RESERVED.get(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _tidy(path)
@@ -128,7 +182,7 @@ def _put_in_place(new: Path, path: Path, *, old: Path) -> None:
     """Rename the old run away and the new one to its place; whatever happens between the two, one of them is there afterwards."""
     for attempt in range(_ATTEMPTS):
         try:
-            if path.exists():
+            if path.exists() and (any(path.iterdir()) or os.name == "nt"):
                 path.rename(old / str(attempt))
             new.rename(path)
             return

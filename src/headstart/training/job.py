@@ -32,6 +32,7 @@ Rows = npt.NDArray[np.int64]
 StartFeatures = Callable[[int], npt.NDArray[np.float32] | None]
 """From the image size to the frozen features of the training rows before the classifier (m, D), or None."""
 
+_LONGEST = 4096  # bytes of a path
 _TIMEOUT = datetime.timedelta(hours=12)  # the others wait while one computes features
 
 
@@ -90,6 +91,18 @@ class Processes:
 
             if distributed.is_initialized():
                 distributed.destroy_process_group()
+
+    def agreed(self, path: Path | None) -> Path | None:
+        """The path that the first process has, in all of them."""
+        if self.size == 1 or path is None:
+            return path
+        import torch
+        from torch import distributed
+
+        device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
+        text = torch.frombuffer(bytearray(os.fsencode(path).ljust(_LONGEST, b"\0")), dtype=torch.uint8).to(device)
+        distributed.broadcast(text, 0)
+        return Path(os.fsdecode(text.cpu().numpy().tobytes().rstrip(b"\0")))
 
     def barrier(self) -> None:
         """Wait until all processes have come here."""

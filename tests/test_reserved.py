@@ -1,0 +1,96 @@
+"""Names are taken before the work begins, and nothing that Headstart did not write is overwritten."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from forked import Command
+from headstart import FitSettings, fit, load
+from headstart.errors import DataError, RunError
+from headstart.run import reserved, writing_run
+
+Cli = Callable[..., SimpleNamespace]
+QUICK = ("--head", "centroid", "-q")
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_fits_at_once_each_have_a_run_of_their_own(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    begun = [Command("fit", pictures, *QUICK, "--seed", str(seed)) for seed in (1, 2, 3)]
+    assert all(command.ended().returncode == 0 for command in begun)
+    runs = tmp_path / "runs"
+    assert names(runs) == [pictures.name, f"{pictures.name}-2", f"{pictures.name}-3"]
+    assert {load(run).manifest.provenance["settings"]["seed"] for run in runs.iterdir()} == {1, 2, 3}
+
+
+def test_of_two_fits_into_one_folder_the_second_is_refused(pictures: Path, tmp_path: Path) -> None:
+    run = tmp_path / "R"
+    with reserved(run):
+        assert names(run) == []
+        other = Command("fit", pictures, *QUICK, "--out", run).ended()
+        assert other.returncode == 2
+        assert other.stderr == f"Error: Another fit is writing the run {run}. Wait for it, or choose another --out.\n"
+        assert fit(pictures, out=run, settings=FitSettings(head="centroid")).run == run  # this process has taken it
+    assert load(run).classes
+    with reserved(run):
+        assert Command("fit", pictures, *QUICK, "--out", run).ended().returncode == 2
+    assert Command("fit", pictures, *QUICK, "--out", run).ended().returncode == 0  # an earlier run is replaced
+
+
+def test_a_fit_that_fails_leaves_nothing(cli: Cli, tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    assert cli("fit", "nothing").code == 2
+    assert cli("fit", "nothing", "--out", "a/b/c").code == 2
+    assert list(here.iterdir()) == []
+    (here / "mine").mkdir()
+    assert cli("fit", "nothing", "--out", "mine").code == 2
+    assert [path.name for path in here.iterdir()] == ["mine"]  # it was there before
+
+
+def test_names_that_are_taken_are_passed_over(tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "a"
+    (tmp_path / "runs" / "a").mkdir(parents=True)
+    (tmp_path / "runs" / "a-2").write_text("a file")
+    (tmp_path / "runs" / "a-3").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "runs" / "a-4.training").mkdir()
+    with reserved(run, numbered=True) as target, reserved(run, numbered=True) as next_one:
+        assert (target.name, next_one.name) == ("a-5", "a-6")
+    assert not target.exists()
+    assert not next_one.exists()
+
+
+def test_a_reserved_folder_becomes_the_run_at_once(tmp_path: Path) -> None:
+    run = tmp_path / "R"
+    with reserved(run):
+        with writing_run(run) as folder:
+            assert folder.parent.parent == tmp_path  # beside it: it is replaced as a whole
+            (folder / "manifest.json").write_text("{}")
+            assert names(run) == []
+        assert names(run) == ["manifest.json"]
+    assert names(run) == ["manifest.json"]
+
+
+def test_what_comes_into_the_folder_meanwhile_is_left_alone(tmp_path: Path) -> None:
+    run = tmp_path / "R"
+    with reserved(run):
+        (run / "thesis.txt").write_text("mine")
+        with pytest.raises(RunError, match="not an earlier run; it is left as it is"), writing_run(run):
+            pytest.fail("it began")
+    assert (run / "thesis.txt").read_text() == "mine"
+
+
+def test_a_copy_of_a_run_in_use_can_be_fitted_elsewhere(pictures: Path, run: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(run, tmp_path / "copy")
+    manifest = json.loads((copy / "manifest.json").read_text())
+    with pytest.raises(DataError), reserved(copy):
+        raise DataError("the data are bad")
+    assert json.loads((copy / "manifest.json").read_text()) == manifest
