@@ -325,6 +325,7 @@ def test_many_writers_of_one_place(tmp_path: Path, folder: Path) -> None:
 # Predicting
 
 
+@pytest.mark.filterwarnings("ignore:.*cannot be read and")
 def test_predictions(whole: Path, pictures: Path, tmp_path: Path) -> None:
     good = sorted((pictures / "rings").iterdir())[:2]
     broken = tmp_path / "broken.png"
@@ -358,6 +359,7 @@ def test_a_run_says_what_it_is(whole: Path) -> None:
     assert repr(load(whole)) == f"<Run {whole}: 3 classes, tf_efficientnet_lite0>"
 
 
+@pytest.mark.filterwarnings("ignore:.*cannot be read and")
 def test_misuse_is_told_in_words(whole: Path, pictures: Path, tmp_path: Path) -> None:
     run = load(whole)
     picture = pictures / "rings" / "rings 00.png"

@@ -39,8 +39,9 @@ def test_of_two_fits_into_one_folder_the_second_is_refused(pictures: Path, tmp_p
         other = Command("fit", pictures, *QUICK, "--out", run).ended()
         assert other.returncode == 2
         assert other.stderr == f"Error: Another fit is writing the run {run}. Wait for it, or choose another --out.\n"
-        assert fit(pictures, out=run, settings=FitSettings(head="centroid")).run == run  # this process has taken it
-    assert load(run).classes
+        with pytest.raises(RunError, match="Another fit is writing the run"):
+            fit(pictures, out=run, settings=FitSettings(head="centroid"))
+    assert Command("fit", pictures, *QUICK, "--out", run).ended().returncode == 0
     with reserved(run):
         assert Command("fit", pictures, *QUICK, "--out", run).ended().returncode == 2
     assert Command("fit", pictures, *QUICK, "--out", run).ended().returncode == 0  # an earlier run is replaced

@@ -64,8 +64,8 @@ class Listener:
             (self.warn if isinstance(note, Warned) else self.say)(note)
 
     def left_out(self, message: str) -> None:
-        """Inputs that are passed over or cannot be read; a warning of Python, so that nobody misses them."""
-        to_warnings(message)
+        """Inputs are passed over or cannot be read; a warning of Python where `warn` does nothing, so that nobody misses them."""
+        (to_warnings if type(self).warn is Listener.warn else self.warn)(message)
 
 
 class Seconds(dict[str, float]):

@@ -88,13 +88,13 @@ def run_fit(data: str, out: Path | None, settings: FitSettings, terminal: Termin
     Where no `out` is given, the run is the first of runs/NAME, runs/NAME-2 and so on that is free: an earlier one is only replaced when its
     name is given. By default that is the name of the data.
     """
-    from headstart.pipeline import fit
-    from headstart.run import reserved
+    from headstart.pipeline import fit, fit_numbered
 
     command = "headstart " + shlex.join(sys.argv[1:])
     try:
-        with reserved(out or Path("runs") / (name or _name_of(data)), numbered=out is None) as target:
-            return fit(data, out=target, settings=settings, listener=terminal, command=command, resume=resume)
+        if out is None:
+            return fit_numbered(data, Path("runs") / (name or _name_of(data)), settings=settings, listener=terminal, command=command)
+        return fit(data, out=out, settings=settings, listener=terminal, command=command, resume=resume)
     except KeyboardInterrupt:
         if terminal.leads:
             raise

@@ -100,10 +100,6 @@ class Terminal(Listener):
         if self.leads:
             self._print(f"Warning: {message}", "yellow", sys.stderr)
 
-    def left_out(self, message: str) -> None:
-        """Print which inputs have no result."""
-        self.warn(message)
-
     def result(self, *lines: str, style: str | None = None) -> None:
         """Print the result to stdout. Progress ends first: while it is drawn, all that is printed would join it on stderr."""
         self._close()

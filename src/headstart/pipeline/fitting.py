@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -56,24 +56,43 @@ def fit(
         DataError, ParameterError, BackboneError, RunError: what the user gave cannot be used; the message says what to do.
         Interrupted: Ctrl-C during a fine-tuning, whose state has been saved.
     """
-    settings, listener = settings or FitSettings(), listener or Listener()
     out = None if out is None else Path(out).expanduser()
     if out is not None and out.name in ("", ".."):
         out = out.resolve()  # something is to be put beside it, by its name
+    settings = settings or FitSettings()
     _check_beforehand(out, settings, resume=resume)
-    with nullcontext() if out is None else reserved(out):
-        return _fit(data, out, settings, listener, command=command, resume=resume)
+    place = nullcontext() if out is None else reserved(out)
+    return _fit(data, place, settings, listener or Listener(), command=command, resume=resume)
+
+
+def fit_numbered(data: str, first: Path, *, settings: FitSettings, listener: Listener, command: str) -> FitResult:
+    """`fit` into the first of NAME, NAME-2 and so on that is free."""
+    _check_beforehand(None, settings, resume=False)
+    return _fit(data, reserved(first, numbered=True), settings, listener, command=command, resume=False)
 
 
 def _fit(
-    data: str | Path | Dataset, out: Path | None, settings: FitSettings, listener: Listener, *, command: str, resume: bool
-) -> FitResult:
-    processes, seconds, began = Processes.from_environment(), Seconds(), time.perf_counter()
+    data: str | Path | Dataset, place: AbstractContextManager[Path | None], settings: FitSettings, listener: Listener, *, command: str,
+    resume: bool,
+) -> FitResult:  # fmt: skip
+    """`place` takes the folder of the run: once the data are read, which may lie around it."""
+    seconds, began = Seconds(), time.perf_counter()
     listener.stage("Reading the data")
     with seconds.lap("reading"):
         task, dataset = read(data, settings)
         listener.tell_notes(dataset.notes)
         check(task, dataset, settings)
+    with place as out:
+        result = _learned(data, dataset, task, settings, listener, out=out, seconds=seconds, command=command, resume=resume)
+    seconds["total"] = time.perf_counter() - began
+    return result
+
+
+def _learned(
+    data: str | Path | Dataset, dataset: Dataset, task: Task, settings: FitSettings, listener: Listener, *, out: Path | None,
+    seconds: Seconds, command: str, resume: bool,
+) -> FitResult:  # fmt: skip
+    processes = Processes.from_environment()
     if settings.fine_tuning is not None:
         processes.join("cuda" if settings.fine_tuning.device != "cpu" and gpu_is_there() else "cpu")
         out = processes.agreed(out)
@@ -95,7 +114,6 @@ def _fit(
             listener.stage("Writing the run")
             with seconds.lap("writing"):
                 write(result, command=command)
-    seconds["total"] = time.perf_counter() - began
     return result
 
 

@@ -115,7 +115,7 @@ def reserved(path: Path, *, numbered: bool = False) -> Iterator[Path]:
         count += 1
         target = path.with_name(f"{path.name}-{count}")
     real = _real(target)
-    if not first or real in _RESERVED:  # by the caller
+    if not first:
         yield target
         return
     check_target(target)
