@@ -364,7 +364,7 @@ def test_misuse_is_told_in_words(whole: Path, pictures: Path, tmp_path: Path) ->
     run = load(whole)
     picture = pictures / "rings" / "rings 00.png"
     for single in (picture, str(picture), picture.read_bytes()):
-        with pytest.raises(ParameterError, match="put the single one into a list"):
+        with pytest.raises(DataError, match=r"got a single one\. Put it into a list"):
             run.predict(single)  # type: ignore[arg-type]
     with pytest.raises(ParameterError, match="Engine must be one of"):
         load(whole, engine="tpu").predict([picture])

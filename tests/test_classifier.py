@@ -155,7 +155,9 @@ def test_training_images_that_cannot_be_read_are_left_out(data: Data, tmp_path: 
     assert found.n_images_in_ == 24
     plain = TransferClassifier(head="logistic").fit(paths[:24], labels[:24], groups=np.arange(24))
     np.testing.assert_array_equal(found.predict_proba(paths[24:]), plain.predict_proba(paths[24:]))
-    with pytest.raises(DataError, match=r"1 of 2 images cannot be read: .*broken.png: .*Leave them out"):
+    with pytest.raises(
+        DataError, match=r"1 of 2 images cannot be read and have no prediction. Leave them out and try again:\n  .*broken.png: "
+    ):
         found.predict([paths[0], broken])
     with pytest.raises(DataError, match=r"None of the 2 images can be read. The first: .*broken"):
         TransferClassifier().fit([broken, broken], [0, 1])
@@ -220,15 +222,15 @@ def test_parameters_outside_their_limits_are_refused_before_any_work(parameters:
         (Path("photo.jpg"), "got a single one"),
         (b"bytes", "got a single one"),
         (np.zeros((32, 32, 3), np.uint8), "got a single one"),
-        (np.zeros((4, 32, 32, 3)), r"got float64 \(4, 32, 32, 3\).*\(255 \* X\)"),
-        (np.zeros((4, 10)), r"got float64 \(4, 10\)"),
+        (np.zeros((4, 32, 32, 3)), r"X are float64 from 0 to 0; expected uint8 .* \(X \* 255\)\.round"),
+        (np.zeros((4, 10)), r"X have the shape \(4, 10\); expected \(n, height, width, 3\)"),
         (np.zeros((2, 2), object), r"got object \(2, 2\)"),
         ([], "X is empty"),
         (None, "got NoneType"),
         (5, "got int"),
         ({"a.png": 1}, "got dict"),
         ((path for path in ["a.png"]), "got generator"),
-        ([None, None], r"X\[0\] is not an image: None"),
+        ([None, None], r"X\[0\] is missing: None"),
         (["a.png", 3.5], r"X\[1\] is not an image: 3.5"),
     ],
 )
@@ -240,11 +242,11 @@ def test_what_is_no_list_of_images(X: Any, message: str) -> None:
 @pytest.mark.parametrize(
     ("y", "message"),
     [
-        ([0, 1, 0], "X has 4 images and y has 3 labels; each image needs one"),
+        ([0, 1, 0], "4 images but 3 labels in y; one for each image is needed"),
         (None, "y is None"),
         (["a"] * 4, "at least two classes; all 4 have the one class 'a'"),
         ([0.5, 1.5, 2.5, 3.5], "continuous"),
-        ([0, 1, float("nan"), 1], "NaN or inf"),
+        ([0, 1, float("nan"), 1], r"1 of 4 labels in y are missing, the first at position 2 \(nan\)"),
         ("abcd", "y must be a list"),
         ([[0, 1], [1], [0], [1, 0]], "y must be a list"),
     ],
@@ -255,7 +257,7 @@ def test_labels_that_do_not_fit(data: Data, y: Any, message: str) -> None:
 
 
 def test_groups_that_do_not_fit(data: Data) -> None:
-    with pytest.raises(DataError, match="X has 4 images and groups has 3 names"):
+    with pytest.raises(DataError, match="4 images but 3 groups; one for each image is needed"):
         TransferClassifier().fit(data[0][:4], [0, 1, 0, 1], groups=[1, 2, 3])
 
 

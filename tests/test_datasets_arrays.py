@@ -40,13 +40,17 @@ def test_gray_and_other_integers():
 @pytest.mark.parametrize(
     ("images", "words"),
     [
-        (PIXELS / 255, r"images are float64 from 0 to 1; expected uint8 from 0 to 255\. Multiply by 255 first"),
-        (PIXELS.astype(np.int32) * 300, "expected uint8 from 0 to 255. Scale to 0..255 first"),
+        (
+            PIXELS / 255,
+            r"images are float64 from 0 to 1; expected uint8 from 0 to 255\. Convert them: \(images \* 255\)\.round",
+        ),
+        (PIXELS.astype(np.int32) * 300, r"expected uint8 from 0 to 255. Convert them: \(images \* \(255 / "),
         (PIXELS.astype(np.int32) - 5, "images are int32 from -5"),
         (np.moveaxis(PIXELS, -1, 1), r"shape \(4, 3, 5, 6\); expected \(n, height, width, 3\).* Channels come last: use np.moveaxis"),
         (PIXELS[0, 0], r"shape \(6, 3\)"),
+        (PIXELS[0], r"got a single one of the shape \(5, 6, 3\)\. Put it into a list: \[image\]"),
         ([PIXELS[0], PIXELS[1, :3]], "the images are not one array: they differ in size or type"),
-        (np.zeros((4, 5, 6, 4), np.uint8), r"shape \(4, 5, 6, 4\)"),
+        (np.zeros((4, 5, 6, 2), np.uint8), r"shape \(4, 5, 6, 2\)"),
     ],
 )
 def test_arrays_that_are_no_images(images, words):
@@ -71,7 +75,7 @@ def test_labels_of_several_kinds():
     ("arguments", "words"),
     [
         ({"labels": [0, 1]}, "4 images but 2 labels; one for each image is needed"),
-        ({"labels": ["a", "", "b", None]}, "2 labels are empty, the first at position 1"),
+        ({"labels": ["a", "", "b", "b"]}, "1 labels are empty, the first at position 1"),
         ({"labels": np.full((4, 2), 0.5)}, "a matrix of labels must hold 0 and 1 only"),
         ({"labels": np.zeros((4, 2)), "classes": ["a"]}, "has 2 columns, but there are 1 classes"),
         ({"labels": np.zeros((4, 2, 2))}, r"labels have the shape \(4, 2, 2\)"),

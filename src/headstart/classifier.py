@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -14,17 +13,19 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from headstart.data import Dataset, class_targets
+from headstart.data.values import checked_groups, checked_images, checked_labels, one_hot_note
 from headstart.errors import BackboneError, DataError, ParameterError
 from headstart.features import Features, Images
 from headstart.features.prepared import ExtractorSettings, Prepared, prepare, prepare_trained
 from headstart.heads.labels import encode
 from headstart.modalities.image import Levels
 from headstart.modalities.image.augment import Augmentation
-from headstart.progress import Listener, Progress, Seconds
+from headstart.progress import Listener, Progress, Seconds, to_warnings
 from headstart.selection import Choice
 from headstart.settings import Cache, FineTuning, FitSettings
 from headstart.tasks import Learned, LearningContext
 from headstart.tasks.classification.learning import check_training, find_learning_rate, learn
+from headstart.text import unread
 from headstart.training.learning_rates import LearningRates
 
 if TYPE_CHECKING:
@@ -83,7 +84,8 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Learn from images.
 
         Args:
-            X: paths, bytes or uint8 arrays (H, W, 3); or one uint8 array (n, H, W, 3).
+            X: paths, bytes, uint8 arrays (H, W, 3) or images of Pillow, also as a column of pandas or polars; or one uint8 array
+                (n, H, W, 3).
             y: n labels; or a bool matrix (n, k) when an image may have several.
             groups: n group names; images of one group never stand on both sides when something is chosen.
 
@@ -109,18 +111,28 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _dataset(self, X: Images, y: npt.ArrayLike, groups: npt.ArrayLike | None) -> tuple[Dataset, npt.NDArray[Any], np.dtype[Any]]:
         """The inputs checked, the labels in the order of their numbers, and the type of the labels as they were given."""
         self._check_parameters()
-        images = _checked_images(X)
-        labels = _one_each(y, "y", "labels", len(images))
+        images = _images_of(X)
+        if y is None:
+            raise DataError("TransferClassifier requires y to be passed, but the target y is None: one label for each image.")
+        try:
+            labels = np.asarray(checked_labels(y, len(images), name="y"))
+        except ValueError as error:  # lists of several lengths are no array
+            reason = "" if isinstance(error, DataError) else f"y must be a list of labels, or a bool matrix (n, k); got {repr(y)[:80]}."
+            raise DataError(reason or str(error)) from None
+        if note := one_hot_note(labels):
+            to_warnings(note)
         try:
             known = encode(labels)
         except ValueError as error:
             raise DataError(str(error)) from error
-        names = None if groups is None else _one_each(groups, "groups", "names", len(images)).astype(np.str_)
+        names, notes = checked_groups(groups, len(images))
+        for note in notes:
+            to_warnings(note)
         dataset = Dataset(
             images=images if isinstance(images, np.ndarray) else tuple(images),  # type: ignore[arg-type]
             targets=class_targets(known.codes, tuple(map(str, known.classes.tolist()))),
             parts=np.full(len(images), "train"),
-            groups=names,  # type: ignore[arg-type]
+            groups=None if names is None else np.array(names),  # type: ignore[arg-type]
         )
         check_training(dataset, self)
         return dataset, known.classes, known.dtype
@@ -191,7 +203,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             progress: called with (done, in all).
         """
         self._check_parameters()
-        images = _checked_images(X)
+        images = _images_of(X)
         levels = self._fitted_with[0].levels if hasattr(self, "_fitted_with") else None
         return self._prepared(levels).extract(images, progress=progress)
 
@@ -240,11 +252,10 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             Augmentation.parse(self.fine_tuning.augment)
 
     def _features_of_all(self, X: Images) -> npt.NDArray[np.float32]:
-        images = _checked_images(X)
+        images = _images_of(X)
         features = self._as_fitted().extract(images)
         if features.refused:
-            shown = "; ".join(str(error) for error in features.refused[:3])
-            raise DataError(f"{len(features.refused)} of {len(images)} images cannot be read: {shown}. Leave them out and try again.")
+            raise DataError(unread(features.refused, len(images), "have no prediction. Leave them out and try again"))
         return features.values
 
     def _as_fitted(self) -> Prepared:
@@ -272,44 +283,8 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return prepared
 
 
-def _one_each(values: Any, name: str, what: str, count: int) -> npt.NDArray[Any]:
-    """`values` as an array with an entry for each of `count` images."""
-    if values is None:
-        raise DataError(
-            f"{name} is None, and TransferClassifier requires y to be passed, but the target y is None: one label for each image."
-        )
-    try:
-        array = np.asarray(values)
-    except ValueError:
-        array = np.empty(())
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise DataError(f"{name} contains NaN or inf; each image needs a label that is known.")
-    if array.ndim == 0:
-        raise DataError(f"{name} must be a list with one entry for each image, or a bool matrix (n, k); got {repr(values)[:80]}.")
-    if len(array) != count:
-        raise DataError(f"X has {count} images and {name} has {len(array)} {what}; each image needs one.")
-    return array
-
-
-def _checked_images(X: Any) -> Images:
-    """The images, if they are a list or an array of images; anything else is refused."""
-    strange = isinstance(X, np.ndarray) and X.dtype.kind not in "OUS"
-    single = isinstance(X, np.ndarray) and X.dtype == np.uint8 and X.ndim == 3 and X.shape[2] == 3
-    if single or isinstance(X, str | bytes | os.PathLike):
-        raise DataError("X must be a list of images (paths, bytes or arrays), got a single one. Put it into a list: [image].")
-    if isinstance(X, np.ndarray) and X.dtype == np.uint8 and X.ndim in (3, 4):
-        images: Images = X
-    elif not hasattr(X, "__len__") or isinstance(X, Mapping | set) or getattr(X, "ndim", 1) != 1 or strange:
-        given = f"{X.dtype} {X.shape}" if isinstance(X, np.ndarray) else type(X).__name__
-        raise DataError(
-            f"X must be a list of paths or a uint8 array of images (n, H, W, 3), got {given}. "
-            "Floating-point images from 0 to 1: (255 * X).round().astype('uint8')."
-        )
-    else:
-        images = list(X)
+def _images_of(X: Any) -> Images:
+    images = checked_images(X, name="X")
     if not len(images):
         raise DataError("X is empty; at least two images of two classes are needed.")
-    for index, image in enumerate(images if isinstance(images, list) else ()):
-        if not isinstance(image, str | bytes | os.PathLike | np.ndarray):
-            raise DataError(f"X[{index}] is not an image: {repr(image)[:80]}. Give paths, bytes or uint8 arrays (H, W, 3).")
     return images

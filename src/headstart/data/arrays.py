@@ -15,7 +15,10 @@ from headstart.data.annotations import Annotations, Labels, dataset_of, part_of
 from headstart.data.cells import SEVERAL, label_text, label_texts
 from headstart.data.dataset import Dataset, Images
 from headstart.data.labels import read_labels, shortened
+from headstart.data.values import checked_groups, checked_images, checked_labels, entries, image_array, one_hot_note
 from headstart.errors import DataError
+from headstart.modalities.image import is_pillow, read_image
+from headstart.progress import to_warnings
 
 _IMAGE_KEYS = ("images", "x", "data", "imgs")
 _LABEL_KEYS = ("labels", "y", "targets", "target", "label")
@@ -33,8 +36,9 @@ def dataset_from_arrays(
     """Make a data set of images in memory.
 
     Args:
-        images: uint8 (n, H, W, 3), (n, H, W, 1) or (n, H, W); integers of another type are accepted if they lie in 0..255.
-        labels: n labels (text or numbers); for multi-label data a bool or 0/1 matrix (n, k), or n lists of labels.
+        images: uint8 (n, H, W), or (n, H, W, 1, 3 or 4); integers of another type are accepted if they lie in 0..255.
+        labels: n labels (text or numbers), also a column of pandas or polars; for multi-label data a bool or 0/1 matrix (n, k) (a table
+            with a column for each class, too), or n lists of labels.
         parts: "train", "val" or "test" for each image, or "".
         groups: one value per image; equal values stay on one side of every split.
         classes: names allowed, in this order; for a matrix the names of its columns.
@@ -43,10 +47,12 @@ def dataset_from_arrays(
     Raises:
         DataError: shapes, types or lengths that do not fit; it says what came and how to convert it.
     """
-    pixels = image_array(images)
-    texts, named = labels_of(labels, classes)
-    found = _annotations(pixels, texts, parts, groups, source)
-    return dataset_of(found, read_labels(found, named))
+    nested = isinstance(images, list | tuple) and bool(images) and isinstance(images[0], list | tuple)
+    found: Any = images if nested else checked_images(images)
+    if any(isinstance(image, str | bytes | os.PathLike) for image in found):
+        raise DataError("images must be arrays or images of Pillow, and files came: give their paths to dataset_from_paths.")
+    pixels = found if isinstance(found, np.ndarray) else image_array([read_image(one) if is_pillow(one) else one for one in found])
+    return _dataset(pixels, labels, parts, groups, classes, source)
 
 
 def dataset_from_paths(
@@ -64,26 +70,45 @@ def dataset_from_paths(
     Raises:
         DataError: lengths that do not fit, or no paths.
     """
-    texts, named = labels_of(labels, classes)
-    found = _annotations(tuple(Path(path) for path in paths), texts, parts, groups, source)
-    found.root = None if root is None else Path(root)
+    found = checked_images(paths, name="paths")
+    strange = next((path for path in found if not isinstance(path, str | os.PathLike)), None)
+    if strange is not None:
+        raise DataError(f"paths must be the names of files, got {type(strange).__name__}. Images in memory: dataset_from_arrays.")
+    files = tuple(Path(path) for path in found)  # type: ignore[arg-type]
+    return _dataset(files, labels, parts, groups, classes, source, root=None if root is None else Path(root))
+
+
+def _dataset(
+    images: Images, labels: Any, parts: Sequence[str] | None, groups: Any | None, classes: Sequence[str] | None, source: str,
+    root: Path | None = None,
+) -> Dataset:  # fmt: skip
+    notes: list[str] = []
+    if not len(images):
+        raise DataError(f"there are no images in {source}")
+    texts, named = _labels_of(labels, classes, len(images), notes)
+    for note in notes:
+        to_warnings(note)
+    found = _annotations(images, texts, parts, groups, source, notes)
+    found.root = root
     return dataset_of(found, read_labels(found, named))
 
 
-def _annotations(images: Images, labels: Labels, parts: Sequence[str] | None, groups: Sequence[Any] | None, source: str) -> Annotations:
+def _annotations(
+    images: Images, labels: Labels, parts: Sequence[str] | None, groups: Any | None, source: str, notes: list[str]
+) -> Annotations:
     if not len(images):
         raise DataError(f"there are no images in {source}")
-    for what, values in (("labels", labels), ("parts", parts), ("groups", groups)):
-        if values is not None and len(values) != len(images):
-            raise DataError(f"{len(images)} images but {len(values)} {what}; one for each image is needed")
-    names = [""] * len(images) if parts is None else [part_of(str(part)) if part else "" for part in parts]
+    parts = None if parts is None else [label_text(part) for part in entries(parts, "parts")]
+    if parts is not None and len(parts) != len(images):
+        raise DataError(f"{len(images)} images but {len(parts)} parts; one for each image is needed")
+    grouped, told = checked_groups(groups, len(images))
+    names = [""] * len(images) if parts is None else [part_of(part) if part else "" for part in parts]
     if None in names:
-        wrong = sorted({str(part) for part, name in zip(parts or (), names, strict=True) if name is None})
+        wrong = sorted({part for part, name in zip(parts or (), names, strict=True) if name is None})
         raise DataError(f"parts must be train, val or test; got {shortened(wrong)}")
-    notes = []
     if isinstance(labels[0], tuple):
         empty = sum(not row for row in labels)
-        notes = [f"{empty} images have no label: they count as examples of none of the classes."] if empty else []
+        notes += [f"{empty} images have no label: they count as examples of none of the classes."] if empty else []
     elif not all(labels):
         missing = sum(not label for label in labels)
         first = next(i for i, label in enumerate(labels) if not label)
@@ -93,55 +118,23 @@ def _annotations(images: Images, labels: Labels, parts: Sequence[str] | None, gr
         labels,
         origin=f"the labels of {source}",
         parts=cast("list[str]", names),
-        groups=None if groups is None else [label_text(group) for group in groups],
+        groups=grouped,
         source=source,
-        notes=notes,
+        notes=[*notes, *told],
     )
 
 
-def image_array(images: npt.ArrayLike) -> npt.NDArray[np.uint8]:
-    """Return images as uint8 (n, H, W, 3); DataError for a shape or type that cannot be taken for images without guessing."""
-    try:
-        array = np.asarray(images)
-    except ValueError:
-        array = np.empty(0, object)
-    if array.dtype == object:
-        raise DataError(
-            "the images are not one array: they differ in size or type. Bring all to one height and width, or save them as files."
-        )
-    if array.ndim == 3:
-        array = array[..., None]
-    if array.ndim != 4 or array.shape[3] not in (1, 3) or 0 in array.shape[1:]:
-        advice = " Channels come last: use np.moveaxis(images, 1, -1)." if array.ndim == 4 and array.shape[1] in (1, 3) else ""
-        raise DataError(f"images have the shape {array.shape}; expected (n, height, width, 3) or (n, height, width).{advice}")
-    if array.dtype != np.uint8:
-        whole = np.issubdtype(array.dtype, np.integer)
-        if not whole or (array.size and (array.min() < 0 or array.max() > 255)):
-            low, high = (float(array.min()), float(array.max())) if array.size and array.dtype.kind in "fiu" else (0, 0)
-            factor = " Multiply by 255 first:" if low >= 0 and high <= 1 else " Scale to 0..255 first:"
-            raise DataError(
-                f"images are {array.dtype} from {low:g} to {high:g}; expected uint8 from 0 to 255.{factor} (...).round().astype(np.uint8)"
-            )
-        array = array.astype(np.uint8)
-    return np.ascontiguousarray(np.repeat(array, 3, axis=3) if array.shape[3] == 1 else array)
-
-
-def labels_of(labels: Any, classes: Sequence[str] | None) -> tuple[Labels, Sequence[str] | None]:
+def _labels_of(labels: Any, classes: Sequence[str] | None, count: int, notes: list[str]) -> tuple[Labels, Sequence[str] | None]:
     """Return labels as text, and the class names if they are fixed by `classes` or by the columns of a matrix of 0 and 1."""
-    if isinstance(labels, np.ndarray) and labels.ndim == 2 and labels.shape[1] == 1:
-        labels = labels[:, 0]
-    if isinstance(labels, np.ndarray) and labels.ndim == 2:
-        if not np.isin(labels, (0, 1)).all():
-            raise DataError(
-                f"a matrix of labels must hold 0 and 1 only, one column for each class; got {labels.dtype} of shape {labels.shape}"
-            )
-        names = [str(i) for i in range(labels.shape[1])] if classes is None else list(classes)
-        if len(names) != labels.shape[1]:
-            raise DataError(f"the matrix of labels has {labels.shape[1]} columns, but there are {len(names)} classes")
-        return [tuple(names[j] for j in np.flatnonzero(row)) for row in labels], names
-    if isinstance(labels, np.ndarray) and labels.ndim != 1:
-        raise DataError(f"labels have the shape {labels.shape}; expected (n,), or (n, k) of 0 and 1 for several labels per image")
-    values = list(labels)
+    found = checked_labels(labels, count)
+    if isinstance(found, np.ndarray) and found.ndim == 2 and found.shape[1] > 1:
+        columns = getattr(labels, "columns", range(found.shape[1]))
+        names = [str(column) for column in columns] if classes is None else list(classes)
+        if len(names) != found.shape[1]:
+            raise DataError(f"the matrix of labels has {found.shape[1]} columns, but there are {len(names)} classes")
+        notes += filter(None, [one_hot_note(found)])
+        return [tuple(names[j] for j in np.flatnonzero(row)) for row in found], names
+    values = list(found.ravel()) if isinstance(found, np.ndarray) else found
     if any(isinstance(value, SEVERAL) for value in values):
         return [label_texts(value) for value in values], classes
     texts = [label_text(value) for value in values]
@@ -160,17 +153,21 @@ def read_npz(path: Path) -> Annotations:
             if not pairs:
                 expected = "images and labels (or X and y), or the same with _train, _val and _test"
                 raise DataError(f"{path} holds {shortened(sorted(archive.files))}; expected {expected}")
-            read = [(part, image_array(archive[images]), labels_of(archive[labels], None)[0]) for part, images, labels in pairs]
+            notes: list[str] = []
+            read = []
+            for part, images, labels in pairs:
+                pixels = image_array(archive[images])
+                read.append((part, pixels, _labels_of(archive[labels], None, len(pixels), notes)[0]))
     except DataError:
         raise
     except (ValueError, OSError, zipfile.BadZipFile, EOFError, KeyError) as error:
         pickled = " It holds Python objects, which are not loaded; save plain arrays." if "pickle" in str(error).lower() else ""
         raise DataError(f"{path} is not a NumPy archive that can be read: {error}.{pickled}") from None
-    if len({images.shape[1:] for _, images, _ in read}) > 1:
-        raise DataError(f"the parts of {path} have images of different height and width: {[images.shape[1:3] for _, images, _ in read]}")
-    parts = [part for part, images, _ in read for _ in range(len(images))]
-    labels = cast("Labels", [label for _, _, several in read for label in several])
-    return _annotations(np.concatenate([images for _, images, _ in read]), labels, parts, None, str(path))
+    if len({pixels.shape[1:] for _, pixels, _ in read}) > 1:
+        raise DataError(f"the parts of {path} have images of different height and width: {[pixels.shape[1:3] for _, pixels, _ in read]}")
+    parts = [part for part, pixels, _ in read for _ in range(len(pixels))]
+    together = cast("Labels", [label for _, _, several in read for label in several])
+    return _annotations(np.concatenate([pixels for _, pixels, _ in read]), together, parts, None, str(path), [*dict.fromkeys(notes)])
 
 
 def _pairs(keys: dict[str, str]) -> list[tuple[str, str, str]]:

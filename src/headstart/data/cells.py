@@ -20,9 +20,21 @@ _BRACKETS = ("[]", "()", "{}")
 _WHOLE_FLOAT = re.compile(r"([+-]?[0-9]+)\.0+")
 
 
+def is_missing(value: Any) -> bool:
+    """Whether a value is missing, as `pandas.isna` says: None, NaN of any type, NaT, pandas.NA; also what NumPy masks."""
+    if value is None or value is np.ma.masked or type(value).__name__ == "NAType":
+        return True
+    if isinstance(value, (str, bytes, np.ndarray, dict, *SEVERAL)):
+        return False
+    try:
+        return bool(value != value)
+    except Exception:  # values that cannot be compared
+        return False
+
+
 def label_text(value: Any) -> str:
-    """Return the text of one label as it came from a table or an array: stripped, None and NaN as an empty string."""
-    if value is None or (isinstance(value, float) and np.isnan(value)):
+    """Return the text of one label as it came from a table or an array: stripped; what is missing as an empty string."""
+    if is_missing(value):
         return ""
     if isinstance(value, bytes):
         value = value.decode("utf-8", "backslashreplace")

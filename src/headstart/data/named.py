@@ -13,10 +13,10 @@ from typing import Any, cast
 import numpy as np
 
 from headstart.data.annotations import Annotations, Labels, part_of
-from headstart.data.arrays import image_array
 from headstart.data.dataset import Images
 from headstart.data.labels import shortened
 from headstart.data.lists import recognise_column
+from headstart.data.values import image_array
 from headstart.errors import DataError, MissingExtraError, nearest
 from headstart.files import cache_folder, create_folder, replacing, write_file
 

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from headstart.data.values import checked_images
 from headstart.engine import available_cores, open_engine
 from headstart.errors import ImageError, ParameterError, RunError, nearest
 from headstart.explanation.heat_maps import HeatMaps
+from headstart.features import Images
 from headstart.modalities.image import ImageSource, Levels, quiet_decoding, read_image
 from headstart.run import MODEL, Run, load
 from headstart.text import enumeration, fitted, font_at, percent, visible
@@ -112,7 +114,7 @@ def explain(
     if target is not None and target not in opened.classes:
         known = enumeration(list(opened.classes))
         raise ParameterError(f"the run has no class {target!r}.{nearest(target, opened.classes)} It has {known}.")
-    return _Explainer(opened, method=method, engine=engine, count=nearest_images, target=target).explained(images)
+    return _Explainer(opened, method=method, engine=engine, count=nearest_images, target=target).explained(checked_images(images))
 
 
 class _Explainer:
@@ -128,7 +130,7 @@ class _Explainer:
                 "Copy the run again."
             )
 
-    def explained(self, images: Sequence[ImageSource]) -> Iterator[Explanation | ImageError]:
+    def explained(self, images: Images) -> Iterator[Explanation | ImageError]:
         """Yield for each image, in order, its explanation, or why it is refused."""
 
         def prepared(image: ImageSource) -> Pixels | ImageError:
@@ -145,7 +147,7 @@ class _Explainer:
                 for result in results:
                     yield result if isinstance(result, ImageError) else next(explanations)
 
-    def _together(self, images: Sequence[ImageSource], readable: Sequence[tuple[int, Pixels]]) -> Iterator[Explanation]:
+    def _together(self, images: Images, readable: Sequence[tuple[int, Pixels]]) -> Iterator[Explanation]:
         run, pixels = self._run, np.stack([image for _, image in readable])
         features, probabilities = (np.stack(rows) for rows in zip(*self._engine.run(iter(pixels)), strict=True))
         best = probabilities.argmax(axis=1)

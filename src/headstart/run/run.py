@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headstart.data import Dataset, dataset_of, read_annotations
+from headstart.data.values import checked_images
 from headstart.engine import Engine, available_cores, open_engine
 from headstart.errors import DataError, ParameterError, RunError
 from headstart.features import Images, run_images
@@ -199,7 +200,8 @@ class Run:
         """Predict all images that can be read; the others are listed in the result with path and reason.
 
         Args:
-            images: paths, bytes or uint8 arrays (H, W, 3); or one uint8 array (n, H, W, 3).
+            images: paths, bytes, uint8 arrays (H, W, 3) or images of Pillow, also as a column of pandas or polars; or one uint8 array
+                (n, H, W, 3).
             progress: called as images are done.
             neighbours: how many of the nearest training images to name for each.
             warn: told of the images that cannot be read; by default with a warning of Python.
@@ -207,8 +209,7 @@ class Run:
         Returns:
             the `Predictions` of the task: for classification `headstart.tasks.classification.predictions.ClassPredictions`.
         """
-        if isinstance(images, str | bytes | os.PathLike):
-            raise ParameterError("predict takes a list of images; put the single one into a list: predict([image]).")
+        images = checked_images(images)
         collected = Collected(self, neighbours=neighbours)
         threads = min(available_cores(), max(1, len(images)))
         with quiet_decoding(), ThreadPoolExecutor(threads, thread_name_prefix="headstart-decode") as pool:

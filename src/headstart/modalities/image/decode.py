@@ -14,12 +14,13 @@ import io
 import logging
 import os
 import stat
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 Levels: TypeAlias = tuple[float, float] | None
-ImageSource: TypeAlias = str | os.PathLike[str] | bytes | npt.NDArray[Any]
+ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | npt.NDArray[Any] | Image.Image"
 
 DECODER_VERSION = 2
 """Part of every extractor's id: raise it whenever a change here alters a single pixel."""
@@ -54,16 +55,22 @@ def is_image_name(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122 - called for every file of a data set
 
 
+def is_pillow(source: Any) -> TypeGuard[Image.Image]:
+    """Whether this is an image of Pillow, which is not imported to find out."""
+    pillow = sys.modules.get("PIL.Image")
+    return pillow is not None and isinstance(source, pillow.Image)
+
+
 def image_name(source: ImageSource) -> str:
-    """What an image is called in messages: its path, ``<bytes>`` or ``<array>``."""
-    if isinstance(source, bytes):
-        return "<bytes>"
-    return "<array>" if isinstance(source, np.ndarray) else os.fspath(source)
+    """What an image is called in messages: its path, ``<bytes>``, ``<array>`` or ``<image>``."""
+    if isinstance(source, str | os.PathLike):
+        return os.fspath(source)
+    return "<bytes>" if isinstance(source, bytes) else "<array>" if isinstance(source, np.ndarray) else "<image>"
 
 
-def source_bytes(source: ImageSource) -> bytes | Pixels:
-    """Read a file's bytes; pass bytes and arrays through. ImageError where it cannot be read, is empty or larger than 512 MiB."""
-    if isinstance(source, bytes | np.ndarray):
+def source_bytes(source: ImageSource) -> bytes | Pixels | Image.Image:
+    """Read a file's bytes; pass all else through. ImageError where it cannot be read, is empty or larger than 512 MiB."""
+    if not isinstance(source, str | os.PathLike):
         return source
     path = os.fspath(source)
     try:
@@ -84,10 +91,12 @@ def source_bytes(source: ImageSource) -> bytes | Pixels:
     return data
 
 
-def image_digest(data: bytes | npt.NDArray[Any]) -> bytes:
-    """SHA-256 (32 bytes) of a file's bytes, or of an array's shape, type and values."""
+def image_digest(data: bytes | npt.NDArray[Any] | Image.Image) -> bytes:
+    """SHA-256 (32 bytes) of a file's bytes, or of an array's shape, type and values; of an image of Pillow, of those it becomes."""
     if isinstance(data, bytes):
         return hashlib.sha256(data).digest()
+    if not isinstance(data, np.ndarray):
+        data = read_image(data)
     header = f"array {data.dtype.str} {data.shape}\n".encode()
     return hashlib.sha256(header + np.ascontiguousarray(data).tobytes()).digest()
 
@@ -144,6 +153,8 @@ def read_image(source: ImageSource, *, at_least: int | None = None, name: str | 
     data = source_bytes(source)
     if isinstance(data, np.ndarray):
         return _from_array(data, name)
+    if not isinstance(data, bytes):
+        return _decode_with_pillow(data, name, at_least, levels)
     if not data:
         raise ImageError(name, _EMPTY)
     pixels = _decode_jpeg(data, name, at_least) if data[:3] == b"\xff\xd8\xff" else None
@@ -157,11 +168,16 @@ def _from_array(array: npt.NDArray[Any], name: str) -> Pixels:
         array = array[:, :, None]
     if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or 0 in array.shape:
         raise ImageError(name, f"array of shape {array.shape}; an image is (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)")
-    if array.shape[2] == 1:
-        array = np.repeat(array, 3, axis=2)
-    elif array.shape[2] == 4:
-        alpha = array[:, :, 3:].astype(np.uint16)
-        array = ((array[:, :, :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+    return rgb_of_array(array)
+
+
+def rgb_of_array(array: npt.NDArray[np.uint8]) -> Pixels:
+    """Gray, RGB, or RGB with opacity, which is laid over white, (..., 1, 3 or 4), as RGB (..., 3)."""
+    if array.shape[-1] == 1:
+        array = np.repeat(array, 3, axis=-1)
+    elif array.shape[-1] == 4:
+        alpha = array[..., 3:].astype(np.uint16)
+        array = ((array[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
     return np.ascontiguousarray(array)
 
 
@@ -209,10 +225,10 @@ def _refuse_large(name: str, width: int, height: int, limit: int) -> None:
         raise ImageError(name, f"{width}x{height} is {width * height / 1e6:.0f} megapixels; the limit is {limit / 1e6:.0f}")
 
 
-def _decode_with_pillow(data: bytes, name: str, at_least: int | None, levels: Levels) -> Pixels:
+def _decode_with_pillow(data: bytes | Image.Image, name: str, at_least: int | None, levels: Levels) -> Pixels:
     from PIL import Image, UnidentifiedImageError
 
-    from headstart.modalities.image.rgb import read_rgb
+    from headstart.modalities.image.rgb import read_rgb, upright_rgb
 
     def opened(image: Image.Image) -> None:
         _refuse_large(name, image.width, image.height, _MAX_JPEG_PIXELS if image.format in ("JPEG", "MPO") else MAX_PIXELS)
@@ -220,11 +236,14 @@ def _decode_with_pillow(data: bytes, name: str, at_least: int | None, levels: Le
             image.draft(None, (at_least, at_least))
 
     try:
-        return read_rgb(data, levels, formats=FORMATS, opened=opened)
+        if isinstance(data, bytes):
+            return read_rgb(data, levels, formats=FORMATS, opened=opened)
+        _refuse_large(name, data.width, data.height, MAX_PIXELS)
+        return upright_rgb(data, levels)
     except ImageError:
         raise
     except UnidentifiedImageError:
-        raise ImageError(name, _describe_unknown(data)) from None
+        raise ImageError(name, _describe_unknown(data if isinstance(data, bytes) else b"")) from None
     except Image.DecompressionBombError:
         raise ImageError(name, f"its header announces more than {MAX_PIXELS / 1e6:.0f} megapixels") from None
     except Exception as error:  # decoders raise SyntaxError, struct.error, ZeroDivisionError and more on hostile files
