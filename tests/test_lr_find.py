@@ -103,6 +103,7 @@ def test_test_images_are_not_opened_where_the_data_have_them(pictures: Path, tmp
     assert np.array_equal(search(tmp_path / "data", steps=20).losses, before.losses)
 
 
+@pytest.mark.filterwarnings("ignore:.*cannot be read and")
 def test_the_images_are_those_that_fit_learns_from(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = shutil.copytree(pictures, tmp_path / "data")
     for index in range(6):  # copies of an image are on one side

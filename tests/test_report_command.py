@@ -90,6 +90,7 @@ def test_written_anew_it_is_what_fit_wrote(cli: Cli, folder: Path) -> None:
     load(folder)
 
 
+@pytest.mark.filterwarnings("ignore:.*cannot be read and")
 def test_what_it_tells_is_what_fit_measured(pictures: Path, cache: Path, tmp_path: Path) -> None:
     """Of a fit on groups and copies, where everything has something to tell."""
     data = tmp_path / "data"

@@ -95,3 +95,52 @@ def test_a_copy_of_a_run_in_use_can_be_fitted_elsewhere(pictures: Path, run: Pat
     with pytest.raises(DataError), reserved(copy):
         raise DataError("the data are bad")
     assert json.loads((copy / "manifest.json").read_text()) == manifest
+
+
+MINE = b"a thesis, a photograph, or what else is not Headstart's"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("evaluate", "RUN", "DATA", "--out", "FILE.json"),
+        ("evaluate", "RUN", "DATA", "--picture", "FILE.png"),
+        ("check", "DATA", "--out", "FILE.json"),
+        ("report", "RUN", "--out", "FILE.html"),
+        ("compare", "RUN", "RUN", "--out", "FILE.json"),
+        ("export", "RUN", "--out", "FILE.onnx"),
+        ("predict", "RUN", "DATA", "--batch", "--out", "FILE.csv"),
+    ],
+    ids=" ".join,
+)
+def test_a_command_replaces_its_own_file_alone(cli: Cli, run: Path, pictures: Path, tmp_path: Path, words: tuple[str, ...]) -> None:
+    given = [{"RUN": str(run), "DATA": str(pictures)}.get(word, word) for word in words]
+    file = tmp_path / "here" / given[-1]
+    file.write_bytes(MINE)
+    done = cli(*given)
+    assert (done.code, file.read_bytes()) == (2, MINE)
+    assert f"{file.name} " in done.err
+    assert "Traceback" not in done.err
+    if words[0] in ("export", "compare"):  # takes long, and is not for one run twice
+        return
+    file.unlink()
+    assert cli(*given).code == 0
+    assert cli(*given, *(["--resume"] if "--batch" in words else [])).code == 0  # its own
+
+
+def test_pictures_of_explanations_take_other_names(cli: Cli, run: Path, photo: Path, tmp_path: Path) -> None:
+    out = tmp_path / "here"
+    mine = out / f"{photo.stem}.jpg"
+    mine.write_bytes(MINE)
+    for _ in range(2):
+        assert cli("explain", run, photo, "--out", ".").code == 0
+    assert names(out) == [f"{photo.stem}-2.jpg", f"{photo.stem}.jpg"]
+    assert mine.read_bytes() == MINE
+
+
+def test_the_record_of_a_batch_replaces_no_other_file(cli: Cli, run: Path, photo: Path, tmp_path: Path) -> None:
+    record = tmp_path / "here" / "t.csv.job.json"
+    record.write_bytes(MINE)
+    done = cli("predict", run, photo, "--batch", "--out", "t.csv")
+    assert (done.code, record.read_bytes()) == (2, MINE)
+    assert "t.csv.job.json would record this job, and Headstart did not write it" in done.err

@@ -9,7 +9,9 @@ import json
 import os
 import re
 import secrets
+import struct
 import tempfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,10 @@ from headstart.errors import ParameterError, StoreError
 PARTIAL = ".partial"
 """Ends the name of a file that is being written."""
 
+WRITTEN = "Written by Headstart"
+"""Stands near the beginning or the end of every file that a command writes where its user says, so that it may be written anew."""
+
+_MARKS = (WRITTEN.encode(), b'"headstart_plan"', b'"headstart": "')
 _TAG = """Signature: 8a477f597d28d172789f06886806bc55
 # This folder is a cache made by Headstart; backup programs may pass it over (https://bford.info/cachedir/).
 """
@@ -90,7 +96,8 @@ def write_file(path: Path, data: bytes, *, durable: bool = True, shared: bool = 
 
 @contextlib.contextmanager
 def writable(path: Path) -> Iterator[None]:
-    """Turn a failure to write a file that the user asked for into a `ParameterError`."""
+    """Turn a failure to write a file that the user asked for into a `ParameterError`; also where one that is not ours is there by now."""
+    _check_ours(path)
     try:
         yield
     except OSError as error:
@@ -104,6 +111,29 @@ def check_writable(*paths: Path | None) -> None:
             raise ParameterError(f"{path} cannot be written: it is a folder. Give the name of a file.")
         if path is not None and not path.absolute().parent.is_dir():
             raise ParameterError(f"{path} cannot be written: there is no folder {path.absolute().parent}.")
+        if path is not None:
+            _check_ours(path)
+
+
+def _check_ours(path: Path) -> None:
+    if path.is_file() and not is_ours(path):
+        raise ParameterError(f"{path} is there, and Headstart did not write it: it is left as it is. Give another name, or move it away.")
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a file says that Headstart wrote it, or is empty."""
+    with contextlib.suppress(OSError), path.open("rb") as stream:
+        head = stream.read(4096)
+        stream.seek(max(0, path.stat().st_size - 4096))
+        text = head + stream.read()
+        return not text or any(mark in text for mark in _MARKS)
+    return False
+
+
+def marked_png(data: bytes) -> bytes:
+    """A PNG file that says that Headstart wrote it."""
+    chunk = b"tEXtSoftware\0" + WRITTEN.encode()
+    return data[:33] + struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) + data[33:]  # after the header
 
 
 def lock(path: Path) -> int | None:

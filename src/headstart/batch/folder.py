@@ -172,7 +172,10 @@ class PartsFolder:
 
     def finish(self, counts: dict[str, Any]) -> None:
         """Move the joined table to its place, write its record, and remove the folder."""
-        record = {"asked": self._identity, **counts, "sha256": file_digest(self.joined)}
+        digest = file_digest(self.joined)
+        if self._out.exists() and file_digest(self._out) != digest:
+            raise ParameterError(f"{self._out} was written by something else meanwhile, and is left as it is. The table is {self.joined}.")
+        record = {"asked": self._identity, **counts, "sha256": digest}
         sync(self.joined)
         self.joined.replace(self._out)
         write_json(record_of(self._out), record)

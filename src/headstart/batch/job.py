@@ -138,7 +138,10 @@ class _Job:
         folder = PartsFolder(self.out, self.identity)
         if self.out.exists() and (done := self._finished(folder)):
             return done
-        check_writable(self.out)
+        if not self.out.exists():  # else it is that of this job
+            check_writable(self.out)
+        if (record := record_of(self.out)).exists() and "asked" not in (read_json(record) or {}):
+            raise ParameterError(f"{record} would record this job, and Headstart did not write it. Give another --out, or move it away.")
         try:
             return self._carry_out_in(folder)
         except KeyboardInterrupt:

@@ -19,7 +19,7 @@ import headstart
 from headstart.cli.options import expanded
 from headstart.cli.terminal import Terminal
 from headstart.errors import HeadstartError, InputError, MissingExtraError, options_typed
-from headstart.files import writable
+from headstart.files import WRITTEN, writable
 
 COMMANDS = {
     "fit": "fit_command", "lr-find": "fit_command", "predict": "predict_command", "evaluate": "run_commands", "explain": "predict_command",
@@ -122,7 +122,8 @@ def _stop(message: str, code: int) -> Any:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a file that the user asked for; ParameterError if it cannot be written."""
+    """Write a file that the user asked for, an object or a list of these; ParameterError if it cannot be written."""
+    value = [{**one, "about": WRITTEN} for one in value] if isinstance(value, list) else {**value, "about": WRITTEN}
     with writable(path):
         path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8", errors="backslashreplace")
 

@@ -58,7 +58,11 @@ def export_command(terminal: Terminal, run: RunFolder, *, how: _Export) -> None:
         file = name if how.format == "litert" else name.with_suffix(".onnx")
         terminal.result(snippet(how.snippet, opened, file=file.name).rstrip("\n"))
         return
-    check_writable(name, name.with_name(f"{name.name}.parity.json"))
+    report = name.with_name(f"{name.name}.parity.json")
+    check_writable(report)
+    if not report.exists():  # it says of the other files that they were written here
+        beside = {".xml": [name.with_suffix(".bin")], ".tflite": [name.with_suffix(".labels.txt")]}.get(name.suffix, [])
+        check_writable(name, *beside)
     done = export(opened, name, form=how.format, max_drop=drop, images=how.images, data=how.data, listener=terminal)
     terminal.tell(*(parity.summary() for parity in done.parities), *(gate.summary() for gate in done.gates[-1:]))
     terminal.result(" ".join(str(file) for file in (*done.files, done.report)), style="bold green")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shlex
 import sys
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from headstart.cli.application import INTERRUPTED, command
 from headstart.cli.options import Data, OptionsOf, Typed, fit_settings, split_typed, words_typed
 from headstart.cli.terminal import Terminal
 from headstart.errors import ParameterError
-from headstart.files import check_writable, writable
+from headstart.files import check_writable, marked_png, writable
 from headstart.settings import FineTuning, FitSettings
 from headstart.settings.batch import Shard
 from headstart.settings.field import PATH, Limit, Settings, check_same, instance_of, number, option, options, plain, whole
@@ -128,7 +129,9 @@ def _show_augmentation(data: str, path: Path, settings: FitSettings, terminal: T
     plan = settings.fine_tuning or FineTuning()
     check_writable(path)
     with writable(path):
-        augmentation_sheet(data, settings, augment=plan.augment, size=plan.image_size).save(path)
+        picture = io.BytesIO()
+        augmentation_sheet(data, settings, augment=plan.augment, size=plan.image_size).save(picture, format="PNG")
+        path.write_bytes(marked_png(picture.getvalue()))
     terminal.result(f"{path}: what the network will see with --augment {plan.augment}. Nothing was trained.")
 
 

@@ -15,7 +15,7 @@ from headstart.cli.application import BAD_INPUT, command
 from headstart.cli.options import Images, InferenceEngine, OptionsOf, RunFolder, Typed
 from headstart.cli.terminal import Terminal
 from headstart.errors import ParameterError
-from headstart.files import writable
+from headstart.files import WRITTEN, is_ours, writable
 from headstart.records import Column, Record, csv_header, csv_records, json_object
 from headstart.settings import ListOptions
 from headstart.settings.batch import BatchSettings
@@ -184,7 +184,7 @@ def explain_command(terminal: Terminal, run: RunFolder, images: Images, *, how: 
         if isinstance(found, Explanation):
             file = _free_name(how.out, path, written)
             with writable(file):
-                found.picture().save(file, quality=90, subsampling=0)
+                found.picture().save(file, quality=90, subsampling=0, comment=WRITTEN)
             terminal.result(f"{_shown(path)}  {visible(found.name)} {found.probability:.4f}  {_shown(file)}")
             for one in found.neighbours:
                 terminal.tell(f"  similarity {one.similarity:.2f}  {visible(one.label)}  {_shown(Path(os.path.normpath(one.path)))}")
@@ -197,9 +197,9 @@ def explain_command(terminal: Terminal, run: RunFolder, images: Images, *, how: 
 
 
 def _free_name(out: Path, path: Path, written: set[Path]) -> Path:
-    """A name for the picture of an image, different for each image of one command."""
+    """A name for the picture of an image, different for each image of one command, and of no file but a picture from an earlier one."""
     number, file = 2, out / f"{path.stem}.jpg"
-    while file in written or (file.exists() and file.resolve() == path.resolve()):
+    while file in written or (file.exists() and not is_ours(file)):
         file = out / f"{path.stem}-{number}.jpg"
         number += 1
     written.add(file)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headstart.errors import ParameterError
+from headstart.files import marked_png
 from headstart.report.chart import HIGH, WIDE, WRITTEN, ChartDrawing, MatrixDrawing
 from headstart.sections import (
     Block,
@@ -159,7 +160,7 @@ def _limited(sections: list[Section], room: int) -> Iterator[Section]:
 
 def draw_png(block: Charts | Matrix, path: str | Path, *, heading: str = "") -> None:
     """Draw charts side by side, or a matrix, into the PNG file `path`; errors as of `png`, and OSError as the file system does."""
-    Path(path).write_bytes(png(block, heading=heading))
+    Path(path).write_bytes(marked_png(png(block, heading=heading)))
 
 
 def png(block: Charts | Matrix, *, heading: str = "") -> bytes:
