@@ -206,6 +206,7 @@ def test_a_refit_forgets_the_last_one(fitted: TransferClassifier, data: Data) ->
     np.testing.assert_allclose(one.predict_proba(paths[24:]).sum(axis=1), 1)
 
 
+@pytest.mark.filterwarnings("ignore:.*cannot be read and")
 def test_images_that_cannot_be_read_are_left_out(data: Data, tmp_path: Path) -> None:
     paths, labels = data
     (tmp_path / "broken.png").write_bytes(b"rubbish")

@@ -120,6 +120,7 @@ def test_noise_is_unlike_and_training_images_are_not(opened: Run, images: list[P
     assert judged.unlike[:15].sum() <= 1
 
 
+@pytest.mark.filterwarnings("ignore:.*cannot be read and")
 def test_the_judgement_says_of_which_image_it_is(opened: Run, images: list[Path], tmp_path: Path) -> None:
     """Images that cannot be read leave no row behind, and an order is kept over the borders of what is judged together."""
     (tmp_path / "broken.png").write_bytes(b"rubbish")

@@ -78,3 +78,12 @@ def test_half_sent_bodies_do_not_keep_others_out(served: Process, photo: Path) -
         assert good.status_code == 200
         assert refusal(everything(slow[0])) == (503, "too_many_bodies")
         assert refusal(everything(slow[4])) == (408, "body_too_slow")
+
+
+def test_what_comes_in_another_field_has_an_error_in_its_place(served: Process, photo: Path) -> None:
+    files = [("file", ("a.png", photo.read_bytes())), ("image", ("b.png", photo.read_bytes())), ("file", (None, "photo.jpg"))]
+    found = httpx.post(f"{served.address}/predict", files=files, timeout=5).json()["predictions"]
+    assert [one["name"] for one in found] == ["a.png", "b.png", "photo.jpg"]
+    assert [one.get("label") for one in found] == ["rings", None, None]
+    assert found[1]["error"] == "a file in the field 'image', and only 'file' is read"
+    assert found[2]["error"] == "the field 'file' holds a text, not a file (curl: -F file=@NAME)"

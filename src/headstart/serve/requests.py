@@ -168,8 +168,15 @@ async def _read_form(request: Request, body: bytes, limits: Limits) -> list[Inpu
         if isinstance(error, MultiPartException) and "Too many files" in error.message:
             raise too_many_images(limits) from None
         raise Refusal(422, "bad_form", "The body is not complete multipart/form-data.") from None
-    files = [value for name, value in form.multi_items() if name == FIELD and isinstance(value, UploadFile)]
-    inputs = [Input(display_name(value.filename or ""), await value.read()) for value in files]
+    inputs = []
+    for name, value in form.multi_items():
+        shown = display_name(value.filename or "") if isinstance(value, UploadFile) else display_name(value)
+        if name == FIELD and isinstance(value, UploadFile):
+            inputs.append(Input(shown, await value.read()))
+        elif name == FIELD:
+            inputs.append(Input(shown, ImageError(shown, f"the field {FIELD!r} holds a text, not a file (curl: -F {FIELD}=@NAME)")))
+        elif isinstance(value, UploadFile):
+            inputs.append(Input(shown, ImageError(shown, f"a file in the field {display_name(name)!r}, and only {FIELD!r} is read")))
     await form.close()
     return inputs
 
