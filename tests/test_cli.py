@@ -74,7 +74,10 @@ def test_folds_groups_and_columns(cli: Cli, pictures: Path) -> None:
     assert "held out by group" in done.out
     assert Path("runs/list/manifest.json").exists()
     wrong = cli("fit", "list.csv", "--column", "label:what")
-    assert (wrong.code, wrong.err) == (2, "Error: --column takes path=NAME, label=NAME, split=NAME or group=NAME; got 'label:what'.\n")
+    assert (wrong.code, wrong.err) == (
+        2,
+        "Error: --column takes path=NAME, label=NAME, split=NAME or group=NAME (split=, group= for none); got 'label:what'.\n",
+    )
 
 
 def test_refused_images_are_told(cli: Cli, pictures: Path) -> None:
@@ -183,10 +186,10 @@ def test_predict_as_json(cli: Cli, run: Path, photo: Path) -> None:
 
 
 def test_nothing_that_can_be_read_is_bad_input(cli: Cli, run: Path) -> None:
-    Path("notes.txt").write_text("dear diary")
-    done = cli("predict", run, "notes.txt")
+    Path("notes.png").write_text("dear diary")
+    done = cli("predict", run, "notes.png")
     assert done.code == 2
-    assert "notes.txt  refused: not an image of a known format" in done.out
+    assert "notes.png  refused: not an image of a known format" in done.out
     assert "bug" not in done.err
 
 

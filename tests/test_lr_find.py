@@ -183,7 +183,7 @@ def test_quiet_prints_the_command_alone_and_writes_nothing(cli: Cli, pictures: P
         (("--steps", "5"), "must have at least 20 steps, got 5."),
         (("--unfreeze", "stage99"), "This backbone has no stage 'stage99'"),
         (("--optimizer", "adma"), "optimizer must be one of adamw"),
-        (("--test-share", "2"), "test_share must be a number above 0 and below 1"),
+        (("--test-share", "2"), "--test-share must be a number above 0 and below 1"),
     ],
 )
 def test_mistakes(cli: Cli, pictures: Path, arguments: tuple[str, ...], said: str) -> None:
