@@ -89,20 +89,24 @@ def quantised(model: Any, images: Images, *, in_float: Sequence[str] = (), progr
     os.environ.setdefault("NNCF_CI", "1")  # without it NNCF would report its use over the network without asking
     import nncf
 
-    inner, done = _network_nodes(model), count(1)
+    preparing, rest = _parted(model)
+    inner, done, prepare = _network_nodes(rest), count(1), _compiled(preparing)
 
     def batch(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         if progress is not None:
             progress(next(done), len(images))
-        return image[None]
+        return np.array(prepare(image[None])[0])
 
-    outside = [name for name, kind in _kinds(model) if name not in inner or kind in _POOLINGS]
+    outside = [name for name, kind in _kinds(rest) if name not in inner or kind in _POOLINGS]
     ignored = nncf.IgnoredScope(names=[*outside, *in_float], validate=False)
     # NNCF names every ignored layer and draws bars of its own; PyTorch, if installed, reports graphics cards that are absent
     with quiet("nncf", "torch.utils.cpp_extension"), redirect_stdout(io.StringIO()):
-        return nncf.quantize(
-            model, nncf.Dataset(images, batch), preset=nncf.QuantizationPreset.MIXED, subset_size=len(images), ignored_scope=ignored,
+        made = nncf.quantize(
+            rest, nncf.Dataset(images, batch), preset=nncf.QuantizationPreset.MIXED, subset_size=len(images), ignored_scope=ignored,
         )  # fmt: skip
+    start = made.get_parameters()[0].output(0)
+    _feed(made, start, preparing.get_results()[0].input_value(0), preparing.get_parameters()[0])
+    return made
 
 
 def ranked_by_error(model: Any, int8: Any, images: Images, *, progress: Progress | None = None) -> list[str]:
@@ -111,12 +115,14 @@ def ranked_by_error(model: Any, int8: Any, images: Images, *, progress: Progress
     The error of a layer's own output tells little: a small error of the first layers is carried through all the others. `images` are some
     training images; `progress` is called after each layer.
     """
-    names, few = layers_of(model), [image[None] for image in islice(images, _RANKING)]
-    exact = _features(model, few)
+    preparing, rest = _parted(model)
+    prepare, names = _compiled(preparing), layers_of(model)
+    few = [np.array(prepare(image[None])[0]) for image in islice(images, _RANKING)]
+    exact = _features(rest, few)
     scale = exact.std(axis=0) + 1e-3 * exact.std()
     errors = []
     for done, name in enumerate(names, 1):
-        errors.append(float(np.abs((_features(_with_one_layer(model, int8, name), few) - exact) / scale).mean()))
+        errors.append(float(np.abs((_features(_with_one_layer(rest, int8, name), few) - exact) / scale).mean()))
         if progress is not None:
             progress(done, len(names))
     return [names[place] for place in np.argsort(-np.array(errors), kind="stable")]
@@ -141,10 +147,34 @@ def _with_one_layer(model: Any, int8: Any, name: str) -> Any:
 
 
 def _features(model: Any, batches: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
+    compiled = _compiled(model)
+    return np.concatenate([np.array(compiled(batch)["features"]) for batch in batches])
+
+
+def _compiled(model: Any) -> Any:
     import openvino as ov
 
-    compiled = ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    return np.concatenate([np.array(compiled(batch)["features"]) for batch in batches])
+    return ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+
+
+def _parted(model: Any) -> tuple[Any, Any]:
+    """Two models: from an image to the pixels that the network takes, and from these to the outputs. Only the second one is quantised."""
+    import openvino as ov
+
+    whole, rest = model.clone(), model.clone()
+    pixels = _pixels_of(rest)
+    start = ov.opset13.parameter(pixels.get_partial_shape(), ov.Type.u8)
+    _feed(rest, pixels, start.output(0), start)
+    return ov.Model([_pixels_of(whole)], whole.get_parameters()), rest
+
+
+def _feed(model: Any, old: Any, new: Any, parameter: Any) -> None:
+    """Put one value of a model in the place of another; it is computed from a parameter that takes the place of the only one."""
+    for target in old.get_target_inputs():
+        target.replace_source_output(new)
+    before = model.get_parameters()[0]
+    model.add_parameters([parameter])
+    model.remove_parameter(before)
 
 
 def _network_nodes(model: Any) -> set[str]:
@@ -160,3 +190,13 @@ def _network_nodes(model: Any) -> set[str]:
         found.add(node.get_friendly_name())
         pending += [entry.get_source_output().get_node() for entry in node.inputs()]
     return found
+
+
+def _pixels_of(model: Any) -> Any:
+    """The output that has the pixels of the resized image."""
+    import openvino as ov
+
+    inner = _network_nodes(model)
+    return [
+        node for node in model.get_ordered_ops() if node.get_friendly_name() in inner and node.get_output_element_type(0) == ov.Type.u8
+    ][-1].output(0)
