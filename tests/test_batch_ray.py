@@ -26,8 +26,6 @@ from ray.cluster_utils import Cluster
 from headstart.batch import BatchSettings, on_ray, predict_folder
 from headstart.errors import HeadstartError
 from headstart.progress import Listener
-
-pytestmark = pytest.mark.filterwarnings("ignore:Passed over", "ignore:.*cannot be read and")
 run, images, out = sys.argv[1:]
 class Said(Listener):
     lines = []
@@ -61,7 +59,8 @@ def test_two_nodes_make_the_table_that_one_process_makes(run: Path, tmp_path: Pa
         Image.fromarray(draw(index % 3, index)).save(images / f"{index}.png")
     (images / "broken.png").write_bytes(b"no image")
     monkeypatch.chdir(tmp_path)
-    whole = predict_folder(run, ["images"], out=tmp_path / "whole.parquet", settings=BatchSettings(part=8, top=2))
+    with pytest.warns(RuntimeWarning, match="1 of 30 images cannot be read and have a row with the reason:\n  images/broken.png"):
+        whole = predict_folder(run, ["images"], out=tmp_path / "whole.parquet", settings=BatchSettings(part=8, top=2))
     done = subprocess.run(
         [sys.executable, "-c", CLUSTER, str(run), str(images), str(tmp_path / "t.parquet")],
         env=os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)},

@@ -40,8 +40,9 @@ def _indicators(labels: np.ndarray) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def fitted(data: Data, cache: Path) -> TransferClassifier:
-    return TransferClassifier(head="logistic", cache=cache).fit(data[0][:24], data[1][:24])
+def fitted(data: Data, tmp_path_factory: pytest.TempPathFactory) -> TransferClassifier:
+    """With features of its own: those that other tests have stored may come from another engine."""
+    return TransferClassifier(head="logistic", cache=tmp_path_factory.mktemp("own")).fit(data[0][:24], data[1][:24])
 
 
 def test_it_learns(fitted: TransferClassifier, data: Data) -> None:

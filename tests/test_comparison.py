@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 from headstart import FitSettings, fit
 from headstart.errors import DataError, ParameterError, RunError
 from headstart.evaluate import compare_runs, read_compared
-from headstart.files import file_digest
+from headstart.files import WRITTEN, file_digest
 from headstart.metrics import auc_difference, paired_difference
 from headstart.modalities.image import Preprocessing
 from headstart.run.manifest import digest_of as manifest_digest
@@ -229,7 +229,7 @@ def test_compare_prints_a_table_and_a_verdict(cli: Cli, two: tuple[Path, Path]) 
     assert lines[3].split()[:6] == row
     assert lines[-1] == found.summary()
     data = json.loads(Path("comparison.json").read_text(encoding="utf-8"))
-    assert data == json.loads(json.dumps(found.to_dict()))
+    assert data == {**json.loads(json.dumps(found.to_dict())), "about": WRITTEN}
     assert data["best"] == "new"
     assert data["pairs"][0]["accuracy"]["difference"] == pytest.approx(found.pairs[0].accuracy.value)
     assert cli("compare", *two, "-q").out == found.summary() + "\n"

@@ -151,7 +151,7 @@ def test_the_program_prepares_images_as_the_run_does(
     monkeypatch.setitem(sys.modules, "ai_edge_litert", type(sys)("ai_edge_litert"))
     monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", fake)
     monkeypatch.setattr(sys, "argv", ["predict.py", str(tmp_path / "x.png")])
-    exec(compile(program, "predict.py", "exec"), {})
+    exec(compile(program, "predict.py", "exec"), {"__name__": "__main__"})
     np.testing.assert_array_equal(seen[0][0], preprocessing(tmp_path / "x.png"))
     assert capsys.readouterr().out.split("  ")[1:] == ["b;c" if link == "sigmoid" else "b", "0.9000\n"]
 

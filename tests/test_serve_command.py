@@ -43,11 +43,11 @@ def test_the_command_serves_until_it_is_told_to_end(run: Path, photo: Path, tmp_
     [
         (["--host", "0.0.0.0"], "--host 0.0.0.0 can be reached from other machines: give a token with --token-file"),
         (["--token-file", "nothing"], "--token-file nothing: cannot be read (No such file or directory)"),
-        (["--port", "70000"], "port must be a whole number from 0 to 65535, got 70000"),
-        (["--workers", "0"], "workers must be a whole number from 1 to 64, got 0"),
+        (["--port", "70000"], "--port must be a whole number from 0 to 65535, got 70000"),
+        (["--workers", "0"], "--workers must be a whole number from 1 to 64, got 0"),
         (["--max-body", "large"], "'LARGE' is not a size. Write it as 10MB, 512KB or 10MiB."),
         (["--cors", "*"], "--cors *: name one address such as https://example.org"),
-        (["--body-seconds", "0"], "body_seconds must be a number above 0, got 0.0"),
+        (["--body-seconds", "0"], "--body-seconds must be a number above 0, got 0.0"),
         (["--host", "192.0.2.1", "--token-file", "token"], "Cannot listen on 192.0.2.1, port 8000:"),
     ],
 )

@@ -89,7 +89,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         seen.append(settings)
         raise ParameterError("asked")
 
-    monkeypatch.setattr(headstart.pipeline, "fit", fit)
+    for name in ("fit", "fit_numbered"):
+        monkeypatch.setattr(headstart.pipeline, name, fit)
     return seen
 
 

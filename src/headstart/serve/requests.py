@@ -178,6 +178,9 @@ async def _read_form(request: Request, body: bytes, limits: Limits) -> list[Inpu
         elif isinstance(value, UploadFile):
             inputs.append(Input(shown, ImageError(shown, f"a file in the field {display_name(name)!r}, and only {FIELD!r} is read")))
     await form.close()
+    if inputs and all(isinstance(one.data, ImageError) for one in inputs):
+        reasons = "; ".join(f"{one.name}: {one.data.reason}" for one in inputs[:5] if isinstance(one.data, ImageError))
+        raise Refusal(422, "no_image", f"There is no image in the request ({reasons}). {_ALLOWED}")
     return inputs
 
 
