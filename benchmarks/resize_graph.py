@@ -11,11 +11,11 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from headstart.engine import open_session
 from headstart.export.preprocessing_graph import write_preprocessing
 from headstart.modalities.image import Preprocessing, is_image_name, read_image
 from headstart.onnx_graph import OnnxGraph
@@ -24,19 +24,6 @@ WAYS = (
     Preprocessing(224, 0.875), Preprocessing(288, 0.95), Preprocessing(224, 0.9, "bilinear"), Preprocessing(224, 1.0, "bicubic", "squash"),
     Preprocessing(224, 0.95, "lanczos"),
 )  # fmt: skip
-
-
-def opened(model: bytes, engine: str) -> Callable[[np.ndarray], np.ndarray]:
-    """The graph in one engine."""
-    if engine == "onnxruntime":
-        import onnxruntime
-
-        session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-        return lambda image: session.run(None, {"images": image})[0]
-    import openvino
-
-    compiled = openvino.Core().compile_model(openvino.Core().read_model(model), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    return lambda image: np.array(compiled([image])[0])
 
 
 def main() -> None:
@@ -52,11 +39,11 @@ def main() -> None:
         graph.node("Identity", write_preprocessing(graph, "images", preprocessing), output="pixels")
         model = graph.model(inputs={"images": (np.uint8, ("N", "h", "w", 3))}, outputs={"pixels": (np.uint8, ("N", size, size, 3))})
         for engine in filter(importlib.util.find_spec, ("onnxruntime", "openvino")):
-            run, differing, pixels, spent = opened(model.SerializeToString(), engine), 0, 0, [0.0, 0.0]
+            run, differing, pixels, spent = open_session(model.SerializeToString(), kind=engine, outputs=["pixels"]), 0, 0, [0.0, 0.0]
             for file in files:
                 image = read_image(file)
                 begun = time.perf_counter()
-                found = run(image[None])[0]
+                found = run({"images": image[None]})["pixels"][0]
                 between = time.perf_counter()
                 wanted = preprocessing(image)
                 spent[0] += between - begun

@@ -14,6 +14,14 @@ RESULT = re.compile(r"test accuracy (\d\.\d{4}) \[(\d\.\d{4}), (\d\.\d{4})\] on 
 Cli = Callable[..., Any]
 
 
+def refused(cli: Cli, message: str, *arguments: Any) -> Any:
+    """The result of a command that ends with exit code 2 and a message in which the pattern is found."""
+    done = cli(*arguments)
+    assert done.code == 2, (arguments, done.err)
+    assert re.search(message, done.err, re.DOTALL), (arguments, done.err)
+    return done
+
+
 def test_wrong_data(cli: Cli, pictures: Path, run: Path, photo: Path) -> None:
     shutil.copytree(pictures, "photos")
     Path("empty").mkdir()
@@ -39,9 +47,7 @@ def test_wrong_data(cli: Cli, pictures: Path, run: Path, photo: Path) -> None:
         str(run): "is a run folder, which an earlier `headstart fit` wrote.*headstart predict",
         "": "there is no file or folder|is empty",
     }.items():
-        done = cli("fit", data)
-        assert done.code == 2, (data, done.err)
-        assert re.search(message, done.err, re.DOTALL), (data, done.err)
+        refused(cli, message, "fit", data)
         assert not Path("runs").exists()
 
 
@@ -74,9 +80,7 @@ def test_wrong_options(cli: Cli, pictures: Path) -> None:
         ("--out", "file/run"): r"file is a file. Choose another --out",
         ("--otu", "x"): r"No such option: --otu",
     }.items():
-        done = cli("fit", pictures, *options)
-        assert done.code == 2, (options, done.err)
-        assert re.search(message, done.err, re.DOTALL), (options, done.err)
+        done = refused(cli, message, "fit", pictures, *options)
         assert "bug" not in done.err
 
 
@@ -96,9 +100,7 @@ def test_wrong_predictions(cli: Cli, run: Path, pictures: Path, photo: Path) -> 
         (run, photo, "--format", "xml"): r"format must be one of table, csv, json, got 'xml'",
         (run, photo, "--engine", "tpu"): r"Engine must be one of auto, openvino, onnxruntime",
     }.items():
-        done = cli("predict", *arguments)
-        assert done.code == 2, (arguments, done.err)
-        assert re.search(message, done.err, re.DOTALL), (arguments, done.err)
+        done = refused(cli, message, "predict", *arguments)
         assert done.out == ""
 
 

@@ -114,11 +114,11 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         images = _images_of(X)
         if y is None:
             raise DataError("TransferClassifier requires y to be passed, but the target y is None: one label for each image.")
+        checked = checked_labels(y, len(images), name="y")
         try:
-            labels = np.asarray(checked_labels(y, len(images), name="y"))
-        except ValueError as error:  # lists of several lengths are no array
-            reason = "" if isinstance(error, DataError) else f"y must be a list of labels, or a bool matrix (n, k); got {repr(y)[:80]}."
-            raise DataError(reason or str(error)) from None
+            labels = np.asarray(checked)
+        except ValueError:  # lists of several lengths are no array
+            raise DataError(f"y must be a list of labels, or a bool matrix (n, k); got {repr(y)[:80]}.") from None
         if note := one_hot_note(labels):
             to_warnings(note)
         try:

@@ -21,29 +21,11 @@ LAYOUT = (
 )
 SYSTEM_NAMES = frozenset({"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "@eadir", "__pycache__", "icon\r"})
 RUN_FILES = frozenset({"manifest.json", "model.onnx", "head.safetensors"})  # together the mark of a run folder
-NO_IMAGES = frozenset(
-    {
-        ".txt",
-        ".md",
-        ".log",
-        ".ini",
-        ".csv",
-        ".tsv",
-        ".json",
-        ".jsonl",
-        ".xml",
-        ".yaml",
-        ".yml",
-        ".html",
-        ".htm",
-        ".py",
-        ".ipynb",
-        ".db",
-        ".npy",
-    }
-    | {".npz", ".parquet", ".pkl", ".xmp", ".aae", ".pdf", ".doc", ".docx", ".xls", ".xlsx", ".ppt", ".pptx", ".zip", ".tar", ".gz", ".tgz"}
-    | {".7z", ".rar", ".mov", ".mp4", ".m4v", ".avi", ".mkv", ".webm", ".mp3", ".wav"}
-)
+NO_IMAGES = frozenset({
+    ".txt", ".md", ".log", ".ini", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".html", ".htm", ".py", ".ipynb", ".db",
+    ".npy", ".npz", ".parquet", ".pkl", ".xmp", ".aae", ".pdf", ".doc", ".docx", ".xls", ".xlsx", ".ppt", ".pptx", ".zip", ".tar", ".gz",
+    ".tgz", ".7z", ".rar", ".mov", ".mp4", ".m4v", ".avi", ".mkv", ".webm", ".mp3", ".wav",
+})  # fmt: skip
 """What `predict` and the like pass over in a folder, and name; all else is an input, and read or refused by its content."""
 
 _HIDDEN = "hidden or system file"
@@ -90,7 +72,7 @@ class Tree:
                 for entry in entries:
                     name = entry.name
                     names.add(name)
-                    if name[0] == "." or name.lower() in SYSTEM_NAMES:
+                    if _is_hidden(name):
                         self.passed.add(_HIDDEN, entry.path)
                     elif entry.is_dir():
                         folders.append(entry.path)
@@ -126,6 +108,10 @@ class Tree:
                 self._repeated.add(current)
                 self.passed.add("repeated folder", current)
         return sorted(found)
+
+
+def _is_hidden(name: str) -> bool:
+    return name[0] == "." or name.lower() in SYSTEM_NAMES
 
 
 def _identity(folder: str) -> tuple[int, int] | str:
@@ -347,7 +333,7 @@ def _files_below(root: str, passed: PassedOver) -> Iterator[str]:
         try:
             with os.scandir(folder) as entries:
                 for entry in entries:
-                    if entry.name[0] == "." or entry.name.lower() in SYSTEM_NAMES:
+                    if _is_hidden(entry.name):
                         passed.add(_HIDDEN, entry.path)
                     elif entry.is_dir():
                         below.append(entry.path)

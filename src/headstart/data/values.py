@@ -25,24 +25,22 @@ def entries(values: Any, name: str) -> list[Any] | npt.NDArray[Any]:
         names = [str(column) for column in columns]
         example = f", as in {name}[{names[0]!r}]" if names else ""
         raise DataError(f"{name} must be a list, and a table came, with the columns {enumeration(names)}. Give one column{example}.")
-    if isinstance(values, np.ma.MaskedArray) or (hasattr(values, "to_list") and not hasattr(values, "shape")):
+    if isinstance(values, np.ma.MaskedArray):
         return list(values.tolist())
     if hasattr(values, "to_list"):  # a Series, of which pandas and polars each have one
         return list(values.to_list())
+    reason = ""
     try:
-        if isinstance(values, np.ndarray) or not hasattr(values, "__array__"):
-            return values if isinstance(values, np.ndarray) and values.ndim else list(_listed(values))
-        return np.asarray(values)
-    except (TypeError, ValueError, RuntimeError) as error:
-        given = f"{values.dtype} {values.shape}" if isinstance(values, np.ndarray) else type(values).__name__
-        reason = "" if isinstance(error, TypeError) else f" ({error})"
-        raise DataError(f"{name} must be a list with one entry for each image, got {given}: {repr(values)[:80]}{reason}.") from None
-
-
-def _listed(values: Any) -> Any:
-    if not hasattr(values, "__len__") or isinstance(values, str | bytes | os.PathLike | Mapping | set | frozenset):
-        raise TypeError
-    return values
+        if hasattr(values, "__array__") and np.ndim(values):
+            return np.asarray(values)
+        if hasattr(values, "__len__") and not isinstance(values, np.ndarray | str | bytes | os.PathLike | Mapping | set | frozenset):
+            return list(values)
+    except TypeError:
+        pass
+    except (ValueError, RuntimeError) as error:
+        reason = f" ({error})"
+    given = f"{values.dtype} {values.shape}" if isinstance(values, np.ndarray) else type(values).__name__
+    raise DataError(f"{name} must be a list with one entry for each image, got {given}: {repr(values)[:80]}{reason}.")
 
 
 def checked_images(images: Any, *, name: str = "images") -> Sequence[ImageSource] | npt.NDArray[np.uint8]:

@@ -76,44 +76,35 @@ def _fit(
     resume: bool,
 ) -> FitResult:  # fmt: skip
     """`place` takes the folder of the run: once the data are read, which may lie around it."""
-    seconds, began = Seconds(), time.perf_counter()
+    seconds, began, processes = Seconds(), time.perf_counter(), Processes.from_environment()
     listener.stage("Reading the data")
     with seconds.lap("reading"):
         task, dataset = read(data, settings)
         listener.tell_notes(dataset.notes)
         check(task, dataset, settings)
     with place as out:
-        result = _learned(data, dataset, task, settings, listener, out=out, seconds=seconds, command=command, resume=resume)
+        if settings.fine_tuning is not None:
+            processes.join("cuda" if settings.fine_tuning.device != "cpu" and gpu_is_there() else "cpu")
+            out = processes.agreed(out)
+        with processes.first_on_machine():
+            prepared, table = extract(dataset, settings, listener, seconds=seconds)
+        table, held_out = split(task, table, settings)
+        findings = check_known(table.dataset, table.digests)
+        _say_findings(findings, listener)
+        checkpoints = checkpoints_of(out, settings, table, processes=processes, resume=resume, command=command)
+        if resume and out is not None:
+            command = str(CheckpointFolder.beside(out).plan().get("command", ""))
+        context = LearningContext(settings=settings, prepared=prepared, listener=listener, resumable=checkpoints)
+        with resumable_or_removed(checkpoints, command=_command_to_resume(data, out)), processes.ending_together():
+            learned = task.fit(table, context)
+            seconds |= learned.seconds
+            result = _tested(task, learned, table, context, out=out, seconds=seconds)
+            result = replace(result, held_out=held_out, findings=(*findings, *result.findings))
+            if out is not None and processes.is_first:
+                listener.stage("Writing the run")
+                with seconds.lap("writing"):
+                    write(result, command=command)
     seconds["total"] = time.perf_counter() - began
-    return result
-
-
-def _learned(
-    data: str | Path | Dataset, dataset: Dataset, task: Task, settings: FitSettings, listener: Listener, *, out: Path | None,
-    seconds: Seconds, command: str, resume: bool,
-) -> FitResult:  # fmt: skip
-    processes = Processes.from_environment()
-    if settings.fine_tuning is not None:
-        processes.join("cuda" if settings.fine_tuning.device != "cpu" and gpu_is_there() else "cpu")
-        out = processes.agreed(out)
-    with processes.first_on_machine():
-        prepared, table = extract(dataset, settings, listener, seconds=seconds)
-    table, held_out = split(task, table, settings)
-    findings = check_known(table.dataset, table.digests)
-    _say_findings(findings, listener)
-    checkpoints = checkpoints_of(out, settings, table, processes=processes, resume=resume, command=command)
-    if resume and out is not None:
-        command = str(CheckpointFolder.beside(out).plan().get("command", ""))
-    context = LearningContext(settings=settings, prepared=prepared, listener=listener, resumable=checkpoints)
-    with resumable_or_removed(checkpoints, command=_command_to_resume(data, out)), processes.ending_together():
-        learned = task.fit(table, context)
-        seconds |= learned.seconds
-        result = _tested(task, learned, table, context, out=out, seconds=seconds)
-        result = replace(result, held_out=held_out, findings=(*findings, *result.findings))
-        if out is not None and processes.is_first:
-            listener.stage("Writing the run")
-            with seconds.lap("writing"):
-                write(result, command=command)
     return result
 
 
