@@ -31,9 +31,11 @@ def entries(values: Any, name: str) -> list[Any] | npt.NDArray[Any]:
         return list(values.to_list())
     reason = ""
     try:
-        if hasattr(values, "__array__") and np.ndim(values):
-            return np.asarray(values)
-        if hasattr(values, "__len__") and not isinstance(values, np.ndarray | str | bytes | os.PathLike | Mapping | set | frozenset):
+        if hasattr(values, "__array__"):
+            array = np.asarray(values)
+            if array.ndim:
+                return array
+        elif hasattr(values, "__len__") and not isinstance(values, str | bytes | os.PathLike | Mapping | set | frozenset):
             return list(values)
     except TypeError:
         pass
