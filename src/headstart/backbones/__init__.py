@@ -1,6 +1,6 @@
 """Pre-trained networks without their tops: the catalogue, and what loads them."""
 
-from headstart.backbones.loading import find, load_backbone, torch_network
+from headstart.backbones.loading import Fetched, fetch, find, load_backbone, torch_network
 from headstart.backbones.records import SORT_KEYS, Backbone, BackboneRecord, Layer, catalogue, sorted_records
 from headstart.backbones.timm_models import all_records as all_timm_models
 
@@ -8,9 +8,11 @@ __all__ = [
     "SORT_KEYS",
     "Backbone",
     "BackboneRecord",
+    "Fetched",
     "Layer",
     "all_timm_models",
     "catalogue",
+    "fetch",
     "find",
     "load_backbone",
     "sorted_records",

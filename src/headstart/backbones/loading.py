@@ -10,16 +10,18 @@ import dataclasses
 import hashlib
 import json
 import re
+import shutil
 import sys
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headstart.backbones import timm_models
 from headstart.backbones.records import Backbone, BackboneRecord, Conversion, Layer, find_in_catalogue, folded, layers_from_sizes, spellings
-from headstart.backbones.weights import RANDOM, Announce, find_weights, given_file
-from headstart.errors import BackboneError, nearest
-from headstart.files import file_digest, write_file
+from headstart.backbones.weights import RANDOM, Announce, Weights, find_weights, given_file
+from headstart.errors import BackboneError, ParameterError, nearest
+from headstart.files import file_digest, replacing, write_file
 
 if TYPE_CHECKING:
     from headstart.backbones.weight_files import Array
@@ -80,12 +82,52 @@ def load_backbone(
         return cached if record is None else dataclasses.replace(cached, record=dataclasses.replace(record, dim=cached.record.dim))
     if record is None:
         record = _with_alias(find(name), name)
-    found = find_weights(record, weights, seed=seed, announce=announce)
+    return _converted(record, find_weights(record, weights, seed=seed, announce=announce), networks, seed=seed, announce=announce)
+
+
+def _converted(record: BackboneRecord, found: Weights, networks: NetworkCache, *, seed: int, announce: Announce) -> Backbone:
+    """The network with these weights, from the cache or converted now."""
     cached = networks.find(record.name, weights_digest=found.digest)
     if cached is not None:
         return cached
     conversion = _convert(record, found.path, seed=seed, announce=announce)
     return networks.add(conversion, weights_digest=found.digest, weights_source=found.source)
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A backbone that needs no internet any more: its converted network, and the file of its weights."""
+
+    backbone: Backbone
+    file: Path
+    already: bool  # whether the converted network was there before
+
+
+def fetch(name: str, *, cache: Path, announce: Announce = to_stderr, out: Path | None = None) -> Fetched:
+    """Download the published weights of a backbone and convert it, so that it needs no internet from now on.
+
+    What is here is checked and not downloaded again. With `out`, the weight file is copied to that folder, too, and called as the backbone
+    is. Errors as of `load_backbone`, and ParameterError where it cannot be written.
+    """
+    networks, record = NetworkCache(Path(cache)), find_in_catalogue(name) or _with_alias(find(name), name)
+    already = networks.find(record.name) is not None
+    found = find_weights(record, None, seed=0, announce=announce)
+    backbone, path = _converted(record, found, networks, seed=0, announce=announce), found.path
+    assert path is not None  # only random weights have no file
+    return Fetched(backbone, path if out is None else _copied(path, Path(out) / f"{record.name}{path.suffix}"), already)
+
+
+def _copied(path: Path, target: Path) -> Path:
+    """Copy a weight file, unless another file has that name."""
+    if target.exists() and file_digest(target) != file_digest(path):
+        raise ParameterError(f"{target} is there and is another file: it is left as it is. Give another --out, or move it away.")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(target) as partial:
+            shutil.copyfile(path, partial)
+    except OSError as error:
+        raise ParameterError(f"{target} cannot be written: {error.strerror or error}.") from None
+    return target
 
 
 def _convert(record: BackboneRecord, path: Path | None, *, seed: int, announce: Announce) -> Conversion:

@@ -20,8 +20,9 @@ Announce = Callable[[str], None]
 RANDOM = "random"  # in place of a weight file: seeded random weights, for tests and measurements
 _FILES = ("model.safetensors", "pytorch_model.bin")
 _HELP = (
-    "If you have the file, give it with --weights FILE. A folder of earlier downloads is found through the environment variable HF_HOME; "
-    "HF_HUB_OFFLINE=1 prevents every attempt to go online. tf_efficientnet_lite0, 1 and 2 need no download."
+    "On a machine with internet, `headstart fetch {name} --out DIR` writes the file; copy it here and give it with --weights FILE. "
+    "A folder of earlier downloads is found through the environment variable HF_HOME; HF_HUB_OFFLINE=1 prevents every attempt to go "
+    "online. tf_efficientnet_lite0, 1 and 2 need no download."
 )
 
 
@@ -96,8 +97,10 @@ def published_weights(record: BackboneRecord, *, announce: Announce) -> Path:
     raise BackboneError(f"timm knows of no published ImageNet weights for {record.name}. Give your own with --weights FILE.")
 
 
-def _megabytes(record: BackboneRecord) -> str:
-    return f"about {record.file_size / 1e6:.0f} MB" if record.file_size else "size unknown"
+def _download(record: BackboneRecord, place: str, folder: Path | str) -> str:
+    """What is said before a download."""
+    size = f"about {record.file_size / 1e6:.0f} MB" if record.file_size else "size unknown"
+    return f"Downloading the weights of {record.name} ({size}, licence {record.licence or 'unknown'}) from {place} to {folder}"
 
 
 def _check_by_name(path: Path, digest: str) -> None:
@@ -111,7 +114,7 @@ def _check_by_name(path: Path, digest: str) -> None:
 def _from_hub(record: BackboneRecord, announce: Announce) -> Path:
     try:
         import huggingface_hub
-        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+        from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, LocalEntryNotFoundError
     except ImportError:
         raise MissingExtraError(f"Downloading the weights of {record.name}", extra="torch") from None
     owner, repository, *inside = record.source.removeprefix(HUB_SOURCE).split("/", 2)
@@ -121,16 +124,21 @@ def _from_hub(record: BackboneRecord, announce: Announce) -> Path:
         cached = huggingface_hub.try_to_load_from_cache(where, name)
         if isinstance(cached, str):
             return Path(cached)
-    folder = huggingface_hub.constants.HF_HUB_CACHE
-    announce(f"Downloading the weights of {record.name} ({_megabytes(record)}) from https://huggingface.co/{where} to {folder}")
+    page = f"https://huggingface.co/{where}"
+    announce(_download(record, page, huggingface_hub.constants.HF_HUB_CACHE))
     for name in names:
         try:
             with quiet("huggingface_hub"):  # it writes two lines for each of its five attempts
                 return Path(huggingface_hub.hf_hub_download(where, name))
+        except GatedRepoError:
+            raise BackboneError(
+                f"{page} is gated: its owner gives the weights only to people who accept the licence ({record.licence or 'see there'}). "
+                "Accept it on that page, log in with `hf auth login` or set the environment variable HF_TOKEN, and type the same again."
+            ) from None
         except Exception as error:  # network, proxy, permission, disk: each layer below has its own
             if not isinstance(error, EntryNotFoundError) or isinstance(error, LocalEntryNotFoundError):
-                raise _unreachable(f"{where}/{name}", error) from None
-    raise BackboneError(f"https://huggingface.co/{where} has none of {', '.join(names)}. {_HELP}")
+                raise _unreachable(record, f"{page}/resolve/main/{name}", error) from None
+    raise BackboneError(f"{page} has none of {', '.join(names)}. {_HELP.format(name=record.name)}")
 
 
 def _from_address(record: BackboneRecord, announce: Announce) -> Path:
@@ -141,16 +149,19 @@ def _from_address(record: BackboneRecord, announce: Announce) -> Path:
     if path.is_file():
         return path
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
-        raise _unreachable(address, "HF_HUB_OFFLINE is set")
-    announce(f"Downloading the weights of {record.name} ({_megabytes(record)}) from {address} to {path.parent}")
+        raise _unreachable(record, address, "HF_HUB_OFFLINE is set")
+    announce(_download(record, address, path.parent))
     try:
         return Path(download_cached_file(address, check_hash=True, progress=True))
     except Exception as error:  # as above
-        raise _unreachable(address, error) from None
+        raise _unreachable(record, address, error) from None
 
 
-def _unreachable(what: str, error: Exception | str) -> BackboneError:
+def _unreachable(record: BackboneRecord, address: str, error: Exception | str) -> BackboneError:
     while isinstance(error, Exception) and isinstance(error.__cause__, Exception) and str(error.__cause__).strip():
         error = error.__cause__  # the first cause says what happened, the rest what it led to
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return BackboneError(f"The weights {what} are not on this machine and cannot be downloaded now ({reason.rstrip('.')}). {_HELP}")
+    return BackboneError(
+        f"The weights of {record.name} at {address} are not on this machine and cannot be downloaded now ({reason.rstrip('.')}). "
+        f"{_HELP.format(name=record.name)}"
+    )

@@ -1,16 +1,20 @@
-"""``headstart backbones``."""
+"""``headstart backbones`` and ``headstart fetch``."""
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from headstart.cli.application import command
+from headstart.cli.options import CacheFolder
 from headstart.cli.terminal import Terminal
-from headstart.errors import ParameterError
+from headstart.errors import BackboneError, ParameterError
+from headstart.files import cache_folder
 
 if TYPE_CHECKING:
     from headstart.backbones import BackboneRecord
@@ -126,3 +130,37 @@ def _show_one(record: BackboneRecord, terminal: Terminal) -> None:
             terminal.result(f"{key:<12} {value}")
             if source:
                 terminal.result(f"{'':<12}   from: {source}")
+
+
+@command("fetch", "Download backbones once, for use without internet.")
+def fetch_command(
+    terminal: Terminal,
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Backbones, as `headstart backbones` names them.")],
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Also write the weight files here, for another machine.")] = None,
+    cache: CacheFolder = None,
+) -> None:
+    """Download backbones once and convert them; from then on they need no internet. Needs headstart[torch].
+
+    What is downloaded, from where, how large it is and its licence are printed first, and its SHA-256 afterwards.
+
+    Examples:
+      headstart fetch resnet50
+          then, without internet: headstart fit photos/ --backbone resnet50
+      headstart fetch vit_small_patch14_dinov2 tiny_vit_5m_224 --out weights/
+          then, on another machine: headstart fit photos/ --backbone tiny_vit_5m_224 --weights weights/FILE
+    """
+    from headstart.backbones import fetch, find
+
+    failed, records = [], list(map(find, names))  # a name that is none stops the command before the first download
+    for name, record in zip(names, records, strict=True):
+        try:
+            fetched = fetch(name, cache=cache_folder(cache), announce=terminal.say, out=out)
+        except BackboneError as error:
+            failed.append(str(error))
+            continue
+        how = "comes with Headstart" if record.embedded else "was fetched before" if fetched.already else "fetched"
+        terminal.result(f"{record.name}  {how}: {fetched.file}, {fetched.file.stat().st_size / 1e6:.1f} MB")
+        weights = [] if out is None else ["--weights", str(fetched.file)]
+        terminal.tell("  " + shlex.join(["headstart", "fit", "DATA", "--backbone", name, *weights]))
+    if failed:
+        raise BackboneError("\n".join(failed))
