@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import pickle
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +16,6 @@ from conftest import draw
 from encoded_images import cut_out, encoded, every_mode, png, turned
 from headstart import FitSettings, TransferClassifier, check, fit, load, read_dataset
 from headstart.data.named import torchvision_samples
-from headstart.export import export, snippet
 from headstart.modalities.image import read_image
 from headstart.modalities.image.levels import levels_note
 from headstart.modalities.image.rgb import read_rgb, upright_rgb
@@ -34,31 +31,6 @@ def test_the_decoder_of_the_programs_is_that_of_headstart(name: str, data: bytes
     tolerance = 2 if name.endswith("jpeg") else 0  # of two builds of libjpeg-turbo
     assert np.abs(read_rgb(data) - ours).max() <= tolerance
     assert ours.std() > 20
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    folder = tmp_path_factory.mktemp("modes")
-    for kind in range(3):
-        for name, data in every_mode(draw(kind, 70 + kind)):
-            (folder / f"{kind} {name}").write_bytes(data)
-    return sorted(folder.iterdir())
-
-
-def test_the_python_program_predicts_what_the_run_predicts(run: Path, files: list[Path], tmp_path: Path) -> None:
-    pytest.importorskip("onnxruntime")
-    opened = load(run)
-    export(opened, tmp_path / "pictures.onnx", images=2)
-    blocked = "import sys\nsys.modules['headstart'] = None\n"
-    (tmp_path / "classify.py").write_text(blocked + snippet("python", opened, file="pictures.onnx"))
-    done = subprocess.run([sys.executable, "classify.py", *files], cwd=tmp_path, capture_output=True, text=True, check=True)
-    expected = opened.predict(files)
-    lines = done.stdout.splitlines()
-    assert len(expected) == len(lines) == len(files)
-    for path, line, probabilities in zip(files, lines, expected.probabilities, strict=True):
-        label, probability = line.removeprefix(f"{path}  ").split("  ")[:2]
-        assert label == opened.classes[probabilities.argmax()], path.name
-        assert float(probability) == pytest.approx(probabilities.max(), abs=1e-3 if path.suffix != ".jpeg" else 0.02), path.name
 
 
 def test_sets_of_pillow_images_are_saved_as_they_are_decoded(tmp_path: Path) -> None:
@@ -128,7 +100,6 @@ def test_levels_are_what_the_images_of_a_set_use(tmp_path: Path, kind: str) -> N
 
 
 def test_levels_are_kept_in_the_run_and_used_by_all_that_predict(tmp_path: Path, cache: Path) -> None:
-    pytest.importorskip("onnxruntime")
     data = deep_set(tmp_path / "data", DEEP["12 bits"][0], count=12)
     lines: list[str] = []
 
@@ -144,10 +115,6 @@ def test_levels_are_kept_in_the_run_and_used_by_all_that_predict(tmp_path: Path,
     expected = run.predict(files)
     labels = [run.classes[row.argmax()] for row in expected.probabilities]
     assert labels == [path.parent.name for path in files]
-    export(run, tmp_path / "run.onnx", images=3)
-    (tmp_path / "classify.py").write_text(snippet("python", run, file="run.onnx"))
-    done = subprocess.run([sys.executable, "classify.py", *files], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert [line.split("  ")[1] for line in done.stdout.splitlines()] == labels
     estimator = TransferClassifier(head="centroid", cache=cache).fit(files, labels)
     assert estimator.extractor_.preprocessing.levels == (0, 4095)
     again = pickle.loads(pickle.dumps(estimator))

@@ -245,10 +245,15 @@ class CalibrationBins:
     images: NDArray[np.int64]
 
 
+def _bin_of(confidence: NDArray[Any], bins: int) -> NDArray[np.int64]:
+    place: NDArray[np.int64] = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    return place
+
+
 def calibration_bins(confidence: Scores, correct: Bools, *, bins: int = 15) -> CalibrationBins:
     """Sort predictions (m,) by their confidence from 0 to 1 into `bins` bins (low, high], the first one with its 0."""
     confidence = np.asarray(confidence, dtype=np.float64)
-    place = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    place = _bin_of(confidence, bins)
     images = np.bincount(place, minlength=bins)
     sums = [np.bincount(place, weights=values, minlength=bins) for values in (confidence, np.asarray(correct, dtype=np.float64))]
     return CalibrationBins(ratio(sums[0], images), ratio(sums[1], images), images.astype(np.int64, copy=False))
@@ -280,7 +285,12 @@ def calibration_error_by_chance(
         return math.nan, math.nan, math.nan
     generator = np.random.default_rng(seed)
     draws = int(np.clip(_WORK // len(confidence), 20, 200)) if draws is None else draws
-    found = [expected_calibration_error(confidence, generator.random(len(confidence)) < confidence, bins=bins) for _ in range(draws)]
+    place = _bin_of(confidence, bins)
+    expected = np.bincount(place, weights=confidence, minlength=bins)
+    found = []
+    for _ in range(draws):
+        right = np.bincount(place[generator.random(len(confidence)) < confidence], minlength=bins)
+        found.append(np.abs(right - expected).sum() / len(confidence))
     low, high = np.percentile(found, [2.5, 97.5])
     return float(np.mean(found)), float(low), float(high)
 

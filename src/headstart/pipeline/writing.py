@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import functools
 import os
@@ -127,12 +128,6 @@ def _metrics(result: FitResult) -> dict[str, Any]:
 
 def _provenance(result: FitResult, command: str) -> dict[str, Any]:
     dataset, extractor = result.dataset, result.learned.prepared.extractor
-    versions = {"headstart": headstart.__version__, "python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
     return {
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": command,
@@ -140,9 +135,19 @@ def _provenance(result: FitResult, command: str) -> dict[str, Any]:
         "images": {part: dataset.counts(part) or {"images": len(dataset.part(part))} for part in ("train", "test")},
         "settings": result.settings.to_dict(),
         "extractor": extractor.id,
-        "versions": versions,
+        "versions": {"headstart": headstart.__version__, "python": platform.python_version(), **_versions()},
         "machine": f"{platform.system()} {platform.machine()}",
     }
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    """Those of the packages that are installed, by name; asked for once: each takes milliseconds."""
+    found = {}
+    for package in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
 
 
 def _split_list(result: FitResult) -> str:

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from headstart.report.page import Report, environment
 from headstart.sections import Block, Bullets, Heading, Hub, Paragraph, Span, Table, Text
 from headstart.text import visible
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 HUB_LICENCES = frozenset(
     {"apache-2.0", "mit", "bsd", "bsd-2-clause", "bsd-3-clause", "isc", "unlicense", "openrail", "mpl-2.0"}
@@ -26,13 +30,18 @@ def model_card(report: Report) -> str:
     licence = report.licence.strip().casefold()
     other = "" if licence in HUB_LICENCES else re.sub(r"[^a-z0-9.]+", "-", licence).strip("-") or "unknown"
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", report.command)), default=0))
-    cards = environment().overlay(autoescape=False, finalize=None)
-    cards.filters = {**cards.filters, "markdown": markdown, "yaml": _yaml, "card": _block, "visible": visible}
-    text = cards.get_template("card.md").render(
+    text = _cards().get_template("card.md").render(
         report=report, hub=report.task.hub or Hub(pipeline_tag="", task_name=""), licence="other" if other else licence, licence_name=other,
         fence=fence,
     )  # fmt: skip
     return text.rstrip("\n") + "\n"
+
+
+@cache
+def _cards() -> Environment:
+    cards = environment().overlay(autoescape=False, finalize=None)
+    cards.filters = {**cards.filters, "markdown": markdown, "yaml": _yaml, "card": _block, "visible": visible}
+    return cards
 
 
 def _block(block: Block) -> str:
