@@ -81,7 +81,7 @@ def test_an_unknown_name_gets_the_nearest_ones(monkeypatch: pytest.MonkeyPatch) 
     ) as caught:
         find("resnet52")
     assert "pip install 'headstart[torch]'" in str(caught.value)
-    with pytest.raises(BackboneError, match="no backbone ''"):
+    with pytest.raises(BackboneError, match="A backbone is NAME"):
         find("")
 
 

@@ -12,12 +12,14 @@ import json
 import re
 import shutil
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headstart.backbones import timm_models
+from headstart.backbones.composed import Specification, check_size, composed_digest, composed_module, composed_record, joined, mirrored
 from headstart.backbones.records import Backbone, BackboneRecord, Conversion, Layer, find_in_catalogue, folded, layers_from_sizes, spellings
 from headstart.backbones.weights import RANDOM, Announce, Weights, find_weights, given_file
 from headstart.errors import BackboneError, ParameterError, nearest
@@ -37,8 +39,15 @@ def to_stderr(message: str) -> None:
 def find(name: str) -> BackboneRecord:
     """Return the record of a backbone by timm's name or one of the literature, in any case and punctuation (``ResNet-50``, ``resnet50``).
 
-    Where timm is installed, its further names will do, with or without the tag of the weights. BackboneError has the nearest names.
+    Where timm is installed, its further names will do, with or without the tag of the weights. ``NAME@SIZE`` is the network at another
+    image size, and ``NAME+NAME`` and ``NAME+mirrored`` are composed of others (`headstart.backbones.composed`). BackboneError has the
+    nearest names.
     """
+    asked = Specification.parse(name)
+    return composed_record([_find(part) for part in asked.names], asked)
+
+
+def _find(name: str) -> BackboneRecord:
     record = find_in_catalogue(name)
     if record is not None:
         return record
@@ -74,14 +83,34 @@ def load_backbone(
         BackboneError: an unknown name, or weights that are missing, damaged, cannot be downloaded or do not fit.
         MissingExtraError: the network has to be converted by PyTorch, which is not installed.
     """
+    asked = Specification.parse(name)
+    if len(asked.names) > 1 and weights not in (None, RANDOM):
+        raise BackboneError(
+            f"The weights of {weights} are of one network, and {name} is several. Leave --weights out, or name one backbone."
+        )
     networks = NetworkCache(Path(cache))
+    parts = [_load(part, weights, networks, announce=announce, seed=seed) for part in asked.names]
+    whole = composed_record([part.record for part in parts], asked)
+    for part in parts:
+        check_size(part, whole.input_size)
+    size = dataclasses.replace(asked, size=whole.input_size)
+    records = [composed_record([part.record], dataclasses.replace(size, names=(part.name,))) for part in parts]
+    if asked.mirrored:
+        parts = [networks.composed([part], record, mirrored) for part, record in zip(parts, records, strict=True)]
+    else:
+        parts = [dataclasses.replace(part, record=record) for part, record in zip(parts, records, strict=True)]
+    return parts[0] if len(parts) == 1 else dataclasses.replace(networks.composed(parts, whole, joined), parts=tuple(parts))
+
+
+def _load(name: str, weights: str | Path | None, networks: NetworkCache, *, announce: Announce, seed: int) -> Backbone:
+    """One backbone as it is published."""
     record = find_in_catalogue(name)
     digest = _known_digest(record, weights)
     cached = networks.find(record.name if record else name, weights_digest=digest) if weights != RANDOM else None
     if cached is not None:
         return cached if record is None else dataclasses.replace(cached, record=dataclasses.replace(record, dim=cached.record.dim))
     if record is None:
-        record = _with_alias(find(name), name)
+        record = _with_alias(_find(name), name)
     return _converted(record, find_weights(record, weights, seed=seed, announce=announce), networks, seed=seed, announce=announce)
 
 
@@ -109,7 +138,7 @@ def fetch(name: str, *, cache: Path, announce: Announce = to_stderr, out: Path |
     What is here is checked and not downloaded again. With `out`, the weight file is copied to that folder, too, and called as the backbone
     is. Errors as of `load_backbone`, and ParameterError where it cannot be written.
     """
-    networks, record = NetworkCache(Path(cache)), find_in_catalogue(name) or _with_alias(find(name), name)
+    networks, record = NetworkCache(Path(cache)), find_in_catalogue(name) or _with_alias(_find(name), name)
     already = networks.find(record.name) is not None
     found = find_weights(record, None, seed=0, announce=announce)
     backbone, path = _converted(record, found, networks, seed=0, announce=announce), found.path
@@ -163,10 +192,16 @@ def torch_network(backbone: Backbone, *, weights: str | Path | None = None, anno
 
     Arguments and errors as of `load_backbone`.
     """
+    asked = Specification.parse(backbone.name)
+    records = [backbone.record] if asked.plain else [_find(part) for part in asked.names]
+    networks = [_torch_network(record, weights, announce=announce, seed=seed) for record in records]
+    return networks[0] if asked.plain else composed_module(networks, both_sides=asked.mirrored)
+
+
+def _torch_network(record: BackboneRecord, weights: str | Path | None, *, announce: Announce, seed: int) -> Any:
     from headstart.backbones import efficientnet_lite
     from headstart.backbones.weight_files import read_tensors
 
-    record = backbone.record
     timm_models.require(f"The network {record.name} in PyTorch")
     path = find_weights(record, weights, seed=seed, announce=announce).path
     if path is None or not record.embedded:
@@ -207,6 +242,13 @@ class NetworkCache:
                 return found
         return None
 
+    def composed(self, parts: Sequence[Backbone], record: BackboneRecord, make: Callable[..., Conversion]) -> Backbone:
+        """The network that `make` composes of parts and describes as `record`."""
+        digest, source = composed_digest(parts), "; ".join(dict.fromkeys(part.weights_source for part in parts))
+        found = self.find(record.name, weights_digest=digest)
+        found = found or self.add(make(parts, record), weights_digest=digest, weights_source=source)
+        return dataclasses.replace(found, record=record)
+
     def add(self, conversion: Conversion, *, weights_digest: str, weights_source: str) -> Backbone:
         """Write a converted network and its description, and return the backbone. Raises BackboneError where that fails."""
         name = re.sub(r"[^A-Za-z0-9._-]", "_", conversion.record.name)
@@ -215,7 +257,7 @@ class NetworkCache:
             network_digest=hashlib.sha256(conversion.network).hexdigest(), weights_digest=weights_digest, weights_source=weights_source,
             layers=conversion.layers, any_size=conversion.any_size,
         )  # fmt: skip
-        described = {key: value for key, value in dataclasses.asdict(backbone).items() if key not in ("network", "tuned")}
+        described = {key: value for key, value in dataclasses.asdict(backbone).items() if key not in ("network", "tuned", "parts")}
         description = json.dumps({**described, "versions": conversion.versions}, indent=2)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)

@@ -183,6 +183,7 @@ class Backbone:
     layers: tuple[Layer, ...]  # pooled outputs of the stages, in the order of the feature vector; the last is called ``last``
     any_size: bool = True  # whether images of another height and width than `record.input_size` may be fed
     tuned: bool = False  # whether its weights were trained further, so that `network` is the only file that has them
+    parts: tuple[Backbone, ...] = ()  # the networks that are joined in it, where it is several
 
     @property
     def name(self) -> str:

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -118,12 +118,38 @@ class BackboneExtractor:
         Returns:
             The features of the images that could be read; the others are listed there with path and reason.
         """
+        if self.backbone.parts:
+            return self._of_parts(images, store=store, progress=progress, warn=warn)
         with quiet_decoding(), ThreadPoolExecutor(available_cores(), thread_name_prefix="headstart-decode") as pool:
             work = _Extraction(images, self.dim, pool, store, self.id, warn or self._warn)
             if store is not None:
                 work.look_up()
             work.compute(lambda: self.engine, self.preprocessing, progress)
         return work.features()
+
+    def _of_parts(
+        self, images: Images, *, store: FeatureStore | None, progress: Progress | None, warn: Callable[[str], None] | None
+    ) -> Features:
+        """The features of several networks, each computed and stored by itself: another combination finds them there."""
+        parts, found = self.backbone.parts, []
+        for number, part in enumerate(parts):
+            extractor = BackboneExtractor(part, preprocessing=self.preprocessing, engine=self._engine_kind, weights=self._weights)
+            told = None if progress is None else _part_of(progress, number, len(parts))
+            found.append(extractor(images, store=store, progress=told, warn=warn or self._warn))
+        values = _joined(parts, [features.values for features in found])
+        return replace(found[0], values=values, computed=max(features.computed for features in found))
+
+
+def _joined(parts: Sequence[Backbone], values: Sequence[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
+    """The features (n, D) of a network that `headstart.backbones.composed` joined, from those of its parts."""
+    ends = [part.last.start for part in parts]
+    pairs = list(zip(values, ends, strict=True))
+    return np.concatenate([*(value[:, :end] for value, end in pairs), *(value[:, end:] for value, end in pairs)], axis=1)
+
+
+def _part_of(progress: Progress, number: int, count: int) -> Progress:
+    """Progress of one of several passes over the same images."""
+    return lambda done, total: progress(number * total + done, count * total)
 
 
 class _Extraction:

@@ -53,7 +53,11 @@ class FitSettings(ListOptions):
         None, "Test images: a folder or list with the same classes.", PATH, metavar="DIR",
         details="By default the test part of the data; where there is none, some of the images are held out.",
     )  # fmt: skip
-    backbone: str = option("efficientnet_lite0", "See `headstart backbones`.", TEXT, metavar="NAME")
+    backbone: str = option(
+        "efficientnet_lite0", "See `headstart backbones`; also NAME@SIZE, NAME+NAME, NAME+mirrored.", TEXT, metavar="NAME",
+        parse="+".join, several=True, details="At another image size; the features of two networks together (given twice, or with a "
+        "plus); the mean over an image and its mirror image.",
+    )  # fmt: skip
     weights: str | Path | None = option(
         None, "Backbone weights: .safetensors, or .pth (read safely).", PATH, metavar="FILE", details="By default the published ones."
     )  # fmt: skip

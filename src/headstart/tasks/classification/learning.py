@@ -9,10 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from headstart.backbones import find, timm_models
+from headstart.backbones.composed import Specification
 from headstart.backbones.summary import stage_table
 from headstart.data import Dataset
 from headstart.data.split import hold_out
-from headstart.errors import DataError
+from headstart.errors import DataError, ParameterError
 from headstart.features import BackboneExtractor
 from headstart.features.prepared import trained, trained_folder
 from headstart.features.table import FeatureTable, taken
@@ -92,6 +93,10 @@ def check_training(dataset: Dataset, settings: FitSettings) -> None:
     from headstart.training.labels import make_loss
     from headstart.training.preparation import device_of
 
+    if not Specification.parse(settings.backbone).plain:
+        raise ParameterError(
+            f"A training changes one network, and {settings.backbone} is composed of several. Name one, or use --strategy probe."
+        )
     device_of(plan)
     Processes.from_environment().check(plan)
     make_loss(plan, link=link, classes=len(dataset.classes))
