@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from headstart.errors import BackboneError, DataError, ParameterError
 from headstart.export import ExportError, Gate, Parity, export, int8, job, onnx_model, read_drop, snippet
 from headstart.export.formats import ExportedModel, engines_for
 from headstart.export.onnx_file import IMAGES
-from headstart.export.parity import Reference, Sample, sample_of, some_sample_of
+from headstart.export.parity import Reference, Sample, rounded_up, sample_of, some_sample_of
 from headstart.run import Run, uses_of
 
 Cli = Callable[..., Any]
@@ -125,6 +126,77 @@ def test_faults_are_told_with_their_figures(opened: Run) -> None:
     assert any("differ by inf" in fault for fault in Parity.of(reference, {"probabilities": nan}, engine=engine).faults())
     moved = {**right, "unlikeness": right["unlikeness"] + np.float32(0.2)}
     assert "novelty score differs by 0.2" in Parity.of(reference, moved, engine=engine).faults()[0]
+    almost = Parity.of(reference, right, engine=engine)
+    assert replace(almost, difference=0.02, same=0.99).faults(0.02) == ()
+    assert replace(almost, difference=0.02, same=0.99).allowing() == 0.02
+    assert replace(almost, difference=0.0004, same=0.99).allowing() == 0.0011  # two labels as good as each other
+    assert replace(almost, difference=0.02, same=0.9).allowing() is None
+    assert replace(almost, difference=0.02, novelty=1.0).allowing() is None
+    numbers = replace(almost, decision="value", difference=0.02, same=0.1)
+    assert numbers.faults(0.02) == ()
+
+
+def test_the_run_on_the_files_has_limits_of_its_own(opened: Run) -> None:
+    """Files that the run decodes otherwise than it is told: the sample has black images."""
+
+    class Other(Sample):
+        def __getitem__(self, index: Any) -> Any:
+            return super().__getitem__(index) * 0
+
+    sample = some_sample_of(opened, 8)
+    other = Other(sample.part, sample.paths, sample.targets)
+    reference = Reference(opened, other)
+    found = Parity.of(reference, reference.outputs(), engine=opened.engine.name)
+    assert found.difference == 0
+    assert found.median_from_files > 0.01
+    assert re.search(r"from the run on the files themselves, probabilities differ by \S+ in the median, more than 0.01", found.faults()[0])
+    assert all("in the median" not in fault for fault in found.faults(found.median_from_files))
+    near = replace(found, median_from_files=1e-5, same_from_files=7 / 8)
+    assert near.faults() == ()  # one image of few
+    assert replace(near, same_from_files=6 / 8).faults() == ("25.0% of 8 images get another label from the run on the files themselves",)
+    assert replace(near, same_from_files=6 / 8).allowing() is None
+    assert replace(near, median_from_files=0.0123).allowing() == 0.013
+
+
+def test_an_inexact_file_is_written_if_that_is_asked_for_and_says_so(
+    cli: Cli, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    from onnx import numpy_helper
+
+    def steeper(run: Run) -> Any:
+        model = onnx_model(run)
+        head = next(one for one in model.graph.initializer if len(one.dims) == 2 and one.dims[0] == len(run.classes))
+        head.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(head) * np.float32(1.02), head.name))
+        return model
+
+    monkeypatch.setattr(job, "onnx_model", steeper)
+    refused = cli("export", run, "--images", "4")
+    assert refused.code != 0
+    told = re.search(r"--max-difference (\S+) writes it, as (\S+)\.$", " ".join(refused.err.split()))
+    assert told is not None
+    least, name = told.groups()
+    assert name == f"{run.name}.max-diff-{least}.onnx"
+    assert not list(Path().iterdir())
+    written = cli("export", run, "--images", "4", "--max-difference", least, "--out", "a.max-diff-0.5.onnx")
+    assert written.code == 0, written.err
+    assert "not exact, as --max-difference" in written.err
+    assert sorted(path.name for path in Path().iterdir()) == [f"a.max-diff-{least}.onnx", f"a.max-diff-{least}.onnx.parity.json"]
+    session = onnxruntime.InferenceSession(f"a.max-diff-{least}.onnx", providers=["CPUExecutionProvider"])
+    inside = json.loads(session.get_modelmeta().custom_metadata_map["headstart.parity"])
+    report = json.loads(Path(f"a.max-diff-{least}.onnx.parity.json").read_text())
+    assert inside == report["compared"]
+    assert report["max_difference"] == float(least)
+    assert 0.001 < max(one["difference"] for one in inside) <= float(least)
+    assert f"{float(least):g}" == f"{rounded_up(max(one['difference'] for one in inside)):g}"
+    smaller = cli("export", run, "--images", "4", "--max-difference", float(least) * 0.9)
+    assert "is not written" in smaller.err
+
+
+@pytest.mark.parametrize(
+    ("value", "figure"), [(0.00318, 0.0032), (0.0032, 0.0032), (0.0321, 0.033), (0.999, 1.0), (0.0, 0.0), (np.inf, np.inf)]
+)
+def test_a_figure_in_a_name_is_never_below_the_difference(value: float, figure: float) -> None:
+    assert rounded_up(value) == figure
 
 
 def test_openvino_writes_two_files_that_say_the_same(opened: Run, tmp_path: Path) -> None:
@@ -244,6 +316,8 @@ def test_the_command_writes_and_tells(cli: Cli, run: Path) -> None:
         (("--out", "x.bin"), "as in x.onnx"),
         (("--images", "0"), "at least 1"),
         (("--max-drop", "much"), "must be a share"),
+        (("--max-difference", "0"), "--max-difference must be a number above 0 and at most 1, got 0.0"),
+        (("--format", "int8", "--max-difference", "0.01"), "--max-difference is for formats in float32"),
         (("--snippet", "rust"), "--snippet must be"),
         (("--out", "nowhere/x.onnx"), "there is no folder"),
     ],

@@ -12,7 +12,7 @@ from headstart.cli.application import command, write_json
 from headstart.cli.options import RunFolder
 from headstart.cli.terminal import Terminal
 from headstart.files import check_writable
-from headstart.settings.field import PATH, TEXT, Settings, option, whole
+from headstart.settings.field import PATH, TEXT, Settings, number, option, whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +24,9 @@ class _Export(Settings):
     )  # fmt: skip
     out: Path | None = option(None, "File to write.", PATH, metavar="FILE", shown="the run's name and .onnx, .xml or .tflite, here")
     max_drop: str = option("0.5%", "How much accuracy int8 may lose.", TEXT, metavar="SHARE")
+    max_difference: float = option(
+        0.001, "How far a probability may be from the run's, in other formats.", number(above=0, most=1), metavar="X"
+    )  # fmt: skip
     images: int | None = option(
         None, "How many of the run's images to compare on, at most.", whole(1), metavar="N", shown="300, for int8 1000"
     )  # fmt: skip
@@ -38,9 +41,11 @@ def export_command(terminal: Terminal, run: RunFolder, *, how: _Export) -> None:
     """Write the run as one file: images of any size in; probabilities, logits, features and the novelty score out.
 
     Resizing, cropping and normalisation are inside. Before it is written, the file is compared with the run on real images, the same arrays
-    for both; the differences are in FILE.parity.json. int8 is written only if accuracy falls by no more than --max-drop on the run's
-    test images; the layers that cause the largest error are left in float32 if need be, and each look at the test images is recorded in
-    the run. LiteRT files take one preprocessed image of a fixed size, and are made by the program onnx2tf: pipx install onnx2tf.
+    for both; the differences are in FILE.parity.json. A file that differs by more than 0.001 is refused, or, within --max-difference,
+    written under a name that says by how much, such as photos.max-diff-0.0032.onnx. int8 is written only if accuracy falls by no more than
+    --max-drop on the run's test images; the layers that cause the largest error are left in float32 if need be, and each look at the test
+    images is recorded in the run. LiteRT files take one preprocessed image of a fixed size, and are made by the program onnx2tf: pipx
+    install onnx2tf.
 
     Examples:
       headstart export runs/photos
@@ -63,8 +68,13 @@ def export_command(terminal: Terminal, run: RunFolder, *, how: _Export) -> None:
     if not report.exists():  # it says of the other files that they were written here
         beside = {".xml": [name.with_suffix(".bin")], ".tflite": [name.with_suffix(".labels.txt")]}.get(name.suffix, [])
         check_writable(name, *beside)
-    done = export(opened, name, form=how.format, max_drop=drop, images=how.images, data=how.data, listener=terminal)
+    done = export(
+        opened, name, form=how.format, max_drop=drop, max_difference=how.max_difference, images=how.images, data=how.data, listener=terminal
+    )
     terminal.tell(*(parity.summary() for parity in done.parities), *(gate.summary() for gate in done.gates[-1:]))
+    if done.files[0].name != name.name:
+        faults = "; ".join(fault for parity in done.parities for fault in parity.faults())
+        terminal.warn(f"The file is not exact, as --max-difference {how.max_difference:g} allows, and its name says so: {faults}.")
     terminal.result(" ".join(str(file) for file in (*done.files, done.report)), style="bold green")
 
 

@@ -7,6 +7,7 @@ environment of its own, and not a library here. They are of one size: preparing 
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -67,6 +68,15 @@ def write_openvino(model: Any, file: Path) -> None:
     import openvino as ov
 
     ov.save_model(model, str(file), compress_to_fp16=False)  # the default would write float16
+
+
+def add_entry(model: Any, name: str, value: Any) -> None:
+    """Add an entry to the metadata of an ONNX or OpenVINO model, as those of `headstart.export.onnx_file.metadata`."""
+    text = json.dumps(value, ensure_ascii=False)
+    if hasattr(model, "metadata_props"):
+        model.metadata_props.add(key=f"headstart.{name}", value=text)
+    else:
+        model.set_rt_info(text, ["headstart", name])
 
 
 def find_converter() -> str:

@@ -2,11 +2,12 @@
 
 The images are the run's own, found by name, confirmed by digest and decoded one at a time, as the programs of `--snippet` decode them. Run
 and file are given the same arrays. From a file, `Preprocessing` decodes a large JPEG at a reduced scale; an exported model is given all
-pixels, decoded by whoever uses it. The difference that this makes is measured as well: see `Parity.from_files`.
+pixels, decoded by whoever uses it. The difference that this makes is measured as well, and has wider limits: see `Parity.from_files`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,8 +26,10 @@ from headstart.modalities.image import Levels, image_digest, read_image, source_
 from headstart.run import Run
 
 TOLERANCE = 1e-3  # by more, no probability of a file may differ from that of the run in the same engine; of a number, as a share
+_BEYOND = 0.0011  # the first number of two digits above it
 SCORE = 0.1  # the same for the novelty score, of which 1 is about the spread over the training images
 MAX_DROP = 0.005
+FROM_FILES = 0.01  # the median difference from the run that decodes the files itself: photographs have 1e-5, and a few of them 0.1
 AGREEMENT = 0.98  # share of images that must keep their label in int8, whatever the accuracy: one that errs on others is another model
 
 
@@ -180,7 +183,8 @@ class Parity:
         novelty, same_novelty: the largest difference of the novelty score, and the share of images on the same side of its threshold;
             None for files without one.
         default_engine, against_default: the run's own engine, and the largest difference from the run in that one.
-        from_files, same_from_files: difference and share when the run decodes the files itself; reported, with no limit.
+        from_files, median_from_files, same_from_files: largest and median difference, and share, when the run decodes the files itself.
+            Single photographs near the edge of a class may differ by a lot; the median and the share have limits.
     """
 
     engine: str
@@ -196,6 +200,7 @@ class Parity:
     default_engine: str
     against_default: float
     from_files: float
+    median_from_files: float
     same_from_files: float
 
     @classmethod
@@ -209,26 +214,46 @@ class Parity:
             novelty = _largest(np.abs(outputs[NOVELTY] - own[NOVELTY]))
             same_novelty = float(((outputs[NOVELTY] > score.threshold) == (own[NOVELTY] > score.threshold)).mean())
         differences = comparison.differences(outputs, own)
+        from_files = comparison.differences(outputs, reference.from_files)
         return cls(
             engine=engine, part=reference.sample.part, images=len(reference.sample),
             output=comparison.output, decision=comparison.decision, same=comparison.same(outputs, own),
             difference=_largest(differences), median=float(np.median(differences)), novelty=novelty, same_novelty=same_novelty,
             default_engine=reference.default_engine,
             against_default=_largest(comparison.differences(outputs, reference.outputs())),
-            from_files=_largest(comparison.differences(outputs, reference.from_files)),
+            from_files=_largest(from_files), median_from_files=float(np.median(from_files)),
             same_from_files=comparison.same(outputs, reference.from_files),
         )  # fmt: skip
 
-    def faults(self) -> tuple[str, ...]:
-        """The reasons not to write a file in float32; none for one that agrees with the run."""
+    def faults(self, max_difference: float = TOLERANCE) -> tuple[str, ...]:
+        """The reasons not to write a file in float32; none for one that agrees with the run.
+
+        Where more than `TOLERANCE` is allowed, so is another label for images whose probabilities are that close: for `1 - AGREEMENT` of
+        them at most.
+        """
         found = []
-        if self.same < 1.0:
+        least = 1.0 if max_difference <= TOLERANCE else AGREEMENT if self.decision == "label" else 0.0
+        if self.same < least:
             found.append(f"{1 - self.same:.1%} of {self.images} images get another {self.decision}")
-        if not self.difference <= TOLERANCE:
-            found.append(f"{self.output} differ by {self.difference:.2g}, more than {TOLERANCE:g}")
+        if not self.difference <= max_difference:
+            found.append(f"{self.output} differ by {self.difference:.2g}, more than {max_difference:g}")
         if self.novelty is not None and not self.novelty <= SCORE:
             found.append(f"the novelty score differs by {self.novelty:.2g}, more than {SCORE:g}")
+        if not self.median_from_files <= max(FROM_FILES, max_difference):
+            found.append(
+                f"from the run on the files themselves, {self.output} differ by {self.median_from_files:.2g} in the median, more than "
+                f"{max(FROM_FILES, max_difference):g}"
+            )
+        if self.decision == "label" and (1 - self.same_from_files) * self.images > max(1, (1 - AGREEMENT) * self.images) + 1e-6:
+            found.append(f"{1 - self.same_from_files:.1%} of {self.images} images get another label from the run on the files themselves")
         return tuple(found)
+
+    def allowing(self) -> float | None:
+        """The smallest `max_difference`, of two digits, that has no faults; None where none has."""
+        value = max(rounded_up(self.difference), TOLERANCE if not self.faults() else _BEYOND)
+        if not self.median_from_files <= FROM_FILES:
+            value = max(value, rounded_up(self.median_from_files))
+        return None if value > 1 or self.faults(value) else value
 
     def summary(self) -> str:
         """One line for the user."""
@@ -303,6 +328,14 @@ def read_drop(text: str) -> float:
 def agreement(one: npt.NDArray[Any], other: npt.NDArray[Any], link: Link) -> float:
     """Share of images for which two sets of probabilities (n, k) give the same decision."""
     return float(link.correct(link.decisions(one), link.decisions(other)).mean())
+
+
+def rounded_up(value: float) -> float:
+    """To two significant digits, never below the value; infinity and 0 are themselves."""
+    if not 0 < value < math.inf:
+        return value
+    digits = 1 - math.floor(math.log10(value))
+    return round(math.ceil(value * 10**digits) / 10**digits, digits)
 
 
 def _largest(values: npt.NDArray[Any]) -> float:
