@@ -325,6 +325,29 @@ def test_neighbours_vote() -> None:
     assert head.predict(np.array([[1.5], [10.2]], dtype=np.float32)).tolist() == [0, 1]
 
 
+@every_head
+def test_probabilities_do_not_jump(head: Head) -> None:
+    """From one image to another of another class, in small steps: a pixel that is rounded the other way changes little."""
+    X, y = blobs(90, 3, spread=0.5)
+    head.fit(X, y)
+    for start, stop in ((0, 1), (1, 2), (5, 0)):
+        one, other = X[y == y[start]][0], X[y == y[stop]][-1]
+        steps = np.linspace(0, 1, 4001, dtype=np.float32)[:, None]
+        probabilities = head.predict_proba(one + steps * (other - one))
+        assert np.abs(np.diff(probabilities, axis=0)).max() < 0.01
+        assert np.ptp(probabilities, axis=0).max() > 0.5
+
+
+def test_neighbours_far_away_or_as_near_as_each_other_all_count() -> None:
+    X = np.repeat(np.eye(2, dtype=np.float32), 3, axis=0)
+    head = NearestNeighboursHead(neighbours=2).fit(X, [0, 0, 0, 1, 1, 1])
+    assert np.isfinite(head.logits(X)).all()
+    assert head.predict(X).tolist() == [0, 0, 0, 1, 1, 1]
+    every = NearestNeighboursHead(neighbours=6).fit(X, [0, 0, 0, 0, 1, 1])  # one fewer than there are
+    assert every.neighbours_ == 5
+    assert np.isfinite(every.logits(X)).all()
+
+
 def test_nearest_centroid_is_nearest() -> None:
     X, y = blobs(90, 3)
     head = NearestCentroidHead().fit(X, y)

@@ -54,14 +54,14 @@ class OnnxGraph:
         self._nodes.append(helper.make_node(operator, list(inputs), [name], name=name, **attributes))
         return name
 
-    def top(self, values: str, count: int, *, largest: bool = True) -> str:
-        """Add TopK over the columns of `values` (N, n) and return the name of the places, int64 (N, count), the best first."""
+    def top(self, values: str, count: int, *, largest: bool = True) -> tuple[str, str]:
+        """Add TopK over the columns of `values` (N, n); return the names of values and places, int64, (N, count), the best first."""
         from onnx import helper
 
         name = self._fresh("topk")
         inputs, outputs = [values, self.integers(count)], [f"{name}_values", name]
         self._nodes.append(helper.make_node("TopK", inputs, outputs, name=name, axis=1, largest=int(largest), sorted=1))
-        return name
+        return outputs[0], outputs[1]
 
     def graft(self, model: onnx.ModelProto, *, feed: Mapping[str, str]) -> dict[str, str]:
         """Copy the nodes of another model into this graph, and return its output names mapped to names here.

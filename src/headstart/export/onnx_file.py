@@ -146,7 +146,7 @@ def _nearest(graph: OnnxGraph, values: str, arrays: Arrays) -> str:
     points = graph.constant(stored)
     squares = graph.node("Gemm", own, points, graph.constant((stored**2).sum(axis=1)), alpha=-2.0, transB=1)
     count = min(NEIGHBOURS, len(stored))
-    places = graph.top(squares, count, largest=False)
+    _, places = graph.top(squares, count, largest=False)
     # again from the differences: close to 0 the expanded form is all rounding
     away = graph.node("Sub", graph.node("Gather", points, places, axis=0), graph.node("Unsqueeze", own, graph.integers(1)))
     exact = graph.node("Add", _sum(graph, _squares(graph, away), 2, keepdims=0), across)

@@ -16,6 +16,9 @@ from headstart.onnx_graph import OnnxGraph
 from headstart.settings.field import require, whole
 
 NEIGHBOURS = (1, 3, 5, 10, 20, 40)
+TAPER = 0.5
+"""A neighbour loses its vote over so much of the squared distance, so that none comes or goes at once: see `_vote_weights`."""
+_NEAR = 1e-5  # of the mean squared norm: below it distances are all rounding
 
 
 class NearestCentroidHead(LinearHead):
@@ -81,7 +84,8 @@ def _centroid_scores(X: Features, sums: Floats, all_sum: Floats, member: Floats,
 class NearestNeighboursHead(Head):
     """Votes of the nearest training images (`support_`, float32 (n, D)), as calibrated log-odds.
 
-    How many vote is by default chosen among `NEIGHBOURS` by leave-one-out log loss. Class weights are weights of the votes.
+    How many vote is by default chosen among `NEIGHBOURS` by leave-one-out log loss. Class weights are weights of the votes. The vote of an
+    image that is hardly nearer than the first one without a vote counts less, down to nothing: the output is continuous.
     """
 
     name, title, chosen = "neighbours", "nearest neighbours", ("neighbours",)
@@ -98,10 +102,12 @@ class NearestNeighboursHead(Head):
             votes *= (targets.weights / targets.weights.mean())[:, None].astype(np.float32)
         self.support_, self.votes_ = X, np.ascontiguousarray(votes)
         most = max(1, min(len(X) - 1, max(NEIGHBOURS) if self.neighbours is None else self.neighbours))
-        nearest, alone = _nearest_others(X, most, targets.groups)
+        nearest, away = _nearest_others(X, min(most + 1, len(X)), targets.groups)
+        alone = np.isinf(away[:, :most]).any(axis=1)
         best: tuple[float, int, Calibration, Floats] | None = None
         for count in (most,) if self.neighbours is not None else sorted({min(count, most) for count in NEIGHBOURS}):
-            scores = _vote_scores(_shares(votes, nearest[:, :count]), count, link=targets.link)
+            weights = _vote_weights(away[:, : count + 1], self._near())
+            scores = _vote_scores(votes, nearest[:, :count], weights, link=targets.link)
             scores[alone] = scores.mean(axis=0)
             calibration = targets.calibrate(scores)
             logits = calibration(scores)
@@ -115,31 +121,46 @@ class NearestNeighboursHead(Head):
         self.shift_ = calibration.shift.astype(np.float32)
         self.calibration_ = calibration
 
+    def _near(self) -> float:
+        return _NEAR * float(squared_norms(self.support_).mean(dtype=np.float64)) or 1.0
+
     def _logits(self, X: Features) -> npt.NDArray[Any]:
         count = int(self.count_[0])
         norms = squared_norms(self.support_)
         out = np.empty((len(X), self.votes_.shape[1]))
         for rows in blocks(len(X), _block(len(norms))):
-            closeness = 2 * (X[rows] @ self.support_.T) - norms
-            nearest = _largest(closeness, count)
-            out[rows] = _vote_scores(_shares(self.votes_, nearest), count, link=self.link_)
+            closeness = (2 * X[rows]) @ self.support_.T - norms
+            nearest = _largest(closeness, min(count + 1, len(norms)))
+            away = squared_norms(X[rows])[:, None] - np.take_along_axis(closeness, nearest, axis=1)
+            weights = _vote_weights(away, self._near()) if len(norms) > count else np.ones_like(away)
+            out[rows] = _vote_scores(self.votes_, nearest[:, :count], weights, link=self.link_)
         return out * self.scale_ + self.shift_
 
     def write_onnx(self, graph: OnnxGraph, features: str) -> str:
         """Append the head to a graph: `features` names a float32 value (N, D). Returns the name of the logits, float32 (N, k)."""
         self.check_fitted("classes_")
-        count = int(self.count_[0])
-        products = graph.node("Gemm", features, graph.constant(2 * self.support_), graph.constant(-squared_norms(self.support_)), transB=1)
-        nearest = graph.top(products, count)
-        votes = graph.node("Gather", graph.constant(self.votes_), nearest, axis=0)
-        share = graph.node("ReduceMean", votes, axes=[1], keepdims=0)
-        doubt = 1 / (count + 1)
-        undecided = graph.constant(doubt / self.link_.outcomes(self.votes_.shape[1]))
-        smooth = graph.node("Add", graph.node("Mul", share, graph.constant(1 - doubt)), undecided)
-        score = graph.node("Log", smooth)
+        count, node, constant = int(self.count_[0]), graph.node, graph.constant
+        products = node("Gemm", features, constant(2 * self.support_), constant(-squared_norms(self.support_)), transB=1)
+        weights = constant(np.ones((1, count)))
+        closeness, nearest = graph.top(products, min(count + 1, len(self.support_)))
+        if len(self.support_) > count:
+            closest, last = (_columns(graph, closeness, *ends) for ends in ((0, count), (count, count + 1)))
+            nearest, near = _columns(graph, nearest, 0, count), constant(self._near())
+            edge = node("Sub", node("ReduceSum", node("Mul", features, features), graph.integers(1), keepdims=1), last)
+            width = node("Add", node("Mul", node("Max", edge, constant(0.0)), constant(TAPER)), near)
+            weights = node("Min", node("Div", node("Add", node("Sub", closest, last), near), width), constant(1.0))
+        votes = node("Mul", node("Gather", constant(self.votes_), nearest, axis=0), node("Unsqueeze", weights, graph.integers(2)))
+        total = node("Add", node("ReduceSum", weights, graph.integers(1), keepdims=1), constant(1.0))
+        undecided = constant(1 / self.link_.outcomes(self.votes_.shape[1]))
+        smooth = node("Div", node("Add", node("ReduceSum", votes, graph.integers(1), keepdims=0), undecided), total)
+        score = node("Log", smooth)
         if self.link_.independent:
-            score = graph.node("Sub", score, graph.node("Log", graph.node("Sub", graph.constant(1.0), smooth)))
-        return graph.node("Add", graph.node("Mul", score, graph.constant(self.scale_)), graph.constant(self.shift_))
+            score = node("Sub", score, node("Log", node("Sub", constant(1.0), smooth)))
+        return node("Add", node("Mul", score, constant(self.scale_)), constant(self.shift_))
+
+
+def _columns(graph: OnnxGraph, values: str, start: int, stop: int) -> str:
+    return graph.node("Slice", values, graph.integers(start), graph.integers(stop), graph.integers(1))
 
 
 def _block(columns: int) -> int:
@@ -147,18 +168,27 @@ def _block(columns: int) -> int:
     return max(16, min(BLOCK, 2**22 // columns))
 
 
-def _shares(votes: npt.NDArray[np.float32], nearest: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-    """Mean votes (n, k) of the nearest (n, count)."""
-    shares = np.empty((len(nearest), votes.shape[1]), dtype=np.float32)
+def _vote_weights(away: npt.NDArray[Any], near: float) -> npt.NDArray[Any]:
+    """How much each neighbour but the last counts, 0 to 1 (n, count), from ascending squared distances (n, count + 1).
+
+    All count fully that are nearer than the last, which has no vote, by the share `TAPER` of its squared distance; one as far as it counts
+    nothing, so that the sum of the votes does not jump where two change places. `near` is a squared distance that is as good as none.
+    Where there are no more neighbours (infinitely far), all count fully.
+    """
+    edge = np.maximum(away[:, -1:], 0)
+    with np.errstate(invalid="ignore"):
+        weights = np.minimum((edge - away[:, :-1] + near) / (TAPER * edge + near), 1)
+    return np.where(np.isinf(edge), 1.0, weights)
+
+
+def _vote_scores(
+    votes: npt.NDArray[np.float32], nearest: npt.NDArray[np.int64], weights: npt.NDArray[Any], *, link: Link
+) -> Floats:  # fmt: skip
+    """Logarithms of the shares of the votes (m, k) of the nearest (n, count), weighted (n, count), with one undecided vote added."""
+    smooth = np.empty((len(nearest), votes.shape[1]))
     for rows in blocks(len(nearest)):
-        shares[rows] = votes[nearest[rows]].mean(axis=1)
-    return shares
-
-
-def _vote_scores(share: npt.NDArray[Any], count: int, *, link: Link) -> Floats:
-    """Logarithms of the shares of votes, with one undecided vote added."""
-    doubt = 1 / (count + 1)
-    smooth = share.astype(np.float64) * (1 - doubt) + doubt / link.outcomes(share.shape[1])
+        total = weights[rows].sum(axis=1, keepdims=True) + 1
+        smooth[rows] = (np.einsum("ij,ijk->ik", weights[rows], votes[nearest[rows]]) + 1 / link.outcomes(votes.shape[1])) / total
     return np.asarray(np.log(smooth) - np.log(1 - smooth) if link.independent else np.log(smooth))
 
 
@@ -172,11 +202,11 @@ def _largest(closeness: npt.NDArray[np.float32], count: int) -> npt.NDArray[np.i
     return np.take_along_axis(part, order, axis=1)
 
 
-def _nearest_others(X: Features, count: int, groups: Groups) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """The nearest rows of other groups (n, count), and which rows have too few of them."""
+def _nearest_others(X: Features, count: int, groups: Groups) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """The nearest rows of other groups, and their squared distances, both (n, count); infinite where there are too few of them."""
     norms = squared_norms(X)
     nearest = np.empty((len(X), count), dtype=np.int64)
-    alone = np.zeros(len(X), dtype=bool)
+    away = np.empty((len(X), count), dtype=np.float32)
     for block in blocks(len(X), _block(len(X))):
         rows = np.arange(block.start, block.stop)
         closeness = 2 * (X[block] @ X.T) - norms
@@ -185,5 +215,5 @@ def _nearest_others(X: Features, count: int, groups: Groups) -> tuple[npt.NDArra
         else:
             closeness[groups[rows, None] == groups] = -np.inf
         nearest[rows] = _largest(closeness, count)
-        alone[rows] = np.isneginf(np.take_along_axis(closeness, nearest[rows], axis=1)).any(axis=1)
-    return nearest, alone
+        away[rows] = norms[rows, None] - np.take_along_axis(closeness, nearest[rows], axis=1)
+    return nearest, away
