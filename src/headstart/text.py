@@ -34,6 +34,15 @@ def percent(share: float, *, digits: int = 1) -> str:
     return (text.rstrip("0").rstrip(".") if share in (0, 1) else text) + " %"
 
 
+def duration(seconds: float) -> str:
+    """Return seconds as ``250 ms``, ``9.8 s``, ``61 min 40 s``, and ``-`` for nan."""
+    if math.isnan(seconds):
+        return "-"
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    return f"{seconds:.1f} s" if seconds < 100 else f"{int(seconds) // 60} min {int(seconds) % 60} s"
+
+
 def plural(count: int, noun: str) -> str:
     """Return ``1 image``, ``300 images`` or ``2 classes``."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}{'es' if noun.endswith('s') else 's'}"

@@ -20,7 +20,17 @@ from typing import TYPE_CHECKING, Any
 
 from headstart.backbones import timm_models
 from headstart.backbones.composed import Specification, check_size, composed_digest, composed_module, composed_record, joined, mirrored
-from headstart.backbones.records import Backbone, BackboneRecord, Conversion, Layer, find_in_catalogue, folded, layers_from_sizes, spellings
+from headstart.backbones.records import (
+    Backbone,
+    BackboneRecord,
+    Conversion,
+    Layer,
+    catalogue,
+    find_in_catalogue,
+    folded,
+    layers_from_sizes,
+    spellings,
+)  # fmt: skip
 from headstart.backbones.weights import RANDOM, Announce, Weights, find_weights, given_file
 from headstart.errors import BackboneError, ParameterError, nearest
 from headstart.files import file_digest, replacing, write_file
@@ -100,6 +110,17 @@ def load_backbone(
     else:
         parts = [dataclasses.replace(part, record=record) for part, record in zip(parts, records, strict=True)]
     return parts[0] if len(parts) == 1 else dataclasses.replace(networks.composed(parts, whole, joined), parts=tuple(parts))
+
+
+def at_hand(cache: Path | None) -> tuple[str, ...]:
+    """The shortest names of the catalogue's backbones that can be used without a download, the most accurate on ImageNet first.
+
+    They are those that come with Headstart, before those whose converted network lies in the cache folder.
+    """
+    networks = None if cache is None else NetworkCache(cache)
+    found = [record for record in catalogue() if record.embedded or (networks is not None and networks.find(record.name) is not None)]
+    found.sort(key=lambda record: (not record.embedded, -(record.top1 or 0)))
+    return tuple(record.short for record in found)
 
 
 def _load(name: str, weights: str | Path | None, networks: NetworkCache, *, announce: Announce, seed: int) -> Backbone:

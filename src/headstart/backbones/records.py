@@ -54,6 +54,11 @@ class BackboneRecord:
         return self.source.startswith(EMBEDDED_SOURCE)
 
     @property
+    def short(self) -> str:
+        """The first alias, or the name."""
+        return self.aliases[0] if self.aliases else self.name
+
+    @property
     def figure_sources(self) -> dict[str, str]:
         """Where each figure was taken from."""
         computed = "computed from timm's network by docs/make_catalogue.py"

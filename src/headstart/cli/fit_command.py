@@ -67,6 +67,8 @@ def fit_command(
       headstart fit xrays/ --group-from 'person(\d+)_'
           a patient never stands on both sides of a split
       headstart fit list.csv --head logistic --folds 5
+      headstart fit photos/ --budget 10m
+          chooses the backbone, its image size and views within ten minutes
       headstart fit photos/ --strategy partial
           trains the last stages of the backbone too; needs headstart[torch]
       headstart fit photos/ --shard 1/4 --cache shard1
@@ -154,6 +156,8 @@ def _name_of(data: str) -> str:
 def show_result(result: FitResult, terminal: Terminal) -> None:
     """Print the summary; the last line is the result, the same on a terminal and in a pipe."""
     terminal.tell(*result.test.lines(), "")
+    if chosen := next((row for row in result.tried if row.outcome == "chosen"), None):
+        terminal.fact("backbone", f"{chosen.backbone}, the best of {plural(sum(row.images > 0 for row in result.tried), 'tried one')}")
     terminal.fact("head", result.head)
     terminal.fact("why", result.choice.reason)
     if result.probe is not None:

@@ -90,6 +90,15 @@ class BackboneExtractor:
         return self.backbone.layers
 
     @cached_property
+    def parts(self) -> tuple[BackboneExtractor, ...]:
+        """The extractors of the networks that are joined in this one, where it is several; else itself."""
+        parts = self.backbone.parts
+        return tuple(self._of(part) for part in parts) if parts else (self,)
+
+    def _of(self, part: Backbone) -> BackboneExtractor:
+        return BackboneExtractor(part, preprocessing=self.preprocessing, engine=self._engine_kind, weights=self._weights, warn=self._warn)
+
+    @cached_property
     def engine(self) -> Engine:
         """The engine, opened on first use: a fit whose features are all stored never pays for it."""
         if not self.backbone.tuned and (self._engine_kind == "torch" or (self._engine_kind == "auto" and gpu_is_there())):
@@ -131,12 +140,11 @@ class BackboneExtractor:
         self, images: Images, *, store: FeatureStore | None, progress: Progress | None, warn: Callable[[str], None] | None
     ) -> Features:
         """The features of several networks, each computed and stored by itself: another combination finds them there."""
-        parts, found = self.backbone.parts, []
-        for number, part in enumerate(parts):
-            extractor = BackboneExtractor(part, preprocessing=self.preprocessing, engine=self._engine_kind, weights=self._weights)
-            told = None if progress is None else _part_of(progress, number, len(parts))
-            found.append(extractor(images, store=store, progress=told, warn=warn or self._warn))
-        values = _joined(parts, [features.values for features in found])
+        found = []
+        for number, part in enumerate(self.parts):
+            told = None if progress is None else _part_of(progress, number, len(self.parts))
+            found.append(part(images, store=store, progress=told, warn=warn or self._warn))
+        values = _joined(self.backbone.parts, [features.values for features in found])
         return replace(found[0], values=values, computed=max(features.computed for features in found))
 
 

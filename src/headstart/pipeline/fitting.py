@@ -27,6 +27,7 @@ from headstart.modalities.image.levels import levels_note
 from headstart.pipeline.reading import check, read, split, without_test
 from headstart.pipeline.result import FitResult, ProbeTest, ShardResult
 from headstart.pipeline.resuming import check_resumable, checkpoints_of, resumable_or_removed
+from headstart.pipeline.searching import search
 from headstart.pipeline.writing import write
 from headstart.progress import Listener, Seconds
 from headstart.run import check_target, reserved
@@ -96,10 +97,17 @@ def _fit(
             command = str(CheckpointFolder.beside(out).plan().get("command", ""))
         context = LearningContext(settings=settings, prepared=prepared, listener=listener, resumable=checkpoints)
         with resumable_or_removed(checkpoints, command=_command_to_resume(data, out)), processes.ending_together():
-            learned = task.fit(table, context)
-            seconds |= learned.seconds
+            searched = None
+            if settings.budget is not None:
+                with seconds.lap("search"):
+                    searched = search(task, table, context, until=began + settings.budget)
+                learned, table, context = searched.learned, searched.table, replace(context, prepared=searched.prepared)
+            else:
+                learned = task.fit(table, context)
+                seconds |= learned.seconds
             result = _tested(task, learned, table, context, out=out, seconds=seconds)
-            result = replace(result, held_out=held_out, findings=(*findings, *result.findings))
+            tried = () if searched is None else searched.tried
+            result = replace(result, held_out=held_out, findings=(*findings, *result.findings), tried=tried)
             if out is not None and processes.is_first:
                 listener.stage("Writing the run")
                 with seconds.lap("writing"):

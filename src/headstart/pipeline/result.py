@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -15,7 +15,7 @@ from headstart.data import Dataset
 from headstart.errors import ImageError
 from headstart.features.table import FeatureTable
 from headstart.metrics import PairedDifference, paired_difference
-from headstart.selection import Choice
+from headstart.selection import Choice, Tried
 from headstart.settings import FitSettings
 from headstart.tasks import Evaluation, Judged, Learned, Outputs, Task
 
@@ -77,6 +77,7 @@ class FitResult:
         settings: of the fit.
         test: the evaluation on the test part.
         tested: the outputs that gave it, by name, in the order of the test part.
+        tried: the backbones that a search within a budget considered; empty where there was none.
         held_out: a sentence on where the test part came from.
         cross_validation: the evaluation over the folds of the training part, if asked for.
         findings: what is known to be wrong with the data, the gravest first.
@@ -93,6 +94,7 @@ class FitResult:
     test: Evaluation
     tested: Outputs
     judged: Judged
+    tried: tuple[Tried, ...] = ()
     held_out: str = ""
     cross_validation: Evaluation | None = None
     findings: tuple[Finding, ...] = ()
@@ -131,7 +133,8 @@ class FitResult:
         from headstart.classifier import TransferClassifier
 
         classes = np.asarray(self.choice.estimator.classes_)
-        return TransferClassifier.of_learned(self.learned, self.settings, classes=classes)
+        settings = replace(self.settings, backbone=self.learned.prepared.settings.backbone)
+        return TransferClassifier.of_learned(self.learned, settings, classes=classes)
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from headstart.report.training import duration, learning_section, training_section
+from headstart.report.training import learning_section, training_section
 from headstart.sections import Bar, Block, Bullets, Code, Fold, Heading, Interval, Notice, Paragraph, Section, Span, Table, Text
-from headstart.text import number, percent, plural
+from headstart.text import duration, number, percent, plural
 
 if TYPE_CHECKING:
     from headstart.audit.copies import LeakTest
@@ -119,8 +119,25 @@ def evidence_section(record: FitRecord, *, trained: bool) -> Section:
         )
         open_rows = rows[:OPEN_ROWS] + [row for row in rows[OPEN_ROWS:] if row.chosen]
         whole = (Fold(f"All {len(rows)}", (_candidate_table(rows),)),) if len(open_rows) < len(rows) else ()
-        blocks = (*lead, _candidate_table(open_rows), *whole, Paragraph(legend, "quiet"))
+        blocks = (*lead, *_tried(record), _candidate_table(open_rows), *whole, Paragraph(legend, "quiet"))
     return Section(anchor="tried", heading="Model selection", word="Selection", blocks=blocks)
+
+
+def _tried(record: FitRecord) -> tuple[Block, ...]:
+    """The backbones that a search within a budget considered, in the order in which it did."""
+    if not record.tried:
+        return ()
+    cells: list[tuple[Text, ...]] = []
+    for row in record.tried:
+        error = "" if math.isnan(row.accuracy_error) else f" ± {row.accuracy_error:.4f}"
+        scores = (f"{number(row.accuracy)}{error}", number(row.log_loss), str(row.images) if row.images else "-")
+        name = (row.backbone, " ", Span("selected", "tag")) if row.outcome == "chosen" else row.backbone
+        note = row.reason if row.outcome in ("skipped", "dropped") else ""
+        cells.append((name, *scores, duration(row.milliseconds / 1000), duration(row.seconds), f"{row.outcome}: {note}" if note else ""))
+    marked = frozenset(index for index, row in enumerate(record.tried) if row.outcome == "chosen")
+    head = ("backbone", "accuracy", "log loss", "on images", "an image", "time", "")
+    text = "Backbones within the budget, each with the best head on its features; the scores are from training images, out of sample."
+    return Paragraph(text), Table(head=head, rows=tuple(cells), layout="evidence", marked=marked)
 
 
 def _candidate_table(rows: Sequence[Candidate]) -> Table:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from headstart.sections import Axis, Block, Bullets, Charts, Fold, LineChart, Mark, Paragraph, Section, Series, Span, Table, Text
-from headstart.text import enumeration, number, percent, plural
+from headstart.text import duration, enumeration, number, percent, plural
 
 if TYPE_CHECKING:
     from headstart.selection import LearningCurve
@@ -150,15 +150,6 @@ def _numbers(history: History) -> Table:
 
 def _validated(history: History) -> bool:
     return any(epoch.val_loss is not None or epoch.val_accuracy is not None for epoch in history.epochs)
-
-
-def duration(seconds: float) -> str:
-    """Return ``250 ms``, ``9.8 s``, ``61 min 40 s``, and ``-`` for nan."""
-    if math.isnan(seconds):
-        return "-"
-    if seconds < 1:
-        return f"{seconds * 1000:.0f} ms"
-    return f"{seconds:.1f} s" if seconds < 100 else f"{int(seconds) // 60} min {int(seconds) % 60} s"
 
 
 def lr_chart(found: LearningRates) -> LineChart:

@@ -13,7 +13,7 @@ from headstart.audit.copies import LeakTest
 from headstart.errors import HeadstartError, RunError
 from headstart.reliability import ReliabilityTest
 from headstart.run.manifest import plain
-from headstart.selection import Candidate, LearningCurve
+from headstart.selection import Candidate, LearningCurve, Tried
 from headstart.training.history import History
 
 
@@ -37,8 +37,8 @@ class TrainingRecord:
 class FitRecord:
     """How a fit went: what was chosen, why, and everything that was tried; where the test part came from; time by stage.
 
-    `leaks` are scores with and without test inputs that training has seen in some form; `refused` holds (name, reason) of inputs that could
-    not be read; `notes` tell what was met while reading.
+    `tried` are the backbones that a search within a budget considered. `leaks` are scores with and without test inputs that training has
+    seen in some form; `refused` holds (name, reason) of inputs that could not be read; `notes` tell what was met while reading.
     """
 
     title: str
@@ -46,6 +46,7 @@ class FitRecord:
     features: str
     reason: str = ""
     evidence: tuple[Candidate, ...] = ()
+    tried: tuple[Tried, ...] = ()
     held_out: str = ""
     seconds: Mapping[str, float]
     training: TrainingRecord | None = None

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from headstart.errors import ParameterError
+from headstart.errors import ParameterError, setting
 from headstart.settings.field import PATH, SWITCH, TEXT, Settings, documented, either, instance_of, number, one_of, option, table_of, whole
 from headstart.settings.fine_tuning import FineTuning
 
@@ -21,6 +22,13 @@ def _columns(typed: Sequence[str]) -> dict[str, str]:
         if kind not in _COLUMNS or not (name or text in ("split=", "group=")):
             raise ParameterError(f"--column takes path=NAME, label=NAME, split=NAME or group=NAME (split=, group= for none); got {text!r}.")
     return {kind: name for kind, _, name in pairs}
+
+
+def _seconds(typed: str) -> float:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", typed.strip().casefold())
+    if not found or not float(found[1]):
+        raise ParameterError(f"--budget takes a time such as 90s, 10m or 1h, got {typed!r}.")
+    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
 
 
 @documented
@@ -60,6 +68,10 @@ class FitSettings(ListOptions):
     )  # fmt: skip
     weights: str | Path | None = option(
         None, "Backbone weights: .safetensors, or .pth (read safely).", PATH, metavar="FILE", details="By default the published ones."
+    )  # fmt: skip
+    budget: float | None = option(
+        None, "Choose the backbone, image size and views within this time: 90s, 10m, 1h.", number(above=0), metavar="TIME", parse=_seconds,
+        details="In seconds, for the whole fit. `backbone` is where the search begins; without a budget it is what is used.",
     )  # fmt: skip
     head: str = option(
         "auto", "auto, logistic, ridge, kernel_ridge, neighbours or centroid.",
@@ -101,3 +113,11 @@ class FitSettings(ListOptions):
         None, "Train the backbone and its head further, as this says; None leaves the backbone frozen.",
         instance_of(FineTuning, "a FineTuning"), flag="", nested=FineTuning,
     )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.budget is not None and self.fine_tuning is not None:
+            raise ParameterError(
+                f"{setting('budget')} chooses the backbone for a head on frozen features, so it cannot be combined with a training. "
+                f"Leave one of them out: {setting('budget')}, or {setting('strategy')}."
+            )
