@@ -31,6 +31,7 @@ from served import TestClient
 
 Said = Mapping[str, tuple[str, float]]
 KINDS = ("rings", "stripes", "checks")
+LARGE = "large.jpg"  # decoded at a reduced scale by all but the printed program: see benchmarks/decoding_scale.py for what that changes
 
 
 def files_of_all_modes(folder: Path) -> Path:
@@ -39,6 +40,8 @@ def files_of_all_modes(folder: Path) -> Path:
         (folder / name).mkdir(parents=True)
         for title, data in [*every_mode(draw(kind, 700 + kind, side=64))][kind :: len(KINDS)]:
             (folder / name / title).write_bytes(data)
+        large = Image.fromarray(draw(kind, 790, side=64)).resize((1203, 1101), Image.Resampling.BICUBIC)
+        (folder / name / LARGE).write_bytes(encoded(large, "JPEG", quality=92))
     for number, row in enumerate(row for row in ROWS if row.read is not None):
         suffix = {"JPEG": "jpg", "WebP": "webp", "GIF": "gif", "BMP": "bmp", "PNG": "png"}.get(row.format, "tif")
         (folder / "rings" / f"row {number}.{suffix}").write_bytes(row.data)
@@ -124,5 +127,9 @@ def by_the_estimator(run: Run, result: FitResult, paths: list[Path], folder: Pat
 def test_every_entrance_says_the_same(case: Case, tmp_path: Path, entrance: Callable[[Run, FitResult, list[Path], Path], Said]) -> None:
     said = entrance(case.run, case.result, case.paths, tmp_path)
     assert said.keys() == case.expected.keys()
-    wrong = {name: (said[name], of) for name, of in case.expected.items() if said[name][0] != of[0] or abs(said[name][1] - of[1]) > 1e-3}
+    wrong = {}
+    for name, (label, probability) in case.expected.items():
+        scaled = Path(name).name == LARGE and entrance is by_the_program
+        if said[name][0] != label or abs(said[name][1] - probability) > (0.01 if scaled else 1e-3):
+            wrong[name] = (said[name], (label, probability))
     assert not wrong

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import time
 from pathlib import Path
@@ -16,6 +17,7 @@ from PIL import Image
 from headstart.errors import ImageError, ParameterError
 from headstart.modalities.image import Preprocessing, image_digest, is_image_name, quiet_decoding, read_image
 from headstart.modalities.image import decode as decoding
+from headstart.modalities.image.preprocessing import OVERSAMPLING
 
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -48,11 +50,43 @@ def test_jpeg_equals_pillow_within_rounding() -> None:
     assert np.abs(ours - theirs).max() <= 2
 
 
-def test_jpeg_is_decoded_at_reduced_scale_but_not_below_what_is_needed() -> None:
-    data = encoded(Image.fromarray(gradient(960, 1280)), "JPEG")
-    pixels = read_image(data, at_least=256)
-    assert 256 <= min(pixels.shape[:2]) < 400
-    assert read_image(data).shape == (960, 1280, 3)
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 400), st.integers(1, 400), st.integers(1, 120), st.sampled_from(["RGB", "CMYK"]))
+def test_jpeg_is_decoded_at_reduced_scale_but_not_below_what_is_needed(height: int, width: int, at_least: int, mode: str) -> None:
+    data = encoded(Image.new(mode, (width, height)), "JPEG")
+    steps = [step for step in (1, 2, 4, 8) if min(height, width) // step >= at_least or step == 1]
+    pixels, (left, top, right, bottom) = decoding.read_reduced(data, at_least=at_least)
+    assert pixels.shape == (-(-height // steps[-1]), -(-width // steps[-1]), 3)
+    assert (left, top, right, bottom) == (0, 0, width / steps[-1], height / steps[-1])
+    assert read_image(data).shape == (height, width, 3)
+
+
+def photograph(height: int, width: int) -> np.ndarray:
+    """Detail of all sizes down to single pixels."""
+    rng = np.random.default_rng(0)
+    layers = [rng.integers(0, 256, (height // step, width // step, 3), dtype=np.uint8) for step in (1, 4, 16, 64)]
+    sized = [np.asarray(Image.fromarray(layer).resize((width, height), Image.Resampling.BICUBIC), np.float64) for layer in layers]
+    return (0.1 * sized[0] + 0.2 * sized[1] + 0.3 * sized[2] + 0.4 * sized[3]).round().astype(np.uint8)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("mode", ["RGB", "CMYK"])
+def test_reduced_decoding_is_full_decoding_within_rounding(mode: str, orientation: int) -> None:
+    """Also where the sides are no multiple of the scale, wherever the orientation puts the incomplete pixels."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(Image.fromarray(photograph(483, 605)).convert(mode), "JPEG", quality=92, exif=exif)
+    for preprocessing in (Preprocessing(32, crop=0.875), Preprocessing(56, fit="squash", interpolation="bilinear")):
+        least = math.ceil(OVERSAMPLING * preprocessing.size / preprocessing.crop)
+        assert least <= min(read_image(data, at_least=least).shape[:2]) < 483
+        differences = np.abs(preprocessing(data).astype(int) - preprocessing(read_image(data)))
+        assert differences.mean() < 0.8
+        assert differences.max() <= 4
+
+
+def test_an_image_that_would_fill_the_memory_is_reduced_further_than_asked() -> None:
+    assert decoding._reduction(15_000, 16_000, 8192) == 2
+    assert decoding._reduction(9_000, 11_000, 8192) == 1
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -32,9 +32,10 @@ if TYPE_CHECKING:
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 Levels: TypeAlias = tuple[float, float] | None
+Box: TypeAlias = tuple[float, float, float, float]
 ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | npt.NDArray[Any] | Image.Image"
 
-DECODER_VERSION = 2
+DECODER_VERSION = 3
 """Part of every extractor's id: raise it whenever a change here alters a single pixel."""
 
 MAX_PIXELS = 100_000_000
@@ -146,19 +147,53 @@ def read_image(source: ImageSource, *, at_least: int | None = None, name: str | 
     """Decode one image to upright RGB: uint8 (H, W, 3), C-contiguous.
 
     Arrays are uint8 (H, W), (H, W, 1), (H, W, 3) or (H, W, 4). Both sides may be reduced while decoding, but not below `at_least` pixels
-    (JPEG only, in steps of an eighth). An ImageError, with the reason, calls the image `name`; by default by its path. Samples of more than
-    8 bits are scaled from `levels`, black and white, to 0 and 255; by default as their type and their own values suggest.
+    (JPEG only, to a half, a quarter or an eighth). An ImageError, with the reason, calls the image `name`; by default by its path. Samples
+    of more than 8 bits are scaled from `levels`, black and white, to 0 and 255; by default as their type and their own values suggest.
+    """
+    return read_reduced(source, at_least=at_least, name=name, levels=levels)[0]
+
+
+def read_reduced(source: ImageSource, *, at_least: int | None = None, name: str | None = None, levels: Levels = None) -> tuple[Pixels, Box]:
+    """As `read_image`, and where the image lies among the pixels: left, top, right and bottom, float.
+
+    A JPEG of 1001 columns, reduced to a half, has 501. The image ends in the middle of the last one: whoever takes that for a whole one
+    moves all others by up to half a pixel.
     """
     name = name or image_name(source)
     data = source_bytes(source)
     if isinstance(data, np.ndarray):
-        return _from_array(data, name)
+        return _unreduced(_from_array(data, name))
     if not isinstance(data, bytes):
         return _decode_with_pillow(data, name, at_least, levels)
     if not data:
         raise ImageError(name, _EMPTY)
-    pixels = _decode_jpeg(data, name, at_least) if data[:3] == b"\xff\xd8\xff" else None
-    return _decode_with_pillow(data, name, at_least, levels) if pixels is None else pixels
+    found = _decode_jpeg(data, name, at_least) if data[:3] == b"\xff\xd8\xff" else None
+    return _decode_with_pillow(data, name, at_least, levels) if found is None else found
+
+
+def _unreduced(pixels: Pixels) -> tuple[Pixels, Box]:
+    return pixels, (0.0, 0.0, float(pixels.shape[1]), float(pixels.shape[0]))
+
+
+def _reduction(height: int, width: int, at_least: int | None) -> int:
+    """How many rows and columns become one: 1, 2, 4 or 8.
+
+    With these libjpeg-turbo computes the means of blocks of pixels; its other scales leave out high frequencies, are slower, and Pillow has
+    none of them.
+    """
+    if at_least is None:
+        return 1
+    most = max(min(height, width) // max(at_least, 1), 1)
+    return max(step for step in (1, 2, 4, 8) if step <= most or height * width > MAX_PIXELS * (step // 2) ** 2)
+
+
+def _covered(pixels: Pixels, reduction: int, stored: tuple[int, int], orientation: int) -> Box:
+    """Where an image of `stored` rows and columns lies after it was reduced, which filled up the last ones, and turned upright."""
+    height, width = pixels.shape[:2]
+    over_y, over_x = (-side % reduction / reduction for side in (stored if orientation < 5 else stored[::-1]))
+    left = over_x if orientation in (2, 3, 6, 7) else 0.0
+    top = over_y if orientation in (3, 4, 7, 8) else 0.0
+    return left, top, left + width - over_x, top + height - over_y
 
 
 def _from_array(array: npt.NDArray[Any], name: str) -> Pixels:
@@ -181,7 +216,7 @@ def rgb_of_array(array: npt.NDArray[np.uint8]) -> Pixels:
     return np.ascontiguousarray(array)
 
 
-def _decode_jpeg(data: bytes, name: str, at_least: int | None) -> Pixels | None:
+def _decode_jpeg(data: bytes, name: str, at_least: int | None) -> tuple[Pixels, Box] | None:
     """Decode an ordinary JPEG; None where Pillow should have the last word (CMYK, harmless or real damage)."""
     import simplejpeg
 
@@ -193,16 +228,17 @@ def _decode_jpeg(data: bytes, name: str, at_least: int | None) -> Pixels | None:
     if space not in ("YCbCr", "Gray", "GRAY", "RGB") or (at_least is None and width * height > MAX_PIXELS):
         return None
     try:
-        floor = at_least or 0
-        pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB", min_height=floor, min_width=floor, min_factor=1, strict=True)
+        reduction = _reduction(height, width, at_least)
+        rows, columns = -(-height // reduction), -(-width // reduction)
+        pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB", min_height=rows, min_width=columns, min_factor=1, strict=True)
     except ValueError:
         return None
     orientation = _jpeg_orientation(data)
-    if orientation == 1:
-        return np.ascontiguousarray(pixels)
-    from headstart.modalities.image.rgb import turned
+    if orientation != 1:
+        from headstart.modalities.image.rgb import turned
 
-    return np.ascontiguousarray(turned(pixels, orientation))
+        pixels = turned(pixels, orientation)
+    return np.ascontiguousarray(pixels), _covered(pixels, reduction, (height, width), orientation)
 
 
 def _jpeg_orientation(data: bytes) -> int:
@@ -225,21 +261,26 @@ def _refuse_large(name: str, width: int, height: int, limit: int) -> None:
         raise ImageError(name, f"{width}x{height} is {width * height / 1e6:.0f} megapixels; the limit is {limit / 1e6:.0f}")
 
 
-def _decode_with_pillow(data: bytes | Image.Image, name: str, at_least: int | None, levels: Levels) -> Pixels:
+def _decode_with_pillow(data: bytes | Image.Image, name: str, at_least: int | None, levels: Levels) -> tuple[Pixels, Box]:
     from PIL import Image, UnidentifiedImageError
 
-    from headstart.modalities.image.rgb import read_rgb, upright_rgb
+    from headstart.modalities.image.rgb import orientation, read_rgb, upright_rgb
+
+    drafts: list[tuple[int, tuple[int, int], int]] = []
 
     def opened(image: Image.Image) -> None:
-        _refuse_large(name, image.width, image.height, _MAX_JPEG_PIXELS if image.format in ("JPEG", "MPO") else MAX_PIXELS)
-        if at_least is not None:
-            image.draft(None, (at_least, at_least))
+        width, height = image.size
+        _refuse_large(name, width, height, _MAX_JPEG_PIXELS if image.format in ("JPEG", "MPO") else MAX_PIXELS)
+        reduction = _reduction(height, width, at_least)
+        if reduction > 1 and image.draft(None, (width // reduction, height // reduction)) is not None:
+            drafts.append((reduction, (height, width), orientation(image)))
 
     try:
         if isinstance(data, bytes):
-            return read_rgb(data, levels, formats=FORMATS, opened=opened)
+            pixels = read_rgb(data, levels, formats=FORMATS, opened=opened)
+            return (pixels, _covered(pixels, *drafts[-1])) if drafts else _unreduced(pixels)
         _refuse_large(name, data.width, data.height, MAX_PIXELS)
-        return upright_rgb(data, levels)
+        return _unreduced(upright_rgb(data, levels))
     except ImageError:
         raise
     except UnidentifiedImageError:
