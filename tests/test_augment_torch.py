@@ -157,6 +157,7 @@ def test_a_view_depends_on_seed_number_and_key_alone(pixels: np.ndarray) -> None
         assert (changed != whole).any(axis=(1, 2, 3)).all(), other
 
 
+@pytest.mark.slow
 def test_a_view_is_the_same_in_another_process(pixels: np.ndarray, tmp_path: Path) -> None:
     np.save(tmp_path / "pixels.npy", pixels)
     forked.called(views_of_stored, tmp_path)

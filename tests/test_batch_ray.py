@@ -51,6 +51,7 @@ print(json.dumps({"computed": result.computed, "said": Said.lines, "unseen": uns
 """
 
 
+@pytest.mark.slow
 @needs_ray
 def test_two_nodes_make_the_table_that_one_process_makes(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = tmp_path / "images"

@@ -111,6 +111,7 @@ def test_what_is_added_while_a_job_is_stopped_does_not_shift_its_parts(run: Path
     assert table["error"][table["path"].index(str(folder / "z" / "3.png"))].startswith("cannot be read")
 
 
+@pytest.mark.slow
 def test_a_killed_command_is_resumed(run: Path, many: Path, tmp_path: Path) -> None:
     """SIGKILL at random moments, until it comes to its end; the table is that of an undisturbed job."""
     images = tmp_path / "images"

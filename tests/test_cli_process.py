@@ -79,6 +79,7 @@ def _on_a_terminal(*arguments: str | Path, **environment: str) -> tuple[int, str
 # Terminals and pipes
 
 
+@pytest.mark.slow
 def test_the_last_line_is_the_same_on_a_terminal_and_in_a_pipe(pictures: Path, tmp_path: Path) -> None:
     arguments = ("fit", pictures, "--head", "centroid", "--out", tmp_path / "run")
     code, shown = _on_a_terminal(*arguments)
@@ -95,6 +96,7 @@ def test_the_last_line_is_the_same_on_a_terminal_and_in_a_pipe(pictures: Path, t
     assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h")  # the cursor is shown again
 
 
+@pytest.mark.slow
 def test_no_color(pictures: Path, tmp_path: Path) -> None:
     code, shown = _on_a_terminal("fit", pictures, "--head", "centroid", "--out", tmp_path / "run", NO_COLOR="1")
     assert code == 0
@@ -181,6 +183,7 @@ def _interrupted(many: Path, cache: Path, out: Path, send: signal.Signals) -> En
     return command.signal_when(lambda printed: _stored(cache) > before, send).ended()
 
 
+@pytest.mark.slow
 def test_interrupted_and_killed_it_keeps_what_was_finished_and_nothing_half_written(many: Path, own_cache: Path, tmp_path: Path) -> None:
     done = _interrupted(many, own_cache, tmp_path / "run", signal.SIGINT)
     assert done.returncode == 130
@@ -223,6 +226,7 @@ def undisturbed(pictures: Path, cache: Path, tmp_path_factory: pytest.TempPathFa
     return run
 
 
+@pytest.mark.slow
 @needs_torch
 @pytest.mark.torch
 def test_ctrl_c_and_a_kill_and_then_the_same_model(cli: Cli, pictures: Path, cache: Path, undisturbed: Path) -> None:
@@ -281,6 +285,7 @@ def test_ctrl_c_and_a_kill_and_then_the_same_model(cli: Cli, pictures: Path, cac
     assert cli("fit", pictures, "--resume", "run").err.startswith("Error: run: there is no interrupted training to resume")
 
 
+@pytest.mark.slow
 @needs_torch
 @pytest.mark.torch
 def test_two_processes_stop_together_and_come_to_the_same_predictions(cli: Cli, pictures: Path, cache: Path, undisturbed: Path) -> None:
@@ -314,6 +319,7 @@ def _summary(run: Path) -> str:
 # The disk
 
 
+@pytest.mark.slow
 def test_a_full_disk_while_the_run_is_written(run: Path, pictures: Path, cache: Path, tmp_path: Path) -> None:
     """No file may grow beyond 5 MB here, so that the model of 13 MB cannot be written. The earlier run stays."""
     out = tmp_path / "out" / "run"
@@ -326,6 +332,7 @@ def test_a_full_disk_while_the_run_is_written(run: Path, pictures: Path, cache: 
     assert [path.name for path in out.parent.iterdir()] == ["run"]
 
 
+@pytest.mark.slow
 def test_a_full_disk_under_the_cache(pictures: Path, tmp_path: Path) -> None:
     """Not even the network can be kept: everything is still done, or refused in one sentence."""
     arguments = ("fit", pictures, "--out", tmp_path / "run", "--cache", tmp_path / "cache", "--head", "centroid")
@@ -335,6 +342,7 @@ def test_a_full_disk_under_the_cache(pictures: Path, tmp_path: Path) -> None:
     assert re.search(r"Error: The converted network cannot be written to .*: File too large. Free some space", done.stderr)
 
 
+@pytest.mark.slow
 def test_two_at_once_into_one_place(pictures: Path, cache: Path, tmp_path: Path) -> None:
     arguments = ("fit", pictures, "--out", tmp_path / "run", "--cache", cache, "--head", "centroid", "-q")
     refused, done = sorted((process.ended() for process in [Command(*arguments) for _ in range(2)]), key=lambda one: -one.returncode)

@@ -74,6 +74,7 @@ def examples_of(cache: Path) -> Iterator[Callable[[Path], list[Any]]]:
         process.kill()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", WITH_EXAMPLES, ids=_name)
 def test_every_example_runs(page: Path, examples_of: Callable[[Path], list[Any]]) -> None:
     ran = examples_of(page)
@@ -82,6 +83,7 @@ def test_every_example_runs(page: Path, examples_of: Callable[[Path], list[Any]]
     assert not failed, "\n".join(failed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", WITH_EXAMPLES, ids=_name)
 def test_examples_print_what_the_page_says(page: Path, examples_of: Callable[[Path], list[Any]]) -> None:
     """Figures apart; a few lines may differ, since another processor may choose another head by a hair."""

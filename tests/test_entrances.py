@@ -123,7 +123,9 @@ def by_the_estimator(run: Run, result: FitResult, paths: list[Path], folder: Pat
     return best(run, paths, result.classifier.predict_proba(paths))  # labels are numbers
 
 
-@pytest.mark.parametrize("entrance", [by_batch, by_service, by_the_program, by_evaluate, by_the_estimator])
+@pytest.mark.parametrize(
+    "entrance", [by_batch, by_service, pytest.param(by_the_program, marks=pytest.mark.slow), by_evaluate, by_the_estimator]
+)
 def test_every_entrance_says_the_same(case: Case, tmp_path: Path, entrance: Callable[[Run, FitResult, list[Path], Path], Said]) -> None:
     said = entrance(case.run, case.result, case.paths, tmp_path)
     assert said.keys() == case.expected.keys()

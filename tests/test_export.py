@@ -345,6 +345,7 @@ def test_no_exported_file_is_told(tmp_path: Path) -> None:
             ExportedModel(tmp_path / "x.onnx", engine=engine)
 
 
+@pytest.mark.slow
 def test_int8_passes_its_gate_or_leaves_layers_or_is_refused(
     run: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -156,6 +156,7 @@ def two_epochs_and_no_end(folder: Path) -> None:
     os._exit(0)
 
 
+@pytest.mark.slow
 def test_a_process_that_is_cut_off_leaves_every_finished_epoch(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason="needs headstart[tensorboard]")
     pytest.importorskip("torch", reason="needs headstart[torch]")

@@ -29,6 +29,7 @@ def arrays(path: Path) -> dict[str, np.ndarray]:
         return dict(found)
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_and_resumed(small: Backbone, cache: Path, tmp_path: Path) -> None:
     changes = {"augment": "flip=0.5,crop=0.7,mixup=0.2", "views": 2, "dropout": 0.2, "epochs": 4, "unfreeze": "gradual", "average": 2}
     generator = random.Random()
@@ -54,6 +55,7 @@ TOGETHER: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 def test_two_processes_come_to_the_weights_of_one(small: Backbone, cache: Path, tmp_path: Path) -> None:
     """21 images in batches of 9, the last of 3; or of 10, the last of one, so that one process has none of it. Classes have weights."""
     trainings = {name: {"batch_size": 10, "dropout": 0.3, "optimizer": "sgd", "lr": 0.02, **changes} for name, changes in TOGETHER.items()}

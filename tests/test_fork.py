@@ -70,6 +70,7 @@ def test_a_child_may_use_another_engine_than_its_parent(run: Path, photo: Path) 
         assert in_child(lambda other=other: load(run, engine=other).predict([photo]).labels) == ("rings",)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("method", ["fast", "occlusion"])
 def test_a_child_explains(run: Path, photo: Path, kind: str, method: str) -> None:
@@ -82,6 +83,7 @@ def test_a_child_explains(run: Path, photo: Path, kind: str, method: str) -> Non
     assert in_child(lambda: [found.name for found in explain(opened, [photo], method=method, engine=kind)]) == ["rings"]
 
 
+@pytest.mark.slow
 def test_a_child_fits_and_predicts_with_the_estimator(pictures: Path, cache: Path) -> None:
     images = sorted(pictures.rglob("*.png"))[::4]
     labels = [image.parent.name for image in images]
@@ -110,6 +112,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), network.exists(), len(
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("openvino" not in KINDS, reason="in such a child ONNX Runtime itself does not end, whether or not it was used")
 def test_a_child_that_ends_as_programs_do_ends_and_removes_nothing(pictures: Path) -> None:
     done = subprocess.run([sys.executable, "-c", ENDS, pictures], capture_output=True, text=True, timeout=120, check=True)
@@ -120,6 +123,7 @@ def labels_of(run: Any, images: list[Path]) -> Any:
     return run.predict(images).labels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_a_run_is_sent_to_other_processes_by_its_path(run: Path, pictures: Path, method: str) -> None:
     opened, images = load(run), sorted(pictures.rglob("*.png"))

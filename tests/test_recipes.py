@@ -288,6 +288,7 @@ def test_exact_prints_the_layers_before_it_asks_for_the_weights(cli: Cli, pictur
     assert OFFER.format("vgg16") in done.err
 
 
+@pytest.mark.slow
 @pytest.mark.torch
 def test_exact_from_pictures_to_curves(cli: Cli, pictures: Path) -> None:
     """The first system whole, on 32 pixels as described, with random weights. A file of one's own makes it two epochs."""

@@ -23,6 +23,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
+@pytest.mark.slow
 def test_fits_at_once_each_have_a_run_of_their_own(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     begun = [Command("fit", pictures, *QUICK, "--seed", str(seed)) for seed in (1, 2, 3)]
@@ -32,19 +33,19 @@ def test_fits_at_once_each_have_a_run_of_their_own(pictures: Path, tmp_path: Pat
     assert {load(run).manifest.provenance["settings"]["seed"] for run in runs.iterdir()} == {1, 2, 3}
 
 
-def test_of_two_fits_into_one_folder_the_second_is_refused(pictures: Path, tmp_path: Path) -> None:
+def test_of_two_fits_into_one_folder_the_second_is_refused(cli: Cli, pictures: Path, tmp_path: Path) -> None:
     run = tmp_path / "R"
     with reserved(run):
         assert names(run) == []
-        other = Command("fit", pictures, *QUICK, "--out", run).ended()
-        assert other.returncode == 2
-        assert other.stderr == f"Error: Another fit is writing the run {run}. Wait for it, or choose another --out.\n"
+        other = cli("fit", pictures, *QUICK, "--out", run)
+        assert other.code == 2
+        assert other.err == f"Error: Another fit is writing the run {run}. Wait for it, or choose another --out.\n"
         with pytest.raises(RunError, match="Another fit is writing the run"):
             fit(pictures, out=run, settings=FitSettings(head="centroid"))
-    assert Command("fit", pictures, *QUICK, "--out", run).ended().returncode == 0
+    assert cli("fit", pictures, *QUICK, "--out", run).code == 0
     with reserved(run):
-        assert Command("fit", pictures, *QUICK, "--out", run).ended().returncode == 2
-    assert Command("fit", pictures, *QUICK, "--out", run).ended().returncode == 0  # an earlier run is replaced
+        assert cli("fit", pictures, *QUICK, "--out", run).code == 2
+    assert cli("fit", pictures, *QUICK, "--out", run).code == 0  # an earlier run is replaced
 
 
 def test_a_fit_that_fails_leaves_nothing(cli: Cli, tmp_path: Path) -> None:

@@ -75,6 +75,7 @@ def test_tritons_client_is_told_what_is_wrong(triton: Any) -> None:
         triton.infer("photographs", [text])
 
 
+@pytest.mark.slow
 def test_the_service_does_what_its_openapi_document_says(serving: Process, tmp_path: Path) -> None:
     """Thousands of requests made from the document alone: no status, header or body that it does not tell, and no error of the service.
 

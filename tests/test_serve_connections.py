@@ -116,6 +116,7 @@ def test_a_request_under_way_is_finished_when_the_service_is_told_to_end(run: Pa
         ending.process.wait(10)
 
 
+@pytest.mark.slow
 def test_several_processes_count_together(run: Path, tmp_path: Path, photo: Path) -> None:
     with service([run], tmp_path / "log", workers=2) as served:
         seen = []
