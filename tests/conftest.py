@@ -19,8 +19,9 @@ from PIL import Image
 from headstart import engine
 from headstart.backbones import Backbone, load_backbone
 from headstart.report import run_report
+from headstart.sections import Charts, Matrix
 
-CARDS_OF = run_report.cards_of
+CARDS_OF, PNG_OF = run_report.cards_of, run_report.png
 engine._opened = functools.lru_cache(maxsize=12)(engine._opened.__wrapped__)  # compiling takes half a second, and there are many runs
 
 settings.register_profile("suite", deadline=None, max_examples=30)  # a busy machine is not a failure; where more pay, a test says so
@@ -30,10 +31,12 @@ settings.load_profile("suite")
 LONGEST = (
     "test_docs",
     "test_cli_process",
-    "test_fine_tune",
-    "test_classifier_training",
+    "test_entrances",
     "test_export",
     "test_backbones_torch",
+    "test_stages",
+    "test_strategy",
+    "test_explain",
     "test_lr_find",
 )
 
@@ -70,12 +73,25 @@ def _own_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEADSTART_CACHE", str(cache))
 
 
+_drawn: dict[type, bytes] = {}
+
+
+def _first_of_its_kind(block: Charts | Matrix, *, heading: str = "") -> bytes:
+    """The first PNG of charts, or of a matrix, that this process has drawn."""
+    if type(block) not in _drawn:
+        _drawn[type(block)] = PNG_OF(block, heading=heading)
+    return _drawn[type(block)]
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _plain_reports(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Reports show no test images, whose heat maps take half the time of a small fit; in files that are marked `cards` they do."""
+    """Reports show no test images and their PNG files are drawn once, which together take half the time of a small fit; in files that
+    are marked `cards` reports are as users have them.
+    """
     with pytest.MonkeyPatch.context() as patch:
         if request.node.get_closest_marker("cards") is None:
             patch.setattr(run_report, "cards_of", lambda *_, **__: {})
+            patch.setattr(run_report, "png", _first_of_its_kind)
         yield
 
 
@@ -136,6 +152,7 @@ def _fitted(pictures: Path, cache: Path, tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp("runs") / "pictures"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run_report, "cards_of", CARDS_OF)
+        patch.setattr(run_report, "png", PNG_OF)
         fit(pictures, out=folder, settings=FitSettings(head="centroid", cache=cache))
     return folder
 
