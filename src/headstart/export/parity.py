@@ -335,7 +335,7 @@ def rounded_up(value: float) -> float:
     if not 0 < value < math.inf:
         return value
     digits = 1 - math.floor(math.log10(value))
-    return round(math.ceil(value * 10**digits) / 10**digits, digits)
+    return round(math.ceil(value * 10.0**digits) / 10.0**digits, digits)
 
 
 def _largest(values: npt.NDArray[Any]) -> float:
