@@ -73,8 +73,8 @@ def test_folders_beside_the_parts_are_named(tmp_path):
     make(tmp_path, *(f"{part}/{name}/{i}.jpg" for part in ("train", "test") for name in "ab" for i in "12"), "extra/x/1.jpg", "loose.jpg")
     data = read_dataset(tmp_path)
     assert data.classes == ("a", "b")
-    assert noted(data, "Passed over 1 images in 'extra'", "beside 'test', 'train'")
-    assert noted(data, "1 images directly in the data folder")
+    assert noted(data, "Passed over 1 image in 'extra'", "beside 'test', 'train'")
+    assert noted(data, "1 image directly in the data folder")
 
 
 def test_parts_inside_the_classes(tmp_path):
@@ -106,8 +106,9 @@ def test_what_is_passed_over_is_counted(tmp_path):
     data = read_dataset(tmp_path)
     assert data.names() == ("a/1.jpg", "b/1.jpg")
     assert noted(data, "Passed over 3 hidden or system files: .git, a/.hidden.jpg and a/Thumbs.db.")
-    assert noted(data, "Passed over 4 non-image files: a/README, b/2.heic, b/3.heic and b/notes.txt.")
-    assert noted(data, "Passed over 1 images directly in the data folder")
+    assert noted(data, "Passed over 1 non-image file: b/notes.txt.")
+    assert noted(data, "Passed over 3 unrecognised files: a/README, b/2.heic and b/3.heic.")
+    assert noted(data, "Passed over 1 image directly in the data folder")
     assert noted(data, "No images in 1 class folder of the data folder: 'empty'")
     assert noted(data, "Only one training image of 'a', 'b'")
 
@@ -219,7 +220,7 @@ def test_path_that_is_missing_names_the_nearest(tmp_path):
         ("cat.jpg", "is a single image; give the folder"),
         ("data.zip", "is an archive; unpack it"),
         ("data.tar.gz", "is an archive; unpack it"),
-        ("data.xlsx", r"lists end in \.csv, \.tsv"),
+        ("data.what", r"lists end in \.csv, \.tsv"),
     ],
 )
 def test_a_file_instead_of_a_folder(tmp_path, name, words):
@@ -251,7 +252,7 @@ def test_layouts_that_are_none(tmp_path):
         read_dataset(tmp_path / "flat")
     with pytest.raises(DataError, match=r"there are no images in .*text or below it\. Passed over 1 non-image file: a/1\.txt"):
         read_dataset(tmp_path / "text")
-    with pytest.raises(DataError, match=r"1 images lie directly in .*train, and there are no class folders"):
+    with pytest.raises(DataError, match=r"1 image lies directly in .*train, and there are no class folders"):
         read_dataset(tmp_path / "parts")
 
 

@@ -56,10 +56,15 @@ def test_names_of_no_part(name: str) -> None:
         (both("seg_train/seg_train") | both("seg_test/seg_test", 2) | {"seg_pred/seg_pred": 7}, {"train": 6, "test": 4}, "7 images in"),
         (both("seg_train") | both("seg_test", 2), {"train": 6, "test": 4}, ""),
         (both("Training") | both("Evaluation", 2), {"train": 6, "val": 4}, ""),
-        (both("train") | both("hold-out", 2) | {"unlabelled": 1}, {"train": 6, "test": 4}, "1 images in 'unlabelled'"),
+        (both("train") | both("hold-out", 2) | {"unlabelled": 1}, {"train": 6, "test": 4}, "1 image in 'unlabelled'"),
         (both("archive/train") | {"archive/pred": 2}, {"train": 6}, "2 images in 'pred'"),
         (both("train2017") | both("val2017", 1), {"train": 6, "val": 2}, ""),
-        (both("train") | {"test": 4, "notes": 1}, {"train": 6}, "1 images in 'notes'"),
+        (both("train/images") | both("test/images", 2), {"train": 6, "test": 4}, ""),
+        (both("train_zip/train") | both("test_zip/test", 2), {"train": 6, "test": 4}, ""),
+        (both("train_crops") | both("test_crops", 2), {"train": 6, "test": 4}, ""),
+        (both("train") | both("publicTest", 1) | both("private-test", 2), {"train": 6, "test": 6}, ""),
+        ({"bar": 3, "disc": 3} | both("val", 2), {"train": 6, "val": 4}, ""),
+        (both("train") | {"test": 4, "notes": 1}, {"train": 6}, "1 image in 'notes'"),
     ],
 )  # fmt: skip
 def test_parts_whatever_stands_beside_them(tmp_path: Path, folders: dict[str, int], counts: dict[str, int], passed_over: str) -> None:
@@ -68,7 +73,7 @@ def test_parts_whatever_stands_beside_them(tmp_path: Path, folders: dict[str, in
     assert {part: int((data.parts == part).sum()) for part in counts} == counts
     assert len(data) == sum(counts.values())
     warned = [note for note in data.notes if isinstance(note, Warned)]
-    assert len(warned) == bool(passed_over)
+    assert sum("which are beside" in note for note in warned) == bool(passed_over)
     assert passed_over in "".join(warned)
     assert sum(folders.values()) - len(data) == sum(int(note.split()[2]) for note in data.notes if note.startswith("Passed over"))
 
@@ -77,7 +82,9 @@ def test_parts_whatever_stands_beside_them(tmp_path: Path, folders: dict[str, in
     ("folders", "classes", "told"),
     [
         ({"train": 3, "bus": 3, "car": 3}, ("bus", "car", "train"), ""),
-        ({"train/x": 3, "bus/x": 3, "test/x": 3}, ("bus", "test", "train"), ""),
+        ({"train/x": 3, "bus/x": 3, "test/x": 3}, ("bus", "test", "train"), "Read as classes: 'test', 'train', with images in the folder"),
+        ({"bar": 3, "disc": 3, "predict": 3}, ("bar", "disc", "predict"), "Read as a class: 'predict'.* with test='DIR'"),
+        ({"trainA": 3, "trainB": 3, "testA": 1}, ("testA", "trainA", "trainB"), "Read as classes: 'testA', 'trainA', 'trainB'"),
         ({"bar/images": 3, "disc/images": 3}, ("bar", "disc"), ""),
         ({"bar": 3, "disc/2019": 3, "disc/2020": 3}, ("bar", "disc"), "Read as the class 'disc', .*'2019', '2020'.*/disc'"),
         (both("images") | both("more"), ("images", "more"), "the classes 'images', 'more', .*'images' holds the folders 'bar', 'disc'"),

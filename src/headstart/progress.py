@@ -61,7 +61,7 @@ class Listener:
     def tell_notes(self, notes: Iterable[str]) -> None:
         """What was noted while data were read."""
         for note in notes:
-            (self.warn if isinstance(note, Warned) else self.say)(note)
+            (self.left_out if isinstance(note, Warned) else self.say)(note)
 
     def left_out(self, message: str) -> None:
         """Inputs are passed over or cannot be read; a warning of Python where `warn` does nothing, so that nobody misses them."""

@@ -22,7 +22,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from headstart.data.folders import PassedOver, inputs
+from headstart.data.listing import PassedOver, inputs
 from headstart.errors import ParameterError
 from headstart.files import PARTIAL, file_digest, lock, sync, write_file
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from headstart.batch.folder import Part, PartsFolder, check_same, read_json, read_listing, record_of, write_json
 from headstart.batch.tables import TableFormat, format_for
-from headstart.data.folders import tell_passed
+from headstart.data.listing import tell_passed
 from headstart.errors import DataError, HeadstartError, Interrupted, ParameterError, RunError
 from headstart.files import check_writable, file_digest, replacing
 from headstart.progress import Listener, Progress

@@ -3,7 +3,7 @@
 from headstart.data.annotations import LABEL, Annotations, Column, dataset_of
 from headstart.data.arrays import dataset_from_arrays, dataset_from_paths
 from headstart.data.dataset import Dataset
-from headstart.data.folders import list_images
+from headstart.data.listing import list_images
 from headstart.data.lists import read_paths
 from headstart.data.reading import read_annotations, read_dataset
 from headstart.data.targets import Labels, LabelSets, Targets, class_targets

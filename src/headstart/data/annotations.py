@@ -22,15 +22,16 @@ LABEL = "label"
 
 _PART_NAMES = {
     **dict.fromkeys(("train", "training", "trn", "trainval"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev", "eval", "evaluation"), "val"),
+    **dict.fromkeys(("val", "valid", "validate", "validation", "dev", "eval", "evaluation"), "val"),
     **dict.fromkeys(("test", "testing", "tst", "holdout", "heldout"), "test"),
 }
-_AFTER_PART = re.compile(r"[\W_]*(set|data|dataset|images?|imgs|split|part|folder|[0-9]+)[\W_]*$")
+_AFTER_PART = re.compile(r"[\W_]*(set|data|dataset|images?|imgs|files|photos|pictures|jpe?gs?|pngs?|split|part|folder|[0-9]+)[\W_]*$")
 
 
 def part_of(name: str) -> str | None:
     """Return "train", "val" or "test" for the ways people write them ("Training set", "seg_train", "val2017"), else None."""
-    text = re.sub(r"(hold|held)[\W_]+out", r"\1out", name.strip().casefold())
+    text = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name.strip()).casefold()  # PublicTest
+    text = re.sub(r"(hold|held)[\W_]+out", r"\1out", text)
     while (shorter := _AFTER_PART.sub("", text)) != text:
         text = shorter
     return _PART_NAMES.get(re.split(r"[\W_]+", text)[-1])

@@ -3,131 +3,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
-from functools import cache
+import re
+from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from headstart.data.annotations import Annotations, part_of
 from headstart.data.labels import natural_order, shortened
-from headstart.errors import DataError, nearest, setting
-from headstart.modalities.image import is_image_name
-from headstart.progress import Listener, Warned
+from headstart.data.listing import Tree, below_folder, first_names, folder_name, identity
+from headstart.errors import DataError, setting
+from headstart.progress import Warned
 from headstart.text import enumeration, plural, printable
 
 LAYOUT = (
     "The layout must be DATA/CLASS/image.jpg or DATA/train/CLASS/image.jpg (beside train also val and test), "
     "with one folder for each class; or give a CSV list with the columns path and label."
 )
-SYSTEM_NAMES = frozenset({"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "@eadir", "__pycache__", "icon\r"})
-RUN_FILES = frozenset({"manifest.json", "model.onnx", "head.safetensors"})  # together the mark of a run folder
-NO_IMAGES = frozenset({
-    ".txt", ".md", ".log", ".ini", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".html", ".htm", ".py", ".ipynb", ".db",
-    ".npy", ".npz", ".parquet", ".pkl", ".xmp", ".aae", ".pdf", ".doc", ".docx", ".xls", ".xlsx", ".ppt", ".pptx", ".zip", ".tar", ".gz",
-    ".tgz", ".7z", ".rar", ".mov", ".mp4", ".m4v", ".avi", ".mkv", ".webm", ".mp3", ".wav",
+NO_CLASSES = frozenset({
+    "pred", "preds", "predict", "prediction", "predictions", "infer", "inference", "unlabeled", "unlabelled", "unsorted",
 })  # fmt: skip
-"""What `predict` and the like pass over in a folder, and name; all else is an input, and read or refused by its content."""
+"""Folders that hold images to be predicted; one of these beside classes is read as a class, and told to be."""
 
-_HIDDEN = "hidden or system file"
+
 _MAX_DESCENT = 5
 Row = tuple[str, str, str]  # part, class, path
-
-
-class PassedOver:
-    """What was passed over, by kind: how many, and the first five paths."""
-
-    def __init__(self) -> None:
-        self._kinds: dict[str, list[Any]] = {}
-
-    def add(self, kind: str, path: str) -> None:
-        """Count something of a kind, such as ``link``."""
-        count, *names = self._kinds.get(kind, [0])
-        self._kinds[kind] = [count + 1, *sorted([*names, path])[:5]]
-
-    def notes(self, root: str = "") -> list[str]:
-        """A sentence for each kind, with the paths below a folder."""
-        return [
-            f"Passed over {plural(count, kind)}: {enumeration([_below(path, root) or path for path in paths], count=count)}."
-            for kind, (count, *paths) in self._kinds.items()
-        ]
-
-
-def tell_passed(notes: Iterable[str], listener: Listener) -> None:
-    """Say what was passed over; as a warning where it is more than what systems hide."""
-    for note in notes:
-        (listener.say if _HIDDEN in note else listener.left_out)(note)
-
-
-class Tree:
-    """Lists folders, each once, and notes what is `passed` over; `listing` gives the sorted paths of folders and of images in one."""
-
-    def __init__(self) -> None:
-        self.passed, self.unreadable, self._repeated = PassedOver(), list[str](), set[str]()
-        self.listing = cache(self._list)
-
-    def _list(self, folder: str) -> tuple[list[str], list[str]]:
-        folders, images, others, names = list[str](), list[str](), list[tuple[str, str]](), set[str]()
-        try:
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    name = entry.name
-                    names.add(name)
-                    if _is_hidden(name):
-                        self.passed.add(_HIDDEN, entry.path)
-                    elif entry.is_dir():
-                        folders.append(entry.path)
-                    elif not entry.is_file():
-                        others.append(("broken link" if entry.is_symlink() else "special file", entry.path))
-                    elif is_image_name(name):
-                        images.append(entry.path)
-                    else:
-                        others.append(("non-image file", entry.path))
-        except OSError as error:
-            self.unreadable.append(f"{folder} ({error.strerror or error})")
-        if names >= RUN_FILES:  # pictures of an earlier run are not data
-            self.passed.add("run folder", folder)
-            return [], []
-        for kind, path in others:
-            self.passed.add(kind, path)
-        return sorted(folders), sorted(images)
-
-    def collect(self, folder: str, *, above: Iterable[str] = ()) -> list[str]:
-        """Return the images at any depth below `folder`, sorted; each real folder is entered once, and none of those in `above`."""
-        entered = {_identity(path) for path in above}
-        found: list[str] = []
-        waiting = [folder]
-        while waiting:
-            current = waiting.pop()
-            identity = _identity(current)
-            if identity not in entered:
-                entered.add(identity)
-                folders, images = self.listing(current)
-                found += images
-                waiting += reversed(folders)
-            elif current not in self._repeated:
-                self._repeated.add(current)
-                self.passed.add("repeated folder", current)
-        return sorted(found)
-
-
-def _is_hidden(name: str) -> bool:
-    return name[0] == "." or name.lower() in SYSTEM_NAMES
-
-
-def _identity(folder: str) -> tuple[int, int] | str:
-    try:
-        status = os.stat(folder)  # noqa: PTH116 - paths are strings here, for speed
-    except OSError:
-        return folder
-    return (status.st_dev, status.st_ino)
-
-
-def _below(path: str, root: str) -> str:
-    return printable(path.removeprefix(root).lstrip(os.sep) if root else path)
-
-
-def _name(folder: str) -> str:
-    return printable(os.path.basename(folder))  # noqa: PTH119 - paths are strings here, for speed
 
 
 def read_folder(source: Path) -> Annotations:
@@ -135,15 +34,17 @@ def read_folder(source: Path) -> Annotations:
     tree = Tree()
     notes: list[str] = []
     root = _descend(tree, os.fspath(source), notes)
-    parts = _part_folders(tree, root)
+    parts = _part_folders(tree, root, notes)
     if parts:
-        rows = [row for part, folder in parts for row in _read_classes(tree, folder, part, notes, above=[root])]
+        outer = [one.folder for one in parts]
+        rows = [row for one in parts for row in _read_classes(tree, one.inner, one.part, notes, above=[root], without=outer)]
         _note_part_folders(tree, root, parts, notes)
-        _note_deeper_classes(tree, parts[0][1], notes)
+        _note_deeper_classes(tree, parts, notes)
     else:
         rows = _parts_below_classes(root, _read_classes(tree, root, "", notes), notes)
         if not any(part for part, _, _ in rows):
-            _note_deeper_classes(tree, root, notes)
+            _note_deeper_classes(tree, [_Part("", root, root)], notes)
+            _note_classes_like_parts(natural_order(label for _, label, _ in rows), notes)
     if tree.unreadable:
         raise DataError(
             f"{plural(len(tree.unreadable), 'folder')} cannot be read, so that images would be missing: "
@@ -172,42 +73,86 @@ def _descend(tree: Tree, start: str, notes: list[str]) -> str:
     if tree.unreadable:
         raise DataError(f"the folder {printable(tree.unreadable[0])} cannot be read; check its permissions")
     for _ in range(_MAX_DESCENT):
-        if images or len(folders) != 1 or part_of(_name(folders[0])):
+        if images or len(folders) != 1 or part_of(folder_name(folders[0])):
             break
         below, images = tree.listing(folders[0])
-        if images or not below or _identity(folders[0]) == _identity(root):
+        if images or not below or identity(folders[0]) == identity(root):
             break
         root, folders = folders[0], below
     if root != start:
-        notes.append(f"Read from {_below(root, start)!r}, the only folder in {printable(start)}.")
+        notes.append(f"Read from {below_folder(root, start)!r}, the only folder in {printable(start)}.")
     return root
 
 
-def _part_folders(tree: Tree, root: str) -> list[tuple[str, str]]:
-    """Return (part, folder) if the folders in `root` are parts; an empty list if they are classes.
+class _Part(NamedTuple):
+    """A folder of a part, and the folder in it that holds the class folders, mostly the same."""
 
-    Beside other folders, one that is called like a part is a part if it holds folders of classes; a class may be called "train", too.
+    part: str
+    folder: str
+    inner: str
+
+
+def _part_folders(tree: Tree, root: str, notes: list[str]) -> list[_Part]:
+    """Return the folders in `root` that are parts; an empty list if they are classes.
+
+    Beside other folders, one that is called like a part is a part if it holds folders of classes; a class may be called "train", too. The
+    others are then passed over, but where there is no training part and they have the names of its classes: they are the training part.
     DataError where only the part to test on is called so.
     """
-    folders, _ = tree.listing(root)
-    named = [(part, _inside(tree, folder, part)) for folder in folders if (part := part_of(_name(folder)))]
-    others = [folder for folder in folders if not part_of(_name(folder)) and tree.collect(folder, above=[root])]
+    folders = [folder for folder in tree.listing(root)[0] if tree.collect(folder, above=[root])]
+    by_name = {folder: part for folder in tree.listing(root)[0] if (part := part_of(folder_name(folder)) or _part_within(tree, folder))}
+    begun = {folder: part for folder in folders if (part := _begins_as_part(folder_name(folder)))}
+    if len(begun) == len(folders) > len(by_name) and len({*begun.values()}) > 1 and all(_with_images(tree, one) for one in folders):
+        by_name = begun  # train_crops and test_crops
+    named = [_Part(part, folder, _inside(tree, folder, part)) for folder, part in by_name.items()]
+    others = [folder for folder in folders if folder not in by_name]
     if not others:
-        return named
-    parts = {part: folder for part, folder in named if len(_with_images(tree, folder)) > 1}
-    if parts and "train" not in parts:
-        part, folder = next(iter(parts.items()))
+        return _below_one_folder(tree, named, notes)
+    parts = {one.part: one for one in named if len(_with_images(tree, one.inner)) > 1}
+    if not parts:
+        return []
+    if "train" not in parts:
+        first = next(iter(parts.values()))
+        if {*map(folder_name, others)} & {*map(folder_name, _with_images(tree, first.inner))}:
+            notes.append(
+                f"The folders beside {folder_name(first.folder)!r} are read as the training part: {shortened([*map(folder_name, others)])}."
+            )
+            return [_Part("train", root, root), *named]
+        beside, test = shortened([*map(folder_name, others)]), setting("test", printable(first.folder))
         raise DataError(
-            f"{printable(root)} holds the part {part!r} and none that is called train; beside it: {shortened([*map(_name, others)])}. "
-            f"If the training images are there, give {printable(others[0])!r} as the data, with {setting('test', printable(folder))}."
+            f"{printable(root)} holds the part {first.part!r} and none that is called train; beside it: {beside}. "
+            f"If the training images are there, give {printable(others[0])!r} as the data, with {test}."
         )
-    return named if parts else []
+    return named
+
+
+def _begins_as_part(name: str) -> str | None:
+    return part_of(re.split(r"[\W_]+|(?<=[a-z])(?=[A-Z])", name.strip())[0])
+
+
+def _part_within(tree: Tree, folder: str) -> str | None:
+    """The part that the only folder in a folder is, as archives unpack: ``train_zip/train/CLASS/*``."""
+    below, images = tree.listing(folder)
+    return part_of(folder_name(below[0])) if len(below) == 1 and not images and _with_images(tree, below[0]) else None
 
 
 def _inside(tree: Tree, folder: str, part: str) -> str:
     """The folder of a part; where archives were unpacked into folders of their own names, the inner one."""
     folders, images = tree.listing(folder)
-    return folders[0] if not images and len(folders) == 1 and part_of(_name(folders[0])) == part else folder
+    return folders[0] if not images and len(folders) == 1 and part_of(folder_name(folders[0])) == part else folder
+
+
+def _below_one_folder(tree: Tree, parts: list[_Part], notes: list[str]) -> list[_Part]:
+    """Step into the folder between parts and classes where each part holds nothing else: ``train/images/CLASS/*``."""
+    below = [tree.listing(one.inner) for one in parts]
+    if all(len(folders) == 1 and not images and not tree.listing(folders[0])[1] for folders, images in below):
+        inner = [folders[0] for folders, _ in below]
+        if len({*map(folder_name, inner)}) == 1 and all(_with_images(tree, folder) for folder in inner):
+            notes.append(
+                f"Read from {folder_name(inner[0])!r}, the only folder in {enumeration([repr(folder_name(one.folder)) for one in parts])}."
+            )
+            return [one._replace(inner=folder) for one, folder in zip(parts, inner, strict=True)]
+    return parts
 
 
 def _with_images(tree: Tree, folder: str) -> list[str]:
@@ -215,36 +160,62 @@ def _with_images(tree: Tree, folder: str) -> list[str]:
     return [below for below in tree.listing(folder)[0] if tree.collect(below, above=[folder])]
 
 
-def _read_classes(tree: Tree, folder: str, part: str, notes: list[str], *, above: Iterable[str] = ()) -> list[Row]:
+def _read_classes(
+    tree: Tree, folder: str, part: str, notes: list[str], *, above: Iterable[str] = (), without: Collection[str] = ()
+) -> list[Row]:
     folders, direct = tree.listing(folder)
-    found = {class_folder: tree.collect(class_folder, above=[*above, folder]) for class_folder in folders}
-    rows = [(part, _name(class_folder), path) for class_folder, paths in found.items() for path in paths]
-    empty = [_name(class_folder) for class_folder, paths in found.items() if not paths]
-    where = f"{_name(folder)}/" if part else "the data folder"
+    found = {one: tree.collect(one, above=[*above, folder]) for one in folders if one not in without}
+    rows = [(part, folder_name(class_folder), path) for class_folder, paths in found.items() for path in paths]
+    empty = [folder_name(class_folder) for class_folder, paths in found.items() if not paths]
+    where = f"{folder_name(folder)}/" if part else "the data folder"
     if direct and (part == "train" or not part) and not rows:
-        raise DataError(
-            f"{len(direct)} images lie directly in {printable(folder)}, and there are no class folders with images in it. {LAYOUT}"
-        )
+        lie = f"{plural(len(direct), 'image')} lie{'s' * (len(direct) == 1)} directly in {printable(folder)}"
+        raise DataError(f"{lie}, and there are no class folders with images in it. {LAYOUT}")
     if direct:
-        notes.append(f"Passed over {len(direct)} images directly in {where}: they are in no class folder, so nothing says what they show.")
+        notes.append(_passed_directly(direct, where))
     if empty:
         notes.append(f"No images in {len(empty)} class folder{'s' * (len(empty) > 1)} of {where}: {shortened(natural_order(empty))}.")
     return rows
 
 
-def _note_part_folders(tree: Tree, root: str, parts: list[tuple[str, str]], notes: list[str]) -> None:
-    for part in dict.fromkeys(part for part, _ in parts):
-        same = [_name(folder) for known, folder in parts if known == part]
+def _passed_directly(images: list[str], where: str) -> str:
+    names = first_names([*map(folder_name, images)], len(images))
+    return Warned(f"Passed over {plural(len(images), 'image')} directly in {where}, where no class folder says what they show: {names}.")
+
+
+def _note_part_folders(tree: Tree, root: str, parts: list[_Part], notes: list[str]) -> None:
+    for part in dict.fromkeys(one.part for one in parts):
+        same = [folder_name(one.folder) for one in parts if one.part == part]
         if len(same) > 1:
             notes.append(f"The folders {' and '.join(map(repr, same))} are read as one part, {part!r}.")
-    others = [folder for folder in tree.listing(root)[0] if not part_of(_name(folder))]
+    folders = [one.folder for one in parts]
+    if root in folders:
+        return
+    others = [folder for folder in tree.listing(root)[0] if folder not in folders]
     count = sum(len(tree.collect(folder, above=[root])) for folder in others)
     if count:
-        beside = shortened([_name(folder) for _, folder in parts])
-        notes.append(Warned(f"Passed over {count} images in {shortened([*map(_name, others)])}, which are beside {beside}."))
+        beside = shortened([*map(folder_name, folders)])
+        notes.append(
+            Warned(f"Passed over {plural(count, 'image')} in {shortened([*map(folder_name, others)])}, which are beside {beside}.")
+        )
     direct = tree.listing(root)[1]
     if direct:
-        notes.append(f"Passed over {len(direct)} images directly in the data folder: they are in no class folder.")
+        notes.append(_passed_directly(direct, "the data folder"))
+
+
+def _note_classes_like_parts(classes: list[str], notes: list[str]) -> None:
+    """Point out classes that are called like parts, or like images that are to be predicted."""
+    begun = {name: _begins_as_part(name) for name in classes}
+    several = len({*begun.values()} - {None}) > 1
+    like = [name for name in classes if part_of(name) or name.casefold() in NO_CLASSES or (several and begun[name])]
+    if like:
+        told = Warned if like != ["train"] else str
+        notes.append(
+            told(
+                f"Read as {'classes' if len(like) > 1 else 'a class'}: {shortened(like)}, with images in the folder and no folders of "
+                f"classes. If that is not what it is, move it away, and give images to test on with {setting('test', 'DIR')}."
+            )
+        )
 
 
 def _parts_below_classes(root: str, rows: list[Row], notes: list[str]) -> list[Row]:
@@ -258,21 +229,27 @@ def _parts_below_classes(root: str, rows: list[Row], notes: list[str]) -> list[R
     return [(part or "", label, path) for part, (_, label, path) in zip(parts, rows, strict=True)]
 
 
-def _note_deeper_classes(tree: Tree, root: str, notes: list[str]) -> None:
+def _note_deeper_classes(tree: Tree, parts: list[_Part], notes: list[str]) -> None:
     """Point out classes that hold no images themselves, only folders: these may be the classes, or parts, that were meant."""
-    deep = {folder: _with_images(tree, folder) for folder in tree.listing(root)[0] if not tree.listing(folder)[1]}
+    training, *others = sorted(parts, key=lambda one: one.part not in ("train", ""))
+    part_folders = [one.folder for one in others]
+    inside = [folder for folder in tree.listing(training.inner)[0] if folder not in part_folders]
+    folders = [folder for folder in inside if tree.collect(folder, above=[training.inner])]
+    deep = {folder: _with_images(tree, folder) for folder in folders if not tree.listing(folder)[1]}
     deep = {folder: below for folder, below in deep.items() if below}
-    if all(len(below) == 1 for below in deep.values()) and len({_name(below[0]) for below in deep.values()}) == 1:
+    if all(len(below) == 1 for below in deep.values()) and len({folder_name(below[0]) for below in deep.values()}) == 1:
         return  # CLASS/images/*, say
-    folder, below = max(deep.items(), key=lambda item: len(item[1]), default=(root, []))
+    folder, below = max(deep.items(), key=lambda item: len(item[1]), default=("", []))
     if below:
-        names = shortened([_name(one) for one in deep], limit=4)
-        inner = shortened(natural_order(map(_name, below)), limit=4)
+        names = shortened([folder_name(one) for one in deep], limit=4)
+        inner = shortened(natural_order(map(folder_name, below)), limit=4)
+        same = next((test for one in others if os.path.isdir(test := os.path.join(one.inner, os.path.basename(folder)))), None)  # noqa: PTH112, PTH118, PTH119
+        tested = f", with {setting('test', printable(same))}" if same else ""
         notes.append(
             Warned(
                 f"Read as the class{'es' * (len(deep) > 1)} {names}, which hold{'s' * (len(deep) == 1)} folders and no images directly. "
-                f"{_name(folder)!r} holds the folders {inner}: if those are the classes that you mean, "
-                f"give the folder {printable(folder)!r}."
+                f"{folder_name(folder)!r} holds the folders {inner}: if those are the classes that you mean, "
+                f"give the folder {printable(folder)!r}{tested}."
             )
         )
 
@@ -282,65 +259,3 @@ def _nothing_found(tree: Tree, root: str, source: Path) -> str:
     if not met and not tree.listing(root)[0]:
         return f"the folder {printable(str(source))} is empty. {LAYOUT}"
     return f"there are no images in {printable(str(source))} or below it. {' '.join(met)}{' ' if met else ''}{LAYOUT}"
-
-
-def list_images(sources: Iterable[str | Path], listener: Listener | None = None) -> list[Path]:
-    """Return the paths of `inputs`; `listener` is told what was passed over."""
-    passed = PassedOver()
-    found = [Path(path) for path, _ in inputs(sources, passed)]
-    tell_passed(passed.notes(), listener or Listener())
-    return found
-
-
-def inputs(
-    sources: Iterable[str | Path], passed: PassedOver, *, in_order: Callable[[Iterator[str]], Iterable[str]] = sorted
-) -> Iterator[tuple[str, str]]:
-    """Yield the path and the name below its source of each given file, and in the place of a folder of all that may be images below it.
-
-    What is not there or cannot be read is yielded as well, for the others to be done and it to be refused with a reason. DataError where no
-    source holds anything.
-    """
-    missing, given = list[str](), list(map(Path, sources))
-    for source in given:
-        root, empty = str(source), True
-        for path in in_order(_files_below(root, passed)) if source.is_dir() else ():
-            empty = False
-            yield path, path.removeprefix(root).lstrip(os.sep)
-        if empty and source.is_dir():
-            missing.append(f"{source}: no images at any depth below this folder. {' '.join(passed.notes())}".rstrip())
-        elif empty and not os.path.lexists(source):
-            beside = [entry.name for entry in source.parent.iterdir()] if source.parent.is_dir() else []
-            missing.append(f"{source}: no such file or folder.{nearest(source.name, beside)}")
-        if empty:
-            yield root, source.name
-    if missing and len(missing) == len(given):
-        raise DataError(missing[0])
-
-
-def _files_below(root: str, passed: PassedOver) -> Iterator[str]:
-    """What may be an image below a folder, and folders that cannot be read, in any order; each real folder is entered once."""
-    entered, waiting = set[Any](), [root]
-    while waiting:
-        folder = waiting.pop()
-        if (identity := _identity(folder)) in entered:
-            passed.add("repeated folder", folder)
-            continue
-        entered.add(identity)
-        if all(os.path.lexists(os.path.join(folder, name)) for name in RUN_FILES):  # noqa: PTH118
-            passed.add("run folder", folder)
-            continue
-        below: list[str] = []
-        try:
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    if _is_hidden(entry.name):
-                        passed.add(_HIDDEN, entry.path)
-                    elif entry.is_dir():
-                        below.append(entry.path)
-                    elif os.path.splitext(entry.name)[1].lower() in NO_IMAGES:  # noqa: PTH122
-                        passed.add("non-image file", entry.path)
-                    else:
-                        yield entry.path
-        except OSError:
-            yield folder
-        waiting += sorted(below, reverse=True)
