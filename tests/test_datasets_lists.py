@@ -272,7 +272,7 @@ def test_a_file_listed_twice(folder):
     same = write(folder, "path,label\nimg/1.jpg,a\nimg/2.jpg,b\n./img/1.jpg,a\n")
     data = read_dataset(same)
     assert len(data) == 2
-    assert noted(data, "Passed over 1 rows that list a file again")
+    assert noted(data, "Passed over 1 row that lists a file again")
     with pytest.raises(DataError, match=r"1 files of .* are listed with different labels: .*1\.jpg \(a, b\)\. .* as in cat;dog"):
         read_dataset(write(folder, "path,label\nimg/1.jpg,a\nimg/2.jpg,b\nimg/1.jpg,b\n"))
     with pytest.raises(DataError, match=r"different parts: .*1\.jpg \(train, test\)\. A file in two parts makes the test score worthless"):
@@ -304,7 +304,7 @@ def test_rows_of_the_wrong_length(folder):
         ("", "has no rows"),
         ("path,label\n", "has no rows"),
         ("path,path,label\nx,y,z\n", "two columns called 'path'"),
-        ("path,label\n,a\nimg/1.jpg,b\n", "1 rows of .* have no path in the column 'path'"),
+        ("path,label\n,a\nimg/1.jpg,b\n", "1 row of .* without a path in the column 'path'"),
         ("path,label\nhttps://x.org/1.jpg,a\nimg/1.jpg,b\n", "lists an address, 'https://x.org/1.jpg'; images are read from files only"),
         ("path,label\nimg/1.jpg,a\0\n", "is not a text file"),
     ],

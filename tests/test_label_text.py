@@ -22,7 +22,7 @@ from conftest import draw
 from headstart.data import Labels, LabelSets, ListOptions, class_targets, read_dataset
 from headstart.data.annotations import part_of
 from headstart.data.cells import label_cell, read_cells
-from headstart.data.folders import SYSTEM_NAMES
+from headstart.data.listing import SYSTEM_NAMES
 from headstart.errors import DataError
 from headstart.evaluate import evaluate_run
 from headstart.pipeline import fit
@@ -132,6 +132,10 @@ def test_cells_are_read_as_they_were_written(names: list[str], data: st.DataObje
         (["('bar', 'dark')", "{'bar'}"], [("bar", "dark"), ("bar",)]),
         (["[]", "['bar']"], [(), ("bar",)]),
         (["[cat, dog]", "{cat,dog}"], [("cat", "dog"), ("cat", "dog")]),
+        (["[cat, dog]", "[dog]"], [("cat", "dog"), ("dog",)]),
+        (["array(['cat', 'dog'], dtype=object)", "array(['dog'], dtype=object)"], [("cat", "dog"), ("dog",)]),
+        (["frozenset({'cat'})", "set()"], [("cat",), ()]),
+        (["0 1", "1"], ["0 1", "1"]),
         (["[unknown]", "(other)", "{x}", "cat"], ["[unknown]", "(other)", "{x}", "cat"]),
         (["['Apple, healthy', 'wet; cold']", "dog"], [("Apple, healthy", "wet; cold"), ("dog",)]),
         (["[1, 2]", "[2]"], [("1", "2"), ("2",)]),
@@ -143,6 +147,12 @@ def test_cells_are_read_as_they_were_written(names: list[str], data: st.DataObje
 )  # fmt: skip
 def test_what_a_column_of_cells_says(cells: list[str], read: list[Any]) -> None:
     assert read_cells(cells, notes=[]) == read
+
+
+@pytest.mark.parametrize("cell", ["['cat', None]", '["cat", null]'])
+def test_lists_with_a_missing_label_are_refused(tmp_path: Path, cell: str) -> None:
+    with pytest.raises(DataError, match=r"a list of labels holds a missing value: .*; leave it out"):
+        read_dataset(listed(tmp_path, "dog", cell))
 
 
 @pytest.mark.parametrize("cell", ['{"cat": 1}', '[{"rectanglelabels": ["cat"], "x": 3}]', "[['cat'], ['dog']]", '{"choices": {"a": 1}}'])

@@ -15,6 +15,7 @@ from PIL import Image
 from conftest import draw
 from headstart.data import LabelSets, ListOptions, read_dataset
 from headstart.errors import DataError, options_typed, setting
+from headstart.progress import Warned
 
 Cli = Callable[..., Any]
 FILES = [f"photos/{name}/{name}{index}.png" for name in ("bar", "disc") for index in range(6)]
@@ -58,6 +59,11 @@ READ: dict[str, tuple[str, Callable[[str, str], str]]] = {
     "truth.csv": ("image,bar,disc", lambda file, label: f"{file},{label == 'bar'},{label == 'disc'}"),
     "plain.txt": ("", lambda file, label: f"{file} {label}"),
     "two.csv": ("path,choice", lambda file, label: f"{file},{label}"),
+    "quotes.csv": ('path, "label"', lambda file, label: f'"{file}", "{label}"'),
+    "ends.csv": ("path,label", lambda file, label: f"{file},{label},"),
+    "words.csv": ("image,bar,disc", lambda file, label: f"{file},{'yes' if label == 'bar' else 'no'},{'yes' if label == 'disc' else 'no'}"),
+    "marks.csv": ("image,bar,disc", lambda file, label: f"{file},{'x' * (label == 'bar')},{'x' * (label == 'disc')}"),
+    "studio.csv": ("image,label", lambda file, label: f"/data/local-files/?d={file},{label}"),
     "min.jsonl": ("", lambda file, label: json.dumps({"image": file, "label": {"choices": [label]}["choices"]})),
 }  # fmt: skip
 
@@ -69,6 +75,37 @@ def test_lists_that_are_read(lists: Cli, name: str) -> None:
     assert [data.labels(i) == (path.parent.name,) for i, path in enumerate(data.images)] == [True] * 12
     if "moved" in name or "windows" in name:
         assert any("is not there: 12 of the files are read from" in note for note in data.notes)
+
+
+@pytest.mark.parametrize("shape", ["map", "columns", "frame"])
+def test_tables_that_are_one_object_of_json(lists: Cli, shape: str) -> None:
+    labels = [Path(file).parent.name for file in FILES]
+    columns = {"path": FILES, "label": labels}
+    frame = {name: dict(enumerate(column)) for name, column in columns.items()}
+    Path("list.json").write_text(json.dumps({"map": dict(zip(FILES, labels, strict=True)), "columns": columns, "frame": frame}[shape]))
+    assert read_dataset("list.json").counts() == {"bar": 6, "disc": 6}
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (lambda file, label: f"{Path(file).name},{label}", "There is 'photos/bar/bar0.png': write that in place of 'bar0.png'"),
+        (lambda file, label: f"{file[:-3]}PNG,{label}", "There is 'photos/bar/bar0.png': write that in place of 'photos/bar/bar0.PNG'"),
+        (lambda file, label: f"photos/{label},{label}", "'photos/bar' is a folder; a list names files"),
+    ],
+)  # fmt: skip
+def test_files_that_are_named_otherwise(lists: Cli, row: Callable[[str, str], str], message: str) -> None:
+    with pytest.raises(DataError, match=re.escape(message)):
+        read_dataset(write("list.csv", "path,label", row))
+
+
+def test_labels_that_may_be_none_are_warned_of(lists: Cli) -> None:
+    data = read_dataset(write("nan.csv", "path,label", lambda file, label: f"{file},{'nan' if '0' in file else label}"))
+    assert any(isinstance(note, Warned) and "The label 'nan' of nan.csv is read as a class of that name" in note for note in data.notes)
+    data = read_dataset(write("ages.csv", "path,age", lambda file, label: f"{file},{FILES.index(file) / 2}"))
+    assert any(isinstance(note, Warned) and "each of the 12 is read as a class" in note for note in data.notes)
+    mixed = read_dataset(write("mixed.csv", "path,label", lambda file, label: f"{file},{'1' if '0' in file else '1.0'}"))
+    assert any("Classes '1' and '1.0' differ only" in note for note in mixed.notes)
 
 
 def test_a_home_folder(lists: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,6 +131,8 @@ ADVISED: dict[str, tuple[str, Callable[[str, str], str], int]] = {
     "lists/cwd.csv": ("path,label", lambda file, label: f"{file},{label}", 12),
     "lists/a b/deep.csv": ("path,label", lambda file, label: f"{file.removeprefix('photos/')},{label}", 12),
     "missing.csv": ("path,label\nphotos/nope.png,bar", lambda file, label: f"{file},{label}", 12),
+    "pathless.csv": ("path,label\n,bar", lambda file, label: f"{file},{label}", 12),
+    "ages.csv": ("path,age,choice", lambda file, label: f"{file},{file[-5]},{label}", 12),
     "unlabelled.csv": ("path,label,split", lambda file, label: f"{file},,test" if "0" in file else f"{file},{label},train", 10),
 }  # fmt: skip
 
@@ -127,6 +166,9 @@ def test_images_alone_are_for_predict(lists: Cli, run: Path) -> None:
     assert refused.code == 2
     assert lists("predict", run, odd, *advised(refused.err), "--format", "csv").out.count("photos/") == 12
     assert lists("predict", run, path, "--batch", "--out", "t.csv").code == 0
+    odd.write_text(odd.read_text().replace(FILES[3], ""))
+    done = lists("predict", run, odd, "--column", "path=where", "--format", "csv")
+    assert (done.out.count("photos/"), "Warning: Passed over 1 row of odd.csv without a path: 4." in done.err) == (11, True)
 
 
 @pytest.mark.parametrize("column", ["source", "person", "case", "subject", "scene"])
@@ -144,7 +186,16 @@ def test_a_column_taken_as_group_is_told(lists: Cli, column: str) -> None:
     ("name", "text", "words"),
     [
         ("coco.json", '{"images": [], "annotations": [], "categories": []}', "annotations in COCO's format, boxes or masks"),
-        ("tasks.json", '[{"data": {"image": "x"}, "annotations": []}]', "is Label Studio's JSON, which is not read: export"),
+        ("tasks.json", '[{"data": {"image": "x"}, "annotations": []}]', "Label Studio's JSON (export from there as CSV), which is not"),
+        ("via.json", '{"a.jpg1": {"filename": "a.jpg", "regions": []}}', "holds the project of VGG's Image Annotator"),
+        ("labelme.json", '{"shapes": [], "imagePath": "a.jpg"}', "holds the annotations of LabelMe"),
+        ("createml.json", '[{"image": "a.jpg", "annotations": [{"label": "a"}]}]', "holds annotations of CreateML"),
+        ("split.json", '{"columns": ["path"], "data": [["a.jpg"], ["b.jpg"]]}', "is one object of columns, data; expected one"),
+        ("a.xlsx", "PK", "is a spreadsheet, which is not read: save it as CSV"),
+        ("a.npy", "x", "is a single array: save images and labels together, as in np.savez"),
+        ("title.csv", "My list\npath,label\na.jpg,a\n", "the first line, 'My list', is not one of column names"),
+        ("vector.csv", 'path,label\na.jpg,"[1, 0]"\nb.jpg,"[0, 1]"\n', "is a vector of 0 and 1, such as [0, 1], which does not name"),
+        ("split.csv", "path,label,split\na.jpg,a,train\nb.jpg,b,no\n", "found 'no'. --column split= leaves"),
         ("cvat.xml", "<annotations/>", "is XML, as CVAT and Pascal VOC write it, which is not read: export from there as ImageNet"),
         ("data.yaml", "names: [a]", "is YAML, as YOLO has it, which is not read"),
         ("a.tfrecord", "x", "is a TFRecord, which is not read: write the images into folders of classes"),

@@ -17,6 +17,10 @@ from headstart.errors import DataError, setting
 SEPARATORS = (";", "|", ",")
 SEVERAL = (list, tuple, set, frozenset)  # the types of cells with any number of labels
 _BRACKETS = ("[]", "()", "{}")
+_CONSTRUCTED = re.compile(
+    r"(?:np\.|numpy\.)?(?:array|set|frozenset|tuple|list|Index)\(([\[({].*[\])}])?(?:,\s*dtype=[^\[\]]*)?\)", re.DOTALL
+)
+_VECTOR = re.compile(r"[\[(]?\s*[01](?:\.0*)?(?:[\s;,|]+[01](?:\.0*)?)+\s*[\])]?")
 _WHOLE_FLOAT = re.compile(r"([+-]?[0-9]+)\.0+")
 
 
@@ -69,11 +73,16 @@ def read_cells(
     separator is looked for in what is left (`detect_separator`); with "" every text is one label.
     """
     whole = [cell if isinstance(cell, SEVERAL) or (isinstance(cell, str) and cell in known) else label_text(cell) for cell in cells]
+    for cell in whole:
+        if isinstance(cell, SEVERAL):
+            check_names(cell)
     texts = {cell for cell in whole if not isinstance(cell, SEVERAL)}
     free = sorted(texts.difference(known, [""]))  # sorted, so that an example in a note is always the same
     read: dict[str, str | tuple[str, ...]] = {text: text for text in texts}
     if separator is None:
-        lists = {text: labels for text in free if (labels := _written_list(text)) is not None}
+        _refuse_vectors([*free, *(repr(cell) for cell in whole if isinstance(cell, SEVERAL))])
+        bare = any(_is_bare_list(text) and "," in text for text in free)
+        lists = {text: labels for text in free if (labels := _written_list(text, bare=bare)) is not None}
         free = [text for text in free if text not in lists]
         separator = detect_separator([*free, *(texts & {*known})], known)
         read |= lists
@@ -106,11 +115,19 @@ def _tell_separator(texts: list[str], separator: str | None, known: Collection[s
             notes.append(f"Labels with {mark!r}, as {example!r}, are read whole; {setting('label_separator', mark)} separates them there.")
 
 
-def _written_list(text: str) -> tuple[str, ...] | None:
+def _is_bare_list(text: str) -> bool:
+    """Whether a text is in brackets as YAML and PostgreSQL write lists: ``[cat, dog]`` and ``{cat,dog}``."""
+    return text[:1] + text[-1:] in ("[]", "{}")
+
+
+def _written_list(text: str, *, bare: bool) -> tuple[str, ...] | None:
     """Return the labels of a text that is a list in JSON or Python, or of {"choices": [...]}, as Label Studio exports it; else None.
 
-    What is in quotes stays as it is, spaces included. DataError for JSON that holds anything else than labels.
+    What is in quotes stays as it is, spaces included. With `bare`, lists need no quotes. DataError for JSON that holds anything else than
+    labels.
     """
+    if made := _CONSTRUCTED.fullmatch(text):
+        text = made[1] or "[]"
     if text[:1] + text[-1:] not in _BRACKETS:
         return None
     value: Any = None
@@ -121,12 +138,31 @@ def _written_list(text: str) -> tuple[str, ...] | None:
             value = ast.literal_eval(re.sub(r"(['\"])\s+(['\"])", r"\1,\2", text))  # NumPy writes no commas
     if isinstance(value, dict):
         value = value.get("choices", value)
-    if value is None and "," in text and text[0] != "(":  # [cat, dog] and {cat,dog}, as YAML and PostgreSQL write them
+    if value is None and bare and _is_bare_list(text):
         value = [one.strip().strip("'\"") for one in text[1:-1].split(",")]
     labels = [value] if isinstance(value, str) else list(value) if isinstance(value, SEVERAL) else None
-    if isinstance(value, dict) or any(isinstance(one, (dict, *SEVERAL)) for one in labels or ()):
-        raise DataError(f'a label must be a name or a list of names, and {text[:80]!r} is something else; write cat, or ["cat", "dog"]')
-    return None if labels is None else tuple(dict.fromkeys(one if isinstance(one, str) else label_text(one) for one in labels))
+    if isinstance(value, dict) or labels is not None:
+        check_names([value] if isinstance(value, dict) else labels or (), text)
+    return None if labels is None else tuple(dict.fromkeys(one if isinstance(one, str) else label_text(one) for one in labels if one != ""))
+
+
+def check_names(labels: Collection[Any], shown: str = "") -> None:
+    """Refuse with a DataError labels of one input that are not names: lists of lists, mappings, missing values."""
+    shown = (shown or repr(labels))[:80]
+    if any(isinstance(one, (dict, *SEVERAL)) for one in labels):
+        raise DataError(f'a label must be a name or a list of names, and {shown!r} is something else; write cat, or ["cat", "dog"]')
+    if any(map(is_missing, labels)):
+        raise DataError(f"a list of labels holds a missing value: {shown}; leave it out")
+
+
+def _refuse_vectors(texts: Sequence[str]) -> None:
+    """Refuse a column in which every cell is a vector of 0 and 1, one for each class: as names, 0 and 1 would be the only labels."""
+    if texts and all(map(_VECTOR.fullmatch, texts)) and len({len(re.split(r"[\s;,|]+", text.strip())) for text in texts}) == 1:
+        raise DataError(
+            f"each label is a vector of 0 and 1, such as {min(texts)}, which does not name the classes; write their names, as in cat;dog, "
+            "or a column of 0 and 1 for each class, with its name in the first line. "
+            f"{setting('label_separator', '')} reads every text as the name of a class."
+        )
 
 
 def label_cell(labels: Iterable[str]) -> str:
@@ -137,6 +173,7 @@ def label_cell(labels: Iterable[str]) -> str:
 
 def _is_plain(name: str) -> bool:
     marked = any(mark in name for mark in SEPARATORS)
+    marked = marked or bool(_CONSTRUCTED.fullmatch(name) or _VECTOR.fullmatch(name))
     return not marked and label_text(name) == name == whole_number(name) and name[:1] + name[-1:] not in _BRACKETS
 
 

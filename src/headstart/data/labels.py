@@ -39,10 +39,10 @@ def fold_name(name: str) -> str:
 
 
 def look_alikes(names: Iterable[str]) -> list[tuple[str, ...]]:
-    """Return groups of names that differ only by case, spaces, ``_`` or ``-``, or Unicode normalisation."""
+    """Return groups of names that differ only by case, spaces, ``_`` or ``-``, Unicode normalisation, or a ``.0``."""
     alike: dict[str, list[str]] = defaultdict(list)
     for name in names:
-        plain = re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFKC", name)).strip().casefold()
+        plain = whole_number(re.sub(r"[\s_]+|-+(?=\D|$)|(?<=\w)-+", " ", unicodedata.normalize("NFKC", name)).strip().casefold())
         alike[plain].append(name)
     return [tuple(group) for group in alike.values() if len(group) > 1]
 

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from itertools import compress
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import unquote
 
 from headstart.data.annotations import LABEL, Annotations, Column, Labels, part_of
-from headstart.data.cells import label_text, read_cells, whole_number, whole_numbers
+from headstart.data.cells import SEVERAL, label_text, read_cells, whole_number, whole_numbers
 from headstart.data.labels import shortened
 from headstart.data.tables import Table, read_table
 from headstart.errors import DataError, ParameterError, nearest, setting
 from headstart.modalities.image import IMAGE_SUFFIXES, is_image_name
+from headstart.progress import Listener, Warned
 from headstart.settings import ListOptions
-from headstart.text import enumeration, unprintable
+from headstart.text import enumeration, plural, unprintable
 
 SYNONYMS: Mapping[str, tuple[str, ...]] = {
     "path": (
@@ -37,6 +38,10 @@ SYNONYMS: Mapping[str, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 """Column names that are recognised, letters and digits only, the likeliest first."""
+_TRUTH = {"": False, "0": False, "false": False, "no": False, "1": True, "true": True, "yes": True, "x": True}
+_MISSING = ("nan", "nat", "<na>", "n/a", "#n/a", "null")
+_MANY_NUMBERS = 5  # classes
+_SEARCHED = 20_000  # files below the folder of a list that are looked at for one that is listed otherwise
 _INDICATORS = "columns of 0 and 1"  # the name of the column made of them
 
 
@@ -53,11 +58,21 @@ def read_list(source: Path, options: ListOptions, *, known: Collection[str] = ()
     labels = read_cells(table.columns[chosen["label"]], separator=options.label_separator, known=known, notes=notes)
     parts = _parts(table, chosen.get("split"), source, notes, explicit="split" in (options.columns or {}))
     groups = _groups(table, chosen.get("group"), texts, notes)
+    if without := _without_path(texts, source):
+        if not options.allow_missing:
+            count = plural(sum(not text.strip() for text in texts), "row")
+            column = chosen["path"]
+            raise DataError(
+                f"{count} of {source} without a path in the column {column!r}; fill it in, or remove them. "
+                f"{setting('allow_missing', True)} passes over them."
+            )
+        notes += without
     keep = _labelled_rows(labels, texts, chosen["label"], source, notes, allow_missing=options.allow_missing)
-    resolved = _resolve(texts, keep, root, source, notes, allow_missing=options.allow_missing)
+    resolved = _resolve(texts, [i for i in keep if texts[i].strip()], root, source, notes, allow_missing=options.allow_missing)
     rows = _distinct(resolved, {"labels": labels, "parts": parts, "groups": groups or []}, source, notes)
     if not rows:
         raise DataError(f"no row of {source} has both a file and a label")
+    notes += _doubtful({name for i in rows for name in _names(labels[i])}, source)
     label = Column(cast("list[Any]", labels), list(table.columns[chosen["label"]]), f"the column {chosen['label']!r} of {source.name}")
     return Annotations(
         images=tuple(Path(resolved[i]) for i in rows),
@@ -71,6 +86,25 @@ def read_list(source: Path, options: ListOptions, *, known: Collection[str] = ()
     )
 
 
+def _names(label: str | tuple[str, ...]) -> tuple[str, ...]:
+    return label if isinstance(label, tuple) else (label,)
+
+
+def _doubtful(classes: Collection[str], source: Path) -> list[str]:
+    """Warn of classes that may be none: texts that programs write for missing values, and numbers that may be measurements."""
+    texts = sorted(name for name in classes if name.casefold() in _MISSING)
+    fractions = [name for name in sorted(classes) if re.fullmatch(r"[+-]?[0-9]*\.[0-9]+", name)]
+    notes = list[str]()
+    if texts:
+        notes.append(
+            f"The label {texts[0]!r} of {source.name} is read as a class of that name. If a label is missing there, empty the cells; "
+            f"{setting('allow_missing', True)} then passes over them."
+        )
+    if fractions and len(classes) > _MANY_NUMBERS and all(re.fullmatch(r"[+-]?[0-9.]+", name) for name in classes):
+        notes.append(f"The labels of {source.name} are numbers, such as {fractions[-1]}: each of the {len(classes)} is read as a class.")
+    return [Warned(note) for note in notes]
+
+
 def recognise_column(role: str, names: Iterable[str]) -> str | None:
     """Return the column for the path, label, split or group that is recognised by its name, the likeliest first."""
     by_plain = {_plain_name(name): name for name in names}
@@ -81,12 +115,25 @@ def _plain_name(name: str) -> str:
     return re.sub(r"[\W_]+", "", name.casefold())
 
 
-def read_paths(source: Path, options: ListOptions) -> list[Path]:
-    """Return the paths in a list of images, whether it has labels or not; one that leads nowhere is returned as the list has it."""
+def read_paths(source: Path, options: ListOptions, listener: Listener | None = None) -> list[Path]:
+    """Return the paths in a list of images, whether it has labels or not; one that leads nowhere is returned as the list has it.
+
+    `listener` is told which column was chosen, and of rows without a path.
+    """
     table, notes, root = read_table(source), list[str](), Path(options.image_root or source.parent).expanduser()
     column = _choose_columns(table, options.columns or {}, source, notes, needed=("path",))["path"]
     texts = _path_texts(table.columns[column], column, source)
-    return [Path(_existing(str(root), text) or root / text) for text in texts]
+    (listener or Listener()).tell_notes([*table.notes, *notes, *_without_path(texts, source)])
+    return [Path(_existing(str(root), text) or root / text) for text in texts if text.strip()]
+
+
+def _without_path(texts: Sequence[str], source: Path) -> list[str]:
+    empty = [str(number) for number, text in enumerate(texts, 1) if not text.strip()]
+    return [Warned(f"Passed over {plural(len(empty), 'row')} of {source} without a path: {_first(empty)}.")] if empty else []
+
+
+def _first(names: Sequence[str]) -> str:
+    return enumeration([*names[:5]], count=len(names))
 
 
 def _choose_columns(
@@ -116,13 +163,32 @@ def _choose_columns(
         if role not in chosen:
             examples, free = ", ".join(SYNONYMS[role][:6]), [name for name in names if name not in chosen.values()]
             guess = nearest(role, names) or nearest(SYNONYMS[role][1], names)
-            ways = " or ".join(setting("columns", {role: name}) for name in free[:3]) or "Add one"
+            likely = _likely(table, free, role)
+            ways = " or ".join(setting("columns", {role: name}) for name in likely[:3]) or "Add one"
             raise DataError(
                 f"{source} has no column for the {role}. Expected one called {examples} or the like; columns found: {shortened(names)}."
-                f"{guess} {'To name it: ' if free else ''}{ways}"
+                f"{guess} {'To name it: ' if likely else ''}{ways}{_of_indicators(table, free) if role == 'label' else ''}"
             )
-    notes += _guessed({role: name for role, name in chosen.items() if role not in columns and name in names}, source)
+    told = {role: name for role, name in chosen.items() if role not in columns and name in names}
+    notes += _guessed({role: name for role, name in told.items() if any(map(label_text, table.columns[name]))}, source)
     return chosen
+
+
+def _likely(table: Table, names: Sequence[str], role: str) -> list[str]:
+    """The columns that may serve a purpose, the likeliest first: paths look like files, and labels are fewer than images."""
+    if role == "path":
+        return [name for name in names if any(isinstance(cell, str) and "." in cell for cell in table.columns[name])]
+    values = {name: len({str(cell) for cell in table.columns[name]}) for name in names}
+    return sorted(names, key=lambda name: not 1 < values[name] < max(len(table), 3))
+
+
+def _of_indicators(table: Table, names: Sequence[str]) -> str:
+    """What to do where some columns hold 0 and 1, one for each class, and others do not."""
+    classes = [name for name in names if len({*(_truths(table.columns[name]) or ())}) == 2]
+    if len(classes) < 2:
+        return ""
+    others = [name for name in names if name not in classes]
+    return f". If {shortened(classes, limit=3)} are classes, with 0 and 1 for each image, remove the columns {shortened(others, limit=3)}."
 
 
 def _guessed(chosen: Mapping[str, str], source: Path) -> list[str]:
@@ -135,13 +201,20 @@ def _guessed(chosen: Mapping[str, str], source: Path) -> list[str]:
 
 def _read_indicators(table: Table, names: list[str], source: Path, notes: list[str]) -> None:
     """Add a column of labels to a table that has a column of 0 and 1 for each class instead."""
-    truth = {"0": False, "1": True, "false": False, "true": True}
-    texts = {name: [whole_number(label_text(cell)).casefold() for cell in table.columns[name]] for name in names}
-    classes = [name for name, column in texts.items() if any(truth.get(text) for text in column)]
-    if len(classes) > 1 and all({*column} <= truth.keys() for column in texts.values()):
-        rows = zip(*([truth[text] for text in texts[name]] for name in classes), strict=True)
-        table.columns[_INDICATORS] = [tuple(compress(classes, row)) for row in rows]
+    truths = {name: _truths(table.columns[name]) for name in names}
+    read = {name: column for name, column in truths.items() if column is not None}
+    classes = [name for name, column in read.items() if any(column)]
+    if len(classes) > 1 and len(read) == len(truths):
+        rows = zip(*(read[name] for name in classes), strict=True)
+        table.columns[_INDICATORS] = [tuple(itertools.compress(classes, row)) for row in rows]
         notes.append(f"The columns {shortened(classes, limit=6)} of {source.name} hold 0 and 1: each is read as a label.")
+
+
+def _truths(cells: Sequence[Any]) -> list[bool] | None:
+    """What a column of 0 and 1, or of words for them, says; None for other columns."""
+    texts = [whole_number(label_text(cell)).casefold() for cell in cells]
+    told = {*texts} <= _TRUTH.keys() and ("x" not in texts or "" in texts)
+    return [_TRUTH[text] for text in texts] if told else None
 
 
 def _path_texts(cells: Sequence[Any], column: str, source: Path) -> list[str]:
@@ -150,10 +223,9 @@ def _path_texts(cells: Sequence[Any], column: str, source: Path) -> list[str]:
             f"the column {column!r} of {source} holds images themselves, not paths. "
             "Save them as files and list their paths, or read the data set with hf:NAME"
         )
+    if any(isinstance(cell, SEVERAL) for cell in cells):
+        raise DataError(f"the column {column!r} of {source} holds lists, not paths; write one row for each image")
     texts = [cell if isinstance(cell, str) else label_text(cell) for cell in cells]
-    empty = sum(not text.strip() for text in texts)
-    if empty:
-        raise DataError(f"{empty} rows of {source} have no path in the column {column!r}; fill it or remove the rows")
     address = next((text for text in texts if re.match(r"(https?|s3|gs|ftp)://", text)), None)
     if address is not None:
         raise DataError(
@@ -168,10 +240,10 @@ def _parts(table: Table, column: str | None, source: Path, notes: list[str], *, 
     texts = [label_text(cell) for cell in table.columns[column]]
     known = {text: part_of(text) if text else "" for text in set(texts)}
     wrong = sorted(text for text, part in known.items() if part is None)
-    if wrong and explicit:
+    if wrong and (explicit or any(known.values())):
         raise DataError(
             f"the column {column!r} of {source} must hold train, val or test; found {shortened(wrong)}."
-            f"{nearest(wrong[0], ('train', 'val', 'test'))}"
+            f"{nearest(wrong[0], ('train', 'val', 'test'))} {setting('columns', {'split': ''})} leaves the column out."
         )
     if wrong:
         notes.append(f"The column {column!r} does not hold train, val or test but {shortened(wrong, limit=4)}: it is not used.")
@@ -207,7 +279,7 @@ def _labelled_rows(labels: Labels, texts: Sequence[str], column: str, source: Pa
             f"{setting('allow_missing', True)} passes over them."
         )
     if empty:
-        notes.append(f"Passed over {len(empty)} rows without a label.")
+        notes.append(f"Passed over {plural(len(empty), 'row')} without a label: {_first([texts[i] for i in empty])}.")
     return [i for i, label in enumerate(labels) if label]
 
 
@@ -229,12 +301,12 @@ def _resolve(
         missing = [text for text in missing if text not in found]
     if missing and (not allow_missing or not resolved):
         raise DataError(
-            f"{len(missing)} of {len(rows)} files listed in {source} do not exist, for example {shortened(missing[:3])}. "
-            f"Paths are relative to {root.absolute()}.{_elsewhere(missing[0], root)}"
+            f"{len(missing)} of {plural(len(rows), 'file')} listed in {source} do not exist, for example {shortened(missing[:3])}. "
+            f"Paths are relative to {root.absolute()}.{_elsewhere(missing, root)}"
             + (f" {setting('allow_missing', True)} passes over them." if resolved else "")
         )
     if missing:
-        notes.append(f"Passed over {len(missing)} rows whose file does not exist, for example {shortened(missing[:3])}.")
+        notes.append(f"Passed over {plural(len(missing), 'row')} whose file does not exist: {_first(missing)}.")
     return resolved
 
 
@@ -244,6 +316,7 @@ _SPELLINGS: tuple[Callable[[str], str], ...] = (
     str.strip,
     unprintable,
     lambda text: unquote(re.sub(r"^file:(//(localhost)?(?=/))?(/(?=[A-Za-z]:))?", "", text)),
+    lambda text: re.sub(r"^/data/local-files/\?d=", "", unquote(text)),  # Label Studio
     lambda text: os.path.expanduser(text) if text[:1] == "~" else text,  # noqa: PTH111 - some users have no home folder
     lambda text: text.replace("\\", "/"),
 )
@@ -276,15 +349,22 @@ def _moved(folder: str, missing: Sequence[str], notes: list[str]) -> dict[str, s
     return found
 
 
-def _elsewhere(text: str, root: Path) -> str:
-    """Say where a file of that name lies, if it is in a folder next to the list."""
-    name = text.replace("\\", "/")
+def _elsewhere(missing: Sequence[str], root: Path) -> str:
+    """Say where the files lie, if they are near the list, and what to type or to write."""
+    name = missing[0].replace("\\", "/")
+    if (root / name).is_dir():
+        return f" {name!r} is a folder; a list names files, one in each row."
     folders = [folder for folder in sorted(root.glob("*/"))[:200] if folder.is_dir()] if root.is_dir() else []
     for folder in [*folders, root.parent]:
-        for tail in (name, name.rsplit("/", 1)[-1]):
-            if _existing(str(folder), tail):
-                return f" {tail!r} is in {folder.absolute()}; {setting('image_root', str(folder.absolute()))} reads the paths from there."
-    return ""
+        if all(_existing(str(folder), text.replace("\\", "/")) for text in missing[:200]):
+            found = setting("image_root", str(folder.absolute()))
+            return f" {name!r} is in {folder.absolute()}; {found} reads the paths from there."
+    stem = Path(name).stem
+    below = itertools.islice(root.rglob("*"), _SEARCHED) if root.is_dir() else ()
+    there = next((path for path in below if path.stem == stem and is_image_name(path.name)), None)
+    if there is None:
+        return ""
+    return f" There is {there.relative_to(root).as_posix()!r}: write that in place of {name!r}, and likewise the others."
 
 
 _ONE_ROW_EACH = {
@@ -307,6 +387,5 @@ def _distinct(resolved: Mapping[int, str], said: Mapping[str, Sequence[Any]], so
             raise DataError(f"{len(differing)} files of {source} are listed with different {what}: {examples}. {_ONE_ROW_EACH[what]}")
     if repeated:
         extra = sum(len(rows) - 1 for rows in repeated.values())
-        most = max(repeated, key=lambda path: len(repeated[path]))
-        notes.append(f"Passed over {extra} rows that list a file again, for example {most}.")
+        notes.append(f"Passed over {plural(extra, 'row')} that list{'s' * (extra == 1)} a file again: {_first([*repeated])}.")
     return [rows[0] for rows in by_path.values()]

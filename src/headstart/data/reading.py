@@ -24,6 +24,15 @@ from headstart.text import printable
 _FOREIGN = {
     ".xml": "XML, as CVAT and Pascal VOC write it, which is not read: export from there as ImageNet (folders of classes), or as CSV",
     **dict.fromkeys((".yaml", ".yml"), "YAML, as YOLO has it, which is not read: export it as folders of classes, or as CSV"),
+    **dict.fromkeys((".xlsx", ".xlsm", ".xls", ".ods", ".numbers"), "a spreadsheet, which is not read: save it as CSV"),
+    **dict.fromkeys((".feather", ".arrow", ".orc"), "a table that is not read: save it as Parquet or CSV"),
+    **dict.fromkeys((".pkl", ".pickle", ".pt", ".pth", ".joblib"), "a file of Python objects, which are not loaded: save the table as CSV"),
+    **dict.fromkeys(
+        (".h5", ".hdf5", ".mat", ".lmdb", ".mdb", ".rec", ".db", ".sqlite"),
+        "a database, which is not read: write the images into folders of classes",
+    ),
+    ".npy": "a single array: save images and labels together, as in np.savez('data.npz', images=images, labels=labels)",
+    **dict.fromkeys((".lst", ".list", ".manifest"), "a list whose kind is not known: rename it to end in .txt or .csv"),
     ".tfrecord": "a TFRecord, which is not read: write the images into folders of classes",
 }
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".bz2", ".xz")

@@ -16,6 +16,13 @@ from headstart.modalities.image import is_image_name
 
 _DELIMITERS = (",", ";", "\t", "|")
 _SNIFFED_LINES = 50
+_ANNOTATIONS = (  # the keys of an object, and what writes it
+    ({"images", "annotations"}, "annotations in COCO's format, boxes or masks"),
+    ({"data", "annotations"}, "Label Studio's JSON (export from there as CSV)"),
+    ({"shapes", "imagePath"}, "the annotations of LabelMe"),
+    ({"image", "annotations"}, "annotations of CreateML"),
+    ({"source-ref"}, "a manifest of SageMaker, with addresses"),
+)
 _EXPORT = "A list has one row for each image, with the columns path and label."
 
 
@@ -65,8 +72,9 @@ def _read_csv(path: Path) -> Table:
     text = text[said.end() :] if said else text
     delimiter = said[1] if said else "\t" if path.suffix.lower() == ".tsv" else _sniff(text)
     try:
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-        numbered = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
+        numbered = _csv_rows(text, delimiter)
+        if _are_quoted_after_spaces(numbered):
+            numbered = _csv_rows(text, delimiter, skipinitialspace=True)
     except csv.Error as error:
         raise DataError(f"{path} is not a CSV file that can be read: {error}") from None
     if not numbered:
@@ -81,15 +89,29 @@ def _read_csv(path: Path) -> Table:
     if len(set(header)) < len(header):
         twice = next(name for name in header if header.count(name) > 1)
         raise DataError(f"{path} has two columns called {twice!r}; rename one of them")
+    numbered = [(line, row[:-1] if len(row) == len(header) + 1 and not row[-1].strip() else row) for line, row in numbered]
     wrong = [(line, row) for line, row in numbered if len(row) != len(header)]
     if wrong:
         line, row = wrong[0]
+        if len(header) == 1 and len({len(row) for _, row in numbered}) == 1:
+            raise DataError(f"{path}: the first line, {header[0][:40]!r}, is not one of column names, as the next is; remove it")
         raise DataError(
             f"{path}: {len(wrong)} rows do not have {len(header)} cells as the first line has; line {line} has {len(row)}. "
             f"A cell that contains the delimiter {delimiter!r} must be in double quotes."
         )
     columns = {name: [row[i] for _, row in numbered] for i, name in enumerate(header)}
     return Table(columns, notes)
+
+
+def _csv_rows(text: str, delimiter: str, **options: Any) -> list[tuple[int, list[str]]]:
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, **options)
+    return [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
+
+
+def _are_quoted_after_spaces(numbered: list[tuple[int, list[str]]]) -> bool:
+    """Whether a column has a space before the quotes in every row, as in ``path, "label"``; the quotes are then no part of its cells."""
+    rows = [row for _, row in numbered[1:]]
+    return bool(rows) and any(all(len(row) > i and re.match(r'\s+"', row[i]) for row in rows) for i in range(len(rows[0])))
 
 
 def _sniff(text: str) -> str:
@@ -126,11 +148,26 @@ def _names_for(row: list[str], path: Path) -> list[str]:
 def _read_json_lines(path: Path) -> Table:
     notes: list[str] = []
     rows = _json_rows(_text(path, notes), path)
+    if len(rows) == 1 and isinstance(rows[0], dict) and (columns := _json_columns(rows[0], path)):
+        return Table(columns, notes)
     wrong = next((i for i, row in enumerate(rows) if not isinstance(row, dict)), None)
     if wrong is not None:
         raise DataError(f'{path}: row {wrong + 1} is not an object; expected {{"path": "cats/1.jpg", "label": "cat"}}')
     names = list(dict.fromkeys(name for row in rows for name in row))
     return Table({name: [row.get(name) for row in rows] for name in names}, notes)
+
+
+def _json_columns(value: dict[str, Any], path: Path) -> dict[str, list[Any]] | None:
+    """The columns of one object that is a whole table: labels by path, or columns as pandas writes them; None where it is a single row."""
+    if all(map(is_image_name, value)) and not any(isinstance(one, dict) for one in value.values()):
+        return {"path": [*value], "label": [*value.values()]}
+    if all(isinstance(column, dict) for column in value.values()) and len({tuple(column) for column in value.values()}) == 1:
+        return {name: [*column.values()] for name, column in value.items()}
+    if all(isinstance(column, list) for column in value.values()) and len({len(column) for column in value.values()}) == 1:
+        return value
+    if any(isinstance(one, (dict, list)) for one in value.values()):
+        raise DataError(f"{path} is one object of {', '.join([*value][:3])}; expected one object for each image. {_EXPORT}")
+    return None
 
 
 def _json_rows(text: str, path: Path) -> list[Any]:
@@ -141,12 +178,20 @@ def _json_rows(text: str, path: Path) -> list[Any]:
             value = json.loads(line) if line.strip() else []
         except (ValueError, RecursionError) as error:
             raise DataError(f"{path}, line {number}, is not JSON: {error}. Expected one object per line") from None
-        if isinstance(value, dict) and {"images", "annotations"} <= value.keys():
-            raise DataError(f"{path} holds annotations in COCO's format, boxes or masks, which are not read. {_EXPORT}")
         rows += value if isinstance(value, list) else [value]
-    if any(isinstance(row, dict) and {"data", "annotations"} <= row.keys() for row in rows):
-        raise DataError(f"{path} is Label Studio's JSON, which is not read: export from there as CSV. {_EXPORT}")
+    _refuse_annotations(rows, path)
     return rows
+
+
+def _refuse_annotations(rows: list[Any], path: Path) -> None:
+    """DataError for what annotation programs write: it is named."""
+    for row in rows:
+        keys = row.keys() if isinstance(row, dict) else set()
+        kind = next((kind for marks, kind in _ANNOTATIONS if marks <= keys), "")
+        if not kind and keys and all(isinstance(one, dict) and {"filename", "regions"} <= one.keys() for one in row.values()):
+            kind = "the project of VGG's Image Annotator"
+        if kind:
+            raise DataError(f"{path} holds {kind}, which is not read. {_EXPORT}")
 
 
 def _read_parquet(path: Path) -> Table:
