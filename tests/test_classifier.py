@@ -263,7 +263,9 @@ def test_groups_that_do_not_fit(data: Data) -> None:
 
 
 def test_a_float_array_in_the_list_is_refused_as_an_image(data: Data) -> None:
-    with pytest.raises(DataError, match=r"None of the 2 .*array of float64; images are uint8"):
+    with pytest.raises(
+        DataError, match=r"X are arrays of float64 from 0 to 1; expected uint8 from 0 to 255. Convert them: \(image \* 255\)"
+    ):
         TransferClassifier().fit([np.zeros((8, 8, 3)), np.ones((8, 8, 3))], [0, 1])
 
 

@@ -75,7 +75,7 @@ def test_labels_of_several_kinds():
     ("arguments", "words"),
     [
         ({"labels": [0, 1]}, "4 images but 2 labels; one for each image is needed"),
-        ({"labels": ["a", "", "b", "b"]}, "1 labels are empty, the first at position 1"),
+        ({"labels": ["a", "", "b", "b"]}, "1 of . labels are missing, the first at position 1"),
         ({"labels": np.full((4, 2), 0.5)}, "a matrix of labels must hold 0 and 1 only"),
         ({"labels": np.zeros((4, 2)), "classes": ["a"]}, "has 2 columns, but there are 1 classes"),
         ({"labels": np.zeros((4, 2, 2))}, r"labels have the shape \(4, 2, 2\)"),

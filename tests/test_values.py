@@ -109,6 +109,47 @@ def test_what_becomes_of_missing_values_is_missing_too(labels: Any) -> None:
         TransferClassifier().fit(PIXELS, labels)
 
 
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([*WORDS, ""], r"are missing, the first at position 3 \(''\)"),
+        ([*WORDS, "  "], "are missing, the first at position 3"),
+        ([["a"], ["b"], ["a"], ["b", None]], r"a list of labels holds a missing value: \['b', None\]"),
+        ([["a"], ["b"], ["a"], ["b", float("nan")]], "a list of labels holds a missing value"),
+        ([["a"], ["b"], ["a"], [["b"]]], "a label must be a name or a list of names"),
+        ([*WORDS, object()], r"Unknown label type: .* hold object \(.*\); labels are texts or whole numbers"),
+        ([*WORDS, {"a": 1}], "Unknown label type: .* hold dict"),
+    ],
+)
+def test_labels_that_are_none_are_refused_alike(labels: Any, message: str) -> None:
+    for work in (lambda: dataset_from_arrays(PIXELS, labels), lambda: TransferClassifier().fit(PIXELS, labels)):
+        with pytest.raises(DataError, match=message):
+            work()
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [
+        ([b"a", b"b", b"a", b"b"], ("a", "b")),
+        (np.array([b"a", b"b", b"a", b"b"]), ("a", "b")),
+        ([datetime.date(2020, 1, 1), datetime.date(2020, 1, 2)] * 2, ("2020-01-01", "2020-01-02")),
+        (np.array(["2020-01-01", "2020-01-02"] * 2, "datetime64[D]"), ("2020-01-01", "2020-01-02")),
+        ([decimal.Decimal(1), decimal.Decimal(2)] * 2, ("1", "2")),
+        ([np.array(["a", "c"]), np.array(["b"])] * 2, ("a", "b", "c")),
+        (pandas.Series([np.array(["a", "c"]), np.array(["b"])] * 2), ("a", "b", "c")),
+    ],
+)
+def test_labels_of_other_types_are_texts_or_lists(labels: Any, classes: tuple[str, ...]) -> None:
+    assert dataset_from_arrays(PIXELS, labels).classes == classes
+    if len(classes) == 2:
+        assert TransferClassifier(head="centroid").fit(PIXELS, labels).classes_.tolist() == [*classes]
+
+
+def test_classes_are_a_list() -> None:
+    with pytest.raises(DataError, match=r"classes must be a list of names, got the text 'ab'. Put it into a list: \['ab'\]"):
+        dataset_from_arrays(PIXELS, [*WORDS, "b"], classes="ab")
+
+
 def test_the_text_nan_is_told_to_be_one() -> None:
     with pytest.raises(
         DataError, match=r"'nan', the text that NumPy and pandas make of a missing value; if it is a class, call it otherwise"
@@ -146,6 +187,9 @@ def test_a_one_hot_matrix_is_told(tmp_path: Path, pictures: Path) -> None:
     paths = sorted((pictures / "rings").iterdir())[:10] + sorted((pictures / "checks").iterdir())[:10]
     with pytest.warns(RuntimeWarning, match="one 1 in each row"):
         TransferClassifier(head="centroid").fit(paths, np.eye(2)[[0] * 10 + [1] * 10])
+    for table in (pandas.get_dummies(pandas.Series(["b", "a"])), polars.DataFrame({"a": [0, 1], "b": [1, 0]}), np.array([[0, 1], [1, 0]])):
+        advice = one_hot_note(np.asarray(table), table, name="table").partition("give that: ")[2].removesuffix(".")
+        assert list(eval(advice, {"table": table})) in (["b", "a"], [1, 0])
     assert one_hot_note(np.array([[1, 0], [1, 1]])) == ""
     assert one_hot_note(np.array([1, 0])) == ""
 
@@ -195,6 +239,14 @@ def test_the_advice_fits_the_values_and_works(array: np.ndarray, how: str, run: 
         TransferClassifier().fit(array, [0, 1, 0, 1])
     with pytest.raises(DataError, match="Convert them: "):
         dataset_from_arrays(array, [0, 1, 0, 1])
+
+
+def test_a_list_of_arrays_of_another_type_is_refused_with_advice(run: Path) -> None:
+    for images in ([image / 255 for image in PIXELS], [image.astype(np.float32) - 100.5 for image in PIXELS]):
+        with pytest.raises(DataError, match=r"images are arrays of float(64|32) from .*; expected uint8") as caught:
+            load(run).predict(images)
+        code = str(caught.value).partition("Convert them: ")[2].removesuffix(".")
+        assert len(checked_images([eval(code, {"image": image, "np": np}) for image in images])) == 4
 
 
 def test_truth_values_and_infinity_are_no_images() -> None:

@@ -18,6 +18,7 @@ from headstart.data.labels import read_labels, shortened
 from headstart.data.values import checked_groups, checked_images, checked_labels, entries, image_array, one_hot_note
 from headstart.errors import DataError
 from headstart.modalities.image import is_pillow, read_image
+from headstart.modalities.image.levels import common_levels, levels_note
 from headstart.progress import to_warnings
 
 _IMAGE_KEYS = ("images", "x", "data", "imgs")
@@ -51,8 +52,16 @@ def dataset_from_arrays(
     found: Any = images if nested else checked_images(images)
     if any(isinstance(image, str | bytes | os.PathLike) for image in found):
         raise DataError("images must be arrays or images of Pillow, and files came: give their paths to dataset_from_paths.")
-    pixels = found if isinstance(found, np.ndarray) else image_array([read_image(one) if is_pillow(one) else one for one in found])
+    pixels = found if isinstance(found, np.ndarray) else _pixels(found)
     return _dataset(pixels, labels, parts, groups, classes, source)
+
+
+def _pixels(images: Sequence[Any]) -> npt.NDArray[np.uint8]:
+    """Arrays and images of Pillow as one array; those of more than 8 bits scaled alike."""
+    levels = common_levels(image for image in images if is_pillow(image)).levels
+    if levels is not None:
+        to_warnings(levels_note(levels))
+    return image_array([read_image(one, levels=levels) if is_pillow(one) else one for one in images])
 
 
 def dataset_from_paths(
@@ -126,13 +135,15 @@ def _annotations(
 
 def _labels_of(labels: Any, classes: Sequence[str] | None, count: int, notes: list[str]) -> tuple[Labels, Sequence[str] | None]:
     """Return labels as text, and the class names if they are fixed by `classes` or by the columns of a matrix of 0 and 1."""
+    if isinstance(classes, str):
+        raise DataError(f"classes must be a list of names, got the text {classes!r}. Put it into a list: [{classes!r}].")
     found = checked_labels(labels, count)
     if isinstance(found, np.ndarray) and found.ndim == 2 and found.shape[1] > 1:
         columns = getattr(labels, "columns", range(found.shape[1]))
         names = [str(column) for column in columns] if classes is None else list(classes)
         if len(names) != found.shape[1]:
             raise DataError(f"the matrix of labels has {found.shape[1]} columns, but there are {len(names)} classes")
-        notes += filter(None, [one_hot_note(found)])
+        notes += filter(None, [one_hot_note(found, labels)])
         return [tuple(names[j] for j in np.flatnonzero(row)) for row in found], names
     values = list(found.ravel()) if isinstance(found, np.ndarray) else found
     if any(isinstance(value, SEVERAL) for value in values):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
+import decimal
+import enum
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,12 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from headstart.data.cells import is_missing, label_text
+from headstart.data.cells import SEVERAL, check_names, is_missing, label_text
 from headstart.errors import DataError
 from headstart.modalities.image import ImageSource, is_pillow, rgb_of_array
 from headstart.text import enumeration, plural
 
-_TEXT_OF_MISSING = ("nan", "NaT", "<NA>")
+_TEXT_OF_MISSING = ("nan", "NaN", "NaT", "<NA>")
 _NUMBERS = "biufc"  # kinds of types
 
 
@@ -59,6 +62,10 @@ def checked_images(images: Any, *, name: str = "images") -> Sequence[ImageSource
         if found.ndim != 1:
             raise DataError(f"{name} must be a list of paths or a uint8 array of images (n, H, W, 3), got {found.dtype} {found.shape}.")
         found = found.tolist()
+    arrays = [image for image in found if isinstance(image, np.ndarray) and image.dtype != np.uint8]
+    if arrays and len(arrays) == len(found):
+        kinds = enumeration(sorted({str(array.dtype) for array in arrays}))
+        raise DataError(f"{name} are arrays of {kinds}{_conversion(*arrays).replace('images', 'image')}")
     for index, image in enumerate(found):
         if not (isinstance(image, str | bytes | os.PathLike | np.ndarray) or is_pillow(image)):
             what = "missing" if is_missing(image) else "not an image"
@@ -91,22 +98,25 @@ def image_array(images: Any, *, name: str = "images") -> npt.NDArray[np.uint8]:
     return array if array.shape[3] == 3 else rgb_of_array(array)
 
 
-def _conversion(array: npt.NDArray[Any]) -> str:
+def _conversion(*arrays: npt.NDArray[Any]) -> str:
     """What the values are, and how they become those that are expected."""
-    if array.dtype.kind == "b":
+    kinds = {array.dtype.kind for array in arrays}
+    if kinds == {"b"}:
         return "; expected uint8 from 0 to 255. Convert them: images.astype(np.uint8) * 255."
-    if array.dtype.kind not in "fiu" or not array.size or not np.isfinite(array).all():
-        return ", some of them not finite; expected uint8 from 0 to 255." if array.dtype.kind == "f" else "; expected uint8 from 0 to 255."
-    low, high = float(array.min()), float(array.max())
+    filled = [array for array in arrays if array.size]
+    if not kinds <= {*"fiu"} or not filled or not all(np.isfinite(array).all() for array in filled):
+        return ", some of them not finite; expected uint8 from 0 to 255." if kinds == {"f"} else "; expected uint8 from 0 to 255."
+    low, high = min(float(array.min()) for array in filled), max(float(array.max()) for array in filled)
+    least, most = ("images.min()", "images.max()") if len(arrays) == 1 else (f"{low!r}", f"{high!r}")
     bits = next((bits for bits in (8, 10, 12, 14, 16) if high < 1 << bits), 0)
     if low < 0:
-        how = "(images + 1) * 127.5" if low >= -1 and high <= 1 else "(images - images.min()) * (255 / (images.max() - images.min()))"
-    elif array.dtype.kind == "f" and high <= 1:
+        how = "(images + 1) * 127.5" if low >= -1 and high <= 1 else f"(images - {least}) * (255 / ({most} - {least}))"
+    elif "f" in kinds and high <= 1:
         how = "images * 255"
     elif bits == 8:
         how = "images"
     else:
-        how = f"images * (255 / {(1 << bits) - 1})" if bits else "images * (255 / images.max())"
+        how = f"images * (255 / {(1 << bits) - 1})" if bits else f"images * (255 / {most})"
     return f" from {low:g} to {high:g}; expected uint8 from 0 to 255. Convert them: ({how}).round().astype(np.uint8)."
 
 
@@ -129,10 +139,28 @@ def checked_labels(labels: Any, count: int, *, name: str = "labels") -> list[Any
                 f"got {found.dtype} of shape {found.shape}"
             )
     else:
+        found = _plain_labels(found)
         _check_entries(found.ravel().tolist() if isinstance(found, np.ndarray) else found, name)
     if len(found) != count:
         raise DataError(f"{plural(count, 'image')} but {len(found)} {_labels_in(name)}; one for each image is needed")
     return found
+
+
+def _plain_labels(found: list[Any] | npt.NDArray[Any]) -> list[Any] | npt.NDArray[Any]:
+    """The labels of images, with lists where an array came for one image, and texts in place of bytes, dates and decimal numbers."""
+    if isinstance(found, np.ndarray) and found.dtype.kind in "biufcU":
+        return found
+    values = list(found.ravel()) if isinstance(found, np.ndarray) else found
+    plain = [_plain_label(value) for value in values]
+    return found if all(one is other for one, other in zip(plain, values, strict=True)) else plain
+
+
+def _plain_label(value: Any) -> Any:
+    if isinstance(value, np.ndarray) and value.ndim == 1:
+        return value.tolist()
+    if is_missing(value):
+        return value
+    return label_text(value) if isinstance(value, bytes | datetime.date | decimal.Decimal | np.datetime64 | np.timedelta64) else value
 
 
 def _is_indicator(matrix: npt.NDArray[Any]) -> bool:
@@ -144,10 +172,18 @@ def _labels_in(name: str) -> str:
 
 
 def _check_entries(values: Sequence[Any], name: str) -> None:
+    for value in values:
+        if isinstance(value, SEVERAL):
+            check_names(value)
+        elif not (isinstance(value, str | bool | int | float | complex | np.generic | enum.Enum) or is_missing(value)):
+            raise DataError(
+                f"Unknown label type: {name} hold {type(value).__name__} ({repr(value)[:40]}); labels are texts or whole numbers."
+            )
     missing = [index for index, value in enumerate(values) if is_missing(value) or _is_text_of_missing(value)]
     if missing:
         first = values[missing[0]]
-        text = ", the text that NumPy and pandas make of a missing value; if it is a class, call it otherwise" * isinstance(first, str)
+        made = isinstance(first, str) and first.strip()
+        text = ", the text that NumPy and pandas make of a missing value; if it is a class, call it otherwise" if made else ""
         raise DataError(
             f"{len(missing)} of {len(values)} {_labels_in(name)} are missing, the first at position {missing[0]} ({first!r}{text}). "
             "Label these images, or leave them out."
@@ -162,16 +198,22 @@ def _check_entries(values: Sequence[Any], name: str) -> None:
 
 
 def _is_text_of_missing(value: Any) -> bool:
-    return isinstance(value, str) and value in _TEXT_OF_MISSING
+    return isinstance(value, str) and (not value.strip() or value in _TEXT_OF_MISSING)
 
 
-def one_hot_note(matrix: Any) -> str:
-    """A sentence where a matrix has exactly one 1 in each row, and so may stand for one label an image; else nothing."""
+def one_hot_note(matrix: Any, given: Any = None, *, name: str = "labels") -> str:
+    """A sentence where a matrix has exactly one 1 in each row, and so may stand for one label an image; else nothing.
+
+    `given` is what the matrix was made of, and `name` the parameter.
+    """
     if not isinstance(matrix, np.ndarray) or matrix.ndim != 2 or min(matrix.shape) < 2 or not (matrix.sum(axis=1) == 1).all():
         return ""
+    how = (
+        ".idxmax(axis=1)" if hasattr(given, "idxmax") else ".to_numpy().argmax(axis=1)" if hasattr(given, "to_numpy") else ".argmax(axis=1)"
+    )
     return (
         "The labels are a matrix with one 1 in each row. It is read as several labels per image, any number of which may be right. "
-        "If each image has one label, give that: labels.argmax(axis=1)."
+        f"If each image has one label, give that: {name}{how}."
     )
 
 
