@@ -6,7 +6,9 @@ import io
 import pickle
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,10 +16,10 @@ from PIL import Image
 
 from conftest import draw
 from encoded_images import cut_out, encoded, every_mode, png, turned
-from headstart import FitSettings, TransferClassifier, check, fit, load, read_dataset
+from headstart import FitSettings, TransferClassifier, check, dataset_from_arrays, fit, load, read_dataset
 from headstart.data.named import torchvision_samples
 from headstart.modalities.image import read_image
-from headstart.modalities.image.levels import levels_note
+from headstart.modalities.image.levels import common_levels, levels_note
 from headstart.modalities.image.rgb import read_rgb, upright_rgb
 from headstart.progress import Listener
 
@@ -115,21 +117,57 @@ def test_levels_are_kept_in_the_run_and_used_by_all_that_predict(tmp_path: Path,
     expected = run.predict(files)
     labels = [run.classes[row.argmax()] for row in expected.probabilities]
     assert labels == [path.parent.name for path in files]
-    estimator = TransferClassifier(head="centroid", cache=cache).fit(files, labels)
+    with pytest.warns(RuntimeWarning, match=r"scaled from 0\.\.4095"):
+        estimator = TransferClassifier(head="centroid", cache=cache).fit(files, labels)
     assert estimator.extractor_.preprocessing.levels == (0, 4095)
     again = pickle.loads(pickle.dumps(estimator))
     np.testing.assert_array_equal(again.predict(files), labels)
 
 
 def test_check_says_that_images_are_nearly_black(tmp_path: Path) -> None:
+    data = replace(read_dataset(deep_set(tmp_path, DEEP["12 bits"][0])), given_levels=(0, 65535))
+    found = [one for one in check(data).findings if one.kind == "faint"]
+    assert [(one.severity, one.count) for one in found] == [("warning", 16)]
+    assert found[0].examples[0].startswith("rings/0.png: values from ")
+
+
+def test_hot_pixels_do_not_make_the_others_black(tmp_path: Path) -> None:
     def with_a_hot_pixel(gray: np.ndarray) -> bytes:
         samples = (gray * 4095).astype(np.uint16)
         samples[3, 3] = 65535
         return encoded(Image.fromarray(samples), "PNG")
 
-    found = [one for one in check(read_dataset(deep_set(tmp_path, with_a_hot_pixel))).findings if one.kind == "faint"]
-    assert [(one.severity, one.count) for one in found] == [("warning", 16)]
-    assert found[0].examples[0].startswith("rings/0.png: values from ")
+    found = read_dataset(deep_set(tmp_path, with_a_hot_pixel)).common_levels
+    assert (found.levels, found.clipped) == ((0, 4095), ())
+
+
+def test_a_few_images_do_not_make_the_others_black(tmp_path: Path, cli: Callable[..., Any]) -> None:
+    data = deep_set(tmp_path / "data", DEEP["12 bits"][0])
+    (data / "rings" / "9.png").write_bytes(DEEP["16 bits"][0](draw(0, 9).mean(axis=2) / 255))
+    warned = f"1 of 17 images are much brighter than the others, and are white above 4095: {data}/rings/9.png."
+    done = cli("fit", data, "--head", "centroid", "--out", "run", "-q")
+    assert (done.code, load("run").preprocessing.levels, warned in done.err) == (0, (0, 4095), True)
+    assert warned in cli("check", data).out
+    done = cli("fit", data, "--head", "centroid", "--out", "run", "--levels", "0,16383", "-q")
+    assert (done.code, load("run").preprocessing.levels, "brighter" in done.err) == (0, (0, 16383), False)
+    assert "--levels takes two numbers, such as 0,4095; got 'x'" in cli("fit", data, "--levels", "x").err
+    assert "--levels must be two numbers, the smaller first, got (5.0, 1.0)" in cli("fit", data, "--levels", "5,1").err
+    half = deep_set(tmp_path / "half", DEEP["12 bits"][0])
+    shutil.copytree(deep_set(tmp_path / "bright", DEEP["16 bits"][0]), half / "more")
+    assert read_dataset(half).common_levels.clipped == ()
+
+
+def test_16_bits_with_opacity_and_images_in_memory_have_levels_too() -> None:
+    gray = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+    opacity = np.where(np.arange(64) < 8, 0, 65535).astype(np.uint16) * np.ones((64, 1), np.uint16)
+    file = png(np.dstack([gray, opacity]))
+    assert common_levels([file]).levels == (0, 4095)
+    expected = np.where(opacity == 0, 255, gray * (255 / 4095))
+    np.testing.assert_allclose(read_image(file, levels=(0, 4095))[:, :, 0], expected, atol=1)
+    images = [Image.fromarray(gray), Image.fromarray(gray.T.copy())]
+    assert common_levels(images).levels == (0, 4095)
+    with pytest.warns(RuntimeWarning, match=r"scaled from 0\.\.4095"):
+        assert dataset_from_arrays(images, ["a", "b"]).images.max() == 255
 
 
 @pytest.mark.parametrize(

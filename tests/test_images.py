@@ -5,6 +5,10 @@ from __future__ import annotations
 import io
 import math
 import os
+import re
+import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -160,9 +164,48 @@ def cut(data: bytes) -> bytes:
     return data[: len(data) // 2]
 
 
+CONVERTED = {  # how a file of each format is made where its programs are there, and what is then read
+    "JPEG 2000": "PILLOW in.jp2", "AVIF": "PILLOW in.avif", "an icon": "PILLOW in.ico", "PBM": "PILLOW in.ppm",
+    "a PDF": "PILLOW in.pdf", "HEIC": "heif-enc in.png -o in.heic", "JPEG XL": "cjxl in.png in.jxl", "DICOM": "img2dcm in.jpg in.dcm",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", CONVERTED)
+def test_the_advice_for_other_formats_is_typed_as_it_stands(kind: str, tmp_path: Path) -> None:
+    program, *_ = words = CONVERTED[kind].split()
+    picture = Image.fromarray(gradient())
+    for name in ("in.png", "in.jpg"):
+        picture.save(tmp_path / name)
+    try:
+        if program == "PILLOW":
+            picture.save(tmp_path / words[1])
+        else:
+            subprocess.run(words, cwd=tmp_path, check=True, capture_output=True)
+    except (FileNotFoundError, OSError, ValueError) as error:
+        pytest.skip(f"no such file can be made here: {error}")
+    with pytest.raises(ImageError, match=f"{kind}.* is not read; convert it first: ") as caught:
+        read_image((tmp_path / words[-1]).read_bytes())
+    command = re.split(r" \(of |; allowed", caught.value.reason.partition("convert it first: ")[2])[0]
+    command = command.replace("IN", words[-1]).replace("python", sys.executable)
+    if shutil.which(command.split()[0]) is None:
+        pytest.skip(f"{command.split()[0]} is not installed")
+    subprocess.run(["bash", "-c", command], cwd=tmp_path, check=True, capture_output=True)
+    made = next(path for path in tmp_path.iterdir() if path.name.startswith("OUT"))
+    assert read_image(made).ndim == 3
+
+
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
+        (b"RIFF\x24\0\0\0WAVEfmt ", "it looks like a sound, which is not read; allowed are"),
+        (b"RIFF\x24\0\0\0AVI LIST", "it looks like a video, which is not read; convert it first: ffmpeg -i IN"),
+        (b"\0\0\0\x1cftypisom", "it looks like a video"),
+        (b"\0\0\0\x1cftypcrx ", "it looks like a raw photo"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\n",
+            "it looks like a pointer of Git LFS, which is not read; convert it first: git lfs pull",
+        ),
+        (b"P5 2 2 255\n", "PBM, PGM or PPM, which is not read"),
         (b"", "the file is empty"),
         (b"hello, I am a text file", "not an image of a known format"),
         (b"%PDF-1.7 and so on", "it looks like a PDF"),
@@ -183,6 +226,12 @@ def cut(data: bytes) -> bytes:
         (encoded(Image.new("1", (20000, 20000)), "PNG"), "megapixels"),
     ],
     ids=[
+        "wav",
+        "avi",
+        "mp4",
+        "cr3",
+        "lfs",
+        "pgm",
         "empty",
         "text",
         "pdf",

@@ -39,7 +39,8 @@ FIT: dict[str, tuple[str, Any, Any]] = {
     "task": ("classification", "classification", 3), "test": ("newer", "newer", 3),
     "backbone": ("resnet18", "resnet18", 3), "weights": ("a.pth", "a.pth", 3), "head": ("kernel-ridge", "kernel_ridge", "rigde"),
     "class_weight": ("balanced", "balanced", "equal"), "fit_image": ("squash", "squash", "stretch"), "test_share": ("0.3", 0.3, 1.0),
-    "plan": ("plan.json", "plan.json", 3), "coverage": ("0.9", 0.9, 0.0), "coverage_by_class": ("", True, "yes"),
+    "plan": ("plan.json", "plan.json", 3), "coverage": ("0.9", 0.9, 0.0), "levels": ("0,4095", (0.0, 4095.0), (5, 1)),
+    "coverage_by_class": ("", True, "yes"),
     "group_from": ("(.)_", "(.)_", 3), "columns": ("path=where", {"path": "where"}, {"file": "where"}), "folds": ("3", 3, 1),
     "label_separator": ("+", "+", 3), "image_root": ("img", "img", 3), "allow_missing": ("", True, "yes"),
     "seed": ("4", 4, -1), "engine": ("onnxruntime", "onnxruntime", "tpu"), "cache": ("c", "c", 3),
@@ -132,7 +133,7 @@ ANY_TEXT = (
 @pytest.mark.parametrize("name", [name for name in {**FIT, **TRAINING} if name not in ANY_TEXT])
 def test_every_wrong_value_has_a_sentence_and_exit_code_2(cli: Cli, name: str) -> None:
     wrong = {**FIT, **TRAINING}[name][2]
-    text = {"task": "clasification", "columns": "file=where", "head_layers": "64,0"}.get(name, str(wrong))
+    text = {"task": "clasification", "columns": "file=where", "levels": "5,1", "head_layers": "64,0"}.get(name, str(wrong))
     training = () if name in FIT or name == "strategy" else ("--strategy", "partial")
     done = cli("fit", "pictures", *training, _flag(name), text)
     assert done.code == 2

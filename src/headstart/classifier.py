@@ -20,6 +20,7 @@ from headstart.features.prepared import ExtractorSettings, Prepared, prepare, pr
 from headstart.heads.labels import encode
 from headstart.modalities.image import Levels
 from headstart.modalities.image.augment import Augmentation
+from headstart.modalities.image.levels import levels_note
 from headstart.progress import Listener, Progress, Seconds, to_warnings
 from headstart.selection import Choice
 from headstart.settings import Cache, FineTuning, FitSettings
@@ -96,6 +97,8 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         dataset, classes, dtype = self._dataset(X, y, groups)
         features, seconds = self.fine_tuning is None or self.fine_tuning.start == "probe", Seconds()
         with seconds.lap("backbone"):
+            if dataset.levels is not None:
+                to_warnings(levels_note(dataset.levels))
             prepared = self._prepared(dataset.levels)
         table = prepared.table(dataset, features=features, seconds=seconds)
         learned = learn(table, LearningContext(settings=self._codes(classes), prepared=prepared))
@@ -119,7 +122,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             labels = np.asarray(checked)
         except ValueError:  # lists of several lengths are no array
             raise DataError(f"y must be a list of labels, or a bool matrix (n, k); got {repr(y)[:80]}.") from None
-        if note := one_hot_note(labels):
+        if note := one_hot_note(labels, y, name="y"):
             to_warnings(note)
         try:
             known = encode(labels)

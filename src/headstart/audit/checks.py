@@ -17,7 +17,7 @@ from headstart.audit.findings import Audit, Finding, Severity, gravest_first
 from headstart.audit.shortcuts import find_shortcuts
 from headstart.data import Dataset, Labels
 from headstart.data.labels import shortened
-from headstart.modalities.image.levels import levels_note
+from headstart.modalities.image.levels import clipped_note, levels_note
 from headstart.progress import Progress, Warned
 
 _FEW = 10  # training images in a class
@@ -92,6 +92,8 @@ def _unreadable(dataset: Dataset, facts: Facts) -> list[Finding]:
 def _faint(dataset: Dataset, facts: Facts) -> list[Finding]:
     """Images of which next to nothing is seen after decoding, and how those of more than 8 bits are scaled."""
     found = [] if dataset.levels is None else [Finding("levels", "note", levels_note(dataset.levels))]
+    if dataset.common_levels.clipped:
+        found.append(Finding("levels", "warning", clipped_note(dataset.common_levels)))
     spans = [(name, *row.span) for name, row in zip(dataset.names(), facts.rows, strict=True) if row.span is not None]
     faint = [f"{name}: values from {low} to {high} of 255" for name, low, high in spans if high - low <= _FAINT]
     message = (

@@ -242,7 +242,7 @@ def _read_json(path: str | Path) -> _Entry:
         text = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise DataError(f"{path}: the plan cannot be read ({reason}). `headstart check DATA --fix FILE` writes one.") from None
+        raise DataError(f"{path}: the plan cannot be read ({reason}). `headstart check DATA --deep --fix FILE` writes one.") from None
 
     def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from headstart.data.targets import Targets
 from headstart.errors import DataError
 from headstart.modalities.image import Levels
-from headstart.modalities.image.levels import common_levels
+from headstart.modalities.image.levels import CommonLevels, common_levels
 from headstart.text import plural, printable, visible
 
 Images: TypeAlias = tuple[Path, ...] | npt.NDArray[np.uint8]
@@ -37,6 +37,7 @@ class Dataset:
         source: what the user gave.
         notes: one sentence for each thing that was met while reading and passed over, joined or guessed.
         root: the folder that `names` are relative to; None for arrays.
+        given_levels: the samples of more than 8 bits that are black and white; None for what suits the images (`levels`).
 
     Raises:
         DataError: the fields do not fit each other in length.
@@ -51,6 +52,7 @@ class Dataset:
     source: str = ""
     notes: tuple[str, ...] = ()
     root: Path | None = None
+    given_levels: Levels = None
 
     def __post_init__(self) -> None:
         if self.groups is None:
@@ -104,11 +106,16 @@ class Dataset:
             return tuple(f"array[{i}]" for i in range(len(self.images)))
         return tuple(relative_name(path, self.root) for path in self.images)
 
-    @cached_property
+    @property
     def levels(self) -> Levels:
-        """The samples of more than 8 bits that are black and white in these images, those of the test part aside; see `common_levels`."""
-        if isinstance(self.images, np.ndarray):
-            return None
+        """The samples of more than 8 bits that are black and white: `given_levels`, or what suits these images; see `common_levels`."""
+        return self.common_levels.levels
+
+    @cached_property
+    def common_levels(self) -> CommonLevels:
+        """The levels that suit these images, those of the test part aside, and which images they do not suit."""
+        if isinstance(self.images, np.ndarray) or self.given_levels is not None:
+            return CommonLevels(self.given_levels)
         rows = np.flatnonzero(self.parts != "test")
         return common_levels(self.images[row] for row in (rows if len(rows) else np.arange(len(self))).tolist())
 

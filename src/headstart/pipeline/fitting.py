@@ -23,7 +23,7 @@ from headstart.errors import DataError, ParameterError, StoreError
 from headstart.features.prepared import ExtractorSettings, Prepared, prepare
 from headstart.features.table import FeatureTable
 from headstart.modalities.image.augment import Augmentation
-from headstart.modalities.image.levels import levels_note
+from headstart.modalities.image.levels import clipped_note, levels_note
 from headstart.pipeline.reading import check, read, split, without_test
 from headstart.pipeline.result import FitResult, ProbeTest, ShardResult
 from headstart.pipeline.resuming import check_resumable, checkpoints_of, resumable_or_removed
@@ -140,6 +140,8 @@ def extract(
     with seconds.lap("backbone"):
         if dataset.levels is not None:
             listener.say(levels_note(dataset.levels))
+        if dataset.common_levels.clipped:
+            listener.left_out(clipped_note(dataset.common_levels))
         prepared = prepare(ExtractorSettings.of(settings, dataset.levels), announce=listener.say, warn=listener.warn)
     return prepared, prepared.table(dataset, features=features, seconds=seconds, progress=listener.progress, listener=listener)
 

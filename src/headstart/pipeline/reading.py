@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,13 +28,15 @@ def read(data: str | Path | Dataset, settings: FitSettings) -> tuple[Task, Datas
         if is_run(Path(data)):
             raise DataError(
                 f"{data}: is a run folder, which an earlier `headstart fit` wrote, and holds no labelled images. "
-                f"To use it: headstart predict {data} IMAGE"
+                f"To use it: headstart predict {shlex.quote(str(data))} IMAGE"
             )
         found = read_annotations(data, test=settings.test, group_from=settings.group_from, lists=settings)
         task, reason = recognise(found, settings.task)
         if task is not TASKS[0]:  # the usual one goes without saying
             found.notes.append(f"Task: {task.name} ({reason}).")
         dataset = dataset_of(found, task.read_targets(found))
+    if settings.levels is not None:
+        dataset = replace(dataset, given_levels=settings.levels)
     if settings.plan is None:
         return task, dataset
     changed, notes = Plan.read(settings.plan).apply(dataset)

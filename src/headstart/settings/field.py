@@ -90,6 +90,7 @@ def instance_of(kind: type, words: str) -> Limit:
 TEXT = instance_of(str, "text")
 PATH = Limit("the path of a file or folder", lambda value: isinstance(value, str | Path))
 SWITCH = instance_of(bool, "true or false")
+LEVELS = Limit("two numbers, the smaller first", lambda value: list_of(number()).allows(value) and len(value) == 2 and value[0] < value[1])
 SHARE = number(above=0, below=1)
 
 

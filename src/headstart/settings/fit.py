@@ -9,7 +9,21 @@ from pathlib import Path
 from typing import Literal
 
 from headstart.errors import ParameterError, setting
-from headstart.settings.field import PATH, SWITCH, TEXT, Settings, documented, either, instance_of, number, one_of, option, table_of, whole
+from headstart.settings.field import (
+    LEVELS,
+    PATH,
+    SWITCH,
+    TEXT,
+    Settings,
+    documented,
+    either,
+    instance_of,
+    number,
+    one_of,
+    option,
+    table_of,
+    whole,
+)
 from headstart.settings.fine_tuning import FineTuning
 
 Cache = str | Path | Literal["auto"] | None
@@ -29,6 +43,13 @@ def _seconds(typed: str) -> float:
     if not found or not float(found[1]):
         raise ParameterError(f"--budget takes a time such as 90s, 10m or 1h, got {typed!r}.")
     return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
+
+
+def _levels(typed: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(one) for one in typed.split(","))
+    except ValueError:
+        raise ParameterError(f"--levels takes two numbers, such as 0,4095; got {typed!r}.") from None
 
 
 @documented
@@ -85,7 +106,11 @@ class FitSettings(ListOptions):
     )  # fmt: skip
     test_share: float = option(0.2, "Share of the images held out where there is no test part.", number(above=0, below=1))
     plan: str | Path | None = option(
-        None, "Follow the plan that `headstart check --fix` wrote.", PATH, metavar="FILE", details="See `headstart.audit.Plan`."
+        None, "Follow the plan that `headstart check --deep --fix` wrote.", PATH, metavar="FILE", details="See `headstart.audit.Plan`."
+    )  # fmt: skip
+    levels: tuple[float, float] | None = option(
+        None, "Samples of more than 8 bits that are black and white, such as 0,4095.", LEVELS, metavar="LOW,HIGH", parse=_levels,
+        shown="what the images use",
     )  # fmt: skip
     coverage: float = option(
         0.95, "Share of images whose prediction set is to hold the right class.", number(above=0, below=1)

@@ -305,26 +305,41 @@ _SIGNATURES = {
     b"MM\x00+": "TIFF", b"BM": "BMP",
 }  # fmt: skip
 _PILLOW = "python -c \"from PIL import Image; Image.open('IN').save('OUT.png')\""
+_MAGICK = "magick IN OUT.png (of ImageMagick)"
+_HEIF = ("heic", "heix", "hevc", "hevx", "heim", "heis", "hevm", "hevs", "mif1", "mif2", "msf1")
 _OTHERS: tuple[tuple[int, tuple[bytes, ...], str, str], ...] = (  # place and lower case of the signature, kind, and what converts it
     (0, (b"%pdf",), "a PDF", "pdftoppm -png IN OUT (of Poppler)"),
-    (0, (b"<svg", b"<?xm"), "SVG or XML", ""),
+    (0, (b"<svg", b"<?xm"), "SVG or XML", "rsvg-convert IN -o OUT.png (of librsvg), if it is SVG"),
     (0, (b"<!do", b"<htm"), "an HTML page", ""),
+    (0, (b"version https://",), "a pointer of Git LFS", "git lfs pull (in its repository)"),
     (0, (b"pk\x03\x04",), "a zip", "unzip IN"),
-    (4, (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypheim", b"ftypmif1", b"ftypmsf1"), "HEIC", "heif-convert IN OUT.png (of libheif)"),
+    (0, (b"\x1f\x8b",), "a gzip", "gunzip -c IN > OUT"),
+    (0, (b"rar!", b"7z\xbc\xaf"), "an archive", "7z x IN (of 7-Zip)"),
+    (4, tuple(f"ftyp{brand}".encode() for brand in _HEIF), "HEIC", "heif-convert IN OUT.png (of libheif)"),
     (4, (b"ftypavif", b"ftypavis"), "AVIF", _PILLOW),
+    (4, (b"ftypcrx",), "a raw photo", "darktable-cli IN OUT.png (of darktable)"),
+    (0, (b"fujifilmccd-raw",), "a raw photo", "darktable-cli IN OUT.png (of darktable)"),
+    (4, (b"ftyp",), "a video", "ffmpeg -i IN -frames:v 1 OUT.png (of FFmpeg)"),
+    (8, (b"avi ",), "a video", "ffmpeg -i IN -frames:v 1 OUT.png (of FFmpeg)"),
+    (8, (b"wave",), "a sound", ""),
     (0, (b"\x00\x00\x00\x0cjp  ", b"\xffo\xffq"), "JPEG 2000", _PILLOW),
     (0, (b"\x00\x00\x00\x0cjxl ", b"\xff\x0a"), "JPEG XL", "djxl IN OUT.png (of libjxl)"),
     (128, (b"dicm",), "DICOM", "dcmj2pnm --write-png IN OUT.png (of DCMTK)"),
     (0, (b"8bps",), "a Photoshop file", "magick 'IN[0]' OUT.png (of ImageMagick)"),
     (0, (b"\x00\x00\x01\x00",), "an icon", _PILLOW),
-    (0, (b"v/1\x01",), "OpenEXR", "magick IN OUT.png (of ImageMagick)"),
-    (0, (b"p1\n", b"p2\n", b"p3\n", b"p4\n", b"p5\n", b"p6\n"), "PBM, PGM or PPM", _PILLOW),
+    (0, (b"v/1\x01",), "OpenEXR", _MAGICK),
+    (0, (b"#?radiance",), "Radiance HDR", _MAGICK),
+    (0, (b"simple  =",), "FITS", _MAGICK),
+    (0, (b"dds ",), "DDS", _PILLOW),
+    (0, (b"qoif",), "QOI", _PILLOW),
+    (0, tuple(f"p{kind}{space}".encode() for kind in range(1, 7) for space in " \n\r\t"), "PBM, PGM or PPM", _PILLOW),
+    (0, (b"\x93numpy",), "an array of NumPy", ""),
 )  # fmt: skip
 
 
 def begins_as_image(data: bytes) -> bool:
     """Whether data begin as files of an allowed format do; the rest may still be damaged."""
-    return data.startswith(tuple(_SIGNATURES))
+    return data.startswith(tuple(_SIGNATURES)) and (data[:4] != b"RIFF" or data[8:12] in (b"", b"WEBP"))
 
 
 def _tiff_samples(data: bytes) -> str:
@@ -348,7 +363,7 @@ def _describe_unknown(data: bytes) -> str:
     if samples := _tiff_samples(data):
         return f"a TIFF of {samples} is not read; convert it first: magick IN OUT.png (of ImageMagick); {allowed}"
     for start, kind in _SIGNATURES.items():
-        if data.startswith(start):
+        if data.startswith(start) and (kind != "WebP" or data[8:12] == b"WEBP"):
             return f"starts like a {kind} file, but its header is damaged"
     for at, starts, kind, command in _OTHERS:
         if data[at : at + 16].lower().startswith(starts):

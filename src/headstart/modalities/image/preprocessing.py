@@ -8,7 +8,7 @@ from dataclasses import MISSING, dataclass
 import numpy as np
 
 from headstart.modalities.image.decode import DECODER_VERSION, ImageSource, Levels, Pixels, image_name, read_reduced
-from headstart.settings.field import Limit, Settings, documented, list_of, number, one_of, option, whole
+from headstart.settings.field import LEVELS, Settings, documented, number, one_of, option, whole
 
 OVERSAMPLING = 2.0
 """How many times larger than its target, at least, an image is decoded.
@@ -16,8 +16,6 @@ OVERSAMPLING = 2.0
 From here on the squares of real photographs are, in the mean, within half a level of 255 of those from full decoding; decoding more makes
 them hardly more alike and costs time: see ``benchmarks/decoding_scale.py``.
 """
-
-LEVELS = Limit("two numbers, the smaller first", lambda value: list_of(number()).allows(value) and len(value) == 2 and value[0] < value[1])
 
 
 @documented

@@ -55,7 +55,9 @@ def open_image(data: bytes, formats: tuple[str, ...] | None = None, *, low: bool
             mode = mode.replace("B", "N")
         if tags is not None and mode in ("R", "G", "B", "A") and tags.get(258, (8,))[0] == 16:
             mode += ";16B" if tags.prefix == b"MM" else ";16L"
-        if low:
+        if low and mode == "LA;16B":  # its four bytes as four samples, since Pillow cannot take the lower ones
+            mode = "RGBA"
+        elif low:
             mode = mode[:-1] + ("L" if mode.endswith("B") else "B")
         tiles.append(tile._replace(args=(mode, *rest) if rest else mode))
     image.tile = tiles or image.tile
@@ -75,16 +77,17 @@ def upright_rgb(image: Image.Image, levels: Levels = None, *, low: npt.NDArray[n
     else:
         pixels = _to_8_bit(deep, levels)
         if low is not None and image.mode == "RGBA":  # Pillow has laid the upper bytes of the opacity beside
-            pixels = np.asarray(_over_white(Image.fromarray(np.dstack([pixels, np.asarray(image)[:, :, 3]]))))
+            pixels = np.asarray(_over_white(Image.fromarray(np.dstack([pixels, np.asarray(image)[:, :, -1]]))))
         elif isinstance(clear := image.info.get("transparency"), int):
             pixels = np.where(deep == clear, np.uint8(255), pixels)
     return np.ascontiguousarray(turned(pixels, orientation(image)))  # after loading: Pillow turns TIFF upright itself and then says so
 
 
 def deep_samples(image: Image.Image, low: npt.NDArray[np.uint8] | None = None) -> npt.NDArray[Any] | None:
-    """The samples of an image of more than 8 bits: gray (H, W, 1) or, with their lower bytes `low`, colour (H, W, 3); None for others."""
+    """The samples of an image of more than 8 bits: gray (H, W, 1), or colour (H, W, 3) with its lower bytes `low`; None for others."""
     if low is not None:
-        return (np.asarray(image)[:, :, :3].astype(np.uint16) << 8) | low[:, :, :3]
+        colours = 1 if low.shape[2] == 2 else 3  # gray has the lower bytes of itself and of its opacity
+        return (np.asarray(image)[:, :, :colours].astype(np.uint16) << 8) | low[:, :, :colours]
     if image.mode not in ("I", "F") and not image.mode.startswith("I;"):
         return None
     samples = np.asarray(image)[:, :, None]
@@ -154,11 +157,12 @@ def turned(pixels: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.ui
 def low_bytes(data: bytes, image: ImageFile.ImageFile) -> npt.NDArray[np.uint8] | None:
     """The lower bytes of 16-bit colour, decoded as if they were the upper ones; None for other images."""
     modes = {str(tile.args[0] if isinstance(tile.args, tuple) else tile.args) for tile in image.tile}
-    if not modes or not all(re.fullmatch("(RGB|RGBA|RGBX|R|G|B|A);16[BLN]", mode) for mode in modes):
+    if not modes or not all(re.fullmatch("(LA|RGB|RGBA|RGBX|R|G|B|A);16[BLN]", mode) for mode in modes):
         return None
     with open_image(data, (image.format or "",), low=True) as again:
         again.load()
-        return np.asarray(again)
+        samples = np.asarray(again)
+        return samples[:, :, 1::2] if modes == {"LA;16B"} else samples
 
 
 def _without_texts(data: bytes) -> bytes:
