@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import string
 from collections.abc import Callable
@@ -18,8 +19,9 @@ from hypothesis import strategies as st
 
 from headstart import FitSettings, evaluate_run, fit, load, read_dataset
 from headstart.batch import predict_folder
-from headstart.data import list_images
+from headstart.data import ListOptions, list_images
 from headstart.errors import DataError
+from headstart.records import csv_lines
 from headstart.text import unread
 
 Cli = Callable[..., SimpleNamespace]
@@ -112,6 +114,14 @@ def test_nothing_but_missing_files_is_an_error(cli: Cli, run: Path, tmp_path: Pa
     assert (done.code, "no images at any depth below this folder. Passed over 1 non-image file: phone/a.txt." in done.err) == (2, True)
 
 
+def test_a_name_that_would_become_another_is_refused(cli: Cli, run: Path, photo: Path) -> None:
+    done = cli("predict", run, "")
+    assert (done.code, "the name is empty (an unset variable of the shell?)" in done.err) == (2, True)
+    done = cli("predict", run, "https://example.org/a.jpg")
+    assert (done.code, "is an address; images are read from files only: download them" in re.sub(r"[\s│]+", " ", done.err)) == (2, True)
+    assert rows(cli("predict", run, photo.as_uri(), "--format", "csv").out)[str(photo)]["label"] == "rings"
+
+
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="everything can be read by root")
 def test_a_folder_that_cannot_be_read_is_a_row(cli: Cli, run: Path, photo: Path, tmp_path: Path) -> None:
     locked = tmp_path / "in" / "locked"
@@ -163,8 +173,8 @@ def test_fit_names_the_files_of_a_folder_that_it_passes_over(cli: Cli, pictures:
     data = shutil.copytree(pictures, tmp_path / "data")
     for name in ("IMG_1.HEIC", "IMG_2.HEIC", "photo.jpg_large"):
         (data / "rings" / name).write_bytes(HEIC)
-    done = cli("fit", data, "--head", "centroid", "--out", "R")
-    assert "Passed over 3 non-image files: rings/IMG_1.HEIC, rings/IMG_2.HEIC and rings/photo.jpg_large." in done.err
+    done = cli("fit", data, "--head", "centroid", "--out", "R", "-q")
+    assert "Warning: Passed over 3 unrecognised files: rings/IMG_1.HEIC, rings/IMG_2.HEIC and rings/photo.jpg_large." in done.err
     assert any("rings/IMG_2.HEIC" in note for note in json.loads(Path("R/manifest.json").read_text())["story"]["notes"])
 
 
@@ -180,12 +190,8 @@ SUFFIXES = st.sampled_from(["", ".png", ".JPG", ".jpeg_large", ".heic", ".txt", 
 TREES = st.lists(st.tuples(st.lists(NAMES, max_size=2), NAMES, SUFFIXES, st.sampled_from([b"", b"x", HEIC])), min_size=1, max_size=12)
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(tree=TREES)
-def test_every_file_of_any_folder_is_listed_or_named(
-    tree: list[tuple[list[str], str, str, bytes]], tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    root = tmp_path_factory.mktemp("tree")
+def planted(root: Path, tree: list[tuple[list[str], str, str, bytes]]) -> Path:
+    """A folder with these files, as far as they can be beside each other."""
     for folders, name, suffix, content in tree:
         path = root.joinpath(*folders, name + suffix)
         try:
@@ -193,6 +199,64 @@ def test_every_file_of_any_folder_is_listed_or_named(
             path.write_bytes(content)
         except OSError:  # a file is where a folder should be
             continue
+    return root
+
+
+def counted(note: str) -> int:
+    """How many files a note says were passed over."""
+    found = re.match(r"Passed over (\d+) (image|non-image file|unrecognised file|hidden or system file)s? ?", note)
+    return int(found[1]) if found else 0
+
+
+PARTS = st.sampled_from(["train", "test", "val", "seg_train", "pred", "images", "a", "b", "x.jpg"])
+SETS = st.lists(st.tuples(st.lists(PARTS, max_size=3), NAMES, SUFFIXES, st.just(b"x")), min_size=1, max_size=12)
+
+
+@settings(max_examples=60)
+@given(tree=SETS)
+def test_every_file_of_a_data_set_is_used_or_counted(
+    tree: list[tuple[list[str], str, str, bytes]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    root = planted(tmp_path_factory.mktemp("set"), tree)
+    files = {path for path in root.rglob("*") if path.is_file() and not any(part[0] == "." for part in path.relative_to(root).parts[:-1])}
+    try:
+        data = read_dataset(root)
+    except DataError:
+        return
+    assert {*data.images} <= files
+    beside = [note for note in data.notes if "which are beside" in note or "is the only folder" in note]
+    passed = sum(map(counted, data.notes))
+    assert len(data) + passed == len(files) or (beside and len(data) + passed <= len(files)), data.notes
+
+
+CELLS = st.text(st.sampled_from("ab ,;|[]{}()'\"\\=.0-1é\n"), max_size=8)
+ROWS = st.lists(st.tuples(st.sampled_from(["0.jpg", "1.jpg", "d/2.jpg", "gone.jpg", "", " 0.jpg"]), CELLS), min_size=1, max_size=8)
+
+
+@settings(max_examples=100)
+@given(rows=ROWS, head=st.sampled_from([["path", "label"], ["image", "x"], ["a", "b"]]), allow=st.booleans())
+def test_every_row_of_a_list_is_used_or_counted(
+    rows: list[tuple[str, str]], head: list[str], allow: bool, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    root = planted(
+        tmp_path_factory.getbasetemp() / "listed", [([], "0", ".jpg", b"x"), ([], "1", ".jpg", b"x"), (["d"], "2", ".jpg", b"x")]
+    )
+    (root / "list.csv").write_text(csv_lines([head, *map(list, rows)]), "utf-8")
+    rows = [row for row in rows if any(cell.strip() for cell in row)]  # lines of spaces are none
+    try:
+        data = read_dataset(root / "list.csv", lists=ListOptions(allow_missing=allow))
+    except DataError:
+        return
+    passed = [int(found[1]) for note in data.notes if (found := re.match(r"Passed over (\d+) rows? ", note))]
+    assert len(data) + sum(passed) == len(rows), data.notes
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(tree=TREES)
+def test_every_file_of_any_folder_is_listed_or_named(
+    tree: list[tuple[list[str], str, str, bytes]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    root = planted(tmp_path_factory.mktemp("tree"), tree)
     files = {path for path in root.rglob("*") if path.is_file() and not any(part[0] == "." for part in path.relative_to(root).parts)}
     noted: list[str] = []
     listener = SimpleNamespace(say=noted.append, left_out=noted.append)

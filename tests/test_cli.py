@@ -197,6 +197,19 @@ def test_names_that_would_move_the_cursor(cli: Cli, run: Path, photo: Path) -> N
     name = "a\x1b[2J\n.png"
     shutil.copy(photo, name)
     assert "\x1b" not in cli("predict", run, name).out
+    for kind in ("one\x1b[2J", "two"):
+        (Path("data") / kind).mkdir(parents=True)
+        for index in range(3):
+            shutil.copy(photo, Path("data") / kind / f"{index}\x1b.png")
+            (Path("data") / kind / f"{index}\x1b.heic").touch()
+    for words in (
+        ("check", "data"),
+        ("fit", "data", "--head", "centroid"),
+        ("fit", "data\x1b"),
+        ("fit", "data/two"),
+        ("predict", run, "data"),
+    ):
+        assert "\x1b" not in cli(*words).err
 
 
 def test_several_labels(cli: Cli, pictures: Path, photo: Path) -> None:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import re
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
+
+import headstart
+from headstart.cli.application import application, register_commands
 
 RESULT = re.compile(r"test accuracy (\d\.\d{4}) \[(\d\.\d{4}), (\d\.\d{4})\] on (\d+) images?")
 Cli = Callable[..., Any]
@@ -133,3 +139,77 @@ def test_a_cache_that_cannot_be_written(cli: Cli, pictures: Path, run: Path, pho
     assert "Continuing without storing features" in done.err
     assert cli("predict", run, photo).code == 0
     assert cli("fit", pictures, "--shard", "1/2").code == 1
+
+
+SAID = re.compile(r"[`']?headstart ((?:[a-z][a-z-]*)(?: [a-z][a-z-]*)?)((?: (?:--?[a-z][a-z-]*|[A-Z_.]+|FILE))*)")
+NO_OPTIONS = {"--help", "--onnx", "--write-png", "--data-binary", "--frozen"}  # of other programs, or of none
+
+
+def _texts() -> list[str]:
+    """Every text in the package, docstrings included, whose parts that are computed are a dash."""
+    texts = []
+    for file in Path(headstart.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                texts.append("".join(str(part.value) if isinstance(part, ast.Constant) else "-" for part in node.values))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts.append(node.value)
+    return texts
+
+
+def _options() -> dict[str, set[str]]:
+    """The options of each command."""
+    register_commands()
+    found: dict[str, set[str]] = {}
+    waiting = [("", typer.main.get_command(application))]
+    while waiting:
+        name, command = waiting.pop()
+        found[name] = {flag for parameter in command.params for flag in parameter.opts if flag.startswith("-")}
+        waiting += [(f"{name} {below}".strip(), one) for below, one in getattr(command, "commands", {}).items()]
+    return found
+
+
+def test_commands_and_options_that_texts_name_are_there() -> None:
+    options, unknown = _options(), set[str]()
+    every = {flag for flags in options.values() for flag in flags} | NO_OPTIONS
+    for text in _texts():
+        for name, rest in SAID.findall(text):
+            command = name if name in options else name.split()[0]
+            if text[max(0, text.find(f"headstart {name}") - 1) :][:1] in "`'" and command not in options:
+                unknown.add(f"headstart {name}")
+            flags = re.findall(r"--[a-z][a-z-]*", rest)
+            unknown |= {f"headstart {command} {flag}" for flag in flags if flag not in options.get(command, every)}
+        unknown |= {flag for flag in re.findall(r"(?<![\w<!-])--[a-z][a-z-]+(?![\w-])", text) if flag not in every}
+    assert not unknown
+
+
+def test_advice_is_a_command_that_works(cli: Cli, run: Path, pictures: Path, photo: Path) -> None:
+    spaced, changed = Path("a run"), Path("changed")
+    for copy in (spaced, changed):
+        shutil.copytree(run, copy)
+    with (changed / "report.html").open("a") as page:
+        page.write(" ")
+    Path("plan.json").write_text("{}")
+    for arguments, advice in {
+        ("predict", photo, run): "Type: (headstart predict .*)",
+        ("evaluate", pictures, run): "Type: (headstart evaluate .*)",
+        ("fit", spaced): "To use it: (headstart predict .*)",
+        ("check", pictures, "--fix", "p.json"): "Type: (headstart check .*)",
+        ("fit", pictures, "--plan", "plan.json"): "`(headstart check .*)` writes one",
+        ("predict", changed, photo): "Write it anew with: (headstart report .*)",
+        ("cache", "show", "--cache", "nowhere"): "`(headstart fit)` stores them",
+        ("predict", run, photo, "--out", "t.csv"): "add (--batch), or",
+        ("predict", run, photo, "--batch"): r"for example (--out predictions\.csv|--out predictions\.parquet)",
+        ("fit", pictures, "--head", "kernel-rige"): "Did you mean (kernel_ridge)",
+    }.items():
+        words = shlex.split(re.search(advice, refused(cli, advice, *arguments).err)[1])  # type: ignore[index]
+        if words[0] == "kernel_ridge":
+            words = [*map(str, arguments[:-1]), *words]
+        elif words[0] != "headstart":
+            words = [*map(str, arguments), *words]
+        else:
+            words = [{"IMAGE": str(photo), "DATA": str(pictures), "FILE": "new.json"}.get(word, word) for word in words[1:]]
+            words += [str(pictures), "--head", "centroid", "--out", "R"] if words == ["fit"] else []
+        done = cli(*words)
+        assert done.code == 0, (words, done.err)
+    assert cli("predict", changed, photo).code == 0

@@ -83,6 +83,11 @@ def visible(text: str) -> str:
     return text if text.isprintable() else "".join(map(_visible, text))
 
 
+def visible_lines(text: str) -> str:
+    """Return `text`, made visible, with its line ends."""
+    return text if text.isprintable() else "\n".join(map(visible, text.split("\n")))
+
+
 def _visible(character: str) -> str:
     if character.isprintable() or character in _JOINERS:
         return character

@@ -20,6 +20,7 @@ from headstart.cli.options import expanded
 from headstart.cli.terminal import Terminal
 from headstart.errors import HeadstartError, InputError, MissingExtraError, options_typed
 from headstart.files import WRITTEN, writable
+from headstart.text import visible_lines
 
 COMMANDS = {
     "fit": "fit_command", "lr-find": "fit_command", "predict": "predict_command", "evaluate": "run_commands", "explain": "predict_command",
@@ -117,7 +118,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _stop(message: str, code: int) -> Any:
-    typer.echo(message, err=True)
+    typer.echo(visible_lines(message), err=True)
     raise typer.Exit(code) from None
 
 

@@ -76,7 +76,10 @@ def predict_command(
 
     _check_order("predict", run, images)
     if not how.merge:
-        named = [read_paths(path, ListOptions(**lists)) if path.suffix.lower() in READERS and path.is_file() else [path] for path in images]
+        named = [
+            read_paths(path, ListOptions(**lists), terminal) if path.suffix.lower() in READERS and path.is_file() else [path]
+            for path in images
+        ]
         images = [path for paths in named for path in paths]
     if how.out is not None:
         _run_batch(run, images, how.out, how, terminal)

@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any, TextIO
 
 from headstart.progress import Listener
+from headstart.text import visible_lines
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -44,7 +45,9 @@ class Terminal(Listener):
             self._bar = None
 
     def _print(self, text: str, style: str | None, stream: TextIO) -> None:
-        """In colour on a terminal, plain in a pipe."""
+        """In colour on a terminal, plain in a pipe; results go into a pipe as they are, all else without control characters."""
+        if stream is not sys.stdout or stream.isatty():
+            text = visible_lines(text)
         if style and stream.isatty():
             from rich.console import Console
             from rich.text import Text

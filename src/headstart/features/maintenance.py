@@ -140,7 +140,7 @@ def prune(database: Database, *, extractor_id: str | None, older_than_days: floa
         chosen = [key for key, name in known.items() if extractor_id in (None, name)]
         if extractor_id is not None and not chosen:
             raise ParameterError(
-                f"the store has no extractor {extractor_id!r}.{nearest(extractor_id, known.values())} 'headstart cache' lists them."
+                f"the store has no extractor {extractor_id!r}.{nearest(extractor_id, known.values())} 'headstart cache show' lists them."
             )
         order = connection.execute("SELECT batch, extractor, used FROM batches ORDER BY used, batch").fetchall()
     cutoff = None if older_than_days is None else time.time() - older_than_days * 86400
