@@ -146,3 +146,5 @@ class FitSettings(ListOptions):
                 f"{setting('budget')} chooses the backbone for a head on frozen features, so it cannot be combined with a training. "
                 f"Leave one of them out: {setting('budget')}, or {setting('strategy')}."
             )
+        if self.levels is not None:
+            object.__setattr__(self, "levels", (float(self.levels[0]), float(self.levels[1])))
