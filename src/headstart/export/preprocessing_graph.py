@@ -3,7 +3,9 @@
 The operator Resize of ONNX is not used: it knows no box between two pixels, it does not round to whole numbers between its two passes as
 Pillow does, and several engines leave its antialiasing out. The graph does what Pillow's C code does: weights in double precision (here
 `Wide`) from the size of the image and the box, which is kept in float32; the weights as multiples of 2^-22; sums of whole numbers, halves
-rounded up. A sum of whole numbers below 2^24 is exact in float32 in any order, so the weights are cut into two parts of 11 bits.
+rounded up. (A weight exactly between two multiples falls to a side by the rounding of Pillow's own steps, which is not followed: rarely,
+where a small image is enlarged with the bilinear filter, some pixels are one level off.) A sum of whole numbers below 2^24 is exact in
+float32 in any order, so the weights are cut into two parts of 11 bits.
 
 Eight rows of the result are made at a time, from the few rows of the image that they depend on.
 """
