@@ -35,7 +35,7 @@ class Heard(Listener):
 @pytest.fixture
 def candidates(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def fixed(*names: str) -> None:
-        monkeypatch.setattr(searching._Search, "_candidates", lambda self: iter(names))
+        monkeypatch.setattr(searching.Searching, "_candidates", lambda self: iter(names))
 
     fixed(*NAMES)
     return fixed
@@ -85,7 +85,7 @@ def test_a_candidate_that_is_worse_on_few_images_is_dropped(
 ) -> None:
     monkeypatch.setattr(searching, "FEW", 20)
     monkeypatch.setattr(searching, "_SMALL_SHARE", 0.0)
-    learn = searching._Search._learn
+    learn = searching.Searching._learn
 
     def worse(self: Any, prepared: Any, rows: Any, stage: str, values: Any = None) -> Any:
         learned = learn(self, prepared, rows, stage, values)
@@ -94,7 +94,7 @@ def test_a_candidate_that_is_worse_on_few_images_is_dropped(
             learned = SimpleNamespace(choice=SimpleNamespace(evidence=bad))
         return learned
 
-    monkeypatch.setattr(searching._Search, "_learn", worse)
+    monkeypatch.setattr(searching.Searching, "_learn", worse)
     result = fitted(pictures, 300.0)
     assert [row.outcome for row in result.tried] == ["chosen", "dropped", "dropped"]
     assert all(0 < row.images <= 24 and "lite0@64 has" in row.reason for row in result.tried[1:])
@@ -105,7 +105,7 @@ def test_an_interrupted_search_keeps_the_best_so_far(pictures: Path, monkeypatch
         yield "lite1@48"
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(searching._Search, "_candidates", interrupted)
+    monkeypatch.setattr(searching.Searching, "_candidates", interrupted)
     listener = Heard()
     result = fitted(pictures, 300.0, listener=listener)
     assert {row.backbone for row in result.tried} == {"lite0@64", "lite1@48"}
@@ -121,7 +121,7 @@ def test_a_backbone_that_cannot_be_loaded_is_skipped_with_the_reason(pictures: P
 
 def test_candidates_begin_with_what_most_often_helps(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names: list[str] = []
-    monkeypatch.setattr(searching._Search, "_consider", lambda self, name: names.append(name))
+    monkeypatch.setattr(searching.Searching, "_consider", lambda self, name: names.append(name))
     fitted(pictures, 0.01)
     assert names == ["lite2", "lite0+lite2", "lite1", "lite0@320", "lite0@64+mirrored", "lite0@320+mirrored"]
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from headstart.errors import BackboneError
 from headstart.onnx_graph import OnnxGraph
@@ -194,3 +195,22 @@ def build(variant: int, tensors: Mapping[str, Array], *, mean: tuple[float, ...]
     graph.node("Flatten", graph.node("Concat", *pooled, axis=1), output="features", axis=1)
     dim = sum(size for _, size in layers(variant))
     return graph.model(inputs={"images": (np.uint8, ("N", "H", "W", 3))}, outputs={"features": (np.float32, ("N", dim))})
+
+
+def expected_means(variant: int, tensors: Mapping[str, Array]) -> npt.NDArray[np.float64]:
+    """The mean of each feature of the last layer (1280,) over images like those of the pre-training.
+
+    A BatchNorm with gain g and offset b gives values whose mean over these images is b and whose standard deviation is g. Taking them to be
+    normal, the mean after ReLU6 is known in closed form. Arguments and errors as of `build`.
+    """
+    from scipy.special import ndtr
+
+    entries = [value.astype(np.float64) for name, value in _in_order(variant, tensors) if value.shape == (_HEAD_CHANNELS,)]
+    gain, offset = np.maximum(np.abs(entries[0]), 1e-12), entries[1]
+    low, high = -offset / gain, (6 - offset) / gain
+
+    def density(z: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        return np.asarray(np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi))
+
+    inside = offset * (ndtr(high) - ndtr(low)) + gain * (density(low) - density(high))
+    return np.asarray(inside + 6 * (1 - ndtr(high)))

@@ -31,11 +31,14 @@ from headstart.backbones.records import (
     layers_from_sizes,
     spellings,
 )  # fmt: skip
-from headstart.backbones.weights import RANDOM, Announce, Weights, find_weights, given_file
+from headstart.backbones.weights import RANDOM, Announce, Weights, embedded_weights, find_weights, given_file
 from headstart.errors import BackboneError, ParameterError, nearest
 from headstart.files import file_digest, replacing, write_file
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from headstart.backbones.weight_files import Array
 
 BUILD = 1  # raised whenever a conversion would come out differently
@@ -206,6 +209,20 @@ def _lite_tensors(record: BackboneRecord, path: Path) -> tuple[int, dict[str, Ar
 
     variant = efficientnet_lite.variant_of(record.name)
     return variant, unwrapped(read_tensors(path), chain(*efficientnet_lite.entry_names(variant)))
+
+
+def expected_means(backbone: Backbone) -> npt.NDArray[np.float64] | None:
+    """The mean of each feature of the last layer over images like those of the pre-training; None where the network does not tell.
+
+    The embedded networks do: see `headstart.backbones.efficientnet_lite.expected_means`.
+    """
+    from headstart.backbones import efficientnet_lite
+
+    record = backbone.record
+    if not record.embedded or backbone.tuned or backbone.weights_digest != record.weights_digest:
+        return None
+    means: npt.NDArray[np.float64] = efficientnet_lite.expected_means(*_lite_tensors(record, embedded_weights(record)))
+    return means
 
 
 def torch_network(backbone: Backbone, *, weights: str | Path | None = None, announce: Announce = to_stderr, seed: int = 0) -> Any:

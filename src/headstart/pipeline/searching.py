@@ -46,7 +46,7 @@ def search(task: Task, table: FeatureTable, context: LearningContext, *, until: 
     `until` is the moment, as `time.perf_counter` has it, at which the whole fit should be over. Ctrl-C ends the search and keeps the best
     so far. Raises ParameterError for tasks without out-of-sample scores.
     """
-    found = _Search(task, table, context, until)
+    found = Searching(task, table, context, until)
     try:
         found.run()
     except KeyboardInterrupt:
@@ -64,7 +64,9 @@ class _Scored:
 
 
 @dataclass(eq=False)
-class _Search:
+class Searching:
+    """A search under way; see `search`."""
+
     task: Task
     table: FeatureTable
     context: LearningContext
@@ -115,6 +117,21 @@ class _Search:
         best = Specification.parse(self._best().backbone)
         further = [replace(best, size=_LARGER), replace(best, mirrored=True), replace(best, size=_LARGER, mirrored=True)]
         yield from (str(one) for one in further if one != best)
+
+    def exponent(self, name: str) -> float:
+        """How fast errors fall with the number of images, going by half of them: error ~ images^-exponent, within 0 to 0.5."""
+        scored, rows = self.scored[name], np.arange(len(self.train))
+        if not 0 < scored.row.accuracy < 1:
+            return 0.25
+        strata, groups = self.table.dataset.targets.strata[self.train], self.table.groups_among(self.train)
+        half = rows[hold_out(strata, share=0.5, groups=groups, seed=self.context.settings.seed)[0]]
+        learned = self._learn(scored.prepared, half, f"Searching: {name} on half of the images")
+        before, now = (1 - row.accuracy + 0.5 / row.images for row in (learned.choice.evidence[0], scored.row))
+        return min(max(float(np.log2(before / now)), 0.0), 0.5)
+
+    def fit_seconds(self, prepared: Prepared, images: int) -> float:
+        """How long a fit on so many training images takes from the beginning."""
+        return images * self._milliseconds(prepared) / 1000 + self._closing_seconds(prepared) * images / max(len(self.train), 1)
 
     def _best(self) -> Tried:
         return best_of([candidate.row for candidate in self.scored.values()])

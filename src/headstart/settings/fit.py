@@ -38,7 +38,8 @@ def _columns(typed: Sequence[str]) -> dict[str, str]:
     return {kind: name for kind, _, name in pairs}
 
 
-def _seconds(typed: str) -> float:
+def seconds(typed: str) -> float:
+    """A time as it is typed, ``90s``, ``10m`` or ``1h``, in seconds."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", typed.strip().casefold())
     if not found or not float(found[1]):
         raise ParameterError(f"--budget takes a time such as 90s, 10m or 1h, got {typed!r}.")
@@ -91,7 +92,7 @@ class FitSettings(ListOptions):
         None, "Backbone weights: .safetensors, or .pth (read safely).", PATH, metavar="FILE", details="By default the published ones."
     )  # fmt: skip
     budget: float | None = option(
-        None, "Choose the backbone, image size and views within this time: 90s, 10m, 1h.", number(above=0), metavar="TIME", parse=_seconds,
+        None, "Choose the backbone, image size and views within this time: 90s, 10m, 1h.", number(above=0), metavar="TIME", parse=seconds,
         details="In seconds, for the whole fit. `backbone` is where the search begins; without a budget it is what is used.",
     )  # fmt: skip
     head: str = option(
