@@ -42,7 +42,7 @@ def seconds(typed: str) -> float:
     """A time as it is typed, ``90s``, ``10m`` or ``1h``, in seconds."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", typed.strip().casefold())
     if not found or not float(found[1]):
-        raise ParameterError(f"--budget takes a time such as 90s, 10m or 1h, got {typed!r}.")
+        raise ParameterError(f"--budget must be a time such as 90s, 10m or 1h, got {typed!r}.")
     return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
 
 

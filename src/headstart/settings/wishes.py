@@ -23,7 +23,7 @@ def _megabytes(typed: str) -> float:
 def _measure(typed: str, flag: str, units: dict[str, float], example: str) -> float:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", typed.strip().casefold())
     if not found or found[2] not in units or not float(found[1]):
-        raise ParameterError(f"{flag} takes a measure such as {example}, got {typed!r}.")
+        raise ParameterError(f"{flag} must be a measure such as {example}, got {typed!r}.")
     return float(found[1]) * units[found[2]]
 
 
