@@ -135,7 +135,7 @@ def test_a_budget_and_a_training_exclude_each_other() -> None:
 def test_what_is_no_time(cli: Callable[..., SimpleNamespace], pictures: Path, typed: str) -> None:
     refused = cli("fit", pictures, "--budget", typed)
     assert refused.code == 2
-    assert "--budget takes a time such as 90s, 10m or 1h" in refused.err
+    assert "--budget must be a time such as 90s, 10m or 1h" in refused.err
 
 
 def test_the_best_is_best_among_those_scored_on_most_images() -> None:
