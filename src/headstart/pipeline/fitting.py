@@ -221,6 +221,16 @@ def find_learning_rate(
         raise ParameterError("There is no training to find a learning rate for: the settings have no fine_tuning. Give a FineTuning.")
     rising(low, high, steps)
     timm_models.require("Searching for a learning rate")
+    task, prepared, table = untested(data, settings, listener)
+    context = LearningContext(settings=settings, prepared=prepared, listener=listener)
+    return task.find_learning_rate(table, context, low=low, high=high, steps=steps)
+
+
+def untested(data: str | Path | Dataset, settings: FitSettings, listener: Listener) -> tuple[Task, Prepared, FeatureTable]:
+    """What is needed to try something out before a fit: the table, without features, whose training rows are those of `fit`.
+
+    Test images take no part; where data have a test part of their own, its images are not even opened. Errors as of `fit`.
+    """
     listener.stage("Reading the data")
     task, dataset = read(data, settings)
     listener.tell_notes(dataset.notes)
@@ -228,8 +238,7 @@ def find_learning_rate(
     prepared, table = extract(without_test(dataset), settings, listener, features=False)
     if (table.dataset.parts != "train").any():
         table, _ = split(task, table, settings)
-    context = LearningContext(settings=settings, prepared=prepared, listener=listener)
-    return task.find_learning_rate(table, context, low=low, high=high, steps=steps)
+    return task, prepared, table
 
 
 def fit_shard(

@@ -19,8 +19,7 @@ from headstart.data.split import hold_out
 from headstart.features.prepared import Prepared
 from headstart.features.table import FeatureTable
 from headstart.metrics import accuracy_interval
-from headstart.pipeline.fitting import extract
-from headstart.pipeline.reading import check, read, split, without_test
+from headstart.pipeline.fitting import untested
 from headstart.pipeline.searching import FEW, Searching
 from headstart.progress import Listener
 from headstart.selection import Tried
@@ -97,20 +96,14 @@ def recommend(
     """
     settings, wishes, listener = settings or FitSettings(), wishes or Wishes(), listener or Listener()
     until = time.perf_counter() + wishes.budget
-    listener.stage("Reading the data")
-    task, dataset = read(data, settings)
-    listener.tell_notes(dataset.notes)
-    check(task, dataset, settings)
-    prepared, table = extract(without_test(dataset), settings, listener, features=False)
-    if (table.dataset.parts != "train").any():
-        table, _ = split(task, table, settings)
+    task, prepared, table = untested(data, settings, listener)
     trial = _sampled(task, table, LearningContext(settings=settings, prepared=prepared, listener=listener), until)
     trial.run()
     rows = [_row(trial, tried, wishes, images=len(table.train)) for tried in trial.rows]
     rows = sorted(_judged(rows), key=lambda row: (row.outcome != "recommended", row.outcome == "skipped", -row.accuracy))
     distance = _distance(prepared, trial.table.values)
     return Recommendation(
-        rows=(*rows, *_downloads(wishes, prepared)), sampled=len(trial.train), images=len(table.train), classes=len(dataset.classes),
+        rows=(*rows, *_downloads(wishes, prepared)), sampled=len(trial.train), images=len(table.train), classes=len(table.dataset.classes),
         distance=distance, deploy=wishes.deploy,
     )  # fmt: skip
 
