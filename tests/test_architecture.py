@@ -14,7 +14,7 @@ import headstart
 SOURCE = Path(headstart.__file__).parent
 
 FLOORS: dict[str, int] = {
-    "errors": 0,
+    "errors": 0, "matrix": 0,
     "text": 0,
     "estimators": 1, "files": 1, "onnx_graph": 1, "progress": 1, "records": 1, "sections": 1, "settings": 1,
     "modalities": 2, "metrics": 2,

@@ -117,7 +117,7 @@ def test_no_group_is_on_both_sides() -> None:
     choice = by_heart(chosen(X, y, head="kernel_ridge", groups=names))
     strict = learning_curve(X, y, choice=choice, layers=LAYERS, groups=names)
     half = loose.images.index(180)
-    assert loose.accuracy[half] > 0.95
+    assert loose.accuracy[half] > 0.9
     assert strict.accuracy[strict.images.index(180)] < 0.7
     assert strict.error[-1] > 1.7 * np.sqrt(0.25 / 360)  # 60 patients, and not 360 images
 

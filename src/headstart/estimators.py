@@ -13,6 +13,8 @@ from typing import Any, Self, TypeGuard
 import numpy as np
 import numpy.typing as npt
 
+from headstart.matrix import RowView
+
 
 class Estimator:
     """Parameters, tags and the validation of inputs, as of scikit-learn's `BaseEstimator`.
@@ -104,7 +106,12 @@ class Estimator:
 
 
 def _plain(X: Any) -> TypeGuard[npt.NDArray[np.float32]]:
-    """Whether nothing needs validation: a float32 matrix of at least one row and column with finite values."""
+    """Whether nothing needs validation: a float32 matrix of at least one row and column with finite values.
+
+    Views are made from matrices that have been checked.
+    """
+    if isinstance(X, RowView):
+        return True
     if type(X) is not np.ndarray or X.dtype != np.float32 or X.ndim != 2 or not X.size:
         return False
     with np.errstate(invalid="ignore"):  # of infinities of both signs, the sum is nan

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from headstart.errors import ParameterError, damage_named
 from headstart.estimators import Estimator
+from headstart.matrix import SMALL, FeatureMatrix, RowView, column_moments
 from headstart.onnx_graph import OnnxGraph
 from headstart.settings.field import number, require
 
@@ -24,7 +25,6 @@ Slices = Sequence[tuple[str, int, int]]
 
 FLOOR = 0.3
 CLIP = 5.0
-COLUMNS = 64
 _ARRAYS = ("columns_", "mean_", "scale_", "gain_")
 
 
@@ -55,18 +55,13 @@ class LayerMap(Estimator):
         if len(weights) != len(layers) or not all(0 < weight < np.inf for weight in weights):
             raise ParameterError(f"weights must be None or a positive number for each of the {len(layers)} layers, got {self.weights!r}.")
         self.gain_ = np.repeat(np.sqrt(weights), [stop - start for _, start, stop in layers]).astype(np.float32)
-        means, scales = [], []
-        for _, start, stop in layers:
-            part = X[:, start:stop]
-            mean = part.mean(axis=0, dtype=np.float64)
-            variance = _variance(part, mean.astype(np.float32))
-            # a feature is as good as constant where its spread is within the rounding of float32
-            variance[variance <= (1e-6 * np.abs(mean)) ** 2] = 0.0
-            scale = np.sqrt(variance + self.floor**2 * variance.mean())
-            means.append(mean)
-            scales.append(np.where(scale > 0, scale, 1.0))
-        self.mean_ = np.concatenate(means).astype(np.float32)
-        self.scale_ = np.concatenate(scales).astype(np.float32)
+        mean, variance = column_moments(X)
+        # a feature is as good as constant where its spread is within the rounding of float32
+        variance[variance <= (1e-6 * np.abs(mean)) ** 2] = 0.0
+        parts = [variance[start:stop] for _, start, stop in layers]
+        scale = np.concatenate([np.sqrt(part + self.floor**2 * part.mean()) for part in parts])
+        self.mean_ = mean[self.columns_].astype(np.float32)
+        self.scale_ = np.where(scale > 0, scale, 1.0).astype(np.float32)
         return self
 
     def _layers(self, dimension: int) -> list[tuple[str, int, int]]:
@@ -85,7 +80,14 @@ class LayerMap(Estimator):
     def transform(self, X: npt.ArrayLike) -> Features:
         """Map features (n, D) to float32 (n, d)."""
         self.check_fitted("columns_")
-        X = self.checked(X)
+        return self._mapped(np.asarray(self.checked(X)))
+
+    def view(self, X: FeatureMatrix) -> FeatureMatrix:
+        """What `transform` gives, float32 (n, d), of features that are known to be finite: where it is large, made whenever it is read."""
+        width = len(self.columns_)
+        return self._mapped(np.asarray(X)) if 4 * len(X) * width <= SMALL else RowView(X, map=self._mapped, width=width)
+
+    def _mapped(self, X: Features) -> Features:
         taken: Features = np.empty((len(X), len(self.columns_)), dtype=np.float32)
         position = 0
         for start, stop in self._runs():
@@ -154,12 +156,3 @@ class LayerMap(Estimator):
         tags = super().__sklearn_tags__()
         tags.transformer_tags = TransformerTags(preserves_dtype=["float32"])
         return tags
-
-
-def _variance(rows: Features, mean: Features) -> npt.NDArray[np.float64]:
-    """Of each column, a few columns at a time: a centred copy of all would double the memory."""
-    total = np.empty(rows.shape[1])
-    for start in range(0, len(total), COLUMNS):
-        centred = rows[:, start : start + COLUMNS] - mean[start : start + COLUMNS]
-        total[start : start + COLUMNS] = np.einsum("ij,ij->j", centred, centred)
-    return total / len(rows)

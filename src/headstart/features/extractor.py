@@ -21,6 +21,7 @@ from headstart.backbones import Backbone, Layer, torch_network
 from headstart.backbones.loading import BUILD
 from headstart.engine import Engine, Outputs, ahead, available_cores, check_kind, gpu_is_there, open_engine
 from headstart.errors import ImageError, StoreError
+from headstart.matrix import allocated, compacted, spread_out
 from headstart.modalities.image import ImageSource, Preprocessing, image_digest, image_name, quiet_decoding, source_bytes
 from headstart.progress import Progress
 
@@ -168,7 +169,7 @@ class _Extraction:
         warn: Callable[[str], None] = lambda message: None,
     ) -> None:  # fmt: skip
         self._images, self._pool, self._store, self._id, self._warn = images, pool, store, extractor_id, warn
-        self._values = np.empty((len(images), dim), dtype=np.float32)
+        self._values = allocated(len(images), dim, folder=None if store is None else store.path.parent)
         self._present = np.zeros(len(images), dtype=bool)
         self._refused: dict[int, ImageError] = {}
         self._digests: dict[int, bytes] = {}
@@ -184,13 +185,11 @@ class _Extraction:
                     self._refused[index] = digest
                 else:
                     self._digests[index] = digest
-        rows = list(self._digests)
-        values = self._values if not self._refused else np.empty((len(rows), self._values.shape[1]), dtype=np.float32)
+        rows = np.array(list(self._digests), dtype=np.int64)
         with self._store_may_fail():
             assert self._store is not None
-            self._present[rows] = self._store.get_into(self._id, list(self._digests.values()), values)
-            if self._refused:
-                self._values[rows] = values
+            self._present[rows] = self._store.get_into(self._id, list(self._digests.values()), self._values[: len(rows)])
+            spread_out(self._values, rows)
 
     def compute(self, engine: Callable[[], Engine], preprocessing: Preprocessing, progress: Progress | None) -> None:
         """Run the missing images, writing to the store every `BATCH` images, and on the way out of an interruption."""
@@ -224,7 +223,7 @@ class _Extraction:
         """The features of the images that could be read."""
         kept = np.flatnonzero(self._present)
         return Features(
-            values=self._values if len(kept) == len(self._values) else self._values[kept],
+            values=compacted(self._values, kept),
             kept=kept.astype(np.int64),
             refused=tuple(self._refused[index] for index in sorted(self._refused)),
             refused_at=tuple(sorted(self._refused)),

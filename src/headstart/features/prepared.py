@@ -24,6 +24,7 @@ from headstart.errors import BackboneError, ParameterError, StoreError
 from headstart.features.extractor import BackboneExtractor, Features, Images, survey
 from headstart.features.store import FeatureStore
 from headstart.features.table import FeatureTable
+from headstart.matrix import RowView, blocks
 from headstart.modalities.image import Levels, Preprocessing
 from headstart.progress import Listener, Progress, Say, Seconds, to_warnings
 from headstart.text import unread
@@ -188,9 +189,10 @@ def result_key(name: str, *parts: Any) -> str:
     """A key of `Prepared.cached`: a name, and the SHA-256 of everything that the result depends on: arrays, and JSON values."""
     digest = hashlib.sha256(f"headstart {headstart.__version__}, numpy {np.__version__}".encode())
     for part in parts:
-        if isinstance(part, np.ndarray):
+        if isinstance(part, np.ndarray | RowView):
             digest.update(f"{part.dtype} {part.shape}".encode())
-            digest.update(np.ascontiguousarray(part).data)
+            for rows in blocks(len(part)):
+                digest.update(np.ascontiguousarray(part[rows]).data)
         else:
             digest.update(json.dumps(part, sort_keys=True, default=repr).encode())
     return f"{name}/{digest.hexdigest()}"

@@ -13,6 +13,7 @@ from headstart.backbones import Layer
 from headstart.data import Dataset
 from headstart.errors import DataError, ImageError
 from headstart.features.extractor import Features, Images
+from headstart.matrix import FeatureMatrix, take_rows
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -21,7 +22,7 @@ class FeatureTable:
 
     dataset: Dataset  # the inputs that could be read, with targets and split
     rows: npt.NDArray[np.int64]  # (n,), their positions in the data set that was read
-    values: npt.NDArray[np.float32]  # (n, D), their features; (n, 0) where a training starts from the pixels alone
+    values: FeatureMatrix  # (n, D), their features; (n, 0) where a training starts from the pixels alone
     digests: tuple[bytes, ...]  # the SHA-256 of each input; equal digests are the same input
     groups: npt.NDArray[np.int64]
     """(n,): inputs of one number belong on the same side of every split. They hold the groups of the data and all copies of an input
@@ -53,6 +54,10 @@ class FeatureTable:
         """The rows to test on."""
         return self.dataset.part("test")
 
+    def features(self, rows: npt.NDArray[np.int64]) -> FeatureMatrix:
+        """The features of some rows, without a copy where that would be large; not to be written to."""
+        return take_rows(self.values, rows)
+
     @property
     def targets(self) -> npt.NDArray[Any]:
         """The targets as an array, in the order of the rows."""
@@ -67,8 +72,10 @@ class FeatureTable:
         chosen = np.asarray(rows)
         chosen = np.flatnonzero(chosen) if chosen.dtype == bool else chosen.astype(np.int64)
         digests = tuple(self.digests[row] for row in chosen.tolist())
-        arrays = {name: getattr(self, name)[chosen] for name in ("rows", "values", "groups")}
-        return replace(self, dataset=self.dataset.take(chosen), digests=digests, **arrays)
+        return replace(
+            self, dataset=self.dataset.take(chosen), digests=digests, values=self.features(chosen), rows=self.rows[chosen],
+            groups=self.groups[chosen],
+        )  # fmt: skip
 
     def tested_on(self, rows: npt.NDArray[np.int64]) -> Self:
         """The same rows with another split: `rows` to test on, all others to learn from."""
@@ -76,7 +83,7 @@ class FeatureTable:
         parts[rows] = "test"
         return replace(self, dataset=replace(self.dataset, parts=parts))
 
-    def with_values(self, values: npt.NDArray[np.float32], layers: Sequence[Layer]) -> Self:
+    def with_values(self, values: FeatureMatrix, layers: Sequence[Layer]) -> Self:
         """The same inputs with the features of another backbone."""
         return replace(self, values=values, layers=tuple(layers))
 

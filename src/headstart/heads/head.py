@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from headstart.errors import damage_named
 from headstart.estimators import Estimator
-from headstart.heads.calibration import Calibration
+from headstart.heads.calibration import Bend, Calibration
 from headstart.heads.labels import EncodedLabels, encode, image_weights
-from headstart.heads.linalg import blocks
+from headstart.matrix import FeatureMatrix, blocks
 from headstart.metrics.link import Link, saved_link
 from headstart.onnx_graph import OnnxGraph
 
@@ -77,6 +77,7 @@ class Head(LogitClassifier, Estimator):
     class_weight: Any
     seed: int
     calibration_: Calibration | None = None  # of raw log-odds; None where raw scores are none, such as those of least squares
+    bend_: Bend | None = None  # what makes log-odds of these
 
     def fit(
         self, X: npt.ArrayLike, y: npt.ArrayLike, sample_weight: npt.ArrayLike | None = None, groups: npt.ArrayLike | None = None, *,
@@ -102,26 +103,37 @@ class Head(LogitClassifier, Estimator):
             numbers = None if numbers is None else numbers[kept]
             overwrite = True
         self.classes_, self.link_, self.label_dtype_ = targets.classes, targets.link, targets.dtype
+        self.bend_ = None
         targets = replace(targets, weights=image_weights(targets, self.class_weight, weights), groups=numbers)
         self._learn(features, targets, overwrite=overwrite)
         return self
 
     @abstractmethod
-    def _learn(self, X: Features, targets: EncodedLabels, *, overwrite: bool) -> None:
-        """Set the learned attributes, `out_of_sample_logits_` among them; with `overwrite` the memory of X may be used."""
+    def _learn(self, X: FeatureMatrix, targets: EncodedLabels, *, overwrite: bool) -> None:
+        """Set the learned attributes, `out_of_sample_logits_` among them; with `overwrite` the memory of X may be used.
+
+        X may be a view of more rows than memory has room for, which is read in blocks.
+        """
 
     @abstractmethod
     def _logits(self, X: Features) -> npt.NDArray[Any]:
-        """The logits (n, k) of checked features."""
+        """The logits (n, k) of checked features, before the bend."""
 
     @abstractmethod
+    def _write_onnx(self, graph: OnnxGraph, features: str) -> str:
+        """As `write_onnx`, before the bend."""
+
     def write_onnx(self, graph: OnnxGraph, features: str) -> str:
         """Append the head to a graph: `features` names a float32 value (N, D). Returns the name of the logits, float32 (N, k)."""
+        self.check_fitted("classes_")
+        logits = self._write_onnx(graph, features)
+        return logits if self.bend_ is None else self.bend_.write_onnx(graph, logits)
 
     def logits(self, X: npt.ArrayLike) -> Floats:
         """Calibrated log-odds (n, k) of features (n, D)."""
         self.check_fitted("classes_")
-        return np.asarray(self._logits(self.checked(X)), dtype=np.float64)
+        logits = np.asarray(self._logits(self.checked(X)), dtype=np.float64)
+        return logits if self.bend_ is None else self.bend_(logits)
 
     def uncalibrated(self, logits: Floats) -> Floats | None:
         """The log-odds (n, k) before the calibration that logits (n, k) went through; None where raw scores are no log-odds."""
@@ -139,6 +151,8 @@ class Head(LogitClassifier, Estimator):
         }
         if self.calibration_ is not None:
             settings["calibration"] = [float(self.calibration_.scale), *map(float, self.calibration_.shift)]
+        if self.bend_ is not None:
+            settings["bend"] = self.bend_.state()
         return settings, {name: np.ascontiguousarray(getattr(self, name)) for name in self._arrays}
 
     @classmethod
@@ -152,6 +166,8 @@ class Head(LogitClassifier, Estimator):
             head.n_features_in_ = int(settings["features"])
             for name in cls._arrays:
                 setattr(head, name, np.asarray(arrays[name]))
+            if bend := settings.get("bend"):
+                head.bend_ = Bend.from_state(bend)
             if known := settings.get("calibration"):
                 head.calibration_ = Calibration(float(known[0]), np.array(known[1:], dtype=np.float64))
         return head
@@ -171,7 +187,5 @@ class LinearHead(Head):
             out[rows] = X[rows].astype(np.float64) @ coef
         return out + self.intercept_
 
-    def write_onnx(self, graph: OnnxGraph, features: str) -> str:
-        """Append the head to a graph: `features` names a float32 value (N, D). Returns the name of the logits, float32 (N, k)."""
-        self.check_fitted("classes_")
+    def _write_onnx(self, graph: OnnxGraph, features: str) -> str:
         return graph.node("Gemm", features, graph.constant(self.coef_), graph.constant(self.intercept_), transB=1)

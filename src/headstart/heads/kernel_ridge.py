@@ -11,14 +11,16 @@ import numpy.typing as npt
 
 from headstart.errors import ParameterError
 from headstart.heads.head import Features, Floats, Head
-from headstart.heads.labels import ClassWeight, EncodedLabels, stratified_rows
-from headstart.heads.linalg import blocks, gaussian, median_distance, squared_distances, squared_norms
-from headstart.heads.ridge import SELECTION_ROWS, Design, LeastSquaresFit, Matrix, dual_fit, inverse_factor, primal_fit
+from headstart.heads.labels import ClassWeight, EncodedLabels, stratified_rows, whole_groups
+from headstart.heads.linalg import gaussian, median_distance, squared_distances, squared_norms
+from headstart.heads.ridge import SELECTION_ROWS, Design, LeastSquaresFit, Matrix, Search, dual_fit, inverse_factor, primal_fit
+from headstart.matrix import FeatureMatrix, blocks
 from headstart.onnx_graph import OnnxGraph
 from headstart.settings.field import number, require
 
 WIDTHS = (8.0, 4.0, 2.0, 1.0)
 REGULARISATIONS = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
+REFINED_ROWS = 4000  # images on which the regularisation is chosen again
 KEPT_ROWS = 6144  # of the kernel between images and landmarks, kept for the second time they are needed; the others are made again
 
 
@@ -52,7 +54,7 @@ def search_kernel(
             if fit is None:  # float32 does not suffice to factorise it
                 tried[i, j] = None
                 return np.inf
-            logits = targets.calibrate(fit.out_of_sample, shifts=False)(fit.out_of_sample)
+            logits = targets.calibrate(fit.out_of_sample, shifts=False, bends=True)(fit.out_of_sample)
             tried[i, j] = KernelTrial(widths[i], regularisations[j], logits, targets.log_loss(logits))
         trial = tried[i, j]
         return np.inf if trial is None else trial.loss
@@ -72,8 +74,9 @@ class KernelRidgeHead(Head):
 
     Out-of-sample scores are closed-form (`headstart.heads.ridge`); width and regularisation are by default chosen among `WIDTHS` and
     `REGULARISATIONS` by their log loss. Above `exact_up_to` images the kernel is approximated from `landmarks` of them, drawn class by
-    class (Nystroem; Williams and Seeger 2001). `support_`, float32 (m, D), are training rows or landmarks, scaled by the square root of
-    gamma; `dual_coef_` is float32 (m, k), `intercept_` (k,).
+    class (Nystroem; Williams and Seeger 2001); out of sample, a landmark is left out as an image and as a landmark. With `refine`, a
+    regularisation that was chosen on fewer images is then only where a search begins. `support_`, float32 (m, D), are training rows or
+    landmarks, scaled by the square root of gamma; `dual_coef_` is float32 (m, k), `intercept_` (k,).
     """
 
     name, title, chosen = "kernel_ridge", "kernel ridge", ("width", "regularisation")
@@ -81,34 +84,36 @@ class KernelRidgeHead(Head):
 
     def __init__(
         self, *, width: float | None = None, regularisation: float | None = None, class_weight: ClassWeight = None, exact_up_to: int = 6000,
-        landmarks: int = 3000, seed: int = 0,
+        landmarks: int = 3000, refine: bool = False, seed: int = 0,
     ) -> None:  # fmt: skip
         self.width = width
         self.regularisation = regularisation
         self.class_weight = class_weight
         self.exact_up_to = exact_up_to
         self.landmarks = landmarks
+        self.refine = refine
         self.seed = seed
 
-    def _learn(self, X: Features, targets: EncodedLabels, *, overwrite: bool) -> None:
+    def _learn(self, X: FeatureMatrix, targets: EncodedLabels, *, overwrite: bool) -> None:
         require(number(above=0), or_none=True, width=self.width, regularisation=self.regularisation)
         median = self._choose(X, targets)
         gamma = 1 / (self.width_ * median)
         exact = len(X) <= self.exact_up_to
-        rows = np.arange(len(X)) if exact else stratified_rows(targets, self.landmarks, seed=self.seed)
-        self.support_ = X if exact else X[rows]
-        fit = self._fit_exact(X, targets, gamma) if exact else self._fit_landmarks(X, targets, gamma)
-        calibration = targets.calibrate(fit.out_of_sample)
-        self.out_of_sample_logits_ = calibration(fit.out_of_sample)
-        self.support_ = np.multiply(self.support_, np.float32(np.sqrt(gamma)), out=None if exact and not overwrite else self.support_)
+        rows = None if exact else stratified_rows(targets, self.landmarks, seed=self.seed)
+        self.support_ = np.asarray(X) if rows is None else X[rows]
+        fit = self._fit_exact(self.support_, targets, gamma) if rows is None else self._fit_landmarks(X, targets, gamma, rows)
+        calibration = targets.calibrate(fit.out_of_sample, bends=True)
+        self.out_of_sample_logits_, self.bend_ = calibration(fit.out_of_sample), calibration.bend
+        own = overwrite or self.support_ is not X
+        self.support_ = np.multiply(self.support_, np.float32(np.sqrt(gamma)), out=self.support_ if own else None)
         self.gamma_ = np.array([gamma], dtype=np.float32)
         self.dual_coef_ = (fit.coefficients * calibration.scale).astype(np.float32)
         self.intercept_ = (fit.bias * calibration.scale + calibration.shift).astype(np.float32)
 
-    def _choose(self, X: Features, targets: EncodedLabels) -> float:
+    def _choose(self, X: FeatureMatrix, targets: EncodedLabels) -> float:
         """Set width_ and regularisation_; return the median squared distance."""
         rows = stratified_rows(targets, SELECTION_ROWS, seed=self.seed)
-        part = X if len(rows) == len(X) else X[rows]
+        part = np.asarray(X) if len(rows) == len(X) else X[rows]
         if self.width is not None and self.regularisation is not None:
             self.width_, self.regularisation_ = float(self.width), float(self.regularisation)
             return median_distance(squared_distances(part[:: max(1, len(part) // 256)], part))
@@ -134,7 +139,7 @@ class KernelRidgeHead(Head):
                 return fit
             regularisation *= 3
 
-    def _fit_landmarks(self, X: Features, targets: EncodedLabels, gamma: float) -> LeastSquaresFit:
+    def _fit_landmarks(self, X: FeatureMatrix, targets: EncodedLabels, gamma: float, landmarks: npt.NDArray[np.int64]) -> LeastSquaresFit:
         between = squared_distances(self.support_, self.support_)
         gaussian(between, gamma, out=between)
 
@@ -149,10 +154,21 @@ class KernelRidgeHead(Head):
                 kept[rows.start] = kernel
             return kernel
 
-        design = Design(kernel_rows, between.mean(axis=0), _whitening(between))
-        fit = primal_fit(design, targets.signed, self.regularisation_, weights=targets.weights, groups=targets.groups)
+        own = np.full(len(X), -1, dtype=np.int64)
+        own[landmarks] = np.arange(len(landmarks))
+        design = Design(kernel_rows, between.mean(axis=0), _whitening(between), own)
+
+        def loss(rows: npt.NDArray[np.int64], scores: Matrix) -> float:
+            some = targets.take(rows)
+            return some.log_loss(some.calibrate(scores, shifts=False, bends=True)(scores))
+
+        search = Search(whole_groups(targets, REFINED_ROWS, seed=self.seed + 1), loss) if self.refine else None
+        fit = primal_fit(
+            design, targets.signed, self.regularisation_, weights=targets.weights, groups=targets.groups, search=search
+        )  # fmt: skip
         if fit is None:  # pragma: no cover - the design is conditioned by construction
             raise ParameterError("The kernel matrix is singular; choose a larger regularisation.")
+        self.regularisation_ = fit.regularisation or self.regularisation_
         return fit
 
     def _logits(self, X: Features) -> npt.NDArray[Any]:
@@ -162,9 +178,7 @@ class KernelRidgeHead(Head):
             out[rows] = gaussian(kernel, 1.0, out=kernel) @ self.dual_coef_
         return out + self.intercept_
 
-    def write_onnx(self, graph: OnnxGraph, features: str) -> str:
-        """Append the head to a graph: `features` names a float32 value (N, D). Returns the name of the logits, float32 (N, k)."""
-        self.check_fitted("classes_")
+    def _write_onnx(self, graph: OnnxGraph, features: str) -> str:
         scaled = graph.node("Mul", features, graph.constant(np.sqrt(self.gamma_)))
         half = graph.constant(0.5)
         norms = graph.node("ReduceSum", graph.node("Mul", scaled, scaled), graph.constant([1], dtype=np.int64), keepdims=1)

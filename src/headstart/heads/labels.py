@@ -48,9 +48,9 @@ class EncodedLabels:
         groups = None if self.groups is None else self.groups[rows]
         return replace(self, indicators=self.indicators[rows], weights=weights, groups=groups)
 
-    def calibrate(self, scores: npt.ArrayLike, *, shifts: bool = True) -> Calibration:
+    def calibrate(self, scores: npt.ArrayLike, *, shifts: bool = True, bends: bool = False) -> Calibration:
         """The calibration of out-of-sample scores (n, k); see `headstart.heads.calibration.calibrate`."""
-        return calibrate(scores, self.indicators, link=self.link, weights=self.weights, shifts=shifts)
+        return calibrate(scores, self.indicators, link=self.link, weights=self.weights, shifts=shifts, bends=bends)
 
     def log_loss(self, logits: Floats) -> float:
         """The weighted mean log loss of logits (n, k)."""
@@ -134,3 +134,13 @@ def stratified_rows(targets: EncodedLabels, count: int, *, seed: int) -> npt.NDA
         members = np.flatnonzero(codes == code)
         chosen.append(generator.permutation(members)[: max(2, round(len(members) * count / n))])
     return np.sort(np.concatenate(chosen))
+
+
+def whole_groups(targets: EncodedLabels, count: int, *, seed: int) -> npt.NDArray[np.int64]:
+    """About `count` row numbers, ascending, of groups that are whole; `stratified_rows` where every image is its own."""
+    if targets.groups is None:
+        return stratified_rows(targets, count, seed=seed)
+    names, sizes = np.unique(targets.groups, return_counts=True)
+    order = np.random.default_rng(seed).permutation(len(names))
+    drawn = names[order[: max(2, int(np.searchsorted(np.cumsum(sizes[order]), count)))]]
+    return np.flatnonzero(np.isin(targets.groups, drawn))

@@ -6,7 +6,6 @@ times as long was measured on a busy machine), so that loops over these run in o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from functools import cache
 from typing import cast
@@ -15,17 +14,12 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import ThreadpoolController
 
+from headstart.matrix import FeatureMatrix, blocks
+
 Features = npt.NDArray[np.float32]
 
-BLOCK = 1024
 
-
-def blocks(count: int, size: int = BLOCK) -> Iterator[slice]:
-    """Slices of at most `size` rows that cover `count` of them in order."""
-    return (slice(start, min(start + size, count)) for start in range(0, count, size))
-
-
-def mean_square(rows: Features, mean: Features) -> float:
+def mean_square(rows: FeatureMatrix, mean: Features) -> float:
     """Mean of |x - mean|^2 over the rows (n, D)."""
     total = 0.0
     for block in blocks(len(rows)):

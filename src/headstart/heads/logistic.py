@@ -16,10 +16,11 @@ from scipy.linalg import eigh
 
 from headstart.data.split import folds
 from headstart.errors import ParameterError
-from headstart.heads.head import Features, LinearHead
+from headstart.heads.head import LinearHead
 from headstart.heads.labels import ClassWeight, EncodedLabels, stratified_rows
-from headstart.heads.linalg import blocks, mean_square, one_thread
+from headstart.heads.linalg import mean_square, one_thread
 from headstart.heads.ridge import SELECTION_ROWS, Matrix
+from headstart.matrix import FeatureMatrix, blocks, column_means
 from headstart.settings.field import number, require, whole
 
 STRENGTHS = tuple(10.0**step for step in range(-1, 4))
@@ -47,7 +48,7 @@ class LogisticHead(LinearHead):
         self.class_weight = class_weight
         self.seed = seed
 
-    def _learn(self, X: Features, targets: EncodedLabels, *, overwrite: bool) -> None:
+    def _learn(self, X: FeatureMatrix, targets: EncodedLabels, *, overwrite: bool) -> None:
         require(number(above=0), or_none=True, C=self.C)
         require(whole(2), folds=self.folds)
         rows = stratified_rows(targets, SELECTION_ROWS, seed=self.seed)
@@ -154,12 +155,12 @@ class Rotation:
     mean_square: float
 
 
-def rotate(features: Matrix, *, overwrite: bool = False) -> Rotation:
+def rotate(features: FeatureMatrix, *, overwrite: bool = False) -> Rotation:
     """Rotate (n, D) onto min(n, D) principal axes, without those of no variance; with `overwrite` in the memory of the features."""
-    mean = features.mean(axis=0)
+    mean = column_means(features).astype(np.float32)
     spread = mean_square(features, mean)
     if len(features) < features.shape[1]:
-        centred = features - mean
+        centred = np.asarray(features) - mean
         values, vectors = _principal(centred @ centred.T)
         roots = np.sqrt(values)
         return Rotation(mean, centred.T @ (vectors / roots), vectors * roots, spread)
@@ -168,7 +169,10 @@ def rotate(features: Matrix, *, overwrite: bool = False) -> Rotation:
         centred = features[rows] - mean
         gram += centred.T @ centred
     _, vectors = _principal(gram)
-    rotated = features[:, : vectors.shape[1]] if overwrite else np.empty((len(features), vectors.shape[1]), dtype=np.float32)
+    if overwrite and isinstance(features, np.ndarray):
+        rotated = features[:, : vectors.shape[1]]
+    else:
+        rotated = np.empty((len(features), vectors.shape[1]), dtype=np.float32)
     for rows in blocks(len(features), ROTATED):
         rotated[rows] = (features[rows] - mean) @ vectors
     return Rotation(mean, vectors, rotated, spread)

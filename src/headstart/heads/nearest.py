@@ -10,7 +10,8 @@ import numpy.typing as npt
 from headstart.heads.calibration import Calibration
 from headstart.heads.head import Features, Floats, Head, LinearHead
 from headstart.heads.labels import ClassWeight, EncodedLabels, Groups
-from headstart.heads.linalg import BLOCK, blocks, squared_norms
+from headstart.heads.linalg import squared_norms
+from headstart.matrix import BLOCK, FeatureMatrix, blocks
 from headstart.metrics.link import Link
 from headstart.onnx_graph import OnnxGraph
 from headstart.settings.field import require, whole
@@ -29,7 +30,8 @@ class NearestCentroidHead(LinearHead):
     def __init__(self, *, class_weight: ClassWeight = None) -> None:
         self.class_weight = class_weight
 
-    def _learn(self, X: Features, targets: EncodedLabels, *, overwrite: bool) -> None:
+    def _learn(self, X: FeatureMatrix, targets: EncodedLabels, *, overwrite: bool) -> None:
+        X = np.asarray(X)
         w = np.ones(len(X)) if targets.weights is None else targets.weights
         member = targets.indicators * w[:, None]
         sums, all_sum = _sums(X, member, w)
@@ -95,8 +97,9 @@ class NearestNeighboursHead(Head):
         self.neighbours = neighbours
         self.class_weight = class_weight
 
-    def _learn(self, X: Features, targets: EncodedLabels, *, overwrite: bool) -> None:
+    def _learn(self, X: FeatureMatrix, targets: EncodedLabels, *, overwrite: bool) -> None:
         require(whole(1), or_none=True, neighbours=self.neighbours)
+        X = np.asarray(X)
         votes = targets.indicators.astype(np.float32)
         if not targets.link.independent and targets.weights is not None:
             votes *= (targets.weights / targets.weights.mean())[:, None].astype(np.float32)
@@ -136,9 +139,7 @@ class NearestNeighboursHead(Head):
             out[rows] = _vote_scores(self.votes_, nearest[:, :count], weights, link=self.link_)
         return out * self.scale_ + self.shift_
 
-    def write_onnx(self, graph: OnnxGraph, features: str) -> str:
-        """Append the head to a graph: `features` names a float32 value (N, D). Returns the name of the logits, float32 (N, k)."""
-        self.check_fitted("classes_")
+    def _write_onnx(self, graph: OnnxGraph, features: str) -> str:
         count, node, constant = int(self.count_[0]), graph.node, graph.constant
         products = node("Gemm", features, constant(2 * self.support_), constant(-squared_norms(self.support_)), transB=1)
         weights = constant(np.ones((1, count)))

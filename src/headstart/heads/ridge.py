@@ -22,7 +22,8 @@ from scipy.linalg import get_blas_funcs, get_lapack_funcs
 
 from headstart.heads.head import Features, LinearHead
 from headstart.heads.labels import ClassWeight, EncodedLabels, Groups, stratified_rows
-from headstart.heads.linalg import blocks, mean_square
+from headstart.heads.linalg import mean_square
+from headstart.matrix import FeatureMatrix, blocks, column_means
 from headstart.settings.field import number, require
 
 Matrix = npt.NDArray[Any]
@@ -39,6 +40,7 @@ class LeastSquaresFit:
     coefficients: Matrix
     bias: Matrix
     out_of_sample: Matrix
+    regularisation: float | None = None  # where it was searched for
 
 
 def inverse_factor(matrix: Matrix) -> Matrix | None:
@@ -93,6 +95,7 @@ class Design:
     rows: Callable[[Any], Matrix]  # gives the rows named by a slice or by numbers (m, p)
     near: Matrix  # (p,), not far from the mean of the rows: the nearer, the less is lost to rounding
     whitening: Matrix | None = None
+    own: npt.NDArray[np.int64] | None = None  # (n,), for each row the column that was made from it, else -1: it is left out with the row
 
     def conditioned(self, rows: Matrix) -> Matrix:
         """The rows times the whitening; they are overwritten."""
@@ -109,33 +112,94 @@ class Design:
         return np.asarray(trmm(1.0, self.whitening, conditioned, overwrite_b=1))
 
 
+@dataclass(frozen=True, eq=False)
+class Search:
+    """A search for the regularisation with the least out-of-sample loss on some rows (with groups: on whole groups)."""
+
+    rows: npt.NDArray[np.int64]
+    loss: Callable[[npt.NDArray[np.int64], Matrix], float]  # of row numbers (m,) and their out-of-sample scores (m, k)
+    factor: float = 10**0.5  # between one regularisation and the next
+
+
 def primal_fit(
-    design: Design, goals: Matrix, regularisation: float, *, weights: Matrix | None = None, groups: Groups = None
-) -> LeastSquaresFit | None:
+    design: Design, goals: Matrix, regularisation: float, *, weights: Matrix | None = None, groups: Groups = None,
+    search: Search | None = None,
+) -> LeastSquaresFit | None:  # fmt: skip
     """The same for a linear kernel, from the design matrix (n, p): quicker where n > p. Coefficients are (p, k).
 
-    The rows are gone through twice, in blocks: for the normal equations, and for what each row would be without itself.
+    The rows are gone through twice, in blocks: for the normal equations, and for what each row would be without itself. A `search` begins
+    at this regularisation.
     """
-    dtype = design.near.dtype
-    weight = np.ones(len(goals), dtype=dtype) if weights is None else weights.astype(dtype)
-    total = float(weight.sum(dtype=np.float64))
-    goal_mean = (weight @ goals / total).astype(np.float64)
-    root = np.sqrt(weight)[:, None]
-    centred_goals = ((goals - goal_mean) * root).astype(dtype)
-    gram, right, mean = _normal_equations(design, centred_goals, root, total)
-    gram[np.diag_indices(len(gram))] += regularisation
-    inverse = inverse_factor(gram)
-    if inverse is None:
+    equations = _NormalEquations(design, goals, np.ones(len(goals)) if weights is None else weights)
+    if search is not None:
+        regularisation = downhill(equations.loss(search, groups), regularisation, search.factor)
+    solution = equations.solved(regularisation, overwrite=True)
+    if solution is None:
         return None
-    coefficients = design.coefficients(inverse @ (inverse.T @ right))
-    inverse = design.coefficients(inverse)
-    left = np.empty_like(centred_goals)
+    residuals = np.empty_like(equations.goals)
     for rows, sizes in _whole_groups(groups, len(goals)):
-        centred = (design.rows(rows) - mean) * root[rows]
-        residual = centred_goals[rows] - centred @ coefficients
-        left[rows] = _without_themselves(centred, inverse, residual, root[rows], total, sizes)
-    bias = goal_mean - mean.astype(np.float64) @ coefficients.astype(np.float64)
-    return LeastSquaresFit(coefficients, bias, goals - left / root)
+        residuals[rows] = equations.left_out(rows, equations.centred(rows), solution, sizes)
+    mean, coefficients = equations.mean.astype(np.float64), solution[0]
+    bias = equations.goal_mean - mean @ coefficients.astype(np.float64)
+    return LeastSquaresFit(coefficients, bias, goals - residuals / equations.root, regularisation)
+
+
+class _NormalEquations:
+    """Those of a design and goals; with `mean` and `goal_mean` subtracted, each row times the root of its weight."""
+
+    def __init__(self, design: Design, goals: Matrix, weights: Matrix) -> None:
+        dtype = design.near.dtype
+        weights = weights.astype(dtype)
+        self.design, self.uncentred, self.total = design, goals, float(weights.sum(dtype=np.float64))
+        self.goal_mean = (weights @ goals / self.total).astype(np.float64)
+        self.root = np.sqrt(weights)[:, None]
+        self.goals = ((goals - self.goal_mean) * self.root).astype(dtype)
+        self.gram, self.right, self.mean = _normal_equations(design, self.goals, self.root, self.total)
+
+    def centred(self, rows: Any) -> Matrix:
+        return np.asarray((self.design.rows(rows) - self.mean) * self.root[rows])
+
+    def solved(self, regularisation: float, *, overwrite: bool = False) -> tuple[Matrix, Matrix] | None:
+        """Coefficients, and a root of the inverse of the regularised Gram matrix."""
+        gram = self.gram if overwrite else self.gram.copy(order="F")
+        gram[np.diag_indices(len(gram))] += regularisation
+        inverse = inverse_factor(gram)
+        if inverse is None:
+            return None
+        return self.design.coefficients(inverse @ (inverse.T @ self.right)), self.design.coefficients(inverse)
+
+    def left_out(self, rows: Any, centred: Matrix, solution: tuple[Matrix, Matrix], sizes: list[int] | None) -> Matrix:
+        """Residuals of fits without each of the rows, or each of these groups; `centred` is overwritten."""
+        residual = self.goals[rows] - centred @ solution[0]
+        own = None if self.design.own is None else self.design.own[rows]
+        return _without_themselves(centred, solution, residual, self.root[rows], self.total, sizes, own)
+
+    def loss(self, search: Search, groups: Groups) -> Callable[[float], float]:
+        """The loss of a search as a function of the regularisation; infinite where the equations cannot be solved."""
+        found = _whole_groups(None if groups is None else groups[search.rows], len(search.rows))
+        parts = [(search.rows[some], sizes) for some, sizes in found]
+        rows = np.concatenate([some for some, _ in parts])
+        centred = [self.centred(some) for some, _ in parts]
+
+        def loss(regularisation: float) -> float:
+            solution = self.solved(regularisation)
+            if solution is None:
+                return np.inf
+            left = [self.left_out(some, part.copy(), solution, sizes) for (some, sizes), part in zip(parts, centred, strict=True)]
+            return search.loss(rows, self.uncentred[rows] - np.concatenate(left) / self.root[rows])
+
+        return loss
+
+
+def downhill(loss: Callable[[float], float], start: float, factor: float) -> float:
+    """Walk from `start` by factors as long as the loss falls: down first, else up."""
+    here, best = start, loss(start)
+    for ratio in (1 / factor, factor):
+        while (lower := loss(here * ratio)) < best:
+            here, best = here * ratio, lower
+        if here != start:
+            break
+    return here
 
 
 def _normal_equations(design: Design, centred_goals: Matrix, root: Matrix, total: float) -> tuple[Matrix, Matrix, Matrix]:
@@ -154,19 +218,42 @@ def _normal_equations(design: Design, centred_goals: Matrix, root: Matrix, total
     return gram, right.astype(gram.dtype), design.near + off
 
 
-def _without_themselves(centred: Matrix, inverse: Matrix, residual: Matrix, root: Matrix, total: float, sizes: list[int] | None) -> Matrix:
-    """Residuals of fits without each row, or without each group of consecutive rows; `centred` is overwritten."""
+def _without_themselves(
+    centred: Matrix, solution: tuple[Matrix, Matrix], residual: Matrix, root: Matrix, total: float, sizes: list[int] | None,
+    own: npt.NDArray[np.int64] | None,
+) -> Matrix:  # fmt: skip
+    """Residuals of fits without each row, or without each group of consecutive rows; `centred` is overwritten.
+
+    Where a row is the origin of a column (`own`), that column is left out with it: its coefficient is constrained to 0. With S the inverse
+    of the normal equations, r and h residual and hat value of the row x, and g = e' S x for the column e, the residual is
+    (S_ee r + g c_e) / (S_ee (1 - h) + g^2), c_e being the coefficient in the fit of all.
+    """
     (trmm,) = get_blas_funcs(("trmm",), (centred,))
+    coefficients, inverse = solution
     projected = trmm(1.0, inverse, centred.T, trans_a=1, overwrite_b=1).T
     if sizes is None:
         hat = np.einsum("ij,ij->i", projected, projected) + root[:, 0] ** 2 / total
-        left: Matrix = residual / np.maximum(1 - hat, np.finfo(hat.dtype).eps)[:, None]
+        rest = np.maximum(1 - hat, np.finfo(hat.dtype).eps)
+        left: Matrix = residual / rest[:, None]
+        if own is not None and len(rows := np.flatnonzero(own >= 0)):
+            roots, columns = inverse[own[rows]], own[rows]
+            variance, shared = np.einsum("ij,ij->i", roots, roots), np.einsum("ij,ij->i", roots, projected[rows])
+            above = variance[:, None] * residual[rows] + shared[:, None] * coefficients[columns]
+            left[rows] = above / (variance * rest[rows] + shared**2)[:, None]
         return left
     left = np.empty_like(residual)
     for stop, size in zip(np.cumsum(sizes).tolist(), sizes, strict=True):
         group = slice(stop - size, stop)
         hats = projected[group] @ projected[group].T + root[group] * root[group].T / total
-        left[group] = _solve(np.eye(size, dtype=hats.dtype) - hats, residual[group])
+        rest = np.eye(size, dtype=hats.dtype) - hats
+        left[group] = _solve(rest, residual[group])
+        columns = np.empty(0, dtype=np.int64) if own is None else own[group][own[group] >= 0]
+        if len(columns):
+            roots = inverse[columns]
+            shared = projected[group] @ roots.T
+            freed = _solve(rest, shared)
+            constrained = _solve(roots @ roots.T + shared.T @ freed, coefficients[columns] - shared.T @ left[group])
+            left[group] += freed @ constrained
     return left
 
 
@@ -223,37 +310,37 @@ class RidgeHead(LinearHead):
         self.class_weight = class_weight
         self.seed = seed
 
-    def _learn(self, X: Features, targets: EncodedLabels, *, overwrite: bool) -> None:
+    def _learn(self, X: FeatureMatrix, targets: EncodedLabels, *, overwrite: bool) -> None:
         require(number(above=0), or_none=True, regularisation=self.regularisation)
-        mean = X.mean(axis=0)
+        mean = column_means(X).astype(np.float32)
         norm = mean_square(X, mean) or 1.0
         self.regularisation_ = self._choose(X, mean, targets, norm) if self.regularisation is None else self.regularisation
         fit = _fit(X, mean, targets, self.regularisation_ * norm)
-        calibration = targets.calibrate(fit.out_of_sample)
-        self.out_of_sample_logits_ = calibration(fit.out_of_sample)
+        calibration = targets.calibrate(fit.out_of_sample, bends=True)
+        self.out_of_sample_logits_, self.bend_ = calibration(fit.out_of_sample), calibration.bend
         coefficients = fit.coefficients * calibration.scale
         self.coef_ = np.ascontiguousarray(coefficients.T, dtype=np.float32)
         self.intercept_ = (fit.bias * calibration.scale + calibration.shift - mean @ coefficients).astype(np.float32)
 
-    def _choose(self, X: Features, mean: Features, targets: EncodedLabels, norm: float) -> float:
+    def _choose(self, X: FeatureMatrix, mean: Features, targets: EncodedLabels, norm: float) -> float:
         rows = stratified_rows(targets, SELECTION_ROWS, seed=self.seed)
         part, some = X[rows], targets.take(rows)
 
         def loss(regularisation: float) -> float:
             out = _fit(part, mean, some, regularisation * norm).out_of_sample
-            return some.log_loss(some.calibrate(out)(out))
+            return some.log_loss(some.calibrate(out, bends=True)(out))
 
         return min(REGULARISATIONS, key=loss)
 
 
-def _fit(X: Features, mean: Features, targets: EncodedLabels, regularisation: float) -> LeastSquaresFit:
+def _fit(X: FeatureMatrix, mean: Features, targets: EncodedLabels, regularisation: float) -> LeastSquaresFit:
     """In the primal or the dual, whichever is smaller; the coefficients are those of the centred features (D, k)."""
     while True:
         if X.shape[1] < len(X):
             design = Design(lambda rows: X[rows] - mean, np.zeros_like(mean))
             fit = primal_fit(design, targets.signed, regularisation, weights=targets.weights, groups=targets.groups)
         else:
-            centred = X - mean
+            centred = np.asarray(X) - mean
             fit = dual_fit(
                 centred @ centred.T, targets.signed, regularisation, weights=targets.weights, groups=targets.groups, overwrite=True
             )

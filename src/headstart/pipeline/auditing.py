@@ -75,17 +75,17 @@ def deep_check(data: str | Path | Dataset, *, settings: FitSettings | None = Non
     facts = gather(dataset, deep=False, progress=listener.progress)
     audit = check(dataset, facts=facts)
     prepared, table = extract(dataset, settings, _Quiet(listener))
-    readable = table.dataset
+    readable, values = table.dataset, np.asarray(table.values)
     listener.stage("Looking for near copies")
     near = near_copies(
         readable.images,
         digests=table.digests,
-        features=table.values,
+        features=values,
         layers=table.layers,
         levels=dataset.levels,
         progress=listener.progress,
     )
-    findings = find_near_copies(readable, near, digests=table.digests) + find_outliers(readable, table.values, layers=table.layers)
+    findings = find_near_copies(readable, near, digests=table.digests) + find_outliers(readable, values, layers=table.layers)
     errors = None
     if _can_be_learned(readable):
         listener.stage("Looking for wrong labels")

@@ -153,7 +153,7 @@ def _tested(
     listener, table = context.listener, learned.table
     listener.stage("Testing")
     with seconds.lap("testing"):
-        tested = task.apply(learned.choice.estimator, table.values[table.test])
+        tested = task.apply(learned.choice.estimator, table.features(table.test))
         evaluation = task.evaluate(tested, table.dataset.targets.take(table.test))
         crossed = cross_validate(task, frozen, context) if context.settings.folds else None
     listener.stage("Measuring reliability")
@@ -183,7 +183,7 @@ def cross_validate(task: Task, table: FeatureTable, context: LearningContext) ->
         fold = training.tested_on(held)
         named = _Named(listener, f"fold {done + 1} of {len(parts)}: ")
         learned = task.fit(fold, replace(context, resumable=alone, listener=named, test_only=True))
-        found.append(task.apply(learned.choice.estimator, learned.table.values[learned.table.test]))
+        found.append(task.apply(learned.choice.estimator, learned.table.features(learned.table.test)))
     listener.progress(len(parts), len(parts))
     tested = np.concatenate(parts)  # classes of a single image are never tested
     order = np.argsort(tested)

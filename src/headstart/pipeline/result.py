@@ -40,7 +40,7 @@ class ProbeTest:
         """Test the model on the frozen backbone on the images that the fine-tuned one was tested on; None where there is no such model."""
         if learned.probe is None or tuned.correct_rows is None:
             return None
-        outputs = task.apply(learned.probe.estimator, frozen.values[frozen.test])
+        outputs = task.apply(learned.probe.estimator, frozen.features(frozen.test))
         probe = task.evaluate(outputs, frozen.dataset.targets.take(frozen.test))
         assert probe.correct_rows is not None
         auc = tuned.scores.get("roc_auc", float("nan")) - probe.scores.get("roc_auc", float("nan"))

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 import headstart
 from headstart.data.dataset import relative_name
+from headstart.matrix import columns_of
 from headstart.modalities.image.augment import Augmentation
 from headstart.records import csv_lines
 from headstart.report import Sources, report_of, write_report
@@ -33,14 +34,14 @@ _PACKAGES = ("numpy", "scipy", "scikit-learn", "openvino", "onnxruntime", "onnx"
 def write(result: FitResult, *, command: str) -> None:
     """Write the run folder of a result; errors as of `writing_run`."""
     assert result.run is not None
-    contents, dataset = contents_of(result, command=command), result.dataset
+    dataset = result.dataset
     with writing_run(result.run) as folder:
-        run = write_files(folder, contents)
+        run = write_files(folder, contents_of(result, command=command))  # which are not kept while the pages are made
         run.record = _record(result)
         train, test = result.table.train, result.table.test
         sources = Sources(
             training=lambda row: dataset.images[train[row]], test=lambda row: dataset.images[test[row]],
-            features=result.table.values[test], cached=result.learned.prepared.cached,
+            features=result.table.features(test), cached=result.learned.prepared.cached,
         )  # fmt: skip
         write_report(folder, report_of(run, sources))
         seal(folder, run.manifest)
@@ -89,7 +90,7 @@ def _reference(result: FitResult) -> dict[str, npt.NDArray[Any]]:
     train, out_of_sample = table.train, result.choice.out_of_sample
     arrays = {} if reliability is None else reliability.state()[1]
     return {
-        "features": table.values[train, last.start : last.stop].astype(np.float16),
+        "features": columns_of(table.values, train, last.start, last.stop, dtype=np.float16),
         "targets": table.targets[train],
         **({} if out_of_sample is None else {"out_of_sample_logits": out_of_sample.astype(np.float32)}),
         "digests": _digest_rows([table.digests[row] for row in train]),

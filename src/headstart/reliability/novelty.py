@@ -19,19 +19,21 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from headstart.engine import available_cores
 from headstart.errors import ParameterError, damage_named
+from headstart.matrix import FeatureMatrix, RowView, first_not_finite
 from headstart.settings.field import SHARE, require, whole
 
 if TYPE_CHECKING:
     from headstart.backbones import Layer
 
 Features = npt.NDArray[np.float32]
+AnyFeatures: TypeAlias = npt.NDArray[Any] | RowView
 Floats = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
 
@@ -205,7 +207,7 @@ class Novelty:
 
     @classmethod
     def fit(
-        cls, features: npt.NDArray[Any], targets: npt.NDArray[Any], *, layers: Sequence[Layer], logits: npt.NDArray[Any] | None = None,
+        cls, features: AnyFeatures, targets: npt.NDArray[Any], *, layers: Sequence[Layer], logits: npt.NDArray[Any] | None = None,
         refused_share: float = 0.03, seed: int = 0, groups: npt.NDArray[Any] | None = None,
     ) -> Self:  # fmt: skip
         """Learn what the training images look like, and from which score on an image is unlike them.
@@ -215,10 +217,10 @@ class Novelty:
         one a class. The last of the layers is the network's last layer. Rows of the out-of-sample logits (n, k) with nan tell which
         images the network was fine-tuned on; these do not set the threshold, because the network knows them too well.
         """
-        values, slices = _checked(features, targets, layers, groups, refused_share)
+        whole, slices = _checked(features, targets, layers, groups, refused_share)
         rng = np.random.default_rng(seed)
-        rows = np.arange(len(values)) if len(values) <= MOST else np.sort(rng.permutation(len(values))[:MOST])
-        values = values[rows]
+        rows = np.arange(len(whole)) if len(whole) <= MOST else np.sort(rng.permutation(len(whole))[:MOST])
+        values = whole[rows]
         unseen = _unseen(rows, logits, len(features))
         fold = _folds(None if groups is None else np.asarray(groups)[rows], len(rows), rng)
         from headstart.heads.linalg import one_thread  # brings scikit-learn, which predicting does without
@@ -232,11 +234,11 @@ class Novelty:
         rank = min(len(scores), math.ceil((len(scores) + 1) * (1 - refused_share) - 1e-9))
         return cls(gaussians, neighbourhood, centre, spread, float(scores[rank - 1]), float(refused_share), values.shape[1])
 
-    def score(self, features: npt.NDArray[Any]) -> Floats:
+    def score(self, features: AnyFeatures) -> Floats:
         """How unlike the training images each image is, float64 (m,): higher is more unlike, about 0 is usual."""
         return _combined(self.parts(features))
 
-    def parts(self, features: npt.NDArray[Any]) -> Floats:
+    def parts(self, features: AnyFeatures) -> Floats:
         """The parts of the score, float64 (m, l + 1): a column for each layer, and one for the nearest training images."""
         values = self._checked_features(features)
         found = np.empty((len(values), len(self.gaussians) + 1))
@@ -244,7 +246,7 @@ class Novelty:
             found[start : start + BLOCK] = _distances(self.gaussians, self.neighbourhood, values[start : start + BLOCK])
         return (found - self.centre) / self.spread
 
-    def __call__(self, features: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    def __call__(self, features: AnyFeatures) -> npt.NDArray[np.bool_]:
         """Whether each image is unlike anything seen in training: bool (m,)."""
         return np.asarray(self.score(features) > self.threshold)
 
@@ -262,8 +264,8 @@ class Novelty:
             found[block], distances[block], _ = self.neighbourhood.nearest(values[block], count)
         return self.neighbourhood.rows[found], np.sqrt(distances)
 
-    def _checked_features(self, features: npt.NDArray[Any]) -> Features:
-        values = np.asarray(features, dtype=np.float32)
+    def _checked_features(self, features: AnyFeatures) -> FeatureMatrix:
+        values = features if isinstance(features, RowView) else np.asarray(features, dtype=np.float32)
         if values.ndim != 2 or values.shape[1] != self.features:
             raise ParameterError(
                 f"features must have the shape (images, {self.features}), as the backbone of the fit gives them, and have {values.shape}."
@@ -362,15 +364,15 @@ def _unseen(rows: Rows, logits: npt.NDArray[Any] | None, count: int) -> npt.NDAr
 
 
 def _checked(
-    features: npt.NDArray[Any], targets: npt.NDArray[Any], layers: Sequence[Layer], groups: npt.NDArray[Any] | None, share: float
-) -> tuple[Features, list[tuple[int, int]]]:
-    values = np.asarray(features, dtype=np.float32)
+    features: AnyFeatures, targets: npt.NDArray[Any], layers: Sequence[Layer], groups: npt.NDArray[Any] | None, share: float
+) -> tuple[FeatureMatrix, list[tuple[int, int]]]:
+    values = features if isinstance(features, RowView) else np.asarray(features, dtype=np.float32)
     if values.ndim != 2 or len(values) < 2:
         raise ParameterError(f"features must have the shape (images, features), with two images at least, and have {values.shape}.")
     for name, given in (("targets", targets), ("groups", groups)):
         if given is not None and len(given) != len(values):
             raise ParameterError(f"There are {len(values)} feature vectors and {len(given)} {name}; each image needs one.")
-    if not np.isfinite(values.sum(axis=1, dtype=np.float64)).all():
+    if first_not_finite(values)[0]:
         raise ParameterError("Some feature vectors hold NaN or infinite values. Compute the features again.")
     require(SHARE, refused_share=share)
     slices = [(int(layer.start), int(layer.stop)) for layer in layers]

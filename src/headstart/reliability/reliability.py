@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from headstart.matrix import FeatureMatrix
 from headstart.metrics import accuracy_interval, link_of
 from headstart.reliability.guarantees import Abstention, PredictionSets
 from headstart.reliability.novelty import Novelty
@@ -35,7 +36,7 @@ class Reliability:
 
     @classmethod
     def fit(
-        cls, features: npt.NDArray[np.float32], targets: npt.NDArray[Any], logits: npt.NDArray[np.float64], *, layers: Sequence[Layer],
+        cls, features: FeatureMatrix, targets: npt.NDArray[Any], logits: npt.NDArray[np.float64], *, layers: Sequence[Layer],
         groups: npt.NDArray[Any] | None = None, coverage: float = COVERAGE, by_class: bool = False, seed: int = 0,
     ) -> Self:  # fmt: skip
         """Fit it on features (n, D) and targets, int64 (n,) or bool (n, k), of the training images.

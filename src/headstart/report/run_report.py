@@ -19,6 +19,7 @@ import numpy.typing as npt
 from headstart.errors import ImageError, RunError
 from headstart.explanation import HeatMaps, nearest_training_images, overlay
 from headstart.features.prepared import result_key
+from headstart.matrix import FeatureMatrix
 from headstart.modalities.image import ImageSource, image_digest, quiet_decoding, read_image
 from headstart.report.general import general_sections, joined, repeat_section, times_more
 from headstart.report.model_card import model_card
@@ -47,7 +48,7 @@ class Sources:
 
     training: Callable[[int], ImageSource | None]
     test: Callable[[int], ImageSource | None]
-    features: npt.NDArray[np.float32] | None = None
+    features: FeatureMatrix | None = None
     cached: Callable[[str, Callable[[], bytes]], bytes] = lambda key, compute: compute()
 
 

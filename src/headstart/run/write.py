@@ -212,17 +212,25 @@ def _tidy(path: Path) -> None:
 
 def write_files(folder: Path, contents: RunContents) -> Run:
     """Write the files of a run into an empty folder, and open it; its pages come after that (`seal`)."""
-    from safetensors.numpy import save
-
     (folder / MODEL).write_bytes(run_graph(contents).SerializeToString())
     settings, arrays = contents.model.state()
     described = json.dumps(plain(settings), allow_nan=False)
-    head = save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, metadata={"head": described})
-    (folder / "head.safetensors").write_bytes(head)
-    for name, stored in ((REFERENCE, contents.reference), (EVALUATION, contents.evaluation)):
-        (folder / name).write_bytes(save({key: np.ascontiguousarray(array) for key, array in stored.items()}))
+    _save(folder / "head.safetensors", arrays, {"head": described})
+    _save(folder / REFERENCE, contents.reference)
+    _save(folder / EVALUATION, contents.evaluation)
     (folder / SPLIT).write_text(contents.split, encoding="utf-8")
     return seal(folder, contents.manifest)
+
+
+def _save(path: Path, arrays: Mapping[str, npt.NDArray[Any]], metadata: dict[str, str] | None = None) -> None:
+    """Write arrays as safetensors, without a copy of them."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    try:
+        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path, metadata)
+    except SafetensorError as error:
+        raise OSError(str(error)) from None
 
 
 def seal(folder: Path, manifest: Manifest) -> Run:

@@ -18,6 +18,7 @@ from headstart.heads.kernel_ridge import REGULARISATIONS, WIDTHS, search_kernel
 from headstart.heads.labels import ClassWeight, EncodedLabels, image_weights, stratified_rows
 from headstart.heads.linalg import one_thread, squared_distances
 from headstart.maps import LayerMap
+from headstart.matrix import FeatureMatrix
 from headstart.selection.choice import Candidate, make_head
 
 if TYPE_CHECKING:
@@ -121,9 +122,7 @@ class TrialData:
     Means and scales come from all training images. `targets` are of the rows, with their weights and groups.
     """
 
-    def __init__(
-        self, X: npt.NDArray[np.float32], targets: EncodedLabels, *, layers: Sequence[Layer], class_weight: ClassWeight, seed: int
-    ) -> None:
+    def __init__(self, X: FeatureMatrix, targets: EncodedLabels, *, layers: Sequence[Layer], class_weight: ClassWeight, seed: int) -> None:
         every = tuple((layer.name, layer.start, layer.stop) for layer in layers)
         layer_map = LayerMap(every).fit(X)
         self.views = views(every)
@@ -133,7 +132,7 @@ class TrialData:
         self.whole = len(self.rows) == len(X)
         some = targets.take(self.rows)
         self.targets = replace(some, weights=image_weights(some, class_weight))
-        self._features = layer_map.transform(X if self.whole else X[self.rows])
+        self._features = layer_map.transform(np.asarray(X) if self.whole else X[self.rows])
         self._positions = dict(zip(every, np.cumsum([0, *(stop - start for _, start, stop in every)]).tolist(), strict=False))
 
     def linear_views(self) -> list[View]:

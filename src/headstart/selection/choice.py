@@ -58,7 +58,7 @@ class HeadPipeline(LogitClassifier, Estimator):
         X, y = self.checked_pair(X, y)
         map_ = (LayerMap() if self.map is None else self.map.clone()).fit(X)
         head = LogisticHead() if self.head is None else self.head.clone()
-        return self._with(map_, head.fit(map_.transform(X), y, sample_weight, groups, overwrite=True))
+        return self._with(map_, head.fit(map_.view(X), y, sample_weight, groups, overwrite=True))
 
     @classmethod
     def of_fitted(cls, map: LayerMap, head: Head) -> Self:
@@ -75,7 +75,7 @@ class HeadPipeline(LogitClassifier, Estimator):
     def logits(self, X: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Calibrated log-odds (n, k) of full feature vectors (n, D)."""
         self.check_fitted("head_")
-        return self.head_.logits(self.map_.transform(self.checked(X)))
+        return self.head_.logits(self.map_.view(self.checked(X)))
 
     def uncalibrated(self, logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64] | None:
         """As `Head.uncalibrated`."""
@@ -121,9 +121,10 @@ class Choice:
 
 
 def make_head(name: str, hyperparameters: dict[str, float], *, class_weight: ClassWeight, seed: int) -> Any:
-    """An unfitted head."""
-    further: dict[str, Any] = {"class_weight": class_weight} | ({"seed": seed} if "seed" in HEADS[name]().get_params() else {})
-    return HEADS[name](**hyperparameters, **further)
+    """An unfitted head; hyperparameters were chosen on fewer images than there are to fit it on."""
+    known = HEADS[name]().get_params()
+    further = {"class_weight": class_weight, "seed": seed, "refine": bool(hyperparameters)}
+    return HEADS[name](**hyperparameters, **{setting: value for setting, value in further.items() if setting in known})
 
 
 def unfitted(

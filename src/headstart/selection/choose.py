@@ -17,6 +17,7 @@ from headstart.features.prepared import result_key
 from headstart.files import packed, unpacked
 from headstart.heads.labels import ClassWeight, EncodedLabels, encode
 from headstart.heads.linalg import one_thread
+from headstart.matrix import FeatureMatrix, RowView, first_not_finite
 from headstart.selection.candidates import FINALISTS, Trial, TrialData, mean_and_error, score_candidates
 from headstart.selection.choice import Candidate, Choice, HeadPipeline, make_head
 from headstart.settings.field import one_of, require
@@ -31,7 +32,7 @@ VERSION = 6  # of cached choices; changes with anything that changes what is cho
 
 
 def choose_head(
-    X: npt.ArrayLike, y: npt.ArrayLike, *, layers: Sequence[Layer], head: str = "auto", class_weight: ClassWeight = None,
+    X: npt.ArrayLike | RowView, y: npt.ArrayLike, *, layers: Sequence[Layer], head: str = "auto", class_weight: ClassWeight = None,
     groups: npt.ArrayLike | None = None, seed: int = 0, cached: Callable[[str, Callable[[], bytes]], bytes] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Choice:  # fmt: skip
@@ -63,10 +64,10 @@ def choose_head(
 
 
 def _checked(
-    X: npt.ArrayLike, y: npt.ArrayLike, groups: npt.ArrayLike | None
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[Any], EncodedLabels, npt.NDArray[Any] | None]:
+    X: npt.ArrayLike | RowView, y: npt.ArrayLike, groups: npt.ArrayLike | None
+) -> tuple[FeatureMatrix, npt.NDArray[Any], EncodedLabels, npt.NDArray[Any] | None]:
     """Features, labels, encoded labels with group numbers, and group names."""
-    values = np.asarray(X, dtype=np.float32)
+    values = X if isinstance(X, RowView) else np.asarray(X, dtype=np.float32)
     labels = y if isinstance(y, np.ndarray) else np.asarray(y)
     named = None if groups is None else np.asarray(groups)
     if values.ndim != 2 or not values.size:
@@ -74,11 +75,10 @@ def _checked(
     for what, given in (("labels", labels), ("groups", named)):
         if given is not None and len(given) != len(values):
             raise DataError(f"There are {len(values)} feature vectors and {len(given)} {what}; each image needs one.")
-    finite = np.isfinite(values.sum(axis=1, dtype=np.float64))
-    if not finite.all():
-        wrong = np.flatnonzero(~finite)
+    wrong, first = first_not_finite(values)
+    if wrong:
         raise DataError(
-            f"{len(wrong)} of {len(values)} feature vectors hold NaN or infinite values (the first is number {wrong[0]}). "
+            f"{wrong} of {len(values)} feature vectors hold NaN or infinite values (the first is number {first}). "
             "Compute the features again; if it stays so, the backbone's weights are damaged."
         )
     try:
@@ -90,7 +90,7 @@ def _checked(
 
 
 def _choose(
-    values: npt.NDArray[np.float32], labels: npt.NDArray[Any], targets: EncodedLabels, *, layers: Sequence[Layer], head: str,
+    values: FeatureMatrix, labels: npt.NDArray[Any], targets: EncodedLabels, *, layers: Sequence[Layer], head: str,
     class_weight: ClassWeight, seed: int, progress: Callable[[int, int], None] | None,
 ) -> Choice:  # fmt: skip
     data = TrialData(values, targets, layers=layers, class_weight=class_weight, seed=seed)

@@ -1,13 +1,15 @@
 """The learning curve: how accurate the chosen head is by number of training images, and whether more images would help.
 
 The head is fitted on parts of the training images, each a half, a quarter, an eighth ... of them, and tested on images outside the part.
-The last point costs nothing: it comes from the out-of-sample logits of the choice.
+The last point costs nothing: it comes from the out-of-sample logits of the choice, and so from all training images. The others are
+tested on `TESTED` of them; since the same images tell the differences between sizes much better than the height of the curve, that height
+is the one of all images.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
@@ -20,6 +22,7 @@ from headstart.engine import available_cores
 from headstart.errors import DataError, ParameterError
 from headstart.heads.labels import ClassWeight, EncodedLabels, encode, stratified_rows
 from headstart.heads.linalg import one_thread
+from headstart.matrix import RowView, take_rows
 from headstart.metrics import resamples
 from headstart.selection.choice import Choice, unfitted
 
@@ -32,6 +35,7 @@ Rows = npt.NDArray[np.int64]
 PARTS = 8  # fits for one size, at most
 FITTED = 6000  # images in all fits of one size together, at most, but one fit at least: the time grows faster than with the images
 TESTED = 2000  # images that every size is tested on, at most
+SIDE_BY_SIDE = 6000  # images up to which fits run beside each other; larger ones would take too much memory together
 HALVINGS = 6
 FEWEST = 10  # images of the smallest part, at least; and two for each class
 REPLICATES = 400
@@ -75,7 +79,7 @@ class LearningCurve:
 
 
 def learning_curve(
-    X: npt.ArrayLike, y: npt.ArrayLike, *, choice: Choice, layers: Sequence[Layer], class_weight: ClassWeight = None,
+    X: npt.ArrayLike | RowView, y: npt.ArrayLike, *, choice: Choice, layers: Sequence[Layer], class_weight: ClassWeight = None,
     groups: npt.ArrayLike | None = None, seed: int = 0, progress: Callable[[int, int], None] | None = None,
 ) -> LearningCurve:  # fmt: skip
     """Measure how accurate the chosen head would be with fewer training images, and extrapolate to twice as many.
@@ -85,7 +89,7 @@ def learning_curve(
 
     Features (n, D), labels (n,) or bool (n, k), layers, class weights and groups are those of the choice, in the same order.
     """
-    values, labels = np.asarray(X, dtype=np.float32), np.asarray(y)
+    values, labels = X if isinstance(X, RowView) else np.asarray(X, dtype=np.float32), np.asarray(y)
     targets, scores = encode(labels), choice.out_of_sample
     assert scores is not None
     if not len(values) == len(labels) == len(scores):
@@ -95,7 +99,7 @@ def learning_curve(
         )
     numbers = np.arange(len(values)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1].reshape(-1)
     targets = replace(targets, groups=None if groups is None else numbers)
-    tested = stratified_rows(targets, TESTED, seed=seed)
+    tested = stratified_rows(targets, TESTED, seed=seed + 1)  # others than those that hyperparameters were chosen on
     candidate = next(candidate for candidate in choice.evidence if candidate.chosen)
     unfitted(candidate, layers=layers)  # layers that do not fit are noticed before any work
 
@@ -109,7 +113,7 @@ def learning_curve(
             present = set(some.classes[some.indicators.any(axis=0)].tolist())
             weight = {label: value for label, value in weight.items() if label in present}
         pipeline = unfitted(candidate, layers=layers, hyperparameters=settings, class_weight=weight, seed=seed)
-        pipeline.fit(values[part], labels[part], groups=some.groups)
+        pipeline.fit(take_rows(values, part), labels[part], groups=some.groups)
         outside = ~np.isin(tested, part)
         rows = tested[outside]
         return outside, some.link.correct(pipeline.predict(values[rows]), labels[rows]).astype(np.float64)
@@ -119,10 +123,12 @@ def learning_curve(
     images = [round(float(np.mean([len(part) for part in same]))) for same in parts]
     # Logistic regression is cross-validated in five folds; the other heads leave out one image, or group, at a time.
     images.append(round(0.8 * len(values)) if candidate.head == "logistic" else len(values))
-    table = np.column_stack([*correct, _correct(scores[tested], targets.take(tested))])
+    known = _correct(scores, targets)
+    table = np.column_stack([*correct, known[tested]])
     fits = [max(1, len(same)) for same in accuracies] + [1]
     error = _deviation(images, accuracies) / np.sqrt(np.array(images) * fits)
-    return _curve(images, table, numbers[tested], error, total=len(values), seed=seed)
+    level = _level(known, numbers) if len(tested) < len(values) and not np.isnan(known[tested]).all() else None
+    return _curve(images, table, numbers[tested], error, total=len(values), seed=seed, level=level)
 
 
 def _parts(targets: EncodedLabels, *, seed: int) -> list[list[Rows]]:
@@ -150,15 +156,20 @@ def _try_all(
     accuracies: list[list[float]] = [[] for _ in parts]
     tasks = [(number, part) for number, same in enumerate(parts) for part in same]
     hits, times = np.zeros((2, len(parts), tested))
-    with one_thread(), ThreadPoolExecutor(available_cores()) as pool:
-        results = pool.map(trial, [part for _, part in tasks])
-        for done, ((number, _), (outside, correct)) in enumerate(zip(tasks, results, strict=True), 1):
-            hits[number, outside] += correct
-            times[number, outside] += 1
-            if len(correct):
-                accuracies[number].append(float(correct.mean()))
-            if progress is not None:
-                progress(done, len(tasks))
+
+    def results() -> Iterator[tuple[npt.NDArray[np.bool_], Floats]]:
+        few = [part for _, part in tasks if len(part) <= SIDE_BY_SIDE]  # first, since sizes ascend
+        with one_thread(), ThreadPoolExecutor(available_cores()) as pool:
+            yield from pool.map(trial, few)
+        yield from (trial(part) for _, part in tasks[len(few) :])
+
+    for done, ((number, _), (outside, correct)) in enumerate(zip(tasks, results(), strict=True), 1):
+        hits[number, outside] += correct
+        times[number, outside] += 1
+        if len(correct):
+            accuracies[number].append(float(correct.mean()))
+        if progress is not None:
+            progress(done, len(tasks))
     return list(np.divide(hits, times, out=np.full(hits.shape, np.nan), where=times > 0)), accuracies
 
 
@@ -177,8 +188,21 @@ def _deviation(images: list[int], accuracies: list[list[float]]) -> float:
     return math.sqrt(sum(squares) / max(1, sum(max(0, len(same) - 1) for same in accuracies)))
 
 
-def _curve(images: list[int], correct: Floats, groups: Rows, deviation: Floats, *, total: int, seed: int) -> LearningCurve:
-    """From how often each image is correct (tested, sizes), and the standard error due to the choice of the parts (sizes,)."""
+def _level(correct: Floats, groups: Rows) -> tuple[float, float]:
+    """The accuracy on all images that have a prediction, and its standard error: groups vary as a whole."""
+    known = ~np.isnan(correct)
+    mean = float(correct[known].mean())
+    deviations = np.bincount(groups[known], weights=correct[known] - mean)
+    return mean, float(np.sqrt((deviations**2).sum())) / int(known.sum())
+
+
+def _curve(
+    images: list[int], correct: Floats, groups: Rows, deviation: Floats, *, total: int, seed: int, level: tuple[float, float] | None = None
+) -> LearningCurve:
+    """From how often each image is correct (tested, sizes), and the standard error due to the choice of the parts (sizes,).
+
+    With a `level`, accuracy and standard error of the last size on more images, the whole curve is put to that height.
+    """
     known = np.flatnonzero(~np.isnan(correct).all(axis=0))
     order = known[np.argsort(np.array(images)[known], kind="stable")]
     images, correct, deviation = [images[index] for index in order], correct[:, order], deviation[order]
@@ -188,7 +212,12 @@ def _curve(images: list[int], correct: Floats, groups: Rows, deviation: Floats, 
     drawn = np.concatenate(list(resamples(int(numbers.max()) + 1, replicates=REPLICATES, seed=seed)), axis=1)[numbers].T
     counted = drawn @ there
     replicates = np.divide(drawn @ values, counted, out=np.tile(accuracy, (len(drawn), 1)), where=counted > 0)
-    replicates = replicates + deviation * np.random.default_rng(seed).normal(size=replicates.shape)
+    generator = np.random.default_rng(seed)
+    if level is not None:
+        height = level[0] + level[1] * generator.normal(size=(len(replicates), 1))
+        replicates = replicates + height - replicates[:, -1:]
+        accuracy = np.clip(accuracy + level[0] - accuracy[-1], 0, 1)
+    replicates = replicates + deviation * generator.normal(size=replicates.shape)
     spread = replicates.std(axis=0, ddof=1)
     # A run without a mistake is not without error: half a mistake is the least that can be told from none.
     error = np.maximum(spread, 0.5 / there.sum(axis=0))

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from headstart.data import Annotations, Dataset, Targets
 from headstart.errors import ImageError, ParameterError
+from headstart.matrix import FeatureMatrix
 from headstart.onnx_graph import OnnxGraph
 from headstart.progress import Listener
 from headstart.records import Column, Record
@@ -208,7 +209,7 @@ class Task(ABC):
         """The outputs of the graph beside the features."""
 
     @abstractmethod
-    def apply(self, model: Any, features: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[Any]]:
+    def apply(self, model: Any, features: FeatureMatrix) -> dict[str, npt.NDArray[Any]]:
         """Outputs from features (n, D) by the fitted model, without the graph; what a run stores of its test part."""
 
     @abstractmethod

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from headstart.errors import ParameterError, RunError
 from headstart.heads.head import LogitClassifier
-from headstart.heads.linalg import blocks
+from headstart.matrix import RowView, blocks, first_not_finite
 from headstart.metrics.link import Link, saved_link
 from headstart.onnx_graph import OnnxGraph
 
@@ -93,18 +93,18 @@ class TrainedHead(LogitClassifier):
         """Whether two exclusive classes are told apart by one output, the log-odds of the second."""
         return not self.link_.independent and len(self.biases[-1]) == 1
 
-    def logits(self, X: npt.ArrayLike) -> Floats:
+    def logits(self, X: npt.ArrayLike | RowView) -> Floats:
         """Logits (n, k), divided by the temperature, of the whole features (n, D), which must be finite: else ValueError."""
-        features = np.asarray(X, dtype=np.float32)
+        features = X if isinstance(X, RowView) else np.asarray(X, dtype=np.float32)
         if features.ndim != 2 or features.shape[1] != self.n_features_in_:
             raise ValueError(f"X must be features of the shape (n, {self.n_features_in_}), got {features.shape}.")
-        if not np.isfinite(features).all():
+        if first_not_finite(features)[0]:
             raise ValueError("X holds NaN or infinity.")
         layers = [(weight.T.astype(np.float64), bias.astype(np.float64)) for weight, bias in self._hidden()]
         last, shift = self._output()
         found = np.empty((len(features), len(self.classes_)))
         for rows in blocks(len(features)):
-            value = features[rows, slice(*self.columns)].astype(np.float64)
+            value = features[rows][:, slice(*self.columns)].astype(np.float64)
             for weight, bias in layers:
                 value = np.maximum(value @ weight + bias, 0)
             found[rows] = value @ last.T + shift

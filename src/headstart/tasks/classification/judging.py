@@ -22,7 +22,7 @@ def judge(learned: Learned, evaluation: Evaluation, context: LearningContext) ->
     table, choice = learned.table, learned.choice
     assert choice.out_of_sample is not None
     reliability, curve = _reliability_and_curve(learned, context)
-    unlike = None if reliability.novelty is None else reliability.novelty(table.values[table.test])
+    unlike = None if reliability.novelty is None else reliability.novelty(table.features(table.test))
     return Judged(
         reliability=reliability,
         reliability_test=ReliabilityTest.of(reliability, evaluation.outcome.probabilities, table.targets[table.test], unlike),
@@ -35,7 +35,7 @@ def _reliability_and_curve(learned: Learned, context: LearningContext) -> tuple[
     """Both, from the cache where the same features, targets and settings have been seen."""
     table, choice, settings = learned.table, learned.choice, context.settings
     train = table.train
-    values, targets, groups, scores = table.values[train], table.targets[train], table.groups_among(train), choice.out_of_sample
+    values, targets, groups, scores = table.features(train), table.targets[train], table.groups_among(train), choice.out_of_sample
     assert scores is not None
     asked = {"coverage": settings.coverage, "by_class": settings.coverage_by_class, "seed": settings.seed, "weight": settings.class_weight}
 

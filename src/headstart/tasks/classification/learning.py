@@ -18,6 +18,7 @@ from headstart.features import BackboneExtractor
 from headstart.features.prepared import trained, trained_folder
 from headstart.features.table import FeatureTable, taken
 from headstart.heads.labels import EncodedLabels, class_weights, encode
+from headstart.matrix import columns_of
 from headstart.progress import Seconds
 from headstart.selection import Candidate, Choice, choose_head
 from headstart.settings import GRADUAL, FitSettings
@@ -68,7 +69,7 @@ def _choose(table: FeatureTable, context: LearningContext) -> Choice:
     """Layers, head and hyperparameters from out-of-sample scores of the training rows."""
     settings, rows = context.settings, table.train
     return choose_head(
-        table.values[rows], table.targets[rows], layers=table.layers, head=settings.head, class_weight=settings.class_weight,
+        table.features(rows), table.targets[rows], layers=table.layers, head=settings.head, class_weight=settings.class_weight,
         groups=table.groups_among(rows), seed=settings.seed, cached=context.prepared.cached, progress=context.listener.progress,
     )  # fmt: skip
 
@@ -115,7 +116,7 @@ def _pretrained(table: FeatureTable, context: LearningContext, job: TrainingJob)
         if job.plan.pixels != "backbone" or (size != backbone.record.input_size and not backbone.any_size):
             return None
         if size == extractor.preprocessing.size and table.values.shape[1] == backbone.dim:
-            return table.values[table.train[job.train], last.start : last.stop]
+            return columns_of(table.values, table.train[job.train], last.start, last.stop)
         resized = BackboneExtractor(backbone, preprocessing=replace(extractor.preprocessing, size=size), engine=settings.engine)
         with context.prepared.store() as store:
             features = resized(taken(job.images, job.train), store=store, progress=job.listener.progress, warn=job.listener.warn)

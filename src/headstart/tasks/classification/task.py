@@ -11,6 +11,7 @@ import numpy.typing as npt
 from headstart.data import Annotations, Dataset, Labels, LabelSets, class_targets
 from headstart.data.labels import read_labels
 from headstart.errors import DataError
+from headstart.matrix import FeatureMatrix
 from headstart.metrics.link import Link, link_named
 from headstart.onnx_graph import OnnxGraph
 from headstart.records import Column, Record
@@ -83,7 +84,7 @@ class Classification(Task):
         count = len(state["classes"])
         return Output("probabilities", "probabilities", (count,)), Output("logits", "logits", (count,))
 
-    def apply(self, model: Any, features: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[Any]]:
+    def apply(self, model: Any, features: FeatureMatrix) -> dict[str, npt.NDArray[Any]]:
         """Logits float32 (n, k), and ``scores``: the same before they were calibrated, where the head has such."""
         logits = model.logits(features)
         scores = model.uncalibrated(logits)
