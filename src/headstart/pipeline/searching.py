@@ -18,6 +18,7 @@ from headstart.data.split import hold_out
 from headstart.errors import DataError, HeadstartError, ParameterError
 from headstart.features.prepared import Prepared, prepare
 from headstart.features.table import FeatureTable, taken
+from headstart.matrix import FeatureMatrix
 from headstart.selection import Tried, best_of
 from headstart.tasks import Learned, LearningContext, Task
 from headstart.text import duration, percent
@@ -88,7 +89,7 @@ class Searching:
     def run(self) -> None:
         """Try candidates in order, each within what is left of the time."""
         base = self.context.prepared
-        self._score(base, base.settings.backbone, self.table.values[self.train])
+        self._score(base, base.settings.backbone, self.table.features(self.train))
         for name in self._candidates():
             self._consider(name)
 
@@ -160,7 +161,7 @@ class Searching:
                 return
         self._score(prepared, name)
 
-    def _score(self, prepared: Prepared, name: str, values: npt.NDArray[np.float32] | None = None) -> None:
+    def _score(self, prepared: Prepared, name: str, values: FeatureMatrix | None = None) -> None:
         """Learn on all training rows, and keep what came of it."""
         began = time.perf_counter()
         learned = self._learn(prepared, np.arange(len(self.train)), f"Searching: {name}", values)
@@ -168,7 +169,7 @@ class Searching:
         self.scored[name] = _Scored(prepared, row, learned)
         self._note(row)
 
-    def _learn(self, prepared: Prepared, rows: npt.NDArray[np.int64], stage: str, values: npt.NDArray[np.float32] | None = None) -> Learned:
+    def _learn(self, prepared: Prepared, rows: npt.NDArray[np.int64], stage: str, values: FeatureMatrix | None = None) -> Learned:
         """What is learned on some of the training rows, from features that are there or are extracted now."""
         self.listener.stage(stage)
         positions = self.train[rows]
