@@ -8,19 +8,19 @@ Parameters are counted. GFLOPs come from PyTorch's flop counter at the input siz
 Depth is followed through one forward pass: each convolution or linear layer is one deeper than the deepest of its inputs. All of this
 runs on PyTorch's "meta" device, which knows shapes and no numbers. The stages are found by running each network with random weights.
 
-The accuracies were copied by hand from huggingface/pytorch-image-models (results/results-imagenet.csv at commit 0173a139; for MobileNet
-V1 its README) and hold for the size of the test images given there; those of the embedded weights are timm's for its own port of the
-same TensorFlow checkpoints. A network without a published figure keeps an empty field.
+The accuracies were copied by hand, mostly from huggingface/pytorch-image-models (results/results-imagenet.csv at commit 0173a139; the
+file names the others), and hold for the size of the test images given there; those of the embedded weights are timm's for its own port of
+the same TensorFlow checkpoints. A network without a published figure keeps an empty field.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import dataclasses
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -72,7 +72,34 @@ NAMES: dict[str, str] = {
     "vit_small_patch16_224.augreg_in21k_ft_in1k": "ViT-S/16",
     "vit_base_patch16_224.augreg_in21k_ft_in1k": "ViT-B/16",
     "swin_tiny_patch4_window7_224.ms_in1k": "Swin-T",
+    # Newer networks that transfer well; a licence may exclude commercial use.
+    "vit_small_patch14_dinov2.lvd142m": "DINOv2-S DINOv2-S/14",
+    "vit_base_patch14_dinov2.lvd142m": "DINOv2-B DINOv2-B/14",
+    "vit_small_patch16_dinov3.lvd1689m": "DINOv3-S DINOv3-S/16",
+    "vit_base_patch16_dinov3.lvd1689m": "DINOv3-B DINOv3-B/16",
+    "vit_base_patch32_clip_quickgelu_224.openai": "CLIP-B/32",
+    "vit_base_patch16_clip_quickgelu_224.openai": "CLIP-B/16",
+    "vit_base_patch16_siglip_224.v2_webli": "SigLIP2-B/16",
+    "tiny_vit_5m_224.dist_in22k_ft_in1k": "TinyViT-5M",
+    "tiny_vit_11m_224.dist_in22k_ft_in1k": "TinyViT-11M",
+    "tiny_vit_21m_224.dist_in22k_ft_in1k": "TinyViT-21M",
+    "convnextv2_atto.fcmae_ft_in1k": "ConvNeXtV2-A",
+    "convnextv2_nano.fcmae_ft_in22k_in1k": "ConvNeXtV2-N",
+    "convnextv2_tiny.fcmae_ft_in22k_in1k": "ConvNeXtV2-T",
+    "tf_efficientnetv2_b0.in1k": "EfficientNetV2B0",
+    "tf_efficientnetv2_b3.in21k_ft_in1k": "EfficientNetV2B3",
+    "tf_efficientnetv2_s.in21k_ft_in1k": "EfficientNetV2S",
+    "mobilenetv4_conv_small.e2400_r224_in1k": "MobileNetV4-Small",
+    "mobilenetv4_conv_medium.e500_r256_in1k": "MobileNetV4-Medium",
+    "mobilenetv4_conv_large.e500_r256_in1k": "MobileNetV4-Large",
 }
+# timm runs them at 518 pixels, which costs seven times as much; classification is what its authors tested at 224, cut from 256.
+SIZES = {
+    f"vit_{size}_patch14_dinov2.lvd142m": {
+        "input_size": 224, "crop": 0.875, "size_source": "facebookresearch/dinov2, dinov2/data/transforms.py",
+    }
+    for size in ("small", "base")
+}  # fmt: skip
 EMBEDDED = {
     0: ("57934424", "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
     1: ("77cc7160", "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"),
@@ -102,11 +129,11 @@ class LongestWay(TorchDispatchMode):
         return output
 
 
-def figures(name: str, size: int) -> dict[str, Any]:
+def figures(record: BackboneRecord) -> dict[str, Any]:
     """Parameters, GFLOPs, depth and feature length of a timm network."""
     with torch.device("meta"), torch.inference_mode():
-        model = timm.create_model(name).eval()
-        images = torch.empty(1, 3, size, size)
+        model = timm_models.created(record)
+        images = torch.empty(1, 3, record.input_size, record.input_size)
         with FlopCounterMode(display=False) as flops:
             model(images)
         with LongestWay() as way:
@@ -119,7 +146,7 @@ def figures(name: str, size: int) -> dict[str, Any]:
 
 def row(record: BackboneRecord, accuracies: dict[str, dict[str, str]], *, weights: str, **changed: Any) -> dict[str, Any]:
     """One line of the catalogue."""
-    computed = figures(weights, record.input_size)
+    computed = figures(dataclasses.replace(record, name=weights))
     accuracy = accuracies.get(weights, {})
     values = record.to_dict() | computed | {"file_size": 4 * computed["parameters"]}
     if accuracy:
@@ -147,7 +174,8 @@ def rows() -> list[dict[str, Any]]:
         size = embedded_weights(BackboneRecord(**(timm_models.record_of(weights).to_dict() | changed))).stat().st_size
         lines.append(row(timm_models.record_of(weights), accuracies, weights=weights, weights_digest=digest, file_size=size, **changed))
     for name, aliases in NAMES.items():
-        lines.append(row(timm_models.record_of(name), accuracies, weights=name, aliases=aliases.split()))
+        record = dataclasses.replace(timm_models.record_of(name), **SIZES.get(name, {}))
+        lines.append(row(record, accuracies, weights=name, aliases=aliases.split()))
     return lines
 
 

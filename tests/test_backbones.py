@@ -29,6 +29,7 @@ LITERATURE = [
     *(f"EfficientNetB{number}" for number in range(8)),
     *(f"EfficientNetLite{number}" for number in range(3)),
     *("DenseNet121", "DenseNet169", "DenseNet201", "ConvNeXtTiny", "ConvNeXtSmall", "ConvNeXtBase"),
+    *("DINOv2-S", "DINOv2-B", "DINOv3-S", "DINOv3-B", "CLIP-B/16", "SigLIP2-B/16", "TinyViT-21M", "EfficientNetV2S", "MobileNetV4-Small"),
 ]
 SILENT = {"announce": lambda message: None}
 
@@ -131,12 +132,17 @@ def test_every_figure_is_plausible_and_has_a_source() -> None:
         assert record.fit in ("crop", "squash")
         assert all(0 < value < 1 for value in (*record.mean, *record.std))
         assert all(getattr(record, figure) for figure in ("dim", "parameters", "gflops", "depth", "file_size", "input_size"))
-        assert (record.top1 is None) == (record.top5 is None) == (record.accuracy_source is None)
-        assert record.top1 is None or 60 < record.top1 < (record.top5 or 0) < 100
+        assert (record.top1 is None) == (record.accuracy_source is None)
+        linear = "linear classifier" in (record.accuracy_source or "")  # published without a top-5 accuracy
+        assert (record.top5 is None) == (record.top1 is None or linear)
+        assert record.top1 is None or 60 < record.top1 < (record.top5 or 100)
         for figure, value in record.to_dict().items():
-            if figure not in ("name", "aliases", "source", "weights_digest", "accuracy_source") and value is not None:
+            if figure not in ("name", "aliases", "source", "weights_digest", "accuracy_source", "size_source") and value is not None:
                 assert record.figure_sources[figure]
-    assert [record.name for record in catalogue() if record.top1 is None] == ["resnetv2_152.untrained"]
+    assert [record.name.partition(".")[0] for record in catalogue() if record.top1 is None] == [
+        "resnetv2_152", "vit_base_patch32_clip_quickgelu_224", "vit_base_patch16_clip_quickgelu_224", "vit_base_patch16_siglip_224",
+        "mobilenetv4_conv_small",
+    ]  # fmt: skip
 
 
 def test_a_record_survives_json() -> None:
@@ -147,8 +153,9 @@ def test_a_record_survives_json() -> None:
 def test_sorting() -> None:
     assert sorted_records(catalogue()) == catalogue()
     accuracies = [record.top1 for record in sorted_records(catalogue(), key="top1")]
-    assert accuracies[-1] is None
-    assert accuracies[:-1] == sorted((value for value in accuracies if value is not None), reverse=True)
+    known = sorted((value for value in accuracies if value is not None), reverse=True)
+    assert 0 < len(known) < len(accuracies)
+    assert accuracies == [*known, *[None] * (len(accuracies) - len(known))]
     sizes = [record.file_size or 0 for record in sorted_records(catalogue(), key="file_size")]
     assert sizes == sorted(sizes)
     with pytest.raises(ParameterError, match=r"cannot be sorted by 'top-1'\. Allowed: catalogue, name, .*Did you mean top1"):
@@ -161,7 +168,7 @@ def test_the_accuracies_are_those_of_the_list_they_were_copied_into() -> None:
     for record in catalogue():
         if record.top1 is not None:
             entry = listed[record.name if record.name in listed else f"{record.name}.in1k"]
-            assert (record.top1, record.top5) == (float(entry["top1"]), float(entry["top5"]))
+            assert (record.top1, record.top5) == (float(entry["top1"]), float(entry["top5"]) if entry["top5"] else None)
 
 
 # The embedded backbones ------------------------------------------------------------------------------------------------------------

@@ -257,7 +257,7 @@ def test_without_published_weights_nothing_pretends(cli: Cli, pictures: Path, of
     assert re.search(r"^  --weights FILE +a \.safetensors or \.pth file of resnet18", done.err, re.MULTILINE)
     assert re.search(r"^  --weights random +random weights; the accuracy then means nothing about the recipe", done.err, re.MULTILINE)
     missing = cli("recipe", "run", "mine.toml", pictures, "--exact", "-q", "--weights", "none.pth")
-    assert (missing.code, missing.err) == (2, "Error: none.pth: no such weight file. Give a .safetensors or .pth file.\n")
+    assert (missing.code, missing.err) == (2, "Error: none.pth: no such weight file. Give a .safetensors, .pth or .h5 file.\n")
     assert not Path("runs").exists()
 
 

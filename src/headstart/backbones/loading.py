@@ -12,7 +12,7 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from headstart.backbones.keras_networks import KerasWeights
     from headstart.backbones.weight_files import Array
 
 BUILD = 1  # raised whenever a conversion would come out differently
@@ -84,7 +85,7 @@ def load_backbone(
 
     Args:
         name: as `find` accepts it.
-        weights: a ``.safetensors`` or ``.pth`` file to use in place of the published weights, or ``"random"``.
+        weights: a ``.safetensors``, ``.pth`` or (of Keras) ``.h5`` file to use in place of the published weights, or ``"random"``.
         cache: the cache folder; converted networks are in its folder ``networks``.
         announce: called with one line before anything that takes a while.
         seed: of random weights.
@@ -132,7 +133,7 @@ def _load(name: str, weights: str | Path | None, networks: NetworkCache, *, anno
     digest = _known_digest(record, weights)
     cached = networks.find(record.name if record else name, weights_digest=digest) if weights != RANDOM else None
     if cached is not None:
-        return cached if record is None else dataclasses.replace(cached, record=dataclasses.replace(record, dim=cached.record.dim))
+        return cached if record is None else dataclasses.replace(cached, record=record.as_converted(cached.record))
     if record is None:
         record = _with_alias(_find(name), name)
     return _converted(record, find_weights(record, weights, seed=seed, announce=announce), networks, seed=seed, announce=announce)
@@ -190,25 +191,28 @@ def _convert(record: BackboneRecord, path: Path | None, *, seed: int, announce: 
         from headstart.backbones import efficientnet_lite
 
         announce(f"Converting {record.name} once for this machine")
-        variant, tensors = _lite_tensors(record, path)
+        variant, entries = _lite_tensors(record, path)
         return Conversion(
-            network=efficientnet_lite.build(variant, tensors, mean=record.mean, std=record.std).SerializeToString(), record=record,
+            network=efficientnet_lite.build(variant, entries, mean=record.mean, std=record.std).SerializeToString(), record=record,
             layers=layers_from_sizes(efficientnet_lite.layers(variant)), versions={"onnx": onnx.__version__},
         )  # fmt: skip
-    from headstart.backbones.weight_files import read_tensors
+    from headstart.backbones.keras_networks import KerasWeights, read_weights
 
     weights = f"weights from {path}" if path is not None else f"RANDOM weights (seed {seed}), good for measuring time and nothing else"
     announce(f"Converting {record.name} once for this machine, {weights}")
-    return timm_models.convert(record, tensors=None if path is None else read_tensors(path), seed=seed)
+    tensors = None if path is None else read_weights(record, path)
+    return timm_models.convert(tensors.record(record) if isinstance(tensors, KerasWeights) else record, tensors=tensors, seed=seed)
 
 
 def _lite_tensors(record: BackboneRecord, path: Path) -> tuple[int, dict[str, Array]]:
     """The variant of an EfficientNet-Lite, and the entries of its weight file."""
     from headstart.backbones import efficientnet_lite
-    from headstart.backbones.weight_files import read_tensors, unwrapped
+    from headstart.backbones.keras_networks import KerasWeights, read_weights
+    from headstart.backbones.weight_files import unwrapped
 
-    variant = efficientnet_lite.variant_of(record.name)
-    return variant, unwrapped(read_tensors(path), chain(*efficientnet_lite.entry_names(variant)))
+    variant, tensors = efficientnet_lite.variant_of(record.name), read_weights(record, path)
+    assert not isinstance(tensors, KerasWeights)  # Keras has no EfficientNet-Lite
+    return variant, unwrapped(tensors, chain(*efficientnet_lite.entry_names(variant)))
 
 
 def expected_means(backbone: Backbone) -> npt.NDArray[np.float64] | None:
@@ -231,19 +235,21 @@ def torch_network(backbone: Backbone, *, weights: str | Path | None = None, anno
     Arguments and errors as of `load_backbone`.
     """
     asked = Specification.parse(backbone.name)
-    records = [backbone.record] if asked.plain else [_find(part) for part in asked.names]
+    one = len(asked.names) == 1  # whose record says how its images were prepared, which its weights may have settled
+    records = [dataclasses.replace(backbone.record, name=asked.names[0])] if one else [_find(part) for part in asked.names]
     networks = [_torch_network(record, weights, announce=announce, seed=seed) for record in records]
     return networks[0] if asked.plain else composed_module(networks, both_sides=asked.mirrored)
 
 
 def _torch_network(record: BackboneRecord, weights: str | Path | None, *, announce: Announce, seed: int) -> Any:
     from headstart.backbones import efficientnet_lite
-    from headstart.backbones.weight_files import read_tensors
+    from headstart.backbones.keras_networks import read_weights
 
     timm_models.require(f"The network {record.name} in PyTorch")
     path = find_weights(record, weights, seed=seed, announce=announce).path
+    tensors: Mapping[str, Array] | KerasWeights | None
     if path is None or not record.embedded:
-        tensors = None if path is None else read_tensors(path)
+        tensors = None if path is None else read_weights(record, path)
     else:
         tensors = efficientnet_lite.timm_entries(*_lite_tensors(record, path))
     return timm_models.build(record, tensors=tensors, seed=seed)[0]

@@ -7,7 +7,7 @@ import functools
 import importlib.resources
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,7 @@ class BackboneRecord:
     input_size: int  # side of the square input, in pixels
     mean: tuple[float, ...]  # of the RGB channels on the scale 0..1
     std: tuple[float, ...]
+    channels: str = "rgb"  # or ``bgr``: the order in which the network takes them
     interpolation: str
     crop: float  # the share of the resized image that remains in the square
     fit: str = "crop"  # or ``squash`` where the whole image is squashed into the square
@@ -47,6 +48,7 @@ class BackboneRecord:
     top1: float | None = None  # ImageNet accuracy in percent
     top5: float | None = None
     accuracy_source: str | None = None  # where `top1` and `top5` were read
+    size_source: str | None = None  # where `input_size` and `crop` were read if not in timm's configuration
 
     @property
     def embedded(self) -> bool:
@@ -64,8 +66,10 @@ class BackboneRecord:
         computed = "computed from timm's network by docs/make_catalogue.py"
         settings = "timm's pretrained configuration"
         sources = dict.fromkeys(("parameters", "gflops", "depth", "dim"), computed)
-        sources |= dict.fromkeys(("input_size", "mean", "std", "interpolation", "crop", "fit", "licence"), settings)
+        sources |= dict.fromkeys(("input_size", "mean", "std", "channels", "interpolation", "crop", "fit", "licence"), settings)
         sources["file_size"] = "the file itself" if self.embedded else "computed: parameters x 4 bytes"
+        if self.size_source:
+            sources |= dict.fromkeys(("input_size", "crop"), self.size_source)
         if self.accuracy_source:
             sources |= dict.fromkeys(("top1", "top5"), self.accuracy_source)
         return sources
@@ -73,6 +77,11 @@ class BackboneRecord:
     def to_dict(self) -> dict[str, Any]:
         """Plain values that JSON can hold."""
         return asdict(self)
+
+    def as_converted(self, made: BackboneRecord) -> BackboneRecord:
+        """The record with what was settled when the network was converted: the length of its features, how images become its input."""
+        names = ("dim", "input_size", "mean", "std", "channels", "interpolation", "crop", "fit")
+        return replace(self, **{name: getattr(made, name) for name in names})
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> BackboneRecord:

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from headstart.backbones.records import Stage
 
@@ -33,17 +34,19 @@ def stage_modules(model: Any) -> Iterator[tuple[Any, int | None]]:
     declared = getattr(model, "feature_info", None) or []
     for entry in getattr(declared, "info", declared):
         try:
-            yield model.get_submodule(entry["module"]), entry.get("num_chs")
+            module = model.get_submodule(entry["module"])
         except (AttributeError, KeyError, TypeError):
             continue  # named, but not a module of its own
+        yield module[-1] if isinstance(module, nn.ModuleList) and len(module) else module, entry.get("num_chs")  # a list is never called
 
 
 class PooledStages(nn.Module):  # type: ignore[misc]
     """Images to the pooled outputs of all stages of a timm network side by side, the features before the classifier last."""
 
-    def __init__(self, model: Any, *, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    def __init__(self, model: Any, *, mean: tuple[float, ...], std: tuple[float, ...], channels: str = "rgb") -> None:
         super().__init__()
         self.model = model
+        self._reversed = channels == "bgr"
         self.register_buffer("scale", 1.0 / (255.0 * torch.tensor(std)).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("shift", (torch.tensor(mean) / torch.tensor(std)).view(1, 3, 1, 1), persistent=False)
         self._skipped = int(getattr(model, "num_prefix_tokens", 0) or 0)
@@ -54,13 +57,14 @@ class PooledStages(nn.Module):  # type: ignore[misc]
         self.kept = list(range(len(stages)))  # indices of the stages in the output
         self.sizes: list[int] = []  # after the first call, the length of each part of the output
         self.flat = False  # whether heads take every position of the last feature map, which then follows at the end of the output
-        for index, (module, channels) in enumerate(stages):
-            module.register_forward_hook(partial(self._catch, index, channels))
+        for index, (module, width) in enumerate(stages):
+            module.register_forward_hook(partial(self._catch, index, width))
         self.eval()
 
     def _catch(self, index: int, channels: int | None, _module: Any, _inputs: Any, output: Any) -> None:
         if self._catching:  # training that runs the network in parts must not keep its outputs alive
-            self._caught[index] = self._pooled(output[0] if isinstance(output, tuple | list) else output, channels)
+            several = output if isinstance(output, tuple | list) else (output,)
+            self._caught[index] = self._pooled(next((one for one in several if channels in one.shape[1:]), several[0]), channels)
 
     def _pooled(self, value: Any, channels: int | None) -> Any:
         if value.ndim == 4:
@@ -86,7 +90,8 @@ class PooledStages(nn.Module):  # type: ignore[misc]
 
     def normalised(self, images: Any) -> Any:
         """Images (uint8, N x H x W x 3) to the network's input (float32, N x 3 x H x W)."""
-        return images.permute(0, 3, 1, 2).float() * self.scale - self.shift
+        value = images.permute(0, 3, 1, 2).float() * self.scale - self.shift
+        return value.flip(1) if self._reversed else value
 
     def for_head(self, last_map: Any) -> Any:
         """What a head takes of the last feature map: the features before the classifier, or every position where `flat` says so."""
@@ -112,7 +117,7 @@ class PooledStages(nn.Module):  # type: ignore[misc]
         """Leave out the last stage where it is the same as the features before the classifier (ResNet, DenseNet)."""
         with torch.inference_mode():
             features = self(images)
-        if self.kept and self.sizes[-1] == self.sizes[-2]:
+        if len(self.sizes) > 1 and self.sizes[-1] == self.sizes[-2]:
             size = self.sizes[-1]
             if torch.allclose(features[:, -size:], features[:, -2 * size : -size], rtol=1e-4, atol=1e-6):
                 self.kept.pop()
@@ -174,7 +179,13 @@ class _Trace:
             parameter.requires_grad_(False)  # otherwise the counter follows gradients, and fails on parameters passed to a module
         try:
             counter = FlopCounterMode(display=False)  # takes four times as long as the pass itself
-            with counter if counted else nullcontext(), torch.no_grad(), watched(model, before=begins, after=ends):
+            # attention as matrix products: the counter does not know PyTorch's own kernel for the CPU
+            with (
+                counter if counted else nullcontext(),
+                sdpa_kernel(SDPBackend.MATH),
+                torch.no_grad(),
+                watched(model, before=begins, after=ends),
+            ):
                 run()
         finally:
             for parameter in learned:

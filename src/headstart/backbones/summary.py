@@ -95,16 +95,13 @@ def backbone_summary(
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        import timm
         import torch
 
         from headstart.backbones.stages import watched
 
-        architecture = record.name.partition(".")[0]
         side = size or record.input_size
-        fixed = side != record.input_size and timm.get_pretrained_cfg(architecture).fixed_input_size
         with torch.device("meta"):
-            model = timm.create_model(architecture, pretrained=False, **({"img_size": side} if fixed else {})).eval()
+            model = timm_models.created(record, side=side)
             timm_models.remove_top(model)
             with torch.inference_mode(), watched(model, after=note):
                 output = model.forward_features(torch.empty(1, 3, side, side))

@@ -22,6 +22,7 @@ from headstart.errors import BackboneError, MissingExtraError, nearest
 from headstart.progress import quiet
 
 if TYPE_CHECKING:
+    from headstart.backbones.keras_networks import KerasWeights
     from headstart.backbones.stages import PooledStages
     from headstart.backbones.weight_files import Array
 
@@ -108,27 +109,45 @@ def all_records() -> tuple[BackboneRecord, ...]:
     return tuple(_record(name, settings) for name, settings in found if _takes_colours(settings))
 
 
-def build(record: BackboneRecord, *, tensors: Mapping[str, Array] | None, seed: int = 0) -> tuple[PooledStages, int]:
+def created(record: BackboneRecord, *, side: int | None = None, options: Mapping[str, Any] | None = None) -> Any:
+    """Timm's network with random weights, for evaluation; one that takes one size of images only is made for `side` (the record's own).
+
+    `options` are further arguments of ``timm.create_model``.
+    """
+    import timm
+
+    settings, side = timm.get_pretrained_cfg(record.name), side or record.input_size
+    other = settings is not None and settings.fixed_input_size and side != settings.input_size[-1]
+    model = timm.create_model(record.name, pretrained=False, **({"img_size": side} if other else {}), **(options or {})).eval()
+    if other:
+        model.pretrained_cfg = {**model.pretrained_cfg, "input_size": (3, side, side)}
+    return model
+
+
+def build(record: BackboneRecord, *, tensors: Mapping[str, Array] | KerasWeights | None, seed: int = 0) -> tuple[PooledStages, int]:
     """A timm network without its classifier as a PyTorch module, and the number of parameters it has with it.
 
     Arguments and errors as of `convert`.
     """
-    timm = _timm(f"The backbone {record.name!r}")
+    require(f"The backbone {record.name!r}")
     with silence():
         import torch
 
+        from headstart.backbones.keras_networks import KerasWeights
         from headstart.backbones.stages import PooledStages, noise
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = timm.create_model(record.name, pretrained=False).eval()
+            model = created(record, options=tensors.network.options if isinstance(tensors, KerasWeights) else None)
         parameters = sum(parameter.numel() for parameter in model.parameters())
         if not (hasattr(model, "forward_features") and hasattr(model, "forward_head")):
             raise BackboneError(f"{record.name} cannot be used as a backbone: timm gives it no way to be run without its classifier.")
         remove_top(model)
+        if isinstance(tensors, KerasWeights):
+            tensors = tensors.entries(model)
         if tensors is not None:
             fit_weights(model, tensors, name=record.name)
-        network = PooledStages(model, mean=record.mean, std=record.std)
+        network = PooledStages(model, mean=record.mean, std=record.std, channels=record.channels)
         network.drop_repeated(noise(record.input_size, record.input_size, seed=1))
     return network, parameters
 
@@ -210,10 +229,10 @@ def fit_weights(model: Any, tensors: Mapping[str, Array], *, name: str) -> None:
     )
 
 
-def convert(record: BackboneRecord, *, tensors: Mapping[str, Array] | None, seed: int = 0) -> Conversion:
+def convert(record: BackboneRecord, *, tensors: Mapping[str, Array] | KerasWeights | None, seed: int = 0) -> Conversion:
     """Convert a timm network without its classifier to ONNX; its record is completed with figures from the network.
 
-    `tensors` are its weights as `read_tensors` returns them; None for random ones of a seed. Raises BackboneError where they do not fit, or
+    `tensors` are its weights as `read_weights` returns them; None for random ones of a seed. Raises BackboneError where they do not fit, or
     where the converted network does not compute what PyTorch computes.
     """
     network, parameters = build(record, tensors=tensors, seed=seed)

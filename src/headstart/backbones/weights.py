@@ -63,7 +63,7 @@ def given_file(weights: str | Path) -> Path:
     """The weight file that the user gives. Raises `BackboneError` where there is none."""
     path = Path(weights)
     if not path.is_file():
-        raise BackboneError(f"{path}: no such weight file. Give a .safetensors or .pth file.")
+        raise BackboneError(f"{path}: no such weight file. Give a .safetensors, .pth or .h5 file.")
     return path
 
 

@@ -81,7 +81,7 @@ class _Variant(Settings):
 
     exact: bool = option(False, "As described, instead of Headstart's own way; needs headstart[torch].", SWITCH)
     weights: str | None = option(
-        None, "With --exact: a .safetensors or .pth file; or random, only to see it run.", TEXT, metavar="FILE|random"
+        None, "With --exact: a .safetensors, .pth or .h5 file; or random, only to see it run.", TEXT, metavar="FILE|random"
     )  # fmt: skip
     out: Path | None = option(None, "Run folder to write.", PATH, metavar="RUN", shown="runs/NAME-OF-RECIPE")
 
@@ -132,7 +132,8 @@ def run(
             raise
         raise BackboneError(
             f"{error}\n--exact needs the ImageNet weights of {settings.backbone}, and uses no others unless told to. Either give them:\n"
-            f"  --weights FILE     a .safetensors or .pth file of {settings.backbone} with the names of timm or torchvision\n"
+            f"  --weights FILE     a .safetensors or .pth file of {settings.backbone} with the names of timm or torchvision,\n"
+            "                     or an .h5 file of Keras\n"
             "or see it run without them:\n"
             "  --weights random   random weights; the accuracy then means nothing about the recipe"
         ) from None

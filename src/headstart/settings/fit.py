@@ -89,7 +89,8 @@ class FitSettings(ListOptions):
         "plus); the mean over an image and its mirror image.",
     )  # fmt: skip
     weights: str | Path | None = option(
-        None, "Backbone weights: .safetensors, or .pth (read safely).", PATH, metavar="FILE", details="By default the published ones."
+        None, "Backbone weights: .safetensors, .pth (read safely), Keras' .h5.", PATH, metavar="FILE",
+        details="By default the published ones.",
     )  # fmt: skip
     budget: float | None = option(
         None, "Choose the backbone, image size and views within this time: 90s, 10m, 1h.", number(above=0), metavar="TIME", parse=seconds,

@@ -30,7 +30,6 @@ from headstart.training.schedule import Schedule, trained_stages
 Penalty = Callable[[Any, Any], Any]
 """A further term of the loss, from the input of the network and its last feature map: of each image (N,), or a scalar of the weights."""
 
-_UNIT = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 _RETAIN_STRENGTH = {"l2sp": 0.01, "distill": 1.0}
 _FEW = 200  # images that PyTorch computes sooner than a frozen part is converted for a faster engine
 
@@ -105,8 +104,9 @@ class Preparation:
         record = backbone.record
         if size != record.input_size and not backbone.any_size:
             raise ParameterError(f"{record.name} takes images of {record.input_size} pixels only, and image_size is {size}. Leave it out.")
-        mean, std = _UNIT if self.plan.pixels == "unit" else (record.mean, record.std)
-        return dataclasses.replace(record, input_size=size, mean=mean, std=std)
+        if self.plan.pixels == "unit":
+            record = dataclasses.replace(record, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), channels="rgb")
+        return dataclasses.replace(record, input_size=size)
 
     def _cut(self, whole: PooledStages, stages: Sequence[Stage], trained: Sequence[str]) -> tuple[Tail | None, Inputs, Any]:
         """The part that runs in the loop (None: the head alone), its inputs, and an example of them."""
