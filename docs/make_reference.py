@@ -28,6 +28,8 @@ FURTHER = {
     "Finding": "headstart.audit",
     "Plan": "headstart.audit",
     "DeepAudit": "headstart.pipeline",
+    "Recommendation": "headstart.pipeline.recommending",
+    "Recommended": "headstart.pipeline.recommending",
     "Explanation": "headstart.explanation",
     "Comparison": "headstart.evaluate",
     "RunEvaluation": "headstart.evaluate",

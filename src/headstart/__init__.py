@@ -16,7 +16,8 @@ _PUBLIC = {
     "BackboneExtractor": "features", "FeatureStore": "features", "TransferClassifier": "classifier",
     "FineTuning": "settings", "FitSettings": "settings", "FitResult": "pipeline", "fit": "pipeline", "deep_check": "pipeline",
     "ClassEvaluation": "tasks.classification.evaluation", "compare_runs": "evaluate", "evaluate_run": "evaluate",
-    "check": "audit", "explain": "explanation", "Run": "run", "load": "run", "HeadstartError": "errors",
+    "check": "audit", "recommend": "pipeline.recommending", "Wishes": "settings.wishes",
+    "explain": "explanation", "Run": "run", "load": "run", "HeadstartError": "errors",
 }  # fmt: skip
 
 if TYPE_CHECKING:
@@ -30,14 +31,17 @@ if TYPE_CHECKING:
     from headstart.features import BackboneExtractor, FeatureStore
     from headstart.modalities.image import Preprocessing
     from headstart.pipeline import FitResult, deep_check, fit
+    from headstart.pipeline.recommending import recommend
     from headstart.run import Run, load
     from headstart.settings import FineTuning, FitSettings
+    from headstart.settings.wishes import Wishes
     from headstart.tasks.classification.evaluation import ClassEvaluation
 
 __all__ = [
     "BackboneExtractor", "ClassEvaluation", "Dataset", "FeatureStore", "FineTuning", "FitResult", "FitSettings", "HeadstartError",
-    "ListOptions", "Preprocessing", "Run", "TransferClassifier", "__version__", "catalogue", "check", "compare_runs", "dataset_from_arrays",
-    "dataset_from_paths", "deep_check", "evaluate_run", "explain", "fit", "load", "load_backbone", "read_dataset",
+    "ListOptions", "Preprocessing", "Run", "TransferClassifier", "Wishes", "__version__", "catalogue", "check", "compare_runs",
+    "dataset_from_arrays", "dataset_from_paths", "deep_check", "evaluate_run", "explain", "fit", "load", "load_backbone", "read_dataset",
+    "recommend",
 ]  # fmt: skip
 
 
