@@ -94,10 +94,10 @@ def test_nothing_heavy_is_imported_early(statement: str, forbidden: tuple[str, .
 
 PUBLIC = [
     "BackboneExtractor", "ClassEvaluation", "Dataset", "FeatureStore", "FineTuning", "FitResult", "FitSettings", "HeadstartError",
-    "ListOptions",
+    "ListOptions", "Wishes",
     "Preprocessing", "Run", "TransferClassifier", "__version__", "catalogue", "check", "compare_runs", "dataset_from_arrays",
     "dataset_from_paths", "deep_check", "evaluate_run", "explain", "fit",
-    "load", "load_backbone", "read_dataset",
+    "load", "load_backbone", "read_dataset", "recommend",
 ]  # fmt: skip
 
 
