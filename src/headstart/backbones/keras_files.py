@@ -1,4 +1,4 @@
-"""Reads Keras' own weight files (HDF5): ``.h5`` of any Keras, ``.weights.h5`` of Keras 3, and whole models in either.
+"""Reads Keras' own weight files (HDF5): ``.h5`` of any Keras, ``.weights.h5`` of Keras 3, and whole models (``.h5``, ``.keras``).
 
 A file is read as layers by name, each with its arrays in Keras' order. Only plain arrays inside the file are read: no links to other files,
 no configuration, no code; h5py is imported inside the functions only.
@@ -6,6 +6,8 @@ no configuration, no code; h5py is imported inside the functions only.
 
 from __future__ import annotations
 
+import io
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,15 +19,31 @@ from headstart.errors import BackboneError, MissingExtraError
 
 Layers = dict[str, list[Array]]
 
+_INSIDE = "model.weights.h5"
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _MAX_DEPTH = 16  # of models in models
 _MAX_ARRAYS = 20_000
 
 
-def is_hdf5(path: Path) -> bool:
-    """Whether a file begins as HDF5 files do."""
+def is_of_keras(path: Path) -> bool:
+    """Whether a file is HDF5, or an archive as Keras 3 writes one of a whole model."""
     with path.open("rb") as stream:
-        return stream.read(len(_SIGNATURE)) == _SIGNATURE
+        if stream.read(len(_SIGNATURE)) == _SIGNATURE:
+            return True
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return _INSIDE in archive.namelist()
+
+
+def _hdf5(path: Path) -> Any:
+    """The HDF5 file, or what h5py takes for one: of an archive its member with the weights, which Keras does not compress."""
+    if not zipfile.is_zipfile(path):
+        return path
+    with zipfile.ZipFile(path) as archive:
+        if archive.getinfo(_INSIDE).compress_type != zipfile.ZIP_STORED:
+            raise Refused("is compressed, which Keras never does")
+        return io.BytesIO(archive.read(_INSIDE))
 
 
 def read_layers(path: Path) -> Layers:
@@ -39,7 +57,7 @@ def read_layers(path: Path) -> Layers:
     except ImportError:
         raise MissingExtraError(f"Reading {path.name}, a file of Keras,", extra="torch") from None
     try:
-        with h5py.File(path, "r") as file:
+        with h5py.File(_hdf5(path), "r") as file:
             found = list(_named(h5py, file))
             _check_sizes(found, path.stat().st_size)
             layers: Layers = {}

@@ -19,11 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from headstart.backbones.keras_files import Layers, is_hdf5, read_layers
+from headstart.backbones.keras_files import Layers, is_of_keras, read_layers
 from headstart.backbones.records import BackboneRecord
 from headstart.backbones.weight_files import Array, read_tensors
 from headstart.backbones.weights import given_file
-from headstart.errors import BackboneError, nearest
+from headstart.errors import BackboneError
 
 Row = tuple[str, str, str]  # kind of layer, its name in Keras, the module of timm's network
 _IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -256,7 +256,7 @@ NETWORKS: dict[str, KerasNetwork] = {
 
 def network_of(record: BackboneRecord) -> KerasNetwork | None:
     """Keras' network of a backbone, or None where Keras has none."""
-    return NETWORKS.get(record.name.partition(".")[0])
+    return None if "+" in record.name else NETWORKS.get(record.name.partition(".")[0])
 
 
 def file_at_home(record: BackboneRecord) -> Path | None:
@@ -367,13 +367,10 @@ def read_weights(record: BackboneRecord, path: Path) -> dict[str, Array] | Keras
 
     Raises BackboneError as `read_tensors`, and where a file of Keras is for a network that Keras has not.
     """
-    if not is_hdf5(given_file(path)):
+    if not is_of_keras(given_file(path)):
         return read_tensors(path)
     network = network_of(record)
     if network is None:
         names = dict.fromkeys(known.name for known in NETWORKS.values())
-        raise BackboneError(
-            f"{path} is a file of Keras, which has no {record.name}.{nearest(record.name, names)} Files of Keras are read for "
-            f"{', '.join(names)}."
-        )
+        raise BackboneError(f"{path} is a file of Keras, which has no {record.name}. Files of Keras are read for {', '.join(names)}.")
     return KerasWeights(network, _renumbered(read_layers(path)))

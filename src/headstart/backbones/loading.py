@@ -255,6 +255,13 @@ def _torch_network(record: BackboneRecord, weights: str | Path | None, *, announ
     return timm_models.build(record, tensors=tensors, seed=seed)[0]
 
 
+def file_of_keras(name: str) -> Path | None:
+    """The file with the ImageNet weights of a backbone that Keras has downloaded to this machine, or None; arguments as of `find`."""
+    from headstart.backbones.keras_networks import file_at_home
+
+    return file_at_home(find(name))
+
+
 def _known_digest(record: BackboneRecord | None, weights: str | Path | None) -> str | None:
     """The SHA-256 of the weights as far as it is known without a download; None stands for the published ones."""
     if weights is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -111,11 +112,14 @@ def run(
           as described; downloads VGG16, and needs headstart[torch]
       headstart recipe run chest-xray-vgg16 xrays/ --exact --weights vgg16.safetensors
     """
-    from headstart.backbones import find
+    from headstart.backbones import file_of_keras, find
     from headstart.pipeline.recipes import layers_of, read_recipe
 
     recipe, exact = read_recipe(name), variant.exact
     settings = recipe.settings(exact, weights=variant.weights, **typed)
+    if exact and settings.weights is None and (own := file_of_keras(settings.backbone)) is not None:
+        settings = dataclasses.replace(settings, weights=own)
+        terminal.say(f"Weights: {own}, which Keras downloaded to this machine. --weights FILE takes another file.")
     warning = (
         f"RANDOM WEIGHTS. The backbone has learned nothing: this shows that {recipe.name} runs and how long it takes, "
         "and THE ACCURACY MEANS NOTHING about the recipe."
