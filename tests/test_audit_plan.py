@@ -253,7 +253,9 @@ def test_wrong_files_are_refused_in_words(tmp_path, text, message):
 
 
 def test_files_that_cannot_be_read_or_written(tmp_path):
-    with pytest.raises(DataError, match=r"none.json: the plan cannot be read \(No such file.*`headstart check DATA --fix FILE` writes one"):
+    with pytest.raises(
+        DataError, match=r"none.json: the plan cannot be read \(No such file.*`headstart check DATA --deep --fix FILE` writes one"
+    ):
         Plan.read(tmp_path / "none.json")
     (tmp_path / "latin.json").write_bytes(b"\xff\xfe\xff")
     with pytest.raises(DataError, match="the plan cannot be read"):

@@ -238,7 +238,7 @@ def test_prune_by_extractor_age_and_size_shrinks_the_file(kept: FeatureStore) ->
     assert kept.path.stat().st_size <= whole // 2
     assert kept.missing("old", digests(20)) == digests(20)  # the batch used longest ago
     assert kept.missing("new", digests(40, start=160)) == []
-    with pytest.raises(ParameterError, match=r"the store has no extractor 'odl'\. Did you mean old\? 'headstart cache' lists them"):
+    with pytest.raises(ParameterError, match=r"the store has no extractor 'odl'\. Did you mean old\? 'headstart cache show' lists them"):
         kept.prune(extractor_id="odl")
     kept.prune(extractor_id="old")
     assert [each.extractor_id for each in kept.summary().extractors] == ["new"]

@@ -6,16 +6,20 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import cast
 
 import numpy as np
 
-from headstart.data.annotations import Annotations
+from headstart.data.annotations import LABEL, Annotations
 from headstart.data.cells import whole_number
 from headstart.data.targets import Labels, LabelSets
-from headstart.errors import DataError, nearest
+from headstart.errors import DataError, nearest, setting
+from headstart.progress import Warned
 from headstart.text import plural
 
+_MISSING = ("nan", "nat", "<na>", "n/a", "#n/a", "null")
+_MANY_NUMBERS = 5  # classes
 _NUMBER = re.compile(r"[+-]?[0-9]{1,15}(\.[0-9]+)?")
 
 
@@ -95,6 +99,8 @@ def read_labels(found: Annotations, classes: Sequence[str] | None = None) -> Lab
     notes += [f"{name!r} is read as the class {match!r}." for name, match in renamed.items() if name != match]
     if known_as == "the training data":
         notes += _class_notes(found, classes)
+        if found.columns[LABEL].origin.startswith("the column"):
+            notes += _doubtful(classes, Path(found.source).name)
     found.notes += notes
     index = {name: i for i, name in enumerate(classes)}
     if not found.several:
@@ -103,6 +109,21 @@ def read_labels(found: Annotations, classes: Sequence[str] | None = None) -> Lab
     for row, several in zip(indicators, found.labels, strict=True):
         row[[index[renamed[name]] for name in several]] = True
     return LabelSets(indicators, tuple(classes))
+
+
+def _doubtful(classes: Sequence[str], source: str) -> list[str]:
+    """Warn of classes that may be none: texts that programs write for missing values, and numbers that may be measurements."""
+    texts = sorted(name for name in classes if name.casefold() in _MISSING)
+    fractions = [name for name in sorted(classes) if re.fullmatch(r"[+-]?[0-9]*\.[0-9]+", name)]
+    notes = list[str]()
+    if texts:
+        notes.append(
+            f"The label {texts[0]!r} of {source} is read as a class of that name. If a label is missing there, empty the cells; "
+            f"{setting('allow_missing', True)} then passes over them."
+        )
+    if fractions and len(classes) > _MANY_NUMBERS and all(re.fullmatch(r"[+-]?[0-9.]+", name) for name in classes):
+        notes.append(f"The labels of {source} are numbers, such as {fractions[-1]}: each of the {len(classes)} is read as a class.")
+    return [Warned(note) for note in notes]
 
 
 def _class_notes(found: Annotations, classes: Sequence[str]) -> list[str]:

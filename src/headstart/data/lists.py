@@ -39,8 +39,6 @@ SYNONYMS: Mapping[str, tuple[str, ...]] = {
 }  # fmt: skip
 """Column names that are recognised, letters and digits only, the likeliest first."""
 _TRUTH = {"": False, "0": False, "false": False, "no": False, "1": True, "true": True, "yes": True, "x": True}
-_MISSING = ("nan", "nat", "<na>", "n/a", "#n/a", "null")
-_MANY_NUMBERS = 5  # classes
 _SEARCHED = 20_000  # files below the folder of a list that are looked at for one that is listed otherwise
 _INDICATORS = "columns of 0 and 1"  # the name of the column made of them
 
@@ -72,7 +70,6 @@ def read_list(source: Path, options: ListOptions, *, known: Collection[str] = ()
     rows = _distinct(resolved, {"labels": labels, "parts": parts, "groups": groups or []}, source, notes)
     if not rows:
         raise DataError(f"no row of {source} has both a file and a label")
-    notes += _doubtful({name for i in rows for name in _names(labels[i])}, source)
     label = Column(cast("list[Any]", labels), list(table.columns[chosen["label"]]), f"the column {chosen['label']!r} of {source.name}")
     return Annotations(
         images=tuple(Path(resolved[i]) for i in rows),
@@ -84,25 +81,6 @@ def read_list(source: Path, options: ListOptions, *, known: Collection[str] = ()
         root=root,
         notes=notes,
     )
-
-
-def _names(label: str | tuple[str, ...]) -> tuple[str, ...]:
-    return label if isinstance(label, tuple) else (label,)
-
-
-def _doubtful(classes: Collection[str], source: Path) -> list[str]:
-    """Warn of classes that may be none: texts that programs write for missing values, and numbers that may be measurements."""
-    texts = sorted(name for name in classes if name.casefold() in _MISSING)
-    fractions = [name for name in sorted(classes) if re.fullmatch(r"[+-]?[0-9]*\.[0-9]+", name)]
-    notes = list[str]()
-    if texts:
-        notes.append(
-            f"The label {texts[0]!r} of {source.name} is read as a class of that name. If a label is missing there, empty the cells; "
-            f"{setting('allow_missing', True)} then passes over them."
-        )
-    if fractions and len(classes) > _MANY_NUMBERS and all(re.fullmatch(r"[+-]?[0-9.]+", name) for name in classes):
-        notes.append(f"The labels of {source.name} are numbers, such as {fractions[-1]}: each of the {len(classes)} is read as a class.")
-    return [Warned(note) for note in notes]
 
 
 def recognise_column(role: str, names: Iterable[str]) -> str | None:
