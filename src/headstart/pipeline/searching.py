@@ -111,10 +111,9 @@ class Searching:
         base = Specification.parse(self.context.settings.backbone)
         own = {find(name).name for name in base.names}
         names = [name for name in at_hand(self.context.prepared.cache) if find(name).name not in own]
-        yield from names[:1]
         if names and len(base.names) == 1:
             yield str(Specification((find(base.names[0]).short, names[0])))
-        yield from names[1:]
+        yield from names
         best = Specification.parse(self._best().backbone)
         further = [replace(best, size=_LARGER), replace(best, mirrored=True), replace(best, size=_LARGER, mirrored=True)]
         yield from (str(one) for one in further if one != best)
