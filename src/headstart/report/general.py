@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from headstart.audit.copies import LeakTest
     from headstart.run import Use
     from headstart.run.record import FitRecord
-    from headstart.selection import Candidate
+    from headstart.selection import Candidate, Tried
 
 OPEN_ROWS = 20  # a longer table is folded away, with the rows that matter before it
 LISTED_FILES = 500  # refused files on the page; the run folder has all
@@ -127,32 +127,38 @@ def _tried(record: FitRecord) -> tuple[Block, ...]:
     """The backbones that a search within a budget considered, in the order in which it did."""
     if not record.tried:
         return ()
-    cells: list[tuple[Text, ...]] = []
-    for row in record.tried:
-        error = "" if math.isnan(row.accuracy_error) else f" ± {row.accuracy_error:.4f}"
-        scores = (f"{number(row.accuracy)}{error}", number(row.log_loss), str(row.images) if row.images else "-")
-        name = (row.backbone, " ", Span("selected", "tag")) if row.outcome == "chosen" else row.backbone
-        note = row.reason if row.outcome in ("skipped", "dropped") else ""
-        cells.append((name, *scores, duration(row.milliseconds / 1000), duration(row.seconds), f"{row.outcome}: {note}" if note else ""))
+    cells: list[tuple[Text | Interval, ...]] = []
+    for row, (accuracy, graph) in zip(record.tried, _accuracies(record.tried), strict=True):
+        chosen = row.outcome == "chosen"
+        name = (row.backbone, " ", Span("selected", "tag")) if chosen else row.backbone
+        note = f"{row.outcome}: {row.reason}" if row.reason else f"on {plural(row.images, 'training image')}"
+        speed = duration(row.milliseconds / 1000)
+        cells.append((name, note, accuracy, graph, number(float(row.log_loss)), speed, duration(row.seconds)))
     marked = frozenset(index for index, row in enumerate(record.tried) if row.outcome == "chosen")
-    head = ("backbone", "accuracy", "log loss", "on images", "an image", "time", "")
     text = "Backbones within the budget, each with the best head on its features; the scores are from training images, out of sample."
+    head = ("backbone", "", "accuracy", "", "log loss", "an image", "time")
     return Paragraph(text), Table(head=head, rows=tuple(cells), layout="evidence", marked=marked)
 
 
-def _candidate_table(rows: Sequence[Candidate]) -> Table:
+def _accuracies(rows: Sequence[Candidate] | Sequence[Tried]) -> Iterator[tuple[str, Interval | str]]:
+    """The accuracy of each row with its standard error, as text and as an interval on a common scale."""
     margins = [0.0 if math.isnan(row.accuracy_error) else row.accuracy_error for row in rows]
     known = [(row.accuracy, margin) for row, margin in zip(rows, margins, strict=True) if not math.isnan(row.accuracy)]
     scale = (min(a - b for a, b in known), max(a + b for a, b in known)) if known else (0.0, 1.0)
-    cells: list[tuple[Text | Interval, ...]] = []
     for row, margin in zip(rows, margins, strict=True):
-        head = row.head.replace("_", " ")
         error = "" if math.isnan(row.accuracy_error) else f" ± {row.accuracy_error:.4f}"
         graph = "" if math.isnan(row.accuracy) else Interval(row.accuracy, row.accuracy - margin, row.accuracy + margin, scale)
+        yield f"{number(float(row.accuracy))}{error}", graph
+
+
+def _candidate_table(rows: Sequence[Candidate]) -> Table:
+    cells: list[tuple[Text | Interval, ...]] = []
+    for row, (accuracy, graph) in zip(rows, _accuracies(rows), strict=True):
+        head = row.head.replace("_", " ")
         settings = ", ".join(f"{key} {_formatted(value)}" for key, value in row.hyperparameters.items())
         cells.append(
-            ((head, " ", Span("selected", "tag")) if row.chosen else head, row.view, f"{number(float(row.accuracy))}{error}", graph,
-             number(float(row.log_loss)), settings, duration(row.seconds))
+            ((head, " ", Span("selected", "tag")) if row.chosen else head, row.view, accuracy, graph, number(float(row.log_loss)), settings,
+             duration(row.seconds))
         )  # fmt: skip
     marked = frozenset(index for index, row in enumerate(rows) if row.chosen)
     head_row = ("head", "layers", "accuracy", "", "log loss", "settings", "time")
