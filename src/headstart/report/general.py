@@ -140,7 +140,7 @@ def _tried(record: FitRecord) -> tuple[Block, ...]:
     return Paragraph(text), Table(head=head, rows=tuple(cells), layout="evidence", marked=marked)
 
 
-def _accuracies(rows: Sequence[Candidate] | Sequence[Tried]) -> Iterator[tuple[str, Interval | str]]:
+def _accuracies(rows: Sequence[Candidate | Tried]) -> Iterator[tuple[str, Interval | str]]:
     """The accuracy of each row with its standard error, as text and as an interval on a common scale."""
     margins = [0.0 if math.isnan(row.accuracy_error) else row.accuracy_error for row in rows]
     known = [(row.accuracy, margin) for row, margin in zip(rows, margins, strict=True) if not math.isnan(row.accuracy)]
