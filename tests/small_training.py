@@ -40,11 +40,9 @@ class Small(nn.Module):
             layers = nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()
             self.model.add_module(name, nn.Sequential(*layers))
 
-    def forward(self, value: Any) -> Any:
-        return self.model(value)
-
-    def for_head(self, last_map: Any) -> Any:
-        return last_map.mean((2, 3))
+    def forward(self, value: Any) -> tuple[Any, Any]:
+        last_map = self.model(value)
+        return last_map.mean((2, 3)), last_map
 
     @property
     def stages(self) -> tuple[Stage, ...]:

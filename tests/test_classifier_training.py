@@ -23,7 +23,7 @@ from headstart.modalities.image import read_image
 
 pytestmark = pytest.mark.torch
 Data = tuple[list[Path], np.ndarray]
-QUICK = FineTuning(steps=4, batch_size=8, image_size=32, lr=1e-4, validation_share=0, keep="last", augment="none")
+QUICK = FineTuning(unfreeze=2, steps=4, batch_size=8, image_size=32, lr=1e-4, validation_share=0, keep="last", augment="none")
 
 
 def estimator(plan: FineTuning | None = QUICK, **parameters: Any) -> TransferClassifier:
@@ -142,7 +142,7 @@ def test_class_weights_reach_the_training(data: Data, monkeypatch: pytest.Monkey
         seen.append(job)
         raise RuntimeError
 
-    monkeypatch.setattr(tuning, "fine_tune", stop)
+    monkeypatch.setattr(tuning, "train", stop)
     few = np.concatenate([np.flatnonzero(data[1] == "rings")[:8], np.flatnonzero(data[1] == "checks")[:2]])
     images, labels = [data[0][i] for i in few], data[1][few]
     for given, groups in (("balanced", None), ({"rings": 3.0}, np.arange(10)[::-1] // 2)):
@@ -167,13 +167,13 @@ def test_validation_is_cut_by_groups(data: Data, monkeypatch: pytest.MonkeyPatch
         assert sorted([*job.train, *job.validation]) == list(range(30))
         raise RuntimeError
 
-    monkeypatch.setattr(tuning, "fine_tune", stop)
+    monkeypatch.setattr(tuning, "train", stop)
     with pytest.raises(RuntimeError):
         estimator(FineTuning(steps=2, validation_share=0.3)).fit(*data, groups=np.arange(30) // 3)
 
 
 def test_a_chosen_epoch_and_its_evidence(data: Data) -> None:
-    found = estimator(FineTuning(epochs=2, batch_size=12, image_size=32, validation_share=0.3), engine="auto").fit(*data)
+    found = estimator(FineTuning(epochs=2, batch_size=12, image_size=32, validation_share=0.3, ship="trained"), engine="auto").fit(*data)
     tuned = found.fine_tuned_
     assert tuned is not None
     assert tuned.predictions is not None

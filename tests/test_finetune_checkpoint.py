@@ -19,6 +19,7 @@ pytest.importorskip("timm", reason="needs headstart[torch]")
 
 import torch
 
+from headstart.backbones.stages import Layout
 from headstart.modalities.image import Preprocessing
 from headstart.modalities.image.augment import NONE, Augmentation, Mixing
 from headstart.settings import FineTuning
@@ -227,12 +228,12 @@ def pixels(augmentation: Augmentation = NONE, memory: int = 1 << 20) -> Pixels:
     return Pixels(IMAGES, preprocessing=Preprocessing(32), augmentation=augmentation, seed=3, memory=memory)
 
 
-def stored(folder: Path, engine: Means, *, views: int = 0, channels_first: bool = True) -> StoredInputs:
+def stored(folder: Path, engine: Means, *, views: int = 0, layout: Layout | None = None) -> StoredInputs:
     rows: Any = {"train": np.array([0, 2, 4, 6]), "validation": np.array([1, 3])}
     job = TrainingJob(plan=FineTuning(), task=None, images=IMAGES, **rows)  # type: ignore[arg-type]
     return StoredInputs(
         engine, pixels(Augmentation(flip=0.5, shift=0.2) if views else NONE), job, train=job.train, views=views, folder=folder,
-        device="cpu", channels_first=channels_first,
+        device="cpu", layout=layout,
     )  # fmt: skip
 
 
@@ -260,11 +261,11 @@ def test_epochs_take_turns_at_the_views(tmp_path: Path) -> None:
     for epoch in range(4):
         given.prepare(epoch)
         view = pixels(Augmentation(flip=0.5, shift=0.2)).view(6, epoch % 2)
-        assert given.views(rows, epoch).shape == (2, 6, 2, 2)
-        np.testing.assert_allclose(given.views(rows, epoch)[0, :3, 1, 0].numpy(), view.mean((0, 1)), rtol=1e-3)
+        assert given.views(rows, epoch).shape == (2, 2, 2, 6)
+        np.testing.assert_allclose(given.views(rows, epoch)[0, 1, 0, :3].numpy(), view.mean((0, 1)), rtol=1e-3)
     assert engine.ran == 2 + 2 * 4
     assert not torch.equal(given.views(rows, 0), given.views(rows, 1))
-    np.testing.assert_allclose(given.plain(np.array([3]))[0, :3, 0, 0].numpy(), IMAGES[3].mean((0, 1)), rtol=1e-3)
+    np.testing.assert_allclose(given.plain(np.array([3]))[0, 0, 0, :3].numpy(), IMAGES[3].mean((0, 1)), rtol=1e-3)
 
 
 def test_what_float16_cannot_hold_is_as_large_as_it_can(tmp_path: Path) -> None:
@@ -299,9 +300,9 @@ def test_a_disk_that_becomes_full_is_said_in_words(tmp_path: Path, monkeypatch: 
         stored(tmp_path / "file", Means()).prepare(0)
 
 
-@pytest.mark.parametrize(("map_of", "channels_first"), [(0, True), (4, True), (4, False)])
-def test_boxes_are_cut_out_of_maps_only(tmp_path: Path, map_of: int, channels_first: bool) -> None:
-    given = stored(tmp_path, Means(map_of=map_of), channels_first=channels_first)
+@pytest.mark.parametrize("map_of", [0, 4])
+def test_boxes_are_cut_out_of_maps_only(tmp_path: Path, map_of: int) -> None:
+    given = stored(tmp_path, Means(map_of=map_of))
     given.prepare(0)
     own, partners = given.plain(np.array([0, 1])), given.plain(np.array([2, 3]))
     mixing = Mixing(np.array([1, 0]), 0.75, (0.0, 0.5, 0.5, 1.0))
@@ -311,9 +312,12 @@ def test_boxes_are_cut_out_of_maps_only(tmp_path: Path, map_of: int, channels_fi
         torch.testing.assert_close(found, 0.75 * own + 0.25 * partners)
         return
     expected = own.clone()
-    place = (slice(None), slice(None), slice(0, 2), slice(2, 4)) if channels_first else (slice(None), slice(0, 2), slice(2, 4))
+    place = (slice(None), slice(0, 2), slice(2, 4))
     expected[place] = partners[place]
     torch.testing.assert_close(found, expected)
+    flat = stored(tmp_path, Means(), layout=Layout((4, 4, 6), pooled=(2,)))
+    both, others = (torch.cat([value.flatten(1), torch.full((2, 2), part)], dim=1) for value, part in ((own, 1.0), (partners, 5.0)))
+    torch.testing.assert_close(flat.mixed(both, others, mixing), torch.cat([expected.flatten(1), torch.full((2, 2), 2.0)], dim=1))
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,15 @@ def test_trained_statistics_are_those_of_trained_stages_only() -> None:
     assert not any(name.startswith(("tail.model.one", "tail.model.two")) for name in changed)
 
 
+def test_with_trained_statistics_no_batch_is_a_single_image() -> None:
+    """Its map of one position would have no statistics."""
+    one = training(plan=FineTuning(epochs=1, batch_size=8, batchnorm="train", keep="last"), validation=12)
+    order = one.order(0)
+    batches = [one.batch(order, 0, index) for index in range(one.schedule.steps_per_epoch)]
+    assert [batch.count for batch in batches] == [8, 8, 8, 9]
+    one.run()
+
+
 def test_the_digest_of_what_is_frozen_sees_every_entry() -> None:
     tail = Small()
     for batchnorm in ("inference", "train"):
@@ -198,7 +207,7 @@ def test_the_mean_of_the_last_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_validation_is_scored_in_evaluation_mode() -> None:
-    one = training(plan=dataclasses.replace(PLAN, epochs=1, dropout=0.5, keep="last"), augment="mixup=0.5")
+    one = training(plan=dataclasses.replace(PLAN, epochs=1, dropout=0.5, keep="last", label_smoothing=0), augment="mixup=0.5")
     history = one.run()
     with torch.no_grad():
         logits, _ = one.network.eval()(torch.from_numpy(IMAGES[:9]).permute(0, 3, 1, 2).float() / 128 - 1)

@@ -64,16 +64,16 @@ def test_cross_entropy_is_that_of_torch(smoothing: float, weights: np.ndarray | 
 
 
 def test_weights_of_mixed_images_are_mixed() -> None:
-    loss = make_loss(FineTuning(), link=SOFTMAX, classes=4, class_weights=WEIGHTS)
+    loss = make_loss(FineTuning(label_smoothing=0), link=SOFTMAX, classes=4, class_weights=WEIGHTS)
     close(loss.weights(shares()), shares().numpy() @ WEIGHTS)
-    close(make_loss(FineTuning(), link=SOFTMAX, classes=4).weights(shares()), np.ones(12))
+    close(make_loss(FineTuning(label_smoothing=0), link=SOFTMAX, classes=4).weights(shares()), np.ones(12))
 
 
 def test_several_labels_are_binary_cross_entropies_of_torch() -> None:
     logits, _ = batch()
     for targets in (tags(), tags(mixed=True)):
         expected = torch.nn.BCEWithLogitsLoss(reduction="none")(logits, targets).mean(dim=1)
-        close(make_loss(FineTuning(), link=SIGMOID, classes=4)(logits, targets), expected)
+        close(make_loss(FineTuning(label_smoothing=0), link=SIGMOID, classes=4)(logits, targets), expected)
         smoothed = torch.nn.BCEWithLogitsLoss(reduction="none")(logits, targets * 0.8 + 0.1).mean(dim=1)
         close(make_loss(FineTuning(label_smoothing=0.2, loss="binary"), link=SIGMOID, classes=4)(logits, targets), smoothed)
 
@@ -81,13 +81,13 @@ def test_several_labels_are_binary_cross_entropies_of_torch() -> None:
 def test_an_image_of_several_labels_weighs_as_their_mean() -> None:
     from headstart.heads.labels import encode, image_weights
 
-    loss = make_loss(FineTuning(), link=SIGMOID, classes=4, class_weights=WEIGHTS)
+    loss = make_loss(FineTuning(label_smoothing=0), link=SIGMOID, classes=4, class_weights=WEIGHTS)
     by_number = dict(enumerate(WEIGHTS.tolist()))
     expected = image_weights(encode(tags().numpy().astype(int)), by_number)
     close(loss.weights(tags()), expected)
     logits, _ = batch()
     assert expected is not None
-    close(loss(logits, tags()), expected * make_loss(FineTuning(), link=SIGMOID, classes=4)(logits, tags()).numpy())
+    close(loss(logits, tags()), expected * make_loss(FineTuning(label_smoothing=0), link=SIGMOID, classes=4)(logits, tags()).numpy())
 
 
 @pytest.mark.parametrize("weights", [None, np.array([0.5, 2.0], dtype=np.float32)])
@@ -106,18 +106,18 @@ def test_one_sigmoid_is_the_softmax_of_two(weights: np.ndarray | None, smoothing
 
 
 def test_class_logits_give_the_probability_of_the_sigmoid() -> None:
-    loss = make_loss(FineTuning(loss="binary"), link=SOFTMAX, classes=2)
+    loss = make_loss(FineTuning(loss="binary", label_smoothing=0), link=SOFTMAX, classes=2)
     z = torch.tensor([[-3.0], [0.0], [8.0]], dtype=torch.float64)
     both = loss.class_logits(z).numpy()
     np.testing.assert_allclose(np.exp(log_softmax(both, axis=1))[:, 1], expit(z.numpy()[:, 0]), rtol=1e-12)
     several = torch.zeros(3, 4)
-    assert make_loss(FineTuning(), link=SOFTMAX, classes=4).class_logits(several) is several
+    assert make_loss(FineTuning(label_smoothing=0), link=SOFTMAX, classes=4).class_logits(several) is several
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0, 5.0])
 def test_focal_loss_of_exclusive_classes_is_that_of_the_paper(gamma: float) -> None:
     logits, labels = batch()
-    loss = make_loss(FineTuning(loss="focal", focal_gamma=gamma), link=SOFTMAX, classes=4, class_weights=WEIGHTS)
+    loss = make_loss(FineTuning(loss="focal", focal_gamma=gamma, label_smoothing=0), link=SOFTMAX, classes=4, class_weights=WEIGHTS)
     p = np.exp(log_softmax(logits.numpy(), axis=1))
     of_target = p[np.arange(12), labels.numpy()]
     close(loss(logits, one_hot(labels, 4)), -WEIGHTS[labels.numpy()] * (1 - of_target) ** gamma * np.log(of_target))
@@ -127,7 +127,7 @@ def test_focal_loss_of_exclusive_classes_is_that_of_the_paper(gamma: float) -> N
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0, 5.0])
 def test_focal_loss_of_several_labels_is_that_of_the_paper(gamma: float) -> None:
     logits, _ = batch()
-    loss = make_loss(FineTuning(loss="focal", focal_gamma=gamma), link=SIGMOID, classes=4)
+    loss = make_loss(FineTuning(loss="focal", focal_gamma=gamma, label_smoothing=0), link=SIGMOID, classes=4)
     p, y = expit(logits.numpy()), tags().numpy()
     p_t = np.where(y == 1, p, 1 - p)
     close(loss(logits, tags()), (-((1 - p_t) ** gamma) * np.log(p_t)).mean(axis=1))
@@ -149,7 +149,7 @@ def test_focal_loss_without_gamma_is_cross_entropy() -> None:
 def test_gradients_are_finite_where_the_network_is_certain(several: bool, gamma: float) -> None:
     logits = torch.tensor([[90.0, -90.0], [-90.0, 90.0], [1e4, -1e4]], requires_grad=True)
     targets = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.5, 0.5]])
-    loss = make_loss(FineTuning(loss="focal", focal_gamma=gamma), link=SIGMOID if several else SOFTMAX, classes=2)
+    loss = make_loss(FineTuning(loss="focal", focal_gamma=gamma, label_smoothing=0), link=SIGMOID if several else SOFTMAX, classes=2)
     loss(logits, targets).sum().backward()
     assert torch.isfinite(logits.grad).all()
     assert logits.grad[1, 0] < -0.4, "the one that is certain and wrong is pulled"
@@ -183,7 +183,7 @@ def test_gradients_are_those_of_differences(several: bool, name: str) -> None:
 def test_half_precision_logits_get_a_loss_in_float32() -> None:
     logits, labels = batch()
     low = logits.to(torch.bfloat16)
-    loss = make_loss(FineTuning(), link=SOFTMAX, classes=4)
+    loss = make_loss(FineTuning(label_smoothing=0), link=SOFTMAX, classes=4)
     found = loss(low, one_hot(labels, 4).float())
     assert found.dtype == torch.float32
     close(found, torch.nn.functional.cross_entropy(low.float(), labels, reduction="none"))
@@ -202,17 +202,17 @@ def test_cross_entropy_needs_one_class_an_image() -> None:
 @pytest.mark.parametrize(("several", "classes", "said"), [(False, 1, "at least 2 classes, got 1"), (True, 0, "at least 1 label, got 0")])
 def test_there_must_be_something_to_learn(several: bool, classes: int, said: str) -> None:
     with pytest.raises(ParameterError, match=said):
-        make_loss(FineTuning(), link=SIGMOID if several else SOFTMAX, classes=classes)
+        make_loss(FineTuning(label_smoothing=0), link=SIGMOID if several else SOFTMAX, classes=classes)
 
 
 @pytest.mark.parametrize("wrong", [[1, 1], [1, 1, -1], [1, np.nan, 1], [0, 0, 0]])
 def test_class_weights_are_checked(wrong: list[float]) -> None:
     with pytest.raises(ParameterError, match="class_weights must be 3 numbers, none below 0 and not all 0"):
-        make_loss(FineTuning(), link=SOFTMAX, classes=3, class_weights=wrong)
+        make_loss(FineTuning(label_smoothing=0), link=SOFTMAX, classes=3, class_weights=wrong)
 
 
 def test_shapes_are_never_stretched() -> None:
-    loss = make_loss(FineTuning(), link=SOFTMAX, classes=4)
+    loss = make_loss(FineTuning(label_smoothing=0), link=SOFTMAX, classes=4)
     with pytest.raises(ValueError, match=r"logits must have the shape \(12, 4\), got \(12, 1\)"):
         loss(torch.zeros(12, 1), shares())
     with pytest.raises(ValueError, match="with 4 columns; got the shape"):

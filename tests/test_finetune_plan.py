@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from headstart.errors import ParameterError
-from headstart.settings import DEFAULT_LR, DEFAULT_STEPS, LEAST_EPOCHS, FineTuning
+from headstart.settings import DEFAULT_LR, DEFAULT_STEPS, LEAST_EPOCHS, LEAST_STEPS, MOST_EPOCHS, FineTuning
 from headstart.training.schedule import Phase, Schedule, phases, rates, trained_stages
 
 NAMES = ("stem", "stage1", "stage2", "stage3", "last")
@@ -35,6 +35,8 @@ NONE_CHOSEN: dict[str, Any] = {"validation_share": 0, "keep": "last"}
         ("start", "prob", "probe"),
         ("keep", "bes", "best"),
         ("pixels", "units", "unit"),
+        ("head_input", "al", "all"),
+        ("ship", "train", "trained"),
     ],
 )
 def test_a_word_that_is_not_known_is_refused_with_those_that_are(name: str, wrong: str, suggested: str) -> None:
@@ -126,6 +128,50 @@ def test_which_stages_are_trained(values: dict[str, Any], expected: tuple[str, .
     assert trained_stages(FineTuning(**values), NAMES) == expected
 
 
+def test_what_depends_on_the_number_of_images() -> None:
+    def held_out(images: int, **values: Any) -> tuple[float | None, bool | None]:
+        plan = FineTuning(**values).for_images(images)
+        return plan.validation_share, plan.refit
+
+    assert held_out(100) == (0.25, True)
+    assert held_out(1000) == (0.2, True)
+    assert held_out(2000) == held_out(9000) == (0.1, False)
+    assert held_out(9000, refit=True, validation_share=0.05) == (0.05, True)
+
+
+@pytest.mark.parametrize(
+    ("values", "every", "chooses"),
+    [
+        ({}, True, True),
+        ({"head_layers": (8,)}, False, True),
+        ({"head_layers": (8,), "head_input": "all"}, True, True),
+        ({"pooling": "flatten"}, False, True),
+        ({"start": "random"}, False, False),
+        ({"strategy": "probe"}, True, False),
+        ({"ship": "trained", "head_input": "last"}, False, False),
+        (NONE_CHOSEN, True, False),
+    ],
+)
+def test_what_a_head_takes_and_whether_models_are_compared(values: dict[str, Any], every: bool, chooses: bool) -> None:
+    plan = FineTuning(**values)
+    assert (plan.every_stage, plan.chooses) == (every, chooses)
+
+
+@pytest.mark.parametrize(
+    ("operations", "expected"),
+    [
+        ([10, 20, 10, 40, 20], ("stage3", "last")),  # exactly the share that is trained
+        ([10, 20, 11, 39, 20], ("stage3", "last")),
+        ([30, 20, 10, 20, 20], ("stage2", "stage3", "last")),
+        ([1, 1, 1, 96, 1], ("stage3", "last")),  # two at least
+        ([96, 1, 1, 1, 1], NAMES[1:]),
+    ],
+)
+def test_by_default_the_last_stages_that_do_little_more_than_half_of_the_work(operations: list[int], expected: tuple[str, ...]) -> None:
+    assert trained_stages(FineTuning(), NAMES, operations) == expected
+    assert trained_stages(FineTuning(unfreeze=1), NAMES, operations) == ("last",)
+
+
 @pytest.mark.parametrize(
     ("unfreeze", "words"),
     [
@@ -183,13 +229,19 @@ def test_each_stage_learns_at_a_share_of_the_rate_of_the_one_above() -> None:
 @pytest.mark.parametrize(
     ("values", "images", "steps", "each", "epochs"),
     [
-        ({"epochs": 3}, 65, 9, 3, 3),
-        ({"epochs": 3}, 64, 6, 2, 3),
-        ({"steps": 7}, 65, 7, 3, 3),
-        ({"steps": 2}, 65, 2, 3, 1),
-        ({}, 65, 501, 3, 167),
-        ({}, 32_000, LEAST_EPOCHS * 1000, 1000, LEAST_EPOCHS),
+        ({"epochs": 3, "batch_size": 32}, 65, 9, 3, 3),
+        ({"epochs": 3, "batch_size": 32}, 64, 6, 2, 3),
+        ({"steps": 7, "batch_size": 32}, 65, 7, 3, 3),
+        ({"steps": 2, "batch_size": 32}, 65, 2, 3, 1),
+        ({"head_layers": (8,)}, 65, DEFAULT_STEPS, 5, 120),
+        ({}, 65, LEAST_STEPS, 5, 30),
+        ({}, 480, MOST_EPOCHS * 30, 30, MOST_EPOCHS),
+        ({}, 1120, 630, 70, 9),
+        ({}, 32_000, LEAST_EPOCHS * 2000, 2000, LEAST_EPOCHS),
         ({"epochs": 2}, 1, 2, 1, 2),
+        ({"epochs": 2, "batchnorm": "train"}, 33, 4, 2, 2),  # 16 and 17: one image has no statistics
+        ({"epochs": 2, "batchnorm": "train"}, 34, 6, 3, 2),
+        ({"epochs": 2, "batchnorm": "train", "batch_size": 1}, 3, 6, 3, 2),
     ],
 )
 def test_how_long_a_training_is(values: dict[str, Any], images: int, steps: int, each: int, epochs: int) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
+import signal
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,18 +15,23 @@ import numpy as np
 import pytest
 
 from headstart import FineTuning, FitResult, FitSettings, fit, load
+from headstart.backbones import load_backbone
 from headstart.data import Dataset, dataset_from_arrays, read_dataset
 from headstart.errors import DataError, Interrupted, ParameterError, RunError
+from headstart.explanation import HeatMaps
+from headstart.features import BackboneExtractor
 from headstart.features.table import FeatureTable, groups_of
+from headstart.files import cache_folder
 from headstart.metrics import paired_difference
 from headstart.modalities.image.augment import Augmentation
 from headstart.pipeline import augmentation_sheet, settings_to_resume
 from headstart.pipeline.resuming import check_resumable, checkpoints_of, resumable_or_removed
 from headstart.progress import Listener
+from headstart.selection.mean import MeanHead
 from headstart.training.checkpoint import CheckpointFolder
 from headstart.training.job import Processes, Resumable
 
-PLAN = FineTuning(epochs=2, batch_size=16, image_size=32, lr=1e-4, validation_share=0.25)
+PLAN = FineTuning(unfreeze=2, epochs=2, batch_size=16, image_size=32, lr=1e-4, validation_share=0.25, ship="trained")
 SETTINGS = FitSettings(head="centroid", engine="onnxruntime", fine_tuning=PLAN)
 
 
@@ -158,6 +165,96 @@ def test_interrupted_after_the_training_it_need_not_be_trained_again(
     fit(pictures, out=tmp_path / "run", settings=settings, resume=True, command="the second")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     assert json.loads((tmp_path / "run" / "manifest.json").read_text("utf-8"))["provenance"]["command"] == "the first"
+
+
+# What is shipped
+
+
+def _fit_that_ships(name: str, patch: pytest.MonkeyPatch, data: Path, out: Path, plan: FineTuning, **more: Any) -> FitResult:
+    """A fit whose validation images are said to prefer this model."""
+    pytest.importorskip("timm", reason="needs headstart[torch]")
+    from headstart.tasks.classification import fine_tuning
+
+    with patch.context() as inner:
+        inner.setattr(fine_tuning, "best_of", lambda found: found[name])
+        return fit(data, out=out, settings=replace(SETTINGS, fine_tuning=plan), **more)
+
+
+@pytest.mark.torch
+def test_the_mean_of_both_is_one_model(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = replace(PLAN, image_size=None, epochs=1, lr=1e-3, ship="auto", augment="none", keep="last")
+    result = _fit_that_ships("mean", monkeypatch, pictures, tmp_path / "run", plan)
+    backbone, head = result.learned.prepared.extractor.backbone, result.choice.estimator
+    assert isinstance(head, MeanHead)
+    test = result.dataset.take(result.dataset.part("test"))
+    run = load(tmp_path / "run", engine="onnxruntime")
+    np.testing.assert_allclose(run.predict(test.images).probabilities, result.test.outcome.probabilities, atol=1e-5)
+    frozen = BackboneExtractor(load_backbone(cache=cache_folder()), engine="onnxruntime")(test.images).values
+    assert result.learned.probe is not None
+    np.testing.assert_allclose(result.learned.probe.estimator.logits(frozen), head.heads[0].logits(frozen), atol=1e-9)
+    assert backbone.dim == 2 * frozen.shape[1]
+    copied = pickle.loads(pickle.dumps(result.classifier))
+    np.testing.assert_allclose(copied.predict_proba(test.images), result.test.outcome.probabilities, atol=1e-6)
+    training = json.loads((tmp_path / "run" / "manifest.json").read_text("utf-8"))["story"]["training"]
+    assert training["shipped"] == training["probe"]["shipped"] == "mean"
+    assert "Trained again on all 48 training images for 1 epoch." in training["history"]["stopped"]
+    chosen, other = result.choice.evidence[:2]
+    assert (chosen.chosen, chosen.head) == (True, "mean of centroid and linear head")
+    assert chosen.view == "the frozen backbone and stage7, last trained"
+    assert (other.chosen, chosen.images) == (False, 12)
+    assert result.probe is not None
+    assert "The mean with the fine-tuned model changed the accuracy by" in result.probe.summary()
+    preprocessing = run.manifest.preprocessing  # heat maps by its stages are refused where the poolings are not found
+    HeatMaps(run.path / "model.onnx", preprocessing=preprocessing, classes=run.classes, method="cells", engine="onnxruntime")
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("ruined", [True, False])
+def test_a_training_that_does_not_pay_leaves_the_probe(
+    ruined: bool, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ruined by a rate that is far too high; and where it went well, but validation images prefer the probe."""
+    plan = replace(PLAN, ship="auto", **({"lr": 0.3, "clip": 0} if ruined else {}))
+    result = _fit_that_ships("probe", monkeypatch, pictures, tmp_path / "run", plan)
+    plain = fit(pictures, settings=replace(SETTINGS, fine_tuning=None))
+    np.testing.assert_array_equal(result.test.outcome.probabilities, plain.test.outcome.probabilities)
+    np.testing.assert_array_equal(result.choice.out_of_sample, plain.choice.out_of_sample)
+    assert "the training was asked for, and did not pay" in result.choice.reason
+    assert ("no epoch was better than the first head" in result.choice.reason) == ruined
+    assert result.probe is not None
+    assert result.probe.summary().endswith("Fine-tuning changed nothing: the head on the frozen backbone is the model")
+    assert result.judged.learning_curve is not None
+    assert result.choice.evidence[0].head == "centroid"
+    assert result.classifier.fine_tuned_ is not None
+    assert result.classifier.fine_tuned_.shipped == "probe"
+    assert "The head on the frozen backbone is kept." in (tmp_path / "run" / "report.html").read_text("utf-8")
+    images = result.dataset.images[:3]
+    copied = pickle.loads(pickle.dumps(result.classifier))
+    np.testing.assert_array_equal(copied.predict_proba(images), plain.classifier.predict_proba(images))
+
+
+@pytest.mark.torch
+def test_interrupted_while_it_is_trained_again(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same bits as without the interruption; and the first training is not done again."""
+    from headstart.training.loop import Training
+
+    plan, usual, steps = replace(PLAN, ship="auto", teacher=0.3, epochs=1), Training.step, 0
+    _fit_that_ships("trained", monkeypatch, pictures, tmp_path / "whole", plan)
+
+    def step(self: Training, batch: Any) -> str | None:
+        nonlocal steps
+        steps += 1
+        if steps == 5:  # the second of the second training: there are three batches of 16 in 36 images, and in 48
+            signal.raise_signal(signal.SIGINT)
+        return usual(self, batch)
+
+    monkeypatch.setattr(Training, "step", step)
+    with pytest.raises(Interrupted):
+        _fit_that_ships("trained", monkeypatch, pictures, tmp_path / "run", plan)
+    _fit_that_ships("trained", monkeypatch, pictures, tmp_path / "run", plan, resume=True)
+    assert steps == 6
+    for name in ("model.onnx", "head.safetensors"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
 
 def _interrupt(*_: Any, **__: Any) -> None:

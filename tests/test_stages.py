@@ -21,7 +21,7 @@ with warnings.catch_warnings():
 
 from headstart.backbones import catalogue, find, timm_models
 from headstart.backbones.records import Stage
-from headstart.backbones.stages import End, Front, PooledStages, Tail, as_tail_input, cut, noise, stages_of
+from headstart.backbones.stages import End, Front, PooledStages, Tail, cut, noise, stages_of
 from headstart.backbones.summary import computed, stage_table
 from headstart.backbones.timm_models import export_module, silence
 
@@ -83,7 +83,7 @@ def through(front: Front, tail: Tail, images: Any) -> Any:
     """The features, by way of the activation as it would be stored."""
     with torch.inference_mode():
         stored = torch.from_numpy(front(images).numpy().copy())
-        return tail.for_head(tail(as_tail_input(stored, front.channels_first)))
+        return tail(stored)[0]
 
 
 # Every family ----------------------------------------------------------------------------------------------------------------------
@@ -273,12 +273,36 @@ def test_a_cut_network_that_gives_every_position() -> None:
     front, tail = halves
     images = noise(64, 64, seed=4)
     with torch.inference_mode():
-        last_map = tail(as_tail_input(front(images), front.channels_first))
+        features, last_map = tail(front(images))
         expected = network.model.forward_features(network.normalised(images))
-        assert differs(tail.for_head(last_map), expected.permute(0, 2, 3, 1).flatten(1)) < 1e-4
-        assert differs(End(network)(images), tail.for_head(last_map)) < 1e-4
+        assert differs(features, expected.permute(0, 2, 3, 1).flatten(1)) < 1e-4
+        assert differs(End(network)(images), features) < 1e-4
         network.flat = False
         assert differs(End(network)(images), tail.network.last(last_map)) < 1e-4
+
+
+@pytest.mark.parametrize("name", ["mobilenetv3_small_050", "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "resnet18"])
+def test_a_cut_network_that_gives_the_outputs_of_all_stages(name: str) -> None:
+    side = FAMILIES[name][0]
+    network = copy.deepcopy(built(name))
+    network.every = True
+    stages = stages_of(network, side=side)
+    images = noise(side, side, seed=4)
+    halves = cut(network, stages[len(stages) // 2], side=side)
+    assert halves is not None
+    with torch.inference_mode():
+        expected = network(images)
+        value = halves[0](images)
+        assert value.ndim == 2
+        assert differs(halves[1](value)[0], expected) < 1e-4
+        assert differs(End(network)(images), expected) < 1e-4
+        assert differs(Tail(network, None)(network.normalised(images))[0], expected) < 1e-4
+    layout = halves[0].layout
+    assert layout is not None
+    activation, pooled = layout.split(value)
+    assert activation.shape[1:] == layout.shape
+    assert torch.equal(layout.joined(activation, pooled), value)
+    assert sum(layout.pooled) == sum(part.shape[1] for part in pooled) > 0
 
 
 def test_the_front_computes_nothing_behind_the_cut() -> None:
@@ -303,9 +327,9 @@ def test_gradients_of_the_tail_are_those_of_the_whole() -> None:
     images = noise(64, 64, seed=6)
     network(images)[:, -320:].square().sum().backward()
     with torch.no_grad():
-        stored = as_tail_input(front(images), front.channels_first)
+        stored = front(images)
     network._caught.clear()
-    tail.for_head(tail(stored)).square().sum().backward()
+    tail(stored)[0].square().sum().backward()
     assert not network._caught  # the tail leaves nothing with the network that it was copied from
     whole = dict(network.model.named_parameters())
     trained = dict(tail.model.named_parameters())

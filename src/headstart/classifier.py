@@ -244,7 +244,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         A fine-tuned network exists nowhere else, so the state carries it along.
         """
         state: dict[str, Any] = super().__getstate__()
-        if state.get("fine_tuned_") is not None and "_fitted" in state:
+        if "_fitted" in state and state["_fitted"].extractor.backbone.tuned:
             state["_network"] = state["_fitted"].extractor.backbone.network.read_bytes()
         return {name: value for name, value in state.items() if name not in ("_current", "_fitted", "extractor_")}
 
@@ -267,7 +267,10 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if prepared is None:
             settings, extractor_id = self._fitted_with
             tuned = self.fine_tuned_
-            prepared = prepare(settings) if tuned is None else prepare_trained(settings, tuned.backbone, tuned.preprocessing, self._network)
+            if tuned is not None and tuned.backbone.tuned:
+                prepared = prepare_trained(settings, tuned.backbone, tuned.preprocessing, self._network)
+            else:
+                prepared = prepare(settings)
             if prepared.extractor.id != extractor_id:
                 raise BackboneError(
                     f"The classifier was fitted on features of {extractor_id}, and its backbone now gives {prepared.extractor.id}. "

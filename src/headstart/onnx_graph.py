@@ -5,6 +5,7 @@ Backbones and heads both write themselves into such a graph, so that a saved run
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -80,6 +81,40 @@ class OnnxGraph:
         self._constants.extend(inner.initializer)
         self._opset = max([self._opset, *(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))])
         return {output.name.removeprefix(prefix): output.name for output in inner.output}
+
+    def share(self) -> int:
+        """Compute once what several nodes compute alike from equal constants and values; returns how many nodes that spares.
+
+        Nothing is done where a node holds a graph of its own, which may refer to any value by its name.
+        """
+        from onnx import AttributeProto
+
+        if any(attribute.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS) for node in self._nodes for attribute in node.attribute):
+            return 0
+        names: dict[str, str] = {}
+        first: dict[tuple[Any, ...], Sequence[str]] = {}
+
+        def spared(key: tuple[Any, ...], outputs: Sequence[str]) -> bool:
+            earlier = first.setdefault(key, outputs)
+            names.update(zip(outputs, earlier, strict=True))
+            return earlier is not outputs
+
+        def without_name(tensor: Any) -> bytes:
+            name, tensor.name = tensor.name, ""
+            digest = hashlib.sha256(tensor.SerializeToString(deterministic=True)).digest()
+            tensor.name = name
+            return digest
+
+        self._constants = [tensor for tensor in self._constants if not spared((without_name(tensor),), [tensor.name])]
+        count = len(self._nodes)
+        for node in self._nodes:
+            node.input[:] = [names.get(name, name) for name in node.input]
+            attributes = sorted(attribute.SerializeToString(deterministic=True) for attribute in node.attribute)
+            key = (node.op_type, node.domain, *node.input, *attributes, len(node.output))
+            if spared(key, list(node.output)):
+                node.op_type = ""
+        self._nodes = [node for node in self._nodes if node.op_type]
+        return count - len(self._nodes)
 
     def model(self, *, inputs: Values, outputs: Values, metadata: Mapping[str, str] | None = None) -> onnx.ModelProto:
         """Close the graph."""

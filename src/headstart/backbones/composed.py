@@ -110,6 +110,7 @@ def joined(parts: Sequence[Backbone], record: BackboneRecord) -> Conversion:
         sizes += [(f"{part.name.partition('+')[0]}.{layer.name}", layer.stop - layer.start) for layer in before]
     sizes.append(("last", sum(part.last.stop - part.last.start for part in parts)))
     graph.node("Concat", *stages, *lasts, output="features", axis=1)
+    graph.share()
     return _conversion(graph, record, layers_from_sizes(tuple(sizes)), any_size=all(part.any_size for part in parts))
 
 

@@ -8,8 +8,10 @@ ran before replaced by nothing; whether that computes the same is checked on noi
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from typing import Any
@@ -57,6 +59,7 @@ class PooledStages(nn.Module):  # type: ignore[misc]
         self.kept = list(range(len(stages)))  # indices of the stages in the output
         self.sizes: list[int] = []  # after the first call, the length of each part of the output
         self.flat = False  # whether heads take every position of the last feature map, which then follows at the end of the output
+        self.every = False  # whether heads take the pooled outputs of all stages, and not the last features alone
         for index, (module, width) in enumerate(stages):
             module.register_forward_hook(partial(self._catch, index, width))
         self.eval()
@@ -93,23 +96,43 @@ class PooledStages(nn.Module):  # type: ignore[misc]
         value = images.permute(0, 3, 1, 2).float() * self.scale - self.shift
         return value.flip(1) if self._reversed else value
 
-    def for_head(self, last_map: Any) -> Any:
-        """What a head takes of the last feature map: the features before the classifier, or every position where `flat` says so."""
-        return self.flattened(last_map) if self.flat else self.last(last_map)
+    def parts(self, value: Any) -> tuple[list[Any], Any]:
+        """The pooled output of each stage that runs, the features before the classifier last; and the last feature map.
 
-    def forward(self, images: Any) -> Any:
-        """Images (uint8, N x H x W x 3) to features (float32, N x D)."""
+        `value` is the input of the network, or of what is left of it.
+        """
         self._caught.clear()
         self._catching = True
         try:
-            last_map = self.model.forward_features(self.normalised(images))
+            last_map = self.model.forward_features(value)
             last = self.last(last_map)
         finally:
             self._catching = False
-        parts = [*(self._caught[index] for index in self.kept if index in self._caught), last]
+        return [*self.caught(), last], last_map
+
+    def caught(self) -> list[Any]:
+        """The pooled output of each stage that has run; they are forgotten."""
+        found = [self._caught[index] for index in self.kept if index in self._caught]
+        self._caught.clear()
+        return found
+
+    def for_head(self, value: Any, before: Sequence[Any] = ()) -> tuple[Any, Any]:
+        """What a head takes (N, D), and the last feature map, from the input of the network or of what is left of it.
+
+        These are the features before the classifier; with `flat` every position of the last feature map; with `every` the pooled outputs of
+        all stages, of which `before` ran elsewhere.
+        """
+        if self.every:
+            parts, last_map = self.parts(value)
+            return torch.cat([*before, *parts], dim=1), last_map
+        last_map = self.model.forward_features(value)
+        return self.flattened(last_map) if self.flat else self.last(last_map), last_map
+
+    def forward(self, images: Any) -> Any:
+        """Images (uint8, N x H x W x 3) to features (float32, N x D)."""
+        parts, last_map = self.parts(self.normalised(images))
         if self.flat:
             parts.append(self.flattened(last_map))
-        self._caught.clear()
         self.sizes = [int(part.shape[1]) for part in parts]
         return torch.cat(parts, dim=1)
 
@@ -264,22 +287,18 @@ class _Entered(Exception):  # noqa: N818 - it ends a forward pass and is not an 
         self.activation = activation
 
 
-def _copied(network: PooledStages) -> PooledStages:
-    """A copy without the hooks on the stages, which would pool and hold outputs that nobody takes."""
-    copied = copy.deepcopy(network)
-    for module in copied.model.modules():
-        module._forward_hooks.clear()
-    return copied
-
-
 class Front(nn.Module):  # type: ignore[misc]
-    """Images (uint8, N x H x W x 3) to the activation that enters a stage, channels last: N x h x w x C, or N x tokens x C."""
+    """Images (uint8, N x H x W x 3) to the activation that enters a stage, channels last: N x h x w x C, or N x tokens x C.
+
+    Where heads take the pooled outputs of all stages, the activation is flat, and those of the stages before follow it: N x D.
+    """
 
     def __init__(self, network: PooledStages, stage: Stage) -> None:
         super().__init__()
         self.network = network
         network.model.get_submodule(stage.entry).register_forward_pre_hook(self._enter)
-        self.channels_first = getattr(network.model, "output_fmt", "NCHW") == "NCHW"
+        self._channels_first = getattr(network.model, "output_fmt", "NCHW") == "NCHW"
+        self.layout: Layout | None = None  # of the output, after the first call
         self.eval()  # all of it: an export puts every module back into the mode of the outermost one
 
     @staticmethod
@@ -294,7 +313,32 @@ class Front(nn.Module):  # type: ignore[misc]
             activation = entered.activation
         else:
             raise RuntimeError("the stage was never entered")
-        return activation.permute(0, 2, 3, 1) if activation.ndim == 4 and self.channels_first else activation
+        pooled = self.network.caught()
+        if channels_first := activation.ndim == 4 and self._channels_first:
+            activation = activation.permute(0, 2, 3, 1)
+        sizes = tuple(int(part.shape[1]) for part in pooled) if self.network.every else ()
+        self.layout = Layout(tuple(int(size) for size in activation.shape[1:]), channels_first, sizes)
+        return torch.cat([activation.flatten(1), *pooled], dim=1) if sizes else activation
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the output of a `Front` holds: an activation, channels last, and the pooled outputs of the stages before."""
+
+    shape: tuple[int, ...]  # of the activation of one image
+    channels_first: bool = False  # whether the stage takes it as (N, C, h, w)
+    pooled: tuple[int, ...] = ()  # sizes of the pooled outputs; where there are any, the activation is flat
+
+    def split(self, value: Any) -> tuple[Any, list[Any]]:
+        """The activation, channels last, and the pooled outputs."""
+        if not self.pooled:
+            return value, []
+        flat, *pooled = value.split([math.prod(self.shape), *self.pooled], dim=1)
+        return flat.contiguous().unflatten(1, self.shape), pooled
+
+    def joined(self, activation: Any, pooled: Sequence[Any]) -> Any:
+        """The inverse of `split`."""
+        return torch.cat([activation.flatten(1), *pooled], dim=1) if self.pooled else activation
 
 
 class _Skipped(nn.Module):  # type: ignore[misc]
@@ -305,16 +349,17 @@ class _Skipped(nn.Module):  # type: ignore[misc]
 
 
 class Tail(nn.Module):  # type: ignore[misc]
-    """The activation that enters a stage (or normalised images, N x 3 x H x W, for the first) to the last feature map.
+    """The output of a `Front` of this layout (or normalised images, N x 3 x H x W) to what a head takes, and the last feature map.
 
     Its parameters are those of the network from that stage on, under their own names; `model` holds them. `network` is changed, unless
     `stage` is None, for the whole of it. Images of `side` pixels, by default those of the network, are used to find out what runs before.
     """
 
-    def __init__(self, network: PooledStages, stage: Stage | None, *, side: int | None = None) -> None:
+    def __init__(self, network: PooledStages, stage: Stage | None, *, side: int | None = None, layout: Layout | None = None) -> None:
         super().__init__()
         self.network = network
         self.model = network.model
+        self.layout = layout
         self._entry = "" if stage is None else stage.entry
         if stage is not None:
             self._skip_before(stage.entry, side or int(self.model.pretrained_cfg["input_size"][-1]))
@@ -345,7 +390,7 @@ class Tail(nn.Module):  # type: ignore[misc]
         own = [(module, name, parameter) for module in around for name, parameter in module.named_parameters(recurse=False)]
         parameters = [parameter.requires_grad_(True) for *_, parameter in own]
         with torch.enable_grad():
-            features = self.network.last(self(value))
+            features = self(value)[0]
             if own and features.requires_grad:
                 slopes = torch.autograd.grad(features.sum(), parameters, allow_unused=True)
             else:
@@ -354,35 +399,30 @@ class Tail(nn.Module):  # type: ignore[misc]
             if slope is None:
                 setattr(module, name, None)
 
-    def forward(self, value: Any) -> Any:
-        """To the output of the network's ``forward_features``."""
-        return self.model.forward_features(value)
-
-    def for_head(self, last_map: Any) -> Any:
-        """See `PooledStages.for_head`."""
-        return self.network.for_head(last_map)
+    def forward(self, value: Any) -> tuple[Any, Any]:
+        """To what a head takes (N, D), and the output of the network's ``forward_features``."""
+        if self.layout is None:
+            return self.network.for_head(value)
+        activation, before = self.layout.split(value)
+        return self.network.for_head(activation.permute(0, 3, 1, 2) if self.layout.channels_first else activation, before)
 
 
 def cut(network: PooledStages, stage: Stage, *, side: int) -> tuple[Front, Tail] | None:
     """Copies of a network before and from a stage on; None where on images of `side` pixels they do not compute what the whole does."""
     images = _noise_for(network, side, count=2)
     try:
-        front, tail = Front(_copied(network), stage), Tail(_copied(network), stage, side=side)
+        front = Front(copy.deepcopy(network), stage)
         with torch.no_grad():  # and not inference_mode: drop_unused follows gradients
-            expected = network(images)[:, -network.sizes[-1] :]
-            value = as_tail_input(front(images), front.channels_first)
+            expected = network.for_head(network.normalised(images))[0]
+            value = front(images)
+            tail = Tail(copy.deepcopy(network), stage, side=side, layout=front.layout)
             tail.drop_unused(value)
-            found = tail.for_head(tail(value))
+            found = tail(value)[0]
     except (RuntimeError, TypeError, ValueError, AttributeError, AssertionError, LookupError):  # a network that is not a chain
         return None
     if found.shape != expected.shape or not (found - expected).abs().max() <= _TOLERANCE * expected.abs().max():
         return None
     return front, tail
-
-
-def as_tail_input(activation: Any, channels_first: bool) -> Any:
-    """A stored activation as the tail takes it; four-dimensional ones stay channels last in memory."""
-    return activation.permute(0, 3, 1, 2) if activation.ndim == 4 and channels_first else activation
 
 
 class End(nn.Module):  # type: ignore[misc]
@@ -395,4 +435,4 @@ class End(nn.Module):  # type: ignore[misc]
 
     def forward(self, images: Any) -> Any:
         """Images to features (N, D)."""
-        return self.network.for_head(self.network.model.forward_features(self.network.normalised(images)))
+        return self.network.for_head(self.network.normalised(images))[0]

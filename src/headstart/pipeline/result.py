@@ -25,15 +25,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ProbeTest:
-    """The head on the frozen backbone, tested beside the fine-tuned one.
+    """The head on the frozen backbone, tested beside the model that came of the training.
 
-    `gain` is the accuracy of the fine-tuned one minus its own; `auc_gain` the same of the area under the ROC curve, nan where unknown.
+    That is the fine-tuned one, the mean of both, or the head itself (`shipped`). `gain` is the accuracy of the model minus its own;
+    `auc_gain` the same of the area under the ROC curve, nan where unknown.
     """
 
     test: Evaluation
     head: str
     gain: PairedDifference
     auc_gain: float
+    shipped: str = "trained"  # or ``mean`` or ``probe``
 
     @classmethod
     def of(cls, task: Task, learned: Learned, frozen: FeatureTable, tuned: Evaluation) -> Self | None:
@@ -45,16 +47,18 @@ class ProbeTest:
         assert probe.correct_rows is not None
         auc = tuned.scores.get("roc_auc", float("nan")) - probe.scores.get("roc_auc", float("nan"))
         gain = paired_difference(tuned.correct_rows, probe.correct_rows)
-        return cls(test=probe, head=describe_head(learned.probe), gain=gain, auc_gain=auc)
+        return cls(test=probe, head=describe_head(learned.probe), gain=gain, auc_gain=auc, shipped=learned.fine_tuned.shipped)
 
     def summary(self) -> str:
         """The comparison in a sentence or two."""
-        gain = self.gain
+        if self.shipped == "probe":
+            return f"before: {self.test.summary('test')}. Fine-tuning changed nothing: the head on the frozen backbone is the model"
+        gain, what = self.gain, {"mean": "The mean with the fine-tuned model"}.get(self.shipped, "Fine-tuning")
         low, high = (100 * value for value in gain.interval)
         auc = f", ROC AUC {self.auc_gain:+.4f}" if self.auc_gain == self.auc_gain else ""
         verdict = "" if gain.p_value < 0.05 else "; on so few test images that may be chance"
         return (
-            f"before: {self.test.summary('test')}. Fine-tuning changed the accuracy by {100 * gain.value:+.1f} points (95 % interval "
+            f"before: {self.test.summary('test')}. {what} changed the accuracy by {100 * gain.value:+.1f} points (95 % interval "
             f"{low:+.1f} to {high:+.1f}, McNemar p = {gain.p_value:.2g}){auc}{verdict}"
         )
 
@@ -62,7 +66,7 @@ class ProbeTest:
         """Plain values for the manifest."""
         return {
             "accuracy": self.test.headline[1], "accuracy_interval": list(self.test.headline[2]), "head": self.head, "gain": self.gain.value,
-            "gain_interval": list(self.gain.interval), "p_value": self.gain.p_value, "auc_gain": self.auc_gain,
+            "gain_interval": list(self.gain.interval), "p_value": self.gain.p_value, "auc_gain": self.auc_gain, "shipped": self.shipped,
         }  # fmt: skip
 
 

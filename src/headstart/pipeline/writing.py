@@ -116,7 +116,7 @@ def _training(result: FitResult) -> TrainingRecord | None:
     return TrainingRecord(
         plan=plan.to_dict(), augmentation=Augmentation.parse(plan.augment).id, trained=tuple(tuned.trained),
         frozen=tuple(stage.name for stage in tuned.stages if stage.name not in tuned.trained), history=tuned.history,
-        probe=None if result.probe is None else result.probe.to_dict(), facts=tuple(tuned.facts),
+        probe=None if result.probe is None else result.probe.to_dict(), facts=tuple(tuned.facts), shipped=tuned.shipped,
     )  # fmt: skip
 
 

@@ -113,7 +113,7 @@ def evidence_section(record: FitRecord, *, trained: bool) -> Section:
     blocks: tuple[Block, ...] = lead
     if rows:
         legend = (
-            "Scores of the trained head from the validation images, all others from cross-validation inside the training part."
+            "Scores of models on a trained backbone from the validation images, all others from cross-validation inside the training part."
             if trained
             else "All scores from cross-validation inside the training part; the test images were not used for the selection."
         )

@@ -31,6 +31,7 @@ class TrainingRecord:
     history: History
     probe: Mapping[str, Any] | None
     facts: tuple[str, ...] = ()
+    shipped: str = "trained"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@ from headstart.onnx_graph import OnnxGraph
 
 if TYPE_CHECKING:
     from headstart.backbones import Layer
+    from headstart.selection.mean import MeanHead
     from headstart.training.trained_head import TrainedHead
 
 
@@ -112,7 +113,7 @@ class HeadPipeline(LogitClassifier, Estimator):
 class Choice:
     """The chosen head and the evidence for it."""
 
-    estimator: HeadPipeline | TrainedHead  # fitted on all training images; takes the full feature vector
+    estimator: HeadPipeline | TrainedHead | MeanHead  # fitted on all training images; takes the full feature vector
     evidence: tuple[Candidate, ...]  # all candidates, the chosen one first, then by log loss
     out_of_sample: npt.NDArray[np.float64] | None
     """Calibrated logits (n, k) of all training images, each from a fit that did not see the image (or its group); nan for images that the

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from headstart.errors import ParameterError
@@ -11,12 +11,17 @@ from headstart.settings.field import SWITCH, TEXT, Settings, documented, either,
 
 GRADUAL = "gradual"
 
-DEFAULT_STEPS = 500
-"""BiT's rule for fewer than 20,000 images (Kolesnikov et al. 2020)."""
+DEFAULT_STEPS = 600
+"""About as many as BiT takes for fewer than 20,000 images (Kolesnikov et al. 2020), in smaller batches."""
 
 LEAST_EPOCHS = 5
-MOST_VIEWS = 8
-DEFAULT_LR: Mapping[str, float] = {"adamw": 5e-4, "adam": 5e-4, "rmsprop": 1e-4, "sgd": 1e-2}
+MOST_EPOCHS = 10
+LEAST_STEPS = 150
+"""Of a head that was fitted on all stages, more than `MOST_EPOCHS` are only trained where these are fewer steps."""
+MOST_VIEWS = 3
+HELD_OUT = 200
+"""Validation images that are enough to choose by."""
+DEFAULT_LR: Mapping[str, float] = {"adamw": 1e-3, "adam": 1e-3, "rmsprop": 1e-4, "sgd": 1e-2}
 
 _SHARE = number(least=0, below=1)
 
@@ -60,10 +65,11 @@ class FineTuning(Settings):
     )  # fmt: skip
     epochs: int | None = _setting(
         None, "Passes over the training images.", whole(1), metavar="N",
-        details="By default as many as make `DEFAULT_STEPS` steps, but at least `LEAST_EPOCHS`.",
+        details="By default as many as make `DEFAULT_STEPS` steps, but at least `LEAST_EPOCHS`; with a head on all stages at most "
+        "`MOST_EPOCHS`, or `LEAST_STEPS` steps.",
     )  # fmt: skip
     steps: int | None = _setting(None, "Number of batches, instead of --epochs.", whole(1), metavar="N")
-    batch_size: int = _setting(32, "Images in a batch.", whole(1), metavar="N", details="Over all processes.")
+    batch_size: int = _setting(16, "Images in a batch.", whole(1), metavar="N", details="Over all processes.")
     augment: str = _setting(
         "light", "none, light, standard, settings (flip=0.5,rotation=10), or a .toml file.", TEXT, metavar="CONFIG",
         details="See `headstart.modalities.image.augment`.",
@@ -80,7 +86,7 @@ class FineTuning(Settings):
         details="`auto` is `cross_entropy`, or `binary` where an image may have several labels. `binary` with two classes is one sigmoid. "
         "`focal`: Lin et al. 2017.",
     )  # fmt: skip
-    label_smoothing: float = _setting(0.0, "Share of each target that is spread over all classes.", _SHARE)
+    label_smoothing: float = _setting(0.1, "Share of each target that is spread over all classes.", _SHARE)
     head_layers: tuple[int, ...] = _setting(
         (), "Widths of dense layers in the head, such as 256 or 512,128.", list_of(whole(1)), metavar="WIDTHS", parse=_widths,
         details="ReLU layers, between the features and the output.",
@@ -108,9 +114,25 @@ class FineTuning(Settings):
     logger: str = _setting(
         "none", "none, or tensorboard: event files beside the run.", one_of("none", "tensorboard"), metavar="NAME"
     )  # fmt: skip
+    head_input: str = _advanced(
+        "auto", "`all`: the head takes the pooled outputs of all stages. `last`: the features before the classifier alone.",
+        one_of("auto", "all", "last"), details="`auto` is `all` for a linear head that starts from the probe.",
+    )  # fmt: skip
+    ship: str = _advanced(
+        "auto", "`auto`: of the frozen backbone's head, the trained network and the mean of both, that which validation images prefer. "
+        "`trained`: the trained network.", one_of("auto", "trained"),
+        details="`trained` is what happens anyway where nothing is held out, or there is no probe or no trained stage.",
+    )  # fmt: skip
+    refit: bool | None = _advanced(
+        None, "With `ship='auto'`: train again, on all training images, for as many epochs as were best.",
+        either("True, False or None", SWITCH), details="By default where more than a tenth was held out: that is below 2,000 images.",
+    )  # fmt: skip
+    teacher: float = _advanced(
+        0.0, "Share of the targets that are the probabilities that the frozen backbone's head gives an image out of sample.", _SHARE
+    )  # fmt: skip
     weight_decay: float = _advanced(0.01, "Decoupled in AdamW; added to the gradient in the other optimizers.", number(least=0))
     schedule: str = _advanced("cosine", "`cosine` after a linear warm-up, or `constant`.", one_of("cosine", "constant"))
-    warmup: float = _advanced(0.1, "Share of the steps during which the learning rate rises.", _SHARE)
+    warmup: float = _advanced(0.2, "Share of the steps during which the learning rate rises.", _SHARE)
     focal_gamma: float = _advanced(2.0, "Gamma of the focal loss.", number(least=0))
     start: str = _advanced(
         "probe", "`probe` begins with a head fitted on frozen features (LP-FT, Kumar et al. 2022), `random` with a random one.",
@@ -128,8 +150,9 @@ class FineTuning(Settings):
         False, "Let PyTorch compile the network.", SWITCH,
         details="It takes a minute at the start, which a long training on a GPU may earn back. On the CPU EfficientNet-Lite0 was slower.",
     )  # fmt: skip
-    validation_share: float = _advanced(
-        0.1, "Share of the training images (not of the test images) held out to choose the best epoch. 0 holds out none.", _SHARE
+    validation_share: float | None = _advanced(
+        None, "Share of the training images (not of the test images) held out to choose by. 0 holds out none.", _SHARE,
+        details="By default `HELD_OUT` images, but at least a tenth and at most a quarter.",
     )  # fmt: skip
     keep: str = _advanced("best", "Which weights are used: those of the `best` epoch, or of the `last`.", one_of("best", "last"))
     pixels: str = _advanced(
@@ -147,8 +170,26 @@ class FineTuning(Settings):
             raise ParameterError("retain is for the strategies 'partial' and 'full'; with 'probe' the backbone does not change.")
         if self.strategy == "full" and self.unfreeze not in (None, GRADUAL):
             raise ParameterError("'full' trains all stages. To train some of them, give unfreeze with the strategy 'partial'.")
+        if self.head_input == "all" and self.pooling == "flatten":
+            raise ParameterError("A flattened head takes every position of the last feature map: give head_input='last', or pooling='avg'.")
         if self.validation_share == 0 and (self.early_stop is not None or self.keep == "best"):
             raise ParameterError("validation_share is 0, so no epoch can be chosen: give keep='last' and no early_stop.")
+
+    @property
+    def every_stage(self) -> bool:
+        """Whether the head takes the pooled outputs of all stages."""
+        linear = not self.head_layers and self.pooling == "avg" and self.start == "probe"
+        return self.head_input == "all" or (self.head_input == "auto" and linear)
+
+    @property
+    def chooses(self) -> bool:
+        """Whether the frozen backbone's head, the trained network and the mean of both are compared."""
+        return self.ship == "auto" and self.validation_share != 0 and self.start == "probe" and self.strategy != "probe"
+
+    def for_images(self, images: int) -> FineTuning:
+        """The same with the defaults that depend on the number of training images."""
+        share = min(max(HELD_OUT / images, 0.1), 0.25) if self.validation_share is None else self.validation_share
+        return replace(self, validation_share=share, refit=share > 0.1 if self.refit is None else self.refit)
 
     @property
     def highest_lr(self) -> float:

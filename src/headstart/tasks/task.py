@@ -156,6 +156,11 @@ class Learned:
     fine_tuned: Any = None
     seconds: Mapping[str, float] = field(default_factory=dict)
 
+    @property
+    def is_tuned(self) -> bool:
+        """Whether the model is on a backbone that was trained further; that may have been tried, and not have paid."""
+        return self.prepared.extractor.backbone.tuned
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Judged:

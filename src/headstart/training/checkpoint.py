@@ -24,6 +24,7 @@ from headstart.training.history import History
 SUFFIX = ".training"
 PLAN = "plan.json"
 FILE = "checkpoint.safetensors"
+AGAIN = "checkpoint-refit.safetensors"
 FORMAT = 1
 
 Weights = dict[str, Any]
@@ -40,8 +41,8 @@ class Checkpoint:
 class CheckpointFolder:
     """The folder of a training in progress."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, file: str = FILE) -> None:
+        self.path, self._file = path, file
 
     @classmethod
     def beside(cls, run: Path) -> CheckpointFolder:
@@ -58,6 +59,11 @@ class CheckpointFolder:
         """The folder of stored activations."""
         return self.path / "activations"
 
+    @property
+    def again(self) -> CheckpointFolder:
+        """The same folder for the second training of the same plan, with a checkpoint of its own."""
+        return CheckpointFolder(self.path, file=AGAIN)
+
     def begin(self, plan: Mapping[str, Any]) -> None:
         """Start a new training; the files of an earlier one are removed. Raises RunError where the folder cannot be written."""
         with self._write_errors():
@@ -68,7 +74,7 @@ class CheckpointFolder:
     @property
     def has_checkpoint(self) -> bool:
         """Whether there is a checkpoint to resume from."""
-        return (self.path / FILE).exists()
+        return (self.path / self._file).exists()
 
     def plan(self) -> dict[str, Any]:
         """What is being trained here, as given to `begin`. Raises RunError where there is no training, or its description is damaged."""
@@ -92,13 +98,13 @@ class CheckpointFolder:
         tensors = {name: value.detach().cpu().contiguous() for name, value in checkpoint.tensors.items()}
         data = save(tensors, metadata={"state": json.dumps(checkpoint.state)})
         with self._write_errors():
-            write_file(self.path / FILE, hashlib.sha256(data).digest() + data)
+            write_file(self.path / self._file, hashlib.sha256(data).digest() + data)
 
     def load(self) -> Checkpoint | None:
         """The checkpoint, or None where the training was interrupted before its first. Raises RunError where the file is damaged."""
         from safetensors.torch import load
 
-        path = self.path / FILE
+        path = self.path / self._file
         try:
             whole = path.read_bytes()
         except FileNotFoundError:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from headstart.backbones.stages import as_tail_input
+from headstart.backbones.stages import Layout
 from headstart.engine import Engine, ahead, available_cores
 from headstart.errors import DataError, ImageError, RunError
 from headstart.features import Images
@@ -112,17 +112,17 @@ class ImageInputs:
 class StoredInputs:
     """Activations that the engine computes once, stored on disk as float16 and read batch by batch.
 
-    `engine` opens the frozen part: an image to an activation (h, w, C), (tokens, C) or (C,). The job's validation rows are stored as in
-    testing, and those of `train` as `views` views each (0 if images are not augmented), of which epochs take turns; files of an earlier,
-    interrupted run are used. Four-dimensional tensors are (N, C, h, w) if `channels_first`.
+    `engine` opens the frozen part: an image to what a `Front` of this `layout`, or an `End`, gives. The job's validation rows are stored as
+    in testing, and those of `train` as `views` views each (0 if images are not augmented), of which epochs take turns; files of an
+    earlier training are used.
     """
 
     def __init__(
         self, engine: Callable[[], Engine], pixels: Pixels, job: TrainingJob, *, train: Rows, views: int, folder: Path, device: str,
-        channels_first: bool,
+        layout: Layout | None = None,
     ) -> None:  # fmt: skip
         self._engine, self._pixels, self._views, self._folder = engine, pixels, views, folder
-        self._device, self.channels_first, self._job = device, channels_first, job
+        self._device, self._layout, self._job = device, layout, job
         self._rows = (train, job.validation if views else np.union1d(job.validation, train))  # of views, and of images as in testing
         self._places = [{row: place for place, row in enumerate(rows.tolist())} for rows in self._rows]
         self._open: dict[int | None, npt.NDArray[np.float16]] = {}
@@ -142,16 +142,19 @@ class StoredInputs:
         return self._read(None, rows)
 
     def mixed(self, own: Any, partners: Any, mixing: Mixing) -> Any:
-        """See `ImageInputs`. Activations without positions have no box to cut out: their values are mixed with the same weights."""
-        if own.ndim != 4:
-            return replace(mixing, box=None).images(own, partners)
-        if self.channels_first:
-            return mixing.images(own, partners)
-        return mixing.images(own.permute(0, 3, 1, 2), partners.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        """See `ImageInputs`. Where there are no positions there is no box to cut out: values are mixed with the same weights."""
+        layout = self._layout or Layout(tuple(own.shape[1:]))
+        (activation, pooled), (other, others) = layout.split(own), layout.split(partners)
+        everywhere = replace(mixing, box=None)
+        if activation.ndim == 4:
+            activation = mixing.images(activation.permute(0, 3, 1, 2), other.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        else:
+            activation = everywhere.images(activation, other)
+        return layout.joined(activation, [everywhere.images(one, two) for one, two in zip(pooled, others, strict=True)])
 
     def _read(self, view: int | None, rows: Rows) -> Any:
         places = [self._places[view is None][row] for row in rows.tolist()]
-        return as_tail_input(torch.from_numpy(self._open[view][places]).to(self._device).float(), self.channels_first)
+        return torch.from_numpy(self._open[view][places]).to(self._device).float()
 
     def _file(self, view: int | None) -> None:
         if view in self._open:

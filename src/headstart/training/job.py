@@ -7,7 +7,7 @@ import datetime
 import inspect
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 Rows = npt.NDArray[np.int64]
 StartFeatures = Callable[[int], npt.NDArray[np.float32] | None]
-"""From the image size to the frozen features of the training rows before the classifier (m, D), or None."""
+"""From the image size to the frozen features (m, D) of the training rows, those that the head takes; or None."""
 
 _LONGEST = 4096  # bytes of a path
 _TIMEOUT = datetime.timedelta(hours=12)  # the others wait while one computes features
@@ -210,8 +210,8 @@ class TrainingTask(Protocol):
     def head(self, features: int, plan: FineTuning, *, seed: int) -> Any:
         """The head network, randomly initialised: features (N, D) to outputs, with a method `draw` as of `HeadNetwork`."""
 
-    def fit_head(self, head: Any, features: npt.NDArray[np.float32], rows: Rows, *, seed: int) -> None:
-        """Initialise the head by a fit on frozen features (m, D) of these rows."""
+    def fit_head(self, head: Any, features: npt.NDArray[np.float32], rows: Rows, *, layers: Sequence[Layer], seed: int) -> None:
+        """Initialise the head by a fit on frozen features (m, D) of these rows; `layers` are slices of them."""
 
     def targets(self, rows: Rows) -> Any:
         """The targets of these rows, a tensor; MixUp and CutMix mix it linearly."""
@@ -247,6 +247,8 @@ class TrainingJob(Resumable):
     train: Rows  # rows that are learned from
     validation: Rows = field(default_factory=lambda: np.empty(0, dtype=np.int64))  # rows that are scored after each epoch
     select_best: bool = True  # whether the best epoch is selected on the validation rows
+    stored: Rows | None = None  # rows of which views are stored, for another training too; by default those that are learned from
+    until: int | None = None  # the epoch after which to stop, however many the plan has
     seed: int = 0  # of everything random
     listener: Listener = field(default_factory=Listener)
 

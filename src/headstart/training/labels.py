@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from headstart.backbones import Layer
 from headstart.errors import ParameterError
 from headstart.heads import LogisticHead
 from headstart.heads.calibration import calibrate
+from headstart.maps import LayerMap
 from headstart.metrics.link import Link
 from headstart.settings import FineTuning
 from headstart.training.job import Rows, Validation
@@ -148,6 +149,7 @@ class LabelTraining:
     indicators: npt.NDArray[np.float32]  # (n, k) of all images: one-hot, or multi-hot
     classes: npt.NDArray[Any]  # the labels, in the order of the columns; the column numbers where an image may have several
     loss: Loss  # see `make_loss`
+    soft: npt.NDArray[np.float32] | None = None  # (n, k): the targets that are trained on, where they are not the indicators
     groups: npt.NDArray[Any] | None = None  # group numbers (n,) for the folds of the head that the training starts from
     label_dtype: np.dtype[Any] | None = None  # of predicted labels
 
@@ -160,21 +162,30 @@ class LabelTraining:
         """Dense layers as the plan has them, and an output for each class."""
         return HeadNetwork(features, self.loss.outputs, plan.head_layers, plan.dropout, seed=seed)
 
-    def fit_head(self, head: HeadNetwork, features: npt.NDArray[np.float32], rows: Rows, *, seed: int) -> None:
+    def fit_head(
+        self, head: HeadNetwork, features: npt.NDArray[np.float32], rows: Rows, *, layers: Sequence[Layer], seed: int
+    ) -> None:  # fmt: skip
         """Initialise the head with a logistic regression on standardised features."""
-        mean, scale = features.mean(axis=0), features.std(axis=0)
-        scale[scale < 1e-6 * max(float(scale.max()), 1e-12)] = 1.0
+        standard = LayerMap([(layer.name, layer.start, layer.stop) for layer in layers], clip=1e9).fit(features)
+        head.standardise(standard.mean_, standard.scale_)
         class_weights = self.loss.class_weights
         weights: Mapping[int, float] | None = None if class_weights is None else dict(enumerate(class_weights.tolist()))
         y = self.loss.link.targets(self.indicators[rows] > 0.5)
         groups = None if self.groups is None else self.groups[rows]
-        fitted = LogisticHead(class_weight=weights, seed=seed).fit((features - mean) / scale, y, groups=groups, overwrite=True)
-        coef = fitted.coef_ / scale
-        head.start_from(coef, fitted.intercept_ - coef @ mean)
+        fitted = LogisticHead(class_weight=weights, seed=seed).fit(standard.transform(features), y, groups=groups, overwrite=True)
+        head.start_from(fitted.coef_, fitted.intercept_)
+
+    def taught(self, teaching: npt.NDArray[np.floating[Any]], rows: Rows, *, share: float) -> LabelTraining:
+        """The same with targets of these rows of which a `share` is a teacher's probabilities (n, k)."""
+        if not share:
+            return self
+        soft = self.indicators.copy()
+        soft[rows] = (1 - share) * soft[rows] + share * teaching
+        return replace(self, soft=soft)
 
     def targets(self, rows: Rows) -> torch.Tensor:
         """Float32 (N, k)."""
-        return torch.from_numpy(self.indicators[rows])
+        return torch.from_numpy((self.indicators if self.soft is None else self.soft)[rows])
 
     def guessing(self, rows: Rows) -> float:
         """The loss with equal logits for all images and classes."""

@@ -194,14 +194,15 @@ def find_lr(job: TrainingJob, start: Pretrained, *, low: float = 1e-6, high: flo
     lrs = rising(low, high, steps)
     plan = replace(job.plan, epochs=None, steps=steps, lr=high, logger="none")
     job = replace(
-        job, plan=plan, validation=np.empty(0, dtype=np.int64), select_best=False, checkpoints=None, resume=False, processes=Processes()
-    )
+        job, plan=plan, validation=np.empty(0, dtype=np.int64), select_best=False, checkpoints=None, resume=False, processes=Processes(),
+        stored=None,
+    )  # fmt: skip
     rows = job.train
     if steps * plan.batch_size < len(rows):  # no more images are decoded, or run through the frozen part, than the search uses
         rows = np.sort(np.random.default_rng(job.seed).permutation(rows)[: steps * plan.batch_size])
     try:
         with tempfile.TemporaryDirectory(prefix="headstart-search-", ignore_cleanup_errors=True) as scratch, memory_errors(plan):
-            model = Preparation(job, start, folder=Path(scratch), rows=rows).run()
+            model = Preparation(replace(job, stored=rows), start, folder=Path(scratch)).run()
             training = Training(replace(job, train=rows), model, phases=[Phase(0, model.trained)], rates=rates(plan, model.trained))
             training.schedule = _Rising(steps, training.schedule.steps_per_epoch, warmup=0, cosine=False, lowest=float(lrs[0] / lrs[-1]))
             losses, diverged = _search(training)

@@ -59,6 +59,7 @@ class Training:
     ) -> None:  # fmt: skip
         self.job, self.plan, self.task, self.model, self.network = job, job.plan, job.task, model, model.network
         self.schedule = Schedule.of(job.plan, len(job.train))
+        self._last = min(job.until or self.schedule.epochs, self.schedule.epochs)
         self.validation = Validation()  # of the weights that are kept, after `run`
         self._stages = {stage.name: stage for stage in model.stages}
         self._phases, self._on_epoch = phases, on_epoch or (lambda epoch: None)
@@ -104,7 +105,7 @@ class Training:
             state = self._state
         elif job.select_best:  # the initial weights are the first candidate
             state.best_loss, self._kept, state.best = self._validate().criterion, self._copied(), 0
-        while (epoch := len(state.history.epochs)) < self.schedule.epochs and not state.history.stopped:
+        while (epoch := len(state.history.epochs)) < self._last and not state.history.stopped:
             self.enter(epoch)
             self.prepare(epoch)  # may take long, and an interruption loses nothing
             with deferred_interrupt(self._interrupted):
@@ -168,7 +169,8 @@ class Training:
 
     def batch(self, order: Rows, epoch: int, index: int) -> Batch:
         """The share of a batch that this process computes, mixed if the plan asks for it."""
-        rows = order[index * self.plan.batch_size : (index + 1) * self.plan.batch_size]
+        last = index + 1 == self.schedule.steps_per_epoch
+        rows = order[index * self.plan.batch_size : None if last else (index + 1) * self.plan.batch_size]
         mine, inputs = self.job.processes.share(len(rows)), self.model.inputs
         values, targets = inputs.views(rows[mine], epoch), self.task.targets(rows)
         step = epoch * self.schedule.steps_per_epoch + index
@@ -237,7 +239,7 @@ class Training:
         stopped = ""
         if self.plan.early_stop is not None and self.job.select_best and state.waited >= self.plan.early_stop:
             stopped = f"The validation loss had not fallen for {state.waited} epochs."
-        elif state.step >= self.schedule.steps:
+        elif done.number == self._last:
             stopped = "All epochs were done."
         state.history = History((*state.history.epochs, done), state.best or None, stopped)
         state.loss = state.weight = state.right = state.seconds = 0.0

@@ -44,6 +44,8 @@ class HeadNetwork(nn.Module):  # type: ignore[misc]
         # PyTorch's own initialisation would be discarded, and would draw from the global generator.
         self.dense = nn.ModuleList(nn.utils.skip_init(nn.Linear, before, after) for before, after in pairwise(widths))
         self._masks: list[torch.Tensor] | None = None
+        self.register_buffer("mean", torch.zeros(inputs), persistent=False)  # features are standardised before the first layer
+        self.register_buffer("scale", torch.ones(inputs), persistent=False)
         generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
         for layer in self.dense:
             nn.init.xavier_uniform_(layer.weight, generator=generator)
@@ -69,7 +71,7 @@ class HeadNetwork(nn.Module):  # type: ignore[misc]
         masks = self._masks if self.training else None
         if masks is not None and len(masks[0]) != len(features):
             raise ValueError(f"Dropout was drawn for {len(masks[0])} images, got {len(features)}. Call draw before each batch.")
-        value = features
+        value = (features - self.mean) / self.scale
         for number, layer in enumerate(self.dense):
             if number:
                 value = functional.relu(value)
@@ -78,11 +80,16 @@ class HeadNetwork(nn.Module):  # type: ignore[misc]
             value = layer(value)
         return value
 
+    def standardise(self, mean: npt.ArrayLike, scale: npt.ArrayLike) -> None:
+        """Learn from (features - mean) / scale from now on; both are (inputs,)."""
+        self.mean.copy_(torch.from_numpy(np.array(mean, dtype=np.float32)))
+        self.scale.copy_(torch.from_numpy(np.array(scale, dtype=np.float32)))
+
     def start_from(self, coef: npt.ArrayLike, intercept: npt.ArrayLike) -> None:
         """Initialise with a fitted linear head of coefficients (k, inputs) and an intercept (k,), as of `LogisticHead`.
 
-        With one output for two classes, with the log-odds of the second. Raises ParameterError for other shapes, or if this head has dense
-        layers.
+        They are of standardised features, see `standardise`. With one output for two classes, with the log-odds of the second. Raises
+        ParameterError for other shapes, or if this head has dense layers.
         """
         if len(self.dense) > 1:
             raise ParameterError("A head with dense layers cannot start from a linear one. Give start='random', or no head_layers.")
@@ -101,8 +108,11 @@ class HeadNetwork(nn.Module):  # type: ignore[misc]
             output.bias.copy_(torch.from_numpy(bias))
 
     def arrays(self) -> dict[str, npt.NDArray[np.float32]]:
-        """The weights as `TrainedHead.of` takes them: copies, float32, by the names of ``state_dict``."""
-        return {name: weights.detach().cpu().float().numpy().copy() for name, weights in self.state_dict().items()}
+        """The weights as `TrainedHead.of` takes them: copies, float32, by the names of ``state_dict``, for features as they are."""
+        found = {name: weights.detach().cpu().double().numpy() for name, weights in self.state_dict().items()}
+        weight = found["dense.0.weight"] / self.scale.cpu().double().numpy()
+        found |= {"dense.0.weight": weight, "dense.0.bias": found["dense.0.bias"] - weight @ self.mean.cpu().double().numpy()}
+        return {name: value.astype(np.float32) for name, value in found.items()}
 
 
 class Network(nn.Module):  # type: ignore[misc]
@@ -119,8 +129,8 @@ class Network(nn.Module):  # type: ignore[misc]
         """The outputs of the head, and the last feature map."""
         if self.tail is None:
             return self.head(value), value
-        last_map = self.tail(value)
-        return self.head(self.tail.for_head(last_map)), last_map
+        features, last_map = self.tail(value)
+        return self.head(features), last_map
 
 
 def set_mode(network: Network, trained: Sequence[Stage], *, batchnorm: str) -> None:

@@ -14,7 +14,7 @@ import torch
 
 from headstart.backbones import torch_network
 from headstart.backbones.records import BackboneRecord, Stage
-from headstart.backbones.stages import End, Front, PooledStages, Tail, as_tail_input, cut, noise, stages_of
+from headstart.backbones.stages import End, Front, PooledStages, Tail, cut, noise, stages_of
 from headstart.backbones.timm_models import export_module
 from headstart.engine import Engine, TorchEngine, open_engine
 from headstart.errors import HeadstartError, ParameterError
@@ -23,7 +23,7 @@ from headstart.modalities.image import Preprocessing
 from headstart.modalities.image.augment import Augmentation
 from headstart.settings import MOST_VIEWS, FineTuning
 from headstart.training.inputs import DECODED_BYTES, ImageInputs, Inputs, Pixels, StoredInputs, affordable_views
-from headstart.training.job import Pretrained, Rows, TrainingJob
+from headstart.training.job import Pretrained, TrainingJob
 from headstart.training.network import Network, fold_batchnorm, frozen_digest
 from headstart.training.schedule import Schedule, trained_stages
 
@@ -60,11 +60,11 @@ class Prepared(Trainable):
 
 
 class Preparation:
-    """Prepares the network of one training, with stored activations in `folder`, for all training rows or those that will be used."""
+    """Prepares the network of one training, with stored activations in `folder`."""
 
-    def __init__(self, job: TrainingJob, start: Pretrained, *, folder: Path, rows: Rows | None = None) -> None:
+    def __init__(self, job: TrainingJob, start: Pretrained, *, folder: Path) -> None:
         self.job, self.plan, self.start, self.folder = job, job.plan, start, folder
-        self.rows = job.train if rows is None else rows
+        self.rows = job.train if job.stored is None else job.stored
         job.processes.check(job.plan)
         self.device = device_of(job.plan)
         job.processes.join(self.device)
@@ -80,17 +80,17 @@ class Preparation:
         whole: PooledStages = torch_network(
             dataclasses.replace(self.start.backbone, record=record), weights=self.start.weights, announce=job.listener.say
         )
-        whole.flat = plan.pooling == "flatten"
+        whole.flat, whole.every = plan.pooling == "flatten", plan.every_stage
         whole.eval()
         stages = stages_of(whole, side=self.preprocessing.size)
-        trained = trained_stages(plan, [stage.name for stage in stages])
+        trained = trained_stages(plan, [stage.name for stage in stages], [stage.flops for stage in stages])
         frozen = frozen_digest(whole.model, [stage for stage in stages if stage.name in trained], batchnorm=plan.batchnorm)
         tail, inputs, sample = self._cut(whole, stages, trained)
         teacher = copy.deepcopy(tail) if plan.retain == "distill" and tail is not None else None
         head, fitted = self._head(tail, sample)
         network = Network(tail, head).to(self.device)
         if tail is not None and plan.batchnorm == "inference":
-            fold_batchnorm(tail, lambda: tail(sample.to(self.device)))
+            fold_batchnorm(tail, lambda: tail(sample.to(self.device))[0])
         network.to(memory_format=torch.channels_last)
         return Prepared(
             network=network, inputs=inputs, stages=stages, augmentation=self.augmentation, device=self.device,
@@ -126,7 +126,7 @@ class Preparation:
                 activation = front(images)
             stored = self._stored(front, pixels, activation, stages[:first])
             if stored is not None:
-                return tail, stored, as_tail_input(activation.clone(), stored.channels_first)
+                return tail, stored, activation.clone()
         if first:
             self.job.listener.say("The frozen part runs in every epoch: its output cannot be stored.")
         with torch.inference_mode():
@@ -137,7 +137,7 @@ class Preparation:
     def _stored(self, front: Front | End, pixels: Pixels, activation: Any, before: Sequence[Stage]) -> StoredInputs | None:
         """Inputs that compute the frozen part once; None where the disk has no room for them."""
         job, folder, train = self.job, self.folder, len(self.rows)
-        epochs = Schedule.of(self.plan, train).epochs
+        epochs = Schedule.of(self.plan, len(job.train)).epochs
         asked = 0 if self.augmentation.still else self.plan.views or min(epochs, MOST_VIEWS)
         bytes_each = activation[0].numel() * 2
         views, size = affordable_views(asked, bytes_each=bytes_each, train=train, plain=len(job.validation), folder=folder)
@@ -158,7 +158,7 @@ class Preparation:
         count = max(views, 1) * train + len(job.validation)
         return StoredInputs(
             lambda: self._engine(front, count), pixels, job, train=self.rows, views=views, folder=folder, device=self.device,
-            channels_first=isinstance(front, Front) and front.channels_first,
+            layout=front.layout if isinstance(front, Front) else None,
         )  # fmt: skip
 
     def _engine(self, front: Front | End, count: int) -> Engine:
@@ -178,7 +178,7 @@ class Preparation:
         """The head at the start of the training, and whether it was fitted on frozen features."""
         job, plan = self.job, self.plan
         with torch.inference_mode():
-            width = int((sample if tail is None else tail.for_head(tail(sample))).shape[1])
+            width = int((sample if tail is None else tail(sample)[0]).shape[1])
         head = job.task.head(width, plan, seed=job.seed)
         if plan.start == "random" or plan.head_layers or plan.pooling == "flatten" or self.start.features is None:
             return head, False
@@ -186,7 +186,10 @@ class Preparation:
         if features is None:
             return head, False
         job.listener.stage("Fitting the head on frozen features")
-        job.task.fit_head(head, features, job.train, seed=job.seed)
+        layers = self.start.backbone.layers if plan.every_stage else (self.start.backbone.last,)
+        first = layers[0].start
+        layers = tuple(dataclasses.replace(layer, start=layer.start - first, stop=layer.stop - first) for layer in layers)
+        job.task.fit_head(head, features, job.train, layers=layers, seed=job.seed)
         return head, True
 
     def _penalty(self, network: Network, teacher: Tail | None) -> Penalty | None:
@@ -202,7 +205,7 @@ class Preparation:
 
         def term(values: Any, last_map: Any) -> Any:
             with torch.no_grad():
-                expected = teacher.network.last(teacher(values))
+                expected = teacher.network.last(teacher(values)[1])
             return distillation(tail.network.last(last_map), expected, strength)
 
         return term

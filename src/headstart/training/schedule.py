@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from headstart.errors import ParameterError, nearest
-from headstart.settings import DEFAULT_STEPS, GRADUAL, LEAST_EPOCHS, FineTuning
+from headstart.settings import DEFAULT_STEPS, GRADUAL, LEAST_EPOCHS, LEAST_STEPS, MOST_EPOCHS, FineTuning
 
 PARTIAL_STAGES = 2
-"""Number of last stages that ``partial`` trains by default."""
+PARTIAL_WORK = 0.6
+"""``partial`` trains the last stages that do at most this share of the operations, but at least `PARTIAL_STAGES`."""
 HEAD_SHARE = 0.25
 """Share of the epochs in which a randomly initialised head is trained alone, before the stages."""
 
@@ -28,7 +29,12 @@ class Schedule:
     def of(cls, plan: FineTuning, images: int) -> Schedule:
         """The schedule of a plan for this many training images."""
         each = max(1, math.ceil(images / plan.batch_size))
-        epochs = plan.epochs or max(LEAST_EPOCHS, math.ceil(DEFAULT_STEPS / each))
+        if plan.batchnorm == "train" and each > 1 and images % plan.batch_size == 1:
+            each -= 1  # one image has no statistics: it joins the batch before
+        epochs = math.ceil(DEFAULT_STEPS / each)
+        if plan.every_stage:
+            epochs = min(epochs, max(MOST_EPOCHS, math.ceil(LEAST_STEPS / each)))
+        epochs = plan.epochs or max(LEAST_EPOCHS, epochs)
         steps = epochs * each if plan.steps is None else plan.steps
         return cls(steps, each, min(round(plan.warmup * steps), DEFAULT_STEPS), plan.schedule == "cosine")
 
@@ -55,16 +61,17 @@ class Phase:
     stages: tuple[str, ...]
 
 
-def trained_stages(plan: FineTuning, names: Sequence[str]) -> tuple[str, ...]:
+def trained_stages(plan: FineTuning, names: Sequence[str], operations: Sequence[int] = ()) -> tuple[str, ...]:
     """The stages that are trained by the end, of the `names` of all, in the order of the network (``stem``, ``stage1``, ...).
 
-    Raises ParameterError for an unknown name, or more stages than there are.
+    `operations` are those of each stage for one image, by which ``partial`` chooses where it is not told. Raises ParameterError for an
+    unknown name, or more stages than there are.
     """
     if plan.strategy == "probe":
         return ()
     if plan.strategy == "full":
         return tuple(names)
-    asked = PARTIAL_STAGES if plan.unfreeze in (None, GRADUAL) else plan.unfreeze
+    asked = _affordable(operations, len(names)) if plan.unfreeze in (None, GRADUAL) else plan.unfreeze
     if isinstance(asked, str) and asked.strip().isdigit():
         asked = int(asked)
     if isinstance(asked, int) and not isinstance(asked, bool):
@@ -80,6 +87,13 @@ def trained_stages(plan: FineTuning, names: Sequence[str]) -> tuple[str, ...]:
         if name not in names:
             raise ParameterError(f"This backbone has no stage {name!r}; it has {', '.join(names)}.{nearest(name, names)}")
     return tuple(name for name in names if name in chosen)
+
+
+def _affordable(operations: Sequence[int], stages: int) -> int:
+    """How many of the last stages do at most `PARTIAL_WORK` of the operations."""
+    behind = [sum(operations[-count:]) for count in range(1, len(operations) + 1)]
+    count = sum(work <= PARTIAL_WORK * behind[-1] for work in behind) if operations else 0
+    return min(max(count, PARTIAL_STAGES), stages)
 
 
 def phases(plan: FineTuning, trained: Sequence[str], epochs: int, *, head_first: bool) -> tuple[Phase, ...]:

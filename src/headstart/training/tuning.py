@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from headstart.backbones import Backbone, timm_models
+from headstart.backbones import Backbone, Layer, timm_models
 from headstart.backbones.loading import NetworkCache
 from headstart.backbones.records import Stage
 from headstart.engine import torch_of_process
@@ -28,9 +29,6 @@ from headstart.training.network import frozen_digest, unfold, weights_digest
 from headstart.training.preparation import Preparation, Prepared, memory_errors
 from headstart.training.schedule import Schedule, phases, rates
 
-if TYPE_CHECKING:
-    from headstart.training.trained_head import TrainedHead
-
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FineTuned:
@@ -38,64 +36,113 @@ class FineTuned:
 
     backbone: Backbone  # with the trained weights, converted and stored; its digest is its own
     preprocessing: Preprocessing  # from an image to its input
-    head: TrainedHead  # takes the backbone's whole feature vector
+    head: Any  # takes the backbone's whole feature vector
     history: History  # epoch by epoch
     predictions: npt.NDArray[np.float64] | None  # for the validation images, calibrated (for labels: logits (m, k))
     stages: tuple[Stage, ...]  # all of the backbone
     trained: tuple[str, ...]  # names of those that were trained
     facts: tuple[str, ...]  # sentences on what was done
+    shipped: str = "trained"  # what the model is: ``trained``, ``probe`` (backbone and head are the frozen ones), or the ``mean`` of both
 
 
-def fine_tune(job: TrainingJob, start: Pretrained, *, cache: Path) -> FineTuned:
-    """Train a head and as much of its backbone as the plan says; the trained network is stored in the folder `cache`.
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A training that is done; its network is not converted yet."""
 
-    Raises ParameterError where the plan does not suit the backbone or the labels, or diverged before its first epoch was done; RunError
-    where checkpoints cannot be written or read; and Interrupted at Ctrl-C, when the state has been saved.
-    """
+    job: TrainingJob
+    start: Pretrained
+    prepared: Prepared
+    history: History
+    validation: npt.NDArray[np.float32] | None  # predictions for the validation images
+
+    @property
+    def epochs(self) -> int:
+        """Those that the plan has, of which it may have done fewer."""
+        return Schedule.of(self.job.plan, len(self.job.train)).epochs
+
+    @property
+    def learned(self) -> bool:
+        """Whether the weights are others than at the beginning, which may have been better than any epoch."""
+        return bool(self.history.best or self.job.plan.average or self.job.plan.keep == "last")
+
+    def given_up(self, backbone: Backbone, preprocessing: Preprocessing, head: Any) -> FineTuned:
+        """What came of it where the frozen backbone and the head on it are shipped."""
+        stopped = f"{self.history.stopped} The head on the frozen backbone is kept."
+        history = dataclasses.replace(self.history, best=None, stopped=stopped)
+        return FineTuned(
+            backbone=backbone, preprocessing=preprocessing, head=head, predictions=None, stages=self.prepared.stages,
+            trained=self.prepared.trained, history=history, facts=self.prepared.facts, shipped="probe",
+        )  # fmt: skip
+
+    def stored(self, cache: Path, *, temperature: float | None = None) -> FineTuned:
+        """The trained head, and the trained network converted and stored in the folder `cache`.
+
+        By default the head is calibrated on the validation images.
+        """
+        job, prepared = self.job, self.prepared
+        unchanged = _restore_weights(prepared, job.plan)
+        job.listener.stage("Converting the trained network")
+        with job.processes.first_on_machine():
+            backbone = _stored(prepared, self.start.backbone, cache)
+        layer = Layer("all", 0, backbone.last.stop) if job.plan.every_stage else backbone.layers[-1]
+        rows = job.validation if job.select_best else None
+        head, predictions = job.task.model(prepared.network.head, layer, backbone.dim, self.validation, rows)
+        if temperature is not None:
+            head = dataclasses.replace(head, temperature=temperature)
+        return FineTuned(
+            backbone=backbone, preprocessing=prepared.preprocessing, head=head, predictions=predictions, stages=prepared.stages,
+            trained=prepared.trained, history=self.history if job.select_best else dataclasses.replace(self.history, watched="test"),
+            facts=(*prepared.facts, unchanged),
+        )  # fmt: skip
+
+
+@contextlib.contextmanager
+def place_of(job: TrainingJob) -> Iterator[TrainingJob]:
+    """The job with a folder for its state: a temporary one where it has none. Interrupted at Ctrl-C, when the state has been saved."""
     timm_models.require("Fine-tuning")
     torch_of_process()
-    plan = job.plan
-    if plan.logger == "tensorboard":
-        require_tensorboard()
     with contextlib.ExitStack() as stack:
-        resumable, checkpoints = "", job.checkpoints
-        if checkpoints is None:
+        resumable = ""
+        if job.checkpoints is None:
             scratch = tempfile.TemporaryDirectory(prefix="headstart-training-", ignore_cleanup_errors=True)
-            checkpoints = CheckpointFolder(Path(stack.enter_context(scratch)))
-            job = dataclasses.replace(job, checkpoints=checkpoints)
+            job = dataclasses.replace(job, checkpoints=CheckpointFolder(Path(stack.enter_context(scratch))))
         else:
-            resumable = f" The state of the training is saved. To resume: --resume {checkpoints.run}"
-        stack.enter_context(memory_errors(plan))
-        on_epoch = None
-        if plan.logger == "tensorboard" and job.events is not None and job.processes.is_first:
-            on_epoch = stack.enter_context(contextlib.closing(EventFiles(job.events))).epoch
+            resumable = f" The state of the training is saved. To resume: --resume {job.checkpoints.run}"
+        stack.enter_context(memory_errors(job.plan))
         try:
-            prepared = Preparation(job, start, folder=checkpoints.activations).run()
-            head_first, epochs = not prepared.fitted_head and plan.start == "probe", Schedule.of(plan, len(job.train)).epochs
-            training = Training(
-                job, prepared, phases=phases(plan, prepared.trained, epochs, head_first=head_first), rates=rates(plan, prepared.trained),
-                on_epoch=on_epoch,
-            )  # fmt: skip
-            return _result(job, start, prepared, training, history=training.run(), cache=cache)
+            yield job
         except Stopped:
             raise Interrupted(f"Interrupted.{resumable}") from None
 
 
-def _result(job: TrainingJob, start: Pretrained, prepared: Prepared, training: Training, *, history: History, cache: Path) -> FineTuned:
-    """The trained head, and the trained network converted and stored."""
-    unchanged = _restore_weights(prepared, job.plan)
-    job.listener.stage("Converting the trained network")
-    with job.processes.first_on_machine():
-        backbone = _stored(prepared, start.backbone, cache)
-    head, predictions = job.task.model(
-        prepared.network.head, backbone.layers[-1], backbone.dim, training.validation.predictions,
-        job.validation if job.select_best else None,
-    )  # fmt: skip
-    return FineTuned(
-        backbone=backbone, preprocessing=prepared.preprocessing, head=head, predictions=predictions, stages=prepared.stages,
-        trained=prepared.trained, history=history if job.select_best else dataclasses.replace(history, watched="test"),
-        facts=(*prepared.facts, unchanged),
-    )  # fmt: skip
+def train(job: TrainingJob, start: Pretrained) -> Trained:
+    """Train a head and as much of its backbone as the plan says; the job is that of a `place_of`.
+
+    Raises ParameterError where the plan does not suit the backbone or the labels, or diverged before its first epoch was done; RunError
+    where checkpoints cannot be written or read.
+    """
+    plan = job.plan
+    assert job.checkpoints is not None
+    with contextlib.ExitStack() as stack:
+        on_epoch = None
+        if plan.logger == "tensorboard":
+            require_tensorboard()
+            if job.events is not None and job.processes.is_first:
+                on_epoch = stack.enter_context(contextlib.closing(EventFiles(job.events))).epoch
+        prepared = Preparation(job, start, folder=job.checkpoints.activations).run()
+        head_first, epochs = not prepared.fitted_head and plan.start == "probe", Schedule.of(plan, len(job.train)).epochs
+        training = Training(
+            job, prepared, phases=phases(plan, prepared.trained, epochs, head_first=head_first), rates=rates(plan, prepared.trained),
+            on_epoch=on_epoch,
+        )  # fmt: skip
+        history = training.run()
+    return Trained(job, start, prepared, history, training.validation.predictions)
+
+
+def fine_tune(job: TrainingJob, start: Pretrained, *, cache: Path) -> FineTuned:
+    """`train`, and store the trained network in the folder `cache`; Interrupted at Ctrl-C, when the state has been saved."""
+    with place_of(job) as placed:
+        return train(placed, start).stored(cache)
 
 
 def _restore_weights(prepared: Prepared, plan: FineTuning) -> str:

@@ -45,7 +45,7 @@ def _reliability_and_curve(learned: Learned, context: LearningContext) -> tuple[
             by_class=settings.coverage_by_class, seed=settings.seed,
         )  # fmt: skip
         curve = None
-        if learned.fine_tuned is None and len(train) >= _FEW:
+        if not learned.is_tuned and len(train) >= _FEW:
             curve = learning_curve(
                 values, targets, choice=choice, layers=table.layers, class_weight=settings.class_weight, groups=groups,
                 seed=settings.seed, progress=context.listener.progress,
@@ -57,7 +57,7 @@ def _reliability_and_curve(learned: Learned, context: LearningContext) -> tuple[
     evidence = [candidate.to_dict() | {"seconds": 0} for candidate in choice.evidence if candidate.chosen]
     layers = [(layer.name, layer.start, layer.stop) for layer in table.layers]
     key = result_key("reliability", asked, evidence, layers, values, targets, scores, [] if groups is None else groups)
-    said, arrays = unpacked(compute() if learned.fine_tuned is not None else context.prepared.cached(key, compute))
+    said, arrays = unpacked(compute() if learned.is_tuned else context.prepared.cached(key, compute))
     curve = None if said["curve"] is None else LearningCurve.from_dict(said["curve"])
     return Reliability.from_state(said["reliability"], arrays), curve
 

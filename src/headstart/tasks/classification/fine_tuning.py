@@ -1,0 +1,224 @@
+"""Training the backbone further: the job, the training, what is shipped of it, and the training on all images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from headstart.backbones.beside import beside, columns
+from headstart.data.split import hold_out
+from headstart.errors import DataError
+from headstart.features import BackboneExtractor
+from headstart.features.prepared import Prepared, trained, trained_folder
+from headstart.features.table import FeatureTable, taken
+from headstart.heads.labels import EncodedLabels, class_weights, encode, image_weights
+from headstart.matrix import columns_of
+from headstart.selection import Candidate, Choice
+from headstart.selection.mean import MeanHead
+from headstart.tasks.classification.shipping import MEAN, PROBE, TRAINED, Contender, Rival, best_of, contenders, reason_of
+from headstart.tasks.task import LearningContext
+from headstart.text import plural
+from headstart.training.job import Pretrained, Resumable, TrainingJob
+
+if TYPE_CHECKING:
+    from headstart.backbones import Backbone
+    from headstart.training.history import History
+    from headstart.training.tuning import FineTuned, Trained
+
+Learning = tuple[Choice, "FineTuned", Prepared]
+"""The model, what came of the training, and what gives the features that the model takes."""
+
+
+def job_of(table: FeatureTable, context: LearningContext) -> TrainingJob:
+    """What is to be trained on the training rows of a table, some of which are held out to choose by."""
+    from headstart.training.labels import LabelTraining, make_loss
+
+    settings, train, test = context.settings, table.train, table.test
+    plan, resumable = settings.fine_tuning.for_images(len(train)), context.resumable or Resumable()
+    targets, groups, images = encode(table.targets[train]), table.groups_among(train), taken(table.dataset.images, train)
+    rows, held, indicators = np.arange(len(train)), np.empty(0, dtype=np.int64), targets.indicators
+    if plan.validation_share:
+        rows, held = hold_out(targets.codes, share=plan.validation_share, groups=groups, seed=settings.seed)
+    elif len(test):
+        held = np.arange(len(train), len(train) + len(test))
+        labels = table.targets[test]
+        further = labels.astype(bool) if targets.link.independent else labels[:, None] == targets.classes
+        indicators, images = np.concatenate([indicators, further]), taken(table.dataset.images, np.concatenate([train, test]))
+    weights = None if settings.class_weight is None else class_weights(targets.take(rows), settings.class_weight).astype(np.float32)
+    task = LabelTraining(
+        indicators=indicators.astype(np.float32), classes=targets.classes,
+        loss=make_loss(plan, link=targets.link, classes=indicators.shape[1], class_weights=weights),
+        groups=None if groups is None else np.unique(groups, return_inverse=True)[1], label_dtype=targets.dtype,
+    )  # fmt: skip
+    return TrainingJob(
+        **vars(resumable), plan=plan, task=task, images=images, train=rows.astype(np.int64), validation=held.astype(np.int64),
+        select_best=bool(plan.validation_share), seed=settings.seed, listener=context.listener,
+        stored=np.arange(len(train), dtype=np.int64) if plan.chooses and plan.refit else None,
+    )  # fmt: skip
+
+
+def pretrained(table: FeatureTable, context: LearningContext, job: TrainingJob) -> Pretrained:
+    """What the training of a job starts from."""
+    extractor, settings = context.prepared.extractor, context.prepared.settings
+    backbone = extractor.backbone
+    start = 0 if job.plan.every_stage else backbone.last.start
+
+    def start_features(size: int) -> npt.NDArray[np.float32] | None:
+        """The frozen features of the training rows at this image size."""
+        if job.plan.pixels != "backbone" or (size != backbone.record.input_size and not backbone.any_size):
+            return None
+        if size == extractor.preprocessing.size and table.values.shape[1] == backbone.dim:
+            return columns_of(table.values, table.train[job.train], start, backbone.last.stop)
+        resized = BackboneExtractor(backbone, preprocessing=replace(extractor.preprocessing, size=size), engine=settings.engine)
+        with context.prepared.store() as store:
+            features = resized(taken(job.images, job.train), store=store, progress=job.listener.progress, warn=job.listener.warn)
+        if features.refused:
+            raise DataError(f"An image can no longer be read: {features.refused[0]}. Do not change the images during a training.")
+        return features.values[:, start : backbone.last.stop]
+
+    return Pretrained(
+        backbone=backbone, preprocessing=extractor.preprocessing, weights=settings.weights, engine=settings.engine, features=start_features
+    )
+
+
+def learn_further(table: FeatureTable, context: LearningContext, probe: Choice | None) -> Learning:
+    """Train; where the plan chooses, ship what the validation images prefer, trained again on all training images."""
+    from headstart.training.tuning import place_of, train
+
+    with place_of(job_of(table, context)) as job:
+        if probe is None or not job.plan.chooses:
+            first = train(job, pretrained(table, context, job))
+            with trained_folder() as folder:
+                return _trained(first.stored(folder), job, table, context, probe, folder)
+        rival = _rival(job, table, context, probe)
+        job = _taught(job, rival.teaching)
+        first = train(job, pretrained(table, context, job))
+        return _shipped(first, rival, table, context, probe)
+
+
+def _rival(job: TrainingJob, table: FeatureTable, context: LearningContext, probe: Choice) -> Rival:
+    rows, held, settings = table.train[job.train], table.train[job.validation], context.settings
+    with job.processes.first_on_machine():
+        return Rival.of(probe, table, rows, held, class_weight=settings.class_weight, seed=settings.seed)
+
+
+def _trained(
+    tuned: FineTuned, job: TrainingJob, table: FeatureTable, context: LearningContext, probe: Choice | None, folder: Path
+) -> Learning:  # fmt: skip
+    """The trained network, without a choice."""
+    targets = encode(table.targets[table.train])
+    row, out_of_sample = _described(tuned.trained, tuned.history, job), np.full(targets.indicators.shape, np.nan)
+    if tuned.predictions is not None and job.select_best:
+        out_of_sample[job.validation] = tuned.predictions
+        row = Contender(TRAINED, tuned.predictions, targets.take(job.validation)).candidate(row, chosen=True)
+    earlier = () if probe is None else tuple(replace(candidate, chosen=False) for candidate in probe.evidence)
+    choice = Choice(estimator=tuned.head, evidence=(row, *earlier), out_of_sample=out_of_sample, reason=_reason(tuned, job))
+    return choice, tuned, trained(context.prepared.settings, tuned.backbone, tuned.preprocessing, folder)
+
+
+def _shipped(first: Trained, rival: Rival, table: FeatureTable, context: LearningContext, probe: Choice) -> Learning:
+    """Of the probe, the trained network and the mean of both that which the validation images prefer."""
+    from headstart.training.tuning import train
+
+    job, extractor, targets = first.job, context.prepared.extractor, encode(table.targets[table.train])
+    found = contenders(
+        rival.held, first.validation if first.learned else None, _weighted(targets.take(job.validation), context),
+        mean=first.prepared.preprocessing == extractor.preprocessing and job.plan.pooling == "avg",
+    )  # fmt: skip
+    shipped = found[str(job.processes.agreed(Path(best_of(found).name)))]
+    choice = replace(probe, evidence=_evidence(found, shipped, probe, first), reason=reason_of(found, shipped))
+    if shipped.name == PROBE:
+        return choice, first.given_up(extractor.backbone, extractor.preprocessing, probe.estimator), context.prepared
+    again = _again(first, probe) if job.plan.refit else None
+    last = first if again is None else train(again, pretrained(table, context, again))
+    with trained_folder() as folder:
+        tuned = last.stored(folder, temperature=found[TRAINED].temperature)
+        if shipped.name == MEAN:
+            tuned = _with_probe(tuned, probe, extractor.backbone, temperature=shipped.temperature, folder=folder)
+        tuned = replace(tuned, history=_history(first, last), shipped=shipped.name)
+        prepared = trained(context.prepared.settings, tuned.backbone, tuned.preprocessing, folder)
+    out_of_sample = np.full(targets.indicators.shape, np.nan)
+    out_of_sample[job.validation] = shipped.logits
+    return replace(choice, estimator=tuned.head, out_of_sample=out_of_sample), tuned, prepared
+
+
+def _weighted(targets: EncodedLabels, context: LearningContext) -> EncodedLabels:
+    return replace(targets, weights=image_weights(targets, context.settings.class_weight))
+
+
+def _with_probe(tuned: FineTuned, probe: Choice, frozen: Backbone, *, temperature: float, folder: Path) -> FineTuned:
+    """The mean of the probe and the trained network, on both networks beside each other."""
+    backbone = beside(frozen, tuned.backbone, cache=folder)
+    heads = (probe.estimator, tuned.head)
+    head = MeanHead(heads=heads, columns=columns(frozen, tuned.backbone), n_features_in_=backbone.dim, temperature=temperature)
+    return replace(tuned, backbone=backbone, head=head)
+
+
+def _taught(job: TrainingJob, teaching: npt.NDArray[np.float64]) -> TrainingJob:
+    """The job with the probe as a teacher: `teaching` are its probabilities (n, k) of the images that are learned from."""
+    from headstart.training.labels import LabelTraining
+
+    assert isinstance(job.task, LabelTraining)
+    return replace(job, task=job.task.taught(teaching, job.train, share=job.plan.teacher))
+
+
+def _again(first: Trained, probe: Choice) -> TrainingJob:
+    """The same training on all training images, for as many epochs as were best."""
+    job, epochs = first.job, first.history.best
+    assert job.checkpoints is not None
+    assert probe.out_of_sample is not None
+    rows, checkpoints = np.arange(len(job.train) + len(job.validation), dtype=np.int64), job.checkpoints.again
+    again = replace(
+        job, plan=replace(job.plan, epochs=first.epochs, steps=None), train=rows, validation=rows[:0], select_best=False, until=epochs,
+        checkpoints=checkpoints, resume=job.resume and checkpoints.has_checkpoint,
+        events=None if job.events is None else job.events / "again",
+    )  # fmt: skip
+    job.listener.say(f"Training again, on all {len(rows)} training images, for {plural(epochs or first.epochs, 'epoch')}.")
+    return _taught(again, probe.estimator.link_.probabilities(probe.out_of_sample))
+
+
+def _history(first: Trained, last: Trained) -> History:
+    """That of the first training, by which was chosen; with a sentence on the second."""
+    if last is first:
+        return first.history
+    epochs, images = plural(len(last.history.epochs), "epoch"), len(last.job.train)
+    return replace(first.history, stopped=f"{first.history.stopped} Trained again on all {images} training images for {epochs}.")
+
+
+def _evidence(found: Mapping[str, Contender], shipped: Contender, probe: Choice, first: Trained) -> tuple[Candidate, ...]:
+    """What was compared, the shipped model first, and how the probe was chosen."""
+    row = _described(first.prepared.trained, first.history, first.job)
+    winner = next(candidate for candidate in probe.evidence if candidate.chosen)
+    rows = {TRAINED: row, MEAN: replace(row, view=f"the frozen backbone and {row.view}", head=f"mean of {winner.head} and {row.head}")}
+    compared = [contender.candidate(rows[name], chosen=contender is shipped) for name, contender in found.items() if name in rows]
+    compared.sort(key=lambda candidate: (not candidate.chosen, candidate.log_loss))
+    earlier = [replace(candidate, chosen=candidate.chosen and shipped.name == PROBE) for candidate in probe.evidence]
+    return tuple(sorted([*compared, *earlier], key=lambda candidate: not candidate.chosen))
+
+
+def _described(stages: tuple[str, ...], history: History, job: TrainingJob) -> Candidate:
+    """The trained network as evidence, without scores."""
+    plan, nan = job.plan, float("nan")
+    words = f"dense {'-'.join(map(str, plan.head_layers))}" if plan.head_layers else "linear"
+    return Candidate(
+        view=f"{', '.join(stages)} trained" if stages else "the frozen backbone", layers=("all",) if plan.every_stage else ("last",),
+        head=f"{words} head", hyperparameters={"epoch": float(history.best)} if history.best else {},
+        images=len(job.validation) * job.select_best, accuracy=nan, accuracy_error=nan, log_loss=nan, log_loss_error=nan,
+        seconds=history.seconds, chosen=True,
+    )  # fmt: skip
+
+
+def _reason(tuned: FineTuned, job: TrainingJob) -> str:
+    plan, epochs, history, images = job.plan, len(tuned.history.epochs), tuned.history, len(job.validation)
+    if not job.select_best:
+        return f"the training was asked for, and its last epoch ({epochs}) is kept"
+    if plan.average or plan.keep == "last":
+        return f"the training was asked for, and its last {'epochs are averaged' if plan.average else 'epoch is kept'}"
+    if history.best is None:
+        return f"the training was asked for, but none of its {epochs} epochs was better on {images} validation images"
+    return f"the training was asked for; epoch {history.best} of {epochs} was best on {images} validation images"
