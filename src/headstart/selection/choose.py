@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 HEADS = ("auto", *heads.HEADS)  # what `head` may be
 SMALL = 1500  # images up to which several threads would rather wait for each other than help
 SIMPLICITY = ("centroid", "logistic", "ridge", "neighbours", "kernel_ridge")  # from the simplest to the least simple
-VERSION = 7  # of cached choices; changes with anything that changes what is chosen
+VERSION = 8  # of cached choices; changes with anything that changes what is chosen
 
 
 def choose_head(
