@@ -59,7 +59,7 @@ class LearningCurve:
     gain: float | None = None  # the increase over the law's value for all images
     gain_interval: tuple[float, float] | None = None  # 95 %
     law: tuple[float, float, float] | None = None  # (floor, factor, exponent): error = floor + factor * (m / n)^-exponent
-    tested: int = 0  # how many images each size was tested on
+    tested: int = 0  # how many images each size but the last was tested on
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
