@@ -68,9 +68,9 @@ def search_kernel(
         here = best
     trials = sorted((trial for trial in tried.values() if trial is not None), key=lambda trial: trial.loss)
     if trials:  # the walk does without bends, which take time and hardly change what is best
-        best = trials[0]
-        logits = targets.calibrate(best.logits, shifts=False, bends=True)(best.logits)
-        trials[0] = replace(best, logits=logits, loss=targets.log_loss(logits))
+        first = trials[0]
+        logits = targets.calibrate(first.logits, shifts=False, bends=True)(first.logits)
+        trials[0] = replace(first, logits=logits, loss=targets.log_loss(logits))
     return trials
 
 
