@@ -214,7 +214,7 @@ def test_a_training_that_does_not_pay_leaves_the_probe(
     ruined: bool, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ruined by a rate that is far too high; and where it went well, but validation images prefer the probe."""
-    plan = replace(PLAN, ship="auto", **({"lr": 0.3, "clip": 0} if ruined else {}))
+    plan = replace(PLAN, ship="auto", **({"lr": 0.3, "clip": 0} if ruined else {"keep": "last"}))
     result = _fit_that_ships("probe", monkeypatch, pictures, tmp_path / "run", plan)
     plain = fit(pictures, settings=replace(SETTINGS, fine_tuning=None))
     np.testing.assert_array_equal(result.test.outcome.probabilities, plain.test.outcome.probabilities)
@@ -238,7 +238,7 @@ def test_interrupted_while_it_is_trained_again(pictures: Path, tmp_path: Path, m
     """The same bits as without the interruption; and the first training is not done again."""
     from headstart.training.loop import Training
 
-    plan, usual, steps = replace(PLAN, ship="auto", teacher=0.3, epochs=1), Training.step, 0
+    plan, usual, steps = replace(PLAN, ship="auto", teacher=0.3, epochs=1, keep="last"), Training.step, 0
     _fit_that_ships("trained", monkeypatch, pictures, tmp_path / "whole", plan)
 
     def step(self: Training, batch: Any) -> str | None:
