@@ -170,7 +170,7 @@ def test_a_failure_leaves_nothing_to_be_resumed(cli: Cli, pictures: Path, monkey
     def fail(*_: Any, **__: Any) -> None:
         raise ParameterError("It was not to be.")
 
-    monkeypatch.setattr(tuning, "fine_tune", fail)
+    monkeypatch.setattr(tuning, "train", fail)
     assert cli("fit", pictures, "--strategy", "partial", "--head", "centroid").err.endswith("Error: It was not to be.\n")
     assert not Path("runs").exists()
     for error, said in ((KeyboardInterrupt(), "Interrupted. Finished work is kept; run the same command again to resume."),):
@@ -178,7 +178,7 @@ def test_a_failure_leaves_nothing_to_be_resumed(cli: Cli, pictures: Path, monkey
         def interrupt(*_: Any, error: BaseException = error, **__: Any) -> None:
             raise error
 
-        monkeypatch.setattr(tuning, "fine_tune", interrupt)
+        monkeypatch.setattr(tuning, "train", interrupt)
         done = cli("fit", pictures, "--strategy", "partial", "--head", "centroid")
         assert (done.code, done.err.splitlines()[-1]) == (130, said)
         assert not Path("runs").exists()

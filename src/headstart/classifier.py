@@ -244,7 +244,8 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         A fine-tuned network exists nowhere else, so the state carries it along.
         """
         state: dict[str, Any] = super().__getstate__()
-        if "_fitted" in state and state["_fitted"].extractor.backbone.tuned:
+        tuned = state.get("fine_tuned_")
+        if tuned is not None and "_fitted" in state and tuned.backbone.tuned:
             state["_network"] = state["_fitted"].extractor.backbone.network.read_bytes()
         return {name: value for name, value in state.items() if name not in ("_current", "_fitted", "extractor_")}
 
