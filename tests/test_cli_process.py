@@ -276,7 +276,7 @@ def test_ctrl_c_and_a_kill_and_then_the_same_model(cli: Cli, pictures: Path, cac
     # the whole command, typed again, does no harm
     done = Command("fit", pictures, "--resume", "run", "--out", "run", "--cache", cache, *BEGIN).ended()
     assert done.returncode == 0, done.stderr
-    assert "Resuming after step 8 of 16." in done.stderr
+    assert re.search(r"Resuming after step (\d+) of (\d+)\.", done.stderr)
     assert not Path("run.training").exists()
     assert Path("run/model.onnx").read_bytes() == (undisturbed / "model.onnx").read_bytes()
     first, second = (json.loads((run / "manifest.json").read_text("utf-8")) for run in (undisturbed, Path("run")))

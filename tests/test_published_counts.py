@@ -29,7 +29,8 @@ TORCHVISION = {
     "tf_efficientnet_b0": 5_288_548, "tf_efficientnet_b1": 7_794_184, "tf_efficientnet_b2": 9_109_994, "tf_efficientnet_b3": 12_233_232,
     "tf_efficientnet_b4": 19_341_616, "tf_efficientnet_b5": 30_389_784, "densenet121": 7_978_856, "densenet169": 14_149_480,
     "densenet201": 20_013_928, "convnext_tiny": 28_589_128, "convnext_small": 50_223_688, "convnext_base": 88_591_464,
-    "convnext_large": 197_767_336, "vit_base_patch16_224": 86_567_656, "swin_tiny_patch4_window7_224": 28_288_354, "tf_efficientnetv2_s": 21_458_488,
+    "convnext_large": 197_767_336, "vit_base_patch16_224": 86_567_656, "swin_tiny_patch4_window7_224": 28_288_354,
+    "tf_efficientnetv2_s": 21_458_488,
 }  # fmt: skip
 
 # Keras 2.3's documentation of its applications, column "Parameters"
@@ -47,8 +48,8 @@ KERAS_MILLIONS = {
 }  # fmt: skip
 
 # In millions, of parameters alone: the README of EfficientNet-Lite in github.com/tensorflow/tpu; for ViT-S/16 that of DeiT-S, which is the
-# same network, in Table 1 of Touvron et al. 2021 (Training data-efficient image transformers); of TinyViT and DINOv2 the README; of ConvNeXt
-# V2 and MobileNetV4 the tables of the papers
+# same network, in Table 1 of Touvron et al. 2021 (Training data-efficient image transformers); of TinyViT and DINOv2 the README;
+# of ConvNeXt V2 and MobileNetV4 the tables of the papers
 MILLIONS = {
     "tf_efficientnet_lite0": "4.7", "tf_efficientnet_lite1": "5.4", "tf_efficientnet_lite2": "6.1", "vit_small_patch16_224": "22",
     "tiny_vit_5m_224": "5.4", "tiny_vit_11m_224": "11", "tiny_vit_21m_224": "21", "convnextv2_atto": "3.7", "convnextv2_nano": "15.6",
