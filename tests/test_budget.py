@@ -112,6 +112,15 @@ def test_an_interrupted_search_keeps_the_best_so_far(pictures: Path, monkeypatch
     assert "Continuing with the best backbone so far" in listener.warnings[0]
 
 
+def test_a_search_that_has_nothing_yet_is_interrupted_as_a_whole(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(self: Any, *_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(searching.Searching, "_score", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fitted(pictures, 300.0)
+
+
 def test_a_backbone_that_cannot_be_loaded_is_skipped_with_the_reason(pictures: Path, candidates: Callable[..., None]) -> None:
     candidates("lite0@64+lite0", "lite1@48")
     result = fitted(pictures, 300.0)

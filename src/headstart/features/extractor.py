@@ -20,7 +20,7 @@ import numpy.typing as npt
 from headstart.backbones import Backbone, Layer, torch_network
 from headstart.backbones.loading import BUILD
 from headstart.engine import Engine, Outputs, ahead, available_cores, check_kind, gpu_is_there, open_engine
-from headstart.errors import ImageError, StoreError
+from headstart.errors import DataError, ImageError, StoreError
 from headstart.matrix import allocated, compacted, spread_out
 from headstart.modalities.image import ImageSource, Preprocessing, image_digest, image_name, quiet_decoding, source_bytes
 from headstart.progress import Progress
@@ -46,6 +46,12 @@ class Features:
     refused_at: tuple[int, ...]  # their positions
     computed: int  # how many rows were computed now rather than found in the store
     digests: tuple[bytes, ...] = ()  # the SHA-256 of each row's image (`image_digest`)
+
+    def complete(self, during: str) -> npt.NDArray[np.float32]:
+        """The values of images all of which could be read before; DataError where one has changed `during` what is going on."""
+        if self.refused:
+            raise DataError(f"An image can no longer be read: {self.refused[0]}. Do not change the images during {during}.")
+        return self.values
 
 
 class BackboneExtractor:

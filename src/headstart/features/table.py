@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from headstart.backbones import Layer
 from headstart.data import Dataset
+from headstart.data.split import hold_out
 from headstart.errors import DataError, ImageError
 from headstart.features.extractor import Features, Images
 from headstart.matrix import FeatureMatrix, take_rows
@@ -66,6 +67,13 @@ class FeatureTable:
     def groups_among(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64] | None:
         """The groups of some rows, as scikit-learn takes them: None where every input of the table stands alone."""
         return None if stand_alone(self.groups) else self.groups[rows]
+
+    def hold_out(self, rows: npt.NDArray[np.int64], *, share: float, seed: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Some of the rows in two parts, the second of them with this share: stratified, inputs of one group on one side.
+
+        Both are positions among `rows`. Errors as of `headstart.data.split.hold_out`.
+        """
+        return hold_out(self.dataset.targets.strata[rows], share=share, groups=self.groups_among(rows), seed=seed)
 
     def take(self, rows: npt.ArrayLike) -> Self:
         """The table of some rows, in that order."""

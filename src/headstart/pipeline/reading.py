@@ -10,7 +10,7 @@ import numpy as np
 
 from headstart.audit import Plan
 from headstart.data import Dataset, dataset_of, read_annotations
-from headstart.data.split import check_hold_out, folds, hold_out
+from headstart.data.split import check_hold_out, folds
 from headstart.errors import DataError, ParameterError
 from headstart.features.table import FeatureTable
 from headstart.run import is_run
@@ -73,8 +73,7 @@ def split(task: Task, table: FeatureTable, settings: FitSettings) -> tuple[Featu
     dataset, how = _with_given_parts(table.dataset)
     if not how:
         parts = dataset.parts.copy()
-        groups = table.groups_among(np.arange(len(dataset)))
-        train, test = hold_out(dataset.targets.strata, share=settings.test_share, groups=groups, seed=settings.seed)
+        train, test = table.hold_out(np.arange(len(dataset)), share=settings.test_share, seed=settings.seed)
         parts[train], parts[test] = "train", "test"
         dataset = replace(dataset, parts=parts)
         grouped = " by group" if dataset.grouped else ""

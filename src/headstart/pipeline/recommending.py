@@ -15,9 +15,9 @@ import numpy as np
 from headstart.backbones import BackboneRecord, catalogue, find
 from headstart.backbones.loading import at_hand, expected_means
 from headstart.data import Dataset
-from headstart.data.split import hold_out
 from headstart.features.prepared import Prepared
 from headstart.features.table import FeatureTable
+from headstart.matrix import FeatureMatrix, column_means
 from headstart.metrics import accuracy_interval
 from headstart.pipeline.fitting import untested
 from headstart.pipeline.searching import FEW, Searching
@@ -112,12 +112,11 @@ def _sampled(task: Task, table: FeatureTable, context: LearningContext, until: f
     """A search on some of the training images, with their features by the first backbone."""
     train, listener, prepared = table.train, context.listener, context.prepared
     if len(train) > FEW:
-        strata, groups = table.dataset.targets.strata[train], table.groups_among(train)
-        train = train[hold_out(strata, share=FEW / len(train), groups=groups, seed=context.settings.seed)[1]]
+        train = train[table.hold_out(train, share=FEW / len(train), seed=context.settings.seed)[1]]
     listener.stage(f"Extracting features of {len(train)} images")
     some = table.take(train)
-    found = prepared.extract(some.dataset.images, progress=listener.progress, warn=listener.warn)
-    return Searching(task, some.with_values(found.values, prepared.extractor.layers), context, until)
+    values = prepared.extract(some.dataset.images, progress=listener.progress, warn=listener.warn).complete("a search")
+    return Searching(task, some.with_values(values, prepared.extractor.layers), context, until)
 
 
 def _row(trial: Searching, tried: Tried, wishes: Wishes, *, images: int) -> Recommended:
@@ -200,11 +199,11 @@ def _latency(trial: Searching, prepared: Prepared) -> float:
     return 1000 * sum(seconds)
 
 
-def _distance(prepared: Prepared, values: Any) -> float | None:
+def _distance(prepared: Prepared, values: FeatureMatrix) -> float | None:
     """How far images are from those of the pre-training; see `Recommendation`."""
     backbone = prepared.extractor.backbone
     expected = expected_means(backbone)
     if expected is None:
         return None
-    last = backbone.last
-    return float(np.abs(values[:, last.start : last.stop].mean(axis=0) - expected).sum() / expected.sum())
+    means = column_means(values)[backbone.last.start : backbone.last.stop]
+    return float(np.abs(means - expected).sum() / expected.sum())

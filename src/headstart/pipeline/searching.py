@@ -14,8 +14,7 @@ import numpy.typing as npt
 
 from headstart.backbones.composed import Specification
 from headstart.backbones.loading import at_hand, find
-from headstart.data.split import hold_out
-from headstart.errors import DataError, HeadstartError, ParameterError
+from headstart.errors import HeadstartError, ParameterError
 from headstart.features.prepared import Prepared, prepare
 from headstart.features.table import FeatureTable, taken
 from headstart.matrix import FeatureMatrix
@@ -51,6 +50,8 @@ def search(task: Task, table: FeatureTable, context: LearningContext, *, until: 
     try:
         found.run()
     except KeyboardInterrupt:
+        if not found.scored:
+            raise
         context.listener.warn("The search was interrupted. Continuing with the best backbone so far; press Ctrl-C again to stop.")
     return found.result()
 
@@ -81,10 +82,9 @@ class Searching:
     def __post_init__(self) -> None:
         self.listener = self.context.listener
         self.train = self.table.train
-        groups, strata = self.table.groups_among(self.train), self.table.dataset.take(self.train).targets.strata
         self.few = np.arange(len(self.train))
         if len(self.train) > 1.5 * FEW:
-            self.few = hold_out(strata, share=FEW / len(self.train), groups=groups, seed=self.context.settings.seed)[1]
+            self.few = self.table.hold_out(self.train, share=FEW / len(self.train), seed=self.context.settings.seed)[1]
 
     def run(self) -> None:
         """Try candidates in order, each within what is left of the time."""
@@ -95,7 +95,7 @@ class Searching:
 
     def result(self) -> Searched:
         """The best of all that were scored on all training rows."""
-        best = best_of([candidate.row for candidate in self.scored.values()])
+        best = self._best()
         chosen = self.scored[best.backbone]
         rows = tuple(replace(row, outcome="chosen") if row.backbone == best.backbone else row for row in self.rows)
         if chosen.prepared is self.context.prepared:
@@ -120,11 +120,10 @@ class Searching:
 
     def exponent(self, name: str) -> float:
         """How fast errors fall with the number of images, going by half of them: error ~ images^-exponent, within 0 to 0.5."""
-        scored, rows = self.scored[name], np.arange(len(self.train))
+        scored = self.scored[name]
         if not 0 < scored.row.accuracy < 1:
             return 0.25
-        strata, groups = self.table.dataset.targets.strata[self.train], self.table.groups_among(self.train)
-        half = rows[hold_out(strata, share=0.5, groups=groups, seed=self.context.settings.seed)[0]]
+        half = self.table.hold_out(self.train, share=0.5, seed=self.context.settings.seed)[0]
         learned = self._learn(scored.prepared, half, f"Searching: {name} on half of the images")
         before, now = (1 - row.accuracy + 0.5 / row.images for row in (learned.choice.evidence[0], scored.row))
         return min(max(float(np.log2(before / now)), 0.0), 0.5)
@@ -185,10 +184,7 @@ class Searching:
 
     def _extracted(self, prepared: Prepared, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         images = taken(self.table.dataset.images, positions)
-        found = prepared.extract(images, progress=self.listener.progress, warn=self.listener.warn)
-        if found.refused:
-            raise DataError(f"An image can no longer be read: {found.refused[0]}. Do not change the images during a search.")
-        return found.values
+        return prepared.extract(images, progress=self.listener.progress, warn=self.listener.warn).complete("a search")
 
     def _behind(self, few: Learned) -> str:
         """Why a candidate that was tried on few rows is not tried on all: it is worse there than the best so far. Empty where it is not."""

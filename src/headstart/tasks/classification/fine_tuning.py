@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from headstart.backbones.beside import beside, columns
 from headstart.data.split import hold_out
-from headstart.errors import DataError
 from headstart.features import BackboneExtractor
 from headstart.features.prepared import Prepared, trained, trained_folder
 from headstart.features.table import FeatureTable, taken
@@ -77,9 +76,7 @@ def pretrained(table: FeatureTable, context: LearningContext, job: TrainingJob) 
         resized = BackboneExtractor(backbone, preprocessing=replace(extractor.preprocessing, size=size), engine=settings.engine)
         with context.prepared.store() as store:
             features = resized(taken(job.images, job.train), store=store, progress=job.listener.progress, warn=job.listener.warn)
-        if features.refused:
-            raise DataError(f"An image can no longer be read: {features.refused[0]}. Do not change the images during a training.")
-        return features.values[:, start : backbone.last.stop]
+        return features.complete("a training")[:, start : backbone.last.stop]
 
     return Pretrained(
         backbone=backbone, preprocessing=extractor.preprocessing, weights=settings.weights, engine=settings.engine, features=start_features
