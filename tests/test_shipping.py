@@ -69,11 +69,11 @@ def test_contenders_are_calibrated_and_scored() -> None:
     np.testing.assert_allclose(one.logits * one.temperature, raw)
     np.testing.assert_allclose(one.losses, -log_softmax(one.logits)[np.arange(40), LABELS])
     wrong = one.logits.argmax(axis=1) != LABELS
-    assert one.product == pytest.approx(one.losses.mean() * (wrong.mean() + 0.5 / 40))
+    assert one.criterion == pytest.approx(one.losses.mean() * (wrong.mean() + 0.5 / 40))
     few = TARGETS.take(np.arange(9))
     assert Contender.calibrated("x", raw[:9], few).temperature == 1.0
     weighted = Contender("x", one.logits, type(TARGETS)(**{**vars(TARGETS), "weights": wrong + 0.0}))
-    assert weighted.product == pytest.approx(one.losses[wrong].mean() * (1 + 0.5 / 40))
+    assert weighted.criterion == pytest.approx(one.losses[wrong].mean() * (1 + 0.5 / 40))
 
 
 def test_independent_labels_are_averaged_as_log_odds() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -51,17 +51,11 @@ class View:
         return LayerMap(self.layers, weights=self.weights)
 
 
-@dataclass(frozen=True, eq=False)
-class Trial:
-    """A candidate with its out-of-sample logits."""
+class Scored:
+    """Scores of out-of-sample logits (m, k) on targets; subclasses are dataclasses that have both."""
 
-    view: View
-    head: str
-    hyperparameters: dict[str, float]
-    targets: EncodedLabels  # of the m images that it was scored on
-    logits: Floats  # calibrated, (m, k), each from a fit that did not see the image (or its group)
-    seconds: float
-    fitted: Head | None = None  # where the trial fitted the head on all training images
+    logits: Floats
+    targets: EncodedLabels
 
     @cached_property
     def losses(self) -> Floats:
@@ -79,14 +73,38 @@ class Trial:
         """Weighted mean of the losses."""
         return float(np.average(self.losses, weights=self.targets.weights))
 
-    def candidate(self, *, chosen: bool) -> Candidate:
-        """The trial as evidence."""
+    @property
+    def criterion(self) -> float:
+        """Log loss times error rate, the lower the better: the one is smooth but depends on confidence as well, the other jumps."""
+        return self.log_loss * float(np.average(1 - self.correct, weights=self.targets.weights) + 0.5 / len(self.targets))
+
+    def scores(self) -> dict[str, Any]:
+        """The fields of a `Candidate` that hold scores."""
         accuracy, accuracy_error = mean_and_error(self.correct, None)
         log_loss, log_loss_error = mean_and_error(self.losses, self.targets.weights)
+        return {
+            "images": len(self.targets), "accuracy": accuracy, "accuracy_error": accuracy_error, "log_loss": log_loss,
+            "log_loss_error": log_loss_error,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Trial(Scored):
+    """A candidate with its out-of-sample logits."""
+
+    view: View
+    head: str
+    hyperparameters: dict[str, float]
+    targets: EncodedLabels  # of the m images that it was scored on
+    logits: Floats  # calibrated, (m, k), each from a fit that did not see the image (or its group)
+    seconds: float
+    fitted: Head | None = None  # where the trial fitted the head on all training images
+
+    def candidate(self, *, chosen: bool) -> Candidate:
+        """The trial as evidence."""
         return Candidate(
             view=self.view.name, layers=tuple(name for name, _, _ in self.view.layers), weights=self.view.weights, head=self.head,
-            hyperparameters=self.hyperparameters, images=len(self.targets), accuracy=accuracy, accuracy_error=accuracy_error,
-            log_loss=log_loss, log_loss_error=log_loss_error, seconds=round(self.seconds, 4), chosen=chosen,
+            hyperparameters=self.hyperparameters, seconds=round(self.seconds, 4), chosen=chosen, **self.scores(),
         )  # fmt: skip
 
 

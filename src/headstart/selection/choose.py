@@ -124,11 +124,11 @@ def _choose(
 def pick(trials: Sequence[Trial]) -> Trial:
     """The simplest of the trials that are as good as the best; all scored on the same images.
 
-    The best has the lowest product of log loss and error rate: the one is smooth but depends on confidence as well, the other is what
-    counts but jumps from image to image. As good is what is within one standard error (of the paired difference) of it in both.
+    The best has the lowest `criterion`. As good is what is within one standard error (of the paired difference) of it in log loss and
+    accuracy.
     """
-    weights, images = trials[0].targets.weights, len(trials[0].targets)
-    best = min(trials, key=lambda trial: trial.log_loss * (np.average(1 - trial.correct, weights=weights) + 0.5 / images))
+    weights = trials[0].targets.weights
+    best = min(trials, key=lambda trial: trial.criterion)
 
     def as_good(trial: Trial) -> bool:
         differences = (trial.losses - best.losses, best.correct - trial.correct)

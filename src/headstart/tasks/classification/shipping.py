@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from headstart.features.table import FeatureTable
 from headstart.heads.calibration import calibrate
 from headstart.heads.labels import EncodedLabels
 from headstart.selection import Candidate, Choice, HeadPipeline, unfitted
-from headstart.selection.candidates import mean_and_error
+from headstart.selection.candidates import Scored
 from headstart.selection.mean import mean_of_logits
 
 Floats = npt.NDArray[np.float64]
@@ -28,7 +27,7 @@ CALIBRATED_FROM = 10
 
 
 @dataclass(frozen=True, eq=False)
-class Contender:
+class Contender(Scored):
     """A model that may be shipped, by what it says of the validation images."""
 
     name: str
@@ -44,32 +43,9 @@ class Contender:
         scale = calibrate(logits, targets.indicators, link=targets.link, weights=targets.weights, shifts=False).scale
         return cls(name, logits * scale, targets, 1 / scale)
 
-    @cached_property
-    def losses(self) -> Floats:
-        """Log loss of each image (m,)."""
-        return self.targets.link.losses(self.logits, self.targets.indicators)
-
-    @cached_property
-    def correct(self) -> Floats:
-        """1 where the decision is correct, else 0 (m,); of independent labels the share that is correct."""
-        link = self.targets.link
-        return link.correct_share(link.decisions(link.probabilities(self.logits)), self.targets.codes)
-
-    @property
-    def product(self) -> float:
-        """Log loss times error rate, as in `headstart.selection.choose.pick`: the lower the better."""
-        weights = self.targets.weights
-        wrong = np.average(1 - self.correct, weights=weights) + 0.5 / len(self.targets)
-        return float(np.average(self.losses, weights=weights) * wrong)
-
     def candidate(self, like: Candidate, *, chosen: bool) -> Candidate:
         """The contender as evidence, described `like` this."""
-        accuracy, accuracy_error = mean_and_error(self.correct, None)
-        log_loss, log_loss_error = mean_and_error(self.losses, self.targets.weights)
-        return replace(
-            like, images=len(self.targets), accuracy=accuracy, accuracy_error=accuracy_error, log_loss=log_loss,
-            log_loss_error=log_loss_error, chosen=chosen,
-        )  # fmt: skip
+        return replace(like, chosen=chosen, **self.scores())
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,8 +87,8 @@ def contenders(
 
 
 def best_of(found: Mapping[str, Contender]) -> Contender:
-    """The one with the lowest product of log loss and error rate; the first of equal ones."""
-    return min(found.values(), key=lambda contender: round(contender.product, 9))
+    """The one with the lowest criterion; the first of equal ones."""
+    return min(found.values(), key=lambda contender: round(contender.criterion, 9))
 
 
 def reason_of(found: Mapping[str, Contender], shipped: Contender) -> str:
