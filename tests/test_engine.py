@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -96,3 +98,15 @@ def test_an_unknown_engine_is_named_with_the_known_ones(backbone: Backbone) -> N
 
 def test_the_same_engine_is_opened_once(backbone: Backbone) -> None:
     assert open_engine(backbone.network) is open_engine(backbone.network)
+
+
+def test_ctrl_c_is_survived_after_engines_were_closed(backbone: Backbone) -> None:
+    """OpenVINO's plugin sets the stack for signals: closed twice, it left it in memory that is gone."""
+    script = (
+        "import gc, pathlib, signal; from headstart.engine import open_session\n"
+        f"sessions = [open_session(pathlib.Path({str(backbone.network)!r}), kind='openvino') for _ in range(2)]\n"
+        "while sessions: sessions.pop(0); gc.collect()\n"
+        "signal.signal(signal.SIGINT, lambda *_: print('told')); signal.raise_signal(signal.SIGINT)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "told\n"), done.stderr

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import re
 import signal
@@ -234,7 +233,6 @@ def test_a_training_that_does_not_pay_leaves_the_probe(
     np.testing.assert_array_equal(copied.predict_proba(images), plain.classifier.predict_proba(images))
 
 
-@pytest.mark.skipif("PYTEST_XDIST_WORKER" in os.environ, reason="ends a worker of pytest-xdist now and then; run this file by itself")
 @pytest.mark.torch
 def test_interrupted_while_it_is_trained_again(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same bits as without the interruption; and the first training is not done again."""

@@ -20,7 +20,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
@@ -171,6 +171,22 @@ def ahead(
             future.cancel()
 
 
+def openvino_core() -> Any:
+    """OpenVINO, opened once in a process and never closed; in a forked child again, where its threads are missing.
+
+    Its CPU plugin sets the stack on which signals are handled. Of two that are closed in the order in which they were opened, the second
+    leaves that stack in memory that is gone, and the next Ctrl-C ends the process with a segmentation fault (OpenVINO 2026.4).
+    """
+    return _core_of(os.getpid())
+
+
+@cache
+def _core_of(process: int) -> Any:
+    import openvino as ov
+
+    return ov.Core()
+
+
 class OpenVinoEngine:
     """Runs an ONNX network with OpenVINO on the CPU: one image per request, one request per core and a few waiting.
 
@@ -193,7 +209,7 @@ class OpenVinoEngine:
             # The default is one thread for each physical core of the machine, whatever the container allows.
             "INFERENCE_NUM_THREADS": available_cores(),
         }
-        core = ov.Core()
+        core = openvino_core()
         try:
             model = core.read_model(network)
             model.reshape({model.inputs[0]: [1, size, size, 3]})
@@ -323,10 +339,8 @@ def open_session(model: Path | bytes, *, kind: str, outputs: Sequence[str] = ())
 
 
 def _openvino_session(model: Path | bytes, outputs: list[str]) -> _Session:
-    import openvino as ov
-
     settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": available_cores()}
-    core = ov.Core()
+    core = openvino_core()
     network = core.read_model(model)
     names = outputs or [output.get_any_name() for output in network.outputs]  # once compiled, they have further names
     compiled = core.compile_model(network, "CPU", settings)

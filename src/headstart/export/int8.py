@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from headstart.engine import openvino_core
 from headstart.errors import DataError, ParameterError
 from headstart.export.formats import ExportedModel, Outputs, openvino_model, write_openvino
 from headstart.export.onnx_file import onnx_model
@@ -152,9 +153,7 @@ def _features(model: Any, batches: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArr
 
 
 def _compiled(model: Any) -> Any:
-    import openvino as ov
-
-    return ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return openvino_core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
 
 def _parted(model: Any) -> tuple[Any, Any]:
