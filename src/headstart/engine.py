@@ -15,12 +15,14 @@ import ctypes
 import importlib.util
 import logging
 import os
+import sys
 import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cache, lru_cache
+from contextlib import contextmanager
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
@@ -171,20 +173,29 @@ def ahead(
             future.cancel()
 
 
-def openvino_core() -> Any:
-    """OpenVINO, opened once in a process and never closed; in a forked child again, where its threads are missing.
+class _SignalStack(ctypes.Structure):
+    """``stack_t`` of Linux: where a thread handles signals."""
 
-    Its CPU plugin sets the stack on which signals are handled. Of two that are closed in the order in which they were opened, the second
-    leaves that stack in memory that is gone, and the next Ctrl-C ends the process with a segmentation fault (OpenVINO 2026.4).
+    _fields_ = (("pointer", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+
+@contextmanager
+def same_signal_stack() -> Iterator[None]:
+    """Within it OpenVINO may be opened: afterwards this thread handles signals on the stack on which it did before.
+
+    OpenVINO's CPU plugin sets a stack of its own, and takes it back only if it is closed last and in the same thread. Else the stack is
+    left in memory that is gone, and the next Ctrl-C ends the process with a segmentation fault (OpenVINO 2026.4).
     """
-    return _core_of(os.getpid())
-
-
-@cache
-def _core_of(process: int) -> Any:
-    import openvino as ov
-
-    return ov.Core()
+    if sys.platform != "linux":
+        yield
+        return
+    set_stack, before = ctypes.CDLL(None).sigaltstack, _SignalStack()
+    set_stack(None, ctypes.byref(before))
+    try:
+        yield
+    finally:
+        if set_stack(ctypes.byref(before), None):  # it is too small for the registers of AMX: the ordinary stack then
+            set_stack(ctypes.byref(_SignalStack(flags=2)), None)  # SS_DISABLE
 
 
 class OpenVinoEngine:
@@ -209,11 +220,12 @@ class OpenVinoEngine:
             # The default is one thread for each physical core of the machine, whatever the container allows.
             "INFERENCE_NUM_THREADS": available_cores(),
         }
-        core = openvino_core()
+        core = ov.Core()
         try:
             model = core.read_model(network)
             model.reshape({model.inputs[0]: [1, size, size, 3]})
-            compiled = core.compile_model(model, "CPU", settings)
+            with same_signal_stack():
+                compiled = core.compile_model(model, "CPU", settings)
             indices = [compiled.outputs.index(compiled.output(name)) for name in outputs]
         except RuntimeError as error:
             raise BackboneError(f"{network}: OpenVINO cannot load this network ({str(error).splitlines()[-1][:200]}).") from None
@@ -339,11 +351,14 @@ def open_session(model: Path | bytes, *, kind: str, outputs: Sequence[str] = ())
 
 
 def _openvino_session(model: Path | bytes, outputs: list[str]) -> _Session:
+    import openvino as ov
+
     settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": available_cores()}
-    core = openvino_core()
+    core = ov.Core()
     network = core.read_model(model)
     names = outputs or [output.get_any_name() for output in network.outputs]  # once compiled, they have further names
-    compiled = core.compile_model(network, "CPU", settings)
+    with same_signal_stack():
+        compiled = core.compile_model(network, "CPU", settings)
     ports = {name: compiled.output(name) for name in names}
 
     def run(inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:

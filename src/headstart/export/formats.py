@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from headstart.engine import open_session, openvino_core
+from headstart.engine import open_session
 from headstart.errors import BackboneError, HeadstartError, MissingExtraError, ParameterError
 from headstart.export.onnx_file import IMAGES
 from headstart.modalities.image import Preprocessing
@@ -49,9 +49,10 @@ def openvino_model(model: onnx.ModelProto) -> Any:
     """
     if importlib.util.find_spec("openvino") is None:
         raise MissingExtraError("An export for OpenVINO", extra="openvino")
+    import openvino as ov
     from openvino.passes import ConstantFolding, Manager
 
-    converted = openvino_core().read_model(model.SerializeToString())
+    converted = ov.Core().read_model(model.SerializeToString())
     folding = Manager()
     folding.register_pass(ConstantFolding())  # without it NNCF sees no biases, and every engine folds again
     folding.run_passes(converted)

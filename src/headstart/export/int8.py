@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from headstart.engine import openvino_core
+from headstart.engine import same_signal_stack
 from headstart.errors import DataError, ParameterError
 from headstart.export.formats import ExportedModel, Outputs, openvino_model, write_openvino
 from headstart.export.onnx_file import onnx_model
@@ -101,7 +101,7 @@ def quantised(model: Any, images: Images, *, in_float: Sequence[str] = (), progr
     outside = [name for name, kind in _kinds(rest) if name not in inner or kind in _POOLINGS]
     ignored = nncf.IgnoredScope(names=[*outside, *in_float], validate=False)
     # NNCF names every ignored layer and draws bars of its own; PyTorch, if installed, reports graphics cards that are absent
-    with quiet("nncf", "torch.utils.cpp_extension"), redirect_stdout(io.StringIO()):
+    with quiet("nncf", "torch.utils.cpp_extension"), redirect_stdout(io.StringIO()), same_signal_stack():
         made = nncf.quantize(
             rest, nncf.Dataset(images, batch), preset=nncf.QuantizationPreset.MIXED, subset_size=len(images), ignored_scope=ignored,
         )  # fmt: skip
@@ -153,7 +153,10 @@ def _features(model: Any, batches: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArr
 
 
 def _compiled(model: Any) -> Any:
-    return openvino_core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    import openvino as ov
+
+    with same_signal_stack():
+        return ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
 
 def _parted(model: Any) -> tuple[Any, Any]:
