@@ -25,9 +25,8 @@ from headstart.text import visible_lines
 COMMANDS = {
     "fit": "fit_command", "lr-find": "fit_command", "predict": "predict_command", "evaluate": "run_commands", "explain": "predict_command",
     "serve": "serve_command", "export": "export_commands", "report": "run_commands", "compare": "run_commands", "check": "data_commands",
-    "recommend": "recommend_command",
-    "backbones": "backbones_command", "fetch": "backbones_command", "recipe": "recipe_command", "cache": "data_commands",
-    "bench": "export_commands", "demo": "recipe_command",
+    "recommend": "recommend_command", "backbones": "backbones_command", "fetch": "backbones_command", "recipe": "recipe_command",
+    "cache": "data_commands", "bench": "export_commands", "demo": "recipe_command",
 }  # fmt: skip
 """In the order in which ``--help`` lists them, each with the module that registers it."""
 

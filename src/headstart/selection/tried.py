@@ -48,7 +48,7 @@ def best_of(tried: Sequence[Tried]) -> Tried:
     """Of those that were scored on most images, the best; or one of several networks together that is as good within the error.
 
     As good is what is behind by at most half a standard error in accuracy and a twentieth in log loss. Differences of that size are chance
-    more often than not, and two networks together are the better ones in the mean over sets (see ``benchmarks/budget.py``).
+    more often than not, and the prior is for two networks together: they err on different images.
     """
     most = max(row.images for row in tried)
     compared = [row for row in tried if row.images == most]

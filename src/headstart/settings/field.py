@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -92,6 +93,14 @@ PATH = Limit("the path of a file or folder", lambda value: isinstance(value, str
 SWITCH = instance_of(bool, "true or false")
 LEVELS = Limit("two numbers, the smaller first", lambda value: list_of(number()).allows(value) and len(value) == 2 and value[0] < value[1])
 SHARE = number(above=0, below=1)
+
+
+def measure(typed: str, units: Mapping[str, float], *, words: str, flag: str) -> float:
+    """What was typed for a measure, such as ``10m``, by a table of units in lower case ("" for none); it is above 0."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", typed.strip().casefold())
+    if not found or found[2] not in units or not float(found[1]):
+        raise ParameterError(f"{flag} must be {words}, got {typed!r}.")
+    return float(found[1]) * units[found[2]]
 
 
 def require(limit: Limit, *, or_none: bool = False, flag: str = "", **values: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from headstart.settings.field import (
     documented,
     either,
     instance_of,
+    measure,
     number,
     one_of,
     option,
@@ -40,10 +40,7 @@ def _columns(typed: Sequence[str]) -> dict[str, str]:
 
 def seconds(typed: str) -> float:
     """A time as it is typed, ``90s``, ``10m`` or ``1h``, in seconds."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", typed.strip().casefold())
-    if not found or not float(found[1]):
-        raise ParameterError(f"--budget must be a time such as 90s, 10m or 1h, got {typed!r}.")
-    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
+    return measure(typed, {"": 1, "s": 1, "m": 60, "h": 3600}, words="a time such as 90s, 10m or 1h", flag="--budget")
 
 
 def _levels(typed: str) -> tuple[float, ...]:

@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
-from headstart.errors import ParameterError
-from headstart.settings.field import Settings, documented, number, one_of, option
+from headstart.settings.field import Settings, documented, measure, number, one_of, option
 from headstart.settings.fit import seconds
 
 DEPLOYMENTS = ("laptop", "phone", "browser", "server", "gpu")
 
 
 def _milliseconds(typed: str) -> float:
-    return _measure(typed, "--latency", {"": 1.0, "ms": 1.0, "s": 1000.0}, "20ms or 0.5s")
+    return measure(typed, {"": 1.0, "ms": 1.0, "s": 1000.0}, words="a time such as 20ms or 0.5s", flag="--latency")
 
 
 def _megabytes(typed: str) -> float:
-    return _measure(typed, "--size", {"": 1.0, "mb": 1.0, "kb": 0.001, "gb": 1000.0}, "20MB")
-
-
-def _measure(typed: str, flag: str, units: dict[str, float], example: str) -> float:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", typed.strip().casefold())
-    if not found or found[2] not in units or not float(found[1]):
-        raise ParameterError(f"{flag} must be a measure such as {example}, got {typed!r}.")
-    return float(found[1]) * units[found[2]]
+    return measure(typed, {"": 1.0, "mb": 1.0, "kb": 0.001, "gb": 1000.0}, words="a size such as 20MB", flag="--size")
 
 
 @documented
