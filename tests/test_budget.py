@@ -1,22 +1,30 @@
 """`fit --budget`: which backbone, by out-of-sample scores of training images, within a time."""
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 import headstart
 from headstart import FitResult, FitSettings
+from headstart.backbones import find
+from headstart.backbones.composed import Specification
 from headstart.errors import ParameterError
 from headstart.features.prepared import ExtractorSettings, prepare
-from headstart.pipeline import searching
+from headstart.heads.labels import encode
+from headstart.pipeline import forecast, searching
 from headstart.progress import Listener
-from headstart.selection import Tried, best_of
+from headstart.selection import Tried
+from headstart.selection.proposals import proposals
+from headstart.selection.tried import Advantage, OutOfSample, needed
 from headstart.settings import FineTuning
 
+OTHERS = ("lite2", "lite1")
 NAMES = ("lite1@48", "lite0+lite1@64")
 
 
@@ -55,7 +63,6 @@ def test_the_best_out_of_sample_is_chosen_and_the_run_says_what_was_tried(
     tried = run.record.tried
     assert [row.backbone for row in tried] == ["lite0@64", *NAMES]
     (chosen,) = [row for row in tried if row.outcome == "chosen"]
-    assert chosen.backbone == best_of(tried).backbone
     assert all(row.images == len(run.reference["targets"]) and row.milliseconds > 0 for row in tried)
     assert run.record.evidence[0].accuracy == chosen.accuracy
     assert f"{chosen.backbone}, the best of 3 tried ones" in done.out
@@ -85,19 +92,53 @@ def test_a_candidate_that_is_worse_on_few_images_is_dropped(
 ) -> None:
     monkeypatch.setattr(searching, "FEW", 20)
     monkeypatch.setattr(searching, "_SMALL_SHARE", 0.0)
+    spoil(monkeypatch, "lite1")
+    result = fitted(pictures, 300.0)
+    assert [row.outcome for row in result.tried] == ["chosen", "dropped", "dropped"]
+    assert all(0 < row.images <= 24 and "points" in row.reason and "lite0@64 on these images" in row.reason for row in result.tried[1:])
+
+
+def spoil(monkeypatch: pytest.MonkeyPatch, part: str) -> None:
+    """Backbones with this in their names say something else than they would."""
     learn = searching.Searching._learn
 
-    def worse(self: Any, prepared: Any, rows: Any, stage: str, values: Any = None) -> Any:
-        learned = learn(self, prepared, rows, stage, values)
-        if "lite1" in prepared.settings.backbone:
-            bad = [replace(row, accuracy=0.1, log_loss=9.0) for row in learned.choice.evidence]
-            learned = SimpleNamespace(choice=SimpleNamespace(evidence=bad))
+    def worse(self: Any, prepared: Any, *rest: Any) -> Any:
+        learned = learn(self, prepared, *rest)
+        if part in prepared.settings.backbone:
+            learned = replace(learned, choice=replace(learned.choice, out_of_sample=-learned.choice.out_of_sample))
         return learned
 
     monkeypatch.setattr(searching.Searching, "_learn", worse)
+
+
+def test_what_is_worse_is_not_taken(pictures: Path, candidates: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    spoil(monkeypatch, "lite1")
     result = fitted(pictures, 300.0)
-    assert [row.outcome for row in result.tried] == ["chosen", "dropped", "dropped"]
-    assert all(0 < row.images <= 24 and "lite0@64 has" in row.reason for row in result.tried[1:])
+    assert [row.outcome for row in result.tried] == ["chosen", "tried", "tried"]
+    assert all(row.reason.startswith("-") and row.reason.endswith("against lite0@64") for row in result.tried[1:])
+
+
+def test_an_extraction_that_turns_out_too_slow_is_stopped_and_what_it_computed_is_stored(
+    pictures: Path, tmp_path: Path, candidates: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forecast, "_KNOWN_AFTER", 4)
+    clock, call = [0.0], forecast._Watched.__call__
+
+    def slow(self: Any, done: int, total: int) -> None:
+        clock[0] += 1e4 * (self._prepared.settings.backbone != "lite0@64")
+        call(self, done, total)
+
+    monkeypatch.setattr(forecast._Watched, "__call__", slow)
+    monkeypatch.setattr(forecast.time, "perf_counter", lambda: time.monotonic() + clock[0])
+    candidates("lite1@48")
+    result = fitted(pictures, 20_000.0, cache=tmp_path / "cache")
+    assert [row.outcome for row in result.tried] == ["chosen", "skipped"]
+    assert "stopped after" in result.tried[1].reason
+    prepared = prepare(ExtractorSettings("lite1@48", None, None, "auto", str(tmp_path / "cache")))
+    with prepared.store() as store:
+        assert store is not None
+        left = len(store.missing(prepared.extractor.id, result.table.digests))
+    assert len(result.table.test) < left < len(result.table), "some are there, and none of the test images"
 
 
 def test_an_interrupted_search_keeps_the_best_so_far(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,11 +169,25 @@ def test_a_backbone_that_cannot_be_loaded_is_skipped_with_the_reason(pictures: P
     assert len(result.tried) == 3
 
 
-def test_candidates_begin_with_what_most_often_helps(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_candidates_come_by_what_they_promise_for_their_time(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names: list[str] = []
     monkeypatch.setattr(searching.Searching, "_consider", lambda self, name: names.append(name))
-    fitted(pictures, 0.01)
-    assert names == ["lite0+lite2", "lite2", "lite1", "lite0@320", "lite0@64+mirrored", "lite0@320+mirrored"]
+    result = fitted(pictures, 300.0)
+    assert names[0] == "lite0@64+lite2", "its first half is stored"
+    assert set(names) == {one.backbone for one in proposals(Specification(("lite0",), 64), OTHERS, size=64)}
+    assert len(names) == len(set(names))
+    assert result.learned.prepared.settings.backbone == "lite0@64"
+
+
+def test_proposals_go_on_from_the_best() -> None:
+    names = [one.backbone for one in proposals(Specification(("lite0", "lite2"), 224), OTHERS, size=224)]
+    assert names[0] == "lite0@224+lite2+lite1"
+    assert {"lite0@320+lite2", "lite0@160+lite2", "lite0@224+lite2+mirrored", "lite1@224"} <= set(names)
+    mirrored = [one.backbone for one in proposals(Specification(("lite0",), mirrored=True), OTHERS, size=224)]
+    assert "lite0@320+mirrored" in mirrored
+    assert not any("mirrored+mirrored" in name for name in mirrored)
+    for name in (*names, *mirrored):
+        find(name)
 
 
 def test_a_budget_and_a_training_exclude_each_other() -> None:
@@ -147,19 +202,31 @@ def test_what_is_no_time(cli: Callable[..., SimpleNamespace], pictures: Path, ty
     assert "--budget must be a time such as 90s, 10m or 1h" in refused.err
 
 
-def test_the_best_is_best_among_those_scored_on_most_images() -> None:
-    rows = [
-        Tried(backbone="a", outcome="tried", images=100, accuracy=0.9, log_loss=0.3),
-        Tried(backbone="b", outcome="tried", images=100, accuracy=0.92, log_loss=0.25),
-        Tried(backbone="c", outcome="dropped", images=10, accuracy=1.0, log_loss=0.01),
-        Tried(backbone="d", outcome="skipped", reason="no time"),
-    ]
-    assert best_of(rows).backbone == "b"
-    close = Tried(backbone="a+b", outcome="tried", images=100, accuracy=0.915, log_loss=0.26)
-    assert best_of([*rows, close]).backbone == "b", "behind by more than the error, which is not known"
-    rows[1] = replace(rows[1], accuracy_error=0.02)
-    assert best_of([*rows, close]).backbone == "a+b"
-    assert best_of([*rows, replace(close, backbone="a+mirrored")]).backbone == "b", "one network, twice"
-    assert best_of([*rows, replace(close, log_loss=0.27)]).backbone == "b"
-    assert rows[3].sentence() == "d: skipped; no time"
-    assert "out of sample on 100 images" in rows[1].sentence()
+def test_the_sentences_of_what_was_tried() -> None:
+    row = Tried(backbone="a", outcome="tried", images=100, accuracy=0.92, accuracy_error=0.02, log_loss=0.25, reason="+1.0 points")
+    assert row.sentence() == "a: 92.0 % (± 2.0) out of sample on 100 images, 0 ms; +1.0 points"
+    assert Tried(backbone="d", outcome="skipped", reason="no time").sentence() == "d: skipped; no time"
+
+
+def test_the_advantage_is_paired_and_counts_in_standard_errors() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 4000)
+    targets = encode(labels)
+    signs = np.where(labels[:, None] == np.arange(2), 1.0, -1.0)
+    easy = rng.normal(size=(4000, 1))
+    weak, strong = (OutOfSample(signs * (easy + shift), targets) for shift in (0.5, 0.6))
+    found = Advantage.of(strong, weak)
+    moved = strong.correct - weak.correct
+    assert found.accuracy == pytest.approx(moved.mean())
+    assert found.accuracy_error == pytest.approx(moved.std() / np.sqrt(4000))
+    assert found.evidence > 3
+    assert Advantage.of(weak, strong).evidence == pytest.approx(-found.evidence)
+    assert Advantage.of(weak, weak).evidence == 0
+    chance = [Advantage.of(*(OutOfSample(signs * (easy + rng.normal(size=easy.shape)), targets) for _ in range(2))) for _ in range(100)]
+    assert np.mean([one.evidence > 1 for one in chance]) < 0.3
+
+
+def test_networks_added_need_no_evidence_and_everything_else_a_standard_error() -> None:
+    assert needed("lite0+lite2@224", "lite0") == 0
+    assert needed("lite0+lite1+lite2", "lite0+lite2") == 0
+    assert needed("lite0+mirrored", "lite0") == needed("lite0", "lite0+lite2") == needed("lite0@320+lite2", "lite0+lite2") == 1

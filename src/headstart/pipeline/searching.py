@@ -17,17 +17,21 @@ from headstart.backbones.loading import at_hand, find
 from headstart.errors import HeadstartError, ParameterError
 from headstart.features.prepared import Prepared, prepare
 from headstart.features.table import FeatureTable, taken
-from headstart.matrix import FeatureMatrix
-from headstart.selection import Tried, best_of
+from headstart.heads.labels import EncodedLabels, encode, image_weights
+from headstart.matrix import FeatureMatrix, allocated
+from headstart.pipeline.forecast import Forecast, TooSlowError
+from headstart.selection import Tried
+from headstart.selection.proposals import Proposal, proposals
+from headstart.selection.tried import Advantage, OutOfSample, finite_rows, needed
 from headstart.tasks import Learned, LearningContext, Task
-from headstart.text import duration, percent
+from headstart.text import duration
 
 FEW = 1000
 """Training images on which a candidate is tried first, where there are more and time is short."""
 
-_TIMED = 12  # images on which the speed of a network is measured
-_LARGER = 320  # pixels, a further size of image
 _SMALL_SHARE = 0.1  # of the time left: what takes less is tried on all training images at once
+
+Rows = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -76,47 +80,39 @@ class Searching:
     scored: dict[str, _Scored] = field(default_factory=dict)  # on all training rows
     on_few: dict[str, Learned] = field(default_factory=dict)  # on few of them
     rows: list[Tried] = field(default_factory=list)  # of all that were considered
-    speeds: dict[str, float] = field(default_factory=dict)  # milliseconds an image, by the ids of extractors
-    head_seconds: dict[int, float] = field(default_factory=dict)  # for a feature, by the number of training images
+    best: str = ""  # so far
 
     def __post_init__(self) -> None:
         self.listener = self.context.listener
         self.train = self.table.train
+        self.forecast = Forecast(self.table)
         self.few = np.arange(len(self.train))
         if len(self.train) > 1.5 * FEW:
             self.few = self.table.hold_out(self.train, share=FEW / len(self.train), seed=self.context.settings.seed)[1]
+        self._opened: dict[str, Prepared] = {}
 
     def run(self) -> None:
-        """Try candidates in order, each within what is left of the time."""
+        """Try candidates, those first that promise most for their time, while there is time."""
         base = self.context.prepared
-        self._score(base, base.settings.backbone, self.table.features(self.train))
+        self._opened[base.settings.backbone] = base
+        self._score(base.settings.backbone, self.table.features(self.train))
         for name in self._candidates():
             self._consider(name)
+        self.listener.say(self._end())
+
+    def _end(self) -> str:
+        """Why the search is over."""
+        left = duration(max(self._left(self._prepared(self.best)), 0.0))
+        if any(row.outcome == "skipped" and row.seconds for row in self.rows):
+            return f"The search ends with {left} to spare: nothing else fits into that."
+        return f"The search ends with {left} to spare: nothing else is left to try."
 
     def result(self) -> Searched:
         """The best of all that were scored on all training rows."""
-        best = self._best()
-        chosen = self.scored[best.backbone]
-        rows = tuple(replace(row, outcome="chosen") if row.backbone == best.backbone else row for row in self.rows)
-        if chosen.prepared is self.context.prepared:
-            table = self.table
-        else:
-            self.listener.stage(f"Extracting features by {best.backbone}")
-            values = self._extracted(chosen.prepared, np.arange(len(self.table)))
-            table = self.table.with_values(values, chosen.prepared.extractor.layers)
+        chosen = self.scored[self.best]
+        rows = tuple(replace(row, outcome="chosen") if row.backbone == self.best and row.images else row for row in self.rows)
+        table = self.table if chosen.prepared is self.context.prepared else self._whole(chosen)
         return Searched(prepared=chosen.prepared, table=table, learned=replace(chosen.learned, table=table), tried=rows)
-
-    def _candidates(self) -> Iterator[str]:
-        """Names of backbones, those first that most often help; later ones depend on what was best before."""
-        base = Specification.parse(self.context.settings.backbone)
-        own = {find(name).name for name in base.names}
-        names = [name for name in at_hand(self.context.prepared.cache) if find(name).name not in own]
-        if names and len(base.names) == 1:
-            yield str(Specification((find(base.names[0]).short, names[0])))
-        yield from names
-        best = Specification.parse(self._best().backbone)
-        further = [replace(best, size=_LARGER), replace(best, mirrored=True), replace(best, size=_LARGER, mirrored=True)]
-        yield from (str(one) for one in further if one != best)
 
     def exponent(self, name: str) -> float:
         """How fast errors fall with the number of images, going by half of them: error ~ images^-exponent, within 0 to 0.5."""
@@ -130,109 +126,161 @@ class Searching:
 
     def fit_seconds(self, prepared: Prepared, images: int) -> float:
         """How long a fit on so many training images takes from the beginning."""
-        return images * self._milliseconds(prepared) / 1000 + self._closing_seconds(prepared) * images / max(len(self.train), 1)
+        forecast = self.forecast
+        return images * forecast.milliseconds(prepared) / 1000 + forecast.closing(prepared) * images / max(len(self.train), 1)
 
-    def _best(self) -> Tried:
-        return best_of([candidate.row for candidate in self.scored.values()])
+    def _whole(self, chosen: _Scored) -> FeatureTable:
+        """The table with the features of a backbone: those of the training rows are there, the others are extracted now."""
+        self.listener.stage(f"Extracting features of the test images by {chosen.row.backbone}")
+        prepared, rest = chosen.prepared, np.setdiff1d(np.arange(len(self.table)), self.train)
+        values = allocated(len(self.table), prepared.extractor.dim, folder=prepared.cache)
+        values[self.train] = chosen.learned.table.values
+        values[rest] = self._extracted(prepared, rest)
+        return self.table.with_values(values, prepared.extractor.layers)
+
+    def _candidates(self) -> Iterator[str]:
+        """What promises most for its time, among what fits into it; then what does not fit. Later ones depend on what was best before."""
+        asked = Specification.parse(self.context.settings.backbone)
+        start = replace(asked, names=tuple(find(name).short for name in asked.names))
+        others = [name for name in at_hand(self.context.prepared.cache) if name not in start.names]
+        considered = {str(asked), str(start)}
+        while True:
+            best = start if self.best == str(asked) else Specification.parse(self.best)
+            size = self._prepared(self.best).extractor.preprocessing.size
+            open_ = [one for one in proposals(best, others, size=size) if one.backbone not in considered]
+            if not open_:
+                return
+            chosen = self._most_promising(open_)
+            considered.add(chosen.backbone)
+            yield chosen.backbone
+
+    def _most_promising(self, open_: list[Proposal]) -> Proposal:
+        def promise(one: Proposal) -> tuple[bool, float]:
+            try:
+                prepared = self._prepared(one.backbone)
+            except HeadstartError:
+                return True, np.inf  # is skipped with the reason
+            seconds = self._seconds(prepared)
+            return seconds <= self._left(prepared), one.gain / (seconds + 1)
+
+        return max(open_, key=promise)
 
     def _consider(self, name: str) -> None:
         """Score a candidate on all training rows; on few of them first, where there are many; or skip it where time is short."""
         try:
-            prepared = prepare(
-                self.context.prepared.settings._replace(backbone=name), announce=self.listener.detail, warn=self.listener.warn
-            )
+            prepared = self._prepared(name)
         except HeadstartError as error:
             self._note(Tried(backbone=name, outcome="skipped", reason=str(error)))
             return
-        images, speed, began = len(self.train), self._milliseconds(prepared), time.perf_counter()
-        whole = self._extraction_seconds(prepared) + self._head_seconds(prepared)
-        left = self.until - time.perf_counter() - self._closing_seconds(prepared)
-        if whole > left:
-            reason = f"it would take {duration(whole)}, and {duration(max(left, 0.0))} are left"
-            self._note(Tried(backbone=name, outcome="skipped", milliseconds=speed, seconds=whole, reason=reason))
-            return
-        if len(self.few) < images and whole > _SMALL_SHARE * left:
-            few = self._learn(prepared, self.few, f"Searching: {name} on {len(self.few)} of {images} training images")
-            if behind := self._behind(few):
-                row = self._row(name, few, speed, time.perf_counter() - began)
-                self._note(replace(row, outcome="dropped", reason=behind))
-                return
-        self._score(prepared, name)
-
-    def _score(self, prepared: Prepared, name: str, values: FeatureMatrix | None = None) -> None:
-        """Learn on all training rows, and keep what came of it."""
         began = time.perf_counter()
+        if self._skipped(name, prepared):
+            return
+        try:
+            if len(self.few) < len(self.train) and self._seconds(prepared) > _SMALL_SHARE * self._left(prepared):
+                few = self._learn(prepared, self.few, f"Searching: {name} on {len(self.few)} of {len(self.train)} training images")
+                self.on_few[name] = few
+                advantage, short = self._compared(few, self._best_on_few(), self.few, name)
+                if short > 1.0:
+                    row = self._row(name, few, time.perf_counter() - began)
+                    self._note(replace(row, outcome="dropped", reason=advantage.sentence(f"{self.best} on these images")))
+                    return
+                if self._skipped(name, prepared):
+                    return
+            self._score(name)
+        except TooSlowError:
+            seconds = time.perf_counter() - began
+            reason = f"stopped after {duration(seconds)}, since it would have taken {duration(self._seconds(prepared))} more"
+            self._note(Tried(backbone=name, outcome="skipped", milliseconds=self._speed(prepared), seconds=seconds, reason=reason))
+
+    def _skipped(self, name: str, prepared: Prepared) -> bool:
+        """Whether there is no time for it, which is noted."""
+        whole, left = self._seconds(prepared), self._left(prepared)
+        if whole <= left:
+            return False
+        reason = f"it would take {duration(whole)}, and {duration(max(left, 0.0))} are left"
+        self._note(Tried(backbone=name, outcome="skipped", milliseconds=self._speed(prepared), seconds=whole, reason=reason))
+        return True
+
+    def _seconds(self, prepared: Prepared) -> float:
+        """For scoring on all training rows."""
+        return self.forecast.extraction(prepared) + self.forecast.heads(prepared, len(self.train))
+
+    def _left(self, prepared: Prepared) -> float:
+        """Seconds for it, if it is chosen in the end."""
+        return self.until - time.perf_counter() - self.forecast.closing(prepared)
+
+    def _speed(self, prepared: Prepared) -> float:
+        return self.forecast.milliseconds(prepared)
+
+    def _score(self, name: str, values: FeatureMatrix | None = None) -> None:
+        """Learn on all training rows, keep what came of it, and compare it with the best so far."""
+        began, prepared = time.perf_counter(), self._prepared(name)
         learned = self._learn(prepared, np.arange(len(self.train)), f"Searching: {name}", values)
-        row = self._row(name, learned, self._milliseconds(prepared), time.perf_counter() - began)
+        row = self._row(name, learned, time.perf_counter() - began)
+        if self.best:
+            advantage, short = self._compared(learned, self.scored[self.best].learned, np.arange(len(self.train)), name)
+            row = replace(row, reason=advantage.sentence(self.best))
         self.scored[name] = _Scored(prepared, row, learned)
+        if not self.best or short <= 0:
+            self.best = name
         self._note(row)
 
-    def _learn(self, prepared: Prepared, rows: npt.NDArray[np.int64], stage: str, values: FeatureMatrix | None = None) -> Learned:
+    def _compared(self, ours: Learned, theirs: Learned, rows: Rows, name: str) -> tuple[Advantage, float]:
+        """The advantage over the best so far, on training rows; and by how much the evidence falls short of what is needed to take it."""
+        logits = [np.asarray(learned.choice.out_of_sample, dtype=np.float64) for learned in (ours, theirs)]
+        targets, known = self._targets(rows), finite_rows(logits)
+        advantage = Advantage.of(*(OutOfSample.of(some, targets, known) for some in logits))
+        return advantage, needed(name, self.best) - advantage.evidence
+
+    def _targets(self, rows: Rows) -> EncodedLabels:
+        targets = encode(self.table.targets[self.train[rows]])
+        return replace(targets, weights=image_weights(targets, self.context.settings.class_weight))
+
+    def _best_on_few(self) -> Learned:
+        if self.best not in self.on_few:
+            stage = f"Searching: {self.best} on {len(self.few)} images"
+            self.on_few[self.best] = self._learn(self.scored[self.best].prepared, self.few, stage)
+        return self.on_few[self.best]
+
+    def _learn(self, prepared: Prepared, rows: Rows, stage: str, values: FeatureMatrix | None = None) -> Learned:
         """What is learned on some of the training rows, from features that are there or are extracted now."""
         self.listener.stage(stage)
         positions = self.train[rows]
         if values is None:
-            values = self._extracted(prepared, positions)
+            values = self._extracted(prepared, positions, until=self.until - self._later(prepared))
+            self.forecast.extracted(prepared, "train", len(rows))
         part = self.table.take(positions).with_values(values, prepared.extractor.layers)
         settings = replace(self.context.settings, fine_tuning=None)
         began = time.perf_counter()
         learned = self.task.fit(part, replace(self.context, prepared=prepared, settings=settings))
-        self.head_seconds[len(rows)] = (time.perf_counter() - began) / prepared.extractor.dim
-        if not learned.choice.evidence:
+        if not learned.choice.evidence or learned.choice.out_of_sample is None:
             raise ParameterError(f"--budget chooses by out-of-sample scores, which the task {self.task.name} does not give. Leave it out.")
+        self.forecast.fitted(prepared, len(rows), time.perf_counter() - began, learned.choice)
         return learned
 
-    def _extracted(self, prepared: Prepared, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        images = taken(self.table.dataset.images, positions)
-        return prepared.extract(images, progress=self.listener.progress, warn=self.listener.warn).complete("a search")
+    def _later(self, prepared: Prepared) -> float:
+        """Seconds that are needed after the extraction."""
+        return self.forecast.heads(prepared, len(self.train)) + self.forecast.closing(prepared)
 
-    def _behind(self, few: Learned) -> str:
-        """Why a candidate that was tried on few rows is not tried on all: it is worse there than the best so far. Empty where it is not."""
-        best = self._best()
-        if best.backbone not in self.on_few:
-            chosen = self.scored[best.backbone]
-            self.on_few[best.backbone] = self._learn(chosen.prepared, self.few, f"Searching: {best.backbone} on {len(self.few)} images")
-        ours, theirs = few.choice.evidence[0], self.on_few[best.backbone].choice.evidence[0]
-        if ours.accuracy >= theirs.accuracy or ours.log_loss <= theirs.log_loss:
-            return ""
-        return f"{best.backbone} has {percent(theirs.accuracy)} on these"
+    def _extracted(self, prepared: Prepared, positions: Rows, *, until: float = np.inf) -> npt.NDArray[np.float32]:
+        images, progress = taken(self.table.dataset.images, positions), self.listener.progress
+        watched = self.forecast.watched(prepared, len(positions), progress, until=until)
+        return prepared.extract(images, progress=watched, warn=self.listener.warn).complete("a search")
 
-    def _row(self, name: str, learned: Learned, speed: float, seconds: float) -> Tried:
+    def _prepared(self, name: str) -> Prepared:
+        """A backbone, loaded once."""
+        if name not in self._opened:
+            settings = self.context.prepared.settings._replace(backbone=name)
+            self._opened[name] = prepare(settings, announce=self.listener.detail, warn=self.listener.warn)
+        return self._opened[name]
+
+    def _row(self, name: str, learned: Learned, seconds: float) -> Tried:
         best = learned.choice.evidence[0]
         return Tried(
             backbone=name, outcome="tried", images=best.images, accuracy=best.accuracy, accuracy_error=best.accuracy_error,
-            log_loss=best.log_loss, milliseconds=speed, seconds=seconds,
+            log_loss=best.log_loss, milliseconds=self._speed(self._prepared(name)), seconds=seconds,
         )  # fmt: skip
 
     def _note(self, row: Tried) -> None:
         self.rows.append(row)
         self.listener.say(row.sentence())
-
-    def _milliseconds(self, prepared: Prepared) -> float:
-        """Time for an image, when many are computed together; measured once for each network and size."""
-        total, images = 0.0, taken(self.table.dataset.images, self.train[:_TIMED])
-        for part in prepared.extractor.parts:
-            if part.id not in self.speeds:
-                part(images[:2])  # opens the engine
-                began = time.perf_counter()
-                part(images)
-                self.speeds[part.id] = 1000 * (time.perf_counter() - began) / len(images)
-            total += self.speeds[part.id]
-        return total
-
-    def _extraction_seconds(self, prepared: Prepared) -> float:
-        """How long it takes to compute what features of all images are not stored."""
-        seconds = 0.0
-        with prepared.store() as store:
-            for part in prepared.extractor.parts:
-                missing = len(self.table) if store is None else len(store.missing(part.id, self.table.digests))
-                seconds += missing * self.speeds[part.id] / 1000
-        return seconds
-
-    def _head_seconds(self, prepared: Prepared) -> float:
-        """How long it takes to choose the head on all training images, going by the heads before."""
-        return self.head_seconds[len(self.train)] * prepared.extractor.dim
-
-    def _closing_seconds(self, prepared: Prepared) -> float:
-        """How long testing, measuring reliability and writing the run take, going by what they consist of: fits of heads and heat maps."""
-        return 2.0 + 2 * self._head_seconds(prepared) + 0.3 * self._milliseconds(prepared)

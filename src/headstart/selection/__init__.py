@@ -3,6 +3,6 @@
 from headstart.selection.choice import Candidate, Choice, HeadPipeline, unfitted
 from headstart.selection.choose import HEADS, choose_head
 from headstart.selection.learning_curve import LearningCurve, learning_curve
-from headstart.selection.tried import Tried, best_of
+from headstart.selection.tried import Tried
 
-__all__ = ["HEADS", "Candidate", "Choice", "HeadPipeline", "LearningCurve", "Tried", "best_of", "choose_head", "learning_curve", "unfitted"]
+__all__ = ["HEADS", "Candidate", "Choice", "HeadPipeline", "LearningCurve", "Tried", "choose_head", "learning_curve", "unfitted"]

@@ -1,11 +1,17 @@
-"""What a search within a budget is made of: backbones with their out-of-sample scores, and the sentence for each that was not taken."""
+"""What a search within a budget is made of: backbones with their out-of-sample scores, and what one has over another on the same images."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
+import numpy as np
+import numpy.typing as npt
+
+from headstart.heads.labels import EncodedLabels
+from headstart.selection.candidates import Scored, mean_and_error
 from headstart.text import duration, percent
 
 
@@ -24,17 +30,7 @@ class Tried:
     log_loss: float = math.nan  # in nats an image
     milliseconds: float = math.nan  # for an image on this machine, when many are computed together
     seconds: float = 0.0  # that trying it took; where it was skipped, that it would have taken
-    reason: str = ""  # why it was not taken
-
-    @property
-    def criterion(self) -> float:
-        """What is compared, the lower the better: log loss times error rate. The one depends on confidence, the other jumps."""
-        return self.log_loss * (1 - self.accuracy + 0.5 / max(self.images, 1))
-
-    @property
-    def networks(self) -> int:
-        """How many networks it consists of."""
-        return len(self.backbone.removesuffix("+mirrored").split("+"))
+    reason: str = ""  # what came of the comparison with the best so far, or why it was not tried
 
     def sentence(self) -> str:
         """What came of it, in one line."""
@@ -44,17 +40,57 @@ class Tried:
         return f"{self.backbone}: {scored}, {duration(self.seconds)}{f'; {self.reason}' if self.reason else ''}"
 
 
-def best_of(tried: Sequence[Tried]) -> Tried:
-    """Of those that were scored on most images, the best; or one of several networks together that is as good within the error.
+def networks_of(backbone: str) -> int:
+    """How many networks a backbone consists of."""
+    return len(backbone.removesuffix("+mirrored").split("+"))
 
-    As good is what is behind by at most half a standard error in accuracy and a twentieth in log loss. Differences of that size are chance
-    more often than not, and the prior is for two networks together: they err on different images.
+
+@dataclass(frozen=True, eq=False)
+class OutOfSample(Scored):
+    """What a model says of training images that it has not seen: calibrated logits (m, k), and their targets."""
+
+    logits: npt.NDArray[np.float64]
+    targets: EncodedLabels
+
+    @classmethod
+    def of(cls, logits: npt.NDArray[np.float64], targets: EncodedLabels, rows: npt.NDArray[np.int64]) -> Self:
+        """Those of some of the images."""
+        return cls(logits[rows], targets.take(rows))
+
+
+@dataclass(frozen=True)
+class Advantage:
+    """What one model has over another, from the same images out of sample."""
+
+    accuracy: float  # difference of the shares of correct decisions; its standard error follows
+    accuracy_error: float
+    evidence: float
+    """In standard errors: the mean of how far the differences in accuracy and in log loss are from 0. The one is what counts, the other
+    says more where few decisions differ."""
+
+    @classmethod
+    def of(cls, ours: Scored, theirs: Scored) -> Self:
+        """Both of the same images."""
+        weights = ours.targets.weights
+        accuracy, error = mean_and_error(ours.correct - theirs.correct, weights)
+        loss, loss_error = mean_and_error(theirs.losses - ours.losses, weights)
+        least = 1 / max(len(ours.targets), 1)  # of a decision that might have been another
+        return cls(accuracy, error, 0.5 * (accuracy / max(error, least) + loss / max(loss_error, 1e-12)))
+
+    def sentence(self, over: str) -> str:
+        """The difference in words."""
+        return f"{100 * self.accuracy:+.1f} points (± {100 * self.accuracy_error:.1f}) against {over}"
+
+
+def needed(ours: str, theirs: str) -> float:
+    """How much `Advantage.evidence` a backbone needs to be taken in place of another.
+
+    One standard error, so that chance does not decide. Networks added to those that are there need none: they err on other images, and did
+    better on most sets that were measured.
     """
-    most = max(row.images for row in tried)
-    compared = [row for row in tried if row.images == most]
-    best = min(compared, key=lambda row: row.criterion)
+    return 0.0 if networks_of(ours) > networks_of(theirs) else 1.0
 
-    def as_good(row: Tried) -> bool:
-        return row.accuracy >= best.accuracy - 0.5 * best.accuracy_error and row.log_loss <= 1.05 * best.log_loss
 
-    return min((row for row in compared if row is best or as_good(row)), key=lambda row: (-row.networks, row.criterion))
+def finite_rows(logits: Sequence[npt.NDArray[np.float64]]) -> npt.NDArray[np.int64]:
+    """The rows at which all of several logits (n, k) are known."""
+    return np.flatnonzero(np.all([np.isfinite(some).all(axis=1) for some in logits], axis=0))
