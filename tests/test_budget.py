@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import headstart
 from headstart import FitResult, FitSettings
@@ -20,7 +21,7 @@ from headstart.heads.labels import encode
 from headstart.pipeline import forecast, searching
 from headstart.progress import Listener
 from headstart.selection import Tried
-from headstart.selection.proposals import proposals
+from headstart.selection.proposals import first_size, proposals
 from headstart.selection.tried import Advantage, OutOfSample, needed
 from headstart.settings import FineTuning
 
@@ -174,20 +175,47 @@ def test_candidates_come_by_what_they_promise_for_their_time(pictures: Path, mon
     monkeypatch.setattr(searching.Searching, "_consider", lambda self, name: names.append(name))
     result = fitted(pictures, 300.0)
     assert names[0] == "lite0@64+lite2", "its first half is stored"
-    assert set(names) == {one.backbone for one in proposals(Specification(("lite0",), 64), OTHERS, size=64)}
+    assert set(names) == {one.backbone for one in proposals(Specification(("lite0",), 64), OTHERS, size=64, usual=64, side=96)}
     assert len(names) == len(set(names))
     assert result.learned.prepared.settings.backbone == "lite0@64"
 
 
 def test_proposals_go_on_from_the_best() -> None:
-    names = [one.backbone for one in proposals(Specification(("lite0", "lite2"), 224), OTHERS, size=224)]
+    sizes = {"size": 224, "usual": 224, "side": 300}
+    names = [one.backbone for one in proposals(Specification(("lite0", "lite2"), 224), OTHERS, **sizes)]
     assert names[0] == "lite0@224+lite2+lite1"
-    assert {"lite0@320+lite2", "lite0@160+lite2", "lite0@224+lite2+mirrored", "lite1@224"} <= set(names)
-    mirrored = [one.backbone for one in proposals(Specification(("lite0",), mirrored=True), OTHERS, size=224)]
-    assert "lite0@320+mirrored" in mirrored
+    assert {"lite0@260+lite2", "lite0@224+lite2+mirrored", "lite1@224"} <= set(names)
+    assert not any("@320" in name for name in names), "no image has that many pixels"
+    mirrored = [one.backbone for one in proposals(Specification(("lite0",), mirrored=True), OTHERS, **sizes)]
+    assert "lite0@260+mirrored" in mirrored
     assert not any("mirrored+mirrored" in name for name in mirrored)
-    for name in (*names, *mirrored):
+    small = [one.backbone for one in proposals(Specification(("lite0",), 128), OTHERS, size=128, usual=224, side=32)]
+    assert {"lite0@128+lite2", "lite0@224"} <= set(small)
+    assert not any("@260" in name for name in small)
+    for name in (*names, *mirrored, *small):
         find(name)
+
+
+@pytest.mark.parametrize(("side", "size"), [(8, 128), (32, 128), (40, 160), (56, 224), (500, 224)])
+def test_small_images_begin_small(side: int, size: int) -> None:
+    assert first_size(side, 224) == size
+
+
+def test_a_search_on_small_images_begins_at_a_small_size_unless_one_was_asked_for(tmp_path: Path) -> None:
+    for kind in ("a", "b"):
+        (tmp_path / kind).mkdir()
+        for number in range(12):
+            noise = np.random.default_rng(number).integers(0, 255, (20, 34, 3), dtype=np.uint8)
+            Image.fromarray(noise).save(tmp_path / kind / f"{number}.png")
+    dataset = headstart.read_dataset(tmp_path)
+
+    def first(backbone: str) -> str:
+        return searching.first_settings(dataset, FitSettings(backbone=backbone, budget=60.0)).backbone
+
+    assert first("lite0") == "lite0@128"
+    assert first("lite0+lite2") == "lite0@128+lite2"
+    assert first("lite0@224") == "lite0@224"
+    assert first("resnet50") == "resnet50", "a network whose size may be fixed"
 
 
 def test_a_budget_and_a_training_exclude_each_other() -> None:

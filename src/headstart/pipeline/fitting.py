@@ -27,7 +27,7 @@ from headstart.modalities.image.levels import clipped_note, levels_note
 from headstart.pipeline.reading import check, read, split, without_test
 from headstart.pipeline.result import FitResult, ProbeTest, ShardResult
 from headstart.pipeline.resuming import check_resumable, checkpoints_of, resumable_or_removed
-from headstart.pipeline.searching import search
+from headstart.pipeline.searching import first_settings, search
 from headstart.pipeline.writing import write
 from headstart.progress import Listener, Seconds
 from headstart.run import check_target, reserved
@@ -88,7 +88,8 @@ def _fit(
             processes.join("cuda" if settings.fine_tuning.device != "cpu" and gpu_is_there() else "cpu")
             out = processes.agreed(out)
         with processes.first_on_machine():
-            prepared, table = extract(dataset, settings, listener, seconds=seconds)
+            first = settings if settings.budget is None else first_settings(dataset, settings)
+            prepared, table = extract(dataset, first, listener, seconds=seconds)
         table, held_out = split(task, table, settings)
         findings = check_known(table.dataset, table.digests)
         _say_findings(findings, listener)

@@ -14,15 +14,19 @@ import numpy.typing as npt
 
 from headstart.backbones.composed import Specification
 from headstart.backbones.loading import at_hand, find
+from headstart.data import Dataset
 from headstart.errors import HeadstartError, ParameterError
 from headstart.features.prepared import Prepared, prepare
 from headstart.features.table import FeatureTable, taken
 from headstart.heads.labels import EncodedLabels, encode, image_weights
 from headstart.matrix import FeatureMatrix, allocated
+from headstart.modalities.image import typical_side
 from headstart.pipeline.forecast import Forecast, TooSlowError
+from headstart.pipeline.reading import without_test
 from headstart.selection import Tried
-from headstart.selection.proposals import Proposal, proposals
+from headstart.selection.proposals import LARGER, Proposal, first_size, proposals
 from headstart.selection.tried import Advantage, OutOfSample, finite_rows, needed
+from headstart.settings import FitSettings
 from headstart.tasks import Learned, LearningContext, Task
 from headstart.text import duration
 
@@ -42,6 +46,17 @@ class Searched:
     table: FeatureTable
     learned: Learned
     tried: tuple[Tried, ...]
+
+
+def first_settings(dataset: Dataset, settings: FitSettings) -> FitSettings:
+    """The settings whose backbone a search begins with: where images are small, the network at a smaller size than its own."""
+    asked = Specification.parse(settings.backbone)
+    if asked.size or not all(find(name).embedded for name in asked.names):  # others may have a fixed size
+        return settings
+    usual = find(settings.backbone).input_size
+    side = typical_side(without_test(dataset).images, at_most=usual)
+    size = first_size(side, usual) if side else usual
+    return settings if size == usual else replace(settings, backbone=str(replace(asked, size=size)))
 
 
 def search(task: Task, table: FeatureTable, context: LearningContext, *, until: float) -> Searched:
@@ -90,6 +105,7 @@ class Searching:
         if len(self.train) > 1.5 * FEW:
             self.few = self.table.hold_out(self.train, share=FEW / len(self.train), seed=self.context.settings.seed)[1]
         self._opened: dict[str, Prepared] = {}
+        self._side = typical_side(taken(self.table.dataset.images, self.train), at_most=max(LARGER))
 
     def run(self) -> None:
         """Try candidates, those first that promise most for their time, while there is time."""
@@ -140,14 +156,16 @@ class Searching:
 
     def _candidates(self) -> Iterator[str]:
         """What promises most for its time, among what fits into it; then what does not fit. Later ones depend on what was best before."""
-        asked = Specification.parse(self.context.settings.backbone)
-        start = replace(asked, names=tuple(find(name).short for name in asked.names))
+        asked, first = (Specification.parse(one.settings.backbone) for one in (self.context, self.context.prepared))
+        start = replace(first, names=tuple(find(name).short for name in first.names))
+        usual = asked.size or find(str(asked)).input_size
         others = [name for name in at_hand(self.context.prepared.cache) if name not in start.names]
-        considered = {str(asked), str(start)}
+        considered = {str(first), str(start)}
         while True:
-            best = start if self.best == str(asked) else Specification.parse(self.best)
+            best = start if self.best == str(first) else Specification.parse(self.best)
             size = self._prepared(self.best).extractor.preprocessing.size
-            open_ = [one for one in proposals(best, others, size=size) if one.backbone not in considered]
+            found = proposals(best, others, size=size, usual=usual, side=self._side)
+            open_ = [one for one in found if one.backbone not in considered]
             if not open_:
                 return
             chosen = self._most_promising(open_)

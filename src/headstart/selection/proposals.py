@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 
 from headstart.backbones.composed import Specification
 
-SIZES = (160, 260, 320)
-"""Further sizes of image, in pixels."""
+LARGER = (260, 320)
+"""Further sizes of image in pixels, for images that have as many."""
+
+_LEAST, _ENLARGED = 128, 4  # pixels; how many times a side of small images is enlarged: more adds nothing to see, and costs
 
 
 @dataclass(frozen=True)
@@ -19,17 +21,24 @@ class Proposal:
     gain: float
 
 
-def proposals(best: Specification, others: Sequence[str], *, size: int) -> Iterator[Proposal]:
+def first_size(side: int, usual: int) -> int:
+    """The image size at which a search begins, for images of so many pixels on the shorter side; `usual` is the network's own."""
+    return min(max(_ENLARGED * side, _LEAST), usual)
+
+
+def proposals(best: Specification, others: Sequence[str], *, size: int, usual: int, side: int) -> Iterator[Proposal]:
     """What may be tried where the best so far is `best`: a further network beside it, another size, mirror images; another network.
 
     `others` are the networks at hand, the best first; `size` is the image size in pixels at which `best` was computed: its features at that
-    size are stored, and a network beside it costs no more than itself.
+    size are stored, and a network beside it costs no more than itself. `usual` is the size of the network itself, and `side` that of the
+    images.
     """
     now = replace(best, size=best.size or size)
     further = [name for name in others if name not in best.names]
     if further and not best.mirrored:
         yield Proposal(str(replace(now, names=(*now.names, further[0]))), 1.0 if len(best.names) == 1 else 0.3)
     yield from (Proposal(str(replace(now, names=(name,), mirrored=False)), 0.1) for name in further)
-    yield from (Proposal(str(replace(now, size=other)), 0.2) for other in SIZES if other != now.size)
+    sizes = dict.fromkeys((usual, *(larger for larger in LARGER if larger <= side)))
+    yield from (Proposal(str(replace(now, size=other)), 0.2) for other in sizes if other != now.size)
     if not best.mirrored:
         yield Proposal(str(replace(best, mirrored=True)), 0.2)

@@ -18,10 +18,11 @@ from headstart.modalities.image.decode import (
     read_image,
     rgb_of_array,
     source_bytes,
+    typical_side,
 )
 from headstart.modalities.image.preprocessing import Preprocessing
 
 __all__ = [
     "IMAGE_SUFFIXES", "MAX_PIXELS", "ImageSource", "Levels", "Preprocessing", "begins_as_image", "image_digest", "image_name",
-    "is_image_name", "is_pillow", "quiet_decoding", "read_image", "rgb_of_array", "source_bytes",
+    "is_image_name", "is_pillow", "quiet_decoding", "read_image", "rgb_of_array", "source_bytes", "typical_side",
 ]  # fmt: skip

@@ -16,7 +16,7 @@ import os
 import stat
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
@@ -169,6 +169,15 @@ def read_reduced(source: ImageSource, *, at_least: int | None = None, name: str 
         raise ImageError(name, _EMPTY)
     found = _decode_jpeg(data, name, at_least) if data[:3] == b"\xff\xd8\xff" else None
     return _decode_with_pillow(data, name, at_least, levels) if found is None else found
+
+
+def typical_side(sources: Sequence[ImageSource] | Pixels, *, at_most: int) -> int:
+    """The median of the shorter sides of images in pixels, going by 15 of them; about `at_most` where it is that or more. 0 without any."""
+    sides = []
+    for index in np.unique(np.linspace(0, len(sources) - 1, 15).astype(int)).tolist() if len(sources) else []:
+        with suppress(ImageError), quiet_decoding():
+            sides.append(min(read_image(sources[index], at_least=at_most).shape[:2]))
+    return int(np.median(sides)) if sides else 0
 
 
 def _unreduced(pixels: Pixels) -> tuple[Pixels, Box]:
