@@ -290,3 +290,12 @@ def test_classes_without_weight_do_no_harm() -> None:
     one = training(plan=dataclasses.replace(PLAN, batch_size=1, epochs=1), weights=np.array([1, 0, 0], dtype=np.float32))
     (epoch,) = one.run().epochs
     assert math.isfinite(epoch.loss)
+
+
+def test_no_step_is_begun_after_the_deadline_and_the_best_so_far_is_kept() -> None:
+    one = training(plan=FineTuning(epochs=50, batch_size=8, lr=0.01), deadline=0.0)
+    history = one.run()
+    assert history.stopped == "The time was up in epoch 1 of 50."
+    assert one._state.step == 1
+    assert one.validation.accuracy is not None
+    assert training(deadline=math.inf).run().stopped == "All epochs were done."

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from headstart.selection import Choice, LearningCurve
     from headstart.settings import FitSettings
     from headstart.training.learning_rates import LearningRates
+    from headstart.training.pace import Pace
 
 Outputs = Mapping[str, npt.NDArray[Any]]
 """What a model says of n inputs: an array with n rows for each of the task's outputs, by name."""
@@ -132,6 +133,7 @@ class LearningContext:
 
     `settings` has those attributes of `headstart.settings.FitSettings` that the task uses; `resumable` says where a training is kept while
     it lasts (`headstart.training.job.Resumable`). With `test_only`, a backbone trained further gives the features of the test rows alone.
+    `until` is the moment, as `time.perf_counter` has it, at which a training should be over; the best so far is kept then.
     """
 
     settings: Any
@@ -139,6 +141,7 @@ class LearningContext:
     listener: Listener = field(default_factory=Listener)
     resumable: Any = None
     test_only: bool = False
+    until: float | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -208,6 +211,13 @@ class Task(ABC):
     def find_learning_rate(self, table: FeatureTable, context: LearningContext, *, low: float, high: float, steps: int) -> LearningRates:
         """Search for a learning rate on the rows that `fit` would train on; a task that trains no backbone refuses."""
         raise ParameterError(f"The backbone cannot be trained further for the task {self.name}, so there is no learning rate to find.")
+
+    def training_pace(self, table: FeatureTable, context: LearningContext) -> Pace:
+        """How long training further takes for any number of images, from a few steps on this machine; without it a task trains no backbone.
+
+        It measures for some seconds what the settings of the context would train.
+        """
+        raise ParameterError(f"The backbone cannot be trained further for the task {self.name}, so there is no time to predict.")
 
     @abstractmethod
     def outputs(self, state: State) -> tuple[Output, ...]:

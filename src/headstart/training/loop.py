@@ -59,7 +59,7 @@ class Training:
     ) -> None:  # fmt: skip
         self.job, self.plan, self.task, self.model, self.network = job, job.plan, job.task, model, model.network
         self.schedule = Schedule.of(job.plan, len(job.train))
-        self._last = min(job.until or self.schedule.epochs, self.schedule.epochs)
+        self._last = min(job.last_epoch or self.schedule.epochs, self.schedule.epochs)
         self.validation = Validation()  # of the weights that are kept, after `run`
         self._stages = {stage.name: stage for stage in model.stages}
         self._phases, self._on_epoch = phases, on_epoch or (lambda epoch: None)
@@ -104,7 +104,7 @@ class Training:
             self._restore(checkpoint)
             state = self._state
         elif job.select_best:  # the initial weights are the first candidate
-            state.best_loss, self._kept, state.best = self._validate().criterion, self._copied(), 0
+            state.best_loss, self._kept, state.best = self.validate().criterion, self._copied(), 0
         while (epoch := len(state.history.epochs)) < self._last and not state.history.stopped:
             self.enter(epoch)
             self.prepare(epoch)  # may take long, and an interruption loses nothing
@@ -140,6 +140,12 @@ class Training:
         """Whether any of the processes was interrupted: all of them stop at the same step, or they would wait for each other."""
         return self.job.processes.any(self._interrupted.is_set(), device=self.model.device)
 
+    def _late(self, seconds: float = 0.0) -> bool:
+        """Whether what takes so many seconds could not be done in time, in any of the processes."""
+        if self.job.deadline is None:
+            return False
+        return self.job.processes.any(time.perf_counter() + seconds > self.job.deadline, device=self.model.device)
+
     def _epoch(self, epoch: int) -> str | None:
         """The steps of an epoch that are not done yet. Returns why the training cannot continue, or None."""
         number, self._began = epoch + 1, time.perf_counter()
@@ -156,6 +162,8 @@ class Training:
                 if trouble is not None:
                     return f"{trouble} at step {index + 1} of epoch {number}, at a learning rate of {self.plan.highest_lr:g}"
                 self._tell(index + 1, steps)
+                if self._late():
+                    break
                 if self._stopping() and upcoming is not None:  # after the last step the epoch is ended first
                     upcoming.result()
                     self._save()
@@ -221,7 +229,7 @@ class Training:
 
     def _end_epoch(self, epoch: int) -> None:
         """Validate, keep the best weights, write the history and the checkpoint."""
-        state, found = self._state, self._validate()
+        state, found = self._state, self.validate()
         done = Epoch(
             number=epoch + 1, loss=state.loss / (state.weight or 1.0), accuracy=state.right / max(state.seen, 1), val_loss=found.loss,
             val_accuracy=found.accuracy, lr=max(group["lr"] for group in self._optimizer.param_groups),
@@ -239,6 +247,8 @@ class Training:
         stopped = ""
         if self.plan.early_stop is not None and self.job.select_best and state.waited >= self.plan.early_stop:
             stopped = f"The validation loss had not fallen for {state.waited} epochs."
+        elif self._late(0.0 if done.number == self._last else done.seconds):
+            stopped = f"The time was up in epoch {done.number} of {self._last}."
         elif done.number == self._last:
             stopped = "All epochs were done."
         state.history = History((*state.history.epochs, done), state.best or None, stopped)
@@ -270,11 +280,11 @@ class Training:
         return self._validated()
 
     def _validated(self) -> History:
-        self.validation = self._validate()
+        self.validation = self.validate()
         self.network.eval()
         return self._state.history
 
-    def _validate(self) -> Validation:
+    def validate(self) -> Validation:
         """Score the validation images, divided among the processes."""
         rows, device = self.job.validation, self.model.device
         if not len(rows):

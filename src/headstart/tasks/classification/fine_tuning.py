@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from headstart.tasks.classification.shipping import MEAN, PROBE, TRAINED, Conten
 from headstart.tasks.task import LearningContext
 from headstart.text import plural
 from headstart.training.job import Pretrained, Resumable, TrainingJob
+from headstart.training.pace import BEST
 
 if TYPE_CHECKING:
     from headstart.backbones import Backbone
@@ -87,13 +89,13 @@ def learn_further(table: FeatureTable, context: LearningContext, probe: Choice |
     """Train; where the plan chooses, ship what the validation images prefer, trained again on all training images."""
     from headstart.training.tuning import place_of, train
 
-    with place_of(job_of(table, context)) as job:
+    with place_of(replace(job_of(table, context), deadline=context.until)) as job:
         if probe is None or not job.plan.chooses:
             first = train(job, pretrained(table, context, job))
             with trained_folder() as folder:
                 return _trained(first.stored(folder), job, table, context, probe, folder)
         rival = _rival(job, table, context, probe)
-        job = _taught(job, rival.teaching)
+        job = _taught(replace(job, deadline=_deadline(job, context)), rival.teaching)
         first = train(job, pretrained(table, context, job))
         return _shipped(first, rival, table, context, probe)
 
@@ -131,7 +133,7 @@ def _shipped(first: Trained, rival: Rival, table: FeatureTable, context: Learnin
     choice = replace(probe, evidence=_evidence(found, shipped, probe, first), reason=reason_of(found, shipped))
     if shipped.name == PROBE:
         return choice, first.given_up(extractor.backbone, extractor.preprocessing, probe.estimator), context.prepared
-    again = _again(first, probe) if job.plan.refit else None
+    again = _again(first, probe, context) if job.plan.refit else None
     last = first if again is None else train(again, pretrained(table, context, again))
     with trained_folder() as folder:
         tuned = last.stored(folder, temperature=found[TRAINED].temperature)
@@ -164,15 +166,28 @@ def _taught(job: TrainingJob, teaching: npt.NDArray[np.float64]) -> TrainingJob:
     return replace(job, task=job.task.taught(teaching, job.train, share=job.plan.teacher))
 
 
-def _again(first: Trained, probe: Choice) -> TrainingJob:
-    """The same training on all training images, for as many epochs as were best."""
+def _deadline(job: TrainingJob, context: LearningContext) -> float | None:
+    """Of the first training, where a second one follows it: the time is shared by the images of both."""
+    if context.until is None or not job.plan.refit:
+        return context.until
+    now, images = time.perf_counter(), len(job.train)
+    return now + (context.until - now) * images / (images + BEST * (images + len(job.validation)))
+
+
+def _again(first: Trained, probe: Choice, context: LearningContext) -> TrainingJob | None:
+    """The same training on all training images, for as many epochs as were best; None where there is no time for it."""
     job, epochs = first.job, first.history.best
+    if context.until is not None:
+        each = first.history.seconds / max(len(first.history.epochs) * len(job.train), 1)
+        if time.perf_counter() + each * (epochs or first.epochs) * (len(job.train) + len(job.validation)) > context.until:
+            job.listener.say("There is no time for training again on all training images.")
+            return None
     assert job.checkpoints is not None
     assert probe.out_of_sample is not None
     rows, checkpoints = np.arange(len(job.train) + len(job.validation), dtype=np.int64), job.checkpoints.again
     again = replace(
-        job, plan=replace(job.plan, epochs=first.epochs, steps=None), train=rows, validation=rows[:0], select_best=False, until=epochs,
-        checkpoints=checkpoints, resume=job.resume and checkpoints.has_checkpoint,
+        job, plan=replace(job.plan, epochs=first.epochs, steps=None), train=rows, validation=rows[:0], select_best=False,
+        last_epoch=epochs, deadline=context.until, checkpoints=checkpoints, resume=job.resume and checkpoints.has_checkpoint,
         events=None if job.events is None else job.events / "again",
     )  # fmt: skip
     job.listener.say(f"Training again, on all {len(rows)} training images, for {plural(epochs or first.epochs, 'epoch')}.")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
 from headstart.backbones import find, timm_models
 from headstart.backbones.composed import Specification
 from headstart.backbones.summary import stage_table
 from headstart.data import Dataset
 from headstart.errors import ParameterError
-from headstart.features.table import FeatureTable
+from headstart.features.table import FeatureTable, taken
 from headstart.progress import Seconds
 from headstart.selection import Choice, choose_head
 from headstart.settings import GRADUAL, FitSettings
@@ -16,7 +18,10 @@ from headstart.tasks.task import Learned, LearningContext
 from headstart.training.history import require_tensorboard
 from headstart.training.job import Processes, Resumable
 from headstart.training.learning_rates import LearningRates, find_lr
+from headstart.training.pace import Pace, measure
 from headstart.training.schedule import trained_stages
+
+_TIMED = 24  # images on which the speed of the frozen network is measured
 
 
 def learn(table: FeatureTable, context: LearningContext) -> Learned:
@@ -60,6 +65,18 @@ def find_learning_rate(table: FeatureTable, context: LearningContext, *, low: fl
     timm_models.require("Searching for a learning rate")
     job = job_of(table, context)
     return find_lr(job, pretrained(table, context, job), low=low, high=high, steps=steps)
+
+
+def training_pace(table: FeatureTable, context: LearningContext) -> Pace:
+    """How long `learn_further` takes for any number of images, measured on the rows that `learn` would train on."""
+    timm_models.require("Fine-tuning")
+    extractor, images = context.prepared.extractor, taken(table.dataset.images, table.train[:_TIMED])
+    extractor(images[:1])  # opens the engine
+    began = time.perf_counter()
+    extractor(images)
+    milliseconds = 1000 * (time.perf_counter() - began) / len(images)
+    job = job_of(table, context)
+    return measure(job, pretrained(table, context, job), milliseconds=milliseconds)
 
 
 def check_training(dataset: Dataset, settings: FitSettings) -> None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from headstart.tasks.classification.evaluation import ClassEvaluation
     from headstart.tasks.task import Evaluation
     from headstart.training.learning_rates import LearningRates
+from headstart.training.pace import Pace
 
 
 class Classification(Task):
@@ -79,6 +80,11 @@ class Classification(Task):
         from headstart.tasks.classification.learning import find_learning_rate
 
         return find_learning_rate(table, context, low=low, high=high, steps=steps)
+
+    def training_pace(self, table: FeatureTable, context: LearningContext) -> Pace:
+        from headstart.tasks.classification.learning import training_pace
+
+        return training_pace(table, context)
 
     def outputs(self, state: State) -> tuple[Output, ...]:
         count = len(state["classes"])
