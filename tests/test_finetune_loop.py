@@ -153,12 +153,12 @@ def test_modes() -> None:
 
 def scripted(one: Training, losses: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the choice of the best epoch go by these numbers, the first being that of the beginning."""
-    usual, given = one._validate, iter(losses)
+    usual, given = one.validate, iter(losses)
 
     def validate() -> Any:
         return dataclasses.replace(usual(), criterion=next(given, 0.0))
 
-    monkeypatch.setattr(one, "_validate", validate)
+    monkeypatch.setattr(one, "validate", validate)
 
 
 PLAN = FineTuning(epochs=4, batch_size=8, lr=0.01, layer_decay=1.0)
@@ -202,7 +202,7 @@ def test_the_mean_of_the_last_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in one.network.state_dict().items():
         torch.testing.assert_close(value, torch.stack([weights[name].double() for weights in found[1:]]).mean(0).to(value.dtype))
     assert history.best is None
-    found = one._validate()
+    found = one.validate()
     assert np.array_equal(found.predictions, one.validation.predictions)
 
 
