@@ -1,10 +1,12 @@
-"""Is every run exported, to ONNX and to LiteRT, whatever its data and its head?
+"""Is every run exported, to ONNX and to LiteRT, whatever its data, its backbone and its head?
 
-    python benchmarks/exports.py FOLDER [--kinds NAME ...] [--heads NAME ...] [--formats onnx litert] [--train 600] [--test 150]
+    python benchmarks/exports.py FOLDER [--kinds NAME ...] [--backbones NAME[=WEIGHTS] ...] [--heads NAME ...] [--strategy partial]
+        [--formats onnx openvino int8 litert] [--train 600] [--test 150]
 
-For each kind of data (see `head_choice.py`, and more of the shared sets) and each head by name and `auto`: a run, fitted on so many of the
-images and kept in FOLDER, and its export in each format. Prints the largest difference of a probability in any engine, from the run on the
-same pixels and from the run on the files. Goal: every run is exported at the default --max-difference.
+For each kind of data (see `head_choice.py`, and more of the shared sets), each backbone and each head by name and `auto`: a run, fitted on
+so many of the images and kept in FOLDER, and its export in each format. Prints the largest difference of a probability in any engine, from
+the run on the same pixels and from the run on the files; for int8 the accuracies. Goal: every run is exported at the default
+--max-difference.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from headstart.export import SUFFIXES, export
 from headstart.files import cache_folder
 from headstart.heads import HEADS
 from headstart.progress import Listener
+from headstart.settings import FineTuning
 from measurement_data import DATA
 
 
@@ -64,13 +67,26 @@ def runs(options: argparse.Namespace) -> Iterator[Path]:
         if options.kinds and name not in options.kinds:
             continue
         data = options.folder / "data" / name
-        for head in options.heads:
-            run = options.folder / f"{name}-{head}"
+        if not data.is_dir():
+            written(make(), data, {"train": options.train, "test": options.test})
+        for settings, suffix in variants(options):
+            run = options.folder / f"{name}-{suffix}"
             if not run.is_dir():
-                if not data.is_dir():
-                    written(make(), data, {"train": options.train, "test": options.test})
-                fit(data, out=run, settings=FitSettings(head=head, cache=options.cache), listener=Listener())
+                probe = fit(data, out=run, settings=settings, listener=Listener()).probe
+                if probe is not None:
+                    print(f"{run.name}: of the training, the {probe.shipped} is shipped", flush=True)
             yield run
+
+
+def variants(options: argparse.Namespace) -> Iterator[tuple[FitSettings, str]]:
+    """Settings for each backbone and head, and what the names of their runs end in."""
+    for backbone in options.backbones:
+        name, _, weights = backbone.partition("=")
+        for head in options.heads:
+            tuning = None if options.strategy is None else FineTuning(strategy=options.strategy, steps=options.steps)
+            settings = FitSettings(backbone=name, weights=weights or None, head=head, cache=options.cache, fine_tuning=tuning)
+            own = "" if name == FitSettings().backbone else f"-{name}"
+            yield settings, f"{head}{own}{'' if tuning is None else f'-{tuning.strategy}'}"
 
 
 def exported(path: Path, form: str, images: int | None) -> str:
@@ -84,8 +100,9 @@ def exported(path: Path, form: str, images: int | None) -> str:
     worst = max(done.parities, key=lambda one: one.difference)
     files = max(one.from_files for one in done.parities)
     same = min(one.same_from_files for one in done.parities)
+    gate = f"{done.gates[-1].summary()} " if done.gates else ""
     return (
-        f"written  difference {worst.difference:.1e} (median {worst.median:.1e}, {worst.engine}, {worst.images} images), "
+        f"written  {gate}difference {worst.difference:.1e} (median {worst.median:.1e}, {worst.engine}, {worst.images} images), "
         f"from files {files:.1e} ({same:.1%} same), {time.perf_counter() - begun:.0f} s"
     )
 
@@ -96,6 +113,9 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--kinds", nargs="*")
     parser.add_argument("--heads", nargs="*", default=["auto", *HEADS])
+    parser.add_argument("--backbones", nargs="*", default=[FitSettings().backbone], metavar="NAME[=WEIGHTS]")
+    parser.add_argument("--strategy", choices=("partial", "full"), help="train the backbone further")
+    parser.add_argument("--steps", type=int, help="of that training")
     parser.add_argument("--formats", nargs="*", default=["onnx", "litert"], choices=SUFFIXES)
     parser.add_argument("--train", type=int, default=600)
     parser.add_argument("--test", type=int, default=150)

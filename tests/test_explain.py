@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from headstart.backbones import Backbone
+from headstart.backbones import Backbone, load_backbone
 from headstart.engine import open_engine
 from headstart.errors import BackboneError, ParameterError
 from headstart.explanation import HeatMaps
@@ -196,6 +196,23 @@ def test_the_embedded_network_in_two_parts(backbone: Backbone, tmp_path: Path, e
     model = lite_model(backbone, tmp_path)
     assert len(find_poolings(NetworkGraph(model.read_bytes())) or ()) == len(backbone.layers)
     check_network(model, engine=engine, size=SIDE)
+
+
+def test_maps_of_the_mirror_image_are_turned_back(backbone: Backbone, cache: Path, tmp_path: Path, engine: str) -> None:
+    """The features are the same for an image and its mirror image, so the evidence is mirrored, too; and it is that of both together."""
+    image = noise(1, seed=3)
+    image[:, :, : SIDE // 2] //= 4
+    both = np.concatenate([image, image[:, :, ::-1]])
+    plain, averaged = (
+        heat_maps(lite_model(one, tmp_path), method="cells", engine=engine, step=0.01)
+        for one in (backbone, load_backbone(f"lite0@{SIDE}+mirrored", cache=cache))
+    )
+    found = averaged.evidence(both, [1, 1])
+    assert averaged.method == "cells"
+    np.testing.assert_allclose(found[0], found[1][:, ::-1], atol=2e-2 * np.abs(found).max())
+    assert np.abs(found[0] - found[0][:, ::-1]).max() > 0.2 * np.abs(found).max()
+    halves = plain.evidence(both, [1, 1])
+    assert np.corrcoef(found[0].ravel(), (halves[0] + halves[1][:, ::-1]).ravel())[0, 1] > 0.8
 
 
 # By occlusion, and which is used ---------------------------------------------------------------------------------------------------

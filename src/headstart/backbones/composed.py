@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from headstart.onnx_graph import OnnxGraph
 
 MIRRORED = "mirrored"
+_BUILD = "2"  # raised whenever a composition would come out differently
 
 
 @dataclass(frozen=True)
@@ -84,8 +85,8 @@ def composed_record(parts: Sequence[BackboneRecord], asked: Specification) -> Ba
 
 
 def composed_digest(parts: Sequence[Backbone]) -> str:
-    """The digest of the weights of all parts, hexadecimal."""
-    return hashlib.sha256(" ".join(part.weights_digest for part in parts).encode()).hexdigest()
+    """The digest of the weights of all parts and of how they are composed, hexadecimal."""
+    return hashlib.sha256(" ".join([_BUILD, *(part.weights_digest for part in parts)]).encode()).hexdigest()
 
 
 def check_size(part: Backbone, size: int) -> None:
@@ -115,14 +116,17 @@ def joined(parts: Sequence[Backbone], record: BackboneRecord) -> Conversion:
 
 
 def mirrored(parts: Sequence[Backbone], record: BackboneRecord) -> Conversion:
-    """A network whose features are the mean over an image and its mirror image."""
+    """A network whose features are the mean over an image and its mirror image.
+
+    Each goes through nodes of its own, with the weights in common: so it is seen in the graph which maps are mirrored (`heat_maps`).
+    """
     from headstart.onnx_graph import OnnxGraph
 
     (part,), graph = parts, OnnxGraph()
     flipped = graph.node("Slice", "images", *(graph.integers(value) for value in (-1, -(1 << 63) + 1, 2, -1)))
-    features = _grafted(graph, part, graph.node("Concat", "images", flipped, axis=0))
-    both = graph.node("Reshape", features, graph.integers(2, -1, part.dim))
-    graph.node("ReduceMean", both, output="features", axes=[0], keepdims=0)
+    both = [_grafted(graph, part, pixels) for pixels in ("images", flipped)]
+    graph.node("Mul", graph.node("Add", *both), graph.constant(0.5), output="features")
+    graph.share()
     return _conversion(graph, record, part.layers, any_size=part.any_size)
 
 

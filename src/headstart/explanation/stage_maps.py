@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -95,11 +95,15 @@ def _float_value(name: str, shape: Sequence[int | str] | None) -> onnx.ValueInfo
 
 @dataclass(frozen=True)
 class Pooling:
-    """A mean over all positions of a map: names of the map and of the mean, and which axes of the map (batch first) are positions."""
+    """A mean over all positions of a map: names of the map and of the mean, and which axes of the map (batch first) are positions.
+
+    `mirrored`: the map is of the mirror image.
+    """
 
     map: str
     pooled: str
     axes: tuple[int, ...]
+    mirrored: bool = False
 
 
 def find_poolings(graph: NetworkGraph) -> tuple[Pooling, ...] | None:
@@ -109,7 +113,22 @@ def find_poolings(graph: NetworkGraph) -> tuple[Pooling, ...] | None:
     """
     found = {node.output[0]: Pooling(node.input[0], node.output[0], axes) for node in graph.nodes if (axes := _pooled_axes(node))}
     ends = graph.sources(FEATURES, stop=found)[1]
-    return None if ends - found.keys() else tuple(found[name] for name in found if name in ends) or None
+    if ends - found.keys():
+        return None
+    used = [found[name] for name in found if name in ends]
+    return tuple(replace(pooling, mirrored=_is_mirrored(graph, pooling.map)) for pooling in used) or None
+
+
+def _is_mirrored(graph: NetworkGraph, value: str) -> bool:
+    """Whether a value is computed from the mirror image, which `headstart.backbones.composed` makes by a slice of the input."""
+    from onnx import numpy_helper
+
+    def numbers(name: str) -> list[int]:
+        return numpy_helper.to_array(graph.weights[name]).tolist() if name in graph.weights else []
+
+    nodes = (graph.nodes[position] for position in graph.sources(value)[0])
+    cuts = (node.input for node in nodes if node.op_type == "Slice" and node.input[0] in graph.inputs and len(node.input) == 5)
+    return any((numbers(axes), numbers(steps)) == ([2], [-1]) for _, _, _, axes, steps in cuts)
 
 
 def _pooled_axes(node: onnx.NodeProto) -> tuple[int, ...]:
@@ -173,6 +192,8 @@ def _on_grid(value: Floats, pooled: Floats, pooling: Pooling, cells: int) -> Flo
     if value.ndim == 1 + len(axes):
         grid = np.moveaxis(value, axes, range(len(axes)))
         sides = grid.shape[:2] if len(axes) == 2 else (math.isqrt(len(grid)),) * 2
+        if pooling.mirrored and math.prod(sides) == math.prod(grid.shape[:-1]):
+            grid = grid.reshape(*sides, -1)[:, ::-1]
         positions = grid.reshape(-1, grid.shape[-1])
         mean = positions.mean(axis=0)
         far = _SAME * max(float(np.abs(mean).max()), 1e-12)

@@ -195,10 +195,15 @@ def _network_nodes(model: Any) -> set[str]:
 
 
 def _pixels_of(model: Any) -> Any:
-    """The output that has the pixels of the resized image."""
+    """The output that has the pixels of the resized image, from which all of the network is computed: a mirror image comes after it."""
     import openvino as ov
 
     inner = _network_nodes(model)
-    return [
+    node = next(
         node for node in model.get_ordered_ops() if node.get_friendly_name() in inner and node.get_output_element_type(0) == ov.Type.u8
-    ][-1].output(0)
+    )
+    while True:
+        after = [target.get_node() for target in node.output(0).get_target_inputs()]
+        if len(after) != 1 or after[0].get_output_element_type(0) != ov.Type.u8:
+            return node.output(0)
+        node = after[0]
