@@ -1,5 +1,6 @@
 """Backbones composed of others: side by side, at another size, averaged over mirror images; as one network, with one id."""
 
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,8 +13,9 @@ from headstart import FitSettings
 from headstart.backbones import Backbone, find, load_backbone, torch_network
 from headstart.backbones.composed import Specification
 from headstart.engine import TorchEngine, open_engine
-from headstart.errors import BackboneError, ParameterError
+from headstart.errors import BackboneError, DataError, ParameterError
 from headstart.features import BackboneExtractor
+from headstart.features.extractor import Features
 from headstart.features.store import FeatureStore
 from headstart.settings import FineTuning
 
@@ -72,6 +74,27 @@ def test_two_networks_side_by_side_compute_what_each_computes(both: Backbone, ca
     stage = both.layers[names.index("tf_efficientnet_lite1.stage1")]
     np.testing.assert_allclose(whole[both.last.start : both.last.stop], np.concatenate([part[-1280:] for part in parts]), rtol=1e-5)
     np.testing.assert_allclose(whole[stage.start : both.last.start], parts[1][:-1280], rtol=1e-5)
+
+
+def test_features_of_one_network_at_a_time_are_there_twice(both: Backbone) -> None:
+    def computed_by(part: Backbone) -> Callable[..., Features]:
+        def compute(images: list[bytes], **rest: object) -> Features:
+            count = len(images) - (part is both.parts[-1] and images[-1] == b"gone")
+            values = np.ones((count, part.dim), dtype=np.float32)
+            return Features(values=values, kept=np.arange(count), refused=(), refused_at=(), computed=count)
+
+        return compute
+
+    extractor = BackboneExtractor(both)
+    extractor.__dict__["parts"] = tuple(map(computed_by, both.parts))
+    tracemalloc.start()
+    whole = extractor([b""] * 1000).values
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert whole.min() == 1
+    assert peak < 1.6 * whole.nbytes
+    with pytest.raises(DataError, match="Images were changed or removed while their features were computed"):
+        extractor([b"", b"gone"])
 
 
 @pytest.mark.parametrize("kind", ["openvino", "onnxruntime"])

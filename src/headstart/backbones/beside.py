@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from headstart.backbones.composed import joined
+from headstart.backbones import composed
 from headstart.backbones.loading import NetworkCache
 from headstart.backbones.records import Backbone
 
@@ -20,14 +20,9 @@ def beside(frozen: Backbone, trained: Backbone, *, cache: Path) -> Backbone:
     """
     parts = (frozen, replace(trained, record=replace(trained.record, name="trained")))
     record = replace(frozen.record, dim=sum(part.last.stop - part.last.start for part in parts))
-    return replace(NetworkCache(cache).composed(parts, record, joined), tuned=True)
+    return replace(NetworkCache(cache).composed(parts, record, composed.joined), tuned=True)
 
 
 def columns(frozen: Backbone, trained: Backbone) -> tuple[tuple[tuple[int, int], ...], ...]:
     """For each of the networks `beside` each other, the columns (start, stop) that make up its features."""
-    found, stages, last = [], 0, frozen.last.start + trained.last.start
-    for part in (frozen, trained):
-        slices = ((stages, stages + part.last.start), (last, last + part.last.stop - part.last.start))
-        stages, last = slices[0][1], slices[1][1]
-        found.append(tuple((start, stop) for start, stop in slices if start < stop))
-    return tuple(found)
+    return composed.columns((frozen, trained))

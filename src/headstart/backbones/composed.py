@@ -115,6 +115,16 @@ def joined(parts: Sequence[Backbone], record: BackboneRecord) -> Conversion:
     return _conversion(graph, record, layers_from_sizes(tuple(sizes)), any_size=all(part.any_size for part in parts))
 
 
+def columns(parts: Sequence[Backbone]) -> tuple[tuple[tuple[int, int], ...], ...]:
+    """For each of the networks that were `joined`, the columns (start, stop) of the whole that make up its features, in order."""
+    found, stages, last = [], 0, sum(part.last.start for part in parts)
+    for part in parts:
+        slices = ((stages, stages + part.last.start), (last, last + part.last.stop - part.last.start))
+        stages, last = slices[0][1], slices[1][1]
+        found.append(tuple((start, stop) for start, stop in slices if start < stop))
+    return tuple(found)
+
+
 def mirrored(parts: Sequence[Backbone], record: BackboneRecord) -> Conversion:
     """A network whose features are the mean over an image and its mirror image.
 

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headstart.backbones import Backbone, Layer, torch_network
+from headstart.backbones.composed import columns
 from headstart.backbones.loading import BUILD
 from headstart.engine import Engine, Outputs, ahead, available_cores, check_kind, gpu_is_there, open_engine
 from headstart.errors import DataError, ImageError, StoreError
@@ -146,20 +147,25 @@ class BackboneExtractor:
     def _of_parts(
         self, images: Images, *, store: FeatureStore | None, progress: Progress | None, warn: Callable[[str], None] | None
     ) -> Features:
-        """The features of several networks, each computed and stored by itself: another combination finds them there."""
-        found = []
-        for number, part in enumerate(self.parts):
+        """The features of several networks, each computed and stored by itself: another combination finds them there.
+
+        They are put in their places one network after the other, so that no more than one is there twice.
+        """
+        found: list[Features] = []
+        for number, (part, places) in enumerate(zip(self.parts, columns(self.backbone.parts), strict=True)):
             told = None if progress is None else _part_of(progress, number, len(self.parts))
-            found.append(part(images, store=store, progress=told, warn=warn or self._warn))
-        values = _joined(self.backbone.parts, [features.values for features in found])
-        return replace(found[0], values=values, computed=max(features.computed for features in found))
-
-
-def _joined(parts: Sequence[Backbone], values: Sequence[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
-    """The features (n, D) of a network that `headstart.backbones.composed` joined, from those of its parts."""
-    ends = [part.last.start for part in parts]
-    pairs = list(zip(values, ends, strict=True))
-    return np.concatenate([*(value[:, :end] for value, end in pairs), *(value[:, end:] for value, end in pairs)], axis=1)
+            features = part(images, store=store, progress=told, warn=warn or self._warn)
+            if not found:
+                whole = allocated(len(features.values), self.dim, folder=None if store is None else store.path.parent)
+            elif not np.array_equal(features.kept, found[0].kept):
+                raise DataError("Images were changed or removed while their features were computed. Leave them, and try again.")
+            begin = 0
+            for start, stop in places:
+                whole[:, start:stop] = features.values[:, begin : begin + stop - start]
+                begin += stop - start
+            found.append(replace(features, values=whole))
+            del features
+        return replace(found[0], computed=max(features.computed for features in found))
 
 
 def _part_of(progress: Progress, number: int, count: int) -> Progress:
