@@ -110,7 +110,7 @@ def _digest_rows(digests: Sequence[bytes]) -> npt.NDArray[np.uint8]:
 
 def _training(result: FitResult) -> TrainingRecord | None:
     """How the backbone was trained further; None where the model was fitted on frozen features."""
-    tuned, plan = result.learned.fine_tuned, result.settings.fine_tuning
+    tuned, plan = result.learned.fine_tuned, result.learned.plan
     if tuned is None or plan is None:
         return None
     return TrainingRecord(

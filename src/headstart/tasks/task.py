@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from headstart.features.table import FeatureTable
     from headstart.reliability import Reliability, ReliabilityTest
     from headstart.selection import Choice, LearningCurve
-    from headstart.settings import FitSettings
+    from headstart.settings import FineTuning, FitSettings
     from headstart.training.learning_rates import LearningRates
     from headstart.training.pace import Pace
 
@@ -133,7 +133,8 @@ class LearningContext:
 
     `settings` has those attributes of `headstart.settings.FitSettings` that the task uses; `resumable` says where a training is kept while
     it lasts (`headstart.training.job.Resumable`). With `test_only`, a backbone trained further gives the features of the test rows alone.
-    `until` is the moment, as `time.perf_counter` has it, at which a training should be over; the best so far is kept then.
+    `until` is the moment, as `time.perf_counter` has it, at which a training should be over; the best so far is kept then. `probe` is a
+    model on frozen features of the same rows, by this network or others, that a training is compared with; without it one is chosen.
     """
 
     settings: Any
@@ -142,6 +143,7 @@ class LearningContext:
     resumable: Any = None
     test_only: bool = False
     until: float | None = None
+    probe: Learned | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -149,7 +151,7 @@ class Learned:
     """What came of learning: the fitted model with the evidence for it, and the inputs with the features that it takes.
 
     `prepared` gives these features. Where the backbone was trained further, `probe` is the model on the frozen backbone, and `fine_tuned`
-    what came of that training (`headstart.training.tuning.FineTuned`). `seconds` is the time by stage.
+    what came of that training (`headstart.training.tuning.FineTuned`), by the `plan`. `seconds` is the time by stage.
     """
 
     choice: Choice
@@ -157,6 +159,7 @@ class Learned:
     prepared: Prepared
     probe: Choice | None = None
     fine_tuned: Any = None
+    plan: FineTuning | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
 
     @property

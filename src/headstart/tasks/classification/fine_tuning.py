@@ -21,7 +21,7 @@ from headstart.matrix import columns_of
 from headstart.selection import Candidate, Choice
 from headstart.selection.mean import MeanHead
 from headstart.tasks.classification.shipping import MEAN, PROBE, TRAINED, Contender, Rival, best_of, contenders, reason_of
-from headstart.tasks.task import LearningContext
+from headstart.tasks.task import Learned, LearningContext
 from headstart.text import plural
 from headstart.training.job import Pretrained, Resumable, TrainingJob
 from headstart.training.pace import BEST
@@ -85,25 +85,29 @@ def pretrained(table: FeatureTable, context: LearningContext, job: TrainingJob) 
     )
 
 
-def learn_further(table: FeatureTable, context: LearningContext, probe: Choice | None) -> Learning:
-    """Train; where the plan chooses, ship what the validation images prefer, trained again on all training images."""
+def learn_further(table: FeatureTable, context: LearningContext, probe: Learned | None) -> Learning:
+    """Train; where the plan chooses, ship what the validation images prefer, trained again on all training images.
+
+    `probe` is a model on frozen features of the same rows, by the network that is trained or by others.
+    """
     from headstart.training.tuning import place_of, train
 
     with place_of(replace(job_of(table, context), deadline=context.until)) as job:
         if probe is None or not job.plan.chooses:
             first = train(job, pretrained(table, context, job))
             with trained_folder() as folder:
-                return _trained(first.stored(folder), job, table, context, probe, folder)
-        rival = _rival(job, table, context, probe)
+                return _trained(first.stored(folder), job, table, context, None if probe is None else probe.choice, folder)
+        rival = _rival(job, context, probe)
         job = _taught(replace(job, deadline=_deadline(job, context)), rival.teaching)
         first = train(job, pretrained(table, context, job))
         return _shipped(first, rival, table, context, probe)
 
 
-def _rival(job: TrainingJob, table: FeatureTable, context: LearningContext, probe: Choice) -> Rival:
-    rows, held, settings = table.train[job.train], table.train[job.validation], context.settings
+def _rival(job: TrainingJob, context: LearningContext, probe: Learned) -> Rival:
+    table, settings = probe.table, context.settings
+    rows, held = table.train[job.train], table.train[job.validation]
     with job.processes.first_on_machine():
-        return Rival.of(probe, table, rows, held, class_weight=settings.class_weight, seed=settings.seed)
+        return Rival.of(probe.choice, table, rows, held, class_weight=settings.class_weight, seed=settings.seed)
 
 
 def _trained(
@@ -120,11 +124,12 @@ def _trained(
     return choice, tuned, trained(context.prepared.settings, tuned.backbone, tuned.preprocessing, folder)
 
 
-def _shipped(first: Trained, rival: Rival, table: FeatureTable, context: LearningContext, probe: Choice) -> Learning:
+def _shipped(first: Trained, rival: Rival, table: FeatureTable, context: LearningContext, frozen: Learned) -> Learning:
     """Of the probe, the trained network and the mean of both that which the validation images prefer."""
     from headstart.training.tuning import train
 
-    job, extractor, targets = first.job, context.prepared.extractor, encode(table.targets[table.train])
+    job, targets = first.job, encode(table.targets[table.train])
+    probe, extractor = frozen.choice, frozen.prepared.extractor
     found = contenders(
         rival.held, first.validation if first.learned else None, _weighted(targets.take(job.validation), context),
         mean=first.prepared.preprocessing == extractor.preprocessing and job.plan.pooling == "avg",
@@ -132,7 +137,7 @@ def _shipped(first: Trained, rival: Rival, table: FeatureTable, context: Learnin
     shipped = found[str(job.processes.agreed(Path(best_of(found).name)))]
     choice = replace(probe, evidence=_evidence(found, shipped, probe, first), reason=reason_of(found, shipped))
     if shipped.name == PROBE:
-        return choice, first.given_up(extractor.backbone, extractor.preprocessing, probe.estimator), context.prepared
+        return choice, first.given_up(extractor.backbone, extractor.preprocessing, probe.estimator), frozen.prepared
     again = _again(first, probe, context) if job.plan.refit else None
     last = first if again is None else train(again, pretrained(table, context, again))
     with trained_folder() as folder:

@@ -31,24 +31,29 @@ def learn(table: FeatureTable, context: LearningContext) -> Learned:
     """
     settings, listener, seconds = context.settings, context.listener, Seconds()
     resumable = context.resumable or Resumable()
-    probe = None
-    if settings.fine_tuning is None or settings.fine_tuning.start == "probe":
+    probe = context.probe
+    if probe is None and (settings.fine_tuning is None or settings.fine_tuning.start == "probe"):
         listener.stage("Choosing the head")
         with seconds.lap("head"), resumable.processes.first_on_machine():
-            probe = _choose(table, context)
+            choice = _choose(table, context)
+        probe = Learned(choice=choice, table=table, prepared=context.prepared, seconds=seconds)
     if settings.fine_tuning is None:
         assert probe is not None
-        return Learned(choice=probe, table=table, prepared=context.prepared, seconds=seconds)
+        return probe
     timm_models.require("Fine-tuning")
     with seconds.lap("fine-tuning"):
         choice, tuned, prepared = learn_further(table, context, probe)
-    if prepared is not context.prepared:
+    if probe is not None and prepared is probe.prepared:
+        table = probe.table
+    else:
         listener.stage("Extracting features of the trained network")
         table = table.take(table.test) if context.test_only else table
         with seconds.lap("trained features"):
             values = prepared.extract(table.dataset.images, progress=listener.progress, warn=listener.warn).values
         table = table.with_values(values, prepared.extractor.layers)
-    return Learned(choice=choice, table=table, prepared=prepared, probe=probe, fine_tuned=tuned, seconds=seconds)
+    frozen = None if probe is None else probe.choice
+    plan = settings.fine_tuning
+    return Learned(choice=choice, table=table, prepared=prepared, probe=frozen, fine_tuned=tuned, plan=plan, seconds=seconds)
 
 
 def _choose(table: FeatureTable, context: LearningContext) -> Choice:
