@@ -15,15 +15,16 @@ import headstart
 from headstart import FitResult, FitSettings
 from headstart.backbones import find
 from headstart.backbones.composed import Specification
-from headstart.errors import ParameterError
+from headstart.errors import MissingExtraError, ParameterError
 from headstart.features.prepared import ExtractorSettings, prepare
 from headstart.heads.labels import encode
-from headstart.pipeline import forecast, searching
+from headstart.pipeline import forecast, further, searching
 from headstart.progress import Listener
 from headstart.selection import Tried
-from headstart.selection.proposals import first_size, proposals
+from headstart.selection.proposals import Proposal, first_size, proposals
 from headstart.selection.tried import Advantage, OutOfSample, needed
 from headstart.settings import FineTuning
+from headstart.tasks.classification import fine_tuning, learning
 
 OTHERS = ("lite2", "lite1")
 NAMES = ("lite1@48", "lite0+lite1@64")
@@ -44,7 +45,7 @@ class Heard(Listener):
 @pytest.fixture
 def candidates(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def fixed(*names: str) -> None:
-        monkeypatch.setattr(searching.Searching, "_candidates", lambda self: iter(names))
+        monkeypatch.setattr(searching.Searching, "_candidates", lambda self: (Proposal(name, 1.0) for name in names))
 
     fixed(*NAMES)
     return fixed
@@ -66,7 +67,7 @@ def test_the_best_out_of_sample_is_chosen_and_the_run_says_what_was_tried(
     (chosen,) = [row for row in tried if row.outcome == "chosen"]
     assert all(row.images == len(run.reference["targets"]) and row.milliseconds > 0 for row in tried)
     assert run.record.evidence[0].accuracy == chosen.accuracy
-    assert f"{chosen.backbone}, the best of 3 tried ones" in done.out
+    assert f"{chosen.backbone}; the best of 3 tried ones" in done.out
     for row in tried[1:]:
         assert (untouched(run, row.backbone, tmp_path / "cache") == 0) == (row.outcome == "chosen"), "test images are for the chosen one"
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
@@ -143,8 +144,8 @@ def test_an_extraction_that_turns_out_too_slow_is_stopped_and_what_it_computed_i
 
 
 def test_an_interrupted_search_keeps_the_best_so_far(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(self: Any) -> Iterator[str]:
-        yield "lite1@48"
+    def interrupted(self: Any) -> Iterator[Proposal]:
+        yield Proposal("lite1@48", 1.0)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(searching.Searching, "_candidates", interrupted)
@@ -216,6 +217,64 @@ def test_a_search_on_small_images_begins_at_a_small_size_unless_one_was_asked_fo
     assert first("lite0+lite2") == "lite0@128+lite2"
     assert first("lite0@224") == "lite0@224"
     assert first("resnet50") == "resnet50", "a network whose size may be fixed"
+
+
+def trained(monkeypatch: pytest.MonkeyPatch, *, shipped: str) -> None:
+    """The only candidate is the training of the first backbone, and this comes of it."""
+    one = Proposal("lite0@64", 1.0, "partial")
+    monkeypatch.setattr(searching.Searching, "_candidates", lambda self: iter([one]))
+    monkeypatch.setattr(further, "MOST_EPOCHS", 2)
+    monkeypatch.setattr(fine_tuning, "best_of", lambda found: found.get(shipped, found["probe"]))
+
+
+def test_a_training_that_pays_is_chosen_and_written_as_one(
+    pictures: Path, tmp_path: Path, candidates: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("timm")
+    frozen = Proposal("lite0@64+lite1", 1.0), Proposal("lite0@64", 1.0, "partial")
+    trained(monkeypatch, shipped="mean")
+    monkeypatch.setattr(searching.Searching, "_candidates", lambda self: iter(frozen))
+    from headstart.training import tuning
+
+    monkeypatch.setattr(tuning.Trained, "learned", True)
+    monkeypatch.setattr(searching.Searching, "compared", lambda *_: (Advantage(0.1, 0.01, 5.0), -5.0))
+    settings = FitSettings(backbone="lite0@64", budget=300.0, cache=tmp_path / "cache")
+    result = headstart.fit(pictures, out=tmp_path / "run", settings=settings)
+    assert [(row.backbone, row.strategy, row.outcome) for row in result.tried] == [
+        ("lite0@64", "probe", "tried"), ("lite0@64+lite1", "probe", "tried"), ("lite0@64", "partial", "chosen"),
+    ]  # fmt: skip
+    assert "the mean of both: +10.0 points" in result.tried[-1].reason
+    assert result.tried[-1].images < len(result.table.train), "scored on what the training held out"
+    run = headstart.load(tmp_path / "run")
+    assert run.record.training is not None
+    assert run.record.training.shipped == "mean"
+    assert run.record.tried == result.tried
+    again = run.predict([result.dataset.images[row] for row in result.table.test])
+    np.testing.assert_allclose(again.outputs["logits"], result.tested["logits"], atol=2e-3)
+
+
+def test_a_training_that_does_not_pay_leaves_the_best_frozen_backbone(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("timm")
+    trained(monkeypatch, shipped="probe")
+    result = fitted(pictures, 300.0)
+    assert [(row.strategy, row.outcome) for row in result.tried] == [("probe", "chosen"), ("partial", "tried")]
+    assert "did not pay" in result.tried[-1].reason
+    assert result.learned.fine_tuned is None
+
+
+def test_no_training_where_it_does_not_fit_or_torch_is_missing(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained(monkeypatch, shipped="trained")
+    result = fitted(pictures, 0.01)
+    assert result.tried[-1].outcome == "skipped"
+    assert "it would take" in result.tried[-1].reason
+
+    def missing(what: str) -> None:
+        raise MissingExtraError(what, extra="torch")
+
+    monkeypatch.setattr(learning.timm_models, "require", missing)
+    result = fitted(pictures, 300.0)
+    assert "Fine-tuning needs" in result.tried[-1].reason
+    assert "headstart[torch]" in result.tried[-1].sentence()
 
 
 def test_a_budget_and_a_training_exclude_each_other() -> None:

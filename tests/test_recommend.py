@@ -19,12 +19,13 @@ from headstart.features import BackboneExtractor
 from headstart.pipeline import fitting, searching
 from headstart.pipeline.recommending import LIMITS, recommend
 from headstart.progress import Listener
+from headstart.selection.proposals import Proposal
 from headstart.settings.wishes import Wishes
 
 
 @pytest.fixture(autouse=True)
 def candidates(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(searching.Searching, "_candidates", lambda self: iter(("lite1@48",)))
+    monkeypatch.setattr(searching.Searching, "_candidates", lambda self: iter((Proposal("lite1@48", 1.0),)))
 
 
 def test_the_command_says_what_to_type_next(cli: Callable[..., SimpleNamespace], pictures: Path, tmp_path: Path) -> None:

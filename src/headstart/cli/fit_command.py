@@ -157,7 +157,7 @@ def show_result(result: FitResult, terminal: Terminal) -> None:
     """Print the summary; the last line is the result, the same on a terminal and in a pipe."""
     terminal.tell(*result.test.lines(), "")
     if chosen := next((row for row in result.tried if row.outcome == "chosen"), None):
-        terminal.fact("backbone", f"{chosen.backbone}, the best of {plural(sum(row.images > 0 for row in result.tried), 'tried one')}")
+        terminal.fact("backbone", f"{chosen.title}; the best of {plural(sum(row.images > 0 for row in result.tried), 'tried one')}")
     terminal.fact("head", result.head)
     terminal.fact("why", result.choice.reason)
     if result.probe is not None:

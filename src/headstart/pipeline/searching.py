@@ -22,6 +22,7 @@ from headstart.heads.labels import EncodedLabels, encode, image_weights
 from headstart.matrix import FeatureMatrix, allocated
 from headstart.modalities.image import typical_side
 from headstart.pipeline.forecast import Forecast, TooSlowError
+from headstart.pipeline.further import TRAINED, Scored, about, train_further
 from headstart.pipeline.reading import without_test
 from headstart.selection import Tried
 from headstart.selection.proposals import LARGER, Proposal, first_size, proposals
@@ -65,7 +66,7 @@ def search(task: Task, table: FeatureTable, context: LearningContext, *, until: 
     `until` is the moment, as `time.perf_counter` has it, at which the whole fit should be over. Ctrl-C ends the search and keeps the best
     so far. Raises ParameterError for tasks without out-of-sample scores.
     """
-    found = Searching(task, table, context, until)
+    found = Searching(task, table, context, until, trains=True)
     try:
         found.run()
     except KeyboardInterrupt:
@@ -73,15 +74,6 @@ def search(task: Task, table: FeatureTable, context: LearningContext, *, until: 
             raise
         context.listener.warn("The search was interrupted. Continuing with the best backbone so far; press Ctrl-C again to stop.")
     return found.result()
-
-
-@dataclass(frozen=True, eq=False)
-class _Scored:
-    """A backbone with what was learned on its features of all training rows."""
-
-    prepared: Prepared
-    row: Tried
-    learned: Learned
 
 
 @dataclass(eq=False)
@@ -92,10 +84,12 @@ class Searching:
     table: FeatureTable
     context: LearningContext
     until: float
-    scored: dict[str, _Scored] = field(default_factory=dict)  # on all training rows
+    trains: bool = False  # whether training further is tried as well
+    scored: dict[str, Scored] = field(default_factory=dict)  # on all training rows
     on_few: dict[str, Learned] = field(default_factory=dict)  # on few of them
     rows: list[Tried] = field(default_factory=list)  # of all that were considered
-    best: str = ""  # so far
+    best: str = ""  # so far, of the frozen ones
+    trained: Scored | None = None  # what was trained further and is better than that
 
     def __post_init__(self) -> None:
         self.listener = self.context.listener
@@ -112,23 +106,30 @@ class Searching:
         base = self.context.prepared
         self._opened[base.settings.backbone] = base
         self._score(base.settings.backbone, self.table.features(self.train))
-        for name in self._candidates():
-            self._consider(name)
+        for proposal in self._candidates():
+            if proposal.strategy == "probe":
+                self._consider(proposal.backbone)
+            else:
+                self.trained = train_further(self, proposal.backbone)
+                if self.trained is not None:
+                    break
         self.listener.say(self._end())
 
     def _end(self) -> str:
         """Why the search is over."""
-        left = duration(max(self._left(self._prepared(self.best)), 0.0))
+        left = duration(max(self.left(self.prepared(self.best)), 0.0))
         if any(row.outcome == "skipped" and row.seconds for row in self.rows):
             return f"The search ends with {left} to spare: nothing else fits into that."
         return f"The search ends with {left} to spare: nothing else is left to try."
 
     def result(self) -> Searched:
         """The best of all that were scored on all training rows."""
-        chosen = self.scored[self.best]
-        rows = tuple(replace(row, outcome="chosen") if row.backbone == self.best and row.images else row for row in self.rows)
-        table = self.table if chosen.prepared is self.context.prepared else self._whole(chosen)
-        return Searched(prepared=chosen.prepared, table=table, learned=replace(chosen.learned, table=table), tried=rows)
+        frozen = self.scored[self.best]
+        chosen = self.trained or frozen
+        rows = tuple(replace(row, outcome="chosen") if row is chosen.row else row for row in self.rows)
+        table = self.table if frozen.prepared is self.context.prepared else self._whole(frozen)
+        learned = replace(frozen.learned, table=table) if self.trained is None else self._with_features(self.trained.learned)
+        return Searched(prepared=frozen.prepared, table=table, learned=learned, tried=rows)
 
     def exponent(self, name: str) -> float:
         """How fast errors fall with the number of images, going by half of them: error ~ images^-exponent, within 0 to 0.5."""
@@ -145,7 +146,7 @@ class Searching:
         forecast = self.forecast
         return images * forecast.milliseconds(prepared) / 1000 + forecast.closing(prepared) * images / max(len(self.train), 1)
 
-    def _whole(self, chosen: _Scored) -> FeatureTable:
+    def _whole(self, chosen: Scored) -> FeatureTable:
         """The table with the features of a backbone: those of the training rows are there, the others are extracted now."""
         self.listener.stage(f"Extracting features of the test images by {chosen.row.backbone}")
         prepared, rest = chosen.prepared, np.setdiff1d(np.arange(len(self.table)), self.train)
@@ -154,53 +155,60 @@ class Searching:
         values[rest] = self._extracted(prepared, rest)
         return self.table.with_values(values, prepared.extractor.layers)
 
-    def _candidates(self) -> Iterator[str]:
+    def _with_features(self, learned: Learned) -> Learned:
+        """A trained model with the features of all inputs by its network."""
+        self.listener.stage("Extracting features of the trained network")
+        values = self._extracted(learned.prepared, np.arange(len(self.table)))
+        return replace(learned, table=self.table.with_values(values, learned.prepared.extractor.layers))
+
+    def _candidates(self) -> Iterator[Proposal]:
         """What promises most for its time, among what fits into it; then what does not fit. Later ones depend on what was best before."""
         asked, first = (Specification.parse(one.settings.backbone) for one in (self.context, self.context.prepared))
         start = replace(first, names=tuple(find(name).short for name in first.names))
         usual = asked.size or find(str(asked)).input_size
         others = [name for name in at_hand(self.context.prepared.cache) if name not in start.names]
-        considered = {str(first), str(start)}
+        further = [Proposal(str(first), TRAINED, "partial")] if self.trains and first.plain else []
+        considered = {(str(first), "probe"), (str(start), "probe")}
         while True:
             best = start if self.best == str(first) else Specification.parse(self.best)
-            size = self._prepared(self.best).extractor.preprocessing.size
-            found = proposals(best, others, size=size, usual=usual, side=self._side)
-            open_ = [one for one in found if one.backbone not in considered]
+            size = self.prepared(self.best).extractor.preprocessing.size
+            found = [*proposals(best, others, size=size, usual=usual, side=self._side), *further]
+            open_ = [one for one in found if (one.backbone, one.strategy) not in considered]
             if not open_:
                 return
             chosen = self._most_promising(open_)
-            considered.add(chosen.backbone)
-            yield chosen.backbone
+            considered.add((chosen.backbone, chosen.strategy))
+            yield chosen
 
     def _most_promising(self, open_: list[Proposal]) -> Proposal:
         def promise(one: Proposal) -> tuple[bool, float]:
             try:
-                prepared = self._prepared(one.backbone)
+                prepared = self.prepared(one.backbone)
             except HeadstartError:
                 return True, np.inf  # is skipped with the reason
-            seconds = self._seconds(prepared)
-            return seconds <= self._left(prepared), one.gain / (seconds + 1)
+            seconds = self._seconds(prepared) if one.strategy == "probe" else about(self, prepared)
+            return seconds <= self.left(prepared), one.gain / (seconds + 1)
 
         return max(open_, key=promise)
 
     def _consider(self, name: str) -> None:
         """Score a candidate on all training rows; on few of them first, where there are many; or skip it where time is short."""
         try:
-            prepared = self._prepared(name)
+            prepared = self.prepared(name)
         except HeadstartError as error:
-            self._note(Tried(backbone=name, outcome="skipped", reason=str(error)))
+            self.note(Tried(backbone=name, outcome="skipped", reason=str(error)))
             return
         began = time.perf_counter()
         if self._skipped(name, prepared):
             return
         try:
-            if len(self.few) < len(self.train) and self._seconds(prepared) > _SMALL_SHARE * self._left(prepared):
+            if len(self.few) < len(self.train) and self._seconds(prepared) > _SMALL_SHARE * self.left(prepared):
                 few = self._learn(prepared, self.few, f"Searching: {name} on {len(self.few)} of {len(self.train)} training images")
                 self.on_few[name] = few
-                advantage, short = self._compared(few, self._best_on_few(), self.few, name)
+                advantage, short = self.compared(few, self._best_on_few(), self.few, name)
                 if short > 1.0:
                     row = self._row(name, few, time.perf_counter() - began)
-                    self._note(replace(row, outcome="dropped", reason=advantage.sentence(f"{self.best} on these images")))
+                    self.note(replace(row, outcome="dropped", reason=advantage.sentence(f"{self.best} on these images")))
                     return
                 if self._skipped(name, prepared):
                     return
@@ -208,22 +216,22 @@ class Searching:
         except TooSlowError:
             seconds = time.perf_counter() - began
             reason = f"stopped after {duration(seconds)}, since it would have taken {duration(self._seconds(prepared))} more"
-            self._note(Tried(backbone=name, outcome="skipped", milliseconds=self._speed(prepared), seconds=seconds, reason=reason))
+            self.note(Tried(backbone=name, outcome="skipped", milliseconds=self._speed(prepared), seconds=seconds, reason=reason))
 
     def _skipped(self, name: str, prepared: Prepared) -> bool:
         """Whether there is no time for it, which is noted."""
-        whole, left = self._seconds(prepared), self._left(prepared)
+        whole, left = self._seconds(prepared), self.left(prepared)
         if whole <= left:
             return False
         reason = f"it would take {duration(whole)}, and {duration(max(left, 0.0))} are left"
-        self._note(Tried(backbone=name, outcome="skipped", milliseconds=self._speed(prepared), seconds=whole, reason=reason))
+        self.note(Tried(backbone=name, outcome="skipped", milliseconds=self._speed(prepared), seconds=whole, reason=reason))
         return True
 
     def _seconds(self, prepared: Prepared) -> float:
         """For scoring on all training rows."""
         return self.forecast.extraction(prepared) + self.forecast.heads(prepared, len(self.train))
 
-    def _left(self, prepared: Prepared) -> float:
+    def left(self, prepared: Prepared) -> float:
         """Seconds for it, if it is chosen in the end."""
         return self.until - time.perf_counter() - self.forecast.closing(prepared)
 
@@ -232,18 +240,18 @@ class Searching:
 
     def _score(self, name: str, values: FeatureMatrix | None = None) -> None:
         """Learn on all training rows, keep what came of it, and compare it with the best so far."""
-        began, prepared = time.perf_counter(), self._prepared(name)
+        began, prepared = time.perf_counter(), self.prepared(name)
         learned = self._learn(prepared, np.arange(len(self.train)), f"Searching: {name}", values)
         row = self._row(name, learned, time.perf_counter() - began)
         if self.best:
-            advantage, short = self._compared(learned, self.scored[self.best].learned, np.arange(len(self.train)), name)
+            advantage, short = self.compared(learned, self.scored[self.best].learned, np.arange(len(self.train)), name)
             row = replace(row, reason=advantage.sentence(self.best))
-        self.scored[name] = _Scored(prepared, row, learned)
+        self.scored[name] = Scored(prepared, row, learned)
         if not self.best or short <= 0:
             self.best = name
-        self._note(row)
+        self.note(row)
 
-    def _compared(self, ours: Learned, theirs: Learned, rows: Rows, name: str) -> tuple[Advantage, float]:
+    def compared(self, ours: Learned, theirs: Learned, rows: Rows, name: str) -> tuple[Advantage, float]:
         """The advantage over the best so far, on training rows; and by how much the evidence falls short of what is needed to take it."""
         logits = [np.asarray(learned.choice.out_of_sample, dtype=np.float64) for learned in (ours, theirs)]
         targets, known = self._targets(rows), finite_rows(logits)
@@ -285,7 +293,7 @@ class Searching:
         watched = self.forecast.watched(prepared, len(positions), progress, until=until)
         return prepared.extract(images, progress=watched, warn=self.listener.warn).complete("a search")
 
-    def _prepared(self, name: str) -> Prepared:
+    def prepared(self, name: str) -> Prepared:
         """A backbone, loaded once."""
         if name not in self._opened:
             settings = self.context.prepared.settings._replace(backbone=name)
@@ -296,9 +304,10 @@ class Searching:
         best = learned.choice.evidence[0]
         return Tried(
             backbone=name, outcome="tried", images=best.images, accuracy=best.accuracy, accuracy_error=best.accuracy_error,
-            log_loss=best.log_loss, milliseconds=self._speed(self._prepared(name)), seconds=seconds,
+            log_loss=best.log_loss, milliseconds=self._speed(self.prepared(name)), seconds=seconds,
         )  # fmt: skip
 
-    def _note(self, row: Tried) -> None:
+    def note(self, row: Tried) -> None:
+        """Add a row, and say it."""
         self.rows.append(row)
         self.listener.say(row.sentence())

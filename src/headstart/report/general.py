@@ -130,7 +130,7 @@ def _tried(record: FitRecord) -> tuple[Block, ...]:
     cells: list[tuple[Text | Interval, ...]] = []
     for row, (accuracy, graph) in zip(record.tried, _accuracies(record.tried), strict=True):
         chosen = row.outcome == "chosen"
-        name = (row.backbone, " ", Span("selected", "tag")) if chosen else row.backbone
+        name = (row.title, " ", Span("selected", "tag")) if chosen else row.title
         note = f"{row.outcome}: {row.reason}" if row.reason else f"on {plural(row.images, 'training image')}"
         speed = duration(row.milliseconds / 1000)
         cells.append((name, note, accuracy, graph, number(float(row.log_loss)), speed, duration(row.seconds)))

@@ -30,14 +30,20 @@ class Tried:
     log_loss: float = math.nan  # in nats an image
     milliseconds: float = math.nan  # for an image on this machine, when many are computed together
     seconds: float = 0.0  # that trying it took; where it was skipped, that it would have taken
+    strategy: str = "probe"  # how deep it was trained: ``probe`` is frozen, ``partial`` trained further from there
     reason: str = ""  # what came of the comparison with the best so far, or why it was not tried
+
+    @property
+    def title(self) -> str:
+        """The backbone, and whether it was trained further."""
+        return self.backbone if self.strategy == "probe" else f"{self.backbone}, trained further"
 
     def sentence(self) -> str:
         """What came of it, in one line."""
         if not self.images:
-            return f"{self.backbone}: skipped; {self.reason}"
+            return f"{self.title}: {self.outcome}; {self.reason}"
         scored = f"{percent(self.accuracy)} (± {100 * self.accuracy_error:.1f}) out of sample on {self.images} images"
-        return f"{self.backbone}: {scored}, {duration(self.seconds)}{f'; {self.reason}' if self.reason else ''}"
+        return f"{self.title}: {scored}, {duration(self.seconds)}{f'; {self.reason}' if self.reason else ''}"
 
 
 def networks_of(backbone: str) -> int:

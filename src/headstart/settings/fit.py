@@ -90,7 +90,8 @@ class FitSettings(ListOptions):
         details="By default the published ones.",
     )  # fmt: skip
     budget: float | None = option(
-        None, "Choose the backbone, image size and views within this time: 90s, 10m, 1h.", number(above=0), metavar="TIME", parse=seconds,
+        None, "Choose backbone, image size, views and training within this time: 90s, 10m, 1h.", number(above=0), metavar="TIME",
+        parse=seconds,
         details="In seconds, for the whole fit. `backbone` is where the search begins; without a budget it is what is used.",
     )  # fmt: skip
     head: str = option(

@@ -1,0 +1,116 @@
+"""Training a network further as a candidate of a search within a budget: what it would take, and whether it pays."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from headstart.errors import HeadstartError
+from headstart.features.prepared import Prepared
+from headstart.selection import Tried
+from headstart.settings import MOST_EPOCHS, FineTuning
+from headstart.tasks import Learned, LearningContext
+from headstart.text import duration, plural
+
+if TYPE_CHECKING:
+    from headstart.pipeline.searching import Searching
+
+TRAINED = 2.5
+"""What training further is expected to bring, as of `headstart.selection.proposals.Proposal`."""
+
+_PASSES = 20.0
+"""How many times a training computes the features of an image, or what takes as long, until it was measured."""
+
+_STEADY = 0.95  # of the time that is left; what a training takes is predicted from its first steps
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """A backbone with what was learned on its features of all training rows."""
+
+    prepared: Prepared
+    row: Tried
+    learned: Learned
+
+
+def about(search: Searching, prepared: Prepared) -> float:
+    """Seconds of a training of a network, roughly."""
+    return _PASSES * search.forecast.milliseconds(prepared) * len(search.train) / 1000
+
+
+def train_further(search: Searching, name: str) -> Scored | None:
+    """Train a network within the time that is left, beside the best frozen one; noted either way, and returned where it is better.
+
+    The network, and the mean of it and the best frozen model, are compared with that model on images that the training held out. Test
+    images take no part.
+    """
+    frozen, best, began = search.scored[name], search.scored[search.best], time.perf_counter()
+    row = Tried(backbone=name, outcome="skipped", strategy="partial", milliseconds=_milliseconds(search, name))
+    until = search.until - _closing(search, name)
+    rough = about(search, frozen.prepared)
+    if rough > 2 * (until - began):
+        search.note(replace(row, seconds=rough, reason=_too_long(rough, until - began)))
+        return None
+    context = replace(search.context, prepared=frozen.prepared, probe=best.learned, test_only=True, until=until)
+    table = frozen.learned.table
+    try:
+        search.listener.stage(f"Searching: how long training {name} further takes")
+        pace = search.task.training_pace(table, _with_plan(context, FineTuning()))
+        longest = FineTuning(epochs=MOST_EPOCHS)
+        left = until - time.perf_counter()
+        plan = pace.within(longest, len(search.train), _STEADY * left)
+        if plan is None:
+            seconds = pace.seconds(replace(longest, epochs=2), len(search.train))
+            search.note(replace(row, seconds=seconds, reason=_too_long(seconds, left)))
+            return None
+        predicted = duration(pace.seconds(plan, len(search.train)))
+        search.listener.say(f"Training {name} further for {plural(plan.epochs or MOST_EPOCHS, 'epoch')}: about {predicted}")
+        learned = search.task.fit(table, _with_plan(context, plan))
+    except HeadstartError as error:
+        search.note(replace(row, reason=str(error)))
+        return None
+    row = replace(row, outcome="tried", seconds=time.perf_counter() - began)
+    if learned.fine_tuned is None or learned.fine_tuned.shipped == "probe":
+        search.note(_scored(row, learned, reason=learned.choice.reason))
+        return None
+    advantage, _ = search.compared(learned, best.learned, np.arange(len(search.train)), name)
+    what = "the mean of both" if learned.fine_tuned.shipped == "mean" else "by itself"
+    row = _scored(row, learned, reason=f"{what}: {advantage.sentence(search.best)}")
+    search.note(row)
+    return Scored(learned.prepared, row, learned) if advantage.evidence >= 1.0 else None
+
+
+def _with_plan(context: LearningContext, plan: FineTuning) -> LearningContext:
+    return replace(context, settings=replace(context.settings, budget=None, fine_tuning=plan))
+
+
+def _scored(row: Tried, learned: Learned, *, reason: str) -> Tried:
+    """The row with the scores of what came of a training, from the images that it held out."""
+    known = () if learned.probe is None else learned.probe.evidence
+    heads = {(candidate.view, candidate.head) for candidate in known}
+    own = [candidate for candidate in learned.choice.evidence if (candidate.view, candidate.head) not in heads]
+    if not own:
+        return replace(row, reason=reason)
+    best = min(own, key=lambda candidate: (not candidate.chosen, candidate.log_loss))
+    return replace(
+        row, images=best.images, accuracy=best.accuracy, accuracy_error=best.accuracy_error, log_loss=best.log_loss, reason=reason
+    )
+
+
+def _milliseconds(search: Searching, name: str) -> float:
+    """For an image by the trained network and the best frozen one together."""
+    names = dict.fromkeys((name, search.best))
+    return sum(search.forecast.milliseconds(search.prepared(one)) for one in names)
+
+
+def _closing(search: Searching, name: str) -> float:
+    """Seconds from the end of the training to the written run: the features of all images by what was trained, and as of a frozen one."""
+    features = _milliseconds(search, name) * len(search.table) / 1000
+    return features + search.forecast.closing(search.prepared(search.best))
+
+
+def _too_long(seconds: float, left: float) -> str:
+    return f"it would take {duration(seconds)}, and {duration(max(left, 0.0))} are left"
