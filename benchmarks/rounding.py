@@ -29,7 +29,9 @@ def squares(run: Run, count: int, data: Path | None) -> list[npt.NDArray[np.uint
     prepared = [run.preprocessing(path) for path in sample.paths]
     outputs = probabilities(run, prepared)
     order = np.argsort(np.sort(outputs, axis=1)[:, -1], kind="stable")
-    return [prepared[row] for row in {*order[: count // 2].tolist(), *order[count // 2 :: max(1, len(order) // count)][:count].tolist()}]
+    least, others = order[: count // 2], order[count // 2 :]
+    spread = np.unique(np.linspace(0, len(others) - 1, min(count - len(least), len(others))).round().astype(int))
+    return [prepared[row] for row in (*least.tolist(), *others[spread].tolist())]
 
 
 def probabilities(run: Run, pixels: list[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float64]:

@@ -3,12 +3,15 @@
 import json
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from conftest import draw
 from headstart import FitSettings, load_backbone
 from headstart.backbones import Backbone, find
 from headstart.backbones.efficientnet_lite import expected_means
@@ -17,6 +20,7 @@ from headstart.backbones.loading import expected_means as means_of
 from headstart.backbones.weights import embedded_weights
 from headstart.features import BackboneExtractor
 from headstart.pipeline import fitting, searching
+from headstart.pipeline.forecast import Forecast
 from headstart.pipeline.recommending import LIMITS, recommend
 from headstart.progress import Listener
 from headstart.selection.proposals import Proposal
@@ -62,6 +66,28 @@ def test_images_that_a_fit_would_test_on_are_not_looked_at(pictures: Path, monke
     recommend(pictures, settings=FitSettings(backbone="lite0@64"))
     assert seen
     assert not seen & test
+
+
+@pytest.mark.parametrize("own_test", [False, True])
+def test_the_predicted_time_is_that_of_training_and_test_images(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_test: bool
+) -> None:
+    settings = FitSettings(backbone="lite0@64", head="centroid")
+    if own_test:
+        for kind, name in enumerate(("rings", "stripes", "checks")):
+            (tmp_path / "test" / name).mkdir(parents=True)
+            Image.fromarray(draw(kind, 900 + kind)).save(tmp_path / "test" / name / "new.png")
+        settings = replace(settings, test=tmp_path / "test")
+    fitted = fitting.fit(pictures, settings=settings).table
+    asked: list[tuple[int, int]] = []
+
+    def predicted(self: Forecast, prepared: object, *, train: int, test: int) -> float:
+        asked.append((train, test))
+        return 1.0
+
+    monkeypatch.setattr(Forecast, "fit", predicted)
+    recommend(pictures, settings=settings)
+    assert set(asked) == {(len(fitted.train), len(fitted.test))}
 
 
 def test_what_is_beyond_the_limits_is_said(cli: Callable[..., SimpleNamespace], pictures: Path) -> None:

@@ -222,24 +222,26 @@ def find_learning_rate(
         raise ParameterError("There is no training to find a learning rate for: the settings have no fine_tuning. Give a FineTuning.")
     rising(low, high, steps)
     timm_models.require("Searching for a learning rate")
-    task, prepared, table = untested(data, settings, listener)
+    task, prepared, table, _ = untested(data, settings, listener)
     context = LearningContext(settings=settings, prepared=prepared, listener=listener)
     return task.find_learning_rate(table, context, low=low, high=high, steps=steps)
 
 
-def untested(data: str | Path | Dataset, settings: FitSettings, listener: Listener) -> tuple[Task, Prepared, FeatureTable]:
+def untested(data: str | Path | Dataset, settings: FitSettings, listener: Listener) -> tuple[Task, Prepared, FeatureTable, int]:
     """What is needed to try something out before a fit: the table, without features, whose training rows are those of `fit`.
 
-    Test images take no part; where data have a test part of their own, its images are not even opened. Errors as of `fit`.
+    Test images take no part; where data have a test part of their own, its images are not even opened. Their number comes last. Errors
+    as of `fit`.
     """
     listener.stage("Reading the data")
     task, dataset = read(data, settings)
     listener.tell_notes(dataset.notes)
     check(task, dataset, settings)
-    prepared, table = extract(without_test(dataset), settings, listener, features=False)
+    training = without_test(dataset)
+    prepared, table = extract(training, settings, listener, features=False)
     if (table.dataset.parts != "train").any():
         table, _ = split(task, table, settings)
-    return task, prepared, table
+    return task, prepared, table, len(dataset) - len(training) + len(table.test)
 
 
 def fit_shard(

@@ -20,6 +20,7 @@ from headstart.features.table import FeatureTable
 from headstart.matrix import FeatureMatrix, column_means
 from headstart.metrics import accuracy_interval
 from headstart.pipeline.fitting import untested
+from headstart.pipeline.forecast import Forecast
 from headstart.pipeline.searching import FEW, Searching
 from headstart.progress import Listener
 from headstart.selection import Tried
@@ -96,10 +97,10 @@ def recommend(
     """
     settings, wishes, listener = settings or FitSettings(), wishes or Wishes(), listener or Listener()
     until = time.perf_counter() + wishes.budget
-    task, prepared, table = untested(data, settings, listener)
+    task, prepared, table, tested = untested(data, settings, listener)
     trial = _sampled(task, table, LearningContext(settings=settings, prepared=prepared, listener=listener), until)
     trial.run()
-    rows = [_row(trial, tried, wishes, images=len(table.train)) for tried in trial.rows]
+    rows = [_row(trial, tried, wishes, images=len(table.train), tested=tested) for tried in trial.rows]
     rows = sorted(_judged(rows), key=lambda row: (row.outcome != "recommended", row.outcome == "skipped", -row.accuracy))
     distance = _distance(prepared, trial.table.values)
     return Recommendation(
@@ -115,12 +116,16 @@ def _sampled(task: Task, table: FeatureTable, context: LearningContext, until: f
         train = train[table.hold_out(train, share=FEW / len(train), seed=context.settings.seed)[1]]
     listener.stage(f"Extracting features of {len(train)} images")
     some = table.take(train)
-    values = prepared.extract(some.dataset.images, progress=listener.progress, warn=listener.warn).complete("a search")
-    return Searching(task, some.with_values(values, prepared.extractor.layers), context, until)
+    forecast = Forecast(some)
+    watched = forecast.watched(prepared, len(some), listener.progress, until=math.inf)
+    values = prepared.extract(some.dataset.images, progress=watched, warn=listener.warn).complete("a search")
+    trial = Searching(task, some.with_values(values, prepared.extractor.layers), context, until)
+    trial.forecast.speeds |= forecast.speeds
+    return trial
 
 
-def _row(trial: Searching, tried: Tried, wishes: Wishes, *, images: int) -> Recommended:
-    """What a backbone that was considered is predicted to reach and to cost with all training images."""
+def _row(trial: Searching, tried: Tried, wishes: Wishes, *, images: int, tested: int) -> Recommended:
+    """What a backbone that was considered is predicted to reach and to cost with all training images, and so many test images."""
     record = find(tried.backbone)
     row = Recommended(backbone=tried.backbone, outcome="skipped", licence=record.licence or "unknown", reason=tried.reason)
     scored = trial.scored.get(tried.backbone)
@@ -133,7 +138,7 @@ def _row(trial: Searching, tried: Tried, wishes: Wishes, *, images: int) -> Reco
     megabytes = prepared.extractor.backbone.network.stat().st_size / 1e6
     row = replace(
         row, outcome="possible", accuracy=accuracy, interval=(low, min(high + gain, 1.0)), megabytes=megabytes,
-        fit_seconds=trial.fit_seconds(prepared, images), milliseconds=_latency(trial, prepared),
+        fit_seconds=trial.forecast.fit(prepared, train=images, test=tested), milliseconds=_latency(trial, prepared),
     )  # fmt: skip
     beyond = list(_beyond(row, record, wishes))
     return replace(row, outcome="beyond the limits", reason=f"{'; '.join(beyond)}.") if beyond else row
