@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from conftest import draw
-from headstart import load
+from headstart import FitSettings, fit, load
 from headstart.errors import ParameterError
 from headstart.export import ConverterError, ExportError, export, snippet
 from headstart.export.formats import CONVERTER, ExportedModel, find_converter, square_model
@@ -71,6 +71,17 @@ def test_the_converter_is_given_the_saved_model_with_colours_first(opened: Run, 
     assert all(output.shape[0] == 1 for output in session.get_outputs())
     (found,) = session.run(["probabilities"], {"pixels": pixels.transpose(2, 0, 1)[None]})
     np.testing.assert_allclose(found, opened.predict([draw(1, 3, side=90)]).probabilities, atol=1e-4)
+
+
+def test_mirror_images_are_gathered_for_the_converter(pictures: Path, tmp_path: Path) -> None:
+    fit(pictures, out=tmp_path / "run", settings=FitSettings(backbone="lite0@64+mirrored", head="centroid"))
+    run = load(tmp_path / "run")
+    model = square_model(run)
+    assert sum(node.op_type == "Gather" for node in model.graph.node) == 1
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    pixels = run.preprocessing(draw(1, 3, side=90)).transpose(2, 0, 1)[None]
+    (found,) = session.run(["probabilities"], {"pixels": pixels})
+    np.testing.assert_allclose(found, run.predict([draw(1, 3, side=90)]).probabilities, atol=1e-4)
 
 
 def test_a_file_is_compared_with_the_run_and_has_its_labels_beside_it(

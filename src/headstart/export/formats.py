@@ -108,7 +108,20 @@ def square_model(run: Run) -> onnx.ModelProto:
     graph.input.append(helper.make_tensor_value_info("pixels", TensorProto.UINT8, [1, 3, size, size]))
     for output in graph.output:
         output.type.tensor_type.shape.dim[0].dim_value = 1
+    _gather_mirror_images(graph, size)
     return model
+
+
+def _gather_mirror_images(graph: onnx.GraphProto, size: int) -> None:
+    """Take the columns of mirror images by their numbers: onnx2tf passes over a slice that goes backwards."""
+    from onnx import helper, numpy_helper
+
+    numbers = {tensor.name: numpy_helper.to_array(tensor).tolist() for tensor in graph.initializer if tensor.dims == [1]}
+    for node in graph.node:
+        if node.op_type == "Slice" and [numbers.get(name) for name in node.input[3:]] == [[2], [-1]]:
+            columns = numpy_helper.from_array(np.arange(size - 1, -1, -1), f"{node.output[0]}_columns")
+            graph.initializer.append(columns)
+            node.CopyFrom(helper.make_node("Gather", [node.input[0], columns.name], list(node.output), name=node.name, axis=2))
 
 
 def write_litert(run: Run, file: Path, examples: Iterable[Image]) -> None:
