@@ -88,7 +88,7 @@ class Facts:
         record = FitRecord(
             title=self.title, head=self.head, features=self.features, reason=self.reason, evidence=self.evidence, seconds=self.times,
             training=training, training_facts=self.training_facts, learning_curve=self.learning_curve, leaks=self.leaks,
-            refused=self.refused, findings=self.findings, notes=self.notes,
+            refused=self.refused, findings=self.findings, notes=self.notes, reliability_test=self.reliability,
         )  # fmt: skip
         backbone = {
             "name": self.backbone, "licence": self.backbone_licence, "weights_source": self.backbone_source, "hub_id": self.backbone_hub_id,

@@ -14,7 +14,17 @@ from scipy.stats import binomtest
 
 from headstart.errors import ParameterError, RunError
 from headstart.metrics.link import SIGMOID
-from headstart.reliability import Abstention, Novelty, PredictionSets, Reliability, ReliabilityTest, ThresholdTest, confidence
+from headstart.reliability import (
+    Abstention,
+    Novelty,
+    PredictionSets,
+    Rate,
+    Reliability,
+    ReliabilityTest,
+    Shift,
+    ThresholdTest,
+    confidence,
+)
 
 Array = npt.NDArray[Any]
 
@@ -95,8 +105,8 @@ def test_the_network_has_seen_every_image() -> None:
     assert found.sets is None
     assert found.abstention is None
     test = ReliabilityTest.of(found, softmax(answers(9, 3, seed=0)[0]), np.zeros(9, np.int64), np.arange(9) < 3)
-    assert test == ReliabilityTest(images=9, unlike=3 / 9)
-    assert test.sentences() == ("33.3 % of the images are flagged as novel.",)
+    assert test == ReliabilityTest(images=9, unlike=3 / 9, shift=Shift(novel=Rate(events=3, images=9, promised=0.03, fitted=0)))
+    assert test.sentences() == ("33.3 % of the images are flagged as novel; of images like the training images, 3.0 % are expected to be.",)
 
 
 def test_labels_of_which_no_image_has_any() -> None:

@@ -15,7 +15,10 @@ from headstart.data import Dataset, ListOptions
 from headstart.errors import DataError, ParameterError, RunError, setting
 from headstart.metrics import AucDifference, PairedDifference, auc_difference, holm, paired_difference
 from headstart.progress import Listener
+from headstart.reliability import ReliabilityTest, Separation, Shift, separation
+from headstart.reliability.shift import MOST
 from headstart.run import EVALUATION, Run, Use, load, record_use
+from headstart.run.manifest import plain
 from headstart.tasks import Evaluation, Predictions
 from headstart.tasks.classification.evaluation import ClassEvaluation, evaluate
 from headstart.text import enumeration, number, pad, plural, shorten, visible, width
@@ -32,22 +35,36 @@ class RunEvaluation:
         evaluation: the scores.
         predictions: of the images that could be read; the others are listed there.
         trained: how many of the images the run has learned from, by their bytes; `tested`: how many are its own test images.
-        sentences: how well its prediction sets, its confidence and its novelty detection hold on these images; `figures`: the same as
-            JSON values.
+        reliability: how well its prediction sets, its confidence and its novelty detection hold on these images; `figures`: what else is
+            known of that, JSON values.
+        separation: how far the images are from the training images; None where the run does not know, or there are too few.
     """
 
     evaluation: Evaluation
     predictions: Predictions
     trained: int
     tested: int
-    sentences: Sequence[str]
+    reliability: ReliabilityTest | None
+    separation: Separation | None
     figures: Mapping[str, Any]
+
+    @property
+    def shift(self) -> Shift:
+        """Whether the images come from another world than the training images."""
+        return Shift() if self.reliability is None else self.reliability.shift
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """What is known of the reliability on these images."""
+        apart = () if self.separation is None else (self.separation.sentence(),)
+        return apart if self.reliability is None else (*self.reliability.sentences(), *apart, *self.reliability.threshold_sentences())
 
     def to_dict(self) -> dict[str, Any]:
         """All figures as data for JSON."""
         refused = [{"path": error.path, "reason": error.reason} for error in self.predictions.refused]
         seen = {"trained": self.trained, "tested": self.tested}
-        return {**self.evaluation.to_dict(), "seen": seen, "refused": refused, **self.figures}
+        known = {"reliability": self.reliability, "separation": self.separation}
+        return {**self.evaluation.to_dict(), "seen": seen, "refused": refused, **plain(known), **self.figures}
 
 
 def evaluate_run(
@@ -78,8 +95,15 @@ def evaluate_run(
         raise DataError(f"{dataset.source}: no images in the part {part!r}.")
     listener.tell_notes(dataset.notes)
     listener.stage(f"Predicting {len(dataset)} images")
-    evaluation, predictions = run.evaluate(dataset, progress=listener.progress, warn=listener.left_out)
+    evaluation, predictions = run.evaluate(dataset, progress=listener.progress, warn=listener.left_out, sample=MOST)
     trained, tested = run.seen(predictions.digests)
+    reliability, figures = run.task.reliability_of(evaluation, predictions, run.reliability)
+    found = RunEvaluation(
+        evaluation=evaluation, predictions=predictions, trained=trained, tested=tested, reliability=reliability,
+        separation=_separation(run, predictions), figures=figures,
+    )  # fmt: skip
+    if warning := found.shift.warning():
+        listener.warn(warning)
     score, value, _ = evaluation.headline
     if trained:
         listener.warn(
@@ -93,10 +117,15 @@ def evaluate_run(
             else "This could not be recorded: the run is read-only."
         )
         listener.say(f"{tested} of these images are the run's own test images. {recorded}")
-    sentences, figures = run.task.reliability_of(evaluation, predictions, run.reliability)
-    return RunEvaluation(
-        evaluation=evaluation, predictions=predictions, trained=trained, tested=tested, sentences=sentences, figures=figures
-    )
+    return found
+
+
+def _separation(run: Run, predictions: Predictions) -> Separation | None:
+    """How far the images are from those training images that the network has not learned from; None where the run stores no features."""
+    known, sample, logits = run.reference.get("features"), predictions.sample, run.reference.get("out_of_sample_logits")
+    if known is None or sample is None or known.shape[1:] != sample.shape[1:]:
+        return None
+    return separation(known if logits is None else known[np.isfinite(logits).all(axis=1)], sample)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

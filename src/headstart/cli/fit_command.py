@@ -170,17 +170,26 @@ def show_result(result: FitResult, terminal: Terminal) -> None:
         terminal.fact("left out", f"{left_out}, listed in the run's manifest.json", style="yellow")
     if grave := [finding.message for finding in result.findings if finding.severity == "error"]:
         terminal.fact("beware", f"do not trust the score until this is resolved: {' '.join(grave)}", style="bold red")
-    tested = result.judged.reliability_test
-    if tested is not None and tested.coverage is not None and tested.size is not None:
-        terminal.fact("sets", f"prediction sets: mean size {tested.size:.2f}, coverage {tested.coverage:.1%}")
-    if result.judged.learning_curve is not None:
-        terminal.fact("more", result.judged.learning_curve.sentence)
+    _show_reliability(result, terminal)
     seconds = ", ".join(f"{stage} {value:.1f}" for stage, value in result.seconds.items() if stage != "total" and value >= 0.05)
     terminal.fact("time", f"{result.seconds['total']:.1f} s" + (f": {seconds}" if seconds else ""))
     if result.run is not None:
         terminal.fact("run", f"{result.run} (open {result.run / 'report.html'})")
         terminal.fact("next", f"headstart predict {shlex.quote(str(result.run))} IMAGE")
     terminal.result(result.test.summary("test"), style="bold green")
+
+
+def _show_reliability(result: FitResult, terminal: Terminal) -> None:
+    from headstart.reliability.shift import MEANING, WITHIN
+
+    tested, curve = result.judged.reliability_test, result.judged.learning_curve
+    shifted = tested is not None and tested.shift.found
+    if tested is not None and tested.shift.found:
+        terminal.fact("beware", f"{tested.shift.lead('test images')} {MEANING}", style="bold red")
+    elif tested is not None and tested.coverage is not None and tested.size is not None:
+        terminal.fact("sets", f"prediction sets: mean size {tested.size:.2f}, coverage {tested.coverage:.1%}")
+    if curve is not None:
+        terminal.fact("more", f"{WITHIN if shifted else ''}{curve.sentence}")
 
 
 _SEARCHED = OptionsOf(

@@ -179,7 +179,7 @@ def nearest_training_images(run: Run, features: Floats, count: int) -> tuple[npt
     cosine of the angle between the features of the last layer.
     """
     known = run.reference["features"]
-    last = next((layer for layer in run.manifest.backbone.layers if layer.name == "last"), None)
+    last = run.manifest.backbone.last
     own = _directions(features if last is None else features[:, last.start : last.stop])
     if count and run.reliability is not None and run.reliability.novelty is not None:
         rows = run.reliability.novelty.nearest(features, count)[0]

@@ -260,6 +260,12 @@ def auc_difference(positive: Bools, first: Scores, second: Scores) -> AucDiffere
     return AucDifference(float(areas[0]), float(areas[1]), value, (low, high), math.erfc(abs(value) / error / math.sqrt(2)))
 
 
+def auc_and_error(positive: Bools, scores: Scores) -> tuple[float, float]:
+    """The area under the ROC curve of vectors (n,), and its standard error by DeLong's method; there must be images of both kinds."""
+    area, parts = _placements(np.asarray(positive, dtype=bool), np.asarray(scores))
+    return area, float(np.sqrt((parts**2).sum()))
+
+
 def _placements(positive: Bools, scores: Scores) -> tuple[float, Floats]:
     """The area, and for each image (n,) a part whose squares sum up to the variance of the area.
 

@@ -160,6 +160,8 @@ def _tested(
     listener.stage("Measuring reliability")
     with seconds.lap("reliability"):
         judged = task.judge(learned, evaluation, context)
+        if judged.reliability_test is not None and (warning := judged.reliability_test.shift.warning("test images")):
+            listener.warn(warning)
         _say_findings(judged.findings, listener)
     correct = evaluation.correct_rows
     known = {} if correct is None else known_beforehand(table.dataset, table.digests)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from headstart.errors import ParameterError, RunError, damage_named
 from headstart.metrics.link import SOFTMAX, Link, link_of, saved_link
 from headstart.metrics.scores import at_thresholds
+from headstart.reliability.shift import Rate
 from headstart.settings.field import SHARE, require
 
 Floats = npt.NDArray[np.float64]
@@ -90,6 +91,11 @@ class PredictionSets:
             empty = np.flatnonzero(~inside.any(axis=1))
             inside[empty, values[empty].argmax(axis=1)] = True
         return inside
+
+    def rate(self, events: int, images: int) -> Rate:
+        """How the promise stands where so many `images` had so many sets that lack the true class."""
+        fitted = self.images // len(self.thresholds) if self.by_class else self.images
+        return Rate(events=events, images=images, promised=1 - self.coverage, fitted=fitted)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""

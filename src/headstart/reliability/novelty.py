@@ -27,6 +27,7 @@ import numpy.typing as npt
 from headstart.engine import available_cores
 from headstart.errors import ParameterError, damage_named
 from headstart.matrix import FeatureMatrix, RowView, first_not_finite
+from headstart.reliability.shift import Rate
 from headstart.settings.field import SHARE, require, whole
 
 if TYPE_CHECKING:
@@ -204,6 +205,7 @@ class Novelty:
     threshold: float  # an image with a higher score is unlike anything seen in training
     refused_share: float  # target share of images like the training images that the threshold rejects
     features: int  # D, the length of a feature vector
+    images: int = 0  # how many set the threshold; 0 where the network has learned from these, so that nothing is promised
 
     @classmethod
     def fit(
@@ -221,7 +223,7 @@ class Novelty:
         rng = np.random.default_rng(seed)
         rows = np.arange(len(whole)) if len(whole) <= MOST else np.sort(rng.permutation(len(whole))[:MOST])
         values = whole[rows]
-        unseen = _unseen(rows, logits, len(features))
+        unseen, promised = _unseen(rows, logits, len(features))
         fold = _folds(None if groups is None else np.asarray(groups)[rows], len(rows), rng)
         from headstart.heads.linalg import one_thread  # brings scikit-learn, which predicting does without
 
@@ -232,7 +234,7 @@ class Novelty:
         spread = np.maximum(np.quantile(logs, 0.97, axis=0) - centre, 1e-3)
         scores = np.sort(_combined((logs - centre) / spread))
         rank = min(len(scores), math.ceil((len(scores) + 1) * (1 - refused_share) - 1e-9))
-        return cls(gaussians, neighbourhood, centre, spread, float(scores[rank - 1]), float(refused_share), values.shape[1])
+        return cls(gaussians, neighbourhood, centre, spread, float(scores[rank - 1]), float(refused_share), values.shape[1], promised)
 
     def score(self, features: AnyFeatures) -> Floats:
         """How unlike the training images each image is, float64 (m,): higher is more unlike, about 0 is usual."""
@@ -249,6 +251,10 @@ class Novelty:
     def __call__(self, features: AnyFeatures) -> npt.NDArray[np.bool_]:
         """Whether each image is unlike anything seen in training: bool (m,)."""
         return np.asarray(self.score(features) > self.threshold)
+
+    def rate(self, events: int, images: int) -> Rate:
+        """How the promise stands where so many `images` had so many that are unlike the training images."""
+        return Rate(events=events, images=images, promised=self.refused_share, fitted=self.images)
 
     def nearest(self, features: npt.NDArray[Any], count: int) -> tuple[Rows, Floats]:
         """The nearest training images in the last layer, by angle, the nearest first; fewer than `count` where fewer were kept.
@@ -277,6 +283,7 @@ class Novelty:
         settings = {
             "features": self.features,
             "refused_share": self.refused_share,
+            "images": self.images,
             "threshold": self.threshold,
             "centre": self.centre.tolist(),
             "spread": self.spread.tolist(),
@@ -300,7 +307,8 @@ class Novelty:
             near = Neighbourhood.of_arrays(*slices[-1], _named(arrays, "near."))
             centre, spread = (np.asarray(settings[name], dtype=np.float64) for name in ("centre", "spread"))
             threshold, share, features = (settings[name] for name in ("threshold", "refused_share", "features"))
-            made = cls(tuple(gaussians), near, centre, spread, float(threshold), float(share), int(features))
+            images = int(settings.get("images", len(near.rows)))  # earlier versions did not store it
+            made = cls(tuple(gaussians), near, centre, spread, float(threshold), float(share), int(features), images)
             if not centre.shape == spread.shape == (len(slices) + 1,):
                 raise ValueError("'centre' or 'spread'")
             if not all(0 <= start < stop <= made.features for start, stop in slices):
@@ -351,16 +359,20 @@ def _folds(groups: npt.NDArray[Any] | None, count: int, rng: np.random.Generator
     return np.asarray(numbers[unit], dtype=np.int64)
 
 
-def _unseen(rows: Rows, logits: npt.NDArray[Any] | None, count: int) -> npt.NDArray[np.bool_]:
-    """Which of the rows set the threshold: those that the network has not learned from, if they are enough."""
+def _unseen(rows: Rows, logits: npt.NDArray[Any] | None, count: int) -> tuple[npt.NDArray[np.bool_], int]:
+    """Which of the rows set the threshold: those that the network has not learned from, if they are enough; and how many these are.
+
+    Where they are not enough, all rows do, but then the threshold promises nothing (0): the network knows them too well.
+    """
     every = np.ones(len(rows), dtype=bool)
     if logits is None:
-        return every
+        return every, len(rows)
     given = np.asarray(logits)
     if given.ndim != 2 or len(given) != count:
         raise ParameterError(f"logits must have the shape (images, classes) with a row for each of {count} images, and have {given.shape}.")
     unseen = np.isfinite(given[rows]).all(axis=1)
-    return unseen if unseen.sum() >= FEWEST else every
+    enough = unseen.all() or unseen.sum() >= FEWEST
+    return (unseen, int(unseen.sum())) if enough else (every, 0)
 
 
 def _checked(

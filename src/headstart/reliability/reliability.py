@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -14,6 +14,7 @@ from headstart.matrix import FeatureMatrix
 from headstart.metrics import accuracy_interval, link_of
 from headstart.reliability.guarantees import Abstention, PredictionSets
 from headstart.reliability.novelty import Novelty
+from headstart.reliability.shift import Shift
 from headstart.text import percent
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ class ReliabilityTest:
     single: float | None = None  # share of sets with one class
     unlike: float | None = None  # share of images flagged as unlike the training images
     answered: tuple[ThresholdTest, ...] = ()  # for some accuracies, without those that training could not guarantee
+    shift: Shift = field(default_factory=Shift)  # whether the images come from another world than the training images
 
     @classmethod
     def of(
@@ -108,6 +110,9 @@ class ReliabilityTest:
         """Test it on the probabilities (m, k) and targets of other images; `unlike`, bool (m,), is what `Novelty` says of them."""
         count = len(probabilities)
         found: dict[str, Any] = {"images": count, "unlike": None if unlike is None else float(unlike.mean())}
+        novel = missed = None
+        if unlike is not None and reliability.novelty is not None:
+            novel = reliability.novelty.rate(int(unlike.sum()), len(unlike))
         if reliability.sets is not None:
             sets = reliability.sets(probabilities, never_empty=True)
             # of several labels, the guarantee is about images that have any
@@ -116,9 +121,10 @@ class ReliabilityTest:
             found |= {"asked": reliability.sets.coverage, "size": float(sizes.mean()), "single": float((sizes == 1).mean())}
             if len(held):
                 found |= {"coverage": float(held.mean()), "coverage_interval": accuracy_interval(int(held.sum()), len(held))}
+                missed = reliability.sets.rate(int((~held).sum()), len(held))
         if reliability.abstention is not None:
             found["answered"] = _threshold_tests(reliability.abstention, probabilities, targets)
-        return cls(**found)
+        return cls(**found, shift=Shift(novel=novel, missed=missed))
 
     def sentences(self, images: str = "images") -> tuple[str, ...]:
         """How prediction sets and novelty did on the `images`, as sentences."""
@@ -131,7 +137,9 @@ class ReliabilityTest:
             single = "" if self.single is None else f" A single class for {percent(self.single)} of them."
             said.append(f"Prediction sets: {size}coverage {percent(self.coverage)} of the {images}{interval}{asked}.{single}")
         if self.unlike is not None:
-            said.append(f"{percent(self.unlike)} of the {images} are flagged as novel.")
+            expected = self.shift.novel
+            usual = "" if expected is None else f"; of images like the training images, {percent(expected.promised)} are expected to be"
+            said.append(f"{percent(self.unlike)} of the {images} are flagged as novel{usual}.")
         return tuple(said)
 
     def threshold_sentences(self) -> tuple[str, ...]:
@@ -145,14 +153,14 @@ class ReliabilityTest:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
-        return asdict(self)
+        return asdict(self) | {"shift": self.shift.to_dict()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The inverse of `to_dict`."""
         rows = tuple(ThresholdTest(**{**row, "interval": tuple(row["interval"])}) for row in values.get("answered", ()))
-        interval = values.get("coverage_interval")
-        return cls(**{**values, "answered": rows, "coverage_interval": None if interval is None else tuple(interval)})
+        interval, shift = values.get("coverage_interval"), Shift.from_dict(values.get("shift"))
+        return cls(**{**values, "answered": rows, "coverage_interval": None if interval is None else tuple(interval), "shift": shift})
 
 
 def _threshold_tests(abstention: Abstention, probabilities: npt.NDArray[Any], targets: npt.NDArray[Any]) -> tuple[ThresholdTest, ...]:

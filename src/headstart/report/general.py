@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from headstart.reliability.shift import WITHIN
 from headstart.report.training import learning_section, training_section
 from headstart.sections import Bar, Block, Bullets, Code, Fold, Heading, Interval, Notice, Paragraph, Section, Span, Table, Text
 from headstart.text import duration, number, percent, plural
@@ -35,10 +36,16 @@ def general_sections(record: FitRecord, *, uses: Sequence[Use], repeat: Section)
     """Return the sections that need nothing but the record of the fit, in the order of the page; `repeat` is the last one."""
     history = None if record.training is None else record.training.history
     return (
-        images_section(record.refused), learning_section(record.learning_curve), data_section(record), uses_section(uses),
+        images_section(record.refused), learning_section(record.learning_curve, within=within(record)), data_section(record),
+        uses_section(uses),
         evidence_section(record, trained=history is not None and bool(history.epochs)),
         training_section(history, record.training_facts), times_section(record.seconds), repeat,
     )  # fmt: skip
+
+
+def within(record: FitRecord) -> str:
+    """How sentences begin that hold for images like the training images, where the test images are others."""
+    return WITHIN if record.reliability_test is not None and record.reliability_test.shift.found else ""
 
 
 def images_section(refused: Sequence[tuple[str, str]]) -> Section:

@@ -28,6 +28,7 @@ from headstart.sections import (
     Gallery,
     MarkedText,
     Matrix,
+    Notice,
     Paragraph,
     Picture,
     Section,
@@ -53,7 +54,8 @@ class Report:
 
     `sections` are all of them in the order of the page; those without blocks are not shown. `backbone` is its name, `licence` an SPDX
     identifier or words, `hub_id` its repository on the Hugging Face Hub. `limits` (what a reader of the score must know) and `training`
-    (how the model was made) are sentences; `command` repeats the run.
+    (how the model was made) are sentences; `command` repeats the run. A `warning` comes before everything else: without it, the score is
+    misunderstood.
     """
 
     title: str
@@ -65,6 +67,7 @@ class Report:
     limits: tuple[str, ...] = ()
     training: tuple[str, ...] = ()
     command: str = ""
+    warning: Notice | None = None
 
     @property
     def pictured(self) -> bool:

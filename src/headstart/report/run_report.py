@@ -21,12 +21,13 @@ from headstart.explanation import HeatMaps, nearest_training_images, overlay
 from headstart.features.prepared import result_key
 from headstart.matrix import FeatureMatrix
 from headstart.modalities.image import ImageSource, image_digest, quiet_decoding, read_image
-from headstart.report.general import general_sections, joined, repeat_section, times_more
+from headstart.reliability.shift import MEANING, REMEDY
+from headstart.report.general import general_sections, joined, repeat_section, times_more, within
 from headstart.report.model_card import model_card
 from headstart.report.page import Report, page, picture_of, png
 from headstart.report.training import summary
 from headstart.run import MODEL, REFERENCE, Run, Use, uses_of
-from headstart.sections import Card, Neighbour, Picture, TaskReport
+from headstart.sections import Card, Neighbour, Notice, Picture, TaskReport
 from headstart.text import plural, printable
 
 if TYPE_CHECKING:
@@ -94,12 +95,20 @@ def build_report(
     if uses:
         limits.append(f"The test part was used {times_more(uses)} after the score was measured.")
     if record.learning_curve is not None:
-        limits.append(record.learning_curve.sentence)
+        limits.append(f"{within(record)}{record.learning_curve.sentence}")
     return Report(
         title=record.title, task=task, backbone=str(backbone["name"]), licence=str(backbone["licence"]),
         sections=joined(task.sections, general_sections(record, uses=uses, repeat=repeat_section(command, facts))),
         hub_id=str(backbone.get("hub_id") or ""), limits=tuple(limits), training=_training(record, provenance), command=command,
+        warning=_warning(record),
     )  # fmt: skip
+
+
+def _warning(record: FitRecord) -> Notice | None:
+    """What the pages begin with where the test images come from another world than the training images."""
+    if record.reliability_test is None or not record.reliability_test.shift.found:
+        return None
+    return Notice(record.reliability_test.shift.lead("test images"), f"{MEANING} {REMEDY}", serious=True)
 
 
 def _training(record: FitRecord, provenance: Mapping[str, Any]) -> tuple[str, ...]:

@@ -19,8 +19,8 @@ DOTTED = 40  # with more epochs the dots run into each other
 WIDE_RANGE = 100.0  # losses further apart than this are shown on a logarithmic axis
 
 
-def learning_section(found: LearningCurve | None) -> Section:
-    """The learning curve, and whether more images would help."""
+def learning_section(found: LearningCurve | None, *, within: str = "") -> Section:
+    """The learning curve, and whether more images would help; `within` begins the sentence on that."""
     blocks: tuple[Block, ...] = ()
     if found is not None and found.images:
         rows = tuple(
@@ -33,8 +33,8 @@ def learning_section(found: LearningCurve | None) -> Section:
         )
         numbers = Table(head=("training images", "accuracy", "standard error (points)"), rows=rows, layout="numbers")
         chart = Charts((learning_chart(found),))
-        blocks = (Paragraph(found.sentence), chart, Paragraph(legend, "quiet"), Fold("The numbers", (numbers,)))
-    summary = found.sentence if found is not None and blocks else ""
+        blocks = (Paragraph(within + found.sentence), chart, Paragraph(legend, "quiet"), Fold("The numbers", (numbers,)))
+    summary = within + found.sentence if found is not None and blocks else ""
     return Section(anchor="learning", heading="Learning curve", word="Learning curve", blocks=blocks, summary=summary)
 
 

@@ -19,10 +19,14 @@ _AT_ONCE = 256  # inputs judged at once: bounds the memory, and costs less than 
 
 
 class Collected:
-    """Takes the outputs of a run one by one, judges them, and makes the `Predictions` of them, for `Run.predict` and the server alike."""
+    """Takes the outputs of a run one by one, judges them, and makes the `Predictions` of them, for `Run.predict` and the server alike.
 
-    def __init__(self, run: Run, *, neighbours: int = 1) -> None:
-        self._run, self._neighbours = run, neighbours
+    With `every`, the features of each so-many-th input are kept as a sample.
+    """
+
+    def __init__(self, run: Run, *, neighbours: int = 1, every: int = 0) -> None:
+        self._run, self._neighbours, self._every = run, neighbours, every
+        self._sample: list[npt.NDArray[np.float16]] = []
         self._rows: list[Outputs] = []  # without the features
         self._kept: list[int] = []
         self._digests: list[bytes] = []
@@ -39,6 +43,8 @@ class Collected:
         self._kept.append(index)
         self._digests.append(digest)
         self._features.append(outputs[-1])
+        if self._every and (last := self._run.manifest.backbone.last) is not None and index % self._every == 0:
+            self._sample.append(outputs[-1][last.start : last.stop].astype(np.float16))
         if len(self._features) == _AT_ONCE:
             self._judge()
 
@@ -54,7 +60,7 @@ class Collected:
         predictions = Predictions(
             outputs=columns, kept=np.asarray(self._kept, dtype=np.int64), digests=tuple(self._digests),
             refused=tuple(self._refused.values()), refused_at=tuple(self._refused),
-            judgement=None if self._run.reliability is None else judgement,
+            judgement=None if self._run.reliability is None else judgement, sample=np.stack(self._sample) if self._sample else None,
         )  # fmt: skip
         return self._run.task.predictions(predictions, self._run.manifest.state)
 

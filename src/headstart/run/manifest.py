@@ -42,6 +42,11 @@ class BackboneEntry:
     weights_digest: str = ""
     layers: tuple[Layer, ...] = ()
 
+    @property
+    def last(self) -> Layer | None:
+        """The pooled features before the classifier; None where the run does not name its layers."""
+        return next((layer for layer in self.layers if layer.name == "last"), None)
+
     @classmethod
     def from_dict(cls, entry: Mapping[str, Any]) -> Self:
         """From JSON values, which may lack what runs did not always have."""

@@ -196,7 +196,9 @@ class Run:
             )
         return found[0]
 
-    def predict(self, images: Images, *, progress: Progress | None = None, neighbours: int = 1, warn: Say = to_warnings) -> Any:
+    def predict(
+        self, images: Images, *, progress: Progress | None = None, neighbours: int = 1, warn: Say = to_warnings, sample: int = 0
+    ) -> Any:
         """Predict all images that can be read; the others are listed in the result with path and reason.
 
         Args:
@@ -205,12 +207,13 @@ class Run:
             progress: called as images are done.
             neighbours: how many of the nearest training images to name for each.
             warn: told of the images that cannot be read; by default with a warning of Python.
+            sample: of about how many of the images to return the features, too; 0 of none.
 
         Returns:
             the `Predictions` of the task: for classification `headstart.tasks.classification.predictions.ClassPredictions`.
         """
         images = checked_images(images)
-        collected = Collected(self, neighbours=neighbours)
+        collected = Collected(self, neighbours=neighbours, every=-(-len(images) // sample) if sample else 0)
         threads = min(available_cores(), max(1, len(images)))
         with quiet_decoding(), ThreadPoolExecutor(threads, thread_name_prefix="headstart-decode") as pool:
             results = run_images(images, range(len(images)), engine=self.engine, preprocessing=self.preprocessing, pool=pool)
@@ -253,13 +256,16 @@ class Run:
         found = read_annotations(data, classes=self.classes or None, **options)
         return dataset_of(found, self.task.read_targets(found, self.manifest.state))
 
-    def evaluate(self, dataset: Dataset, *, progress: Progress | None = None, warn: Say = to_warnings) -> tuple[Evaluation, Any]:
+    def evaluate(
+        self, dataset: Dataset, *, progress: Progress | None = None, warn: Say = to_warnings, sample: int = 0
+    ) -> tuple[Evaluation, Any]:
         """Test the saved model itself, from pixels to outputs.
 
         Args:
             dataset: read with `read`, or with ``read_dataset(..., classes=run.classes)``, which matches the labels by name.
             progress: called as images are done.
             warn: told of the images that cannot be read; by default with a warning of Python.
+            sample: as of `predict`.
 
         Returns:
             The evaluation of the images that could be read, and the predictions (which list the others).
@@ -272,7 +278,7 @@ class Run:
                 f"The data have the classes {', '.join(dataset.classes[:5])} and the run {', '.join(self.classes[:5])}. "
                 "Read the data with read_dataset(..., classes=run.classes), which matches them by name."
             )
-        predictions = self.predict(dataset.images, progress=progress, warn=warn)
+        predictions = self.predict(dataset.images, progress=progress, warn=warn, sample=sample)
         if not len(predictions):
             raise DataError(f"None of the {len(dataset)} images can be read. The first: {next(iter(predictions.refused), '-')}")
         return self.task.evaluate(predictions.outputs, dataset.targets.take(predictions.kept)), predictions

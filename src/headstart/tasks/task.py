@@ -85,6 +85,7 @@ class Predictions:
         refused: an error for each input left out, in order; `refused_at` has their positions.
         digests: the SHA-256 of each row's input, as `image_digest` has it.
         judgement: prediction sets, novelty and nearest training inputs; None for runs that did not learn them.
+        sample: float16 (m, d): features of the last layer, of rows at even distances; None where they were not asked for.
     """
 
     outputs: Mapping[str, npt.NDArray[Any]]
@@ -93,6 +94,7 @@ class Predictions:
     refused_at: tuple[int, ...] = ()
     digests: tuple[bytes, ...] = ()
     judgement: Judgement | None = None
+    sample: npt.NDArray[np.float16] | None = None
 
     def __len__(self) -> int:
         return len(self.kept)
@@ -244,9 +246,9 @@ class Task(ABC):
 
     def reliability_of(
         self, evaluation: Evaluation, predictions: Predictions, reliability: Reliability | None
-    ) -> tuple[Sequence[str], dict[str, Any]]:
-        """How well what a run knows of its reliability holds on inputs with known targets: sentences, and JSON values."""
-        return (), {}
+    ) -> tuple[ReliabilityTest | None, dict[str, Any]]:
+        """How well what a run knows of its reliability holds on inputs with known targets; and further figures, JSON values."""
+        return None, {}
 
     def matrix(self, evaluation: Evaluation) -> Matrix:
         """The confusion matrix; refused where the task, or these targets, have none."""

@@ -93,9 +93,6 @@ def confidence_section(tested: ClassificationTest) -> Section:
         legend += " Abstention: the accuracy on the images with the highest confidence, by the share of images answered."
     thresholds = thresholds_table(tested)
     sentences = () if test is None else test.sentences(f"{tested.part} images")
-    if test is not None and test.unlike is not None:
-        alarms = " They come from the same source as the training images, so this is the false alarm rate."
-        sentences = (*sentences[:-1], sentences[-1] + alarms)
     sets = (Heading("Prediction sets and novelty"), *map(Paragraph, sentences), *_set_sizes(tested)) if sentences else ()
     return Section(
         anchor="confidence",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from headstart.audit import find_label_errors
@@ -64,7 +63,7 @@ def _reliability_and_curve(learned: Learned, context: LearningContext) -> tuple[
 
 def reliability_of(
     evaluation: Evaluation, predictions: Predictions, reliability: Reliability | None
-) -> tuple[Sequence[str], dict[str, Any]]:
+) -> tuple[ReliabilityTest | None, dict[str, Any]]:
     """How well what a run knows of its reliability holds on these images; and the accuracy by share of answered images."""
     assert isinstance(evaluation, ClassEvaluation)
     outcome, test = evaluation.outcome, None
@@ -72,6 +71,4 @@ def reliability_of(
         test = ReliabilityTest.of(reliability, outcome.probabilities, outcome.targets, predictions.judgement.unlike)
     curve = Abstention.fit(*confidence(outcome.probabilities, outcome.targets))
     said = {"threshold": curve.thresholds.tolist(), "coverage": curve.coverage.tolist(), "accuracy": curve.accuracy.tolist()}
-    return () if test is None else (*test.sentences(), *test.threshold_sentences()), {
-        "reliability": None if test is None else test.to_dict(), "accuracy_coverage": said,
-    }  # fmt: skip
+    return test, {"accuracy_coverage": said}

@@ -23,7 +23,7 @@ from headstart.text import printable
 if TYPE_CHECKING:
     from headstart.data import Targets
     from headstart.features.table import FeatureTable
-    from headstart.reliability import Reliability
+    from headstart.reliability import Reliability, ReliabilityTest
     from headstart.settings import FitSettings
     from headstart.tasks.classification.evaluation import ClassEvaluation
     from headstart.tasks.task import Evaluation
@@ -115,7 +115,7 @@ class Classification(Task):
 
     def reliability_of(
         self, evaluation: Evaluation, predictions: Predictions, reliability: Reliability | None
-    ) -> tuple[Sequence[str], dict[str, Any]]:
+    ) -> tuple[ReliabilityTest | None, dict[str, Any]]:
         from headstart.tasks.classification.judging import reliability_of
 
         return reliability_of(evaluation, predictions, reliability)
