@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from conftest import draw
+
+
+def make_foreign(folder: Path, *, count: int = 24) -> Path:
+    """Put images of noise into a folder, which are like nothing that was ever drawn."""
+    folder.mkdir()
+    for index in range(count):
+        noise = np.random.default_rng(index).integers(0, 256, (48, 48, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / f"{index:02d}.png")
+    return folder
 
 
 def make_many(folder: Path) -> Path:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from batches import make_many
+from batches import make_foreign, make_many
 from headstart.batch import BatchSettings, predict_folder
 from headstart.batch import folder as folder_module
 from headstart.batch.folder import Part, read_listing, write_listing
@@ -20,6 +20,7 @@ from headstart.data import list_images
 from headstart.data.tables import read_table
 from headstart.errors import DataError, HeadstartError, RunError
 from headstart.progress import Progress
+from headstart.reliability.shift import MEANING, REMEDY
 from headstart.run import Run, load
 
 pytestmark = pytest.mark.filterwarnings("ignore:Passed over", "ignore:.*cannot be read and")
@@ -88,6 +89,19 @@ def test_csv_is_what_predict_prints(cli: Cli, run: Path, many: Path) -> None:
     assert Path("t.csv").read_text("utf-8") == printed.out
     assert done.out == "43 images, 2 of them refused in t.csv\n"
     assert sorted(path.name for path in Path().iterdir()) == ["t.csv", "t.csv.job.json"]
+
+
+def test_images_of_another_world_are_told_before_their_table(cli: Cli, run: Path, tmp_path: Path) -> None:
+    foreign = make_foreign(tmp_path / "foreign")
+    warning = (
+        "Warning: The images come from another world than the training images: 100 % of them are unlike these, where 3.0 % are expected. "
+        f"{MEANING} {REMEDY}\n"
+    )
+    assert cli("predict", run, foreign, "-q").err == warning
+    done = cli("predict", run, foreign, "--batch", "--out", "t.csv", "-q")
+    assert (done.code, done.err, done.out) == (0, warning, "24 images in t.csv\n")
+    assert json.loads(Path("t.csv.job.json").read_text())["unlike"] == 24
+    assert cli("predict", run, foreign, "--batch", "--out", "t.csv", "--resume", "-q").err == warning, "a table that is there says it again"
 
 
 def test_json_lines_are_what_predict_prints(cli: Cli, run: Path, many: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 import signal
@@ -21,6 +22,7 @@ from headstart.data import list_images
 from headstart.data.tables import read_table
 from headstart.errors import Interrupted, ParameterError
 from headstart.progress import Progress
+from headstart.reliability import Shift
 from headstart.run import Run
 from headstart.settings.batch import Shard
 from interrupting import interrupted
@@ -78,6 +80,26 @@ def test_an_interrupted_job_is_resumed_and_computes_nothing_twice(run: Path, man
     assert not (tmp_path / f"t.{suffix}.parts").exists()
     again = predict_folder(run, [many], out=out, settings=resumed, compute=counting(made))
     assert (again.images, again.refused, again.computed, len(made)) == (43, 2, 0, 3)
+    assert whole.shift.novel is not None
+    assert whole.shift.novel.images == 41
+    assert result.shift == again.shift == whole.shift
+
+
+def test_a_job_that_an_earlier_version_began_is_resumed(run: Path, many: Path, tmp_path: Path) -> None:
+    """Its parts do not tell how many images are unlike the training images, so that the table does not either."""
+    whole = predict_folder(run, [many], out=tmp_path / "whole.csv", settings=SMALL)
+    out, resumed = tmp_path / "t.csv", BatchSettings(part=8, top=2, resume=True)
+    with pytest.raises(RuntimeError):
+        predict_folder(run, [many], out=out, settings=resumed, compute=stopping_after(4, RuntimeError()))
+    for part in (tmp_path / "t.csv.parts").glob("*.part"):
+        index, rows, refused, _, digest = part.name.split("-")
+        part.rename(part.with_name(f"{index}-{rows}-{refused}-{digest}"))
+    made: list[int] = []
+    result = predict_folder(run, [many], out=out, settings=resumed, compute=counting(made))
+    assert made == [4, 5]
+    assert out.read_bytes() == whole.out.read_bytes()
+    assert result.shift == Shift()
+    assert json.loads((tmp_path / "t.csv.job.json").read_text())["unlike"] is None
 
 
 def test_damaged_parts_are_made_again(run: Path, many: Path, tmp_path: Path) -> None:

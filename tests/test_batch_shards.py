@@ -39,6 +39,7 @@ def test_merged_shards_are_the_whole_table(run: Path, many: Path, tmp_path: Path
     result = merge(run, tables, out=tmp_path / f"merged.{suffix}")
     assert (result.images, result.refused) == (43, 2)
     assert result.out.read_bytes() == whole.out.read_bytes()
+    assert result.shift == whole.shift
     assert (tmp_path / f"merged.{suffix}.job.json").read_text() == (tmp_path / f"whole.{suffix}.job.json").read_text()
 
 

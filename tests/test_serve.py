@@ -22,6 +22,7 @@ from headstart.tasks import task_named
 from headstart.tasks.classification.predictions import ClassPredictions
 
 pytest.importorskip("fastapi", reason="needs headstart[serve]")
+from batches import make_foreign
 from headstart.serve.app import create_app
 from headstart.settings.serving import Limits
 from served import TestClient
@@ -239,6 +240,28 @@ def test_everything_is_counted(client: TestClient, files: list[bytes]) -> None:
     }.items():
         assert after[key] - before.get(key, 0) == more
     assert after["headstart_waiting_images",] == 0
+
+
+def test_images_of_another_world_are_counted_and_told(
+    run: Path, files: list[bytes], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    foreign = [file.read_bytes() for file in sorted(make_foreign(tmp_path / "foreign").iterdir())]
+    with TestClient(create_app([run], watch_seconds=0), base_url=HERE) as client, caplog.at_level("WARNING", "headstart.serve.monitoring"):
+        text = client.get("/metrics").text  # before the first image
+        assert 'headstart_novel_expected_share{model="pictures"} 0.03' in text
+        assert 'headstart_novel_images_total{model="pictures"} 0.0' in text
+        assert "drift" not in client.post("/predict", files=form(files[:2])).json()
+        assert client.get("/models").json()["models"][0]["recent"] == {"images": 2, "unlike": 0, "expected": 0.03, "drifted": False}
+        assert not caplog.records
+        said = [client.post("/predict", files=form(foreign)).json() for _ in range(2)]
+        recent = {"images": 50, "unlike": 48, "expected": 0.03, "drifted": True}
+        assert said[1]["drift"] == client.get("/models").json()["models"][0]["recent"] == recent
+        assert next(iter(said[1].items())) == ("model", "pictures")
+        text = client.get("/metrics").text
+        assert 'headstart_judged_images_total{model="pictures"} 50.0' in text
+        assert 'headstart_novel_images_total{model="pictures"} 48.0' in text
+        assert 'headstart_drifted{model="pictures"} 1.0' in text
+    assert [record.getMessage() for record in caplog.records] == ["images come from another world than the training images"]
 
 
 def test_the_openapi_document_has_all_routes_and_loads_nothing_from_elsewhere(client: TestClient) -> None:

@@ -129,6 +129,23 @@ def test_what_is_unlike_is_not_to_be_believed(visit: Open) -> None:
     assert page.locator(".bars tr.in").count() == 0
 
 
+def test_pictures_of_another_world_are_told_before_everything_else(visit: Open) -> None:
+    page = visit()
+    give(page, picture("cat.jpg"))
+    assert not page.is_visible("#drift")
+    give(page, picture("drifted.jpg"))
+    page.wait_for_selector("#drift:not([hidden])")
+    assert page.inner_text("#drift") == (
+        "The pictures come from another world than the training images: 190 of the last 200 are unlike these, where 3\u00a0% are expected. "
+        "Probabilities and prediction sets do not hold for them."
+    )
+    assert page.locator("#drift").bounding_box()["y"] < page.locator("#take").bounding_box()["y"]
+    page.click("#language")
+    assert "最近 200 张图片中有 190 张与训练图片不相似，而预期约为 3%" in page.inner_text("#drift")
+    give(page, picture("cat.jpg"))
+    page.wait_for_selector("#drift", state="hidden")
+
+
 def test_heat_is_fetched_when_it_is_wanted(visit: Open, canned: PageServer) -> None:
     page = visit()
     give(page, picture("cat.jpg"))

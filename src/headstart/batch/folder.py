@@ -27,7 +27,7 @@ from headstart.errors import ParameterError
 from headstart.files import PARTIAL, file_digest, lock, sync, write_file
 
 JOB, LISTING, JOINED = "job.json", "listing", "joined"
-_NAME = re.compile(r"(\d{8,})-(\d+)-(\d+)-([0-9a-f]{64})\.part")
+_NAME = re.compile(r"(\d{8,})-(\d+)-(\d+)(?:-(\d+))?-([0-9a-f]{64})\.part")
 _SORTED_TOGETHER = 200_000  # names
 _READ = 1 << 16  # bytes
 
@@ -79,22 +79,27 @@ def _sorted(names: Iterator[str], beside: Path) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Part:
-    """A part that was made: its number from 0, its rows, how many of them were refused, its bytes, and the first refusals."""
+    """A part that was made: its number from 0, its rows, how many of them were refused, its bytes, and the first refusals.
+
+    `novel` is how many images are unlike the training images; None where that is not known.
+    """
 
     index: int
     rows: int
     refused: int
     body: bytes
     refusals: tuple[str, ...] = ()
+    novel: int | None = None
 
 
 @dataclass(frozen=True)
 class StoredPart:
-    """A part in the folder: its file, its rows, and how many of them were refused."""
+    """A part in the folder: its file, its rows, how many of them were refused, and how many are of images unlike the training images."""
 
     file: Path
     rows: int
     refused: int
+    novel: int | None
 
 
 def record_of(out: Path) -> Path:
@@ -149,7 +154,9 @@ class PartsFolder:
     def store(self, part: Part) -> StoredPart:
         """Write a part, completely or not at all."""
         digest = hashlib.sha256(part.body).hexdigest()
-        stored = StoredPart(self.path / f"{part.index:08d}-{part.rows}-{part.refused}-{digest}.part", part.rows, part.refused)
+        counts = [part.rows, part.refused, *([] if part.novel is None else [part.novel])]
+        name = "-".join([f"{part.index:08d}", *map(str, counts), digest])
+        stored = StoredPart(self.path / f"{name}.part", part.rows, part.refused, part.novel)
         write_file(stored.file, part.body)
         return stored
 
@@ -163,8 +170,9 @@ class PartsFolder:
                 file.unlink()
             if match is None:
                 continue
-            if file_digest(file) == match[4]:
-                stored[int(match[1])] = StoredPart(file, int(match[2]), int(match[3]))
+            if file_digest(file) == match[5]:
+                novel = None if match[4] is None else int(match[4])
+                stored[int(match[1])] = StoredPart(file, int(match[2]), int(match[3]), novel)
             else:
                 file.unlink()
                 damaged += 1

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count, islice, zip_longest
 from pathlib import Path
@@ -19,6 +19,7 @@ from headstart.data.listing import tell_passed
 from headstart.errors import DataError, HeadstartError, Interrupted, ParameterError, RunError
 from headstart.files import check_writable, file_digest, replacing
 from headstart.progress import Listener, Progress
+from headstart.reliability import Shift
 from headstart.run import Run, load
 from headstart.settings.batch import BatchSettings, Shard
 from headstart.text import printable, unread
@@ -31,12 +32,16 @@ Tasks = Iterator[tuple[int, list[str]]]
 
 @dataclass(frozen=True, kw_only=True)
 class BatchResult:
-    """The outcome of a batch job: the table, its rows, and how many of them could not be read or were predicted now, not before."""
+    """The outcome of a batch job: the table, its rows, and how many of them could not be read or were predicted now, not before.
+
+    `shift` tells whether the images come from another world than the training images.
+    """
 
     out: Path
     images: int
     refused: int
     computed: int
+    shift: Shift
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +70,8 @@ class Work:
         paths = [Path(name) for name in names]
         predictions = run.predict(paths, progress=progress, warn=lambda message: None)
         rows = run.records(paths, predictions, top=self.top, least=self.least)
-        return Part(index, len(rows), len(predictions.refused), self.table.part(rows), tuple(map(str, predictions.refused[:5])))
+        refusals = tuple(map(str, predictions.refused[:5]))
+        return Part(index, len(rows), len(predictions.refused), self.table.part(rows), refusals, predictions.novel)
 
 
 Compute = Callable[[Work, Run, Tasks, Progress], Iterator[Part]]
@@ -160,7 +166,7 @@ class _Job:
             raise ParameterError(f"{self.out} already exists, and no record says of which job. Remove it, or give another --out.")
         check_same(self.out, record.get("asked"), self.identity)
         shutil.rmtree(folder.path, ignore_errors=True)  # left over if the job was killed while removing it
-        return BatchResult(out=self.out, images=record["images"], refused=record["refused"], computed=0)
+        return _result(self.run, self.out, record)
 
     def _carry_out_in(self, folder: PartsFolder) -> BatchResult:
         listener, size = self.listener, self.settings.part
@@ -194,10 +200,11 @@ class _Job:
         listener.stage(f"Writing {self.out.name}")
         self.work.table.join((stored[index].file.read_bytes() for index in sorted(stored)), folder.joined)
         counts = {"listing": listed.digest, "listed": listed.images, "images": images, "refused": refused, "passed over": listed.notes}
+        counts["unlike"] = _total(part.novel for part in stored.values())
         folder.finish(counts)
         if refused:
             listener.left_out(unread(refusals, images, "have a row with the reason", count=refused))
-        return BatchResult(out=self.out, images=images, refused=refused, computed=images - found)
+        return _result(self.run, self.out, counts, computed=images - found)
 
     def _is_mine(self, index: int) -> bool:
         shard = self.settings.shard
@@ -217,6 +224,18 @@ def _here(work: Work, run: Run, tasks: Tasks, progress: Progress) -> Iterator[Pa
     """Make the parts in this process, one after the other."""
     for index, names in tasks:
         yield work.do(run, index, names, progress=progress)
+
+
+def _total(counts: Iterable[int | None]) -> int | None:
+    """The sum; None where one of them is not known."""
+    known = list(counts)
+    return None if None in known else sum(count for count in known if count is not None)
+
+
+def _result(run: Run, out: Path, record: Mapping[str, Any], *, computed: int = 0) -> BatchResult:
+    """What the record of a finished job says; earlier versions did not count the images unlike the training images."""
+    images, refused = record["images"], record["refused"]
+    return BatchResult(out=out, images=images, refused=refused, computed=computed, shift=run.shift(record.get("unlike"), images - refused))
 
 
 def merge(run: str | Path, tables: Sequence[str | Path], *, out: str | Path) -> BatchResult:
@@ -245,8 +264,9 @@ def merge(run: str | Path, tables: Sequence[str | Path], *, out: str | Path) -> 
     with replacing(out) as partial:
         table.join(_by_turns(table, ordered, rows=first["asked"]["images in a part"]), partial)
         changed = {"asked": {**first["asked"], "--shard": None}, "images": images, "refused": refused, "sha256": file_digest(partial)}
+        changed["unlike"] = _total(record.get("unlike") for record in records)
     write_json(record_of(out), first | changed)
-    return BatchResult(out=out, images=images, refused=refused, computed=0)
+    return _result(opened, out, changed)
 
 
 def _checked_record(table: Path) -> dict[str, Any]:

@@ -91,6 +91,8 @@ def predict_command(
         terminal.stage(f"Predicting {len(paths)} images")
     predictions = opened.predict(paths, progress=terminal.progress if len(paths) > 1 else None, warn=terminal.warn)
     records = opened.records(paths, predictions, top=how.top, least=least)
+    if warning := opened.shift(predictions.novel, len(predictions)).warning():
+        terminal.warn(warning)
     terminal.result(_WRITERS[how.format or "table"](opened.columns(top=how.top), records))
     if not len(predictions):
         raise typer.Exit(BAD_INPUT)
@@ -104,6 +106,8 @@ def _run_batch(run: Path, images: list[Path], out: Path, how: _Predict, terminal
     else:
         compute = None if how.ray is None else on_ray(how.ray, images, listener=terminal)
         result = predict_folder(run, images, out=out, settings=how, listener=terminal, compute=compute)
+    if warning := result.shift.warning():
+        terminal.warn(warning)
     refused = f", {result.refused} of them refused" if result.refused else ""
     kept = result.images - result.computed
     now = f" ({kept} found from before)" if result.computed and kept else ""

@@ -2,7 +2,7 @@
 
 A run promises two rates of images like the training images: how many are flagged as novel, and how many prediction sets lack the true
 class. Images come from another world where one of the two is broken: more than `FAR` times as often as promised, and more often than
-chance explains. The second alone would call 3.3 % of a million images another world, the first alone 2 of 30.
+chance explains. The second alone would call 3.3 % of a million images another world, the first alone 4 of 40.
 
 How far two sets of images are apart is `separation`: how well a linear classifier tells them apart.
 """
@@ -72,10 +72,6 @@ class Rate:
         enough = self.images >= FEWEST and self.fitted > 0 and self.events > FAR * self.promised * self.images
         return enough and self.p_value < level
 
-    def __add__(self, other: Rate) -> Rate:
-        """The rate of further images of the same run."""
-        return Rate(events=self.events + other.events, images=self.images + other.images, promised=self.promised, fitted=self.fitted)
-
 
 def exceedances_by_chance(events: int, images: int, *, above: int, fitted: int) -> float:
     """The probability that at least `events` of `images` exceed the value that `above` - 1 of `fitted` exchangeable ones exceed.
@@ -85,6 +81,8 @@ def exceedances_by_chance(events: int, images: int, *, above: int, fitted: int) 
     if events <= 0:
         return 1.0
     below, total = fitted + 1 - above, 0.0
+    if events * (fitted + 1) <= images * above:  # not in the upper tail, whose terms fall from the first on
+        return 1.0 - exceedances_by_chance(images - events + 1, images, above=below, fitted=fitted)
     log_beta = math.lgamma(fitted + 1) - math.lgamma(above) - math.lgamma(below)
     log_term = log_beta + math.lgamma(images + 1) - math.lgamma(events + 1) - math.lgamma(images - events + 1)
     log_term += math.lgamma(events + above) + math.lgamma(images - events + below) - math.lgamma(images + fitted + 1)
@@ -167,6 +165,11 @@ class Watch:
     def drifted(self) -> bool:
         """Whether the last images come from another world than the training images."""
         return self.rate.broken(WATCHED)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values: how many of the last images are unlike the training images, the share to expect, and whether they drifted."""
+        rate = self.rate
+        return {"images": rate.images, "unlike": rate.events, "expected": rate.promised, "drifted": self.drifted}
 
 
 MEANING = "Probabilities and prediction sets do not hold for them."

@@ -31,7 +31,7 @@ from headstart.tasks import FEATURES, Evaluation, Neighbour, Task, task_named
 from headstart.text import unread
 
 if TYPE_CHECKING:
-    from headstart.reliability import Reliability
+    from headstart.reliability import Reliability, Shift
     from headstart.run.record import FitRecord
 
 REFERENCE, EVALUATION, SPLIT = "reference.safetensors", "evaluation.safetensors", "split.csv"
@@ -225,6 +225,13 @@ class Run:
         if predictions.refused:
             warn(unread(predictions.refused, len(images), "have no prediction"))
         return predictions
+
+    def shift(self, novel: int | None, images: int) -> Shift:
+        """Whether so many images, of which so many are unlike the training images, come from another world; None: that is not known."""
+        from headstart.reliability import Shift
+
+        novelty = None if self.reliability is None else self.reliability.novelty
+        return Shift() if novelty is None or novel is None else Shift(novel=novelty.rate(novel, images))
 
     def columns(self, *, top: int = 1) -> tuple[Column, ...]:
         """The columns of tables of `records`."""

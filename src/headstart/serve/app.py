@@ -122,7 +122,8 @@ async def predict_images(
         if explain:
             for place, heat_map in (await service.explain(request, chosen, inputs, predictions)).items():
                 entries[place]["heat"] = heat_map
-        return JSONResponse({"model": chosen.name, "predictions": entries})
+        drift = {"drift": chosen.watch.to_dict()} if chosen.watch is not None and chosen.watch.drifted else {}
+        return JSONResponse({"model": chosen.name, **drift, "predictions": entries})
 
 
 def _entry(record: Record) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from headstart.errors import HeadstartError, ParameterError, RunError, nearest
 from headstart.records import DEFAULT_KIND
+from headstart.reliability import Watch
 from headstart.run import MANIFEST, MODEL, PAGES, REFERENCE, SPLIT, Collected, load
 from headstart.serve.refusals import Refusal
 from headstart.serve.threads import BatchingQueue
@@ -37,7 +38,8 @@ _Fingerprint = tuple[tuple[str, int, int, int], ...]
 class Model:
     """One opened run: `name` as clients know it, the `queue` that runs images through its network, and its `pages` as they were then.
 
-    `kind` is that of its records, and `tensors` has its outputs for a single image by name.
+    `kind` is that of its records, and `tensors` has its outputs for a single image by name. `watch` counts the images that it predicted;
+    None where the run does not know which are unlike the training images.
     """
 
     def __init__(self, name: str, path: Path, *, engine: str, on_batch: OnBatch) -> None:
@@ -55,6 +57,8 @@ class Model:
         self.fingerprint = fingerprint(path)
         if self.fingerprint != before:
             raise RunError(f"{path}: is being changed. Try again when it is complete.")
+        novelty = None if self.run.reliability is None else self.run.reliability.novelty
+        self.watch = None if novelty is None else Watch(novelty.refused_share, novelty.images)
         self.queue = BatchingQueue(self.run.engine, on_batch=lambda count: on_batch(name, count))
         self.requests = 0
 
@@ -86,6 +90,7 @@ class Model:
             "backbone": manifest.backbone.name,
             "size": self.run.preprocessing.size,
             "digest": manifest.digest,
+            "recent": None if self.watch is None else self.watch.to_dict(),
             "report": REPORT in self.pages,
             "card": CARD in self.pages,
         }

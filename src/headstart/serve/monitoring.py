@@ -9,12 +9,16 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.multiprocess import MultiProcessCollector
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from headstart.reliability import Watch
 
 SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 """The environment variable that tells several processes of a service where to count together."""
@@ -40,11 +44,34 @@ class Metrics:
             registry=own,
         )  # fmt: skip
         self.images = Counter("headstart_images", "Images predicted, by model and outcome.", ("model", "outcome"), registry=own)
+        what = "Images predicted whose likeness to the training images is known, by model."
+        self.judged = Counter("headstart_judged_images", what, ("model",), registry=own)
+        what = "Of these, images unlike the training images (novel), by model; the share to expect is headstart_novel_expected_share."
+        self.novel = Counter("headstart_novel_images", what, ("model",), registry=own)
+        what = "Share of novel images among images like the training images; far above it, images come from another world."
+        self.expected = Gauge("headstart_novel_expected_share", what, ("model",), registry=own, multiprocess_mode="max")
+        what = "Whether the last images of this process come from another world than the training images (1), by model."
+        self.drifted = Gauge("headstart_drifted", what, ("model",), registry=own, multiprocess_mode="livemax")
         what = "Images that went through the engine in one batch."
         self.batches = Histogram("headstart_burst_images", what, ("model",), buckets=_BATCH, registry=own)
         what = "Images that are being predicted or queued."
         self.waiting = Gauge("headstart_waiting_images", what, registry=own, multiprocess_mode="livesum")
         self.reloads = Counter("headstart_reloads", "Runs that were reloaded because their files had changed.", registry=own)
+
+    def watch(self, model: str, watch: Watch) -> None:
+        """Begin to count for a model, so that its counters are there before its first image, or the first after it was reloaded."""
+        self.expected.labels(model).set(watch.rate.promised)
+        self.judge(model, watch, np.empty(0, dtype=bool))
+
+    def judge(self, model: str, watch: Watch, novel: npt.NDArray[np.bool_]) -> None:
+        """Count images, bool (n,): whether each is novel; where the last ones begin to come from another world, the log says so."""
+        before = watch.drifted
+        watch.add(novel)
+        self.judged.labels(model).inc(len(novel))
+        self.novel.labels(model).inc(int(novel.sum()))
+        self.drifted.labels(model).set(watch.drifted)
+        if watch.drifted and not before:
+            _log.warning("images come from another world than the training images", extra={"model": model, **watch.to_dict()})
 
     def text(self) -> bytes:
         """All counters, of all processes of the service."""

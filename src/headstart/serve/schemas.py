@@ -56,10 +56,22 @@ class Prediction(BaseModel):
     error: str | None = Field(None, description="Why the image is refused; the other fields but `name` are missing then.")
 
 
+class Recent(BaseModel):
+    """The last images of a model, of all clients."""
+
+    images: int
+    unlike: int = Field(description="How many of them are unlike the training images.")
+    expected: float = Field(description="The share to expect of images like the training images.")
+    drifted: bool = Field(
+        description="Whether they come from another world than the training images, so that probabilities and prediction sets do not hold."
+    )
+
+
 class Predictions(BaseModel):
     """The response to a request."""
 
     model: str
+    drift: Recent | None = Field(None, description="There where the last images come from another world than the training images.")
     predictions: list[Prediction] = Field(description="One for each image, in the order of the request.")
 
 
@@ -81,6 +93,7 @@ class ModelFacts(BaseModel):
     backbone: str | None
     size: int = Field(description="Height and width of the images that the network takes.")
     digest: str = Field(description="SHA-256 of the run's manifest.")
+    recent: Recent | None = Field(None, description="The last images; null where the run cannot tell which are unlike the training images.")
     report: bool
     card: bool
 

@@ -73,6 +73,7 @@ class Service:
     @asynccontextmanager
     async def running(self, app: FastAPI) -> AsyncIterator[None]:
         """From the start of the service to its end."""
+        self._begin_counting(self.models.names)
         with self.threads:
             watching = asyncio.create_task(self._watch())
             try:
@@ -82,6 +83,12 @@ class Service:
                 with contextlib.suppress(asyncio.CancelledError):
                     await watching
         self.models.close()
+
+    def _begin_counting(self, names: Sequence[str]) -> None:
+        for name in names:
+            with self.models.use(name) as model:
+                if model.watch is not None:
+                    self.metrics.watch(name, model.watch)
 
     async def _warm_up(self) -> None:
         """Load what heat maps need, so that the first request for one does not wait for it."""
@@ -104,6 +111,7 @@ class Service:
                 _log.exception("checking runs for changes failed")
                 continue
             self.metrics.reloads.inc(len(changed))
+            self._begin_counting(changed)
             if changed:
                 await self._warm_up()
 
@@ -117,6 +125,8 @@ class Service:
             predictions = await self.threads.run("compute", partial(_collect, model, results, max(1, neighbours)))
         for outcome, count in (("predicted", len(predictions)), ("refused", len(predictions.refused))):
             self.metrics.images.labels(model.name, outcome).inc(count)
+        if model.watch is not None and predictions.judgement is not None and predictions.judgement.unlike is not None:
+            self.metrics.judge(model.name, model.watch, predictions.judgement.unlike)
         request.state.images = len(inputs)
         return predictions
 

@@ -99,6 +99,11 @@ class Predictions:
     def __len__(self) -> int:
         return len(self.kept)
 
+    @property
+    def novel(self) -> int | None:
+        """How many inputs are unlike the training inputs; None where that is not known."""
+        return None if self.judgement is None or self.judgement.unlike is None else int(self.judgement.unlike.sum())
+
 
 class Evaluation(Protocol):
     """What a model's outputs are worth on inputs whose targets are known."""

@@ -76,8 +76,16 @@ function choose(model) {
   fill();
 }
 
+/** Say before everything else that the last pictures of the server are none that the model knows. */
+function warn() {
+  const drift = state.model?.drift ?? null;
+  $("drift").hidden = drift === null;
+  $("drift").textContent = drift ? state.words.drift(drift.unlike, drift.images, drift.expected) : "";
+}
+
 function describe() {
   if (!state.model) return;
+  warn();
   document.title = `${state.model.title} · Headstart`;
   $("title").textContent = state.model.title;
   const classes = state.model.kind === "classes";
@@ -200,6 +208,9 @@ async function answer(entry, round, signal) {
   }
   if (round !== entry.round || !state.entries.includes(entry)) return; // asked again, or cleared, in the meantime
   Object.assign(entry, { state: found ? "done" : "failed", answer: found, trouble: problem });
+  const model = found && state.models.find((one) => one.name === entry.model);
+  if (model) model.drift = found.drift;
+  warn();
   draw(entry);
   tell(entry);
   warm(entry);

@@ -112,6 +112,7 @@ export async function models() {
     created: String(model.created ?? "").slice(0, 10),
     coverage: numberOr(model.coverage),
     multilabel: model.multilabel === true,
+    drift: driftOf(model.recent),
     report: model.report !== false,
     card: model.card !== false,
   }));
@@ -142,8 +143,15 @@ export async function predict(file, { name, model, explain = false, signal }) {
     unlike: entry.unlike === true,
     unlikeness: numberOr(entry.unlikeness),
     nearest: (entry.nearest ?? []).map((near) => ({ name: String(near.name ?? ""), label: String(near.label ?? "") })),
+    drift: driftOf(said.drift),
     heat: typeof entry.heat === "string" && entry.heat.startsWith("data:image/png;base64,") ? entry.heat : null,
   };
+}
+
+/** How many of the last images are unlike the training images, where that is far too many; null elsewhere. */
+function driftOf(recent) {
+  const [unlike, images, expected] = [recent?.unlike, recent?.images, recent?.expected].map(numberOr);
+  return recent?.drifted === true && unlike !== null && images !== null && expected !== null ? { unlike, images, expected } : null;
 }
 
 /** Whether the server is there at all. */

@@ -42,6 +42,9 @@ const english = {
   unlikeShort: "unlike",
   unlikeLong: "Unlike anything seen in training. Do not rely on the result below: the model knows only what it was trained on.",
   unlikeSpoken: "Unlike anything seen in training.",
+  drift: (unlike, images, expected) =>
+    `The pictures come from another world than the training images: ${unlike} of the last ${images} are unlike these, where ` +
+    `${round(expected)}\u00a0% are expected. Probabilities and prediction sets do not hold for them.`,
   heat: "Heat map",
   heatCaption: (label) => `Where the evidence for “${label}” lies. The square is the part that the model sees.`,
   heatPlain: "Where the evidence lies. The square is the part that the model sees.",
@@ -148,6 +151,9 @@ const chinese = {
   unlikeShort: "不相似",
   unlikeLong: "与训练时见过的图片都不相似。请不要相信下面的结果：模型只了解训练时见过的内容。",
   unlikeSpoken: "与训练时见过的图片都不相似。",
+  drift: (unlike, images, expected) =>
+    `这些图片与训练图片来自不同的来源：最近 ${images} 张图片中有 ${unlike} 张与训练图片不相似，而预期约为 ${round(expected)}%。` +
+    "概率和预测集对它们没有保证。",
   heat: "热力图",
   heatCaption: (label) => `判断为“${label}”的依据所在的位置。方框内是模型看到的部分。`,
   heatPlain: "判断依据所在的位置。方框内是模型看到的部分。",
