@@ -3,8 +3,9 @@
     python benchmarks/budget.py [SET ...] [--budgets 2m 10m] [--data FOLDER] [--kinds]
 
 For each set: a fit without and with each budget, each a process of its own with an empty feature store (the embedded networks have been
-converted before), all tested on the same images. Prints the accuracies, the paired difference from the default with its 95 % interval, the
-backbone that was chosen, and the seconds of the whole process against the budget. `--kinds` adds the drawn kinds of `head_choice.py`.
+converted before), all tested on the same images. Where PyTorch is installed, a search may train further. Prints the accuracies, the paired
+difference from the default with its 95 % interval, the backbone that was chosen, and the seconds of the whole process against the budget.
+`--kinds` adds the drawn kinds of `head_choice.py`.
 
 Goals: 2m at least +0.7 points and 10m +1.5 in the mean, on no set worse by more than its error, the budget kept within 10 %.
 """
@@ -12,14 +13,12 @@ Goals: 2m at least +0.7 points and 10m +1.5 in the mean, on no set worse by more
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -52,9 +51,8 @@ def correct(run: Path) -> dict[bytes, bool]:
 
 
 def chosen(run: Path) -> str:
-    """The backbone of a run, as its search named it."""
-    story: dict[str, Any] = json.loads((run / "manifest.json").read_text(encoding="utf-8"))["story"]
-    return next((row["backbone"] for row in story.get("tried", ()) if row["outcome"] == "chosen"), "the default")
+    """The backbone of a run, as its search named it, and whether it was trained further."""
+    return next((row.title for row in load(run).record.tried if row.outcome == "chosen"), "the default")
 
 
 def main(given: Sequence[str] | None = None) -> None:

@@ -45,7 +45,7 @@ class Heard(Listener):
 @pytest.fixture
 def candidates(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def fixed(*names: str) -> None:
-        monkeypatch.setattr(searching.Searching, "_candidates", lambda self: (Proposal(name, 1.0) for name in names))
+        monkeypatch.setattr(searching.Searching, "_candidates", lambda self: (Proposal(name, 0.5) for name in names))
 
     fixed(*NAMES)
     return fixed
@@ -173,7 +173,8 @@ def test_a_backbone_that_cannot_be_loaded_is_skipped_with_the_reason(pictures: P
 
 def test_candidates_come_by_what_they_promise_for_their_time(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names: list[str] = []
-    monkeypatch.setattr(searching.Searching, "_consider", lambda self, name: names.append(name))
+    monkeypatch.setattr(searching.Searching, "_consider", lambda self, name, **_: names.append(name))
+    monkeypatch.setattr(searching, "train_further", lambda self, name: None)
     result = fitted(pictures, 300.0)
     assert names[0] == "lite0@64+lite2", "its first half is stored"
     assert set(names) == {one.backbone for one in proposals(Specification(("lite0",), 64), OTHERS, size=64, usual=64, side=96)}
@@ -185,13 +186,14 @@ def test_proposals_go_on_from_the_best() -> None:
     sizes = {"size": 224, "usual": 224, "side": 300}
     names = [one.backbone for one in proposals(Specification(("lite0", "lite2"), 224), OTHERS, **sizes)]
     assert names[0] == "lite0@224+lite2+lite1"
+    assert not any("@192" in name for name in names)
     assert {"lite0@260+lite2", "lite0@224+lite2+mirrored", "lite1@224"} <= set(names)
     assert not any("@320" in name for name in names), "no image has that many pixels"
     mirrored = [one.backbone for one in proposals(Specification(("lite0",), mirrored=True), OTHERS, **sizes)]
     assert "lite0@260+mirrored" in mirrored
     assert not any("mirrored+mirrored" in name for name in mirrored)
     small = [one.backbone for one in proposals(Specification(("lite0",), 128), OTHERS, size=128, usual=224, side=32)]
-    assert {"lite0@128+lite2", "lite0@224"} <= set(small)
+    assert {"lite0@128+lite2", "lite0@192", "lite0@224"} <= set(small)
     assert not any("@260" in name for name in small)
     for name in (*names, *mirrored, *small):
         find(name)

@@ -59,7 +59,7 @@ class Forecast:
     def closing(self, prepared: Prepared) -> float:
         """From the choice to the written run: features of the test images, reliability and learning curve (fits of heads), heat maps."""
         heads = self.heads(prepared, len(self.table.train))
-        return 2.0 + self.extraction(prepared, "test") + 1.5 * heads + 0.3 * self.milliseconds(prepared)
+        return 2.0 + self.extraction(prepared, "test") + 2.0 * heads + 0.3 * self.milliseconds(prepared)
 
     def fit(self, prepared: Prepared, *, train: int, test: int) -> float:
         """A fit on so many images from beginning to end, where no features are stored; unlike `closing`, with nothing added to be sure."""

@@ -96,7 +96,7 @@ class Searching:
         self.train = self.table.train
         self.forecast = Forecast(self.table)
         self.few = np.arange(len(self.train))
-        if len(self.train) > 1.5 * FEW:
+        if len(self.train) > 3 * FEW:
             self.few = self.table.hold_out(self.train, share=FEW / len(self.train), seed=self.context.settings.seed)[1]
         self._opened: dict[str, Prepared] = {}
         self._side = typical_side(taken(self.table.dataset.images, self.train), at_most=max(LARGER))
@@ -108,7 +108,7 @@ class Searching:
         self._score(base.settings.backbone, self.table.features(self.train))
         for proposal in self._candidates():
             if proposal.strategy == "probe":
-                self._consider(proposal.backbone)
+                self._consider(proposal.backbone, likely=proposal.gain >= 1)
             else:
                 self.trained = train_further(self, proposal.backbone)
                 if self.trained is not None:
@@ -191,8 +191,11 @@ class Searching:
 
         return max(open_, key=promise)
 
-    def _consider(self, name: str) -> None:
-        """Score a candidate on all training rows; on few of them first, where there are many; or skip it where time is short."""
+    def _consider(self, name: str, *, likely: bool) -> None:
+        """Score a candidate on all training rows, or skip it where time is short.
+
+        Where there are many rows, and it is not likely to be better, it is scored on few of them first.
+        """
         try:
             prepared = self.prepared(name)
         except HeadstartError as error:
@@ -202,7 +205,7 @@ class Searching:
         if self._skipped(name, prepared):
             return
         try:
-            if len(self.few) < len(self.train) and self._seconds(prepared) > _SMALL_SHARE * self.left(prepared):
+            if not likely and len(self.few) < len(self.train) and self._seconds(prepared) > _SMALL_SHARE * self.left(prepared):
                 few = self._learn(prepared, self.few, f"Searching: {name} on {len(self.few)} of {len(self.train)} training images")
                 self.on_few[name] = few
                 advantage, short = self.compared(few, self._best_on_few(), self.few, name)

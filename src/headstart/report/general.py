@@ -142,7 +142,10 @@ def _tried(record: FitRecord) -> tuple[Block, ...]:
         speed = duration(row.milliseconds / 1000)
         cells.append((name, note, accuracy, graph, number(float(row.log_loss)), speed, duration(row.seconds)))
     marked = frozenset(index for index, row in enumerate(record.tried) if row.outcome == "chosen")
-    text = "Backbones within the budget, each with the best head on its features; the scores are from training images, out of sample."
+    text = (
+        "Backbones within the budget, each with the best head on its features; the scores are from training images, out of sample. "
+        "What was trained further is scored on images that the training held out."
+    )
     head = ("backbone", "", "accuracy", "", "log loss", "an image", "time")
     return Paragraph(text), Table(head=head, rows=tuple(cells), layout="evidence", marked=marked)
 

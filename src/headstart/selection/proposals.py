@@ -10,6 +10,9 @@ from headstart.backbones.composed import Specification
 LARGER = (260, 320)
 """Further sizes of image in pixels, for images that have as many."""
 
+MIDDLE = 192
+"""One for images so small that a search begins below it."""
+
 _LEAST, _ENLARGED = 128, 4  # pixels; how many times a side of small images is enlarged: more adds nothing to see, and costs
 
 
@@ -43,7 +46,8 @@ def proposals(best: Specification, others: Sequence[str], *, size: int, usual: i
     if further and not best.mirrored:
         yield Proposal(str(replace(now, names=(*now.names, further[0]))), 1.0 if len(best.names) == 1 else 0.3)
     yield from (Proposal(str(replace(now, names=(name,), mirrored=False)), 0.1) for name in further)
-    sizes = dict.fromkeys((usual, *(larger for larger in LARGER if larger <= side)))
+    middle = (MIDDLE,) if first_size(side, usual) < MIDDLE < usual else ()
+    sizes = dict.fromkeys((*middle, usual, *(larger for larger in LARGER if larger <= side)))
     yield from (Proposal(str(replace(now, size=other)), 0.2) for other in sizes if other != now.size)
     if not best.mirrored:
         yield Proposal(str(replace(best, mirrored=True)), 0.2)
