@@ -92,7 +92,7 @@ def test_what_takes_too_long_is_skipped_with_its_time(pictures: Path, candidates
 def test_a_candidate_that_is_worse_on_few_images_is_dropped(
     pictures: Path, candidates: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(searching, "FEW", 20)
+    monkeypatch.setattr(searching, "FEW", 15)
     monkeypatch.setattr(searching, "_SMALL_SHARE", 0.0)
     spoil(monkeypatch, "lite1")
     result = fitted(pictures, 300.0)

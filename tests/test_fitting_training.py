@@ -150,12 +150,12 @@ def test_interrupted_after_the_training_it_need_not_be_trained_again(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("timm", reason="needs headstart[torch]")
-    from headstart.features.prepared import Prepared
     from headstart.training.loop import Training
+    from headstart.training.tuning import FineTuned
 
     settings = replace(SETTINGS, fine_tuning=FineTuning(strategy="probe", start="random", steps=2, image_size=32))
     with monkeypatch.context() as patch:
-        patch.setattr(Prepared, "extract", _interrupt)
+        patch.setattr(FineTuned, "features", _interrupt)
         with pytest.raises(Interrupted) as caught:
             fit(pictures, out=tmp_path / "run", settings=settings, command="the first")
     said = f"Interrupted. The state of the training is saved. To resume: headstart fit {pictures} --resume {tmp_path / 'run'}"

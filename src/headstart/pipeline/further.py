@@ -109,8 +109,8 @@ def _milliseconds(search: Searching, name: str) -> float:
 
 
 def _closing(search: Searching, name: str) -> float:
-    """Seconds from the end of the training to the written run: the features of all images by what was trained, and as of a frozen one."""
-    features = _milliseconds(search, name) * len(search.table) / 1000
+    """Seconds from the end of a training to the written run: features of all images by the trained network, and as of a frozen one."""
+    features = search.forecast.milliseconds(search.prepared(name)) * len(search.table) / 1000
     return features + search.forecast.closing(search.prepared(search.best))
 
 

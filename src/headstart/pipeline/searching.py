@@ -128,7 +128,7 @@ class Searching:
         chosen = self.trained or frozen
         rows = tuple(replace(row, outcome="chosen") if row is chosen.row else row for row in self.rows)
         table = self.table if frozen.prepared is self.context.prepared else self._whole(frozen)
-        learned = replace(frozen.learned, table=table) if self.trained is None else self._with_features(self.trained.learned)
+        learned = replace(frozen.learned, table=table) if self.trained is None else self._with_features(self.trained.learned, table)
         return Searched(prepared=frozen.prepared, table=table, learned=learned, tried=rows)
 
     def exponent(self, name: str) -> float:
@@ -155,11 +155,12 @@ class Searching:
         values[rest] = self._extracted(prepared, rest)
         return self.table.with_values(values, prepared.extractor.layers)
 
-    def _with_features(self, learned: Learned) -> Learned:
-        """A trained model with the features of all inputs by its network."""
+    def _with_features(self, learned: Learned, frozen: FeatureTable) -> Learned:
+        """A trained model with the features of all inputs by its network; `frozen` has those of the best frozen backbone."""
         self.listener.stage("Extracting features of the trained network")
-        values = self._extracted(learned.prepared, np.arange(len(self.table)))
-        return replace(learned, table=self.table.with_values(values, learned.prepared.extractor.layers))
+        prepared, images = learned.prepared, self.table.dataset.images
+        values = learned.fine_tuned.features(images, frozen=frozen.values, engine=prepared.settings.engine, listener=self.listener)
+        return replace(learned, table=self.table.with_values(values, prepared.extractor.layers))
 
     def _candidates(self) -> Iterator[Proposal]:
         """What promises most for its time, among what fits into it; then what does not fit. Later ones depend on what was best before."""

@@ -19,7 +19,11 @@ from headstart.backbones.loading import NetworkCache
 from headstart.backbones.records import Stage
 from headstart.engine import torch_of_process
 from headstart.errors import HeadstartError, Interrupted
+from headstart.features import BackboneExtractor
+from headstart.features.extractor import Images
+from headstart.matrix import FeatureMatrix, allocated, columns_of
 from headstart.modalities.image import Preprocessing
+from headstart.progress import Listener
 from headstart.settings import FineTuning
 from headstart.training.checkpoint import CheckpointFolder
 from headstart.training.history import EventFiles, History, require_tensorboard
@@ -43,6 +47,22 @@ class FineTuned:
     trained: tuple[str, ...]  # names of those that were trained
     facts: tuple[str, ...]  # sentences on what was done
     shipped: str = "trained"  # what the model is: ``trained``, ``probe`` (backbone and head are the frozen ones), or the ``mean`` of both
+    alone: Backbone | None = None  # the trained network by itself, where `backbone` is it beside a frozen one
+
+    def features(self, images: Images, *, frozen: FeatureMatrix, engine: str, listener: Listener) -> npt.NDArray[np.float32]:
+        """Features (n, D) of images by the backbone; beside a frozen one, whose features (n, d) are there, only its own are computed."""
+        network = self.backbone if self.alone is None else self.alone
+        extractor = BackboneExtractor(network, preprocessing=self.preprocessing, engine=engine)
+        own = extractor(images, progress=listener.progress, warn=listener.warn).complete("a training")
+        if self.alone is None:
+            return own
+        values = allocated(len(own), self.backbone.dim)
+        for slices, part in zip(self.head.columns, (frozen, own), strict=True):
+            done = 0
+            for start, stop in slices:
+                values[:, start:stop] = columns_of(part, np.arange(len(own)), done, done + stop - start)
+                done += stop - start
+        return values
 
 
 @dataclass(frozen=True, eq=False)

@@ -160,7 +160,7 @@ def _with_probe(tuned: FineTuned, probe: Choice, frozen: Backbone, *, temperatur
     backbone = beside(frozen, tuned.backbone, cache=folder)
     heads = (probe.estimator, tuned.head)
     head = MeanHead(heads=heads, columns=columns(frozen, tuned.backbone), n_features_in_=backbone.dim, temperature=temperature)
-    return replace(tuned, backbone=backbone, head=head)
+    return replace(tuned, backbone=backbone, head=head, alone=tuned.backbone)
 
 
 def _taught(job: TrainingJob, teaching: npt.NDArray[np.float64]) -> TrainingJob:

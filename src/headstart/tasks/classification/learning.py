@@ -47,9 +47,9 @@ def learn(table: FeatureTable, context: LearningContext) -> Learned:
         table = probe.table
     else:
         listener.stage("Extracting features of the trained network")
-        table = table.take(table.test) if context.test_only else table
+        table, known = ((one.take(one.test) if context.test_only else one) for one in (table, table if probe is None else probe.table))
         with seconds.lap("trained features"):
-            values = prepared.extract(table.dataset.images, progress=listener.progress, warn=listener.warn).values
+            values = tuned.features(table.dataset.images, frozen=known.values, engine=context.prepared.settings.engine, listener=listener)
         table = table.with_values(values, prepared.extractor.layers)
     frozen = None if probe is None else probe.choice
     plan = settings.fine_tuning
