@@ -17,6 +17,7 @@ from headstart.progress import Progress
 from headstart.selection import Choice
 
 _TIMED = 24  # images on which the speed of a network is measured
+_FITTED = 4000  # training images up to which a learning curve takes the longer the more there are
 _KNOWN_AFTER = 32  # images after which the speed of an extraction under way is known
 
 
@@ -57,9 +58,13 @@ class Forecast:
         return self.head_seconds[known] * prepared.extractor.dim * images / known
 
     def closing(self, prepared: Prepared) -> float:
-        """From the choice to the written run: features of the test images, reliability and learning curve (fits of heads), heat maps."""
-        heads = self.heads(prepared, len(self.table.train))
-        return 2.0 + self.extraction(prepared, "test") + 2.0 * heads + 0.3 * self.milliseconds(prepared)
+        """From the choice to the written run: features of the test images, reliability and learning curve (fits of heads), heat maps.
+
+        The curve's fits are of a limited number of images, however many there are.
+        """
+        images = len(self.table.train)
+        fits = 2.0 * self.heads(prepared, images) * min(1.0, _FITTED / max(images, 1))
+        return 2.0 + self.extraction(prepared, "test") + fits + 0.3 * self.milliseconds(prepared)
 
     def fit(self, prepared: Prepared, *, train: int, test: int) -> float:
         """A fit on so many images from beginning to end, where no features are stored; unlike `closing`, with nothing added to be sure."""
