@@ -134,9 +134,12 @@ def prepare(folder: Path) -> None:
 
 
 def _prepare_digits(folder: Path, digits: Any) -> None:
-    """Handwritten digits: `scans` with the writer in the name; `blurred` and `newer_blurred`, shrunk to 3 x 3, so that mistakes occur."""
+    """Handwritten digits: `scans` with the writer in the name; `blurred` and `newer_blurred`, shrunk to 3 x 3, so that mistakes occur.
+
+    `digits`, and `inverted`, others in black on white.
+    """
     import numpy as np
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     def picture(index: int) -> Any:
         return Image.fromarray(np.rint(digits.images[index] * (255 / 16)).astype(np.uint8))
@@ -152,6 +155,10 @@ def _prepare_digits(folder: Path, digits: Any) -> None:
             target.mkdir(parents=True, exist_ok=True)
             small = picture(index).resize((3, 3), Image.Resampling.BOX)
             small.resize((64, 64), Image.Resampling.BICUBIC).save(target / f"{name}{count:03d}.png")
+            target = folder / ("digits" if count < 60 else "inverted") / name
+            target.mkdir(parents=True, exist_ok=True)
+            whole = picture(index).resize((64, 64), Image.Resampling.BICUBIC)
+            (whole if count < 60 else ImageOps.invert(whole)).save(target / f"{name}{count:03d}.png")
 
 
 def tidied(text: str, folder: Path) -> list[str]:

@@ -24,7 +24,7 @@ FLOORS: dict[str, int] = {
     "heads": 6, "maps": 6,
     "training": 7,
     "reliability": 8, "selection": 8,
-    "audit": 9,
+    "adaptation": 9, "audit": 9,
     "tasks": 10,
     "classifier": 11, "run": 11,
     "evaluate": 12, "explanation": 12,

@@ -9,7 +9,7 @@ import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from headstart.heads import KernelRidgeHead, LogisticHead, NearestCentroidHead, NearestNeighboursHead, RidgeHead
-from headstart.maps import LayerMap
+from headstart.maps import ALIGNMENTS, Alignment, LayerMap
 from headstart.selection import HeadPipeline
 
 WEIGHTS_ARE_NO_COPIES = (
@@ -26,7 +26,7 @@ IN_FLOAT32 = {"check_methods_subset_invariance": "distances are float32, whose s
 
 
 def expected_failures(estimator: Any) -> dict[str, str]:
-    if isinstance(estimator, LayerMap):
+    if isinstance(estimator, LayerMap | Alignment):
         return {}
     return NO_COPIES | (IN_FLOAT32 if isinstance(estimator, KernelRidgeHead | NearestNeighboursHead) else {})
 
@@ -51,6 +51,7 @@ with warnings.catch_warnings():  # they have the interface without being of the 
             NearestCentroidHead(),
             HeadPipeline(),
             LayerMap(),
+            *(alignment() for alignment in ALIGNMENTS.values()),
         ],
         expected_failed_checks=expected_failures,
     )

@@ -17,7 +17,7 @@ from sklearn.neighbors import NearestNeighbors
 from headstart.errors import ParameterError, RunError
 from headstart.metrics import roc_auc
 from headstart.reliability import Novelty, novelty
-from headstart.reliability.novelty import Gaussian, Neighbourhood, _principal_axes
+from headstart.reliability.novelty import Gaussian, Neighbourhood, principal_axes
 
 Array = npt.NDArray[Any]
 
@@ -58,14 +58,14 @@ def test_principal_axes_are_those_of_scikit_learn(d: int) -> None:
     values = (rng.normal(size=(n, 20)) * 0.7 ** np.arange(20)) @ np.linalg.qr(rng.normal(size=(d, 20)))[0].T
     values = (values + 0.001 * rng.normal(size=(n, d))).astype(np.float32)
     values -= values.mean(axis=0)
-    found = _principal_axes(values, count, seed=0)
+    found = principal_axes(values, count, seed=0)
     expected = PCA(count, svd_solver="full").fit(values).components_
     assert found.T @ found == pytest.approx(np.eye(count), abs=1e-4)
     assert np.abs((found * expected.T).sum(axis=0)) == pytest.approx(np.ones(count), abs=1e-3)
 
 
 def test_axes_are_no_more_than_the_images_can_tell() -> None:
-    assert _principal_axes(np.random.default_rng(0).normal(size=(12, 50)).astype(np.float32), 20, seed=0).shape == (50, 4)
+    assert principal_axes(np.random.default_rng(0).normal(size=(12, 50)).astype(np.float32), 20, seed=0).shape == (50, 4)
 
 
 def test_distances_from_a_gaussian_are_mahalanobis(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,6 +43,7 @@ FIT: dict[str, tuple[str, Any, Any]] = {
     "coverage_by_class": ("", True, "yes"),
     "group_from": ("(.)_", "(.)_", 3), "columns": ("path=where", {"path": "where"}, {"file": "where"}), "folds": ("3", 3, 1),
     "label_separator": ("+", "+", 3), "image_root": ("img", "img", 3), "allow_missing": ("", True, "yes"),
+    "adapt_to": ("sketches", "sketches", 3), "adapt": ("coral", "coral", "core"),
     "budget": ("2m", 120.0, 0), "seed": ("4", 4, -1), "engine": ("onnxruntime", "onnxruntime", "tpu"), "cache": ("c", "c", 3),
 }  # fmt: skip
 TRAINING: dict[str, tuple[str, Any, Any]] = {

@@ -141,7 +141,7 @@ def test_what_was_found_comes_first_and_what_to_type_last() -> None:
     assert Shift(novel=NOVEL, missed=MISSED).warning("test images") == (
         "The test images come from another world than the training images: 91.0 % of them are unlike these, where 3.0 % are expected. "
         "Prediction sets contain the true class for 60.0 % of them, where 95.0 % was promised. Probabilities and prediction sets do not "
-        "hold for them. Label some of them, and fit with these too."
+        "hold for them. Label some of them, and fit with these too; or adapt to them without labels: headstart fit DATA --adapt-to FOLDER."
     )
     assert Shift(missed=MISSED).lead() == (
         "Images differ from the training images, or their labels do: prediction sets contain the true class for 60.0 % of them, where "

@@ -23,6 +23,11 @@ MAPPED = 2 << 30
 """Bytes from which on a matrix lies in a file."""
 BLOCK = 1024
 
+_EXACT = 160  # columns up to which all principal axes are computed
+_ENOUGH = 4096  # about so many rows tell the axes
+_SPARE = 16
+_ROUNDS = 4
+
 
 class RowView:
     """Rows of a matrix (n, D), as float32, and what a map makes of them (n, d); they are made whenever they are read.
@@ -149,3 +154,25 @@ def first_not_finite(matrix: FeatureMatrix) -> tuple[int, int]:
                 first = rows.start + int(wrong[0])
             count += len(wrong)
     return count, first
+
+
+def principal_axes(centred: npt.NDArray[np.float32], count: int, *, seed: int) -> npt.NDArray[np.float32]:
+    """The `count` directions (d, count) in which centred features (n, d) vary most; fewer where there are fewer features or images.
+
+    Many features: by subspace iteration from a random start (Halko, Martinsson and Tropp, SIAM Review 53 (2011) 217).
+    """
+    centred = centred[:: max(1, len(centred) // _ENOUGH)]
+    n, d = centred.shape
+    count = max(1, min(count, d, n // 3))
+    if d <= _EXACT:
+        basis = np.eye(d, dtype=np.float32)
+    else:
+        basis = np.random.default_rng(seed).standard_normal((d, min(d, count + _SPARE)), dtype=np.float32)
+        for _ in range(_ROUNDS):
+            basis = centred.T @ (centred @ np.linalg.qr(basis)[0])
+            # scaled, because float32 ends at 1e38
+            basis /= max(float(np.abs(basis).max()), 1e-30)
+        basis = np.linalg.qr(basis)[0]
+    inside = (centred @ basis).astype(np.float64)
+    turned = np.linalg.eigh(inside.T @ inside)[1][:, ::-1][:, :count]
+    return np.ascontiguousarray(basis @ turned.astype(np.float32))

@@ -69,6 +69,8 @@ def fit_command(
       headstart fit list.csv --head logistic --folds 5
       headstart fit photos/ --budget 10m
           chooses the backbone, its image size and views within ten minutes
+      headstart fit photos/ --adapt-to sketches/
+          adapts the model to unlabelled images of another world
       headstart fit photos/ --strategy partial
           trains the last stages of the backbone too; needs headstart[torch]
       headstart fit photos/ --shard 1/4 --cache shard1
@@ -160,6 +162,8 @@ def show_result(result: FitResult, terminal: Terminal) -> None:
         terminal.fact("backbone", f"{chosen.title}; the best of {plural(sum(row.images > 0 for row in result.tried), 'tried one')}")
     terminal.fact("head", result.head)
     terminal.fact("why", result.choice.reason)
+    if (adaptation := result.learned.adaptation) is not None:
+        terminal.fact("adapted", adaptation.sentence())
     if result.probe is not None:
         terminal.fact("before", result.probe.summary().removeprefix("before: "))
     terminal.fact("tested on", result.held_out)

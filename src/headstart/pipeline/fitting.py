@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import time
 from collections.abc import Mapping
@@ -16,10 +17,10 @@ from headstart import files
 from headstart.audit import Finding, check_known
 from headstart.audit.copies import known_beforehand, leak_tests
 from headstart.backbones import timm_models
-from headstart.data import Dataset
+from headstart.data import Dataset, list_images
 from headstart.data.split import folds
 from headstart.engine import gpu_is_there
-from headstart.errors import DataError, ParameterError, StoreError
+from headstart.errors import DataError, ParameterError, StoreError, setting
 from headstart.features.prepared import ExtractorSettings, Prepared, prepare
 from headstart.features.table import FeatureTable
 from headstart.modalities.image.augment import Augmentation
@@ -34,6 +35,7 @@ from headstart.run import check_target, reserved
 from headstart.settings import FitSettings
 from headstart.settings.batch import Shard
 from headstart.tasks import Evaluation, Learned, LearningContext, Task, task_named
+from headstart.text import plural, printable, unread
 from headstart.training.checkpoint import CheckpointFolder
 from headstart.training.job import Processes, Resumable
 from headstart.training.learning_rates import LearningRates, rising
@@ -106,6 +108,8 @@ def _fit(
             else:
                 learned = task.fit(table, context)
                 seconds |= learned.seconds
+            if settings.adapt_to is not None:
+                learned = adapted(task, learned, context, seconds=seconds)
             result = _tested(task, learned, table, context, out=out, seconds=seconds)
             tried = () if searched is None else searched.tried
             result = replace(result, held_out=held_out, findings=(*findings, *result.findings), tried=tried)
@@ -122,6 +126,11 @@ def _check_beforehand(out: Path | None, settings: FitSettings, *, resume: bool) 
         check_target(out)
     if settings.task != "auto":
         task_named(settings.task)
+    if settings.adapt_to is not None and not os.path.lexists(Path(settings.adapt_to).expanduser()):
+        flag = setting("adapt_to").removesuffix("=...")
+        raise DataError(f"{flag} must be a folder of images, got {str(settings.adapt_to)!r}, which is not there.")
+    if settings.adapt_to is None and settings.adapt != "auto":
+        raise ParameterError(f"{setting('adapt')} says how to adapt, and needs the images to adapt to: {setting('adapt_to')}.")
     if settings.fine_tuning is not None:
         Augmentation.parse(settings.fine_tuning.augment)
         timm_models.require("Fine-tuning")
@@ -145,6 +154,28 @@ def extract(
             listener.left_out(clipped_note(dataset.common_levels))
         prepared = prepare(ExtractorSettings.of(settings, dataset.levels), announce=listener.say, warn=listener.warn)
     return prepared, prepared.table(dataset, features=features, seconds=seconds, progress=listener.progress, listener=listener)
+
+
+def adapted(task: Task, learned: Learned, context: LearningContext, *, seconds: Seconds) -> Learned:
+    """Adapt what was learned to the unlabelled images that the settings name; DataError where there are none, or too few.
+
+    Their labels, which folders or a list may hold, are not looked at.
+    """
+    listener, table, source = context.listener, learned.table, context.settings.adapt_to
+    images = list_images([Path(source).expanduser()], listener)
+    listener.stage(f"Extracting features of {plural(len(images), 'image')} to adapt to")
+    with seconds.lap("features to adapt to"):
+        found = learned.prepared.extract(images, progress=listener.progress, warn=listener.warn)
+    if found.refused:
+        listener.left_out(unread(found.refused, len(images), "are left out"))
+    listener.stage(f"Adapting to {source}")
+    with seconds.lap("adapting"):
+        learned = task.adapt(learned, found.values, context)
+    assert learned.adaptation is not None
+    tested = len({table.digests[row] for row in table.test.tolist()}.intersection(found.digests))
+    record = replace(learned.adaptation, to=printable(str(source)), also_tested=tested)
+    listener.say(f"Adapting to {record.to}: {record.sentence()}.".replace("..", "."))
+    return replace(learned, adaptation=record)
 
 
 def _tested(

@@ -78,6 +78,7 @@ def _record(result: FitResult) -> FitRecord:
         title=printable(Path(result.dataset.source).resolve().name or result.dataset.source), head=result.head,
         features=f"pooled outputs of {len(extractor.layers)} stages ({extractor.dim} numbers) at {extractor.preprocessing.size} px",
         reason=result.choice.reason, evidence=result.choice.evidence, tried=result.tried, held_out=result.held_out,
+        adaptation=result.learned.adaptation,
         seconds={stage: round(value, 3) for stage, value in result.seconds.items()},
         training=_training(result), training_facts=_about_training(result),
         reliability_test=judged.reliability_test, learning_curve=judged.learning_curve, leaks=result.leaks,

@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from headstart.engine import available_cores
 from headstart.errors import ParameterError, damage_named
-from headstart.matrix import FeatureMatrix, RowView, first_not_finite
+from headstart.matrix import FeatureMatrix, RowView, first_not_finite, principal_axes
 from headstart.reliability.shift import Rate
 from headstart.settings.field import SHARE, require, whole
 
@@ -50,32 +50,6 @@ AXES = 64  # of a Gaussian
 POINT_AXES = 128  # of the points
 FLOOR = 0.3
 RIDGE = 0.1
-_EXACT = 160  # features up to which all axes are computed
-_ROWS = 4096  # about so many images tell the axes
-_SPARE = 16
-_ROUNDS = 4
-
-
-def _principal_axes(centred: Features, count: int, *, seed: int) -> Features:
-    """The `count` directions (d, count) in which centred features (n, d) vary most; fewer where there are fewer features or images.
-
-    Many features: by subspace iteration from a random start (Halko, Martinsson and Tropp, SIAM Review 53 (2011) 217).
-    """
-    centred = centred[:: max(1, len(centred) // _ROWS)]
-    n, d = centred.shape
-    count = max(1, min(count, d, n // 3))
-    if d <= _EXACT:
-        basis = np.eye(d, dtype=np.float32)
-    else:
-        basis = np.random.default_rng(seed).standard_normal((d, min(d, count + _SPARE)), dtype=np.float32)
-        for _ in range(_ROUNDS):
-            basis = centred.T @ (centred @ np.linalg.qr(basis)[0])
-            # scaled, because float32 ends at 1e38
-            basis /= max(float(np.abs(basis).max()), 1e-30)
-        basis = np.linalg.qr(basis)[0]
-    inside = (centred @ basis).astype(np.float64)
-    turned = np.linalg.eigh(inside.T @ inside)[1][:, ::-1][:, :count]
-    return np.ascontiguousarray(basis @ turned.astype(np.float32))
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +72,7 @@ class Gaussian:
         scale = np.sqrt(spread**2 + FLOOR**2 * np.mean(spread**2))
         scale = np.where(scale > 0, scale, 1.0).astype(np.float32)
         centred = (part - mean.astype(np.float32)) / scale
-        axes = _principal_axes(centred, AXES, seed=seed)
+        axes = principal_axes(centred, AXES, seed=seed)
         n, (d, q) = len(centred), axes.shape
         along = ((centred @ axes) ** 2).sum(axis=0, dtype=np.float64) / n
         total = float(np.einsum("ij,ij->", centred, centred, dtype=np.float64)) / n
@@ -142,7 +116,7 @@ class Neighbourhood:
         unit = _of_length_one(values[:, start:stop])
         mean = unit.mean(axis=0, dtype=np.float64).astype(np.float32)
         unit -= mean
-        axes = _principal_axes(unit, POINT_AXES, seed=seed)
+        axes = principal_axes(unit, POINT_AXES, seed=seed)
         points, rest = _projected(unit, axes)
         return cls(start, stop, mean, axes, points.astype(np.float16), rest, rows.astype(np.int64))
 

@@ -179,7 +179,7 @@ WITHIN = "For images like the training images: "
 """Begins what is said of a run whose test images come from another world, and holds all the same."""
 
 
-REMEDY = "Label some of them, and fit with these too."
+REMEDY = "Label some of them, and fit with these too; or adapt to them without labels: headstart fit DATA --adapt-to FOLDER."
 """What to do about a shift."""
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from headstart.reliability.shift import WITHIN
+from headstart.report.adaptation import adaptation_section
 from headstart.report.training import learning_section, training_section
 from headstart.sections import Bar, Block, Bullets, Code, Fold, Heading, Interval, Notice, Paragraph, Section, Span, Table, Text
 from headstart.text import duration, number, percent, plural
@@ -38,7 +39,7 @@ def general_sections(record: FitRecord, *, uses: Sequence[Use], repeat: Section)
     return (
         images_section(record.refused), learning_section(record.learning_curve, within=within(record)), data_section(record),
         uses_section(uses),
-        evidence_section(record, trained=history is not None and bool(history.epochs)),
+        evidence_section(record, trained=history is not None and bool(history.epochs)), adaptation_section(record.adaptation),
         training_section(history, record.training_facts), times_section(record.seconds), repeat,
     )  # fmt: skip
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from types import UnionType
 from typing import Any, Self, get_args, get_origin, get_type_hints
 
+from headstart.adaptation import AdaptationRecord
 from headstart.audit import Finding
 from headstart.audit.copies import LeakTest
 from headstart.errors import HeadstartError, RunError
@@ -38,8 +39,9 @@ class TrainingRecord:
 class FitRecord:
     """How a fit went: what was chosen, why, and everything that was tried; where the test part came from; time by stage.
 
-    `tried` are the backbones that a search within a budget considered. `leaks` are scores with and without test inputs that training has
-    seen in some form; `refused` holds (name, reason) of inputs that could not be read; `notes` tell what was met while reading.
+    `tried` are the backbones that a search within a budget considered; `adaptation` is to unlabelled images of another world. `leaks` are
+    scores with and without test inputs that training has seen in some form; `refused` holds (name, reason) of inputs that could not be
+    read; `notes` tell what was met while reading.
     """
 
     title: str
@@ -48,6 +50,7 @@ class FitRecord:
     reason: str = ""
     evidence: tuple[Candidate, ...] = ()
     tried: tuple[Tried, ...] = ()
+    adaptation: AdaptationRecord | None = None
     held_out: str = ""
     seconds: Mapping[str, float]
     training: TrainingRecord | None = None

@@ -26,6 +26,7 @@ from headstart.settings.field import (
 )
 from headstart.settings.fine_tuning import FineTuning
 
+ADAPTATIONS = ("auto", "none", "standardised", "coral", "subspace", "ot", "tca", "self-training")
 Cache = str | Path | Literal["auto"] | None
 _COLUMNS = ("path", "label", "split", "group")
 
@@ -112,6 +113,14 @@ class FitSettings(ListOptions):
         None, "Samples of more than 8 bits that are black and white, such as 0,4095.", LEVELS, metavar="LOW,HIGH", parse=_levels,
         shown="what the images use",
     )  # fmt: skip
+    adapt_to: str | Path | None = option(
+        None, "Unlabelled images of the world where the model will be used: adapt to them.", PATH, metavar="DIR",
+        details="A folder, at any depth. Their labels are predicted, and the surest are learned from.",
+    )  # fmt: skip
+    adapt: str = option(
+        "auto", f"How: {', '.join(ADAPTATIONS)}.", one_of(*ADAPTATIONS), metavar="METHOD",
+        details="`auto` tries all, scores them without labels of that world, and leaves the model as it is where no gain is shown.",
+    )  # fmt: skip
     coverage: float = option(
         0.95, "Share of images whose prediction set is to hold the right class.", number(above=0, below=1)
     )  # fmt: skip
@@ -145,6 +154,12 @@ class FitSettings(ListOptions):
             raise ParameterError(
                 f"{setting('budget')} chooses the backbone for a head on frozen features, so it cannot be combined with a training. "
                 f"Leave one of them out: {setting('budget')}, or {setting('strategy')}."
+            )
+        if self.adapt_to is not None and (self.fine_tuning is not None or self.folds):
+            other = setting("strategy" if self.fine_tuning is not None else "folds")
+            raise ParameterError(
+                f"{setting('adapt_to')} adapts a head on frozen features, once, so it cannot be combined with {other}. "
+                "Leave one of them out."
             )
         if self.levels is not None:
             object.__setattr__(self, "levels", (float(self.levels[0]), float(self.levels[1])))

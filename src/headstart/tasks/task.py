@@ -24,6 +24,7 @@ from headstart.sections import Card, Headline, Matrix, Section, TaskReport
 from headstart.text import number, plural
 
 if TYPE_CHECKING:
+    from headstart.adaptation import AdaptationRecord
     from headstart.audit import Finding
     from headstart.features.prepared import Prepared
     from headstart.features.table import FeatureTable
@@ -158,7 +159,8 @@ class Learned:
     """What came of learning: the fitted model with the evidence for it, and the inputs with the features that it takes.
 
     `prepared` gives these features. Where the backbone was trained further, `probe` is the model on the frozen backbone, and `fine_tuned`
-    what came of that training (`headstart.training.tuning.FineTuned`), by the `plan`. `seconds` is the time by stage.
+    what came of that training (`headstart.training.tuning.FineTuned`), by the `plan`; where the model was adapted to another world,
+    `adaptation` says how. `seconds` is the time by stage.
     """
 
     choice: Choice
@@ -167,6 +169,7 @@ class Learned:
     probe: Choice | None = None
     fine_tuned: Any = None
     plan: FineTuning | None = None
+    adaptation: AdaptationRecord | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -228,6 +231,10 @@ class Task(ABC):
         It measures for some seconds what the settings of the context would train.
         """
         raise ParameterError(f"The backbone cannot be trained further for the task {self.name}, so there is no time to predict.")
+
+    def adapt(self, learned: Learned, features: FeatureMatrix, context: LearningContext) -> Learned:
+        """Adapt what was learned to unlabelled inputs of another world, by their features (m, D); a task that cannot refuses."""
+        raise ParameterError(f"The task {self.name} cannot be adapted to unlabelled images: leave out --adapt-to.")
 
     @abstractmethod
     def outputs(self, state: State) -> tuple[Output, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 from headstart.backbones import find, timm_models
 from headstart.backbones.composed import Specification
@@ -10,6 +11,8 @@ from headstart.backbones.summary import stage_table
 from headstart.data import Dataset
 from headstart.errors import ParameterError
 from headstart.features.table import FeatureTable, taken
+from headstart.heads.labels import encode
+from headstart.matrix import FeatureMatrix
 from headstart.progress import Seconds
 from headstart.selection import Choice, choose_head
 from headstart.settings import GRADUAL, FitSettings
@@ -65,6 +68,19 @@ def _choose(table: FeatureTable, context: LearningContext) -> Choice:
     )  # fmt: skip
 
 
+def adapt(learned: Learned, features: FeatureMatrix, context: LearningContext) -> Learned:
+    """Adapt the head to unlabelled images of another world, by their features (m, D) by the backbone of what was learned."""
+    from headstart.adaptation import adapt as adapted
+
+    table, settings = learned.table, context.settings
+    targets = replace(encode(table.targets[table.train]), groups=table.groups_among(table.train))
+    found = adapted(
+        table.features(table.train), targets, features, choice=learned.choice, layers=table.layers, method=settings.adapt,
+        class_weight=settings.class_weight, seed=settings.seed, progress=context.listener.progress,
+    )  # fmt: skip
+    return replace(learned, choice=found.choice, adaptation=found.record)
+
+
 def find_learning_rate(table: FeatureTable, context: LearningContext, *, low: float, high: float, steps: int) -> LearningRates:
     """Search for a learning rate on the rows that `learn` would train on; arguments as of `find_lr`."""
     timm_models.require("Searching for a learning rate")
@@ -91,6 +107,8 @@ def check_training(dataset: Dataset, settings: FitSettings) -> None:
     plan that needs one, and packages that are not installed.
     """
     plan, link = settings.fine_tuning, dataset.targets.link
+    if settings.adapt_to is not None and link is not None and link.independent:
+        raise ParameterError("--adapt-to is for one label an image, and these have several: leave it out.")
     if plan is None or link is None:
         return
     timm_models.require("Fine-tuning")

@@ -76,6 +76,11 @@ class Classification(Task):
 
         return learn(table, context)
 
+    def adapt(self, learned: Learned, features: FeatureMatrix, context: LearningContext) -> Learned:
+        from headstart.tasks.classification.learning import adapt
+
+        return adapt(learned, features, context)
+
     def find_learning_rate(self, table: FeatureTable, context: LearningContext, *, low: float, high: float, steps: int) -> LearningRates:
         from headstart.tasks.classification.learning import find_learning_rate
 

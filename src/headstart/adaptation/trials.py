@@ -1,0 +1,228 @@
+"""Trying methods of adaptation, and scoring them without a label of the target.
+
+Two scores. The reverse accuracy: labels of the target as a method predicts them, learned from in the reverse direction by the same method,
+and tested on the source's own labels; what loses the source's structure on the way loses it here. The information: how much the predicted
+labels can be told from the target's features out of sample, in nats; true classes can, and noise cannot. A method whose reverse accuracy
+is below that of no adaptation by more than two standard errors is out; of the others the most informative are averaged. The reverse
+direction is from Zhong et al., Cross validation framework to choose amongst models and datasets for transfer learning, ECML 2010.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from headstart.adaptation.joint import Codes, Floats, Joint
+from headstart.adaptation.self_training import self_train
+from headstart.maps import ALIGNMENTS, LayerMap
+from headstart.matrix import principal_axes
+from headstart.text import enumeration, percent
+
+AXES = 256
+"""Principal axes of both worlds together that alignments see."""
+
+NONE, SELF_TRAINING, SPREAD = "none", "self-training", "spread"
+_STARTS = ("standardised", "coral", "subspace", "ot")  # the alignments from which self-training starts
+_CLOSE = 0.03  # of the best information; labels as informative as that are averaged
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptationTrial:
+    """A method, its scores, and what came of it."""
+
+    method: str  # such as ``coral``, ``coral + self-training``, or ``none``
+    reverse_accuracy: float  # on source labels
+    reverse_error: float  # its standard error
+    information: float  # in nats
+    seconds: float
+    chosen: bool = False
+    reason: str = ""  # why it was not chosen
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptationRecord:
+    """What came of an adaptation, for the run.
+
+    Attributes:
+        to: the images that were adapted to, as they were named.
+        images: how many there were; `used` of them took part.
+        apart: the share of images that can be told to be of one world or the other, out of sample; 0.5 is chance.
+        before, after: accuracy on the source out of sample, each with its standard error.
+        changed: the share of the target's labels that the adaptation changed.
+        trials: every method that was tried.
+        points, aligned: some images of the source, then as many of the target, in two dimensions, before and after an alignment.
+        reason: a sentence.
+        also_tested: how many of the images are test images as well, whose labels took no part.
+    """
+
+    to: str = ""
+    images: int
+    used: int
+    apart: float
+    before: tuple[float, float]
+    after: tuple[float, float]
+    changed: float = 0.0
+    trials: tuple[AdaptationTrial, ...]
+    points: tuple[tuple[float, float], ...] = ()
+    aligned: tuple[tuple[float, float], ...] = ()
+    reason: str
+    also_tested: int = 0
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Those whose labels were learned from; empty where nothing was changed."""
+        return tuple(trial.method for trial in self.trials if trial.chosen and trial.method != NONE)
+
+    def sentence(self) -> str:
+        """What was done, and what it changed, in a line."""
+        if not self.methods:
+            return self.reason
+        kept = f"on the source {percent(self.before[0])} before and {percent(self.after[0])} after, out of sample"
+        return f"by {enumeration(list(self.methods))}: {percent(self.changed)} of {self.images} images have another label now; {kept}"
+
+
+@dataclass(frozen=True, eq=False)
+class Tried:
+    """A trial with the probabilities of the target (m, k) that it is about."""
+
+    row: AdaptationTrial
+    probabilities: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class Worlds:
+    """Rows of two worlds: features of all layers, (n, D) and (m, D), and labels of the first, int64 (n,) of `classes` classes."""
+
+    source: npt.NDArray[np.float32]
+    target: npt.NDArray[np.float32]
+    codes: Codes
+    classes: int
+    seed: int = 0
+    slices: Sequence[tuple[str, int, int]] | None = None
+    made: dict[str, Joint] = field(default_factory=dict)
+
+    @cached_property
+    def prior(self) -> Floats:
+        """Class frequencies to expect in the target: those of the source, and of two first guesses as far as these agree.
+
+        Where the guesses name different classes, their frequencies are not to be trusted; where they agree, classes may be rarer there.
+        """
+        guesses = [self.joint(alignment).of_source(self.codes) for alignment in ("standardised", "ot")]
+        agreement = float((guesses[0].argmax(axis=1) == guesses[1].argmax(axis=1)).mean())
+        own = np.bincount(self.codes, minlength=self.classes) / len(self.codes)
+        return np.asarray((1 - agreement**2) * own + agreement**2 * np.mean(guesses, axis=(0, 1)))
+
+    def reduced(self, by: str) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Both worlds with every layer standardised, each ``each`` by itself or both by the ``source`` or ``target``, on principal axes."""
+        own, other = LayerMap(self.slices), LayerMap(self.slices)
+        own.fit(self.target if by == "target" else self.source)
+        other.fit(self.source if by == "source" else self.target)
+        both = np.concatenate([own.transform(self.source), other.transform(self.target)])
+        both -= both.mean(axis=0)
+        rotated = both @ principal_axes(both, AXES, seed=self.seed)
+        return rotated[: len(self.source)], rotated[len(self.source) :]
+
+    @cached_property
+    def each(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """`reduced` by ``each``."""
+        return self.reduced("each")
+
+    def joint(self, alignment: str, *, back: bool = False) -> Joint:
+        """The rows after an alignment; of the source to the target, or `back`, of the target to the source."""
+        key = f"{alignment} {back}"
+        if key not in self.made:
+            source, target = self.each
+            if alignment in ("source", "target"):
+                self.made[key] = Joint(*self.reduced(alignment), classes=self.classes)
+            elif alignment == "standardised":  # which they are already
+                self.made[key] = Joint(source, target, classes=self.classes)
+            elif back:
+                fitted = ALIGNMENTS[alignment]().fit(target, target=source)
+                self.made[key] = Joint(fitted.transform_target(source), fitted.transform(target), classes=self.classes)
+            else:
+                fitted = ALIGNMENTS[alignment]().fit(source, target=target)
+                self.made[key] = Joint(fitted.transform(source), fitted.transform_target(target), classes=self.classes)
+        return self.made[key]
+
+
+def try_methods(worlds: Worlds, methods: Sequence[str], *, step: Callable[[], None] = lambda: None) -> list[Tried]:
+    """Try no adaptation, and each of the methods, in that order: names of `plans`."""
+    known, tried = plans(), []
+    for name in (NONE, *methods):
+        tried.append(_tried(worlds, name, *known[name]))
+        step()
+    return tried
+
+
+def plans() -> dict[str, tuple[str, str]]:
+    """The methods: from which alignment they start, and what follows: nothing, self-training, or that with spreading."""
+    found = {NONE: ("source", "")} | {name: (name, "") for name in ALIGNMENTS}
+    for name in _STARTS:
+        start = "" if name == "standardised" else f"{name} + "
+        found[f"{start}{SELF_TRAINING}"] = (name, SELF_TRAINING)
+        found[f"{start}{SELF_TRAINING} over neighbours"] = (name, SPREAD)
+    return found
+
+
+def _tried(worlds: Worlds, name: str, alignment: str, then: str) -> Tried:
+    began = time.perf_counter()
+    found = _predicted(worlds.joint(alignment), worlds.codes, then, worlds.prior)
+    codes = found.argmax(axis=1)
+    back = "target" if alignment == "source" else alignment
+    prior = np.maximum(np.bincount(codes, minlength=worlds.classes) / len(codes), 1e-3)
+    reverse = _reversed(worlds.joint(back, back=True), codes, then, prior)
+    right = reverse.argmax(axis=1) == worlds.codes
+    row = AdaptationTrial(
+        method=name, reverse_accuracy=float(right.mean()), reverse_error=float(right.std() / np.sqrt(len(right))),
+        information=information(worlds.joint("standardised"), codes, seed=worlds.seed), seconds=time.perf_counter() - began,
+    )  # fmt: skip
+    return Tried(row, found)
+
+
+def _predicted(joint: Joint, source: Codes, then: str, prior: Floats) -> Floats:
+    return self_train(joint, source, prior=prior, spread=then == SPREAD) if then else joint.of_source(source)
+
+
+def _reversed(joint: Joint, target: Codes, then: str, prior: Floats) -> Floats:
+    """What the same method, from the target to the source, predicts for the source (n, k)."""
+    return self_train(joint.turned(), target, prior=prior, spread=then == SPREAD) if then else joint.of_target(target)
+
+
+def information(joint: Joint, codes: Codes, *, seed: int) -> float:
+    """How much labels of the target are known from its features, in nats: their entropy, less the log loss out of sample."""
+    frequency = np.bincount(codes, minlength=joint.classes) / len(codes)
+    entropy = -float((frequency[frequency > 0] * np.log(frequency[frequency > 0])).sum())
+    if entropy == 0:
+        return 0.0
+    found = joint.out_of_sample(codes, seed=seed)[np.arange(len(codes)), codes]
+    return entropy + float(np.log(np.maximum(found, 1e-3)).mean())
+
+
+def consensus(tried: Sequence[Tried]) -> tuple[list[Tried], Floats]:
+    """The trials with those chosen marked and the reason of every other; and the mean probabilities (m, k) of the chosen ones.
+
+    The first is no adaptation, and stays alone where no other is more informative and not worse in reverse.
+    """
+    none = tried[0].row
+    least = none.reverse_accuracy - 2 * none.reverse_error
+    allowed = [one for one in tried if one is tried[0] or one.row.reverse_accuracy >= least]
+    best = max(one.row.information for one in allowed)
+    chosen = [one for one in allowed[1:] if one.row.information >= (1 - _CLOSE) * best] if none.information < best else tried[:1]
+
+    def marked(one: Tried) -> Tried:
+        if one in chosen:
+            reason = ""
+        elif one in allowed:
+            reason = "less informative"
+        else:
+            reason = f"loses the source: below {least:.1%} in reverse"
+        return Tried(AdaptationTrial(**{**vars(one.row), "chosen": one in chosen, "reason": reason}), one.probabilities)
+
+    logs = np.mean([np.log(one.probabilities + 1e-6) for one in chosen], axis=0)
+    likely = np.exp(logs - logs.max(axis=1, keepdims=True))
+    return [marked(one) for one in tried], likely / likely.sum(axis=1, keepdims=True)
