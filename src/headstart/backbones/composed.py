@@ -96,20 +96,28 @@ def check_size(part: Backbone, size: int) -> None:
 
 
 def joined(parts: Sequence[Backbone], record: BackboneRecord) -> Conversion:
-    """One network of several: the stages of all; and what is before their classifiers, last and as one layer."""
+    """One network of several: the stages of all; and what is before their classifiers, last and as one layer.
+
+    Handcrafted features beside a network are a stage of their name.
+    """
     from headstart.onnx_graph import OnnxGraph
 
     graph = OnnxGraph()
     stages: list[str] = []
     lasts: list[str] = []
     sizes: list[tuple[str, int]] = []
-    for part in parts:
-        features, before, last = _grafted(graph, part, "images"), part.layers[:-1], part.last
-        if before:
-            stages.append(graph.node("Slice", features, *(graph.integers(value) for value in (before[0].start, before[-1].stop, 1))))
-        lasts.append(graph.node("Slice", features, *(graph.integers(value) for value in (last.start, last.stop, 1))))
-        sizes += [(f"{part.name.partition('+')[0]}.{layer.name}", layer.stop - layer.start) for layer in before]
-    sizes.append(("last", sum(part.last.stop - part.last.start for part in parts)))
+    for part, end in zip(parts, _ends(parts), strict=True):
+        features, name = _grafted(graph, part, "images"), part.name.partition("+")[0]
+        if end:
+            stages.append(graph.node("Slice", features, *(graph.integers(value) for value in (0, end, 1))))
+        if end < part.dim:
+            lasts.append(graph.node("Slice", features, *(graph.integers(value) for value in (end, part.dim, 1))))
+        sizes += [
+            (f"{name}.{layer.name}" if len(part.layers) > 1 else name, layer.stop - layer.start)
+            for layer in part.layers
+            if layer.stop <= end
+        ]
+    sizes.append(("last", sum(part.dim - end for part, end in zip(parts, _ends(parts), strict=True))))
     graph.node("Concat", *stages, *lasts, output="features", axis=1)
     graph.share()
     return _conversion(graph, record, layers_from_sizes(tuple(sizes)), any_size=all(part.any_size for part in parts))
@@ -117,12 +125,18 @@ def joined(parts: Sequence[Backbone], record: BackboneRecord) -> Conversion:
 
 def columns(parts: Sequence[Backbone]) -> tuple[tuple[tuple[int, int], ...], ...]:
     """For each of the networks that were `joined`, the columns (start, stop) of the whole that make up its features, in order."""
-    found, stages, last = [], 0, sum(part.last.start for part in parts)
-    for part in parts:
-        slices = ((stages, stages + part.last.start), (last, last + part.last.stop - part.last.start))
+    found, stages, last = [], 0, sum(_ends(parts))
+    for part, end in zip(parts, _ends(parts), strict=True):
+        slices = ((stages, stages + end), (last, last + part.dim - end))
         stages, last = slices[0][1], slices[1][1]
         found.append(tuple((start, stop) for start, stop in slices if start < stop))
     return tuple(found)
+
+
+def _ends(parts: Sequence[Backbone]) -> list[int]:
+    """For each part, where its share of the last layer begins in its features; handcrafted features beside a network have none."""
+    alone = all(part.record.handcrafted for part in parts)
+    return [part.dim if part.record.handcrafted and not alone else part.last.start for part in parts]
 
 
 def mirrored(parts: Sequence[Backbone], record: BackboneRecord) -> Conversion:

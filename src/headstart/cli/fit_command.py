@@ -14,11 +14,11 @@ import typer
 from headstart.cli.application import INTERRUPTED, command
 from headstart.cli.options import Data, OptionsOf, Typed, fit_settings, split_typed, words_typed
 from headstart.cli.terminal import Terminal
-from headstart.errors import ParameterError
+from headstart.errors import ParameterError, nearest
 from headstart.files import check_writable, marked_png, writable
 from headstart.settings import FineTuning, FitSettings
 from headstart.settings.batch import Shard
-from headstart.settings.field import PATH, Limit, Settings, check_same, instance_of, number, option, options, plain, whole
+from headstart.settings.field import PATH, TEXT, Limit, Settings, check_same, instance_of, list_of, number, option, options, plain, whole
 from headstart.text import plural, unread
 
 if TYPE_CHECKING:
@@ -47,13 +47,43 @@ class _Instead(Settings):
             raise ParameterError(f"{' and '.join(given)} are mutually exclusive.")
 
 
+def _handcrafted(typed: str) -> tuple[str, ...]:
+    from headstart.backbones.handcrafted import NAMES, find_handcrafted
+
+    names = [name.strip() for name in typed.split(",")]
+    found = [find_handcrafted(name) for name in names]
+    for name, record in zip(names, found, strict=True):
+        if record is None:
+            raise ParameterError(f"--features takes {', '.join(NAMES)}, or several with commas; got {name!r}.{nearest(name, NAMES)}")
+    return tuple(name for name in NAMES if any(record is not None and record.name == name for record in found))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Features(Settings):
+    """Handcrafted features, which are named as further parts of the backbone."""
+
+    features: tuple[str, ...] = option(
+        (), "Handcrafted features, alone or beside those of --backbone: hog, color.", list_of(TEXT), metavar="NAME,...",
+        parse=_handcrafted,
+    )  # fmt: skip
+
+
+def _as_backbone(typed: Typed) -> Typed:
+    """What was typed, with handcrafted features as the backbone, or as parts of the one that was named."""
+    if "features" not in typed:
+        return typed
+    named = [typed["backbone"]] if "backbone" in typed else []
+    rest = {name: value for name, value in typed.items() if name != "features"}
+    return {**rest, "backbone": "+".join([*named, *typed["features"]])}
+
+
 @command("fit", "Learn a classifier from labelled images, and test it.")
 def fit_command(
     terminal: Terminal,
     data: Data,
     *,
     out: Annotated[Path | None, typer.Option(metavar="RUN", help="Run folder to write. [default: runs/NAME-OF-DATA]")] = None,
-    typed: Annotated[Typed, OptionsOf((FitSettings, FineTuning), default={"strategy": "probe"})],
+    typed: Annotated[Typed, OptionsOf((FitSettings, _Features, FineTuning), default={"strategy": "probe"})],
     instead: _Instead,
 ) -> None:
     r"""Learn a classifier from labelled images, test it on images it has not seen, and write a run folder.
@@ -73,10 +103,13 @@ def fit_command(
           adapts the model to unlabelled images of another world
       headstart fit photos/ --strategy partial
           trains the last stages of the backbone too; needs headstart[torch]
+      headstart fit photos/ --features hog,color
+          the classical system, with no backbone; with --backbone NAME both, side by side
       headstart fit photos/ --shard 1/4 --cache shard1
           on each of four machines; then: headstart cache merge shard1 shard2 ...
     """
     terminal.lead()
+    typed = _as_backbone(typed)
     if instead.show_augment is not None:
         _show_augmentation(data, instead.show_augment, fit_settings(typed, strategy="partial"), terminal)
     elif instead.shard is not None:

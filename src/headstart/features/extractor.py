@@ -109,7 +109,8 @@ class BackboneExtractor:
     @cached_property
     def engine(self) -> Engine:
         """The engine, opened on first use: a fit whose features are all stored never pays for it."""
-        if not self.backbone.tuned and (self._engine_kind == "torch" or (self._engine_kind == "auto" and gpu_is_there())):
+        only_graph = self.backbone.tuned or self.backbone.record.handcrafted
+        if not only_graph and (self._engine_kind == "torch" or (self._engine_kind == "auto" and gpu_is_there())):
             from headstart.engine import TorchEngine
 
             return TorchEngine(torch_network(self.backbone, weights=self._weights))

@@ -16,7 +16,7 @@ import numpy as np
 from headstart import files
 from headstart.audit import Finding, check_known
 from headstart.audit.copies import known_beforehand, leak_tests
-from headstart.backbones import timm_models
+from headstart.backbones import find, timm_models
 from headstart.data import Dataset, list_images
 from headstart.data.split import folds
 from headstart.engine import gpu_is_there
@@ -131,6 +131,11 @@ def _check_beforehand(out: Path | None, settings: FitSettings, *, resume: bool) 
         raise DataError(f"{flag} must be a folder of images, got {str(settings.adapt_to)!r}, which is not there.")
     if settings.adapt_to is None and settings.adapt != "auto":
         raise ParameterError(f"{setting('adapt')} says how to adapt, and needs the images to adapt to: {setting('adapt_to')}.")
+    if settings.budget is not None and find(settings.backbone).handcrafted:
+        raise ParameterError(
+            f"{setting('budget')} chooses among pre-trained backbones, and {settings.backbone} is handcrafted, wholly or in part. "
+            "Leave one of them out."
+        )
     if settings.fine_tuning is not None:
         Augmentation.parse(settings.fine_tuning.augment)
         timm_models.require("Fine-tuning")

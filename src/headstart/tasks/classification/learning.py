@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from headstart.backbones import find, timm_models
 from headstart.backbones.composed import Specification
+from headstart.backbones.handcrafted import find_handcrafted
 from headstart.backbones.summary import stage_table
 from headstart.data import Dataset
 from headstart.errors import ParameterError
@@ -115,7 +116,12 @@ def check_training(dataset: Dataset, settings: FitSettings) -> None:
     from headstart.training.labels import make_loss
     from headstart.training.preparation import device_of
 
-    if not Specification.parse(settings.backbone).plain:
+    asked = Specification.parse(settings.backbone)
+    if formulas := [name for name in asked.names if find_handcrafted(name)]:
+        raise ParameterError(
+            f"A training changes a network, and {formulas[0]} comes from a formula. Name a backbone alone, or use --strategy probe."
+        )
+    if not asked.plain:
         raise ParameterError(
             f"A training changes one network, and {settings.backbone} is composed of several. Name one, or use --strategy probe."
         )
