@@ -160,7 +160,8 @@ def reduction(size: int, smaller: int) -> Floats:
     scale = size / smaller
     centres = (np.arange(smaller) + 0.5) * scale - 0.5
     weights = np.maximum(0.0, 1 - np.abs(np.arange(size) - centres[:, None]) / max(scale, 1.0))
-    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    matrix: Floats = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    return matrix
 
 
 def _resized(graph: OnnxGraph, images: str, size: int, smaller: int) -> str:
