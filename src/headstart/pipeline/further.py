@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 TRAINED = 2.5
 """What training further is expected to bring, as of `headstart.selection.proposals.Proposal`."""
 
-_PASSES = 20.0
-"""How many times a training computes the features of an image, or what takes as long, until it was measured."""
+_PASSES = 8.0
+"""How many times the shortest training, of two epochs, computes the features of an image, or what takes as long; until it is measured."""
 
 _TAIL = 0.6  # of the operations of a network are in the stages that are trained, at most
 
@@ -39,7 +39,7 @@ class Scored:
 
 
 def about(search: Searching, prepared: Prepared) -> float:
-    """Seconds of a training of a network, roughly."""
+    """Seconds of the shortest training of a network, roughly."""
     return _PASSES * search.forecast.milliseconds(prepared) * len(search.train) / 1000
 
 
