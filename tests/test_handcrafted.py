@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,11 +15,12 @@ from PIL import Image
 import headstart
 from headstart import FitSettings
 from headstart.backbones import Backbone, load_backbone
-from headstart.backbones.handcrafted import NAMES, Color, Hog
+from headstart.backbones.handcrafted import NAMES, Color, Hog, Sift, _vocabulary
 from headstart.engine import open_engine
 from headstart.errors import BackboneError, ParameterError
 from headstart.features import BackboneExtractor
 from headstart.onnx_graph import OnnxGraph
+from headstart.selection import Baseline
 from headstart.settings import FineTuning
 
 Pixels = NDArray[np.uint8]
@@ -97,6 +99,55 @@ def test_colour_histograms_are_trilinear_and_of_quarters() -> None:
     np.testing.assert_allclose(computed(feature, image)[0], np.concatenate([histogram(part) for part in parts]), atol=1e-4)
 
 
+def test_descriptors_are_those_of_lowe_on_a_grid() -> None:
+    """A direct computation, descriptor by descriptor and pixel by pixel, of some of the first octave."""
+    feature, image = Sift(size=32, octaves=2), pixels(3, 32)
+    grey = image @ np.array([0.299, 0.587, 0.114])
+    across, down = np.zeros((2, 32, 32))
+    across[:, 1:-1], down[1:-1] = grey[:, 2:] - grey[:, :-2], grey[2:] - grey[:-2]
+    lengths, places = np.hypot(across, down), np.arctan2(down, across) / (np.pi / 4)
+    (found,) = described(feature, image)
+    assert found.shape == (feature.count, 128) == (25 + 1, 128)
+    for row, column in ((0, 0), (2, 1), (4, 4)):
+        expected = np.zeros((4, 4, 8))
+        for (i, j), length in np.ndenumerate(lengths):
+            for cell in np.ndindex(4, 4):
+                centre = 4 * (np.array([row, column]) + cell) + 1.5
+                near = np.maximum(0, 1 - np.abs(np.array([i, j]) - centre) / 4).prod() / 16
+                low = np.floor(places[i, j])
+                share = places[i, j] - low
+                expected[cell][int(low) % 8] += near * length * (1 - share)
+                expected[cell][int(low + 1) % 8] += near * length * share
+        flat = expected.ravel()
+        cut = np.minimum(flat / np.hypot(np.linalg.norm(flat), feature.floor), 0.2)
+        np.testing.assert_allclose(found[5 * row + column], cut / np.hypot(np.linalg.norm(cut), 0.1), atol=1e-4)
+
+
+def described(feature: Sift, image: Pixels) -> NDArray[np.float32]:
+    class Described:
+        dim = feature.count * 128
+
+        def write(self, graph: OnnxGraph, images: str) -> str:
+            return graph.node("Flatten", feature.write_descriptors(graph, images))
+
+    return computed(Described(), image).reshape(1, feature.count, 128)
+
+
+def test_fisher_vectors_are_those_of_scikit_image() -> None:
+    fisher_vector = pytest.importorskip("skimage.feature").fisher_vector
+    from sklearn.mixture import GaussianMixture
+
+    feature, image = Sift(), pixels(4, 128)
+    words = {name: value.astype(np.float64) for name, value in _vocabulary().items()}
+    mixture = GaussianMixture(feature.words, covariance_type="diag")
+    mixture.weights_, mixture.means_, mixture.covariances_ = words["weights"], words["means"], words["variances"]
+    mixture.precisions_cholesky_ = 1 / np.sqrt(words["variances"])
+    x = np.hstack([(described(feature, image)[0] - words["mean"]) @ words["basis"], feature.positions()])
+    whole = fisher_vector(x, mixture, improved=True)[feature.words :]  # ours leave the weights out
+    expected = whole * np.repeat([1, -1], feature.dim // 2) / np.linalg.norm(whole)  # the opposite sign by the variances
+    np.testing.assert_allclose(computed(feature, image)[0], expected, atol=1e-3)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_engines_agree_also_on_images_of_one_colour(name: str, cache: Path) -> None:
     backbone = load_backbone(f"{name}@96", cache=cache)  # so that it is resized inside, which leaves rounding in what is flat
@@ -172,13 +223,40 @@ def test_the_whole_way_from_the_command_line(cli: Callable[..., SimpleNamespace]
     run, file = tmp_path / "run", tmp_path / "model.onnx"
     fitted = cli("fit", pictures, "--features", "colour,hog", "--out", run)
     assert fitted.code == 0, fitted.err
+    assert re.search(
+        r"baseline +efficientnet_lite0 \(pre-trained, .* hog\+color \(handcrafted, .* out of sample on", fitted.out + fitted.err
+    )
     opened = headstart.load(run)
+    assert opened.record.baseline is not None
+    assert opened.record.baseline.images == len(opened.training_names)
+    assert "as good, as far as these images tell, as hog+color" in (run / "report.html").read_text(encoding="utf-8")
     assert opened.manifest.backbone.name == "hog+color"
     (explanation,) = headstart.explain(opened, [photo])
     assert explanation.heat.shape == (64, 64)
     exported = cli("export", run, "--out", file)
     assert exported.code == 0, exported.err
     assert "same label for all" in exported.out + exported.err
+
+
+def test_beside_a_network_each_is_scored_alone(pictures: Path, cache: Path) -> None:
+    result = headstart.fit(pictures, settings=FitSettings(backbone="efficientnet_lite0@64+color", cache=cache))
+    found = result.baseline
+    assert found is not None
+    assert (found.handcrafted, found.pretrained) == ("color", "efficientnet_lite0@64")
+    assert found.together == next(row.accuracy for row in result.choice.evidence if row.chosen)
+    assert found.difference == pytest.approx(found.pretrained_accuracy - found.handcrafted_accuracy)
+    assert headstart.fit(pictures, settings=FitSettings(backbone="efficientnet_lite0@64", cache=cache)).baseline is None
+
+
+def test_the_baseline_says_what_was_found() -> None:
+    numbers = {"handcrafted_accuracy": 0.85, "pretrained_accuracy": 0.95, "difference": 0.1}
+    found = Baseline(handcrafted="hog", pretrained="lite0", images=100, difference_error=0.03, **numbers)
+    assert found.sentence() == (
+        "lite0 (pre-trained, 95.0 %) is 10.0 points (± 3.0) ahead of hog (handcrafted, 85.0 %), out of sample on 100 training images"
+    )
+    alike = replace(found, difference=-0.01, together=0.97).sentence()
+    assert "as good, as far as these images tell, as hog" in alike
+    assert alike.endswith("; both together: 97.0 %")
 
 
 @pytest.mark.data

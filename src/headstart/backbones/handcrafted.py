@@ -10,6 +10,7 @@ pixel, and engines differ in that.
 from __future__ import annotations
 
 import hashlib
+import importlib.resources
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from headstart.onnx_graph import OnnxGraph
 
 Floats = npt.NDArray[np.float32]
 
+VOCABULARY = "sift_vocabulary.safetensors"
 _BUILD = "1"  # raised whenever a graph would come out differently
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow has it
 
@@ -61,11 +63,8 @@ class Hog:
         votes = _votes(graph, *best, bins=self.orientations, signed=False, interpolated=self.interpolated)
         sides = [self.cell, self.cell]
         cells = graph.node("Transpose", graph.node("AveragePool", votes, kernel_shape=sides, strides=sides), perm=[0, 2, 3, 1])
-        count = self.size // self.cell - self.block + 1
-        rows = [_taken(graph, cells, row, row + count, axis=1) for row in range(self.block)]
-        parts = [_taken(graph, row, column, column + count, axis=2) for row in rows for column in range(self.block)]
-        blocks = _clipped(graph, graph.node("Concat", *parts, axis=3), floor=self.floor)
-        return graph.node("Flatten", blocks)
+        blocks = _blocks(graph, cells, block=self.block, count=self.size // self.cell - self.block + 1)
+        return graph.node("Flatten", _clipped(graph, blocks, floor=self.floor))
 
 
 @dataclass(frozen=True)
@@ -97,8 +96,110 @@ class Color:
         pairs = graph.node("Reshape", graph.node("Mul", green, blue), graph.integers(-1, parts**2, side**2, bins**2))
         counts = graph.node("MatMul", graph.node("Transpose", red, perm=[0, 1, 3, 2]), pairs)
         shares = graph.node("Reshape", graph.node("Mul", counts, graph.constant(1 / side**2)), graph.integers(-1, parts**2, bins**3))
-        every = graph.node("Concat", graph.node("ReduceMean", shares, axes=[1], keepdims=1), shares, axis=1)
+        whole = graph.node("Mul", graph.node("ReduceSum", shares, graph.integers(1), keepdims=1), graph.constant(1 / parts**2))
+        every = graph.node("Concat", whole, shares, axis=1)
         return graph.node("Flatten", graph.node("Sqrt", graph.node("Add", every, graph.constant(self.floor))))
+
+
+@dataclass(frozen=True)
+class Sift:
+    """Fisher vectors of dense SIFT, improved by power and length (Perronnin, Sanchez and Mensink 2010).
+
+    Descriptors as of Lowe ("Distinctive image features from scale-invariant keypoints", 2004), 4 x 4 cells of 8 directions, stand on a grid
+    in each octave, upright, and without his Gaussian window. Grids do better than keypoints in classification (Nowak, Jurie and Triggs,
+    "Sampling strategies for bag-of-features image classification", 2006). Each is reduced to principal components, to which its position is
+    added (Sanchez, Perronnin and de Campos 2012). The vocabulary, a Gaussian mixture, is fixed: ``docs/make_vocabulary.py`` wrote it.
+    """
+
+    size: int = 128
+    cell: int = 4
+    octaves: int = 3
+    words: int = 32
+    components: int = 64
+    floor: float = 4.0  # of the length of a descriptor, in grey levels
+    power_floor: float = 1e-6  # added to what the root is taken of, which is steep at 0
+
+    @property
+    def dim(self) -> int:
+        """Number of features."""
+        return 2 * self.words * (self.components + 2)
+
+    def _sides(self) -> list[int]:
+        """Descriptors along a side of each octave's grid."""
+        return [(self.size >> octave) // self.cell - 3 for octave in range(self.octaves)]
+
+    @property
+    def count(self) -> int:
+        """Number of descriptors of an image."""
+        return sum(side**2 for side in self._sides())
+
+    def positions(self) -> Floats:
+        """Their centres, from -0.5 to 0.5, down and across: (count, 2)."""
+        lines = [(np.arange(side) + 2) / (side + 3) - 0.5 for side in self._sides()]
+        return np.concatenate([np.stack(np.meshgrid(line, line, indexing="ij"), axis=2).reshape(-1, 2) for line in lines]).astype(
+            np.float32
+        )
+
+    def write_descriptors(self, graph: OnnxGraph, images: str) -> str:
+        """Append the descriptors of images (N, 3, size, size) to a graph; returns the name of (N, count, 128)."""
+        grey = graph.node("Conv", images, graph.constant(np.reshape(_LUMA, (1, 3, 1, 1))))
+        line = 1 - np.abs(np.arange(2 * self.cell) - self.cell + 0.5) / self.cell
+        window = np.tile(np.outer(line, line) / line.sum() ** 2, (8, 1, 1, 1))
+        found = []
+        for octave, side in enumerate(self._sides()):
+            across, down = _gradients(graph, _resized(graph, grey, self.size, self.size >> octave))
+            lengths = graph.node("Sqrt", graph.node("Add", graph.node("Mul", across, across), graph.node("Mul", down, down)))
+            votes = _votes(graph, across, down, lengths, bins=8, signed=True)
+            cells = graph.node(
+                "Conv", votes, graph.constant(window), group=8, strides=[self.cell] * 2, pads=[self.cell // 2] * 4,
+            )  # fmt: skip
+            blocks = _blocks(graph, graph.node("Transpose", cells, perm=[0, 2, 3, 1]), block=4, count=side)
+            found.append(graph.node("Reshape", _clipped(graph, blocks, floor=self.floor), graph.integers(-1, side**2, 128)))
+        return graph.node("Concat", *found, axis=1)
+
+    def write(self, graph: OnnxGraph, images: str) -> str:
+        """As `Hog.write`."""
+        return self.write_encoding(graph, self.write_descriptors(graph, images), _vocabulary())
+
+    def write_encoding(self, graph: OnnxGraph, descriptors: str, vocabulary: Mapping[str, Floats]) -> str:
+        """Append the Fisher vector (N, dim) of descriptors (N, count, 128): gradients by the means, then by the variances."""
+        mean, basis, means, variances, weights = (vocabulary[name] for name in ("mean", "basis", "means", "variances", "weights"))
+        wide = np.hstack([basis, np.zeros((128, 2), np.float32)])
+        x = graph.node("Add", graph.node("MatMul", descriptors, graph.constant(wide)), graph.constant(self._offsets(mean @ basis)))
+        squares = graph.node("Mul", x, x)
+        constant = np.log(weights) - 0.5 * (np.log(variances) + means**2 / variances).sum(axis=1)
+        near = graph.node("MatMul", squares, graph.constant(-0.5 / variances.T))
+        near = graph.node("Add", near, graph.node("MatMul", x, graph.constant((means / variances).T)))
+        shares = graph.node("Softmax", graph.node("Add", near, graph.constant(constant)), axis=2)
+        by_word = graph.node("Transpose", shares, perm=[0, 2, 1])
+        count = graph.constant(1 / self.count)
+        zeroth = graph.node("Mul", graph.node("ReduceSum", by_word, graph.integers(2), keepdims=1), count)
+        first, second = (graph.node("Mul", graph.node("MatMul", by_word, value), count) for value in (x, squares))
+        roots = np.sqrt(weights)[:, None]
+        by_mean = graph.node("Sub", first, graph.node("Mul", zeroth, graph.constant(means)))
+        by_mean = graph.node("Mul", by_mean, graph.constant(1 / (roots * np.sqrt(variances))))
+        moved = graph.node("Sub", second, graph.node("Mul", first, graph.constant(2 * means)))
+        by_variance = graph.node("Add", moved, graph.node("Mul", zeroth, graph.constant(means**2 - variances)))
+        by_variance = graph.node("Mul", by_variance, graph.constant(1 / (np.sqrt(2) * roots * variances)))
+        both = graph.node("Flatten", graph.node("Concat", by_mean, by_variance, axis=1))
+        root = graph.node("Sqrt", graph.node("Add", graph.node("Abs", both), graph.constant(self.power_floor)))
+        return _normalised(graph, graph.node("Div", both, root), floor=1e-6)
+
+    def _offsets(self, centre: Floats) -> Floats:
+        """What is added to each descriptor, (1, count, components + 2): the mean is taken off, and the position is put beside it."""
+        return np.hstack([np.tile(-centre, (self.count, 1)), self.positions()])[None]
+
+
+@cache
+def _vocabulary() -> Mapping[str, Floats]:
+    """Float32: ``mean`` (128,) and ``basis`` (128, c) of the projection; ``weights`` (k,), ``means`` and ``variances`` (k, c + 2)."""
+    from safetensors.numpy import load
+
+    return {name: value.astype(np.float32) for name, value in load(_vocabulary_file()).items()}
+
+
+def _vocabulary_file() -> bytes:
+    return importlib.resources.files(__package__).joinpath(VOCABULARY).read_bytes()
 
 
 def _gradients(graph: OnnxGraph, images: str) -> tuple[str, str]:
@@ -132,6 +233,13 @@ def _votes(graph: OnnxGraph, across: str, down: str, lengths: str, *, bins: int,
     around = graph.node("Abs", graph.node("Sub", graph.constant(float(bins)), away))
     share = graph.node("Relu", graph.node("Sub", graph.constant(1.0), graph.node("Min", away, around)))
     return graph.node("Mul", share, lengths)
+
+
+def _blocks(graph: OnnxGraph, cells: str, *, block: int, count: int) -> str:
+    """The overlapping blocks of cells (N, H, W, k): (N, count, count, block * block * k)."""
+    rows = [_taken(graph, cells, row, row + count, axis=1) for row in range(block)]
+    parts = [_taken(graph, row, column, column + count, axis=2) for row in rows for column in range(block)]
+    return graph.node("Concat", *parts, axis=3)
 
 
 def _near(graph: OnnxGraph, places: str, bins: npt.NDArray[Any]) -> str:
@@ -176,7 +284,7 @@ def _resized(graph: OnnxGraph, images: str, size: int, smaller: int) -> str:
 class _Entry:
     """One of the handcrafted features: what makes it, a line for people, and how many of its numbers were learned."""
 
-    feature: Hog | Color
+    feature: Hog | Sift | Color
     title: str
     aliases: tuple[str, ...] = ()
     parameters: int = 0
@@ -184,6 +292,7 @@ class _Entry:
 
 _ENTRIES: Mapping[str, _Entry] = {
     "hog": _Entry(Hog(), "histograms of oriented gradients (Dalal and Triggs 2005): shape"),
+    "sift": _Entry(Sift(), "Fisher vectors of dense SIFT (Lowe 2004, Perronnin et al. 2010): local patterns", parameters=12_576),
     "color": _Entry(Color(), "joint colour histograms of the image and its quarters", aliases=("colour",)),
 }
 NAMES = tuple(_ENTRIES)
@@ -212,7 +321,11 @@ def find_handcrafted(name: str) -> BackboneRecord | None:
 
 def digest(record: BackboneRecord) -> str:
     """The SHA-256 of everything that the features depend on besides the image, hexadecimal: what stands for weights."""
-    return hashlib.sha256(f"{_BUILD} {record.input_size} {_ENTRIES[record.name].feature}".encode()).hexdigest()
+    feature = _ENTRIES[record.name].feature
+    found = hashlib.sha256(f"{_BUILD} {record.input_size} {feature}".encode())
+    if isinstance(feature, Sift):
+        found.update(_vocabulary_file())
+    return found.hexdigest()
 
 
 def convert(record: BackboneRecord) -> Conversion:

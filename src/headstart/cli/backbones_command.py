@@ -70,7 +70,7 @@ def _show_table(records: list[BackboneRecord], terminal: Terminal) -> None:
         "* comes with Headstart and works offline; the others are downloaded when first used, which headstart[torch] does.",
         "GFLOPs count a multiplication and an addition as two. `headstart backbones NAME` names the source of every figure.",
         "",
-        "Handcrafted features, alone (`headstart fit DATA --features hog,color`) or beside a backbone:",
+        "Handcrafted features, alone (`headstart fit DATA --features hog,sift,color`) or beside a backbone:",
         *(f"  {name:<6} {title}" for name, title in TITLES.items()),
     )
 

@@ -63,7 +63,7 @@ class _Features(Settings):
     """Handcrafted features, which are named as further parts of the backbone."""
 
     features: tuple[str, ...] = option(
-        (), "Handcrafted features, alone or beside those of --backbone: hog, color.", list_of(TEXT), metavar="NAME,...",
+        (), "Handcrafted features, alone or beside those of --backbone: hog, sift, color.", list_of(TEXT), metavar="NAME,...",
         parse=_handcrafted,
     )  # fmt: skip
 
@@ -103,8 +103,8 @@ def fit_command(
           adapts the model to unlabelled images of another world
       headstart fit photos/ --strategy partial
           trains the last stages of the backbone too; needs headstart[torch]
-      headstart fit photos/ --features hog,color
-          the classical system, with no backbone; with --backbone NAME both, side by side
+      headstart fit photos/ --features hog,sift,color
+          the classical system, with no backbone, and how far a pre-trained one is ahead
       headstart fit photos/ --shard 1/4 --cache shard1
           on each of four machines; then: headstart cache merge shard1 shard2 ...
     """
@@ -197,6 +197,8 @@ def show_result(result: FitResult, terminal: Terminal) -> None:
     terminal.fact("why", result.choice.reason)
     if (adaptation := result.learned.adaptation) is not None:
         terminal.fact("adapted", adaptation.sentence())
+    if result.baseline is not None:
+        terminal.fact("baseline", result.baseline.sentence())
     if result.probe is not None:
         terminal.fact("before", result.probe.summary().removeprefix("before: "))
     terminal.fact("tested on", result.held_out)

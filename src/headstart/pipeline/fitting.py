@@ -25,6 +25,7 @@ from headstart.features.prepared import ExtractorSettings, Prepared, prepare
 from headstart.features.table import FeatureTable
 from headstart.modalities.image.augment import Augmentation
 from headstart.modalities.image.levels import clipped_note, levels_note
+from headstart.pipeline.baseline import compare
 from headstart.pipeline.reading import check, read, split, without_test
 from headstart.pipeline.result import FitResult, ProbeTest, ShardResult
 from headstart.pipeline.resuming import check_resumable, checkpoints_of, resumable_or_removed
@@ -112,7 +113,8 @@ def _fit(
                 learned = adapted(task, learned, context, seconds=seconds)
             result = _tested(task, learned, table, context, out=out, seconds=seconds)
             tried = () if searched is None else searched.tried
-            result = replace(result, held_out=held_out, findings=(*findings, *result.findings), tried=tried)
+            baseline = compare(task, learned, context, seconds=seconds)
+            result = replace(result, held_out=held_out, findings=(*findings, *result.findings), tried=tried, baseline=baseline)
             if out is not None and processes.is_first:
                 listener.stage("Writing the run")
                 with seconds.lap("writing"):

@@ -15,7 +15,7 @@ from headstart.data import Dataset
 from headstart.errors import ImageError
 from headstart.features.table import FeatureTable
 from headstart.metrics import PairedDifference, paired_difference
-from headstart.selection import Choice, Tried
+from headstart.selection import Baseline, Choice, Tried
 from headstart.settings import FitSettings
 from headstart.tasks import Evaluation, Judged, Learned, Outputs, Task
 
@@ -82,6 +82,7 @@ class FitResult:
         test: the evaluation on the test part.
         tested: the outputs that gave it, by name, in the order of the test part.
         tried: the backbones that a search within a budget considered; empty where there was none.
+        baseline: how far a pre-trained backbone is ahead of handcrafted features, where the fit had such.
         held_out: a sentence on where the test part came from.
         cross_validation: the evaluation over the folds of the training part, if asked for.
         findings: what is known to be wrong with the data, the gravest first.
@@ -99,6 +100,7 @@ class FitResult:
     tested: Outputs
     judged: Judged
     tried: tuple[Tried, ...] = ()
+    baseline: Baseline | None = None
     held_out: str = ""
     cross_validation: Evaluation | None = None
     findings: tuple[Finding, ...] = ()

@@ -26,6 +26,7 @@ from headstart.run.record import FitRecord, TrainingRecord
 from headstart.text import printable
 
 if TYPE_CHECKING:
+    from headstart.features import BackboneExtractor
     from headstart.pipeline.result import FitResult
 
 _PACKAGES = ("numpy", "scipy", "scikit-learn", "openvino", "onnxruntime", "onnx", "pillow", "simplejpeg", "timm", "torch")
@@ -76,14 +77,23 @@ def _record(result: FitResult) -> FitRecord:
     extractor, judged = result.learned.prepared.extractor, result.judged
     return FitRecord(
         title=printable(Path(result.dataset.source).resolve().name or result.dataset.source), head=result.head,
-        features=f"pooled outputs of {len(extractor.layers)} stages ({extractor.dim} numbers) at {extractor.preprocessing.size} px",
-        reason=result.choice.reason, evidence=result.choice.evidence, tried=result.tried, held_out=result.held_out,
+        features=_features(extractor),
+        reason=result.choice.reason, evidence=result.choice.evidence, tried=result.tried, baseline=result.baseline,
+        held_out=result.held_out,
         adaptation=result.learned.adaptation,
         seconds={stage: round(value, 3) for stage, value in result.seconds.items()},
         training=_training(result), training_facts=_about_training(result),
         reliability_test=judged.reliability_test, learning_curve=judged.learning_curve, leaks=result.leaks,
         refused=tuple((error.path, error.reason) for error in result.refused), findings=result.findings, notes=result.dataset.notes,
     )  # fmt: skip
+
+
+def _features(extractor: BackboneExtractor) -> str:
+    """What the features are, for people."""
+    size = f"({extractor.dim} numbers) at {extractor.preprocessing.size} px"
+    if len(extractor.layers) == 1 and extractor.backbone.record.handcrafted:
+        return f"handcrafted: {extractor.backbone.name} {size}"
+    return f"pooled outputs of {len(extractor.layers)} stages {size}"
 
 
 def _reference(result: FitResult) -> dict[str, npt.NDArray[Any]]:

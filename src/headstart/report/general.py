@@ -116,7 +116,9 @@ def uses_section(uses: Sequence[Use]) -> Section:
 
 def evidence_section(record: FitRecord, *, trained: bool) -> Section:
     """The heads and layers that were tried, the best first, and why one was selected."""
-    lead = tuple(Paragraph(text) for text in (f"Selected: {record.head}." if record.head else "", record.features, record.reason) if text)
+    baseline = "" if record.baseline is None else f"{record.baseline.sentence()}."
+    said = (f"Selected: {record.head}." if record.head else "", record.features, record.reason, baseline)
+    lead = tuple(Paragraph(text) for text in said if text)
     rows = sorted(record.evidence, key=lambda row: math.inf if math.isnan(row.accuracy) else -row.accuracy)
     blocks: tuple[Block, ...] = lead
     if rows:

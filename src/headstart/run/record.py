@@ -14,7 +14,7 @@ from headstart.audit.copies import LeakTest
 from headstart.errors import HeadstartError, RunError
 from headstart.reliability import ReliabilityTest
 from headstart.run.manifest import plain
-from headstart.selection import Candidate, LearningCurve, Tried
+from headstart.selection import Baseline, Candidate, LearningCurve, Tried
 from headstart.training.history import History
 
 
@@ -39,6 +39,7 @@ class TrainingRecord:
 class FitRecord:
     """How a fit went: what was chosen, why, and everything that was tried; where the test part came from; time by stage.
 
+    `baseline` says how far a pre-trained backbone is ahead of handcrafted features.
     `tried` are the backbones that a search within a budget considered; `adaptation` is to unlabelled images of another world. `leaks` are
     scores with and without test inputs that training has seen in some form; `refused` holds (name, reason) of inputs that could not be
     read; `notes` tell what was met while reading.
@@ -50,6 +51,7 @@ class FitRecord:
     reason: str = ""
     evidence: tuple[Candidate, ...] = ()
     tried: tuple[Tried, ...] = ()
+    baseline: Baseline | None = None
     adaptation: AdaptationRecord | None = None
     held_out: str = ""
     seconds: Mapping[str, float]
