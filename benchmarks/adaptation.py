@@ -3,7 +3,7 @@
     python benchmarks/adaptation.py [PAIR ...] [--draws 3] [--data FOLDER] [--method auto] [--peer]
 
 Pairs of worlds: `photo-sketch` and `sketch-photo` (PACS, 60 a class), `usps-mnist` and `mnist-usps`, and seven of the waste images: the
-same world, blurred, noisy, in other colours, inverted, cut, and of low resolution (70 a class of either, of different images). For each draw
+same world, blurred, noisy, in other colours, inverted, cut, and of low resolution (70 a class of either, of other images). For each draw
 four fifths of the source are labelled, and all of the target is given without labels. Prints the accuracy on the target before and after,
 the accuracy on the source out of sample before and after, what was chosen, and the seconds. `--peer` adds skada's CORAL, subspace
 alignment, transfer components and linear transport with logistic regression on the same features (pip install skada), beside ours.

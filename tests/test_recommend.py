@@ -94,7 +94,7 @@ def test_what_is_beyond_the_limits_is_said(cli: Callable[..., SimpleNamespace], 
     done = cli("recommend", pictures, "--backbone", "lite0@64", "--size", "1MB", "--deploy", "phone")
     assert done.code == 0
     assert "beyond the limits: 13 MB, more than 1" in done.out
-    assert "No backbone that is here satisfies the limits" in done.out.splitlines()[-1]
+    assert "No backbone that is here satisfies the limits; the smallest is lite0@64: 13 MB, " in done.out.splitlines()[-1]
 
 
 @pytest.mark.parametrize("place", ["phone", "laptop"])

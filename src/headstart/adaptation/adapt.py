@@ -18,6 +18,7 @@ from headstart.adaptation.self_training import surest
 from headstart.adaptation.trials import NONE, SELF_TRAINING, AdaptationRecord, AdaptationTrial, Tried, Worlds, consensus, plans, try_methods
 from headstart.errors import DataError
 from headstart.heads.labels import ClassWeight, EncodedLabels, stratified_rows
+from headstart.heads.linalg import one_thread
 from headstart.maps import ALIGNMENTS
 from headstart.matrix import FeatureMatrix
 from headstart.selection import Candidate, Choice, HeadPipeline
@@ -38,6 +39,8 @@ KEPT = 0.02
 
 _ROWS = 1000  # of either world on which methods are tried
 _WEIGHTS = (1.0, 0.3, 0.1)  # of a predicted label, against one of the source; smaller ones where the source would lose too much
+_BY_CHANCE = 1.5  # three standard errors of a share of one half, times the root of the number of guesses
+_ONE_WORLD = "No adaptation: these images cannot be told from the training images, so there is nothing to adapt to."
 _POINTS = 150  # of either world that are drawn
 _SURE = 0.9  # share of the target's predicted labels, the surest, that the model learns from
 
@@ -56,8 +59,9 @@ def adapt(
 ) -> Adapted:  # fmt: skip
     """Adapt the chosen model of features X (n, D) and their labels to unlabelled features Z (m, D) of another world.
 
-    With ``auto`` no adaptation is a candidate too, and is kept where no other is shown to gain, or where the model would lose more than
-    `KEPT` on the source. Labels are one class each. Raises DataError for fewer than `FEWEST` rows of Z.
+    With ``auto`` no adaptation is a candidate too, and is kept where no other is shown to gain, where the two worlds cannot be told apart,
+    or where the model would lose more than `KEPT` on the source. Labels are one class each. Raises DataError for fewer than `FEWEST` rows
+    of Z.
     """
     if len(Z) < FEWEST:
         raise DataError(f"There are {len(Z)} images to adapt to; at least {FEWEST} are needed. Give more, or leave out --adapt-to.")
@@ -69,16 +73,20 @@ def adapt(
         np.asarray(X[rows], dtype=np.float32), target, targets.codes[rows], len(targets.classes), seed,
         [(layer.name, layer.start, layer.stop) for layer in layers],
     )  # fmt: skip
-    names = _names(method)
+    with one_thread():  # many small products
+        apart = _apart(worlds)
+    one_world = method == "auto" and apart < 0.5 + _BY_CHANCE / np.sqrt(2 * min(len(rows), len(target)))
+    names = [] if one_world else _names(method)
     done = iter(range(1, len(names) + 2))
-    tried = try_methods(worlds, names, step=lambda: None if progress is None else progress(next(done), len(names) + 1))
-    tried, likely = consensus(tried if method == "auto" or not names else [_out(tried[0]), *tried[1:]])
+    with one_thread():
+        tried = try_methods(worlds, names, step=lambda: None if progress is None else progress(next(done), len(names) + 1))
+    tried, likely = consensus(tried, asked=method not in ("auto", NONE))
     before = _accuracy(choice, targets)
     unadapted = np.asarray(choice.estimator.predict_proba(target)).argmax(axis=1)
     record = AdaptationRecord(
-        images=len(Z), used=len(target), apart=_apart(worlds), before=before, after=before,
+        images=len(Z), used=len(target), apart=apart, before=before, after=before,
         trials=tuple(one.row for one in tried), points=_points(worlds, "source"), aligned=_points(worlds, _start(tried)),
-        reason="No adaptation: no method was shown to gain." if names else "No adaptation was asked for.",
+        reason=_ONE_WORLD if one_world else "No adaptation: no method was shown to gain." if names else "No adaptation was asked for.",
     )  # fmt: skip
     if tried[0].row.chosen:
         return Adapted(choice=choice, record=record)
@@ -99,11 +107,6 @@ def _names(method: str) -> list[str]:
     if method == NONE:
         return []
     return [name for name in plans() if name != NONE and (method in ("auto", name) or (method == SELF_TRAINING and SELF_TRAINING in name))]
-
-
-def _out(tried: Tried) -> Tried:
-    """No adaptation where a method was asked for: it is there to compare with, and cannot be chosen."""
-    return Tried(replace(tried.row, reverse_accuracy=0.0, reverse_error=0.0, information=0.0), tried.probabilities)
 
 
 def _start(tried: Sequence[Tried]) -> str:

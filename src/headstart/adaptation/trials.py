@@ -9,6 +9,7 @@ direction is from Zhong et al., Cross validation framework to choose amongst mod
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -203,16 +204,17 @@ def information(joint: Joint, codes: Codes, *, seed: int) -> float:
     return entropy + float(np.log(np.maximum(found, 1e-3)).mean())
 
 
-def consensus(tried: Sequence[Tried]) -> tuple[list[Tried], Floats]:
+def consensus(tried: Sequence[Tried], *, asked: bool = False) -> tuple[list[Tried], Floats]:
     """The trials with those chosen marked and the reason of every other; and the mean probabilities (m, k) of the chosen ones.
 
-    The first is no adaptation, and stays alone where no other is more informative and not worse in reverse.
+    The first is no adaptation. It is chosen, alone, where no other is more informative and not worse in reverse. With `asked`, the most
+    informative of the others are chosen whatever they lose.
     """
     none = tried[0].row
-    least = none.reverse_accuracy - 2 * none.reverse_error
+    least = -math.inf if asked else none.reverse_accuracy - 2 * none.reverse_error
     allowed = [one for one in tried if one is tried[0] or one.row.reverse_accuracy >= least]
-    best = max(one.row.information for one in allowed)
-    chosen = [one for one in allowed[1:] if one.row.information >= (1 - _CLOSE) * best] if none.information < best else tried[:1]
+    best = max(one.row.information for one in allowed[asked:])
+    chosen = [one for one in allowed[1:] if one.row.information >= (1 - _CLOSE) * best] if asked or none.information < best else tried[:1]
 
     def marked(one: Tried) -> Tried:
         if one in chosen:

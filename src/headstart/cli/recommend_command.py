@@ -61,7 +61,9 @@ def recommend_command(
     terminal.tell("", *found.sentences())
     best = found.rows[0]
     if best.outcome != "recommended":
-        terminal.result(f"No backbone that is here satisfies the limits; {found.rows[0].backbone} comes nearest.")
+        least = min((row for row in found.rows if not math.isnan(row.accuracy)), key=lambda row: row.megabytes)
+        measured = f"{least.megabytes:.0f} MB, {duration(least.milliseconds / 1000)} an image"
+        terminal.result(f"No backbone that is here satisfies the limits; the smallest is {least.backbone}: {measured}.")
         return
     words = words_typed(context, without=("data", "backbone", "deploy", "latency", "size", "budget", "json", "quiet", "verbose"))
     terminal.tell(f"For a {found.deploy}, then: headstart export RUN --format {FORMATS[found.deploy]}")

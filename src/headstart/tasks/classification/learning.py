@@ -108,8 +108,6 @@ def check_training(dataset: Dataset, settings: FitSettings) -> None:
     plan that needs one, and packages that are not installed.
     """
     plan, link = settings.fine_tuning, dataset.targets.link
-    if settings.adapt_to is not None and link is not None and link.independent:
-        raise ParameterError("--adapt-to is for one label an image, and these have several: leave it out.")
     if plan is None or link is None:
         return
     timm_models.require("Fine-tuning")

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from headstart.data import Annotations, Dataset, Labels, LabelSets, class_targets
 from headstart.data.labels import read_labels
-from headstart.errors import DataError
+from headstart.errors import DataError, ParameterError, setting
 from headstart.matrix import FeatureMatrix
 from headstart.metrics.link import Link, link_named
 from headstart.onnx_graph import OnnxGraph
@@ -67,6 +67,9 @@ class Classification(Task):
                 f"{dataset.source}: no training image of {', '.join(lacking[:5])}{more}: it cannot be learned. "
                 "Add some, or remove the class."
             )
+        if settings.adapt_to is not None and dataset.targets.link is not None and dataset.targets.link.independent:
+            flag = setting("adapt_to").removesuffix("=...")
+            raise ParameterError(f"{flag} is for one label an image, and these have several: leave it out.")
         from headstart.tasks.classification.learning import check_training
 
         check_training(dataset, settings)
