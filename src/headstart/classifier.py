@@ -58,8 +58,6 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         seconds_: time by stage.
     """
 
-    adapt_to = None  # as a task asks its settings: `headstart fit` adapts to other images, and the estimator does not
-
     def __init__(
         self,
         backbone: str = "efficientnet_lite0",

@@ -141,11 +141,6 @@ class Searching:
         before, now = (1 - row.accuracy + 0.5 / row.images for row in (learned.choice.evidence[0], scored.row))
         return min(max(float(np.log2(before / now)), 0.0), 0.5)
 
-    def fit_seconds(self, prepared: Prepared, images: int) -> float:
-        """How long a fit on so many training images takes from the beginning."""
-        forecast = self.forecast
-        return images * forecast.milliseconds(prepared) / 1000 + forecast.closing(prepared) * images / max(len(self.train), 1)
-
     def _whole(self, chosen: Scored) -> FeatureTable:
         """The table with the features of a backbone: those of the training rows are there, the others are extracted now."""
         self.listener.stage(f"Extracting features of the test images by {chosen.row.backbone}")
@@ -167,7 +162,8 @@ class Searching:
         asked, first = (Specification.parse(one.settings.backbone) for one in (self.context, self.context.prepared))
         start = replace(first, names=tuple(find(name).short for name in first.names))
         usual = asked.size or find(str(asked)).input_size
-        others = [name for name in at_hand(self.context.prepared.cache) if name not in start.names]
+        own = self.context.prepared.settings.weights is not None  # which no other network takes
+        others = [] if own else [name for name in at_hand(self.context.prepared.cache) if name not in start.names]
         further = [Proposal(str(first), TRAINED, "partial")] if self.trains and first.plain else []
         considered = {(str(first), "probe"), (str(start), "probe")}
         while True:
