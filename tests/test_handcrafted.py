@@ -181,9 +181,16 @@ def test_beside_a_network_they_are_stages_and_alone_the_last_layer(cache: Path) 
     np.testing.assert_allclose(parts, whole, rtol=1e-4, atol=1e-4)
 
 
+def test_mirrored_they_do_not_change_with_the_image_mirrored(cache: Path) -> None:
+    backbone = load_backbone("lite0@64+hog+mirrored", cache=cache)
+    assert "hog" in [layer.name for layer in backbone.layers]
+    found = features(backbone, pixels(5), np.ascontiguousarray(pixels(5)[:, ::-1]))
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-4, atol=1e-5)
+
+
 def test_the_id_of_an_extractor_tells_what_the_features_depend_on(cache: Path) -> None:
-    ids = {BackboneExtractor(load_backbone(name, cache=cache)).id for name in ("hog", "hog@96", "color", "hog+color", "color+hog")}
-    assert len(ids) == 5
+    ids = {BackboneExtractor(load_backbone(name, cache=cache)).id for name in ("hog", "hog@96", "sift", "color", "hog+color", "color+hog")}
+    assert len(ids) == 6
 
 
 @pytest.mark.parametrize(
