@@ -14,13 +14,14 @@ from PIL import Image
 
 import headstart
 from headstart import FitSettings
-from headstart.backbones import Backbone, load_backbone
+from headstart.backbones import Backbone, Layer, load_backbone
 from headstart.backbones.handcrafted import NAMES, Color, Hog, Sift, _vocabulary
 from headstart.engine import open_engine
 from headstart.errors import BackboneError, ParameterError
 from headstart.features import BackboneExtractor
 from headstart.onnx_graph import OnnxGraph
-from headstart.selection import Baseline
+from headstart.selection import Baseline, choose_head
+from headstart.selection.candidates import views
 from headstart.settings import FineTuning
 
 Pixels = NDArray[np.uint8]
@@ -250,9 +251,25 @@ def test_beside_a_network_each_is_scored_alone(pictures: Path, cache: Path) -> N
     found = result.baseline
     assert found is not None
     assert (found.handcrafted, found.pretrained) == ("color", "efficientnet_lite0@64")
-    assert found.together == next(row.accuracy for row in result.choice.evidence if row.chosen)
+    chosen = result.choice.evidence[0]
+    assert found.used == ("color" in chosen.layers)
+    assert found.together == (chosen.accuracy if found.used else None)
     assert found.difference == pytest.approx(found.pretrained_accuracy - found.handcrafted_accuracy)
     assert headstart.fit(pictures, settings=FitSettings(backbone="efficientnet_lite0@64", cache=cache)).baseline is None
+
+
+def test_layers_are_chosen_with_and_without_them() -> None:
+    network = (("stage1", 0, 4), ("last", 6, 16))
+    found = views((network[0], ("hog", 4, 6), network[1]))
+    assert found[:5] == views(network)
+    assert [view.name for view in found[5:]] == ["all layers, hog", "all layers, hog, evened out"]
+    assert all([name for name, _, _ in view.layers] == ["stage1", "hog", "last"] for view in found[5:])
+    rng = np.random.default_rng(0)
+    labels = np.arange(120) % 2
+    told, noise = rng.normal(labels[:, None], 0.5, (120, 12)), rng.normal(0, 1, (120, 200))
+    layers = [Layer("stage1", 0, 2), Layer("hog", 2, 202), Layer("last", 202, 212)]
+    chosen = choose_head(np.hstack([told[:, :2], noise, told[:, 2:]]).astype(np.float32), labels, layers=layers).evidence[0]
+    assert "hog" not in chosen.layers
 
 
 def test_the_baseline_says_what_was_found() -> None:
@@ -264,6 +281,7 @@ def test_the_baseline_says_what_was_found() -> None:
     alike = replace(found, difference=-0.01, together=0.97).sentence()
     assert "as good, as far as these images tell, as hog" in alike
     assert alike.endswith("; both together: 97.0 %")
+    assert replace(found, used=False).sentence().endswith("; beside the network they bring nothing, and the model does without them")
 
 
 @pytest.mark.data

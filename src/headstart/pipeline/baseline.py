@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headstart.backbones.composed import Specification
-from headstart.backbones.handcrafted import find_handcrafted
+from headstart.backbones.handcrafted import NAMES, find_handcrafted
 from headstart.features.prepared import prepare
 from headstart.features.table import FeatureTable, taken
 from headstart.heads.labels import encode, image_weights
@@ -45,10 +45,11 @@ def compare(task: Task, learned: Learned, context: LearningContext, *, seconds: 
     handcrafted, pretrained = (OutOfSample.of(some, targets, known) for some in logits)
     advantage = Advantage.of(pretrained, handcrafted)
     chosen = next(row for row in learned.choice.evidence if row.chosen)
+    used = not networks or any(layer in NAMES for layer in chosen.layers)
     return Baseline(
         handcrafted=names[0], pretrained=names[1], images=len(known), handcrafted_accuracy=float(handcrafted.correct.mean()),
         pretrained_accuracy=float(pretrained.correct.mean()), difference=advantage.accuracy, difference_error=advantage.accuracy_error,
-        together=chosen.accuracy if networks else None,
+        together=chosen.accuracy if networks and used else None, used=used,
     )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ class Baseline:
     difference: float  # what the pre-trained one has over the other, and its standard error, image by image
     difference_error: float
     together: float | None = None  # accuracy of the model on both, where that is what was fitted
+    used: bool = True  # whether the model takes the handcrafted features
 
     def sentence(self) -> str:
         """The comparison in words."""
@@ -26,6 +27,8 @@ class Baseline:
         ahead = "ahead of" if points > 0 else "behind"
         gap = f"{abs(points):.1f} points (± {error:.1f}) {ahead}" if abs(points) > 2 * error else "as good, as far as these images tell, as"
         both = "" if self.together is None else f"; both together: {percent(self.together)}"
+        if not self.used:
+            both = "; beside the network they bring nothing, and the model does without them"
         return (
             f"{self.pretrained} (pre-trained, {percent(self.pretrained_accuracy)}) is {gap} {self.handcrafted} (handcrafted, "
             f"{percent(self.handcrafted_accuracy)}), out of sample on {plural(self.images, 'training image')}{both}"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from headstart.backbones.handcrafted import NAMES as HANDCRAFTED
 from headstart.engine import available_cores
 from headstart.heads import Head
 from headstart.heads.kernel_ridge import REGULARISATIONS, WIDTHS, search_kernel
@@ -119,8 +120,18 @@ def views(every: Slices) -> list[View]:
     """Which layers to try together.
 
     The last layer; all stages without it; all; all with the last, which has more features than the others together in most networks, at a
-    fifth; and all, the layers more alike in their weight and the last at a quarter.
+    fifth; and all, the layers more alike in their weight and the last at a quarter. Handcrafted features beside a network are in two more.
     """
+    added = [one for one in every if one[0] in HANDCRAFTED]
+    if added:
+        names = ", ".join(name for name, _, _ in added)
+        _, _, whole, _, even = _views(every)
+        more = [replace(whole, name=f"all layers, {names}"), replace(even, name=f"all layers, {names}, evened out")]
+        return _views(tuple(one for one in every if one not in added)) + more
+    return _views(every)
+
+
+def _views(every: Slices) -> list[View]:
     last = View("the last layer", every[-1:])
     if len(every) == 1:
         return [last]
