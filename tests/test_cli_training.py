@@ -24,6 +24,7 @@ OPTIONS: dict[str, tuple[str, Any]] = {
     "loss": ("focal", "focal"), "label_smoothing": ("0.1", 0.1), "head_layers": ("64,8", (64, 8)), "dropout": ("0.5", 0.5),
     "pooling": ("flatten", "flatten"), "image_size": ("64", 64), "precision": ("bf16", "bf16"), "retain": ("l2sp", "l2sp"),
     "early_stop": ("2", 2), "average": ("3", 3), "device": ("cpu", "cpu"), "logger": ("tensorboard", "tensorboard"),
+    "ship": ("trained", "trained"),
 }  # fmt: skip
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from headstart.progress import quiet
+from headstart.training.convolutions import convolve
 from headstart.training.network import fold_batchnorm, unfold
 
 
@@ -144,3 +145,42 @@ def test_layers_that_are_used_twice_stay_as_they_are() -> None:
 
     model, given = Twice().eval(), images().float()
     assert fold_batchnorm(model, lambda: model(given)) == 0
+
+
+# Convolutions whose gradients are computed in another way
+
+
+def gradients_of(convolution: Any, value: torch.Tensor, weight: torch.Tensor, offset: torch.Tensor) -> list[torch.Tensor]:
+    leaves = [each.clone().requires_grad_() for each in (value, weight, offset)]
+    made = convolution(*leaves)
+    (made * torch.linspace(-1, 1, made.numel()).view_as(made)).sum().backward()
+    return [made.detach(), *(leaf.grad for leaf in leaves if leaf.grad is not None)]
+
+
+@pytest.mark.parametrize("kernel", [(5, 5), (3, 7), (4, 5), (7, 4)])
+@pytest.mark.parametrize(("stride", "padding"), [((1, 1), (2, 2)), ((2, 2), (0, 0)), ((1, 2), (1, 3)), ((2, 1), (0, 2))])
+def test_wide_depthwise_kernels_have_the_gradients_of_pytorch(
+    kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]
+) -> None:
+    generator = torch.Generator().manual_seed(3)
+    value, weight = torch.randn(3, 8, 11, 12, generator=generator), torch.randn(8, 1, *kernel, generator=generator)
+    offset = torch.randn(8, generator=generator)
+    expected = gradients_of(lambda *given: nn.functional.conv2d(*given, stride, padding, 1, 8), value, weight, offset)
+    for given in (value, value.to(memory_format=torch.channels_last)):
+        found = gradients_of(lambda *given: convolve(*given, stride, padding, (1, 1), 8), given, weight, offset)
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("stride", [(1, 1), (2, 2)])
+def test_in_bfloat16_the_inputs_of_products_are_rounded_and_no_more(stride: tuple[int, int]) -> None:
+    generator = torch.Generator().manual_seed(4)
+    value, weight = torch.randn(2, 16, 8, 8, generator=generator), torch.randn(24, 16, 1, 1, generator=generator)
+    offset = torch.randn(24, generator=generator)
+    rounded = [each.bfloat16().float() for each in (value, weight)]
+    expected = gradients_of(lambda *given: nn.functional.conv2d(*given, stride), *rounded, offset)
+    found = gradients_of(lambda *given: convolve(*given, stride, (0, 0), (1, 1), 1, half=True), value, weight, offset)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=2e-2, atol=2e-2 * float(other.abs().max()))
+    exact = convolve(value, weight, offset, stride, (0, 0), (1, 1), 1, half=True)  # nothing is learned: float32
+    torch.testing.assert_close(exact, nn.functional.conv2d(value, weight, offset, stride))

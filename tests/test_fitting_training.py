@@ -197,7 +197,7 @@ def test_the_mean_of_both_is_one_model(pictures: Path, tmp_path: Path, monkeypat
     np.testing.assert_allclose(copied.predict_proba(test.images), result.test.outcome.probabilities, atol=1e-6)
     training = json.loads((tmp_path / "run" / "manifest.json").read_text("utf-8"))["story"]["training"]
     assert training["shipped"] == training["probe"]["shipped"] == "mean"
-    assert "Trained again on all 48 training images for 1 epoch." in training["history"]["stopped"]
+    assert "Then trained on all 48 training images for 1 epoch." in training["history"]["stopped"]
     chosen, other = result.choice.evidence[:2]
     assert (chosen.chosen, chosen.head) == (True, "mean of centroid and linear head")
     assert chosen.view == "the frozen backbone and stage7, last trained"

@@ -13,7 +13,7 @@ from headstart.heads.labels import encode
 from headstart.metrics.link import log_softmax
 from headstart.selection import choose_head
 from headstart.selection.mean import mean_of_logits
-from headstart.tasks.classification.shipping import Contender, Rival, best_of, contenders, reason_of
+from headstart.tasks.classification.shipping import Contender, Rival, best_of, contenders, reason_of, unbeatable
 from test_fitting_training import table_of
 
 LABELS = np.arange(40) % 2
@@ -102,3 +102,12 @@ def test_the_rival_has_not_seen_the_validation_images() -> None:
     np.testing.assert_array_equal(one.teaching, other.teaching)
     np.testing.assert_array_equal(one.held, other.held)
     assert not np.array_equal(one.held, rival(1 - y).held)
+
+
+@pytest.mark.parametrize(("wrong", "begun"), [(0, False), (2, False), (3, True)])
+def test_nothing_is_trained_where_no_difference_could_be_shown(wrong: int, begun: bool) -> None:
+    given, many = np.concatenate([logits(wrong), *3 * [logits(0)]]), TARGETS.take(np.tile(np.arange(40), 4))
+    assert unbeatable(given, many) == (
+        "" if begun else f"the head on the frozen backbone is wrong about {wrong or 'none'} of 160 validation images"
+    )
+    assert not unbeatable(logits(0), TARGETS)  # few images show nothing

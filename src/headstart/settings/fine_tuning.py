@@ -100,13 +100,16 @@ class FineTuning(Settings):
     )  # fmt: skip
     precision: str = _setting(
         "auto", "auto, fp32 or bf16.", one_of("auto", "fp32", "bf16"), metavar="NAME",
-        details="`bf16` computes in bfloat16 where that is safe; `auto` does so on a GPU.",
+        details="`bf16` computes in bfloat16 where that is safe; `auto` does so on a GPU, and in 1x1 convolutions on a CPU that has it.",
     )  # fmt: skip
     retain: str = _setting(
         "none", "Stay close to the pre-training: none, l2sp or distill.", one_of("none", "l2sp", "distill"), metavar="NAME",
         details="`l2sp` (Li et al. 2018) pulls the weights, `distill` the features, towards those of the pre-training.",
     )  # fmt: skip
-    early_stop: int | None = _setting(None, "Stop after N epochs without a better validation loss.", whole(1), metavar="N")
+    early_stop: int | None = _setting(
+        None, "Stop after N epochs without a better validation loss.", whole(1), metavar="N",
+        details="By default after three, towards the end of a training of default length.",
+    )  # fmt: skip
     average: int = _setting(0, "Use the mean of the weights of the last N epochs.", whole(0), metavar="N", details="0 for none.")
     device: str = _setting(
         "auto", "auto, cpu or cuda.", one_of("auto", "cpu", "cuda"), metavar="NAME", details="`auto` is a GPU where there is one."
@@ -118,13 +121,13 @@ class FineTuning(Settings):
         "auto", "`all`: the head takes the pooled outputs of all stages. `last`: the features before the classifier alone.",
         one_of("auto", "all", "last"), details="`auto` is `all` for a linear head that starts from the probe.",
     )  # fmt: skip
-    ship: str = _advanced(
+    ship: str = _setting(
         "auto", "`auto`: of the frozen backbone's head, the trained network and the mean of both, that which validation images prefer. "
-        "`trained`: the trained network.", one_of("auto", "trained"),
+        "`trained`: the trained network.", one_of("auto", "trained"), metavar="NAME",
         details="`trained` is what happens anyway where nothing is held out, or there is no probe or no trained stage.",
     )  # fmt: skip
     refit: bool | None = _advanced(
-        None, "With `ship='auto'`: train again, on all training images, for as many epochs as were best.",
+        None, "With `ship='auto'`: go on with all training images, when the model has been chosen.",
         either("True, False or None", SWITCH), details="By default where more than a tenth was held out: that is below 2,000 images.",
     )  # fmt: skip
     teacher: float = _advanced(

@@ -248,7 +248,6 @@ class TrainingJob(Resumable):
     validation: Rows = field(default_factory=lambda: np.empty(0, dtype=np.int64))  # rows that are scored after each epoch
     select_best: bool = True  # whether the best epoch is selected on the validation rows
     stored: Rows | None = None  # rows of which views are stored, for another training too; by default those that are learned from
-    last_epoch: int | None = None  # the epoch after which to stop, however many the plan has
     deadline: float | None = None  # the moment, as `time.perf_counter` has it, after which no step is begun
     seed: int = 0  # of everything random
     listener: Listener = field(default_factory=Listener)

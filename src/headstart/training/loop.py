@@ -30,6 +30,8 @@ VALIDATION_BATCH = 128
 _EXPLODED = 5.0
 """Mean loss of ten steps, relative to that of guessing, at which a training is stopped."""
 _WINDOW = 10
+_STANDSTILL, _MOST = 3, 0.6
+"""Without a better epoch for so many, a training of a default length ends, after this share of it: the rates have been highest before."""
 
 
 class Stopped(Exception):  # noqa: N818 (not an error: the training can be resumed)
@@ -59,7 +61,6 @@ class Training:
     ) -> None:  # fmt: skip
         self.job, self.plan, self.task, self.model, self.network = job, job.plan, job.task, model, model.network
         self.schedule = Schedule.of(job.plan, len(job.train))
-        self._last = min(job.last_epoch or self.schedule.epochs, self.schedule.epochs)
         self.validation = Validation()  # of the weights that are kept, after `run`
         self._stages = {stage.name: stage for stage in model.stages}
         self._phases, self._on_epoch = phases, on_epoch or (lambda epoch: None)
@@ -105,7 +106,7 @@ class Training:
             state = self._state
         elif job.select_best:  # the initial weights are the first candidate
             state.best_loss, self._kept, state.best = self.validate().criterion, self._copied(), 0
-        while (epoch := len(state.history.epochs)) < self._last and not state.history.stopped:
+        while (epoch := len(state.history.epochs)) < self.schedule.epochs and not state.history.stopped:
             self.enter(epoch)
             self.prepare(epoch)  # may take long, and an interruption loses nothing
             with deferred_interrupt(self._interrupted):
@@ -245,11 +246,11 @@ class Training:
         if self.plan.average:
             self._recent = [*self._recent, self._copied()][-self.plan.average :]
         stopped = ""
-        if self.plan.early_stop is not None and self.job.select_best and state.waited >= self.plan.early_stop:
+        if self.job.select_best and state.waited >= self._patience(done.number):
             stopped = f"The validation loss had not fallen for {state.waited} epochs."
-        elif self._late(0.0 if done.number == self._last else done.seconds):
-            stopped = f"The time was up in epoch {done.number} of {self._last}."
-        elif done.number == self._last:
+        elif self._late(0.0 if done.number == self.schedule.epochs else done.seconds):
+            stopped = f"The time was up in epoch {done.number} of {self.schedule.epochs}."
+        elif done.number == self.schedule.epochs:
             stopped = "All epochs were done."
         state.history = History((*state.history.epochs, done), state.best or None, stopped)
         state.loss = state.weight = state.right = state.seconds = 0.0
@@ -257,6 +258,13 @@ class Training:
         self._save(ended=True)
         self.job.listener.say(_line(done, self.schedule.epochs, best=state.best == done.number))
         self._on_epoch(done)
+
+    def _patience(self, number: int) -> float:
+        """After how many epochs without a better one to stop, at the end of this one."""
+        if self.plan.early_stop is not None:
+            return self.plan.early_stop
+        asked = self.plan.epochs is not None or self.plan.steps is not None or self.plan.keep == "last" or self.plan.average
+        return math.inf if asked or number < _MOST * self.schedule.epochs else _STANDSTILL
 
     def _finish(self) -> History:
         """Put the weights that are kept into the network."""

@@ -18,6 +18,7 @@ from headstart.backbones.records import Stage
 from headstart.backbones.stages import Tail, watched
 from headstart.errors import ParameterError
 from headstart.settings import FineTuning
+from headstart.training.convolutions import convolve
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 """Endings of the names of BatchNorm's buffers."""
@@ -170,7 +171,7 @@ def make_optimizer(network: Network, stages: Sequence[Stage], plan: FineTuning, 
         return torch.optim.SGD(groups, momentum=0.9)
     if plan.optimizer == "rmsprop":
         return torch.optim.RMSprop(groups, alpha=0.9, eps=1e-7)  # Keras's defaults
-    return {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[plan.optimizer](groups)
+    return {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[plan.optimizer](groups, fused=True)
 
 
 def frozen_digest(model: Any, trained: Iterable[Stage], *, batchnorm: str) -> str:
@@ -198,17 +199,17 @@ def weights_digest(entries: Mapping[str, Any]) -> str:
 # BatchNorm's factor and offset as before.
 
 
-def fold_batchnorm(network: nn.Module, run: Callable[[], Any]) -> int:
+def fold_batchnorm(network: nn.Module, run: Callable[[], Any], *, half: bool = False) -> int:
     """Compute every BatchNorm in inference mode that directly follows a convolution inside that convolution; returns how many there were.
 
     Parameters, buffers and their names stay as they are. If the result of `run`, which runs the network once, changes by more than
-    rounding, the network is restored.
+    rounding, the network is restored. With `half`, 1x1 convolutions are trained in bfloat16, see `convolve`.
     """
     with torch.inference_mode():
         expected = run()
     pairs = _pairs(network, run)
     for convolution, norm in pairs:
-        convolution.forward = _Folded(convolution, norm)
+        convolution.forward = _Folded(convolution, norm, half)
         norm.forward = _Remainder(norm)
     with torch.inference_mode():
         found = run()
@@ -248,8 +249,8 @@ def _pairs(network: nn.Module, run: Callable[[], Any]) -> list[tuple[Any, Any]]:
 class _Folded:
     """The forward pass of a convolution together with the BatchNorm after it."""
 
-    def __init__(self, convolution: Any, norm: Any) -> None:
-        self.convolution, self.norm = convolution, norm
+    def __init__(self, convolution: Any, norm: Any, half: bool) -> None:
+        self.convolution, self.norm, self.half = convolution, norm, half
 
     def __call__(self, value: Any) -> Any:
         layer, norm = self.convolution, self.norm
@@ -258,12 +259,14 @@ class _Folded:
         offset = norm.bias - norm.running_mean * factor
         if layer.bias is not None:
             offset = offset + layer.bias * factor
+        if type(layer) is nn.Conv2d and layer.padding_mode == "zeros":
+            return convolve(value, weight, offset, layer.stride, layer.padding, layer.dilation, layer.groups, half=self.half)
         if type(layer) is nn.Conv2d:
             return layer._conv_forward(value, weight, offset)
         from timm.layers.padding import pad_same
 
         padded = pad_same(value, weight.shape[-2:], layer.stride, layer.dilation)
-        return functional.conv2d(padded, weight, offset, layer.stride, (0, 0), layer.dilation, layer.groups)
+        return convolve(padded, weight, offset, layer.stride, (0, 0), layer.dilation, layer.groups, half=self.half)
 
 
 class _Remainder:

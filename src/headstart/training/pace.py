@@ -14,14 +14,12 @@ import numpy as np
 
 from headstart.modalities.image.augment import Augmentation
 from headstart.settings import MOST_VIEWS, FineTuning
-from headstart.training.schedule import Phase, Schedule, rates
+from headstart.training.schedule import Phase, Schedule, further_epochs, rates
 
 if TYPE_CHECKING:
     from headstart.training.job import Pretrained, TrainingJob
     from headstart.training.loop import Training
 
-BEST = 0.8
-"""Share of the epochs after which the best one comes, as a rule; a second training ends there."""
 _STEPS = 3
 _WHOLE_BATCHES = 2
 
@@ -43,11 +41,11 @@ class Pace:
         plan = plan.for_images(images)
         held = round((plan.validation_share or 0.0) * images)
         first = Schedule.of(plan, images - held)
-        again = BEST * first.epochs * images if plan.chooses and plan.refit else 0.0
+        again = further_epochs(first.epochs) * images if plan.chooses and plan.refit else 0
         asked = 0 if Augmentation.parse(plan.augment).still else plan.views or min(first.epochs, MOST_VIEWS)
         stored = max(asked, 1) * (images if again else images - held) + held
         return (
-            self.fixed * (1 + bool(again))
+            self.fixed
             + self.view * stored
             + self.step * (first.steps / first.steps_per_epoch * (images - held) + again)
             + self.validation * held * (first.epochs + 2)

@@ -22,6 +22,7 @@ from headstart.files import write_file
 from headstart.modalities.image import Preprocessing
 from headstart.modalities.image.augment import Augmentation
 from headstart.settings import MOST_VIEWS, FineTuning
+from headstart.training.convolutions import has_bfloat16
 from headstart.training.inputs import DECODED_BYTES, ImageInputs, Inputs, Pixels, StoredInputs, affordable_views
 from headstart.training.job import Pretrained, TrainingJob
 from headstart.training.network import Network, fold_batchnorm, frozen_digest
@@ -90,7 +91,8 @@ class Preparation:
         head, fitted = self._head(tail, sample)
         network = Network(tail, head).to(self.device)
         if tail is not None and plan.batchnorm == "inference":
-            fold_batchnorm(tail, lambda: tail(sample.to(self.device))[0])
+            half = plan.precision == "auto" and self.device == "cpu" and has_bfloat16()
+            fold_batchnorm(tail, lambda: tail(sample.to(self.device))[0], half=half)
         network.to(memory_format=torch.channels_last)
         return Prepared(
             network=network, inputs=inputs, stages=stages, augmentation=self.augmentation, device=self.device,

@@ -12,6 +12,8 @@ from headstart.settings import DEFAULT_STEPS, GRADUAL, LEAST_EPOCHS, LEAST_STEPS
 PARTIAL_STAGES = 2
 PARTIAL_WORK = 0.6
 """``partial`` trains the last stages that do at most this share of the operations, but at least `PARTIAL_STAGES`."""
+FURTHER_SHARE, FURTHER_LR = 0.3, 0.5
+"""A network that was chosen is trained on all images for this share of the epochs that were best, at this share of the highest rate."""
 HEAD_SHARE = 0.25
 """Share of the epochs in which a randomly initialised head is trained alone, before the stages."""
 
@@ -51,6 +53,11 @@ class Schedule:
             return 1.0
         done = (step - self.warmup) / max(self.steps - self.warmup, 1)
         return 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+
+
+def further_epochs(best: int) -> int:
+    """The epochs on all training images, after as many on some of them as were `best`."""
+    return math.ceil(FURTHER_SHARE * best)
 
 
 @dataclass(frozen=True)

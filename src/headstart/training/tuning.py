@@ -135,9 +135,10 @@ def place_of(job: TrainingJob) -> Iterator[TrainingJob]:
             raise Interrupted(f"Interrupted.{resumable}") from None
 
 
-def train(job: TrainingJob, start: Pretrained) -> Trained:
+def train(job: TrainingJob, start: Pretrained, *, prepared: Prepared | None = None) -> Trained:
     """Train a head and as much of its backbone as the plan says; the job is that of a `place_of`.
 
+    A network that is `prepared` already is trained from the weights that it has.
     Raises ParameterError where the plan does not suit the backbone or the labels, or diverged before its first epoch was done; RunError
     where checkpoints cannot be written or read.
     """
@@ -149,7 +150,7 @@ def train(job: TrainingJob, start: Pretrained) -> Trained:
             require_tensorboard()
             if job.events is not None and job.processes.is_first:
                 on_epoch = stack.enter_context(contextlib.closing(EventFiles(job.events))).epoch
-        prepared = Preparation(job, start, folder=job.checkpoints.activations).run()
+        prepared = prepared or Preparation(job, start, folder=job.checkpoints.activations).run()
         head_first, epochs = not prepared.fitted_head and plan.start == "probe", Schedule.of(plan, len(job.train)).epochs
         training = Training(
             job, prepared, phases=phases(plan, prepared.trained, epochs, head_first=head_first), rates=rates(plan, prepared.trained),
@@ -157,6 +158,13 @@ def train(job: TrainingJob, start: Pretrained) -> Trained:
         )  # fmt: skip
         history = training.run()
     return Trained(job, start, prepared, history, training.validation.predictions)
+
+
+def not_trained(job: TrainingJob, start: Pretrained, *, reason: str) -> Trained:
+    """What there is to say of a training that was not begun, for a reason."""
+    assert job.checkpoints is not None
+    prepared = Preparation(job, start, folder=job.checkpoints.activations).run()
+    return Trained(job, start, prepared, History(stopped=reason), None)
 
 
 def fine_tune(job: TrainingJob, start: Pretrained, *, cache: Path) -> FineTuned:

@@ -20,11 +20,11 @@ from headstart.heads.labels import EncodedLabels, class_weights, encode, image_w
 from headstart.matrix import columns_of
 from headstart.selection import Candidate, Choice
 from headstart.selection.mean import MeanHead
-from headstart.tasks.classification.shipping import MEAN, PROBE, TRAINED, Contender, Rival, best_of, contenders, reason_of
+from headstart.tasks.classification.shipping import MEAN, PROBE, TRAINED, Contender, Rival, best_of, contenders, reason_of, unbeatable
 from headstart.tasks.task import Learned, LearningContext
 from headstart.text import plural
 from headstart.training.job import Pretrained, Resumable, TrainingJob
-from headstart.training.pace import BEST
+from headstart.training.schedule import FURTHER_LR, Schedule, further_epochs
 
 if TYPE_CHECKING:
     from headstart.backbones import Backbone
@@ -98,9 +98,22 @@ def learn_further(table: FeatureTable, context: LearningContext, probe: Learned 
             with trained_folder() as folder:
                 return _trained(first.stored(folder), job, table, context, None if probe is None else probe.choice, folder)
         rival = _rival(job, context, probe)
+        if wrong := unbeatable(rival.held, encode(table.targets[table.train]).take(job.validation)):
+            return _left_alone(job, wrong, table, context, probe)
         job = _taught(replace(job, deadline=_deadline(job, context)), rival.teaching)
         first = train(job, pretrained(table, context, job))
         return _shipped(first, rival, table, context, probe)
+
+
+def _left_alone(job: TrainingJob, reason: str, table: FeatureTable, context: LearningContext, frozen: Learned) -> Learning:
+    """The probe, where a training could not be shown to be better."""
+    from headstart.training.tuning import not_trained
+
+    job.listener.say(f"Nothing was trained: {reason}.")
+    probe, extractor = frozen.choice, frozen.prepared.extractor
+    tuned = not_trained(job, pretrained(table, context, job), reason=f"Nothing was trained: {reason}.")
+    choice = replace(probe, reason=f"the training was asked for, and not begun: {reason}")
+    return choice, tuned.given_up(extractor.backbone, extractor.preprocessing, probe.estimator), frozen.prepared
 
 
 def _rival(job: TrainingJob, context: LearningContext, probe: Learned) -> Rival:
@@ -139,7 +152,7 @@ def _shipped(first: Trained, rival: Rival, table: FeatureTable, context: Learnin
     if shipped.name == PROBE:
         return choice, first.given_up(extractor.backbone, extractor.preprocessing, probe.estimator), frozen.prepared
     again = _again(first, probe, context) if job.plan.refit else None
-    last = first if again is None else train(again, pretrained(table, context, again))
+    last = first if again is None else train(again, first.start, prepared=first.prepared)
     with trained_folder() as folder:
         tuned = last.stored(folder, temperature=found[TRAINED].temperature)
         if shipped.name == MEAN:
@@ -175,27 +188,28 @@ def _deadline(job: TrainingJob, context: LearningContext) -> float | None:
     """Of the first training, where a second one follows it: the time is shared by the images of both."""
     if context.until is None or not job.plan.refit:
         return context.until
-    now, images = time.perf_counter(), len(job.train)
-    return now + (context.until - now) * images / (images + BEST * (images + len(job.validation)))
+    now, planned = time.perf_counter(), Schedule.of(job.plan, len(job.train)).epochs
+    first, further = planned * len(job.train), further_epochs(planned) * (len(job.train) + len(job.validation))
+    return now + (context.until - now) * first / (first + further)
 
 
 def _again(first: Trained, probe: Choice, context: LearningContext) -> TrainingJob | None:
-    """The same training on all training images, for as many epochs as were best; None where there is no time for it."""
-    job, epochs = first.job, first.history.best
+    """The training of the network that was chosen goes on, with all training images; None where there is no time for it."""
+    job, epochs = first.job, further_epochs(first.history.best or first.epochs)
     if context.until is not None:
         each = first.history.seconds / max(len(first.history.epochs) * len(job.train), 1)
-        if time.perf_counter() + each * (epochs or first.epochs) * (len(job.train) + len(job.validation)) > context.until:
-            job.listener.say("There is no time for training again on all training images.")
+        if time.perf_counter() + each * epochs * (len(job.train) + len(job.validation)) > context.until:
+            job.listener.say("There is no time for training on all training images.")
             return None
     assert job.checkpoints is not None
     assert probe.out_of_sample is not None
     rows, checkpoints = np.arange(len(job.train) + len(job.validation), dtype=np.int64), job.checkpoints.again
     again = replace(
-        job, plan=replace(job.plan, epochs=first.epochs, steps=None), train=rows, validation=rows[:0], select_best=False,
-        last_epoch=epochs, deadline=context.until, checkpoints=checkpoints, resume=job.resume and checkpoints.has_checkpoint,
+        job, plan=replace(job.plan, epochs=epochs, steps=None, lr=FURTHER_LR * job.plan.highest_lr), train=rows, validation=rows[:0],
+        select_best=False, deadline=context.until, checkpoints=checkpoints, resume=job.resume and checkpoints.has_checkpoint,
         events=None if job.events is None else job.events / "again",
     )  # fmt: skip
-    job.listener.say(f"Training again, on all {len(rows)} training images, for {plural(epochs or first.epochs, 'epoch')}.")
+    job.listener.say(f"Training further, on all {len(rows)} training images, for {plural(epochs, 'epoch')}.")
     return _taught(again, probe.estimator.link_.probabilities(probe.out_of_sample))
 
 
@@ -204,7 +218,7 @@ def _history(first: Trained, last: Trained) -> History:
     if last is first:
         return first.history
     epochs, images = plural(len(last.history.epochs), "epoch"), len(last.job.train)
-    return replace(first.history, stopped=f"{first.history.stopped} Trained again on all {images} training images for {epochs}.")
+    return replace(first.history, stopped=f"{first.history.stopped} Then trained on all {images} training images for {epochs}.")
 
 
 def _evidence(found: Mapping[str, Contender], shipped: Contender, probe: Choice, first: Trained) -> tuple[Candidate, ...]:

@@ -22,6 +22,8 @@ from headstart.selection.mean import mean_of_logits
 Floats = npt.NDArray[np.float64]
 
 PROBE, TRAINED, MEAN = "probe", "trained", "mean"
+UNBEATABLE, ENOUGH = 2, 100
+"""Of a probe that is wrong about no more than so many of so many validation images, nothing can be shown to be better."""
 CALIBRATED_FROM = 10
 """Least number of validation images for fitting a temperature."""
 
@@ -84,6 +86,15 @@ def contenders(
         if mean:
             logits[MEAN] = mean_of_logits([probe, Contender.calibrated(TRAINED, logits[TRAINED], targets).logits], targets.link)
     return {name: Contender.calibrated(name, values, targets) for name, values in logits.items()}  # all of them, to be fair
+
+
+def unbeatable(probe: Floats, targets: EncodedLabels) -> str:
+    """Why no training could be shown to be better than a probe with these logits (m, k) of the validation images; empty where one could."""
+    wrong = int((Contender(PROBE, probe, targets).correct < 1).sum())
+    if wrong > UNBEATABLE or len(targets) < ENOUGH:
+        return ""
+    count = "none" if not wrong else str(wrong)
+    return f"the head on the frozen backbone is wrong about {count} of {len(targets)} validation images"
 
 
 def best_of(found: Mapping[str, Contender]) -> Contender:
