@@ -53,14 +53,14 @@ TRAINING: dict[str, tuple[str, Any, Any]] = {
     "label_smoothing": ("0.2", 0.2, 1.0), "head_layers": ("64,8", (64, 8), (64, 0)), "dropout": ("0.5", 0.5, 1.0),
     "pooling": ("flatten", "flatten", "max"), "image_size": ("64", 64, 16), "precision": ("bf16", "bf16", "fp16"),
     "retain": ("l2sp", "l2sp", "l1"), "early_stop": ("2", 2, 0), "average": ("3", 3, -1), "device": ("cpu", "cpu", "tpu"),
-    "logger": ("tensorboard", "tensorboard", "wandb"),
+    "logger": ("tensorboard", "tensorboard", "wandb"), "ship": ("trained", "trained", "mean"),
 }  # fmt: skip
 # Settings of Python and of recipes, without an option: whoever adds a field decides here.
 WITHOUT_OPTION: dict[str, tuple[Any, Any]] = {
     "weight_decay": (0.1, -1), "schedule": ("constant", "linear"), "warmup": (0.1, 1), "focal_gamma": (1.0, -1),
     "start": ("random", "zero"), "batchnorm": ("train", "off"), "retain_strength": (0.5, 0), "clip": (0.5, -1), "compile": (True, 1),
     "validation_share": (0.2, 1), "keep": ("last", "first"), "pixels": ("unit", "raw"),
-    "head_input": ("last", "first"), "ship": ("trained", "mean"), "refit": (False, 1), "teacher": (0.5, 1),
+    "head_input": ("last", "first"), "refit": (False, 1), "teacher": (0.5, 1),
 }  # fmt: skip
 EVERY: list[tuple[type[Settings], str, Any, Any]] = [
     *((FitSettings, name, value, wrong) for name, (_, value, wrong) in FIT.items()),
