@@ -171,7 +171,7 @@ def make_optimizer(network: Network, stages: Sequence[Stage], plan: FineTuning, 
         return torch.optim.SGD(groups, momentum=0.9)
     if plan.optimizer == "rmsprop":
         return torch.optim.RMSprop(groups, alpha=0.9, eps=1e-7)  # Keras's defaults
-    return {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[plan.optimizer](groups, fused=True)
+    return {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[plan.optimizer](groups)
 
 
 def frozen_digest(model: Any, trained: Iterable[Stage], *, batchnorm: str) -> str:
