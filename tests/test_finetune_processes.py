@@ -58,7 +58,10 @@ TOGETHER: dict[str, dict[str, Any]] = {
 @pytest.mark.slow
 def test_two_processes_come_to_the_weights_of_one(small: Backbone, cache: Path, tmp_path: Path) -> None:
     """21 images in batches of 9, the last of 3; or of 10, the last of one, so that one process has none of it. Classes have weights."""
-    trainings = {name: {"batch_size": 10, "dropout": 0.3, "optimizer": "sgd", "lr": 0.02, **changes} for name, changes in TOGETHER.items()}
+    trainings = {
+        name: {"batch_size": 10, "dropout": 0.3, "optimizer": "sgd", "lr": 0.02, "precision": "fp32", **changes}
+        for name, changes in TOGETHER.items()
+    }
     forked.called(main, cache, tmp_path, trainings, processes=2)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
