@@ -192,20 +192,6 @@ def test_the_weights_that_are_kept(
     assert history.stopped == ("The validation loss had not fallen for 2 epochs." if stopped else "All epochs were done.")
 
 
-def test_a_training_of_default_length_ends_where_validation_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
-    """But not before the rates have been at their highest, and not where the length was asked for."""
-    for plan, losses, epochs in (
-        (dataclasses.replace(PLAN, epochs=None), [9, 5, *30 * [6]], 18),  # of 30
-        (dataclasses.replace(PLAN, epochs=None), [9, *range(-20, -40, -1), *20 * [0]], 23),
-        (dataclasses.replace(PLAN, epochs=8), [9, 5, *30 * [6]], 8),
-    ):
-        one = training(plan=plan)
-        scripted(one, losses, monkeypatch)
-        history = one.run()
-        assert len(history.epochs) == epochs
-        assert history.stopped.startswith("All epochs were done." if plan.epochs else "The validation loss had not fallen for")
-
-
 def test_the_mean_of_the_last_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
     found: list[dict[str, torch.Tensor]] = []
     one = training(

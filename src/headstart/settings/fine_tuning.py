@@ -106,10 +106,7 @@ class FineTuning(Settings):
         "none", "Stay close to the pre-training: none, l2sp or distill.", one_of("none", "l2sp", "distill"), metavar="NAME",
         details="`l2sp` (Li et al. 2018) pulls the weights, `distill` the features, towards those of the pre-training.",
     )  # fmt: skip
-    early_stop: int | None = _setting(
-        None, "Stop after N epochs without a better validation loss.", whole(1), metavar="N",
-        details="By default after three, towards the end of a training of default length.",
-    )  # fmt: skip
+    early_stop: int | None = _setting(None, "Stop after N epochs without a better validation loss.", whole(1), metavar="N")
     average: int = _setting(0, "Use the mean of the weights of the last N epochs.", whole(0), metavar="N", details="0 for none.")
     device: str = _setting(
         "auto", "auto, cpu or cuda.", one_of("auto", "cpu", "cuda"), metavar="NAME", details="`auto` is a GPU where there is one."

@@ -30,8 +30,6 @@ VALIDATION_BATCH = 128
 _EXPLODED = 5.0
 """Mean loss of ten steps, relative to that of guessing, at which a training is stopped."""
 _WINDOW = 10
-_STANDSTILL, _MOST = 3, 0.6
-"""Without a better epoch for so many, a training of a default length ends, after this share of it: the rates have been highest before."""
 
 
 class Stopped(Exception):  # noqa: N818 (not an error: the training can be resumed)
@@ -246,7 +244,7 @@ class Training:
         if self.plan.average:
             self._recent = [*self._recent, self._copied()][-self.plan.average :]
         stopped = ""
-        if self.job.select_best and state.waited >= self._patience(done.number):
+        if self.plan.early_stop is not None and self.job.select_best and state.waited >= self.plan.early_stop:
             stopped = f"The validation loss had not fallen for {state.waited} epochs."
         elif self._late(0.0 if done.number == self.schedule.epochs else done.seconds):
             stopped = f"The time was up in epoch {done.number} of {self.schedule.epochs}."
@@ -258,13 +256,6 @@ class Training:
         self._save(ended=True)
         self.job.listener.say(_line(done, self.schedule.epochs, best=state.best == done.number))
         self._on_epoch(done)
-
-    def _patience(self, number: int) -> float:
-        """After how many epochs without a better one to stop, at the end of this one."""
-        if self.plan.early_stop is not None:
-            return self.plan.early_stop
-        asked = self.plan.epochs is not None or self.plan.steps is not None or self.plan.keep == "last" or self.plan.average
-        return math.inf if asked or number < _MOST * self.schedule.epochs else _STANDSTILL
 
     def _finish(self) -> History:
         """Put the weights that are kept into the network."""
