@@ -106,7 +106,7 @@ def test_groups_stay_together_and_labels_may_be_text() -> None:
 def test_too_few_images_are_refused() -> None:
     features, labels = drawn(160, 0)
     choice = choose_head(features, labels, layers=LAYERS)
-    with pytest.raises(DataError, match="There are 19 images to adapt to; at least 20"):
+    with pytest.raises(DataError, match="Only 19 images to adapt to; at least 20"):
         adapt(features, encode(labels), features[:19], choice=choice, layers=LAYERS)
 
 

@@ -24,6 +24,7 @@ from headstart.matrix import FeatureMatrix
 from headstart.selection import Candidate, Choice, HeadPipeline
 from headstart.selection.candidates import mean_and_error
 from headstart.selection.choice import unfitted
+from headstart.text import plural
 
 if TYPE_CHECKING:
     from headstart.backbones import Layer
@@ -64,7 +65,7 @@ def adapt(
     of Z.
     """
     if len(Z) < FEWEST:
-        raise DataError(f"There are {len(Z)} images to adapt to; at least {FEWEST} are needed. Give more, or leave out --adapt-to.")
+        raise DataError(f"Only {plural(len(Z), 'image')} to adapt to; at least {FEWEST} are needed. Give more, or leave out --adapt-to.")
     generator = np.random.default_rng(seed)
     rows = stratified_rows(targets, _ROWS, seed=seed)
     others = np.sort(generator.permutation(len(Z))[:_ROWS])
