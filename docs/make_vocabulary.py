@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw
 from safetensors.numpy import save_file
 from sklearn.mixture import GaussianMixture
 
-from headstart.backbones.handcrafted import VOCABULARY, Sift
+from headstart.backbones.handcrafted_graphs import VOCABULARY, Sift
 from headstart.engine import open_engine
 from headstart.onnx_graph import OnnxGraph
 

@@ -15,7 +15,8 @@ from PIL import Image
 import headstart
 from headstart import FitSettings
 from headstart.backbones import Backbone, Layer, load_backbone
-from headstart.backbones.handcrafted import NAMES, Color, Hog, Sift, _vocabulary
+from headstart.backbones.handcrafted import NAMES, records
+from headstart.backbones.handcrafted_graphs import FEATURES, Color, Hog, Sift, _vocabulary
 from headstart.engine import open_engine
 from headstart.errors import BackboneError, ParameterError
 from headstart.features import BackboneExtractor
@@ -291,3 +292,9 @@ def test_hog_reads_digits(shared_data: Path) -> None:
     labels = [path.parent.name for path in images]
     model = headstart.TransferClassifier(backbone="hog").fit(images[::2], labels[::2])
     assert model.score(images[1::2], labels[1::2]) > 0.93
+
+
+def test_the_table_says_the_size_and_the_number_of_features_of_each_graph() -> None:
+    assert {record.name: (record.input_size, record.dim) for record in records()} == {
+        name: (feature.size, feature.dim) for name, feature in FEATURES.items()
+    }

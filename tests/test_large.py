@@ -157,7 +157,7 @@ def test_a_fit_makes_no_copy_of_the_features_and_gives_the_same(head: Head, monk
     rows = np.random.default_rng(3).permutation(20_000)
     at_once = HeadPipeline(LayerMap((("a", 0, 250),)), head).fit(X[rows], y[rows])
     monkeypatch.setattr(matrix, "SMALL", 1000)
-    monkeypatch.setattr("headstart.maps.SMALL", 1000)
+    monkeypatch.setattr("headstart.maps.layers.SMALL", 1000)
     pipeline = HeadPipeline(LayerMap((("a", 0, 250),)), head)
     tracemalloc.start()
     try:

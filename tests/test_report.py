@@ -54,7 +54,7 @@ def test_the_page_has_every_part_of_the_report() -> None:
     anchors = [section.anchor for section in facts.report.sections]
     assert anchors == re.findall(r'<section id="(.*?)">', source)
     assert anchors == ["result", "confused", "examples", "classes", "curves", "confidence", "images", "learning", "data", "uses", "tried",
-                       "training", "time", "repeat"]  # fmt: skip
+                       "adaptation", "training", "time", "repeat"]  # fmt: skip
     for section in facts.report.sections:
         assert f'<section id="{section.anchor}"><h2>{section.heading}</h2>' in source
     for said in (
