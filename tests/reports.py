@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from headstart import report as pages
+from headstart.adaptation import AdaptationRecord, AdaptationTrial
 from headstart.audit import Finding
 from headstart.audit.copies import LeakTest
 from headstart.reliability import ReliabilityTest, ThresholdTest
@@ -69,6 +70,7 @@ class Facts:
     reliability: ReliabilityTest | None = None
     set_sizes: Mapping[int, int] = dataclasses.field(default_factory=dict)
     uses: tuple[Use, ...] = ()
+    adaptation: AdaptationRecord | None = None
     leaks: tuple[LeakTest, ...] = ()
 
     @property
@@ -88,6 +90,7 @@ class Facts:
         record = FitRecord(
             title=self.title, head=self.head, features=self.features, reason=self.reason, evidence=self.evidence, seconds=self.times,
             training=training, training_facts=self.training_facts, learning_curve=self.learning_curve, leaks=self.leaks,
+            adaptation=self.adaptation,
             refused=self.refused, findings=self.findings, notes=self.notes, reliability_test=self.reliability,
         )  # fmt: skip
         backbone = {
@@ -170,6 +173,22 @@ def answered(wanted: float, threshold: float, share: float, right: float = 0.97)
     return ThresholdTest(wanted=wanted, threshold=threshold, share=share, right=right, interval=(0.9, 0.99))
 
 
+def adaptation() -> AdaptationRecord:
+    """To some sketches: one of three methods was taken."""
+    rows = (
+        AdaptationTrial(method="none", reverse_accuracy=0.8, reverse_error=0.02, information=0.5, seconds=0.4, reason="less informative"),
+        AdaptationTrial(method="coral", reverse_accuracy=0.9, reverse_error=0.01, information=1.1, seconds=0.1, chosen=True),
+        AdaptationTrial(
+            method="tca", reverse_accuracy=0.5, reverse_error=0.03, information=1.2, seconds=0.2,
+            reason="loses the source: below 76.0 % in reverse",
+        ),
+    )  # fmt: skip
+    return AdaptationRecord(
+        to="sketches", images=90, used=90, apart=0.98, before=(0.95, 0.01), after=(0.94, 0.01), changed=0.4, trials=rows,
+        points=((0.0, 1.0), (5.0, 1.5)), aligned=((0.0, 1.0), (0.5, 1.5)), reason="ridge on all layers", also_tested=1,
+    )  # fmt: skip
+
+
 def rich_report(classes: tuple[str, ...] = ("cats", "dogs"), **changes: Any) -> Facts:
     """A report with everything that can be in one; the first two of the four mistakes of `evaluation` are among the examples."""
     named = [(classes[i], classes[(i + 1) % len(classes)]) for i in range(2)]
@@ -185,6 +204,7 @@ def rich_report(classes: tuple[str, ...] = ("cats", "dogs"), **changes: Any) -> 
         ),
         "set_sizes": {1: 240, 2: 60},
         "uses": (use("photos"),),
+        "adaptation": adaptation(),
         "leaks": (
             LeakTest(label="all test images", accuracy=0.987, interval=(0.966, 0.995), images=300),
             LeakTest(label="those not seen in training", accuracy=0.951, interval=(0.92, 0.97), images=260),

@@ -156,7 +156,7 @@ def test_what_loses_the_source_is_out_and_the_most_informative_are_averaged() ->
         tried("tca", 0.9, 0.98, (0.5, 0.5)), tried("subspace", 0.9, 0.9, (0.9, 0.1)),
     ])  # fmt: skip
     assert [one.row.chosen for one in rows] == [False, False, True, True, False]
-    assert "below 78.0" in rows[1].row.reason
+    assert "below 78.0 %" in rows[1].row.reason
     np.testing.assert_allclose(likely, [[1 / 3, 2 / 3]], atol=1e-3)  # the geometric mean of 1:4 and 1:1
 
 

@@ -222,7 +222,7 @@ def consensus(tried: Sequence[Tried], *, asked: bool = False) -> tuple[list[Trie
         elif one in allowed:
             reason = "less informative"
         else:
-            reason = f"loses the source: below {least:.1%} in reverse"
+            reason = f"loses the source: below {percent(least)} in reverse"
         return Tried(AdaptationTrial(**{**vars(one.row), "chosen": one in chosen, "reason": reason}), one.probabilities)
 
     logs = np.mean([np.log(one.probabilities + 1e-6) for one in chosen], axis=0)

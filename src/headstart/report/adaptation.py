@@ -22,7 +22,7 @@ def adaptation_section(record: AdaptationRecord | None) -> Section:
             f"Images of the two worlds can be told apart in {percent(record.apart)} of all cases, out of sample (50 % is chance).",
         ]
         if record.also_tested:
-            said.append(f"{plural(record.also_tested, 'image')} of them are test images as well; their labels took no part.")
+            said.append(f"Test images among them: {record.also_tested}; their labels took no part.")
         cells: list[tuple[Text, ...]] = []
         for row in record.trials:
             name: Text = (row.method, " ", Span("selected", "tag")) if row.chosen else row.method
