@@ -136,7 +136,7 @@ def prepare(folder: Path) -> None:
 def _prepare_digits(folder: Path, digits: Any) -> None:
     """Handwritten digits: `scans` with the writer in the name; `blurred` and `newer_blurred`, shrunk to 3 x 3, so that mistakes occur.
 
-    `digits`, and `inverted`, others in black on white.
+    `chalk`, in white on black, and `paper`, others in black on white.
     """
     import numpy as np
     from PIL import Image, ImageOps
@@ -155,7 +155,7 @@ def _prepare_digits(folder: Path, digits: Any) -> None:
             target.mkdir(parents=True, exist_ok=True)
             small = picture(index).resize((3, 3), Image.Resampling.BOX)
             small.resize((64, 64), Image.Resampling.BICUBIC).save(target / f"{name}{count:03d}.png")
-            target = folder / ("digits" if count < 60 else "inverted") / name
+            target = folder / ("chalk" if count < 60 else "paper") / name
             target.mkdir(parents=True, exist_ok=True)
             whole = picture(index).resize((64, 64), Image.Resampling.BICUBIC)
             (whole if count < 60 else ImageOps.invert(whole)).save(target / f"{name}{count:03d}.png")
