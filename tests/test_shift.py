@@ -241,7 +241,7 @@ def test_the_pages_lead_with_it() -> None:
 
 
 def test_the_pages_of_one_world_say_nothing() -> None:
-    facts = reports.rich_report()
+    facts = reports.rich_report(adaptation=None)
     for text in (reports.page(facts), reports.model_card(facts)):
         assert "another world" not in text
         assert WITHIN not in text
