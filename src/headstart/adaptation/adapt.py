@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from headstart.adaptation.joint import Floats
+from headstart.adaptation.joint import Floats, Joint
 from headstart.adaptation.self_training import surest
 from headstart.adaptation.trials import NONE, SELF_TRAINING, AdaptationRecord, AdaptationTrial, Tried, Worlds, consensus, plans, try_methods
 from headstart.errors import DataError
@@ -22,8 +22,8 @@ from headstart.heads.linalg import one_thread
 from headstart.maps import ALIGNMENTS
 from headstart.matrix import FeatureMatrix
 from headstart.selection import Candidate, Choice, HeadPipeline
-from headstart.selection.candidates import mean_and_error
 from headstart.selection.choice import unfitted
+from headstart.selection.tried import OutOfSample
 from headstart.text import plural
 
 if TYPE_CHECKING:
@@ -132,13 +132,12 @@ def _unchosen(row: AdaptationTrial) -> AdaptationTrial:
 
 def _accuracy(choice: Choice, targets: EncodedLabels) -> tuple[float, float]:
     assert choice.out_of_sample is not None
-    return mean_and_error((choice.out_of_sample.argmax(axis=1) == targets.codes).astype(np.float64), None)
+    scores = OutOfSample(choice.out_of_sample, targets).scores()
+    return scores["accuracy"], scores["accuracy_error"]
 
 
 def _apart(worlds: Worlds) -> float:
     """The share of correct guesses, out of sample, of which world a row is from; both count the same."""
-    from headstart.adaptation.joint import Joint
-
     source, target = worlds.joint("source").rotated[: len(worlds.source)], worlds.joint("source").target
     size = min(len(source), len(target))
     generator = np.random.default_rng(worlds.seed)
@@ -172,13 +171,7 @@ def _model(
         made.append((float(right[: len(X)].mean() + right[len(X) :].mean()), row, model))
     _, row, model = max(made, key=lambda one: one[0])
     out_of_sample = np.asarray(model.out_of_sample_logits_[: len(X)], dtype=np.float64)
-    accuracy, error = mean_and_error((out_of_sample.argmax(axis=1) == targets.codes).astype(np.float64), None)
-    losses = targets.link.losses(out_of_sample, targets.indicators)
-    loss, loss_error = mean_and_error(losses, targets.weights)
-    scored = replace(
-        row, view=f"{row.view}, adapted", images=len(X), accuracy=accuracy, accuracy_error=error, log_loss=loss, log_loss_error=loss_error,
-        chosen=True,
-    )  # fmt: skip
+    scored = replace(row, view=f"{row.view}, adapted", chosen=True, **OutOfSample(out_of_sample, targets).scores())
     reason = f"{row.head.replace('_', ' ')} on {row.view}, learned from {len(X)} labelled images and {len(rows)} predicted labels"
     evidence = (scored, *(replace(one, chosen=False) for one in choice.evidence))
     return Choice(estimator=model, evidence=evidence, out_of_sample=out_of_sample, reason=f"{reason}.")

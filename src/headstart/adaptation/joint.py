@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headstart.heads.logistic import LogisticProblem, rotate
+from headstart.metrics.link import SOFTMAX
 
 Floats = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int64]
@@ -42,9 +43,7 @@ class Joint:
         indicators = codes[:, None] == np.arange(self.classes)
         problem = LogisticProblem(self.rotated, indicators, sigmoid=False, weights=weights.astype(np.float32))
         problem.solve(self._strength, tolerance=1e-4, steps=60)
-        logits = problem.logits().astype(np.float64)
-        likely = np.exp(logits - logits.max(axis=2, keepdims=True))
-        return np.asarray(likely / likely.sum(axis=2, keepdims=True))
+        return SOFTMAX.probabilities(problem.logits())
 
     def fitted(self, source: Codes, target: Codes, weights: Floats) -> Floats:
         """Probabilities (n + m, k) by a fit on labels of both worlds, each row with its weight (n + m,)."""

@@ -22,6 +22,7 @@ from headstart.adaptation.joint import Codes, Floats, Joint
 from headstart.adaptation.self_training import self_train
 from headstart.maps import ALIGNMENTS, LayerMap
 from headstart.matrix import principal_axes
+from headstart.metrics.link import SOFTMAX
 from headstart.text import enumeration, percent
 
 AXES = 256
@@ -54,7 +55,7 @@ class AdaptationRecord:
         images: how many there were; `used` of them took part.
         apart: the share of images that can be told to be of one world or the other, out of sample; 0.5 is chance.
         before, after: accuracy on the source out of sample, each with its standard error.
-        changed: the share of the target's labels that the adaptation changed.
+        changed: the share of labels of the `used` images that the adaptation changed.
         trials: every method that was tried.
         points, aligned: some images of the source, then as many of the target, in two dimensions, before and after an alignment.
         reason: a sentence.
@@ -84,7 +85,7 @@ class AdaptationRecord:
         if not self.methods:
             return self.reason
         kept = f"on the source {percent(self.before[0])} before and {percent(self.after[0])} after, out of sample"
-        return f"by {enumeration(list(self.methods))}: {percent(self.changed)} of {self.images} images have another label now; {kept}"
+        return f"by {enumeration(list(self.methods))}: {percent(self.changed)} of {self.used} images have another label now; {kept}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,6 +136,7 @@ class Worlds:
 
     def joint(self, alignment: str, *, back: bool = False) -> Joint:
         """The rows after an alignment; of the source to the target, or `back`, of the target to the source."""
+        back = back and alignment not in ("source", "target", "standardised")  # which are the same in both directions
         key = f"{alignment} {back}"
         if key not in self.made:
             source, target = self.each
@@ -226,5 +228,4 @@ def consensus(tried: Sequence[Tried], *, asked: bool = False) -> tuple[list[Trie
         return Tried(AdaptationTrial(**{**vars(one.row), "chosen": one in chosen, "reason": reason}), one.probabilities)
 
     logs = np.mean([np.log(one.probabilities + 1e-6) for one in chosen], axis=0)
-    likely = np.exp(logs - logs.max(axis=1, keepdims=True))
-    return [marked(one) for one in tried], likely / likely.sum(axis=1, keepdims=True)
+    return [marked(one) for one in tried], SOFTMAX.probabilities(logs)

@@ -37,14 +37,18 @@ class Alignment(Estimator):
         """Learn from features of the source (n, D) and of the target (m, D); ValueError where they do not go together."""
         source = self.checked(X, reset=True).astype(np.float64)
         other = source if target is None else self.checked(target).astype(np.float64)
-        self.source_mean_, self.target_mean_ = source.mean(axis=0), other.mean(axis=0)
+        self.source_mean_, self.target_mean_ = self._means(source, other)
         self.offset_: Floats | float = 0.0
         self._align(source - self.source_mean_, other - self.target_mean_)
         return self
 
+    def _means(self, source: Floats, target: Floats) -> tuple[Floats, Floats]:
+        """What is taken off either world before it is aligned: its mean."""
+        return source.mean(axis=0), target.mean(axis=0)
+
     @abstractmethod
     def _align(self, source: Floats, target: Floats) -> None:
-        """Set the matrices, and the offset where it is not 0, from centred features."""
+        """Set the matrices, and the offset where it is not 0, from features without their `_means`."""
 
     def transform(self, X: npt.ArrayLike) -> Features:
         """Map features of the source."""
@@ -169,20 +173,19 @@ class TransferComponents(Alignment):
         self.penalty = penalty
         self.kernel = kernel
 
-    def fit(self, X: npt.ArrayLike, y: object = None, *, target: npt.ArrayLike | None = None) -> Self:
-        """As `Alignment.fit`; the features are not centred by world, which would hide what the two differ in."""
+    def _means(self, source: Floats, target: Floats) -> tuple[Floats, Floats]:
+        """That of both together: centring each world by itself would hide what the two differ in."""
+        mean = np.concatenate([source, target]).mean(axis=0)
+        return mean, mean
+
+    def _align(self, source: Floats, target: Floats) -> None:
         require(whole(1), components=self.components)
         require(number(above=0), penalty=self.penalty)
         require(one_of("linear", "gaussian"), kernel=self.kernel)
-        source = self.checked(X, reset=True).astype(np.float64)
-        other = source if target is None else self.checked(target).astype(np.float64)
-        both = np.concatenate([source, other])
-        self.source_mean_ = self.target_mean_ = both.mean(axis=0)
-        both -= self.source_mean_
+        both = np.concatenate([source, target])
         self.scale_ = float(np.sqrt((both**2).sum(axis=1).mean())) or 1.0
         both /= self.scale_
-        self.offset_ = 0.0
-        signs = np.concatenate([np.full(len(source), 1 / len(source)), np.full(len(other), -1 / len(other))])
+        signs = np.concatenate([np.full(len(source), 1 / len(source)), np.full(len(target), -1 / len(target))])
         if self.kernel == "linear":
             gram, means = both.T @ both, both.T @ signs
             spread, apart = gram @ gram @ gram, gram @ means  # the rows are centred already
@@ -199,10 +202,6 @@ class TransferComponents(Alignment):
         self.source_matrix_ = self.target_matrix_ = matrix / scale
         if self.kernel == "linear":
             self.source_matrix_ = self.target_matrix_ = self.source_matrix_ / self.scale_
-        return self
-
-    def _align(self, source: Floats, target: Floats) -> None:
-        raise NotImplementedError
 
     def _kernel(self, rows: Floats) -> Floats:
         """The Gaussian kernel (n, landmarks) of centred and scaled rows, of the width of their mean squared distance."""
