@@ -48,6 +48,10 @@ class EncodedLabels:
         groups = None if self.groups is None else self.groups[rows]
         return replace(self, indicators=self.indicators[rows], weights=weights, groups=groups)
 
+    def weighted(self, class_weight: ClassWeight) -> EncodedLabels:
+        """The same with weights of the images; see `image_weights`."""
+        return replace(self, weights=image_weights(self, class_weight))
+
     def calibrate(self, scores: npt.ArrayLike, *, shifts: bool = True, bends: bool = False) -> Calibration:
         """The calibration of out-of-sample scores (n, k); see `headstart.heads.calibration.calibrate`."""
         return calibrate(scores, self.indicators, link=self.link, weights=self.weights, shifts=shifts, bends=bends)

@@ -11,7 +11,7 @@ from headstart.backbones.composed import Specification
 from headstart.backbones.handcrafted import NAMES, find_handcrafted
 from headstart.features.prepared import prepare
 from headstart.features.table import FeatureTable, taken
-from headstart.heads.labels import encode, image_weights
+from headstart.heads.labels import encode
 from headstart.progress import Seconds
 from headstart.selection.baseline import Baseline
 from headstart.selection.tried import Advantage, OutOfSample, finite_rows
@@ -39,8 +39,7 @@ def compare(task: Task, learned: Learned, context: LearningContext, *, seconds: 
     alone = {name: learned.choice.out_of_sample for name in names if name == str(asked) and len(rows) == len(table.train)}
     with seconds.lap("baseline"):
         logits = [alone[name] if name in alone else _out_of_sample(task, table, rows, name, context) for name in names]
-    targets = encode(table.targets[rows])
-    targets = replace(targets, weights=image_weights(targets, context.settings.class_weight))
+    targets = encode(table.targets[rows]).weighted(context.settings.class_weight)
     known = finite_rows(logits)
     handcrafted, pretrained = (OutOfSample.of(some, targets, known) for some in logits)
     advantage = Advantage.of(pretrained, handcrafted)

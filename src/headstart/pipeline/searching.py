@@ -18,7 +18,7 @@ from headstart.data import Dataset
 from headstart.errors import HeadstartError, ParameterError
 from headstart.features.prepared import Prepared, prepare
 from headstart.features.table import FeatureTable, taken
-from headstart.heads.labels import EncodedLabels, encode, image_weights
+from headstart.heads.labels import EncodedLabels, encode
 from headstart.matrix import FeatureMatrix, allocated
 from headstart.modalities.image import typical_side
 from headstart.pipeline.forecast import Forecast, TooSlowError
@@ -259,8 +259,7 @@ class Searching:
         return advantage, needed(name, self.best) - advantage.evidence
 
     def _targets(self, rows: Rows) -> EncodedLabels:
-        targets = encode(self.table.targets[self.train[rows]])
-        return replace(targets, weights=image_weights(targets, self.context.settings.class_weight))
+        return encode(self.table.targets[self.train[rows]]).weighted(self.context.settings.class_weight)
 
     def _best_on_few(self) -> Learned:
         if self.best not in self.on_few:

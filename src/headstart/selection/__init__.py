@@ -7,14 +7,5 @@ from headstart.selection.learning_curve import LearningCurve, learning_curve
 from headstart.selection.tried import Tried
 
 __all__ = [
-    "HEADS",
-    "Baseline",
-    "Candidate",
-    "Choice",
-    "HeadPipeline",
-    "LearningCurve",
-    "Tried",
-    "choose_head",
-    "learning_curve",
-    "unfitted",
-]
+    "HEADS", "Baseline", "Candidate", "Choice", "HeadPipeline", "LearningCurve", "Tried", "choose_head", "learning_curve", "unfitted",
+]  # fmt: skip

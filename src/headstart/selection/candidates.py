@@ -16,7 +16,7 @@ from headstart.backbones.handcrafted import NAMES as HANDCRAFTED
 from headstart.engine import available_cores
 from headstart.heads import Head
 from headstart.heads.kernel_ridge import REGULARISATIONS, WIDTHS, search_kernel
-from headstart.heads.labels import ClassWeight, EncodedLabels, image_weights, stratified_rows
+from headstart.heads.labels import ClassWeight, EncodedLabels, stratified_rows
 from headstart.heads.linalg import one_thread, squared_distances
 from headstart.maps import LayerMap
 from headstart.matrix import FeatureMatrix
@@ -160,7 +160,7 @@ class TrialData:
         self.rows = stratified_rows(targets, FULL_ROWS, seed=seed)
         self.whole = len(self.rows) == len(X)
         some = targets.take(self.rows)
-        self.targets = replace(some, weights=image_weights(some, class_weight))
+        self.targets = some.weighted(class_weight)
         self._features = layer_map.transform(np.asarray(X) if self.whole else X[self.rows])
         self._positions = dict(zip(every, np.cumsum([0, *(stop - start for _, start, stop in every)]).tolist(), strict=False))
 

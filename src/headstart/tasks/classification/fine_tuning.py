@@ -16,7 +16,7 @@ from headstart.data.split import hold_out
 from headstart.features import BackboneExtractor
 from headstart.features.prepared import Prepared, trained, trained_folder
 from headstart.features.table import FeatureTable, taken
-from headstart.heads.labels import EncodedLabels, class_weights, encode, image_weights
+from headstart.heads.labels import class_weights, encode
 from headstart.matrix import columns_of
 from headstart.selection import Candidate, Choice
 from headstart.selection.mean import MeanHead
@@ -144,7 +144,7 @@ def _shipped(first: Trained, rival: Rival, table: FeatureTable, context: Learnin
     job, targets = first.job, encode(table.targets[table.train])
     probe, extractor = frozen.choice, frozen.prepared.extractor
     found = contenders(
-        rival.held, first.validation if first.learned else None, _weighted(targets.take(job.validation), context),
+        rival.held, first.validation if first.learned else None, targets.take(job.validation).weighted(context.settings.class_weight),
         mean=first.prepared.preprocessing == extractor.preprocessing and job.plan.pooling == "avg",
     )  # fmt: skip
     shipped = found[str(job.processes.agreed(Path(best_of(found).name)))]
@@ -162,10 +162,6 @@ def _shipped(first: Trained, rival: Rival, table: FeatureTable, context: Learnin
     out_of_sample = np.full(targets.indicators.shape, np.nan)
     out_of_sample[job.validation] = shipped.logits
     return replace(choice, estimator=tuned.head, out_of_sample=out_of_sample), tuned, prepared
-
-
-def _weighted(targets: EncodedLabels, context: LearningContext) -> EncodedLabels:
-    return replace(targets, weights=image_weights(targets, context.settings.class_weight))
 
 
 def _with_probe(tuned: FineTuned, probe: Choice, frozen: Backbone, *, temperature: float, folder: Path) -> FineTuned:
