@@ -390,3 +390,25 @@ def test_the_sheet_shows_training_images_only(tmp_path: Path, pictures: Path, mo
     assert len(images) == 6
     assert set(images) <= {image for image, part in zip(dataset.images, parts, strict=True) if part == "train"}
     assert (more["preprocessing"].size, more["preprocessing"].fit, more["seed"]) == (64, "squash", 3)
+
+
+@pytest.mark.torch
+def test_nothing_is_trained_where_the_probe_can_not_be_beaten(
+    pictures: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    pytest.importorskip("timm", reason="needs headstart[torch]")
+    monkeypatch.setattr("headstart.tasks.classification.shipping.ENOUGH", 10)
+    plan = replace(PLAN, ship="auto", image_size=None)
+    fit(pictures, out=tmp_path / "probe", settings=replace(SETTINGS, cache=cache, fine_tuning=None), listener=Listener())
+    fit(pictures, out=tmp_path / "run", settings=replace(SETTINGS, cache=cache, fine_tuning=plan), listener=Listener())
+    training = load(tmp_path / "run").record.training
+    assert training is not None
+    assert (training.shipped, training.trained) == ("probe", ("stage7", "last"))
+    assert not training.history.epochs
+    assert re.fullmatch(
+        r"Nothing was trained: the head on the frozen backbone is wrong about (none|1|2) of 12 validation images\. "
+        r"The head on the frozen backbone is kept\.",
+        training.history.stopped,
+    )
+    first, second = (load(tmp_path / name, engine="onnxruntime").test_evaluation() for name in ("probe", "run"))
+    assert first.scores == second.scores

@@ -77,14 +77,7 @@ class Preparation:
         """Prepare all of it. Raises ParameterError where the plan does not suit the backbone or the labels."""
         job, plan = self.job, self.plan
         job.listener.stage("Preparing the network")
-        record = self._record()
-        whole: PooledStages = torch_network(
-            dataclasses.replace(self.start.backbone, record=record), weights=self.start.weights, announce=job.listener.say
-        )
-        whole.flat, whole.every = plan.pooling == "flatten", plan.every_stage
-        whole.eval()
-        stages = stages_of(whole, side=self.preprocessing.size)
-        trained = trained_stages(plan, [stage.name for stage in stages], [stage.flops for stage in stages])
+        whole, stages, trained = self.network()
         frozen = frozen_digest(whole.model, [stage for stage in stages if stage.name in trained], batchnorm=plan.batchnorm)
         tail, inputs, sample = self._cut(whole, stages, trained)
         teacher = copy.deepcopy(tail) if plan.retain == "distill" and tail is not None else None
@@ -96,9 +89,18 @@ class Preparation:
         network.to(memory_format=torch.channels_last)
         return Prepared(
             network=network, inputs=inputs, stages=stages, augmentation=self.augmentation, device=self.device,
-            penalty=self._penalty(network, teacher), whole=whole, record=record, preprocessing=self.preprocessing, trained=trained,
+            penalty=self._penalty(network, teacher), whole=whole, record=self._record(), preprocessing=self.preprocessing, trained=trained,
             frozen=frozen, fitted_head=fitted, facts=tuple(self.facts),
         )  # fmt: skip
+
+    def network(self) -> tuple[PooledStages, tuple[Stage, ...], tuple[str, ...]]:
+        """The whole backbone with its weights, its stages, and the names of those that are to be trained."""
+        backbone, plan = dataclasses.replace(self.start.backbone, record=self._record()), self.plan
+        whole: PooledStages = torch_network(backbone, weights=self.start.weights, announce=self.job.listener.say)
+        whole.flat, whole.every = plan.pooling == "flatten", plan.every_stage
+        whole.eval()
+        stages = stages_of(whole, side=self.preprocessing.size)
+        return whole, stages, trained_stages(plan, [stage.name for stage in stages], [stage.flops for stage in stages])
 
     def _record(self) -> BackboneRecord:
         """The backbone's record with the image size and colours of the plan."""

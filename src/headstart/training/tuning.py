@@ -34,6 +34,9 @@ from headstart.training.preparation import Preparation, Prepared, memory_errors
 from headstart.training.schedule import Schedule, phases, rates
 
 
+_PROBE_KEPT = "The head on the frozen backbone is kept."
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FineTuned:
     """The result of a training: again a backbone and a head."""
@@ -87,8 +90,7 @@ class Trained:
 
     def given_up(self, backbone: Backbone, preprocessing: Preprocessing, head: Any) -> FineTuned:
         """What came of it where the frozen backbone and the head on it are shipped."""
-        stopped = f"{self.history.stopped} The head on the frozen backbone is kept."
-        history = dataclasses.replace(self.history, best=None, stopped=stopped)
+        history = dataclasses.replace(self.history, best=None, stopped=f"{self.history.stopped} {_PROBE_KEPT}")
         return FineTuned(
             backbone=backbone, preprocessing=preprocessing, head=head, predictions=None, stages=self.prepared.stages,
             trained=self.prepared.trained, history=history, facts=self.prepared.facts, shipped="probe",
@@ -160,11 +162,14 @@ def train(job: TrainingJob, start: Pretrained, *, prepared: Prepared | None = No
     return Trained(job, start, prepared, history, training.validation.predictions)
 
 
-def not_trained(job: TrainingJob, start: Pretrained, *, reason: str) -> Trained:
-    """What there is to say of a training that was not begun, for a reason."""
-    assert job.checkpoints is not None
-    prepared = Preparation(job, start, folder=job.checkpoints.activations).run()
-    return Trained(job, start, prepared, History(stopped=reason), None)
+def not_trained(job: TrainingJob, start: Pretrained, head: Any, *, reason: str) -> FineTuned:
+    """What there is to say of a training that was not begun, for a reason; the head on the frozen backbone is kept."""
+    preparation = Preparation(job, start, folder=Path())
+    _, stages, trained = preparation.network()
+    return FineTuned(
+        backbone=start.backbone, preprocessing=start.preprocessing, head=head, predictions=None, stages=stages, trained=trained,
+        history=History(stopped=f"{reason} {_PROBE_KEPT}"), facts=(), shipped="probe",
+    )  # fmt: skip
 
 
 def fine_tune(job: TrainingJob, start: Pretrained, *, cache: Path) -> FineTuned:

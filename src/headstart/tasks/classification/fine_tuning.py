@@ -111,9 +111,9 @@ def _left_alone(job: TrainingJob, reason: str, table: FeatureTable, context: Lea
 
     job.listener.say(f"Nothing was trained: {reason}.")
     probe, extractor = frozen.choice, frozen.prepared.extractor
-    tuned = not_trained(job, pretrained(table, context, job), reason=f"Nothing was trained: {reason}.")
+    tuned = not_trained(job, pretrained(table, context, job), probe.estimator, reason=f"Nothing was trained: {reason}.")
     choice = replace(probe, reason=f"the training was asked for, and not begun: {reason}")
-    return choice, tuned.given_up(extractor.backbone, extractor.preprocessing, probe.estimator), frozen.prepared
+    return choice, replace(tuned, backbone=extractor.backbone, preprocessing=extractor.preprocessing), frozen.prepared
 
 
 def _rival(job: TrainingJob, context: LearningContext, probe: Learned) -> Rival:

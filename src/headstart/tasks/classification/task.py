@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from headstart.tasks.classification.evaluation import ClassEvaluation
     from headstart.tasks.task import Evaluation
     from headstart.training.learning_rates import LearningRates
-from headstart.training.pace import Pace
+    from headstart.training.pace import Pace
 
 
 class Classification(Task):
