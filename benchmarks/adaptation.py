@@ -25,7 +25,7 @@ import numpy.typing as npt
 from PIL import Image, ImageFilter, ImageOps
 
 from headstart import FitSettings
-from headstart.adaptation import METHODS, adapt
+from headstart.adaptation import METHODS, Source, adapt
 from headstart.adaptation.trials import Worlds, try_methods
 from headstart.features.prepared import ExtractorSettings, Prepared, prepare
 from headstart.heads.labels import encode
@@ -130,7 +130,8 @@ def main() -> None:
             source, known = features[drawn], labels[drawn]
             choice = choose_head(source, known, layers=layers)
             began = time.perf_counter()
-            found = adapt(source, encode(known), target, choice=choice, layers=layers, method=options.method, seed=draw)
+            world = Source(features=source, targets=encode(known), choice=choice, layers=layers, seed=draw)
+            found = adapt(world, target, method=options.method)
             took = time.perf_counter() - began
             before, after = (float((one.estimator.predict(target) == truth).mean()) for one in (choice, found.choice))
             rows.append((before, after, found.record.before[0], found.record.after[0], took))

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from headstart import fit
-from headstart.adaptation import METHODS, adapt
+from headstart.adaptation import METHODS, Adapted, Source, adapt
 from headstart.adaptation.self_training import brought_to, spreading_over, surest
-from headstart.adaptation.trials import AdaptationTrial, Tried, Worlds, consensus, information
+from headstart.adaptation.trials import AdaptationTrial, TriedMethod, Worlds, consensus, information
 from headstart.backbones import Layer
 from headstart.errors import DataError, ParameterError
-from headstart.heads.labels import encode
-from headstart.selection import choose_head
+from headstart.heads.labels import EncodedLabels, encode
+from headstart.selection import Choice, choose_head
 from headstart.settings import FitSettings
 from headstart.settings.fit import ADAPTATIONS
 
@@ -37,6 +37,13 @@ def elsewhere(features: np.ndarray) -> np.ndarray:
     return (features * generator.uniform(0.2, 2.5, 24) + generator.normal(size=24) * 6).astype(np.float32)
 
 
+def adapted(
+    features: np.ndarray, targets: EncodedLabels, others: np.ndarray, *, choice: Choice, method: str = "auto", seed: int = 0
+) -> Adapted:
+    """What comes of adapting a model of features and labels to others."""
+    return adapt(Source(features=features, targets=targets, choice=choice, layers=LAYERS, seed=seed), others, method=method)
+
+
 def test_the_settings_name_all_methods() -> None:
     assert ADAPTATIONS == METHODS
 
@@ -47,9 +54,10 @@ def test_a_world_of_other_scales_is_adapted_to(method: str) -> None:
     others, truth = drawn(120, 1)
     others = elsewhere(others)
     choice = choose_head(features, labels, layers=LAYERS)
-    found = adapt(features, encode(labels), others, choice=choice, layers=LAYERS, method=method)
+    found = adapted(features, encode(labels), others, choice=choice, method=method)
     before, after = ((one.estimator.predict(others) == truth).mean() for one in (choice, found.choice))
     assert before < 0.8
+    assert found.record.apart is not None
     assert found.record.apart > 0.95
     if method == "none":
         assert found.choice is choice
@@ -68,7 +76,8 @@ def test_where_nothing_has_changed_nothing_is_changed() -> None:
     others, _ = drawn(120, 1)
     choice = choose_head(features, labels, layers=LAYERS)
     for seed in range(3):
-        found = adapt(features, encode(labels), others, choice=choice, layers=LAYERS, seed=seed)
+        found = adapted(features, encode(labels), others, choice=choice, seed=seed)
+        assert found.record.apart is not None
         assert 0.35 < found.record.apart < 0.6
         assert found.choice is choice
         assert "cannot be told from the training images" in found.record.reason
@@ -80,7 +89,7 @@ def test_a_world_without_the_classes_is_left_alone() -> None:
     features, labels = drawn(160, 0)
     noise = np.random.default_rng(5).normal(size=(100, 24)).astype(np.float32) * 30
     choice = choose_head(features, labels, layers=LAYERS)
-    found = adapt(features, encode(labels), noise, choice=choice, layers=LAYERS)
+    found = adapted(features, encode(labels), noise, choice=choice)
     assert found.record.after[0] >= found.record.before[0] - 0.02
 
 
@@ -90,7 +99,7 @@ def test_classes_may_be_rarer_in_the_other_world() -> None:
     kept = np.flatnonzero((truth > 1) | (np.arange(400) % 10 < 2))  # the first two at a fifth
     others, truth = elsewhere(others[kept]), truth[kept]
     choice = choose_head(features, labels, layers=LAYERS)
-    found = adapt(features, encode(labels), others, choice=choice, layers=LAYERS)
+    found = adapted(features, encode(labels), others, choice=choice)
     assert (found.choice.estimator.predict(others) == truth).mean() > 0.9
 
 
@@ -99,7 +108,7 @@ def test_groups_stay_together_and_labels_may_be_text() -> None:
     names = np.array(["ash", "elm", "oak", "yew"])[labels]
     targets = replace(encode(names), groups=np.arange(160) // 4)
     choice = choose_head(features, names, layers=LAYERS, groups=np.arange(160) // 4)
-    found = adapt(features, targets, elsewhere(drawn(120, 1)[0]), choice=choice, layers=LAYERS)
+    found = adapted(features, targets, elsewhere(drawn(120, 1)[0]), choice=choice)
     assert set(found.choice.estimator.predict(features)) == set(names)
 
 
@@ -107,7 +116,7 @@ def test_too_few_images_are_refused() -> None:
     features, labels = drawn(160, 0)
     choice = choose_head(features, labels, layers=LAYERS)
     with pytest.raises(DataError, match="Only 19 images to adapt to; at least 20"):
-        adapt(features, encode(labels), features[:19], choice=choice, layers=LAYERS)
+        adapted(features, encode(labels), features[:19], choice=choice)
 
 
 def test_probabilities_are_brought_to_a_prior() -> None:
@@ -145,9 +154,9 @@ def test_true_classes_are_informative_and_noise_is_not() -> None:
     assert information(joint, np.zeros(120, dtype=np.int64), seed=0) == 0
 
 
-def tried(method: str, reverse: float, informative: float, probabilities: tuple[float, float]) -> Tried:
+def tried(method: str, reverse: float, informative: float, probabilities: tuple[float, float]) -> TriedMethod:
     row = AdaptationTrial(method=method, reverse_accuracy=reverse, reverse_error=0.01, information=informative, seconds=0)
-    return Tried(row, np.array([probabilities]))
+    return TriedMethod(row, np.array([probabilities]))
 
 
 def test_what_loses_the_source_is_out_and_the_most_informative_are_averaged() -> None:

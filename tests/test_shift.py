@@ -195,6 +195,7 @@ def test_two_halves_of_one_world_cannot_be_told_apart() -> None:
     areas = [one.auc for one in found if one is not None]
     assert np.mean(areas) == pytest.approx(0.5, abs=0.03)
     assert np.mean([one is not None and one.interval[0] <= 0.5 <= one.interval[1] for one in found]) > 0.85
+    assert not any(one is not None and one.shown for one in found)
 
 
 def test_two_worlds_can_be_told_apart_and_the_farther_the_better() -> None:
@@ -202,16 +203,18 @@ def test_two_worlds_can_be_told_apart_and_the_farther_the_better() -> None:
     areas = [one.auc for one in apart if one is not None]
     assert areas == sorted(areas)
     assert areas[-1] > 0.999
+    assert [one is not None and one.shown for one in apart] == [False, True, True, True]
     assert apart[-1] is not None
     assert apart[-1].images == 600
     assert apart[-1].sentence().endswith("(95 % interval 1.00 to 1.00; 0.5: no difference, 1: no overlap).")
 
 
 def test_of_few_images_and_of_one_colour() -> None:
-    assert separation(world(24, seed=0), world(100, seed=1)) is None
+    assert separation(world(19, seed=0), world(100, seed=1)) is None
     still = separation(np.ones((30, 4)), np.ones((30, 4)))
     assert still is not None
     assert still.auc == 0.5
+    assert not still.shown
 
 
 def test_the_area_is_that_of_the_scores_and_its_error_that_of_many_draws() -> None:

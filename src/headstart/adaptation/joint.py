@@ -55,12 +55,6 @@ class Joint:
         weights[: self.size] = 1
         return self.fitted(source, np.zeros(self.rows - self.size, dtype=np.int64), weights)[self.size :]
 
-    def of_target(self, target: Codes) -> Floats:
-        """Probabilities of the source (n, k) by a fit on labels of the target."""
-        weights = np.zeros(self.rows)
-        weights[self.size :] = 1
-        return self.fitted(np.zeros(self.size, dtype=np.int64), target, weights)[: self.size]
-
     def out_of_sample(self, target: Codes, *, seed: int) -> Floats:
         """Probabilities of the target (m, k), each row by a fit on labels of the target without a fold that it is in."""
         fold = np.random.default_rng(seed).permutation(len(target)) % _FOLDS

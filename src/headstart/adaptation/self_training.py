@@ -14,15 +14,15 @@ _LEAST = 0.05
 _NEIGHBOURS, _SPREAD, _REACH = 10, 0.1, 0.9
 
 
-def self_train(joint: Joint, source: Codes, *, prior: Floats, spread: bool) -> Floats:
-    """Probabilities of the target (m, k) after some rounds; with `spread` they are spread over near rows before each.
+def self_train(joint: Joint, source: Codes, first: Floats, *, prior: Floats, spread: bool) -> Floats:
+    """Probabilities of the target (m, k) after some rounds from the `first`; with `spread` they are spread over near rows before each.
 
     In every round the predictions are brought to the class frequencies `prior` (k,), and of each class the surest take part. Sources: Zou
     et al., Unsupervised domain adaptation for semantic segmentation via class-balanced self-training, ECCV 2018 (the rounds); Zhou et al.,
     Learning with local and global consistency, NIPS 2003 (the spreading).
     """
     near = spreading_over(joint.target) if spread else None
-    found = joint.of_source(source)
+    found = first
     for step in range(ROUNDS):
         likely = brought_to(found if near is None else spread_over(near, found), prior)
         part = surest(likely, _FIRST + _STEP * step)

@@ -14,10 +14,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from headstart.adaptation.dann import trained_adversarially
 from headstart.adaptation.joint import Codes, Floats, Joint
 from headstart.adaptation.self_training import self_train
 from headstart.maps import ALIGNMENTS, LayerMap
@@ -28,7 +30,7 @@ from headstart.text import enumeration, percent
 AXES = 256
 """Principal axes of both worlds together that alignments see."""
 
-NONE, SELF_TRAINING, SPREAD = "none", "self-training", "spread"
+NONE, SELF_TRAINING, SPREAD, DANN = "none", "self-training", "spread", "dann"
 _STARTS = ("standardised", "coral", "subspace", "ot")  # the alignments from which self-training starts
 _CLOSE = 0.03  # of the best information; labels as informative as that are averaged
 
@@ -53,7 +55,8 @@ class AdaptationRecord:
     Attributes:
         to: the images that were adapted to, as they were named.
         images: how many there were; `used` of them took part.
-        apart: the share of images that can be told to be of one world or the other, out of sample; 0.5 is chance.
+        apart: how well the two worlds can be told apart, area under the ROC curve, out of sample (`headstart.reliability.separation`);
+            None where that has too few images.
         before, after: accuracy on the source out of sample, each with its standard error.
         changed: the share of labels of the `used` images that the adaptation changed.
         trials: every method that was tried.
@@ -65,7 +68,7 @@ class AdaptationRecord:
     to: str = ""
     images: int
     used: int
-    apart: float
+    apart: float | None
     before: tuple[float, float]
     after: tuple[float, float]
     changed: float = 0.0
@@ -89,7 +92,7 @@ class AdaptationRecord:
 
 
 @dataclass(frozen=True, eq=False)
-class Tried:
+class TriedMethod:
     """A trial with the probabilities of the target (m, k) that it is about."""
 
     row: AdaptationTrial
@@ -153,47 +156,50 @@ class Worlds:
         return self.made[key]
 
 
-def try_methods(worlds: Worlds, methods: Sequence[str], *, step: Callable[[], None] = lambda: None) -> list[Tried]:
+def try_methods(worlds: Worlds, methods: Sequence[str], *, step: Callable[[], None] = lambda: None) -> list[TriedMethod]:
     """Try no adaptation, and each of the methods, in that order: names of `plans`."""
     known, tried = plans(), []
     for name in (NONE, *methods):
-        tried.append(_tried(worlds, name, *known[name]))
+        tried.append(_tried(worlds, name, known[name]))
         step()
     return tried
 
 
-def plans() -> dict[str, tuple[str, str]]:
-    """The methods: from which alignment they start, and what follows: nothing, self-training, or that with spreading."""
-    found = {NONE: ("source", "")} | {name: (name, "") for name in ALIGNMENTS}
-    for name in _STARTS:
+class Plan(NamedTuple):
+    """A method: from which alignment it starts, whether a network is trained adversarially on it, and self-training after that."""
+
+    alignment: str
+    adversarial: bool = False
+    then: str = ""  # nothing, `SELF_TRAINING`, or `SPREAD`, which is that with spreading
+
+    def predicted(self, joint: Joint, source: Codes, *, prior: Floats, seed: int) -> Floats:
+        """What it predicts for the target (m, k) of aligned rows, from labels of the source."""
+        found = trained_adversarially(joint, source, seed=seed) if self.adversarial else joint.of_source(source)
+        return self_train(joint, source, found, prior=prior, spread=self.then == SPREAD) if self.then else found
+
+
+def plans() -> dict[str, Plan]:
+    """The methods by name."""
+    found = {NONE: Plan("source")} | {name: Plan(name) for name in ALIGNMENTS} | {DANN: Plan("standardised", adversarial=True)}
+    for name in (*_STARTS, DANN):
         start = "" if name == "standardised" else f"{name} + "
-        found[f"{start}{SELF_TRAINING}"] = (name, SELF_TRAINING)
-        found[f"{start}{SELF_TRAINING} over neighbours"] = (name, SPREAD)
+        for then, title in ((SELF_TRAINING, SELF_TRAINING), (SPREAD, f"{SELF_TRAINING} over neighbours")):
+            found[f"{start}{title}"] = found[name]._replace(then=then)
     return found
 
 
-def _tried(worlds: Worlds, name: str, alignment: str, then: str) -> Tried:
+def _tried(worlds: Worlds, name: str, plan: Plan) -> TriedMethod:
     began = time.perf_counter()
-    found = _predicted(worlds.joint(alignment), worlds.codes, then, worlds.prior)
+    found = plan.predicted(worlds.joint(plan.alignment), worlds.codes, prior=worlds.prior, seed=worlds.seed)
     codes = found.argmax(axis=1)
-    back = "target" if alignment == "source" else alignment
+    back = worlds.joint("target" if plan.alignment == "source" else plan.alignment, back=True).turned()
     prior = np.maximum(np.bincount(codes, minlength=worlds.classes) / len(codes), 1e-3)
-    reverse = _reversed(worlds.joint(back, back=True), codes, then, prior)
-    right = reverse.argmax(axis=1) == worlds.codes
+    right = plan.predicted(back, codes, prior=prior, seed=worlds.seed).argmax(axis=1) == worlds.codes
     row = AdaptationTrial(
         method=name, reverse_accuracy=float(right.mean()), reverse_error=float(right.std() / np.sqrt(len(right))),
         information=information(worlds.joint("standardised"), codes, seed=worlds.seed), seconds=time.perf_counter() - began,
     )  # fmt: skip
-    return Tried(row, found)
-
-
-def _predicted(joint: Joint, source: Codes, then: str, prior: Floats) -> Floats:
-    return self_train(joint, source, prior=prior, spread=then == SPREAD) if then else joint.of_source(source)
-
-
-def _reversed(joint: Joint, target: Codes, then: str, prior: Floats) -> Floats:
-    """What the same method, from the target to the source, predicts for the source (n, k)."""
-    return self_train(joint.turned(), target, prior=prior, spread=then == SPREAD) if then else joint.of_target(target)
+    return TriedMethod(row, found)
 
 
 def information(joint: Joint, codes: Codes, *, seed: int) -> float:
@@ -206,7 +212,7 @@ def information(joint: Joint, codes: Codes, *, seed: int) -> float:
     return entropy + float(np.log(np.maximum(found, 1e-3)).mean())
 
 
-def consensus(tried: Sequence[Tried], *, asked: bool = False) -> tuple[list[Tried], Floats]:
+def consensus(tried: Sequence[TriedMethod], *, asked: bool = False) -> tuple[list[TriedMethod], Floats]:
     """The trials with those chosen marked and the reason of every other; and the mean probabilities (m, k) of the chosen ones.
 
     The first is no adaptation. It is chosen, alone, where no other is more informative and not worse in reverse. With `asked`, the most
@@ -218,14 +224,14 @@ def consensus(tried: Sequence[Tried], *, asked: bool = False) -> tuple[list[Trie
     best = max(one.row.information for one in allowed[asked:])
     chosen = [one for one in allowed[1:] if one.row.information >= (1 - _CLOSE) * best] if asked or none.information < best else tried[:1]
 
-    def marked(one: Tried) -> Tried:
+    def marked(one: TriedMethod) -> TriedMethod:
         if one in chosen:
             reason = ""
         elif one in allowed:
             reason = "less informative"
         else:
             reason = f"loses the source: below {percent(least)} in reverse"
-        return Tried(AdaptationTrial(**{**vars(one.row), "chosen": one in chosen, "reason": reason}), one.probabilities)
+        return TriedMethod(AdaptationTrial(**{**vars(one.row), "chosen": one in chosen, "reason": reason}), one.probabilities)
 
     logs = np.mean([np.log(one.probabilities + 1e-6) for one in chosen], axis=0)
     return [marked(one) for one in tried], SOFTMAX.probabilities(logs)

@@ -17,10 +17,12 @@ def adaptation_section(record: AdaptationRecord | None) -> Section:
     """What adapting to unlabelled images of another world was tried, scored without their labels, and what came of it."""
     blocks: tuple[Block, ...] = ()
     if record is not None:
-        said = [
-            f"To {record.to}, {plural(record.images, 'unlabelled image')}: {record.sentence()}".rstrip(".") + ".",
-            f"Images of the two worlds can be told apart in {percent(record.apart)} of all cases, out of sample (50 % is chance).",
-        ]
+        said = [f"To {record.to}, {plural(record.images, 'unlabelled image')}: {record.sentence()}".rstrip(".") + "."]
+        if record.apart is not None:
+            said.append(
+                f"A linear classifier tells the two worlds apart with a ROC-AUC of {record.apart:.2f}, out of sample (0.5: no difference, "
+                "1: no overlap)."
+            )
         if record.also_tested:
             said.append(f"Test images among them: {record.also_tested}; their labels took no part.")
         cells: list[tuple[Text, ...]] = []

@@ -26,7 +26,8 @@ class Collected:
 
     def __init__(self, run: Run, *, neighbours: int = 1, every: int = 0) -> None:
         self._run, self._neighbours, self._every = run, neighbours, every
-        self._sample: list[npt.NDArray[np.float16]] = []
+        self._sample: list[npt.NDArray[np.float32]] = []
+        self._sampled: list[int] = []
         self._rows: list[Outputs] = []  # without the features
         self._kept: list[int] = []
         self._digests: list[bytes] = []
@@ -43,8 +44,9 @@ class Collected:
         self._kept.append(index)
         self._digests.append(digest)
         self._features.append(outputs[-1])
-        if self._every and (last := self._run.manifest.backbone.last) is not None and index % self._every == 0:
-            self._sample.append(outputs[-1][last.start : last.stop].astype(np.float16))
+        if self._every and index % self._every == 0:
+            self._sample.append(outputs[-1].astype(np.float32))
+            self._sampled.append(len(self._kept) - 1)
         if len(self._features) == _AT_ONCE:
             self._judge()
 
@@ -61,6 +63,7 @@ class Collected:
             outputs=columns, kept=np.asarray(self._kept, dtype=np.int64), digests=tuple(self._digests),
             refused=tuple(self._refused.values()), refused_at=tuple(self._refused),
             judgement=None if self._run.reliability is None else judgement, sample=np.stack(self._sample) if self._sample else None,
+            sampled=np.asarray(self._sampled, dtype=np.int64) if self._sample else None,
         )  # fmt: skip
         return self._run.task.predictions(predictions, self._run.manifest.state)
 

@@ -26,7 +26,7 @@ from headstart.settings.field import (
 )
 from headstart.settings.fine_tuning import FineTuning
 
-ADAPTATIONS = ("auto", "none", "standardised", "coral", "subspace", "ot", "tca", "self-training")
+ADAPTATIONS = ("auto", "none", "standardised", "coral", "subspace", "ot", "tca", "self-training", "dann")
 Cache = str | Path | Literal["auto"] | None
 _COLUMNS = ("path", "label", "split", "group")
 

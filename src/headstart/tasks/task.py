@@ -24,7 +24,7 @@ from headstart.sections import Card, Headline, Matrix, Section, TaskReport
 from headstart.text import number, plural
 
 if TYPE_CHECKING:
-    from headstart.adaptation import AdaptationRecord
+    from headstart.adaptation import AdaptationGain, AdaptationRecord
     from headstart.audit import Finding
     from headstart.features.prepared import Prepared
     from headstart.features.table import FeatureTable
@@ -86,7 +86,7 @@ class Predictions:
         refused: an error for each input left out, in order; `refused_at` has their positions.
         digests: the SHA-256 of each row's input, as `image_digest` has it.
         judgement: prediction sets, novelty and nearest training inputs; None for runs that did not learn them.
-        sample: float16 (m, d): features of the last layer, of rows at even distances; None where they were not asked for.
+        sample: float32 (m, D): features of rows at even distances, int64 `sampled` (m,); None where they were not asked for.
     """
 
     outputs: Mapping[str, npt.NDArray[Any]]
@@ -95,7 +95,8 @@ class Predictions:
     refused_at: tuple[int, ...] = ()
     digests: tuple[bytes, ...] = ()
     judgement: Judgement | None = None
-    sample: npt.NDArray[np.float16] | None = None
+    sample: npt.NDArray[np.float32] | None = None
+    sampled: npt.NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.kept)
@@ -235,6 +236,16 @@ class Task(ABC):
     def adapt(self, learned: Learned, features: FeatureMatrix, context: LearningContext) -> Learned:
         """Adapt what was learned to unlabelled inputs of another world, by their features (m, D); a task that cannot refuses."""
         raise ParameterError(f"The task {self.name} cannot be adapted to unlabelled images: leave out --adapt-to.")
+
+    def adaptation_gain(
+        self, run: Any, known: npt.NDArray[np.float32], predictions: Predictions, evaluation: Evaluation, *,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> AdaptationGain | None:  # fmt: skip
+        """What adapting the model of an opened `Run` to the sampled inputs of the predictions would bring, without their targets.
+
+        `known` are the features (n, D) of its training inputs. None where the task, or this model, cannot be adapted, or there are too few.
+        """
+        return None
 
     @abstractmethod
     def outputs(self, state: State) -> tuple[Output, ...]:

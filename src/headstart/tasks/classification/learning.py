@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
 
 from headstart.backbones import find, timm_models
 from headstart.backbones.composed import Specification
@@ -12,19 +17,25 @@ from headstart.backbones.summary import stage_table
 from headstart.data import Dataset
 from headstart.errors import ParameterError
 from headstart.features.table import FeatureTable, taken
-from headstart.heads.labels import encode
+from headstart.heads import HEADS
+from headstart.heads.labels import encode, stratified_rows
 from headstart.matrix import FeatureMatrix
 from headstart.progress import Seconds
-from headstart.selection import Choice, choose_head
+from headstart.selection import Choice, choose_head, unfitted
 from headstart.settings import GRADUAL, FitSettings
+from headstart.tasks.classification.evaluation import ClassEvaluation
 from headstart.tasks.classification.fine_tuning import job_of, learn_further, pretrained
-from headstart.tasks.task import Learned, LearningContext
+from headstart.tasks.task import Evaluation, Learned, LearningContext, Predictions
 from headstart.training.history import require_tensorboard
 from headstart.training.job import Processes, Resumable
 from headstart.training.learning_rates import LearningRates, find_lr
 from headstart.training.pace import Pace, measure
 from headstart.training.schedule import trained_stages
 
+if TYPE_CHECKING:
+    from headstart.adaptation import AdaptationGain
+
+_KNOWN = 1000  # training images that are adapted from, to see what it would bring
 _TIMED = 24  # images on which the speed of the frozen network is measured
 
 
@@ -71,15 +82,47 @@ def _choose(table: FeatureTable, context: LearningContext) -> Choice:
 
 def adapt(learned: Learned, features: FeatureMatrix, context: LearningContext) -> Learned:
     """Adapt the head to unlabelled images of another world, by their features (m, D) by the backbone of what was learned."""
+    from headstart.adaptation import Source
     from headstart.adaptation import adapt as adapted
 
     table, settings = learned.table, context.settings
     targets = replace(encode(table.targets[table.train]), groups=table.groups_among(table.train))
-    found = adapted(
-        table.features(table.train), targets, features, choice=learned.choice, layers=table.layers, method=settings.adapt,
-        class_weight=settings.class_weight, seed=settings.seed, progress=context.listener.progress,
+    source = Source(
+        features=table.features(table.train), targets=targets, choice=learned.choice, layers=table.layers,
+        class_weight=settings.class_weight, seed=settings.seed,
     )  # fmt: skip
+    found = adapted(source, features, method=settings.adapt, progress=context.listener.progress)
     return replace(learned, choice=found.choice, adaptation=found.record)
+
+
+def adaptation_gain(
+    run: Any, known: npt.NDArray[np.float32], predictions: Predictions, evaluation: Evaluation, *,
+    progress: Callable[[int, int], None] | None = None,
+) -> AdaptationGain | None:  # fmt: skip
+    """Fit the head of a run again, to some of its training features `known` (n, D), adapt it to the sampled images, and test on these.
+
+    The labels of these take no part before the test. None for a head that was trained, and for images with several labels.
+    """
+    from headstart.adaptation import FEWEST, AdaptationGain, Source
+    from headstart.adaptation import adapt as adapted
+
+    values, sampled = predictions.sample, predictions.sampled
+    winner = next((row for row in run.record.evidence if row.chosen), None)
+    codes = run.reference.get("targets")
+    if not isinstance(evaluation, ClassEvaluation) or codes is None or codes.ndim != 1 or len(codes) != len(known):
+        return None
+    if values is None or sampled is None or winner is None or winner.head not in HEADS or len(values) < FEWEST:
+        return None
+    settings = run.manifest.provenance.get("settings", {})
+    rows = stratified_rows(encode(codes), _KNOWN, seed=0)
+    targets, layers, weight = encode(codes[rows]), run.manifest.backbone.layers, settings.get("class_weight")
+    model = unfitted(winner, layers=layers, class_weight=weight).fit(known[rows], codes[rows])
+    choice = Choice(estimator=model, evidence=run.record.evidence, out_of_sample=model.out_of_sample_logits_, reason="")
+    source = Source(features=known[rows], targets=targets, choice=choice, layers=layers, class_weight=weight)
+    found = adapted(source, values, progress=progress)
+    before, truth = evaluation.correct_rows[sampled], evaluation.outcome.targets[sampled]
+    after = found.choice.estimator.predict(values) == truth if found.record.methods else before
+    return AdaptationGain.of(before, after, known=len(rows), record=found.record)
 
 
 def find_learning_rate(table: FeatureTable, context: LearningContext, *, low: float, high: float, steps: int) -> LearningRates:

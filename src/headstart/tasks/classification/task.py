@@ -21,6 +21,7 @@ from headstart.tasks.task import Judged, Judgement, Learned, LearningContext, Ne
 from headstart.text import printable
 
 if TYPE_CHECKING:
+    from headstart.adaptation import AdaptationGain
     from headstart.data import Targets
     from headstart.features.table import FeatureTable
     from headstart.reliability import Reliability, ReliabilityTest
@@ -83,6 +84,14 @@ class Classification(Task):
         from headstart.tasks.classification.learning import adapt
 
         return adapt(learned, features, context)
+
+    def adaptation_gain(
+        self, run: Any, known: npt.NDArray[np.float32], predictions: Predictions, evaluation: Evaluation, *,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> AdaptationGain | None:  # fmt: skip
+        from headstart.tasks.classification.learning import adaptation_gain
+
+        return adaptation_gain(run, known, predictions, evaluation, progress=progress)
 
     def find_learning_rate(self, table: FeatureTable, context: LearningContext, *, low: float, high: float, steps: int) -> LearningRates:
         from headstart.tasks.classification.learning import find_learning_rate
