@@ -33,7 +33,6 @@ from headstart.training.network import frozen_digest, unfold, weights_digest
 from headstart.training.preparation import Preparation, Prepared, memory_errors
 from headstart.training.schedule import Schedule, phases, rates
 
-
 _PROBE_KEPT = "The head on the frozen backbone is kept."
 
 
