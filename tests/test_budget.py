@@ -20,7 +20,7 @@ from headstart.features.prepared import ExtractorSettings, prepare
 from headstart.heads.labels import encode
 from headstart.pipeline import forecast, further, searching
 from headstart.progress import Listener
-from headstart.selection import Tried
+from headstart.selection import Tried, tried
 from headstart.selection.proposals import Proposal, first_size, proposals
 from headstart.selection.tried import Advantage, OutOfSample, needed
 from headstart.settings import FineTuning
@@ -111,6 +111,17 @@ def spoil(monkeypatch: pytest.MonkeyPatch, part: str) -> None:
         return learned
 
     monkeypatch.setattr(searching.Searching, "_learn", worse)
+
+
+def test_a_search_ends_where_nothing_could_be_shown_to_be_better(
+    pictures: Path, candidates: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    result = fitted(pictures, 300.0)
+    wrong = round(result.tried[0].images * (1 - result.tried[0].accuracy))
+    monkeypatch.setattr(tried, "ENOUGH", result.tried[0].images)
+    for most, found in ((wrong, 1), (wrong - 1, 3)):
+        monkeypatch.setattr(tried, "UNBEATABLE", most)
+        assert len(fitted(pictures, 300.0).tried) == found
 
 
 def test_what_is_worse_is_not_taken(pictures: Path, candidates: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -397,7 +397,7 @@ def test_nothing_is_trained_where_the_probe_can_not_be_beaten(
     pictures: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip
     pytest.importorskip("timm", reason="needs headstart[torch]")
-    monkeypatch.setattr("headstart.tasks.classification.shipping.ENOUGH", 10)
+    monkeypatch.setattr("headstart.selection.tried.ENOUGH", 10)
     plan = replace(PLAN, ship="auto", image_size=None)
     fit(pictures, out=tmp_path / "probe", settings=replace(SETTINGS, cache=cache, fine_tuning=None), listener=Listener())
     fit(pictures, out=tmp_path / "run", settings=replace(SETTINGS, cache=cache, fine_tuning=plan), listener=Listener())

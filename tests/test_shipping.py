@@ -13,7 +13,7 @@ from headstart.heads.labels import encode
 from headstart.metrics.link import log_softmax
 from headstart.selection import choose_head
 from headstart.selection.mean import mean_of_logits
-from headstart.tasks.classification.shipping import Contender, Rival, best_of, contenders, reason_of, unbeatable
+from headstart.tasks.classification.shipping import Contender, Rival, best_of, contenders, no_rival, reason_of
 from test_fitting_training import table_of
 
 LABELS = np.arange(40) % 2
@@ -107,7 +107,7 @@ def test_the_rival_has_not_seen_the_validation_images() -> None:
 @pytest.mark.parametrize(("wrong", "begun"), [(0, False), (2, False), (3, True)])
 def test_nothing_is_trained_where_no_difference_could_be_shown(wrong: int, begun: bool) -> None:
     given, many = np.concatenate([logits(wrong), *3 * [logits(0)]]), TARGETS.take(np.tile(np.arange(40), 4))
-    assert unbeatable(given, many) == (
+    assert no_rival(given, many) == (
         "" if begun else f"the head on the frozen backbone is wrong about {wrong or 'none'} of 160 validation images"
     )
-    assert not unbeatable(logits(0), TARGETS)  # few images show nothing
+    assert not no_rival(logits(0), TARGETS)  # few images show nothing

@@ -26,7 +26,7 @@ from headstart.pipeline.further import TRAINED, Scored, about, train_further
 from headstart.pipeline.reading import without_test
 from headstart.selection import Tried
 from headstart.selection.proposals import LARGER, Proposal, first_size, proposals
-from headstart.selection.tried import Advantage, OutOfSample, finite_rows, needed
+from headstart.selection.tried import Advantage, OutOfSample, finite_rows, needed, unbeatable
 from headstart.settings import FitSettings
 from headstart.tasks import Learned, LearningContext, Task
 from headstart.text import duration
@@ -107,6 +107,8 @@ class Searching:
         self._opened[base.settings.backbone] = base
         self._score(base.settings.backbone, self.table.features(self.train))
         for proposal in self._candidates():
+            if self._unbeatable():
+                break
             if proposal.strategy == "probe":
                 self._consider(proposal.backbone, likely=proposal.gain >= 1)
             else:
@@ -118,9 +120,16 @@ class Searching:
     def _end(self) -> str:
         """Why the search is over."""
         left = duration(max(self.left(self.prepared(self.best)), 0.0))
+        if few := self._unbeatable():
+            return f"The search ends with {left} to spare: {self.best} is wrong about {few} images; nothing could be shown to be better."
         if any(row.outcome == "skipped" and row.seconds for row in self.rows):
             return f"The search ends with {left} to spare: nothing else fits into that."
         return f"The search ends with {left} to spare: nothing else is left to try."
+
+    def _unbeatable(self) -> str:
+        """About how few training images the best so far is wrong, where that ends the search; empty where it goes on."""
+        logits, targets = self._out_of_sample(self.scored[self.best].learned), self._targets(np.arange(len(self.train)))
+        return unbeatable(OutOfSample.of(logits, targets, finite_rows([logits])))
 
     def result(self) -> Searched:
         """The best of all that were scored on all training rows."""
@@ -253,10 +262,14 @@ class Searching:
 
     def compared(self, ours: Learned, theirs: Learned, rows: Rows, name: str) -> tuple[Advantage, float]:
         """The advantage over the best so far, on training rows; and by how much the evidence falls short of what is needed to take it."""
-        logits = [np.asarray(learned.choice.out_of_sample, dtype=np.float64) for learned in (ours, theirs)]
+        logits = [self._out_of_sample(learned) for learned in (ours, theirs)]
         targets, known = self._targets(rows), finite_rows(logits)
         advantage = Advantage.of(*(OutOfSample.of(some, targets, known) for some in logits))
         return advantage, needed(name, self.best) - advantage.evidence
+
+    @staticmethod
+    def _out_of_sample(learned: Learned) -> npt.NDArray[np.float64]:
+        return np.asarray(learned.choice.out_of_sample, dtype=np.float64)
 
     def _targets(self, rows: Rows) -> EncodedLabels:
         return encode(self.table.targets[self.train[rows]]).weighted(self.context.settings.class_weight)

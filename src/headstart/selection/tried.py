@@ -46,6 +46,16 @@ class Tried:
         return f"{self.title}: {scored}, {duration(self.seconds)}{f'; {self.reason}' if self.reason else ''}"
 
 
+UNBEATABLE, ENOUGH = 2, 100
+"""Of a model that is wrong about no more than so many of so many images out of sample, nothing can be shown to be better."""
+
+
+def unbeatable(scored: Scored) -> str:
+    """About how few images a model is wrong, where nothing could be shown to be better; empty where something could."""
+    wrong = int((scored.correct < 1).sum())
+    return f"{wrong or 'none'} of {len(scored.targets)}" if wrong <= UNBEATABLE and len(scored.targets) >= ENOUGH else ""
+
+
 def networks_of(backbone: str) -> int:
     """How many networks a backbone consists of."""
     return len(backbone.removesuffix("+mirrored").split("+"))

@@ -20,7 +20,7 @@ from headstart.heads.labels import class_weights, encode
 from headstart.matrix import columns_of
 from headstart.selection import Candidate, Choice
 from headstart.selection.mean import MeanHead
-from headstart.tasks.classification.shipping import MEAN, PROBE, TRAINED, Contender, Rival, best_of, contenders, reason_of, unbeatable
+from headstart.tasks.classification.shipping import MEAN, PROBE, TRAINED, Contender, Rival, best_of, contenders, no_rival, reason_of
 from headstart.tasks.task import Learned, LearningContext
 from headstart.text import plural
 from headstart.training.job import Pretrained, Resumable, TrainingJob
@@ -98,7 +98,7 @@ def learn_further(table: FeatureTable, context: LearningContext, probe: Learned 
             with trained_folder() as folder:
                 return _trained(first.stored(folder), job, table, context, None if probe is None else probe.choice, folder)
         rival = _rival(job, context, probe)
-        if wrong := unbeatable(rival.held, encode(table.targets[table.train]).take(job.validation)):
+        if wrong := no_rival(rival.held, encode(table.targets[table.train]).take(job.validation)):
             return _left_alone(job, wrong, table, context, probe)
         job = _taught(replace(job, deadline=_deadline(job, context)), rival.teaching)
         first = train(job, pretrained(table, context, job))

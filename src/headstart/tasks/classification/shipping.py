@@ -18,12 +18,11 @@ from headstart.heads.labels import EncodedLabels
 from headstart.selection import Candidate, Choice, HeadPipeline, unfitted
 from headstart.selection.candidates import Scored
 from headstart.selection.mean import mean_of_logits
+from headstart.selection.tried import unbeatable
 
 Floats = npt.NDArray[np.float64]
 
 PROBE, TRAINED, MEAN = "probe", "trained", "mean"
-UNBEATABLE, ENOUGH = 2, 100
-"""Of a probe that is wrong about no more than so many of so many validation images, nothing can be shown to be better."""
 CALIBRATED_FROM = 10
 """Least number of validation images for fitting a temperature."""
 
@@ -88,13 +87,10 @@ def contenders(
     return {name: Contender.calibrated(name, values, targets) for name, values in logits.items()}  # all of them, to be fair
 
 
-def unbeatable(probe: Floats, targets: EncodedLabels) -> str:
+def no_rival(probe: Floats, targets: EncodedLabels) -> str:
     """Why no training could be shown to be better than a probe with these logits (m, k) of the validation images; empty where one could."""
-    wrong = int((Contender(PROBE, probe, targets).correct < 1).sum())
-    if wrong > UNBEATABLE or len(targets) < ENOUGH:
-        return ""
-    count = "none" if not wrong else str(wrong)
-    return f"the head on the frozen backbone is wrong about {count} of {len(targets)} validation images"
+    few = unbeatable(Contender(PROBE, probe, targets))
+    return few and f"the head on the frozen backbone is wrong about {few} validation images"
 
 
 def best_of(found: Mapping[str, Contender]) -> Contender:
