@@ -79,7 +79,7 @@ class Facts:
 
     @property
     def tested(self) -> ClassificationTest:
-        names = {field.name for field in dataclasses.fields(ClassificationTest)}
+        names = {field.name for field in dataclasses.fields(ClassificationTest)} - {"section"}
         return ClassificationTest(**{name: getattr(self, name) for name in names})
 
     @property

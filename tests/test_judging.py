@@ -30,6 +30,7 @@ from headstart.run import Run
 from headstart.run.collected import Collected
 from headstart.run.manifest import digest_of as manifest_digest
 from headstart.tasks import Judgement, Output
+from headstart.tasks.classification.task import Classification
 
 Array = npt.NDArray[Any]
 Cli = Callable[..., Any]
@@ -144,7 +145,7 @@ class Whole:
 def judgement_of(reliability: Reliability, answers: np.ndarray, features: np.ndarray, *, neighbours: int) -> Judgement:
     """The judgement of a run that has this reliability, on its outputs for some images."""
     manifest = SimpleNamespace(outputs=(Output("probabilities", "probabilities", answers.shape[1:]),), state={})
-    task = SimpleNamespace(predictions=lambda predictions, state: predictions)
+    task = SimpleNamespace(predictions=lambda predictions, state: predictions, prediction_sets=Classification().prediction_sets)
     run = SimpleNamespace(outputs=("probabilities", "features"), manifest=manifest, task=task, reliability=reliability)
     collected = Collected(run, neighbours=neighbours)  # type: ignore[arg-type]
     for row, outputs in enumerate(zip(answers, features, strict=True)):

@@ -42,7 +42,7 @@ FIT: dict[str, tuple[str, Any, Any]] = {
     "plan": ("plan.json", "plan.json", 3), "coverage": ("0.9", 0.9, 0.0), "levels": ("0,4095", (0.0, 4095.0), (5, 1)),
     "coverage_by_class": ("", True, "yes"),
     "group_from": ("(.)_", "(.)_", 3), "columns": ("path=where", {"path": "where"}, {"file": "where"}), "folds": ("3", 3, 1),
-    "label_separator": ("+", "+", 3), "image_root": ("img", "img", 3), "allow_missing": ("", True, "yes"),
+    "labels": ("age", ("age",), 3), "label_separator": ("+", "+", 3), "image_root": ("img", "img", 3), "allow_missing": ("", True, "yes"),
     "adapt_to": ("sketches", "sketches", 3), "adapt": ("coral", "coral", "core"),
     "budget": ("2m", 120.0, 0), "seed": ("4", 4, -1), "engine": ("onnxruntime", "onnxruntime", "tpu"), "cache": ("c", "c", 3),
 }  # fmt: skip
@@ -128,6 +128,7 @@ ANY_TEXT = (
     "coverage_by_class",
     "label_separator",
     "image_root",
+    "labels",
     "allow_missing",
 )  # what it means is looked up later
 

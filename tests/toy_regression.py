@@ -36,10 +36,10 @@ class Numbers:
         return replace(self, array=self.array[rows])
 
     def names(self, index: int) -> tuple[str, ...]:
-        return (self.cell(index),)
+        return (repr(float(self.array[index])),)
 
-    def cell(self, index: int) -> str:
-        return repr(float(self.array[index]))
+    def cells(self, index: int) -> dict[str, str]:
+        return {"label": repr(float(self.array[index]))}
 
     def counts(self) -> dict[str, int]:
         return {}

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
 
-_FLAGS = {"columns": "--column"}  # where an option is not called as its setting
+_FLAGS = {"columns": "--column", "labels": "--label"}  # where an option is not called as its setting
 
 
 class Interrupted(KeyboardInterrupt):
@@ -105,6 +105,8 @@ def setting(name: str, value: Any = ..., *, flag: str = "") -> str:
     flag = flag or _FLAGS.get(name, f"--{name.replace('_', '-')}")
     if isinstance(value, Mapping):
         return " ".join(f"{flag} {shlex.quote(f'{key}={one}')}" for key, one in value.items())
+    if isinstance(value, tuple):
+        return " ".join(f"{flag} {shlex.quote(str(one))}" for one in value)
     return flag if value is ... or value is True else f"{flag} {shlex.quote(str(value))}"
 
 

@@ -68,6 +68,22 @@ class Listener:
         (to_warnings if type(self).warn is Listener.warn else self.warn)(message)
 
 
+class Part(Listener):
+    """Tells another listener what stages and warnings are a part of; what is worth knowing of each part is not said."""
+
+    def __init__(self, listener: Listener, name: str) -> None:
+        self.progress, self.detail = listener.progress, listener.detail  # type: ignore[method-assign]
+        self._listener, self._name = listener, name
+
+    def stage(self, name: str) -> None:
+        """As of the other, with the name of the part before it."""
+        self._listener.stage(self._name + name)
+
+    def warn(self, message: str) -> None:
+        """As of the other, with the name of the part before it."""
+        self._listener.warn(self._name + message)
+
+
 class Seconds(dict[str, float]):
     """Seconds by stage."""
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
@@ -46,8 +47,8 @@ def check(dataset: Dataset, *, facts: Facts | None = None, deep: bool = False, p
         *_faint(dataset, facts),
         *find_copies(dataset, facts),
         *_parted_groups(dataset),
-        *_classes(dataset),
-        *find_shortcuts(dataset, facts),
+        *_of_classes(dataset),
+        *_of_columns((name, find_shortcuts(part, facts.take(rows))) for name, rows, part in dataset.by_column()),
         *find_suspicious(dataset, facts),
         *find_groups_in_names(dataset),
         *(Finding("reading", "warning" if isinstance(note, Warned) else "note", note) for note in dataset.notes),
@@ -56,7 +57,7 @@ def check(dataset: Dataset, *, facts: Facts | None = None, deep: bool = False, p
     parts = [part for part in ("", "train", "val", "test") if (dataset.parts == part).any()]
     return Audit(
         source=dataset.source,
-        counts={part: dataset.counts(part) for part in parts},
+        counts={part: dataset.tally(part) for part in parts},
         images=len(dataset),
         findings=gravest_first(findings),
         refused={names[i]: reason for i, reason in facts.refused().items()},
@@ -66,7 +67,7 @@ def check(dataset: Dataset, *, facts: Facts | None = None, deep: bool = False, p
 def check_known(dataset: Dataset, digests: Sequence[bytes]) -> tuple[Finding, ...]:
     """Audit what is known without opening a file, by the SHA-256 of each image; the findings are worded as by `check`."""
     facts = Facts(tuple(Fact(digest, "", "", "", 0, 0, 0) for digest in digests))
-    findings = [*find_copies(dataset, facts), *_parted_groups(dataset), *_classes(dataset), *find_groups_in_names(dataset)]
+    findings = [*find_copies(dataset, facts), *_parted_groups(dataset), *_of_classes(dataset), *find_groups_in_names(dataset)]
     return gravest_first(findings)
 
 
@@ -115,6 +116,19 @@ def _parted_groups(dataset: Dataset) -> list[Finding]:
         "so the score is too high. Move each group to one side."
     )
     return Finding.of("parted groups", "error", message, both, len(both))
+
+
+def _of_classes(dataset: Dataset) -> list[Finding]:
+    return _of_columns((name, _classes(part)) for name, _, part in dataset.by_column())
+
+
+def _of_columns(found: Iterable[tuple[str, list[Finding]]]) -> list[Finding]:
+    """Findings by the column of labels, which their messages name where there are several."""
+    return [
+        replace(finding, message=f"Column {name!r}: {finding.message}") if name else finding
+        for name, findings in found
+        for finding in findings
+    ]
 
 
 def _classes(dataset: Dataset) -> list[Finding]:

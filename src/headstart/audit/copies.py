@@ -27,7 +27,7 @@ def find_copies(dataset: Dataset, facts: Facts) -> list[Finding]:
     for rows in facts.copies():
         places = [(dataset.labels(i), str(dataset.parts[i])) for i in rows]
         parts = [part for _, part in places]
-        if len({labels for labels, _ in places}) > 1:
+        if not dataset.agree(rows):
             contradictory.append(rows)
         known = [i for i, part in zip(rows, parts, strict=True) if part in ("train", "val")]
         tested = [i for i, part in zip(rows, parts, strict=True) if part == "test"]
@@ -65,7 +65,7 @@ def find_near_copies(dataset: Dataset, copies: NearCopies, *, digests: Sequence[
         for row in group:
             near = [other for other in group if digests[other] != digests[row]]
             exact = [other for other in group if digests[other] == digests[row] and other != row]
-            two_classes += [(row, other) for other in near if dataset.labels(other) != dataset.labels(row)][:1]
+            two_classes += [(row, other) for other in near if not dataset.agree((row, other))][:1]
             part = str(dataset.parts[row])
             known = {"test": ("train", "val"), "val": ("train",)}.get(part, ())
             if any(dataset.parts[other] in known for other in exact):

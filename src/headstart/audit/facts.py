@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections import defaultdict
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -120,6 +121,10 @@ class Facts:
     """The facts of all images of a data set, in its order."""
 
     rows: tuple[Fact, ...]
+
+    def take(self, rows: Sequence[int] | npt.NDArray[np.int64]) -> Facts:
+        """The facts of some images."""
+        return Facts(tuple(self.rows[int(row)] for row in rows))
 
     def refused(self) -> dict[int, str]:
         """Return the reasons of the images that cannot be read, by index."""

@@ -108,7 +108,7 @@ def predict_folder(
     settings = settings or BatchSettings()
     opened = load(run, engine=settings.engine)
     least = None if settings.accuracy is None else opened.threshold_for(settings.accuracy)
-    top = min(settings.top, len(opened.classes) or 1)
+    top = min(settings.top, max([len(one.classes) for one in opened.class_outputs], default=1))
     table = format_for(out, opened.columns(top=top))
     work = Work(run=run, digest=opened.manifest.digest, engine=settings.engine, top=top, least=least, table=table)
     listener, compute = listener or Listener(), compute or _here

@@ -156,6 +156,9 @@ class _Explain(Settings):
     name: str | None = option(
         None, "The class whose evidence to show. [default: the most probable class]", TEXT, flag="--class", metavar="NAME"
     )  # fmt: skip
+    label: str | None = option(
+        None, "The column of labels, where the run has several. [default: that of --class, or the first]", TEXT, metavar="NAME"
+    )  # fmt: skip
     method: str = option(
         "auto", "auto is occlusion: 65 passes of the network per image. fast is cells: one pass; or 17 where that does not fit.", TEXT,
         metavar="auto|fast|cells|occlusion",
@@ -179,7 +182,7 @@ def explain_command(terminal: Terminal, run: RunFolder, images: Images, *, how: 
 
     _check_order("explain", run, images)
     paths = list_images(images, terminal)
-    explanations = explain(run, paths, target=how.name, method=how.method, nearest_images=how.nearest, engine=engine)
+    explanations = explain(run, paths, target=how.name, method=how.method, nearest_images=how.nearest, engine=engine, column=how.label)
     if how.out.exists() and not how.out.is_dir():
         raise ParameterError(f"--out {how.out}: is a file. Give the name of a folder.")
     with writable(how.out):

@@ -6,10 +6,11 @@ from headstart.data.dataset import Dataset
 from headstart.data.listing import list_images
 from headstart.data.lists import read_paths
 from headstart.data.reading import read_annotations, read_dataset
-from headstart.data.targets import Labels, LabelSets, Targets, class_targets
+from headstart.data.targets import LabelColumns, Labels, LabelSets, Targets, class_targets, label_columns, labels_in
 from headstart.settings import ListOptions
 
 __all__ = [
-    "LABEL", "Annotations", "Column", "Dataset", "LabelSets", "Labels", "ListOptions", "Targets", "class_targets", "dataset_from_arrays",
-    "dataset_from_paths", "dataset_of", "list_images", "read_annotations", "read_dataset", "read_paths",
+    "LABEL", "Annotations", "Column", "Dataset", "LabelColumns", "LabelSets", "Labels", "ListOptions", "Targets", "class_targets",
+    "dataset_from_arrays", "dataset_from_paths", "dataset_of", "label_columns", "labels_in",
+    "list_images", "read_annotations", "read_dataset", "read_paths",
 ]  # fmt: skip

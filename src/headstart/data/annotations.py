@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -53,12 +53,17 @@ class Column:
         return Column(self.values + other.values, self.cells + other.cells, self.origin)
 
 
+def has_sets(column: Column) -> bool:
+    """Whether an input may have several labels in a column."""
+    return isinstance(next((value for value in column.values if value is not None), None), tuple)
+
+
 @dataclass
 class Annotations:
     """Inputs and what the data say of them, on their way to a `Dataset`."""
 
     images: Images  # one path for each image, or uint8 (n, H, W, 3)
-    columns: dict[str, Column]  # what is said of each input, by name; `LABEL` is always there
+    columns: dict[str, Column]  # what is said of each input, by name; those that are `learned` are always there
     parts: list[str]  # "train", "val", "test" or "" for each image
     source: str  # what the user gave
     test_source: str = ""  # what the user gave as separate test data, if any
@@ -66,6 +71,7 @@ class Annotations:
     grouped_by: str = ""  # where the groups came from, for messages
     root: Path | None = None  # the folder that names are relative to
     notes: list[str] = field(default_factory=list)  # what was guessed, passed over or repaired, a sentence each
+    learned: tuple[str, ...] = (LABEL,)  # the columns that are to be learned; of several, a value that is None is a missing label
 
     @classmethod
     def labelled(cls, images: Images, labels: Labels, *, origin: str, **further: Any) -> Annotations:
@@ -81,18 +87,31 @@ class Annotations:
     @property
     def several(self) -> bool:
         """Whether an input may have several labels."""
-        return bool(self.labels) and isinstance(self.labels[0], tuple)
+        return has_sets(self.columns[LABEL])
 
     def label_counts(self, parts: Sequence[str] | None = None) -> Counter[str]:
         """Return how many inputs have each label, of some parts only if `parts` is given."""
         chosen = [label for label, part in zip(self.labels, self.parts, strict=True) if parts is None or part in parts]
         return Counter(name for label in chosen for name in (label if isinstance(label, tuple) else (label,)))
 
-    def to_several(self) -> None:
-        """Make labels tuples, so that they can stand beside those of inputs with several."""
-        if not self.several:
-            old = self.columns[LABEL]
-            self.columns[LABEL] = Column([(label,) for label in old.values], old.cells, old.origin)
+    def known_labels(self) -> list[str]:
+        """The names of all labels, of all columns that are to be learned."""
+        values = [value for name in self.learned for value in self.columns[name].values if value is not None]
+        return [*dict.fromkeys(name for value in values for name in (value if isinstance(value, tuple) else (value,)))]
+
+    def to_several(self, name: str = LABEL) -> None:
+        """Make the labels of a column tuples, so that they can stand beside those of inputs with several."""
+        old = self.columns[name]
+        if not has_sets(old):
+            values = [None if label is None else (label,) for label in old.values]
+            self.columns[name] = Column(values, old.cells, old.origin)
+
+    def of_column(self, name: str) -> tuple[list[int], Annotations]:
+        """The inputs that have a label in one of several columns, and what is said of them with this column for the labels."""
+        rows = [i for i, value in enumerate(self.columns[name].values) if value is not None]
+        images = self.images[rows] if isinstance(self.images, np.ndarray) else tuple(self.images[i] for i in rows)
+        column, parts = self.columns[name].take(rows), [self.parts[i] for i in rows]
+        return rows, replace(self, images=images, columns={LABEL: column}, parts=parts, groups=None, notes=[], learned=(LABEL,))
 
     def source_of(self, part: str) -> str:
         """What the user gave for this part."""
@@ -136,9 +155,10 @@ def join(training: Annotations, test: Annotations) -> Annotations:
     chosen = [i for i, part in enumerate(test.parts) if part == "test"] or list(range(len(test.parts)))
     if len(chosen) < len(test.parts):
         notes.append(f"Of {test.source} only its own test part is used ({len(chosen)} of {len(test.parts)} images).")
-    if training.several or test.several:
-        training.to_several()
-        test.to_several()
+    for name in training.learned:
+        if has_sets(training.columns[name]) or has_sets(test.columns[name]):
+            training.to_several(name)
+            test.to_several(name)
     groups = None
     if training.groups is not None or test.groups is not None:
         first = training.groups or [f"training image {i}" for i in range(len(training.parts))]
@@ -154,6 +174,7 @@ def join(training: Annotations, test: Annotations) -> Annotations:
         test_source=test.source,
         root=training.root,
         notes=notes,
+        learned=training.learned,
     )
 
 

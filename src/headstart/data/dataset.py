@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from html import escape
@@ -12,7 +12,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from headstart.data.targets import Targets
+from headstart.data.targets import LabelColumns, Targets
 from headstart.errors import DataError
 from headstart.modalities.image import Levels
 from headstart.modalities.image.levels import CommonLevels, common_levels
@@ -100,6 +100,33 @@ class Dataset:
         """Return the target of one image as text: one class name, or any number of them."""
         return self.targets.names(index)
 
+    def of_column(self, name: str) -> tuple[npt.NDArray[np.int64], Dataset]:
+        """Return the images that have a label in one of several columns, int64 (m,), and the data of these with that column alone."""
+        assert isinstance(self.targets, LabelColumns)
+        rows = self.targets.rows(name)
+        part = self if len(rows) == len(self) else self.take(rows)
+        return rows, replace(part, targets=self.targets.columns[name].take(rows))
+
+    def by_column(self) -> Iterator[tuple[str, npt.NDArray[np.int64], Dataset]]:
+        """Yield name, images and data of each column of labels; where there is one, it has no name."""
+        if isinstance(self.targets, LabelColumns):
+            yield from ((name, *self.of_column(name)) for name in self.targets.columns)
+        else:
+            yield "", np.arange(len(self)), self
+
+    def tally(self, *parts: str) -> dict[str, int]:
+        """Return `counts`; of several columns of labels all of theirs, each class after the name of its column."""
+        return {f"{name}: {label}" if name else label: count for name, _, part in self.by_column()
+                for label, count in part.counts(*parts).items()}  # fmt: skip
+
+    def agree(self, indices: Sequence[int]) -> bool:
+        """Return whether images have the same labels; of several columns, as far as they have any there."""
+        if not isinstance(self.targets, LabelColumns):
+            return len({self.labels(index) for index in indices}) == 1
+        rows = np.asarray(indices, np.int64)
+        columns = [targets.take(rows[np.isin(rows, self.targets.rows(name))]) for name, targets in self.targets.columns.items()]
+        return all(len({one.names(place) for place in range(len(one))}) <= 1 for one in columns)
+
     def names(self) -> tuple[str, ...]:
         """Return what to call each image: its path relative to `root` with ``/``, or ``array[i]``; always printable as UTF-8."""
         if isinstance(self.images, np.ndarray):
@@ -127,7 +154,7 @@ class Dataset:
         notes = "".join(f"<p>{html(note)}</p>" for note in self.notes)
         return (
             f"<p><strong>{plural(len(self), 'image')}</strong>, {plural(len(self.classes), 'class')}{kind}{grouped}"
-            f"{' in ' + html(self.source) if self.source else ''}</p>{counts_table({part: self.counts(part) for part in parts})}{notes}"
+            f"{' in ' + html(self.source) if self.source else ''}</p>{counts_table({part: self.tally(part) for part in parts})}{notes}"
         )
 
 

@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -13,8 +14,9 @@ import numpy as np
 
 from headstart.data.annotations import LABEL, Annotations
 from headstart.data.cells import whole_number
-from headstart.data.targets import Labels, LabelSets
+from headstart.data.targets import LabelColumns, Labels, LabelSets, class_targets
 from headstart.errors import DataError, nearest, setting
+from headstart.metrics.link import Link
 from headstart.progress import Warned
 from headstart.text import plural
 
@@ -109,6 +111,47 @@ def read_labels(found: Annotations, classes: Sequence[str] | None = None) -> Lab
     for row, several in zip(indicators, found.labels, strict=True):
         row[[index[renamed[name]] for name in several]] = True
     return LabelSets(indicators, tuple(classes))
+
+
+def read_label_columns(found: Annotations, known: Mapping[str, tuple[Sequence[str], Link]] | None = None) -> LabelColumns:
+    """Read the labels of several columns, of each as `read_labels` does.
+
+    With the classes and links of columns that are `known`, these columns are read, and one that the data do not have is without labels.
+    """
+    columns, count = dict[str, Labels | LabelSets](), len(found.parts)
+    labelled = np.zeros((count, len(found.learned if known is None else known)), np.bool_)
+    for place, name in enumerate(found.learned if known is None else known):
+        rows, classes, part = list[int](), None, found
+        if known is not None:
+            classes, link = known[name]
+            targets = class_targets(np.zeros((0, len(classes)) if link.independent else 0, np.int64), classes)
+        if name in found.learned:
+            rows, part = found.of_column(name)
+            if known is not None and link.independent:
+                part.to_several()
+            try:
+                targets = read_labels(part, classes)
+            except DataError as error:
+                raise DataError(f"{found.columns[name].origin}: {error}{_if_measured(part)}") from None
+            found.notes += [type(note)(f"Column {name!r}: {note}") for note in part.notes]
+        columns[name] = _spread(targets, rows, count)
+        labelled[rows, place] = True
+    return LabelColumns(columns, labelled)
+
+
+def _spread(targets: Labels | LabelSets, rows: Sequence[int], count: int) -> Labels | LabelSets:
+    """The targets of `count` inputs, of which only these rows have any."""
+    array = np.zeros((count, *targets.array.shape[1:]), targets.array.dtype)
+    array[list(rows)] = targets.array
+    return replace(targets, array=array)
+
+
+def _if_measured(found: Annotations) -> str:
+    """What to do about a column of many numbers, which may be measurements."""
+    names = found.known_labels()
+    if len(names) <= _MANY_NUMBERS or not all(map(_NUMBER.fullmatch, names)):
+        return ""
+    return f" If its {len(names)} different numbers are measurements, write groups in their place, such as 30-39: classes are learned."
 
 
 def _doubtful(classes: Sequence[str], source: str) -> list[str]:

@@ -41,19 +41,22 @@ SYNONYMS: Mapping[str, tuple[str, ...]] = {
 _TRUTH = {"": False, "0": False, "false": False, "no": False, "1": True, "true": True, "yes": True, "x": True}
 _SEARCHED = 20_000  # files below the folder of a list that are looked at for one that is listed otherwise
 _INDICATORS = "columns of 0 and 1"  # the name of the column made of them
+RESERVED = ("path", "split", "group")
+"""Columns of the list that a run keeps of its images."""
 
 
-def read_list(source: Path, options: ListOptions, *, known: Collection[str] = ()) -> Annotations:
+def read_list(source: Path, options: ListOptions, *, known: Collection[str] = (), several: Sequence[str] = ()) -> Annotations:
     """Read a list of images; DataError where columns, files or labels are missing, or a file is listed with two labels or parts.
 
-    Labels that are `known` classes are taken as they are.
+    Labels that are `known` classes are taken as they are. Columns of labels in which an image may have none are `several`, even one.
     """
     table = read_table(source)
     notes = list(table.notes)
-    chosen = _choose_columns(table, options.columns or {}, source, notes)
+    chosen = _choose_columns(table, _given_columns(table, options, several, source), source, notes, others=several[1:])
     root = source.parent if options.image_root is None else Path(options.image_root).expanduser()
     texts = _path_texts(table.columns[chosen["path"]], chosen["path"], source)
-    labels = read_cells(table.columns[chosen["label"]], separator=options.label_separator, known=known, notes=notes)
+    names = tuple(several) or (chosen["label"],)
+    columns = {name: _label_column(table, name, options, source, known=known, notes=notes, alone=not several) for name in names}
     parts = _parts(table, chosen.get("split"), source, notes, explicit="split" in (options.columns or {}))
     groups = _groups(table, chosen.get("group"), texts, notes)
     if without := _without_path(texts, source):
@@ -65,22 +68,81 @@ def read_list(source: Path, options: ListOptions, *, known: Collection[str] = ()
                 f"{setting('allow_missing', True)} passes over them."
             )
         notes += without
-    keep = _labelled_rows(labels, texts, chosen["label"], source, notes, allow_missing=options.allow_missing)
+    labels = list(zip(*(column.values for column in columns.values()), strict=True))
+    if not several:
+        labels = columns[names[0]].values
+        keep = _labelled_rows(labels, texts, names[0], source, notes, allow_missing=options.allow_missing)
+    else:
+        keep = _rows_with_any(labels, texts, names, source, notes, allow_missing=options.allow_missing)
     resolved = _resolve(texts, [i for i in keep if texts[i].strip()], root, source, notes, allow_missing=options.allow_missing)
     rows = _distinct(resolved, {"labels": labels, "parts": parts, "groups": groups or []}, source, notes)
     if not rows:
         raise DataError(f"no row of {source} has both a file and a label")
-    label = Column(cast("list[Any]", labels), list(table.columns[chosen["label"]]), f"the column {chosen['label']!r} of {source.name}")
     return Annotations(
         images=tuple(Path(resolved[i]) for i in rows),
-        columns={LABEL: label.take(rows)},
+        columns={name if several else LABEL: column.take(rows) for name, column in columns.items()},
         parts=[parts[i] for i in rows],
         groups=None if groups is None else [groups[i] for i in rows],
         grouped_by="" if groups is None else f"the column {chosen['group']!r} of {source.name}",
         source=str(source),
         root=root,
         notes=notes,
+        learned=names if several else (LABEL,),
     )
+
+
+def _given_columns(table: Table, options: ListOptions, several: Sequence[str], source: Path) -> dict[str, str]:
+    """The columns that the options name, with the first of those to learn as the label; DataError where one of these is not there."""
+    names = list(table.columns)
+    learned = several or options.labels
+    for name in learned:
+        if name not in names:
+            raise DataError(f"{source} has no column {name!r} to learn. Columns found: {shortened(names)}.{nearest(name, names)}")
+        if several and name in RESERVED:
+            raise DataError(
+                f"Of several columns to learn none can be called {name!r}, which means something else in the list that a run keeps of its "
+                "images. Rename the column."
+            )
+    return {**(options.columns or {}), **({"label": learned[0]} if learned else {})}
+
+
+def _label_column(
+    table: Table, name: str, options: ListOptions, source: Path, *, known: Collection[str], notes: list[str], alone: bool
+) -> Column:  # fmt: skip
+    """A column of labels; where it is not `alone`, a cell that is empty is a missing label, None, and notes name the column."""
+    cells, origin, told = list(table.columns[name]), f"the column {name!r} of {source.name}", list[str]()
+    if alone:
+        return Column(cast("list[Any]", read_cells(cells, separator=options.label_separator, known=known, notes=notes)), cells, origin)
+    there = [not isinstance(cell, SEVERAL) and not label_text(cell) for cell in cells]
+    given = [cell for cell, missing in zip(cells, there, strict=True) if not missing]
+    try:
+        read = iter(read_cells(given, separator=options.label_separator, known=known, notes=told))
+    except DataError as error:
+        raise DataError(f"{origin}: {error}") from None
+    notes += [type(note)(f"Column {name!r}: {note}") for note in told]
+    return Column([None if missing else next(read) for missing in there], cells, origin)
+
+
+def _rows_with_any(
+    labels: Sequence[tuple[Any, ...]], texts: Sequence[str], names: Sequence[str], source: Path, notes: list[str], *, allow_missing: bool
+) -> list[int]:  # fmt: skip
+    """The rows that have a label in any of several columns, and a note of how many lack one in each."""
+    empty = [i for i, row in enumerate(labels) if all(label is None for label in row)]
+    if empty and not allow_missing and len(names) > 1:
+        raise DataError(
+            f"{plural(len(empty), 'row')} of {source} without a label in any of the columns {', '.join(map(repr, names))}, for example "
+            f"{shortened([texts[i] for i in empty[:3]])}. Fill one in or remove the rows. "
+            f"{setting('allow_missing', True)} passes over them."
+        )
+    if empty:
+        notes.append(f"Passed over {plural(len(empty), 'row')} without a label: {_first([texts[i] for i in empty])}.")
+    for place, name in enumerate(names):
+        lacking = sum(row[place] is None for row in labels) - len(empty)
+        if lacking == len(labels) - len(empty):
+            raise DataError(f"the column {name!r} of {source} is empty: there is nothing to learn in it. Fill it in, or leave it out.")
+        if lacking:
+            notes.append(f"{plural(lacking, 'image')} without a label in the column {name!r}: used for the other columns.")
+    return [i for i, row in enumerate(labels) if any(label is not None for label in row)]
 
 
 def recognise_column(role: str, names: Iterable[str]) -> str | None:
@@ -115,9 +177,10 @@ def _first(names: Sequence[str]) -> str:
 
 
 def _choose_columns(
-    table: Table, columns: Mapping[str, str], source: Path, notes: list[str], *, needed: Sequence[str] = ("path", "label")
-) -> dict[str, str]:
-    """Return the column for each role; what is needed is always there."""
+    table: Table, columns: Mapping[str, str], source: Path, notes: list[str], *, needed: Sequence[str] = ("path", "label"),
+    others: Sequence[str] = (),
+) -> dict[str, str]:  # fmt: skip
+    """Return the column for each role, none of them one of the `others`; what is needed is always there."""
     names = list(table.columns)
     for role, given in columns.items():
         if given and given not in names:
@@ -126,7 +189,7 @@ def _choose_columns(
     if len(set(chosen.values())) < len(chosen):
         raise ParameterError(f"one column of {source} is given for two purposes: {chosen}")
     for role in SYNONYMS:
-        match = recognise_column(role, (name for name in names if name not in chosen.values()))
+        match = recognise_column(role, (name for name in names if name not in chosen.values() and name not in others))
         if role not in columns and match is not None:
             chosen[role] = match
     if ("path" in chosen) != ("label" in chosen) and len(names) == 2:

@@ -12,7 +12,7 @@ from headstart.data.annotations import Annotations, dataset_of, join
 from headstart.data.arrays import read_npz
 from headstart.data.dataset import Dataset
 from headstart.data.folders import LAYOUT, read_folder
-from headstart.data.labels import read_labels, shortened
+from headstart.data.labels import read_label_columns, read_labels, shortened
 from headstart.data.lists import read_list
 from headstart.data.named import PREFIXES, TORCHVISION, read_named
 from headstart.data.tables import READERS
@@ -67,7 +67,11 @@ def read_dataset(
         MissingExtraError: a public set needs an optional part of Headstart.
     """
     found = read_annotations(source, test=test, group_from=group_from, classes=classes, lists=lists, cache=cache, announce=announce)
-    return dataset_of(found, read_labels(found, classes))
+    if len(found.learned) == 1:
+        return dataset_of(found, read_labels(found, classes))
+    if classes is not None:
+        raise ParameterError(f"classes are those of one column of labels, and {setting('labels')} names several. Leave one of them out.")
+    return dataset_of(found, read_label_columns(found))
 
 
 def read_annotations(
@@ -79,26 +83,42 @@ def read_annotations(
     lists: ListOptions | None = None,
     cache: str | os.PathLike[str] | None = None,
     announce: Callable[[str], None] | None = None,
+    columns: Sequence[str] = (),
 ) -> Annotations:
-    """Read what the data say of each input, whatever the task; arguments and errors as of `read_dataset`."""
+    """Read what the data say of each input, whatever the task; arguments and errors as of `read_dataset`.
+
+    `columns` are those of labels in which an input may have none, even if there is only one; by default those that `lists` names, if they
+    are several.
+    """
     lists = lists or ListOptions()
+    columns = columns or (lists.labels if len(lists.labels) > 1 else ())
     group = (lists.columns or {}).get("group")
     if group_from is not None and group is not None:
         both = f"{setting('group_from', group_from)} and {setting('columns', {'group': group})}"
         raise ParameterError(f"{both} both say what belongs together; give one of them")
     found = list[Annotations]()
     for given in (source, test):
+        if (named := columns or lists.labels) and given is not None and not _is_list(given):
+            raise DataError(
+                f"{setting('labels', tuple(named))}: names columns of a list, and {os.fspath(given)} is not a list. Write the "
+                "labels into a list (CSV, TSV, JSONL or Parquet) with a column for the path of each image, and give that."
+            )
         if given is not None and os.fspath(given).startswith(PREFIXES):
             found.append(read_named(os.fspath(given), cache=cache, announce=announce))
         elif given is not None:
-            found.append(_read_path(given, lists, known=classes or [name for before in found for name in before.label_counts()]))
+            known = classes or [name for before in found for name in before.known_labels()]
+            found.append(_read_path(given, lists, known=known, columns=columns))
     if group_from is not None:
         for one in found:
             one.group_by_names(group_from)
     return reduce(join, found)
 
 
-def _read_path(source: str | os.PathLike[str], lists: ListOptions, *, known: Sequence[str]) -> Annotations:
+def _is_list(given: str | os.PathLike[str]) -> bool:
+    return not os.fspath(given).startswith(PREFIXES) and not Path(given).expanduser().is_dir() and Path(given).suffix.lower() != ".npz"
+
+
+def _read_path(source: str | os.PathLike[str], lists: ListOptions, *, known: Sequence[str], columns: Sequence[str]) -> Annotations:
     text = os.fspath(source)
     if not text.strip():
         raise DataError(f"the name of the data is empty; give a folder, a list or the name of a public set. {LAYOUT}")
@@ -106,7 +126,7 @@ def _read_path(source: str | os.PathLike[str], lists: ListOptions, *, known: Seq
     if path.is_dir():
         return read_folder(path)
     _check_file(path, text)
-    return read_npz(path) if path.suffix.lower() == ".npz" else read_list(path, lists, known=frozenset(known))
+    return read_npz(path) if path.suffix.lower() == ".npz" else read_list(path, lists, known=frozenset(known), several=columns)
 
 
 def _check_file(path: Path, text: str) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from headstart.data import labels_in
 from headstart.data.values import checked_images
 from headstart.engine import available_cores, open_engine
 from headstart.errors import ImageError, ParameterError, RunError, nearest
@@ -19,6 +20,7 @@ from headstart.explanation.heat_maps import HeatMaps
 from headstart.features import Images
 from headstart.modalities.image import ImageSource, Levels, quiet_decoding, read_image
 from headstart.run import MODEL, Run, load
+from headstart.tasks import ClassOutputs
 from headstart.text import enumeration, fitted, font_at, percent, visible
 
 if TYPE_CHECKING:
@@ -89,7 +91,7 @@ class Explanation:
 
 def explain(
     run: Run | str | Path, images: Sequence[ImageSource], *, target: str | None = None, method: str = "auto", nearest_images: int = 5,
-    engine: str = "auto",
+    engine: str = "auto", column: str | None = None,
 ) -> Iterator[Explanation | ImageError]:  # fmt: skip
     """Explain the predictions of a run: where in each image the evidence lies, and which training images are nearest.
 
@@ -100,30 +102,37 @@ def explain(
         method: of the heat maps, see `HeatMaps`.
         nearest_images: how many of the nearest training images to name.
         engine: ``auto``, ``openvino`` or ``onnxruntime``.
+        column: of labels, where the run has learned several; by default that of the `target`, or the first.
 
     Returns:
         An iterator that explains the images as it goes, in order: an `Explanation` of each, or the ImageError of one that cannot be read.
 
     Raises:
-        ParameterError: an unknown class or method, or a negative number of training images.
+        ParameterError: an unknown class, method or column, or a negative number of training images.
         RunError: the run cannot be opened, or does not know its training images.
     """
     if nearest_images < 0:
         raise ParameterError(f"nearest_images must be 0 or more, got {nearest_images}.")
     opened = run if isinstance(run, Run) else load(run, engine=engine)
-    if target is not None and target not in opened.classes:
-        known = enumeration(list(opened.classes))
-        raise ParameterError(f"the run has no class {target!r}.{nearest(target, opened.classes)} It has {known}.")
-    return _Explainer(opened, method=method, engine=engine, count=nearest_images, target=target).explained(checked_images(images))
+    outputs = opened.outputs_of(column, "Heat maps are for")
+    if column is None and target is not None:
+        outputs = next((one for one in opened.class_outputs if target in one.classes), outputs)
+    if target is not None and target not in outputs.classes:
+        classes = [name for one in ([outputs] if column else opened.class_outputs) for name in one.classes]
+        raise ParameterError(f"the run has no class {target!r}.{nearest(target, classes)} It has {enumeration(classes)}.")
+    explainer = _Explainer(opened, outputs, method=method, engine=engine, count=nearest_images, target=target)
+    return explainer.explained(checked_images(images))
 
 
 class _Explainer:
     """Everything that is opened once for all images."""
 
-    def __init__(self, run: Run, *, method: str, engine: str, count: int, target: str | None) -> None:
-        self._run, self._count, self._target = run, count, None if target is None else run.classes.index(target)
-        self._maps = HeatMaps.of(run, method=method, engine=engine)
-        self._engine = open_engine(run.path / MODEL, kind=engine, outputs=("features", "probabilities"), size=run.preprocessing.size)
+    def __init__(self, run: Run, outputs: ClassOutputs, *, method: str, engine: str, count: int, target: str | None) -> None:
+        self._run, self._count, self._outputs = run, count, outputs
+        self._target = None if target is None else outputs.classes.index(target)
+        self._maps = HeatMaps.of(run, method=method, engine=engine, column=outputs.column)
+        names = ("features", outputs.probabilities)
+        self._engine = open_engine(run.path / MODEL, kind=engine, outputs=names, size=run.preprocessing.size)
         if count and len(run.training_names) != len(run.reference["targets"]):
             raise RunError(
                 f"{run.path}: has {len(run.reference['targets'])} training images, and the names of {len(run.training_names)}. "
@@ -148,7 +157,7 @@ class _Explainer:
                     yield result if isinstance(result, ImageError) else next(explanations)
 
     def _together(self, images: Images, readable: Sequence[tuple[int, Pixels]]) -> Iterator[Explanation]:
-        run, pixels = self._run, np.stack([image for _, image in readable])
+        run, classes, pixels = self._run, self._outputs.classes, np.stack([image for _, image in readable])
         features, probabilities = (np.stack(rows) for rows in zip(*self._engine.run(iter(pixels)), strict=True))
         best = probabilities.argmax(axis=1)
         targets = best if self._target is None else np.full(len(pixels), self._target)
@@ -158,15 +167,17 @@ class _Explainer:
             target = int(targets[place])
             near = zip(rows[place].tolist(), similarity[place].tolist(), strict=True)
             yield Explanation(
-                image=images[position], position=position, name=run.classes[target], probability=float(probabilities[place, target]),
-                best=(run.classes[best[place]], float(probabilities[place, best[place]])), heat=heat[place],
+                image=images[position], position=position, name=classes[target], probability=float(probabilities[place, target]),
+                best=(classes[best[place]], float(probabilities[place, best[place]])), heat=heat[place],
                 neighbours=tuple(self._neighbour(row, value, target) for row, value in near), _run=run,
             )  # fmt: skip
 
     def _neighbour(self, row: int, similarity: float, target: int) -> Neighbour:
-        run, label = self._run, self._run.reference["targets"][row]
-        assigned = np.flatnonzero(label) if label.ndim else [int(label)]
-        names = ", ".join(run.classes[index] for index in assigned)
+        run, outputs = self._run, self._outputs
+        own = run.task.targets(run.reference["targets"][row : row + 1], run.manifest.state)
+        rows, labels = labels_in(own, outputs.column)
+        assigned = np.empty(0, np.int64) if not len(rows) else np.flatnonzero(labels[0]) if labels.ndim == 2 else labels[:1]
+        names = ", ".join(outputs.classes[index] for index in assigned) if len(rows) else "(no label)"
         path, levels = run.path / run.training_names[row], run.preprocessing.levels
         return Neighbour(row=row, path=path, label=names, similarity=similarity, same=target in assigned, levels=levels)
 

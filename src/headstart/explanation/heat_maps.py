@@ -57,7 +57,7 @@ class HeatMaps:
 
     def __init__(
         self, model: str | Path, *, preprocessing: Preprocessing, classes: Sequence[str], link: Link = SOFTMAX, method: str = "auto",
-        engine: str = "auto", cells: int = CELLS, step: float = STEP,
+        engine: str = "auto", cells: int = CELLS, step: float = STEP, logits: str = LOGITS,
     ) -> None:  # fmt: skip
         if method not in METHODS:
             raise ParameterError(f"method must be one of {', '.join(METHODS)}, got {method!r}.")
@@ -67,16 +67,19 @@ class HeatMaps:
         if not (np.isfinite(step) and -0.5 <= step <= 1 and step):
             raise ParameterError(f"step must be from -0.5 to 1 and not 0, got {step!r}.")
         self._model, self._size, self._classes, self._link = Path(model), size, tuple(classes), link
-        self._engine_kind, self._cells, self._step, self._asked = engine, cells, step, method
+        self._engine_kind, self._cells, self._step, self._asked, self._logits = engine, cells, step, method, logits
         self._network = self._pooled() if method in ("fast", "cells") else None
         if self._network is None:
             _ = self._whole  # so that a model that cannot be opened is refused at once
 
     @classmethod
-    def of(cls, run: Run, *, method: str = "auto", engine: str = "auto") -> Self:
-        """Return the heat maps of an opened run; arguments and errors as of the class."""
-        link = run.class_link("Heat maps are for")
-        return cls(run.path / MODEL, preprocessing=run.preprocessing, classes=run.classes, link=link, method=method, engine=engine)
+    def of(cls, run: Run, *, method: str = "auto", engine: str = "auto", column: str | None = None) -> Self:
+        """Return the heat maps of an opened run, of a `column` of labels where it has several; arguments and errors as of the class."""
+        of = run.outputs_of(column, "Heat maps are for")
+        return cls(
+            run.path / MODEL, preprocessing=run.preprocessing, classes=of.classes, link=of.link, method=method, engine=engine,
+            logits=of.logits,
+        )  # fmt: skip
 
     @property
     def method(self) -> str:
@@ -85,7 +88,7 @@ class HeatMaps:
 
     @cached_property
     def _whole(self) -> Engine:
-        return open_engine(self._model, kind=self._engine_kind, outputs=(LOGITS,), size=self._size)
+        return open_engine(self._model, kind=self._engine_kind, outputs=(self._logits,), size=self._size)
 
     def _pooled(self) -> PooledNetwork | None:
         try:
@@ -96,7 +99,7 @@ class HeatMaps:
         if poolings is None:
             self._check_fallback()
             return None
-        return PooledNetwork(graph, poolings, size=self._size, cells=self._cells, engine=self._engine_kind)
+        return PooledNetwork(graph, poolings, size=self._size, cells=self._cells, engine=self._engine_kind, logits=self._logits)
 
     def _check_fallback(self) -> None:
         if self._asked == "cells":

@@ -147,8 +147,10 @@ class PooledNetwork:
     Maps are on one common grid of `cells` by `cells`. `engine` is as of `headstart.engine.open_engine`.
     """
 
-    def __init__(self, graph: NetworkGraph, poolings: Sequence[Pooling], *, size: int, cells: int, engine: str = "auto") -> None:
-        self._graph, self._poolings, self._cells = graph, tuple(poolings), cells
+    def __init__(
+        self, graph: NetworkGraph, poolings: Sequence[Pooling], *, size: int, cells: int, engine: str = "auto", logits: str = LOGITS
+    ) -> None:
+        self._graph, self._poolings, self._cells, self._logits = graph, tuple(poolings), cells, logits
         self._shapes: list[tuple[int, ...]] = []
         self._rest: Callable[[Mapping[str, Floats]], Floats] | None = None
         self._engine = OfProcess(lambda: self._open(engine, size))
@@ -181,10 +183,11 @@ class PooledNetwork:
         return self._rest(inputs)
 
     def _after(self, inputs: Mapping[str, tuple[int | str, ...]]) -> Callable[[Mapping[str, Floats]], Floats]:
-        used = self._graph.sources(LOGITS, stop=inputs)[1]  # a head need not use all stages
-        model = self._graph.part(LOGITS, inputs={name: shape for name, shape in inputs.items() if name in used})
-        session = open_session(model, kind=self._engine().name, outputs=(LOGITS,))
-        return lambda values: session({name: values[name] for name in used})[LOGITS]
+        output = self._logits
+        used = self._graph.sources(output, stop=inputs)[1]  # a head need not use all stages
+        model = self._graph.part(output, inputs={name: shape for name, shape in inputs.items() if name in used})
+        session = open_session(model, kind=self._engine().name, outputs=(output,))
+        return lambda values: session({name: values[name] for name in used})[output]
 
 
 def _on_grid(value: Floats, pooled: Floats, pooling: Pooling, cells: int) -> Floats:

@@ -84,6 +84,10 @@ def export(
         ConverterError: onnx2tf, which makes LiteRT files, failed.
     """
     images = _check(form, out, images, max_difference)
+    if form == "litert" and len(run.class_outputs) > 1:
+        raise ParameterError(
+            f"litert is for runs of one column of labels, and {run.path} has {len(run.class_outputs)}. Use onnx or openvino."
+        )
     listener = listener or Listener()
     sample = some_sample_of(run, images, data=data)
     reference = Reference(run, sample)

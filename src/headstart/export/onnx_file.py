@@ -20,6 +20,8 @@ from headstart.tasks import FEATURES
 if TYPE_CHECKING:
     import onnx
 
+    from headstart.reliability import Reliability
+
 IMAGES, NOVELTY = "images", "unlikeness"
 
 FORMAT = 2  # raised when the inputs, outputs or metadata of exported files change their meaning
@@ -63,7 +65,8 @@ def onnx_model(run: Run) -> onnx.ModelProto:
 def metadata(run: Run) -> dict[str, str]:
     """Outputs, class names, preprocessing, thresholds and provenance of an exported file: JSON texts, their names beginning ``headstart.``.
 
-    For classification, ``classes`` has the class names and ``link`` is ``softmax`` or, where any number of labels is possible, ``sigmoid``.
+    For classification, ``classes`` has the class names and ``link`` is ``softmax`` or, where any number of labels is possible, ``sigmoid``;
+    where several columns of labels are predicted, ``columns`` has these and the ``name`` of each.
     """
     manifest, reliability = run.manifest, run.reliability
     backbone = manifest.backbone
@@ -75,16 +78,23 @@ def metadata(run: Run) -> dict[str, str]:
         **manifest.state,
         "preprocessing": run.preprocessing.to_dict(),
         "unlike_threshold": None if reliability is None or reliability.novelty is None else reliability.novelty.threshold,
-        "sets": None if reliability is None or reliability.sets is None else reliability.sets.to_dict(),
+        "sets": None if reliability is None else _sets(reliability),
         "run_digest": manifest.digest,
         "title": manifest.title or None,
         "created": manifest.provenance.get("created"),
         "backbone": {name: getattr(backbone, name) for name in ("name", "licence", "weights_source", "weights_digest")},
         "head": manifest.story.get("head"),
-        "test_accuracy": manifest.metrics.get("test_accuracy"),
+        "test_accuracy": manifest.metrics.get("test_accuracy", manifest.metrics.get("test_mean_accuracy")),
         "test_images": manifest.metrics.get("test_images"),
     }
     return {f"headstart.{name}": json.dumps(value, ensure_ascii=False) for name, value in entries.items()}
+
+
+def _sets(reliability: Reliability) -> dict[str, Any] | None:
+    """The prediction sets; of several columns of labels by their names."""
+    if reliability.columns:
+        return {name: _sets(one) for name, one in reliability.columns.items()}
+    return None if reliability.sets is None else reliability.sets.to_dict()
 
 
 def write_novelty(graph: OnnxGraph, features: str, settings: Mapping[str, Any], arrays: Arrays) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
@@ -18,6 +18,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from headstart.data import labels_in
 from headstart.errors import DataError, ImageError, ParameterError
 from headstart.export.formats import Outputs
 from headstart.export.onnx_file import NOVELTY
@@ -98,41 +99,52 @@ def _found(path: Path, name: str, roots: Sequence[Path], digest: bytes) -> Path 
 
 @dataclass(frozen=True)
 class Comparison:
-    """How an output of two graphs is compared: probabilities by their difference and by the decision that follows from them by the link.
+    """How outputs of two graphs are compared: probabilities by their difference and by the decision that follows from them by the link.
 
-    Numbers, which have no link, are compared by their difference as a share of the largest number.
+    `parts` are these outputs with their links, of which there are several where several columns of labels are predicted. Numbers, which
+    have no link, are compared by their difference as a share of the largest number.
     """
 
-    output: str
-    link: Link | None = None
+    parts: tuple[tuple[str, Link | None], ...]
 
     @classmethod
     def of(cls, run: Run) -> Self:
-        """Of the first output of the run that can be compared, probabilities or numbers. Raises ParameterError where it has none."""
+        """Of the outputs of the run that rank classes, or else the first number. Raises ParameterError where it has none of them."""
+        if classes := run.class_outputs:
+            return cls(tuple((one.probabilities, one.link) for one in classes))
         for output in run.manifest.outputs:
-            if output.kind == "number" or (output.kind == "probabilities" and run.link is not None):
-                return cls(output.name, None if output.kind == "number" else run.link)
+            if output.kind == "number":
+                return cls(((output.name, None),))
         kinds = ", ".join(output.kind for output in run.manifest.outputs)
         raise ParameterError(
             f"{run.path} has no output that an export could be compared by: neither probabilities nor numbers, but {kinds}."
         )
 
     @property
+    def output(self) -> str:
+        """The names of what is compared."""
+        return " and ".join(name for name, _ in self.parts)
+
+    @property
     def decision(self) -> str:
         """What must be the same: the label, or the value itself."""
-        return "value" if self.link is None else "label"
+        return "value" if self.parts[0][1] is None else "label"
 
     def differences(self, one: Outputs, other: Outputs) -> npt.NDArray[Any]:
         """The largest of each image, float (n,)."""
-        first, second = one[self.output], other[self.output]
-        away = np.abs(first - second).reshape(len(first), -1).max(axis=1)
-        return np.asarray(away / (max(float(np.abs(second).max()), 1e-12) if self.link is None else 1.0))
+        found = []
+        for name, link in self.parts:
+            first, second = one[name], other[name]
+            away = np.abs(first - second).reshape(len(first), -1).max(axis=1)
+            found.append(np.asarray(away / (max(float(np.abs(second).max()), 1e-12) if link is None else 1.0)))
+        return np.asarray(np.max(found, axis=0))
 
     def same(self, one: Outputs, other: Outputs) -> float:
-        """Share of the images with the same label, labels, or number within `TOLERANCE`."""
-        if self.link is None:
+        """Share of the images with the same label, all the same labels, or the same number within `TOLERANCE`."""
+        if self.decision == "value":
             return float((self.differences(one, other) <= TOLERANCE).mean())
-        return agreement(one[self.output], other[self.output], self.link)
+        decided = [link.correct(link.decisions(one[name]), link.decisions(other[name])) for name, link in self.parts if link is not None]
+        return float(np.all(decided, axis=0).mean())
 
 
 class Reference:
@@ -275,6 +287,7 @@ class Gate:
         agreement: share of the images that keep their label.
         lost, gained: how many only the run, or only the file, gets right.
         max_drop: how much `before` may exceed `after`.
+        column: of labels, where there are several; all others are no worse.
         in_float, layers: how many layers are left in float32, of how many.
     """
 
@@ -288,6 +301,24 @@ class Gate:
     max_drop: float
     in_float: int = 0
     layers: int = 0
+    column: str = ""
+
+    @classmethod
+    def worst(cls, reference: Reference, outputs: Outputs, **settings: Any) -> Self:
+        """Compare the outputs of a file with those of the run; of several columns of labels, that in which it comes off worst.
+
+        `settings` are as of `of`.
+        """
+        run, sample, found = reference.run, reference.sample, []
+        targets = run.task.targets(sample.targets, run.manifest.state)
+        for one in run.class_outputs:
+            rows, labels = labels_in(targets, one.column)
+            if not len(rows):
+                continue
+            part = replace(sample, paths=[sample.paths[row] for row in rows.tolist()], targets=labels)
+            before, after = (of[one.probabilities][rows] for of in (reference.outputs(), outputs))
+            found.append(replace(cls.of(before, after, part, **settings), column=one.column))
+        return max(found, key=lambda gate: (not gate.passed, gate.before - gate.after))
 
     @classmethod
     def of(cls, before: npt.NDArray[Any], after: npt.NDArray[Any], sample: Sample, **settings: Any) -> Self:
@@ -307,8 +338,9 @@ class Gate:
     def summary(self) -> str:
         """One sentence for the user."""
         in_float = f", {self.in_float} of {self.layers} layers in float32" if self.in_float else ""
+        of = f" of {self.column!r}" if self.column else ""
         return (
-            f"int8{in_float}: accuracy {self.after:.2%} against {self.before:.2%} of the run on {self.images} {self.part} images "
+            f"int8{in_float}: accuracy{of} {self.after:.2%} against {self.before:.2%} of the run on {self.images} {self.part} images "
             f"(drop {self.before - self.after:+.2%}, allowed {self.max_drop:.2%}); {self.agreement:.1%} keep their label "
             f"(at least {AGREEMENT:.0%}): {'passed' if self.passed else 'failed'}."
         )

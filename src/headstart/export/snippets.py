@@ -19,6 +19,7 @@ _PRINTED: Mapping[str | None, str] = {  # by the link of the classes; without cl
     "sigmoid": f"{{';'.join(classes[i] for i in np.flatnonzero(values >= {THRESHOLD:g}))}}  {{values.max():.4f}}",
     None: "{values}",
 }
+_OF_COLUMNS = ("python", "javascript")  # the languages with a program for several columns of labels
 
 
 def snippet(language: str, run: Run, *, file: str) -> str:
@@ -33,13 +34,22 @@ def snippet(language: str, run: Run, *, file: str) -> str:
     litert = Path(file).suffix == ".tflite"
     if litert and language != "python":
         raise ParameterError(f"--snippet {language}: the program for LiteRT is in python only.")
-    link, novelty = None if run.link is None else run.link.name, None if run.reliability is None else run.reliability.novelty
+    columns = [one for one in run.class_outputs if one.column]
+    if columns and (litert or language not in _OF_COLUMNS):
+        what = "the program for LiteRT" if litert else f"the program in {language}"
+        raise ParameterError(
+            f"--snippet {language}: {what} is for runs of one column of labels, and this one has {len(columns)}. For an ONNX file "
+            f"there is one in {' and '.join(_OF_COLUMNS)}."
+        )
+    link = None if run.link is None else run.link.name
+    novelty = None if run.reliability is None else run.reliability.novelty
     programs = Environment(  # noqa: S701 # no HTML: names are quoted
         loader=FileSystemLoader(_PROGRAMS), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     programs.filters["quoted"] = _quoted
     return programs.get_template("litert.txt" if litert else f"{language}.txt").render(
-        file=file, output=Comparison.of(run).output, classes=run.classes, link=link, printed=_PRINTED[link],
+        file=file, output=Comparison.of(run).output, classes=run.classes, link=link, printed=_PRINTED[link], columns=columns,
+        links=_PRINTED,
         threshold=None if novelty is None else novelty.threshold, preprocessing=run.preprocessing, decoding=_DECODING.read_text("utf-8"),
     )  # fmt: skip
 

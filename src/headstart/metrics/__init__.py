@@ -13,6 +13,7 @@ from headstart.metrics.intervals import (
     auc_difference,
     bootstrap_intervals,
     holm,
+    mean_accuracy_interval,
     paired_difference,
     resamples,
 )
@@ -45,7 +46,8 @@ __all__ = [
     "SIGMOID", "SOFTMAX", "THRESHOLD", "AucDifference", "BootstrapIntervals", "CalibrationBins", "ClassScores", "Link", "PairedDifference",
     "accuracy", "accuracy_coverage", "accuracy_interval", "auc_and_error", "auc_difference", "average_precision", "bootstrap_intervals",
     "brier_score", "calibration_bins", "calibration_error_by_chance", "class_average", "confusion_matrix", "defined_mean",
-    "expected_calibration_error", "hamming_loss", "holm", "indicators", "link_named", "link_of", "log_loss", "micro_scores",
+    "expected_calibration_error", "hamming_loss", "holm", "indicators", "link_named", "link_of", "log_loss",
+    "mean_accuracy_interval", "micro_scores",
     "paired_difference", "precision_recall_curve", "precision_recall_f1", "resamples", "roc_auc", "roc_curve", "saved_link",
     "top_k_accuracy",
 ]  # fmt: skip

@@ -38,12 +38,34 @@ def accuracy_interval(correct: int, total: int) -> tuple[float, float]:
     """
     if not 0 <= correct <= total or total < 1:
         raise ParameterError(f"an interval needs 0 <= correct <= total and total >= 1, and got correct={correct}, total={total}.")
-    z, share = NORMAL_975, correct / total
+    return _wilson(correct / total, total)
+
+
+def _wilson(share: float, total: float) -> tuple[float, float]:
+    z = NORMAL_975
     shrink = 1 + z * z / total
     centre = (share + z * z / (2 * total)) / shrink
     half = z / shrink * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
     # At the ends the formula gives 0 and 1 but for rounding.
-    return (0.0 if correct == 0 else max(0.0, centre - half), 1.0 if correct == total else min(1.0, centre + half))
+    return (0.0 if share == 0 else max(0.0, centre - half), 1.0 if share == 1 else min(1.0, centre + half))
+
+
+def mean_accuracy_interval(correct: Bools, known: Bools) -> tuple[float, float]:
+    """95 % interval of the mean of the accuracies of c tasks on n independent images, bool (n, c) each.
+
+    `correct` says which image is right in which task, and `known` where that is known. Tasks of one image may depend on each other: the
+    variance is that of the linearised mean over images, and the interval Wilson's with the number of images that has this variance
+    (Korn and Graubard, Survey Methodology 24 (1998) 193). Where all are right or all wrong, with the images of the smallest task.
+    """
+    counts = known.sum(axis=0)
+    if not counts.all():
+        raise ParameterError("an interval of a mean accuracy needs an image for each task at least.")
+    accuracies = (correct & known).sum(axis=0) / counts
+    mean = float(accuracies.mean())
+    influence = (known * (correct - accuracies) / counts).mean(axis=1)
+    variance = float((influence**2).sum())
+    effective = float(counts.min()) if variance <= 0 else min(mean * (1 - mean) / variance, float(counts.sum()))
+    return _wilson(mean, effective)
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from headstart.pipeline.result import FitResult, ProbeTest, ShardResult
 from headstart.pipeline.resuming import check_resumable, checkpoints_of, resumable_or_removed
 from headstart.pipeline.searching import first_settings, search
 from headstart.pipeline.writing import write
-from headstart.progress import Listener, Seconds
+from headstart.progress import Listener, Part, Seconds
 from headstart.run import check_target, reserved
 from headstart.settings import FitSettings
 from headstart.settings.batch import Shard
@@ -222,7 +222,7 @@ def cross_validate(task: Task, table: FeatureTable, context: LearningContext) ->
     for done, held in enumerate(parts):
         listener.progress(done, len(parts))
         fold = training.tested_on(held)
-        named = _Named(listener, f"fold {done + 1} of {len(parts)}: ")
+        named = Part(listener, f"fold {done + 1} of {len(parts)}: ")
         learned = task.fit(fold, replace(context, resumable=alone, listener=named, test_only=True))
         found.append(task.apply(learned.choice.estimator, learned.table.features(learned.table.test)))
     listener.progress(len(parts), len(parts))
@@ -231,20 +231,6 @@ def cross_validate(task: Task, table: FeatureTable, context: LearningContext) ->
     names = set.intersection(*(set(outputs) for outputs in found))
     joined = {name: np.concatenate([outputs[name] for outputs in found])[order] for name in names}
     return task.evaluate(joined, training.dataset.targets.take(tested[order]))
-
-
-class _Named(Listener):
-    """Tells another listener what stages and warnings are a part of; what is worth knowing of each part is not said."""
-
-    def __init__(self, listener: Listener, name: str) -> None:
-        self.progress, self.detail = listener.progress, listener.detail  # type: ignore[method-assign]
-        self._listener, self._name = listener, name
-
-    def stage(self, name: str) -> None:
-        self._listener.stage(self._name + name)
-
-    def warn(self, message: str) -> None:
-        self._listener.warn(self._name + message)
 
 
 def find_learning_rate(

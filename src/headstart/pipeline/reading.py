@@ -16,7 +16,7 @@ from headstart.features.table import FeatureTable
 from headstart.run import is_run
 from headstart.settings import FitSettings, ListOptions
 from headstart.settings.field import options
-from headstart.tasks import TASKS, Task, recognise, task_named
+from headstart.tasks import TASKS, Task, recognise, task_for, task_named
 from headstart.text import plural
 
 
@@ -44,10 +44,10 @@ def read(data: str | Path | Dataset, settings: FitSettings) -> tuple[Task, Datas
 
 
 def _of_dataset(data: Dataset, settings: FitSettings) -> Task:
-    given = [name for name in ("test", "group_from", *options(ListOptions)) if getattr(settings, name) not in (None, False)]
+    given = [name for name in ("test", "group_from", *options(ListOptions)) if getattr(settings, name) not in (None, False, ())]
     if given:
         raise ParameterError(f"{given[0]} is for data that are still to be read; give it to read_dataset, which made this Dataset.")
-    return TASKS[0] if settings.task == "auto" else task_named(settings.task)
+    return task_for(data.targets) if settings.task == "auto" else task_named(settings.task)
 
 
 def check(task: Task, dataset: Dataset, settings: FitSettings) -> None:

@@ -12,10 +12,11 @@ import numpy as np
 from headstart.audit import Finding
 from headstart.audit.copies import LeakTest
 from headstart.data import Dataset
-from headstart.errors import ImageError
+from headstart.errors import ImageError, ParameterError
 from headstart.features.table import FeatureTable
 from headstart.metrics import PairedDifference, paired_difference
 from headstart.selection import Baseline, Choice, Tried
+from headstart.selection.choice import describe_head
 from headstart.settings import FitSettings
 from headstart.tasks import Evaluation, Judged, Learned, Outputs, Task
 
@@ -135,8 +136,17 @@ class FitResult:
 
     @cached_property
     def classifier(self) -> TransferClassifier:
-        """The model as a scikit-learn classifier whose labels are the numbers of the classes."""
+        """The model as a scikit-learn classifier whose labels are the numbers of the classes.
+
+        ParameterError where several columns of labels were learned.
+        """
         from headstart.classifier import TransferClassifier
+
+        if self.learned.columns:
+            raise ParameterError(
+                f"A classifier has one column of labels, and this fit learned {len(self.learned.columns)}: "
+                f"{', '.join(self.learned.columns)}. Predict with the run: headstart.load(result.run)."
+            )
 
         classes = np.asarray(self.choice.estimator.classes_)
         settings = replace(self.settings, backbone=self.learned.prepared.settings.backbone)
@@ -151,10 +161,3 @@ class ShardResult:
     computed: int
     refused: tuple[ImageError, ...]
     store: Path
-
-
-def describe_head(choice: Choice) -> str:
-    """Which head was chosen, on which layers, with which settings."""
-    chosen = next(row for row in choice.evidence if row.chosen)
-    settings = ", ".join(f"{name} {value:.3g}" for name, value in chosen.hyperparameters.items())
-    return f"{chosen.head.replace('_', ' ')} on {chosen.view}" + (f" ({settings})" if settings else "")

@@ -22,12 +22,14 @@ from headstart.modalities.image.augment import Augmentation
 from headstart.records import csv_lines
 from headstart.report import Sources, report_of, write_report
 from headstart.run import RELIABILITY, BackboneEntry, Manifest, RunContents, seal, write_files, writing_run
-from headstart.run.record import FitRecord, TrainingRecord
+from headstart.run.record import ColumnRecord, FitRecord, TrainingRecord
+from headstart.selection.choice import describe_head
 from headstart.text import printable
 
 if TYPE_CHECKING:
     from headstart.features import BackboneExtractor
     from headstart.pipeline.result import FitResult
+    from headstart.tasks import Judged, Learned
 
 _PACKAGES = ("numpy", "scipy", "scikit-learn", "openvino", "onnxruntime", "onnx", "pillow", "simplejpeg", "timm", "torch")
 
@@ -85,7 +87,13 @@ def _record(result: FitResult) -> FitRecord:
         training=_training(result), training_facts=_about_training(result),
         reliability_test=judged.reliability_test, learning_curve=judged.learning_curve, leaks=result.leaks,
         refused=tuple((error.path, error.reason) for error in result.refused), findings=result.findings, notes=result.dataset.notes,
+        columns=tuple(_column(name, one, judged.columns.get(name)) for name, one in result.learned.columns.items()),
     )  # fmt: skip
+
+
+def _column(name: str, learned: Learned, judged: Judged | None) -> ColumnRecord:
+    curve = None if judged is None else judged.learning_curve
+    return ColumnRecord(name=name, head=describe_head(learned.choice), images=len(learned.table.train), learning_curve=curve)
 
 
 def _features(extractor: BackboneExtractor) -> str:
@@ -165,9 +173,10 @@ def _versions() -> dict[str, str]:
 def _split_list(result: FitResult) -> str:
     """The list of all images with label and part: a list file that `headstart fit` itself can read, where the images are files."""
     dataset = result.dataset
-    columns = ["path", "label", "split", "group"] if dataset.grouped else ["path", "label", "split"]
+    further = [dataset.parts, dataset.groups] if dataset.grouped else [dataset.parts]
+    columns = ["path", *(dataset.targets.cells(0) if len(dataset) else ()), *("split", "group")[: len(further)]]
     rows = (
-        [name, dataset.targets.cell(index), dataset.parts[index], dataset.groups[index]][: len(columns)]
+        [name, *dataset.targets.cells(index).values(), *(str(of[index]) for of in further)]
         for index, name in enumerate(_paths_from_run(result))
     )
     return csv_lines([columns, *rows])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -29,11 +29,15 @@ ACCURACIES = (0.95, 0.98, 0.99, 0.995)
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Reliability:
-    """What a run can say about its predictions; each part is None where there was nothing to fit it on."""
+    """What a run can say about its predictions; each part is None where there was nothing to fit it on.
 
-    sets: PredictionSets | None
-    abstention: Abstention | None
-    novelty: Novelty | None
+    Where several columns of labels are learned, `columns` has what is known of each; novelty is of all of them together.
+    """
+
+    sets: PredictionSets | None = None
+    abstention: Abstention | None = None
+    novelty: Novelty | None = None
+    columns: Mapping[str, Reliability] = field(default_factory=dict)
 
     @classmethod
     def fit(
@@ -44,6 +48,14 @@ class Reliability:
 
         The logits (n, k) are out of sample; nan for images that the backbone was trained on. Coverage is the target of the prediction sets.
         """
+        novelty = Novelty.fit(features, targets, layers=layers, logits=logits, groups=groups, seed=seed)
+        return replace(cls.promising(targets, logits, coverage=coverage, by_class=by_class), novelty=novelty)
+
+    @classmethod
+    def promising(
+        cls, targets: npt.NDArray[Any], logits: npt.NDArray[np.float64], *, coverage: float = COVERAGE, by_class: bool = False
+    ) -> Self:  # fmt: skip
+        """As `fit`, without novelty, which is all that needs features."""
         probabilities = link_of(targets).probabilities(logits)
         known = np.isfinite(probabilities).all(axis=1)
         sets = abstention = None
@@ -51,14 +63,14 @@ class Reliability:
             labelled = targets.ndim == 1 or bool(targets[known].any())
             sets = PredictionSets.fit(probabilities[known], targets[known], coverage=coverage, by_class=by_class) if labelled else None
             abstention = Abstention.fit(*confidence(probabilities[known], targets[known]))
-        novelty = Novelty.fit(features, targets, layers=layers, logits=logits, groups=groups, seed=seed)
-        return cls(sets=sets, abstention=abstention, novelty=novelty)
+        return cls(sets=sets, abstention=abstention)
 
     def state(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
         """JSON values, and the arrays of the novelty model."""
         settings, arrays = (None, {}) if self.novelty is None else self.novelty.state()
         sets, abstention = (None if part is None else part.to_dict() for part in (self.sets, self.abstention))
-        return {"sets": sets, "abstention": abstention, "unlike": settings}, arrays
+        columns = {name: one.state()[0] for name, one in self.columns.items()}
+        return {"sets": sets, "abstention": abstention, "unlike": settings, **({"columns": columns} if columns else {})}, arrays
 
     @classmethod
     def from_state(cls, settings: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> Self:
@@ -68,6 +80,7 @@ class Reliability:
             sets=None if sets is None else PredictionSets.from_dict(sets),
             abstention=None if abstention is None else Abstention.from_dict(abstention),
             novelty=None if unlike is None else Novelty.from_state(unlike, arrays),
+            columns={name: cls.from_state(one, {}) for name, one in settings.get("columns", {}).items()},
         )
 
 
@@ -102,6 +115,17 @@ class ReliabilityTest:
     unlike: float | None = None  # share of images flagged as unlike the training images
     answered: tuple[ThresholdTest, ...] = ()  # for some accuracies, without those that training could not guarantee
     shift: Shift = field(default_factory=Shift)  # whether the images come from another world than the training images
+    columns: Mapping[str, ReliabilityTest] = field(default_factory=dict)  # of each column of labels, where several are learned
+
+    @classmethod
+    def of_columns(
+        cls, columns: Mapping[str, ReliabilityTest], novelty: Novelty | None, unlike: npt.NDArray[np.bool_] | None, *, images: int
+    ) -> Self:  # fmt: skip
+        """Of several columns of labels, each tested on the images that have a label there; `unlike`, bool (m,), is of all images."""
+        novel = None if novelty is None or unlike is None else novelty.rate(int(unlike.sum()), len(unlike))
+        missed = next((one.shift.missed for one in columns.values() if one.shift.found), None)
+        share = None if unlike is None else float(unlike.mean())
+        return cls(images=images, unlike=share, shift=Shift(novel=novel, missed=missed), columns=dict(columns))
 
     @classmethod
     def of(
@@ -140,7 +164,7 @@ class ReliabilityTest:
             expected = self.shift.novel
             usual = "" if expected is None else f"; of images like the training images, {percent(expected.promised)} are expected to be"
             said.append(f"{percent(self.unlike)} of the {images} are flagged as novel{usual}.")
-        return tuple(said)
+        return (*(f"{name}: {sentence}" for name, one in self.columns.items() for sentence in one.sentences(images)), *said)
 
     def threshold_sentences(self) -> tuple[str, ...]:
         """How the thresholds did, a sentence each."""
@@ -149,18 +173,22 @@ class ReliabilityTest:
             f"{percent(row.share)} of the images with an accuracy of {percent(row.right)} "
             f"(95 % interval {percent(row.interval[0])} to {percent(row.interval[1])})."
             for row in self.answered
-        )
+        ) + tuple(f"{name}: {sentence}" for name, one in self.columns.items() for sentence in one.threshold_sentences())
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
-        return asdict(self) | {"shift": self.shift.to_dict()}
+        columns = {name: one.to_dict() for name, one in self.columns.items()}
+        found = asdict(replace(self, columns={})) | {"shift": self.shift.to_dict()}
+        return {**{name: value for name, value in found.items() if name != "columns"}, **({"columns": columns} if columns else {})}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The inverse of `to_dict`."""
         rows = tuple(ThresholdTest(**{**row, "interval": tuple(row["interval"])}) for row in values.get("answered", ()))
         interval, shift = values.get("coverage_interval"), Shift.from_dict(values.get("shift"))
-        return cls(**{**values, "answered": rows, "coverage_interval": None if interval is None else tuple(interval), "shift": shift})
+        columns = {name: cls.from_dict(one) for name, one in values.get("columns", {}).items()}
+        found = {"answered": rows, "coverage_interval": None if interval is None else tuple(interval), "shift": shift, "columns": columns}
+        return cls(**{**values, **found})
 
 
 def _threshold_tests(abstention: Abstention, probabilities: npt.NDArray[Any], targets: npt.NDArray[Any]) -> tuple[ThresholdTest, ...]:

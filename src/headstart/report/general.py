@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from headstart.audit.copies import LeakTest
     from headstart.run import Use
     from headstart.run.record import FitRecord
-    from headstart.selection import Candidate, Tried
+    from headstart.selection import Candidate, LearningCurve, Tried
 
 OPEN_ROWS = 20  # a longer table is folded away, with the rows that matter before it
 LISTED_FILES = 500  # refused files on the page; the run folder has all
@@ -37,11 +37,17 @@ def general_sections(record: FitRecord, *, uses: Sequence[Use], repeat: Section)
     """Return the sections that need nothing but the record of the fit, in the order of the page; `repeat` is the last one."""
     history = None if record.training is None else record.training.history
     return (
-        images_section(record.refused), learning_section(record.learning_curve, within=within(record)), data_section(record),
+        images_section(record.refused), learning_section(curves(record), within=within(record)), data_section(record),
         uses_section(uses),
         evidence_section(record, trained=history is not None and bool(history.epochs)), adaptation_section(record.adaptation),
         training_section(history, record.training_facts), times_section(record.seconds), repeat,
     )  # fmt: skip
+
+
+def curves(record: FitRecord) -> dict[str, LearningCurve]:
+    """The learning curves by the column of labels; where there is one column, without a name."""
+    found = {"": record.learning_curve, **{one.name: one.learning_curve for one in record.columns}}
+    return {name: curve for name, curve in found.items() if curve is not None and curve.images}
 
 
 def within(record: FitRecord) -> str:
@@ -127,10 +133,17 @@ def evidence_section(record: FitRecord, *, trained: bool) -> Section:
             if trained
             else "All scores from cross-validation inside the training part; the test images were not used for the selection."
         )
-        open_rows = rows[:OPEN_ROWS] + [row for row in rows[OPEN_ROWS:] if row.chosen]
-        whole = (Fold(f"All {len(rows)}", (_candidate_table(rows),)),) if len(open_rows) < len(rows) else ()
-        blocks = (*lead, *_tried(record), _candidate_table(open_rows), *whole, Paragraph(legend, "quiet"))
+        tables = [block for column in dict.fromkeys(row.column for row in record.evidence) for block in _candidates(rows, column)]
+        blocks = (*lead, *_tried(record), *tables, Paragraph(legend, "quiet"))
     return Section(anchor="tried", heading="Model selection", word="Selection", blocks=blocks)
+
+
+def _candidates(rows: Sequence[Candidate], column: str) -> tuple[Block, ...]:
+    """What was tried for one column of labels, under its name where it has one."""
+    own = [row for row in rows if row.column == column]
+    open_rows = own[:OPEN_ROWS] + [row for row in own[OPEN_ROWS:] if row.chosen]
+    whole = (Fold(f"All {len(own)}", (_candidate_table(own),)),) if len(open_rows) < len(own) else ()
+    return (*((Heading(column),) if column else ()), _candidate_table(open_rows), *whole)
 
 
 def _tried(record: FitRecord) -> tuple[Block, ...]:

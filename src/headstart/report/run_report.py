@@ -22,7 +22,7 @@ from headstart.features.prepared import result_key
 from headstart.matrix import FeatureMatrix
 from headstart.modalities.image import ImageSource, image_digest, quiet_decoding, read_image
 from headstart.reliability.shift import MEANING, REMEDY
-from headstart.report.general import general_sections, joined, repeat_section, times_more, within
+from headstart.report.general import curves, general_sections, joined, repeat_section, times_more, within
 from headstart.report.model_card import model_card
 from headstart.report.page import Report, page, picture_of, png
 from headstart.report.training import summary
@@ -94,8 +94,7 @@ def build_report(
     limits = [*task.limits, *(finding.message for finding in record.findings)]
     if uses:
         limits.append(f"The test part was used {times_more(uses)} after the score was measured.")
-    if record.learning_curve is not None:
-        limits.append(f"{within(record)}{record.learning_curve.sentence}")
+    limits += [f"{name}{': ' if name else ''}{within(record)}{curve.sentence}" for name, curve in curves(record).items()]
     return Report(
         title=record.title, task=task, backbone=str(backbone["name"]), licence=str(backbone["licence"]),
         sections=joined(task.sections, general_sections(record, uses=uses, repeat=repeat_section(command, facts))),
@@ -128,16 +127,18 @@ def _training(record: FitRecord, provenance: Mapping[str, Any]) -> tuple[str, ..
     return tuple(fact for fact in facts if fact)
 
 
-def cards_of(run: Run, rows: npt.NDArray[np.int64], outputs: npt.NDArray[np.int64], *, sources: Sources) -> dict[int, Card]:
+def cards_of(
+    run: Run, rows: npt.NDArray[np.int64], outputs: npt.NDArray[np.int64], *, sources: Sources, column: str | None = None
+) -> dict[int, Card]:  # fmt: skip
     """Return cards of test images by row, as the network saw them, with heat maps and the nearest training images; those gone are left out.
 
-    `rows` of the test part are in the order of their importance; `outputs` has for each image of the test part the output that its heat map
-    explains.
+    `rows` of the test part are in the order of their importance; `outputs` has for each image of the test part the class that its heat map
+    explains, of this `column` of labels where there are several.
     """
     digests = [run.tested["digests"][row].tobytes().hex() for row in rows.tolist()]
     depends = [run.manifest.files.get(name) for name in (MODEL, REFERENCE)]
-    key = result_key("pictures", depends, rows, outputs[rows], digests)
-    found = json.loads(sources.cached(key, lambda: json.dumps(_pictures(run, rows, outputs, sources)).encode()))
+    key = result_key("pictures", depends, rows, outputs[rows], digests, *([] if column is None else [column]))
+    found = json.loads(sources.cached(key, lambda: json.dumps(_pictures(run, rows, outputs, sources, column)).encode()))
     tested, trained = _shown_names(run)
     cards = {}
     for row, (pictures, near) in ((int(row), entry) for row, entry in found.items()):
@@ -152,7 +153,9 @@ def cards_of(run: Run, rows: npt.NDArray[np.int64], outputs: npt.NDArray[np.int6
     return cards
 
 
-def _pictures(run: Run, rows: npt.NDArray[np.int64], outputs: npt.NDArray[np.int64], sources: Sources) -> dict[int, tuple[Any, Any]]:
+def _pictures(
+    run: Run, rows: npt.NDArray[np.int64], outputs: npt.NDArray[np.int64], sources: Sources, column: str | None
+) -> dict[int, tuple[Any, Any]]:
     """By row, the pictures of an image, and position and picture of each training image near it: JPEG files in base64."""
     pixels: dict[int, npt.NDArray[np.uint8]] = {}
     with quiet_decoding():
@@ -163,7 +166,7 @@ def _pictures(run: Run, rows: npt.NDArray[np.int64], outputs: npt.NDArray[np.int
     if not pixels:
         return {}
     readable, stacked = np.array(list(pixels)), np.stack(list(pixels.values()))
-    maps = HeatMaps.of(run, method="fast")
+    maps = HeatMaps.of(run, method="fast", column=column)
     count = len(stacked) if maps.method == "cells" else _SLOWLY  # of the first images only where each takes many passes of the network
     heat = maps(stacked[:count], outputs[readable[:count]])
     nearest = _nearest(run, stacked, None if sources.features is None else sources.features[readable])

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from headstart.sections import Axis, Block, Bullets, Charts, Fold, LineChart, Mark, Paragraph, Section, Series, Span, Table, Text
+from headstart.sections import Axis, Block, Bullets, Charts, Fold, Heading, LineChart, Mark, Paragraph, Section, Series, Span, Table, Text
 from headstart.text import duration, enumeration, number, percent, plural
 
 if TYPE_CHECKING:
@@ -19,27 +19,34 @@ DOTTED = 40  # with more epochs the dots run into each other
 WIDE_RANGE = 100.0  # losses further apart than this are shown on a logarithmic axis
 
 
-def learning_section(found: LearningCurve | None, *, within: str = "") -> Section:
-    """The learning curve, and whether more images would help; `within` begins the sentence on that."""
+def learning_section(found: Mapping[str, LearningCurve], *, within: str = "") -> Section:
+    """The learning curves by the column of labels, and whether more images would help; `within` begins the sentences on that.
+
+    Where there is one column only, it has no name.
+    """
+    sentences = [f"{name}{': ' if name else ''}{within}{curve.sentence}" for name, curve in found.items()]
     blocks: tuple[Block, ...] = ()
-    if found is not None and found.images:
-        rows = tuple(
-            (str(images), percent(accuracy), "-" if math.isnan(error) else f"± {100 * error:.1f}")
-            for images, accuracy, error in zip(found.images, found.accuracy, found.error, strict=True)
-        )
+    if found:
         legend = (
             "By cross-validation inside the training part, with the selected head and layers; the strokes are standard errors. "
             "The test images were not used."
         )
-        numbers = Table(head=("training images", "accuracy", "standard error (points)"), rows=rows, layout="numbers")
-        chart = Charts((learning_chart(found),))
-        blocks = (Paragraph(within + found.sentence), chart, Paragraph(legend, "quiet"), Fold("The numbers", (numbers,)))
-    summary = within + found.sentence if found is not None and blocks else ""
-    return Section(anchor="learning", heading="Learning curve", word="Learning curve", blocks=blocks, summary=summary)
+        charts = Charts(tuple(learning_chart(curve, name=name) for name, curve in found.items()))
+        tables = [block for name, curve in found.items() for block in (*((Heading(name),) if name else ()), _curve_table(curve))]
+        blocks = (*map(Paragraph, sentences), charts, Paragraph(legend, "quiet"), Fold("The numbers", tuple(tables)))
+    return Section(anchor="learning", heading="Learning curve", word="Learning curve", blocks=blocks, summary=" ".join(sentences))
 
 
-def learning_chart(found: LearningCurve) -> LineChart:
-    """Return accuracy by number of training images, which are on a logarithmic axis."""
+def _curve_table(found: LearningCurve) -> Table:
+    rows = tuple(
+        (str(images), percent(accuracy), "-" if math.isnan(error) else f"± {100 * error:.1f}")
+        for images, accuracy, error in zip(found.images, found.accuracy, found.error, strict=True)
+    )
+    return Table(head=("training images", "accuracy", "standard error (points)"), rows=rows, layout="numbers")
+
+
+def learning_chart(found: LearningCurve, *, name: str = "") -> LineChart:
+    """Return accuracy by number of training images, which are on a logarithmic axis; `name` is of the column of labels."""
     x: list[float] = []
     y: list[float] = []
     for images, accuracy, error in zip(found.images, found.accuracy, found.error, strict=True):
@@ -47,7 +54,7 @@ def learning_chart(found: LearningCurve) -> LineChart:
         y += [accuracy - error, min(1.0, accuracy + error), math.nan]
     points = ", ".join(f"{percent(accuracy)} from {images}" for images, accuracy in zip(found.images, found.accuracy, strict=True))
     return LineChart(
-        title="Learning curve",
+        title=f"Learning curve: {name}" if name else "Learning curve",
         description=f"Accuracy by number of training images: {points}.",
         series=(Series(name="", x=x, y=y, thin=True), Series(name="out of sample", x=found.images, y=found.accuracy, dots=True)),
         x=Axis(label="training images (logarithmic)", log=True),

@@ -68,14 +68,13 @@ class Collected:
         return self._run.task.predictions(predictions, self._run.manifest.state)
 
     def _judge(self) -> None:
-        reliability, features, names = self._run.reliability, self._features, self._run.outputs
+        reliability, features = self._run.reliability, self._features
         self._features = []
         if reliability is None or not features:
             return
-        sets, novelty, stacked = None, reliability.novelty, np.stack(features)
-        if reliability.sets is not None:
-            place = names.index("probabilities")
-            sets = reliability.sets(np.stack([row[place] for row in self._rows[-len(features) :]]), never_empty=True)
+        novelty, stacked, rows = reliability.novelty, np.stack(features), self._rows[-len(features) :]
+        columns = {name: np.stack([row[place] for row in rows]) for place, name in enumerate(self._run.outputs[:-1])}
+        sets = self._run.task.prediction_sets(reliability, columns, self._run.manifest.state)
         if novelty is None:
             self._judged.append(Judgement(sets))
             return

@@ -137,10 +137,12 @@ def _check_types(entries: Mapping[str, Any], types: Mapping[str, type]) -> None:
 
 
 def _check_classes(state: Mapping[str, Any]) -> None:
-    classes = state.get("classes", [""])
-    named = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
-    if not named or not classes or len(set(classes)) < len(classes):
-        raise ParameterError("damaged: 'classes' must be different names")
+    columns = state.get("columns", [])
+    for part in (state, *columns) if isinstance(columns, list) and all(isinstance(one, dict) for one in columns) else ({"classes": 0},):
+        classes = part.get("classes", [""])
+        named = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
+        if not named or not classes or len(set(classes)) < len(classes):
+            raise ParameterError("damaged: 'classes' must be different names")
 
 
 def _optional(entries: Mapping[str, Any], key: str) -> Mapping[str, Any] | None:

@@ -36,13 +36,23 @@ class TrainingRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ColumnRecord:
+    """How the model of one of several columns of labels came about: its head, and how it learns with the number of images."""
+
+    name: str
+    head: str
+    images: int  # training images with a label in it
+    learning_curve: LearningCurve | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class FitRecord:
     """How a fit went: what was chosen, why, and everything that was tried; where the test part came from; time by stage.
 
     `baseline` says how far a pre-trained backbone is ahead of handcrafted features.
     `tried` are the backbones that a search within a budget considered; `adaptation` is to unlabelled images of another world. `leaks` are
     scores with and without test inputs that training has seen in some form; `refused` holds (name, reason) of inputs that could not be
-    read; `notes` tell what was met while reading.
+    read; `notes` tell what was met while reading. Where several columns of labels were learned, `columns` has what is of each alone.
     """
 
     title: str
@@ -63,6 +73,7 @@ class FitRecord:
     refused: tuple[tuple[str, str], ...] = ()
     findings: tuple[Finding, ...] = ()
     notes: tuple[str, ...] = ()
+    columns: tuple[ColumnRecord, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values: the ``story`` of a manifest."""

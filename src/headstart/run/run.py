@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from headstart.data import Dataset, dataset_of, read_annotations
+from headstart.data import Dataset, ListOptions, dataset_of, read_annotations
 from headstart.data.values import checked_images
 from headstart.engine import Engine, available_cores, open_engine
-from headstart.errors import DataError, ParameterError, RunError
+from headstart.errors import DataError, ParameterError, RunError, nearest
 from headstart.features import Images, run_images
 from headstart.files import file_digest
 from headstart.metrics.link import Link, link_named
@@ -27,7 +27,7 @@ from headstart.progress import Progress, Say, to_warnings
 from headstart.records import Column, Record
 from headstart.run.collected import Collected
 from headstart.run.manifest import AGAIN, MODEL, Manifest, read_manifest
-from headstart.tasks import FEATURES, Evaluation, Neighbour, Task, task_named
+from headstart.tasks import FEATURES, ClassOutputs, Evaluation, Neighbour, Task, task_named
 from headstart.text import unread
 
 if TYPE_CHECKING:
@@ -87,6 +87,26 @@ class Run:
         if self.link is None:
             raise ParameterError(f"{what} runs whose outputs are classes, and {self.path} has learned the task {self.manifest.task}.")
         return self.link
+
+    @property
+    def class_outputs(self) -> tuple[ClassOutputs, ...]:
+        """The outputs that rank classes, by the column of labels; none where the task has no classes."""
+        return self.task.class_outputs(self.manifest.state)
+
+    def outputs_of(self, column: str | None, what: str) -> ClassOutputs:
+        """The outputs that rank the classes of a column of labels, by default of the first.
+
+        ParameterError, which begins with `what`, where the task has no classes; and for a column that the run does not have.
+        """
+        found = self.class_outputs
+        if not found:
+            raise ParameterError(f"{what} runs whose outputs are classes, and {self.path} has learned the task {self.manifest.task}.")
+        chosen = [one for one in found if column is None or one.column == column]
+        if not chosen:
+            own = [one.column for one in found if one.column]
+            known = f"It has the columns {', '.join(own)}." if own else "It has one, without a name."
+            raise ParameterError(f"{self.path} has not learned a column {column!r}.{nearest(column or '', own)} {known}")
+        return chosen[0]
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -253,14 +273,15 @@ class Run:
         name = names[index] if 0 <= index < len(names) else ""
         if name and ("/" in name or not name.startswith("array[")):
             name = os.path.normpath(self.path / name)
-        if targets is None or not self.classes or not 0 <= index < len(targets):
+        if targets is None or not self.class_outputs or not 0 <= index < len(targets):
             return name, ""
-        assigned = np.flatnonzero(targets[index]) if targets.ndim == 2 else [targets[index]]
-        return name, ";".join(self.classes[int(column)] for column in assigned)
+        return name, ";".join(self.task.targets(targets[index : index + 1], self.manifest.state).names(0))
 
-    def read(self, data: str | Path, **options: Any) -> Dataset:
+    def read(self, data: str | Path, *, lists: ListOptions | None = None, **options: Any) -> Dataset:
         """Read data as this run understands their targets: classes are matched by name. Options and errors as of `read_annotations`."""
-        found = read_annotations(data, classes=self.classes or None, **options)
+        columns = self.task.columns_read(self.manifest.state, lists or ListOptions())
+        known = [name for one in self.class_outputs for name in one.classes]
+        found = read_annotations(data, classes=known or None, columns=columns, lists=lists, **options)
         return dataset_of(found, self.task.read_targets(found, self.manifest.state))
 
     def evaluate(

@@ -19,8 +19,6 @@ from headstart.onnx_graph import OnnxGraph
 
 if TYPE_CHECKING:
     from headstart.backbones import Layer
-    from headstart.selection.mean import MeanHead
-    from headstart.training.trained_head import TrainedHead
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +37,7 @@ class Candidate:
     log_loss_error: float
     seconds: float  # what trying it took
     chosen: bool = False
+    column: str = ""  # of labels that it predicts, where several are learned
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
@@ -113,7 +112,8 @@ class HeadPipeline(LogitClassifier, Estimator):
 class Choice:
     """The chosen head and the evidence for it."""
 
-    estimator: HeadPipeline | TrainedHead | MeanHead  # fitted on all training images; takes the full feature vector
+    estimator: Any  # fitted on all training images; takes the full feature vector
+    """A `HeadPipeline`, a `TrainedHead` or a `MeanHead`; of other tasks than classification what they call their model."""
     evidence: tuple[Candidate, ...]  # all candidates, the chosen one first, then by log loss
     out_of_sample: npt.NDArray[np.float64] | None
     """Calibrated logits (n, k) of all training images, each from a fit that did not see the image (or its group); nan for images that the
@@ -143,3 +143,13 @@ def unfitted(
     settings = dict(candidate.hyperparameters if hyperparameters is None else hyperparameters)
     map_ = LayerMap([slices[name] for name in candidate.layers], weights=candidate.weights)
     return HeadPipeline(map_, make_head(candidate.head, settings, class_weight=class_weight, seed=seed))
+
+
+def describe_head(choice: Choice) -> str:
+    """Which head was chosen, on which layers, with which settings; where several columns of labels are learned, for each."""
+    return "; ".join(f"{row.column}: {_described(row)}" if row.column else _described(row) for row in choice.evidence if row.chosen)
+
+
+def _described(chosen: Candidate) -> str:
+    settings = ", ".join(f"{name} {value:.3g}" for name, value in chosen.hyperparameters.items())
+    return f"{chosen.head.replace('_', ' ')} on {chosen.view}" + (f" ({settings})" if settings else "")

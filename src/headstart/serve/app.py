@@ -98,6 +98,9 @@ async def predict_images(
     top: Annotated[int, Query(ge=1, le=MAX_CLASSES, description="How many classes of each image.")] = 5,
     nearest: Annotated[int, Query(ge=0, le=MAX_NEIGHBOURS, description="How many of the nearest training images to name.")] = 3,
     explain: Annotated[bool, Query(description="Whether to add heat maps.")] = False,
+    column: Annotated[
+        str | None, Query(max_length=300, description="Of a model with several columns of labels, the one that heat maps explain.")
+    ] = None,
 ) -> Response:
     """One image or many, as multipart/form-data with the field `file`, as the body itself, or as base64 in JSON.
 
@@ -105,7 +108,9 @@ async def predict_images(
     does not begin like any image.
     """
     with service.models.use(model) as chosen:
-        if explain and chosen.kind != DEFAULT_KIND:
+        if explain and column is not None and column not in [one.column for one in chosen.run.class_outputs]:
+            raise Refusal(422, "no_heat_maps", f"The model has no column {column[:100]!r} of labels whose evidence could be shown.")
+        if explain and not chosen.run.class_outputs:
             raise Refusal(422, "no_heat_maps", "Heat maps show the evidence for a class, and this model predicts no classes.")
         inputs = await read_inputs(request, limits=service.limits, threads=service.threads)
         if explain and len(inputs) > service.limits.explained:
@@ -120,7 +125,7 @@ async def predict_images(
             raise Refusal(status, code, f"The image is refused: {records[0].error}.")
         entries = [_entry(record) for record in records]
         if explain:
-            for place, heat_map in (await service.explain(request, chosen, inputs, predictions)).items():
+            for place, heat_map in (await service.explain(request, chosen, inputs, predictions, column=column)).items():
                 entries[place]["heat"] = heat_map
         drift = {"drift": chosen.watch.to_dict()} if chosen.watch is not None and chosen.watch.drifted else {}
         return JSONResponse({"model": chosen.name, **drift, "predictions": entries})

@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +60,7 @@ class Model:
         self.watch = None if novelty is None else Watch(novelty.refused_share, novelty.images)
         self.queue = BatchingQueue(self.run.engine, on_batch=lambda count: on_batch(name, count))
         self.requests = 0
+        self._heat_maps: dict[str, HeatMaps] = {}
 
     def training_image(self, index: int) -> tuple[str, str]:
         """Name and label of a training image; without its folder, as clients need not know the folders of the server."""
@@ -71,12 +71,14 @@ class Model:
         """The outputs of the network but the features, which stay here, and what the task knows beside them: all with a row an image."""
         return {**predictions.outputs, **self.run.task.tensors(predictions)}
 
-    @cached_property
-    def heat_maps(self) -> HeatMaps:
-        """Opened at the first use. Not thread-safe."""
+    def heat_maps(self, column: str | None = None) -> HeatMaps:
+        """Of a column of labels, where there are several, by default of the first; opened at the first use. Not thread-safe."""
         from headstart.explanation import HeatMaps
 
-        return HeatMaps.of(self.run, method="fast", engine=self._engine_kind)
+        column = self.run.outputs_of(column, "Heat maps are for").column
+        if column not in self._heat_maps:
+            self._heat_maps[column] = HeatMaps.of(self.run, method="fast", engine=self._engine_kind, column=column)
+        return self._heat_maps[column]
 
     def facts(self) -> dict[str, Any]:
         """The description of the model, without anything about the machine that it was made on."""

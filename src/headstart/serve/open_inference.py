@@ -75,8 +75,14 @@ async def model_metadata(model: NamedModel) -> dict[str, Any]:
         "platform": "headstart",
         "inputs": [{"name": name, "datatype": datatype, "shape": shape} for name, (datatype, shape, _) in _INPUTS.items()],
         "outputs": [entry | {"shape": [-1, *entry["shape"][1:]]} for entry in outputs],
-        "parameters": {"classes": json.dumps(model.run.classes, ensure_ascii=False)},
+        "parameters": {"classes": json.dumps(_classes(model), ensure_ascii=False)},
     }
+
+
+def _classes(model: Model) -> Any:
+    """The class names; by the column of labels, where there are several."""
+    outputs = model.run.class_outputs
+    return {one.column: one.classes for one in outputs} if len(outputs) > 1 else model.run.classes
 
 
 @router.post("/models/{name}/versions/{version}/infer", include_in_schema=False)

@@ -12,13 +12,12 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from fastapi import Depends, FastAPI, Request
 
 from headstart.engine import Outputs
 from headstart.errors import ImageError
-from headstart.records import DEFAULT_KIND
 from headstart.run import Collected
 from headstart.serve.models import Model, Models
 from headstart.serve.monitoring import Metrics
@@ -27,6 +26,9 @@ from headstart.serve.requests import Input, too_many_images
 from headstart.serve.threads import Pixels, WorkerThreads, large_pixels
 from headstart.settings.serving import Limits
 from headstart.tasks import Predictions
+
+if TYPE_CHECKING:
+    from headstart.explanation import HeatMaps
 
 _log = logging.getLogger(__name__)
 _OVERLAY_SIDE = 384  # pixels of a heat map's picture, whatever the network takes
@@ -94,10 +96,10 @@ class Service:
         """Load what heat maps need, so that the first request for one does not wait for it."""
         for name in self.models.names:
             with self.models.use(name) as model:
-                if model.kind != DEFAULT_KIND:
+                if not model.run.class_outputs:
                     continue
                 try:
-                    await self.threads.run("explain", lambda model=model: model.heat_maps)  # type: ignore[misc]
+                    await self.threads.run("explain", model.heat_maps)
                 except Exception:
                     _log.warning("heat maps are not available", extra={"model": name}, exc_info=True)
 
@@ -153,14 +155,18 @@ class Service:
                 f"{self.limits.large_pixels / 1e6:.0f}. Send them in several requests.",
             )  # fmt: skip
 
-    async def explain(self, request: Request, model: Model, inputs: Sequence[Input], predictions: Predictions) -> dict[int, str]:
+    async def explain(
+        self, request: Request, model: Model, inputs: Sequence[Input], predictions: Predictions, *, column: str | None = None
+    ) -> dict[int, str]:  # fmt: skip
         """The heat maps of a request by the positions of its images. Beyond the limits: 429 or 503.
 
-        Each is a PNG as a data URI: the square that the model sees, with the heat map for the most probable class.
+        Each is a PNG as a data URI: the square that the model sees, with the heat map for the most probable class, of a `column` of labels
+        where there are several, by default of the first.
         """
         preprocessing = model.run.preprocessing
         sharp = dataclasses.replace(preprocessing, size=max(_OVERLAY_SIDE, preprocessing.size))
-        scores = next(iter(predictions.outputs.values()))
+        outputs = model.run.outputs_of(column, "Heat maps are for")
+        scores = predictions.outputs[outputs.probabilities]
         found = {}
         async with self._admitted(request, len(inputs)):
             for row, place in enumerate(predictions.kept.tolist()):
@@ -169,7 +175,7 @@ class Service:
                 assert not isinstance(data, ImageError)
                 small = await self.threads.decode(data, partial(preprocessing, data, name=name))
                 large = await self.threads.decode(data, partial(sharp, data, name=name))
-                found[place] = await self.threads.run("explain", partial(_heat_map, model, small, large, target))
+                found[place] = await self.threads.run("explain", partial(_heat_map, model.heat_maps, small, large, target, outputs.column))
         return found
 
     @asynccontextmanager
@@ -190,10 +196,10 @@ def _collect(model: Model, results: Sequence[Outputs | ImageError], neighbours: 
     return collected.predictions()
 
 
-def _heat_map(model: Model, pixels: Pixels, sharp: Pixels, target: int) -> str:
+def _heat_map(maps: Callable[[str], HeatMaps], pixels: Pixels, sharp: Pixels, target: int, column: str) -> str:
     from headstart.explanation import overlay
 
-    heat = model.heat_maps(pixels[None], [target])[0]
+    heat = maps(column)(pixels[None], [target])[0]
     file = io.BytesIO()
     overlay(sharp, heat).save(file, format="PNG", compress_level=3)
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")

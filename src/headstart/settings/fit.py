@@ -17,6 +17,7 @@ from headstart.settings.field import (
     documented,
     either,
     instance_of,
+    list_of,
     measure,
     number,
     one_of,
@@ -60,6 +61,11 @@ class ListOptions(Settings):
         None, "Column of a list: path=, label=, split= or group=.", table_of(*_COLUMNS), flag="--column", metavar="KIND=NAME",
         parse=_columns, several=True, details="Only where they are not recognised by their names; an empty NAME is for none.",
     )  # fmt: skip
+    labels: tuple[str, ...] = option(
+        (), "Column of a list to learn; given twice or more, all of them, on one backbone.", list_of(TEXT), flag="--label", metavar="NAME",
+        parse=tuple, several=True, shown="the column that is recognised",
+        details="With several columns, an image may lack labels: a cell that is empty is a missing label.",
+    )  # fmt: skip
     label_separator: str | None = option(
         None, "What separates several labels in a cell of a list; '' for never.", TEXT, metavar="TEXT", shown="recognised"
     )  # fmt: skip
@@ -67,6 +73,16 @@ class ListOptions(Settings):
         None, "Folder that the paths in a list are relative to.", PATH, metavar="DIR", shown="the folder of the list"
     )  # fmt: skip
     allow_missing: bool = option(False, "Pass over rows of a list without a label or a file.", SWITCH)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.labels and "label" in (self.columns or {}):
+            both = f"{setting('labels', self.labels)} and {setting('columns', {'label': (self.columns or {})['label']})}"
+            raise ParameterError(f"{both} both name the column of labels; give one of them.")
+        twice = [name for name in self.labels if self.labels.count(name) > 1]
+        if twice or "" in self.labels:
+            wrong = f"{twice[0]!r} twice" if twice else "an empty name"
+            raise ParameterError(f"{setting('labels')} names different columns of a list, and got {wrong}. Name each column once.")
 
 
 @documented

@@ -5,12 +5,14 @@ Importing this package imports neither scikit-learn nor PyTorch: predicting need
 
 from __future__ import annotations
 
-from headstart.data import Annotations
-from headstart.errors import DataError, setting
+from headstart.data import Annotations, Targets
+from headstart.errors import DataError, ParameterError, setting
 from headstart.settings.field import one_of, require
 from headstart.tasks.classification.task import Classification
+from headstart.tasks.multitask.task import Multitask
 from headstart.tasks.task import (
     FEATURES,
+    ClassOutputs,
     Evaluation,
     Judged,
     Judgement,
@@ -25,11 +27,11 @@ from headstart.tasks.task import (
 )  # fmt: skip
 
 __all__ = [
-    "FEATURES", "TASKS", "Evaluation", "Judged", "Judgement", "Learned", "LearningContext", "Neighbour", "Output", "Outputs", "Predictions",
-    "State", "Task", "recognise", "task_named",
+    "FEATURES", "TASKS", "ClassOutputs", "Evaluation", "Judged", "Judgement", "Learned", "LearningContext", "Neighbour", "Output",
+    "Outputs", "Predictions", "State", "Task", "recognise", "task_for", "task_named",
 ]  # fmt: skip
 
-TASKS: list[Task] = [Classification()]
+TASKS: list[Task] = [Classification(), Multitask()]
 """All tasks. Of several that recognise the data, the first one is taken; the first of all is the usual one."""
 
 
@@ -43,10 +45,22 @@ def task_named(name: str) -> Task:
 def recognise(found: Annotations, name: str = "auto") -> tuple[Task, str]:
     """The task to learn from these data, and the reason for it; DataError where no task recognises them."""
     if name != "auto":
-        return task_named(name), f"it was asked for with {setting('task', name)}"
+        task = task_named(name)
+        if len(found.learned) > 1 and not task.several_columns:
+            several = " or ".join(setting("task", one.name) for one in TASKS if one.several_columns)
+            raise ParameterError(
+                f"The task {name} learns one column of labels, and {setting('labels', found.learned)} names {len(found.learned)}. "
+                f"Name one, or learn all of them with {several}."
+            )
+        return task, f"it was asked for with {setting('task', name)}"
     for task in TASKS:
         reason = task.recognises(found)
         if reason is not None:
             return task, reason
     known = " or ".join(setting("task", task.name) for task in TASKS)
     raise DataError(f"{found.source}: nothing says what is to be learned. Say it with {known}.")
+
+
+def task_for(targets: Targets) -> Task:
+    """The task that learns targets of this kind; the usual one where none says so."""
+    return next((task for task in TASKS if task.takes(targets)), TASKS[0])

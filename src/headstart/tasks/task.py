@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from headstart.data import Annotations, Dataset, Targets
+from headstart.data import Annotations, Dataset, ListOptions, Targets
 from headstart.errors import ImageError, ParameterError
 from headstart.matrix import FeatureMatrix
+from headstart.metrics.link import Link
 from headstart.onnx_graph import OnnxGraph
 from headstart.progress import Listener
 from headstart.records import Column, Record
@@ -60,12 +61,27 @@ class Output:
     shape: tuple[int, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class ClassOutputs:
+    """The outputs of the graph that rank some classes: what heat maps explain, and by which an exported file is compared.
+
+    `column` is the column of labels whose classes they are; empty where there is only one.
+    """
+
+    classes: tuple[str, ...]
+    link: Link
+    column: str = ""
+    logits: str = "logits"
+    probabilities: str = "probabilities"
+
+
 @dataclass(frozen=True, eq=False)
 class Judgement:
     """What a run says of n inputs beside its outputs; each is None where the run cannot tell.
 
     Attributes:
-        sets: bool (n, k): the prediction set of each row; they contain the right class with the stated coverage.
+        sets: bool (n, k): the prediction set of each row, as `Task.prediction_sets` has it; they contain the right class with the stated
+            coverage.
         unlikeness: float64 (n,): the higher, the more unlike the training inputs; `unlike`: bool (n,): whether it is above the threshold.
         nearest: int64 (n, c): the nearest training inputs, the nearest first, as positions in the run's `training_names`.
     """
@@ -161,7 +177,8 @@ class Learned:
 
     `prepared` gives these features. Where the backbone was trained further, `probe` is the model on the frozen backbone, and `fine_tuned`
     what came of that training (`headstart.training.tuning.FineTuned`), by the `plan`; where the model was adapted to another world,
-    `adaptation` says how. `seconds` is the time by stage.
+    `adaptation` says how. `seconds` is the time by stage. Where several columns of labels are learned, `columns` has what was learned of
+    each, from the inputs that have a label there.
     """
 
     choice: Choice
@@ -172,6 +189,7 @@ class Learned:
     plan: FineTuning | None = None
     adaptation: AdaptationRecord | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
+    columns: Mapping[str, Learned] = field(default_factory=dict)
 
     @property
     def is_tuned(self) -> bool:
@@ -181,12 +199,16 @@ class Learned:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Judged:
-    """What is known of a model beside its scores; every part may be missing. `findings` are about the data, found by the model."""
+    """What is known of a model beside its scores; every part may be missing. `findings` are about the data, found by the model.
+
+    Where several columns of labels are learned, `columns` has what is known of each alone.
+    """
 
     reliability: Reliability | None = None
     reliability_test: ReliabilityTest | None = None
     learning_curve: LearningCurve | None = None
     findings: tuple[Finding, ...] = ()
+    columns: Mapping[str, Judged] = field(default_factory=dict)
 
 
 class Task(ABC):
@@ -195,9 +217,23 @@ class Task(ABC):
     name: ClassVar[str]
     """As in the manifest, and for ``--task``."""
 
+    several_columns: ClassVar[bool] = False
+    """Whether it learns several columns of labels."""
+
     def recognises(self, found: Annotations) -> str | None:
         """What in the data says that this is the task, told to the user; None where nothing does: it is then only learned when named."""
         return None
+
+    def takes(self, targets: Targets) -> bool:
+        """Whether it learns targets of this kind, where the task of a `Dataset` is not named."""
+        return False
+
+    def columns_read(self, state: State, lists: ListOptions) -> tuple[str, ...]:
+        """The columns of labels that a run reads out of lists, in which an input may have none; none where there is one for all inputs.
+
+        ParameterError where the options for lists name others.
+        """
+        return ()
 
     @abstractmethod
     def read_targets(self, found: Annotations, state: State | None = None) -> Targets:
@@ -251,6 +287,10 @@ class Task(ABC):
     def outputs(self, state: State) -> tuple[Output, ...]:
         """The outputs of the graph beside the features."""
 
+    def class_outputs(self, state: State) -> tuple[ClassOutputs, ...]:
+        """Those of the outputs that rank classes, by the column of labels; none where the task has no classes."""
+        return ()
+
     @abstractmethod
     def apply(self, model: Any, features: FeatureMatrix) -> dict[str, npt.NDArray[Any]]:
         """Outputs from features (n, D) by the fitted model, without the graph; what a run stores of its test part."""
@@ -267,6 +307,10 @@ class Task(ABC):
         """What is known of the model beside its scores."""
         return Judged()
 
+    def prediction_sets(self, reliability: Reliability, outputs: Outputs, state: State) -> npt.NDArray[np.bool_] | None:
+        """The prediction set of each of n inputs, bool (n, k), from the outputs; None where the run knows none."""
+        return None
+
     def reliability_of(
         self, evaluation: Evaluation, predictions: Predictions, reliability: Reliability | None
     ) -> tuple[ReliabilityTest | None, dict[str, Any]]:
@@ -280,7 +324,8 @@ class Task(ABC):
     def report(self, run: Any, record: Any, *, cards: Callable[..., dict[int, Card]]) -> TaskReport:
         """What the pages say of the test part of an opened `Run` with its `FitRecord`; by default the headline.
 
-        `cards` makes pictures, by row, from rows of the test part and, for each of all its rows, the output that a heat map is to explain.
+        `cards` makes pictures, by row, from rows of the test part and, for each of all its rows, the class that a heat map is to explain;
+        of several `class_outputs` by the name of their ``column``.
         """
         evaluation: Evaluation = run.test_evaluation()
         return plain_report(self.name.capitalize(), evaluation.headline, images=evaluation.images)

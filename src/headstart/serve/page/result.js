@@ -32,6 +32,11 @@ const plain = {
 };
 const RENDERERS = {
   classes: { text: (answer, words) => answer.labels.join(", ") || words.noLabel, cells: classCells, details: verdict },
+  columns: {
+    text: ({ values }, words) => columnsOf(values).map(([name, one]) => `${name}: ${one.labels.join(", ") || words?.noLabel || ""}`).join("; "),
+    cells: plain.cells,
+    details: columnsDetails,
+  },
   number: { ...plain, text: ({ values }) => String(values.value ?? "") },
 };
 const rendererOf = (answer) => (Object.hasOwn(RENDERERS, answer.kind) ? RENDERERS[answer.kind] : plain);
@@ -154,6 +159,39 @@ function verdict(entry, context) {
     bars(answer, { words, multilabel, classes: model?.classes.length ?? 0 }),
     answer.set !== null && el("p", { class: "in-set", text: setSentence(answer, words) + coverage }),
     answer.set !== null && answer.set.length > 1 && !answer.unlike && el("p", { class: "names", text: namesOf(answer.set) }),
+    entry.shrunk && el("p", { class: "remark", text: words.shrunk(entry.shrunk) }),
+    answer.nearest.length > 0 && nearest(answer, words),
+  ].filter(Boolean);
+}
+
+/** What a record says of each column of labels, in the shape of an answer about classes. */
+const columnsOf = ({ columns }) =>
+  Object.entries(columns ?? {}).map(([name, one]) => [name, {
+    labels: [one.label ?? []].flat().map(String),
+    probability: typeof one.probability === "number" ? one.probability : null,
+    top: (one.top ?? []).map(({ label, probability }) => ({ label: String(label), probability: Number(probability) })),
+    set: Array.isArray(one.set) ? one.set.map(String) : null,
+  }]);
+
+function columnsDetails(entry, { words, model }) {
+  const { answer } = entry;
+  const parts = columnsOf(answer.values).flatMap(([name, one]) => {
+    const about = model?.columns[name];
+    const multilabel = about?.multilabel || one.labels.length !== 1;
+    const said = { ...one, unlike: answer.unlike };
+    const share = !multilabel && one.probability !== null && el("span", { class: "headline", text: words.percent(one.probability) });
+    return [
+      el("h3", { text: name }),
+      el("p", { class: answer.unlike ? "answer doubtful" : "answer" },
+        el("span", { class: "label", text: one.labels.length ? one.labels.join(", ") : words.noLabelLong }), share),
+      bars(said, { words, multilabel, classes: about?.classes?.length ?? 0 }),
+      one.set !== null && el("p", { class: "in-set", text: setSentence(said, words) }),
+      one.set !== null && one.set.length > 1 && !answer.unlike && el("p", { class: "names", text: namesOf(one.set) }),
+    ];
+  });
+  return [
+    answer.unlike && el("p", { class: "serious", text: words.unlikeLong }),
+    ...parts,
     entry.shrunk && el("p", { class: "remark", text: words.shrunk(entry.shrunk) }),
     answer.nearest.length > 0 && nearest(answer, words),
   ].filter(Boolean);

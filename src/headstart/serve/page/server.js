@@ -96,7 +96,7 @@ async function json(path, options) {
 }
 
 /**
- * The models: {name, title, kind, classes, accuracy, images, created, coverage, multilabel, report, card} each.
+ * The models: {name, title, kind, classes, columns, accuracy, images, created, coverage, multilabel, report, card} each.
  *
  * What the server does not tell is null or empty; a page that it does not mention is taken to be there.
  */
@@ -107,6 +107,7 @@ export async function models() {
     title: String(model.title ?? model.name),
     kind: String(model.kind ?? "classes"), // of its records
     classes: Array.isArray(model.classes) ? model.classes.map(String) : [],
+    columns: model.columns && typeof model.columns === "object" ? model.columns : {}, // of labels, where there are several
     accuracy: numberOr(model.accuracy),
     images: numberOr(model.test_images),
     created: String(model.created ?? "").slice(0, 10),

@@ -15,12 +15,12 @@ from headstart.tasks.task import Evaluation, Judged, Learned, LearningContext, P
 _FEW = 40  # training images: a curve of fewer tells nothing
 
 
-def judge(learned: Learned, evaluation: Evaluation, context: LearningContext) -> Judged:
-    """Learn it from the out-of-sample scores of the training images, and test it on the test images."""
+def judge(learned: Learned, evaluation: Evaluation, context: LearningContext, *, novelty: bool = True) -> Judged:
+    """Learn it from the out-of-sample scores of the training images, and test it on the test images; without `novelty` all but that."""
     assert isinstance(evaluation, ClassEvaluation)
     table, choice = learned.table, learned.choice
     assert choice.out_of_sample is not None
-    reliability, curve = _reliability_and_curve(learned, context)
+    reliability, curve = _reliability_and_curve(learned, context, novelty=novelty)
     unlike = None if reliability.novelty is None else reliability.novelty(table.features(table.test))
     return Judged(
         reliability=reliability,
@@ -30,19 +30,21 @@ def judge(learned: Learned, evaluation: Evaluation, context: LearningContext) ->
     )
 
 
-def _reliability_and_curve(learned: Learned, context: LearningContext) -> tuple[Reliability, LearningCurve | None]:
+def _reliability_and_curve(learned: Learned, context: LearningContext, *, novelty: bool) -> tuple[Reliability, LearningCurve | None]:
     """Both, from the cache where the same features, targets and settings have been seen."""
     table, choice, settings = learned.table, learned.choice, context.settings
     train = table.train
     values, targets, groups, scores = table.features(train), table.targets[train], table.groups_among(train), choice.out_of_sample
     assert scores is not None
     asked = {"coverage": settings.coverage, "by_class": settings.coverage_by_class, "seed": settings.seed, "weight": settings.class_weight}
+    asked |= {} if novelty else {"novelty": False}
+    promises = {"coverage": settings.coverage, "by_class": settings.coverage_by_class}
 
     def compute() -> bytes:
-        reliability = Reliability.fit(
-            values, targets, scores, layers=table.layers, groups=groups, coverage=settings.coverage,
-            by_class=settings.coverage_by_class, seed=settings.seed,
-        )  # fmt: skip
+        if novelty:
+            reliability = Reliability.fit(values, targets, scores, layers=table.layers, groups=groups, seed=settings.seed, **promises)
+        else:
+            reliability = Reliability.promising(targets, scores, **promises)
         curve = None
         if not learned.is_tuned and len(train) >= _FEW:
             curve = learning_curve(

@@ -40,7 +40,7 @@ from headstart.tasks.classification.scores import CLASS_COLUMNS, SCORE_WORDS
 from headstart.text import enumeration, number, percent, plural, shorten
 
 if TYPE_CHECKING:
-    from headstart.reliability import ReliabilityTest
+    from headstart.reliability import PredictionSets, ReliabilityTest
 
 OPEN_ROWS = 20  # a longer table is folded away, with the rows that matter before it
 WRONG, RIGHT = 24, 12  # at most so many examples
@@ -71,7 +71,8 @@ class ClassificationTest:
 
     `held_out` is a sentence on how it was chosen; `counts` has the images by part and class, in the order to show; `uncalibrated` the
     scores before the probabilities were calibrated; `reliability` how prediction sets, thresholds and novelty did on these images;
-    `set_sizes` the number of images by number of classes in their prediction set.
+    `set_sizes` the number of images by number of classes in their prediction set. `section` is the anchor of the section that has it, where
+    a page has several classifications.
     """
 
     evaluation: Evaluation
@@ -82,6 +83,11 @@ class ClassificationTest:
     uncalibrated: Evaluation | None = None
     reliability: ReliabilityTest | None = None
     set_sizes: Mapping[int, int] = field(default_factory=dict)
+    section: str = ""
+
+    def cell_anchor(self, cell: Cell) -> str:
+        """The address of the examples of a cell of the confusion matrix."""
+        return f"{self.section}{'-' if self.section else ''}predicted-{cell[0]}-{cell[1]}"
 
     @property
     def several(self) -> bool:
@@ -92,20 +98,25 @@ class ClassificationTest:
 def tested(run: Any, record: Any, *, cards: Callable[..., dict[int, Card]]) -> ClassificationTest:
     """What the report is made of, from what a run stores of its test part; arguments as of `Task.report`."""
     evaluation: Evaluation = run.test_evaluation()
-    outcome, sizes = evaluation.outcome, dict[int, int]()
-    if run.reliability is not None and run.reliability.sets is not None:
-        sets = run.reliability.sets(outcome.probabilities, never_empty=True)
-        sizes = dict(enumerate(np.bincount(sets.sum(axis=1)).tolist()))
-    pictures = cards(example_rows(evaluation), outcome.probabilities.argmax(axis=1))
+    pictures = cards(example_rows(evaluation), evaluation.outcome.probabilities.argmax(axis=1))
+    training = run.reference.get("targets", np.empty(0, np.int64))
     return ClassificationTest(
         evaluation=evaluation,
         held_out=f"Tested on {record.held_out}.",
         counts=run.manifest.provenance["images"],
-        examples=examples_of(evaluation, pictures, run.reference.get("targets", np.empty(0, np.int64))),
+        examples=examples_of(evaluation, pictures, lambda row: _label_text(evaluation.classes, training[row])),
         uncalibrated=run.test_evaluation(calibrated=False) if "scores" in run.tested else None,
         reliability=record.reliability_test,
-        set_sizes={size: images for size, images in sizes.items() if images},
+        set_sizes=set_sizes(None if run.reliability is None else run.reliability.sets, evaluation),
     )
+
+
+def set_sizes(sets: PredictionSets | None, evaluation: Evaluation) -> dict[int, int]:
+    """The number of images by number of classes in their prediction set; empty where there are no sets."""
+    if sets is None:
+        return {}
+    sizes = np.bincount(sets(evaluation.outcome.probabilities, never_empty=True).sum(axis=1)).tolist()
+    return {size: images for size, images in enumerate(sizes) if images}
 
 
 def task_report(tested: ClassificationTest) -> TaskReport:
@@ -192,7 +203,7 @@ def confusion_section(tested: ClassificationTest) -> Section:
     if not tested.several:
         place = {name: index for index, name in enumerate(found.classes)}
         cells = {(place.get(example.target, -1), place.get(example.predicted, -1)) for example in tested.examples}
-        links = {cell: _cell_anchor(cell) for cell in cells if min(cell) >= 0}
+        links = {cell: tested.cell_anchor(cell) for cell in cells if min(cell) >= 0}
         hint = (Paragraph("An underlined number links to examples.", "screen"),) if links else ()
         blocks = (Columns((confusion_matrix(found, links=links), *hint), _confusions(found)),)
         summary = _mistakes(found)
@@ -273,10 +284,6 @@ def images_section(tested: ClassificationTest) -> Section:
     return Section(anchor="images", heading="Images", word="Images", blocks=(Paragraph(f"{counted}: {summary}."), *table))
 
 
-def _cell_anchor(cell: Cell) -> str:
-    return f"predicted-{cell[0]}-{cell[1]}"
-
-
 def examples_section(tested: ClassificationTest) -> Section:
     """Misclassified images, the most confident ones first, then correct ones, the least confident ones first."""
     wrong = [example for example in tested.examples if not example.right]
@@ -312,11 +319,13 @@ def _group(tested: ClassificationTest, names: tuple[str, str], examples: list[Ex
     if not tested.several and target in found.classes and predicted in found.classes and found.confusion is not None:
         cell = (found.classes.index(target), found.classes.index(predicted))
         count = int(found.confusion[cell])
-        anchor = _cell_anchor(cell)
+        anchor = tested.cell_anchor(cell)
         note = f"{len(examples)} of {count}" if count > len(examples) else f"{len(examples)}" if count > 1 else ""
     one, other = Span(shorten(target, 24), "strong"), Span(shorten(predicted, 24), "strong")
     title = (one, " correct") if target == predicted else (one, " predicted as ", other)
-    return Group(title=title, note=note, anchor=anchor, back=_CONFUSIONS if anchor else "", cards=tuple(map(_card, examples)))
+    return Group(
+        title=title, note=note, anchor=anchor, back=(tested.section or _CONFUSIONS) if anchor else "", cards=tuple(map(_card, examples))
+    )
 
 
 def _card(example: Example) -> Card:
@@ -373,11 +382,11 @@ def _label_text(classes: tuple[str, ...], target: NDArray[Any]) -> str:
     return ", ".join(classes[j] for j in np.flatnonzero(target).tolist()) or "(none)"
 
 
-def examples_of(evaluation: Evaluation, cards: Mapping[int, Card], training_targets: NDArray[Any]) -> tuple[Example, ...]:
-    """Join the cards of test images, by row, with what is known of them; `Neighbour.row` finds the labels of the nearest ones."""
+def examples_of(evaluation: Evaluation, cards: Mapping[int, Card], label_of: Callable[[int], str]) -> tuple[Example, ...]:
+    """Join the cards of test images, by row, with what is known of them; `label_of` has the labels of the training images by row."""
 
     def labelled(neighbour: Neighbour) -> Neighbour:
-        return replace(neighbour, label=_label_text(evaluation.classes, training_targets[neighbour.row]))
+        return replace(neighbour, label=label_of(neighbour.row))
 
     outcome = evaluation.outcome
     examples = []

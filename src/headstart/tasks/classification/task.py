@@ -17,7 +17,19 @@ from headstart.onnx_graph import OnnxGraph
 from headstart.records import Column, Record
 from headstart.sections import Card, Matrix, TaskReport
 from headstart.tasks.classification.predictions import ClassPredictions, columns, record
-from headstart.tasks.task import Judged, Judgement, Learned, LearningContext, Neighbour, Output, Outputs, Predictions, State, Task
+from headstart.tasks.task import (
+    ClassOutputs,
+    Judged,
+    Judgement,
+    Learned,
+    LearningContext,
+    Neighbour,
+    Output,
+    Outputs,
+    Predictions,
+    State,
+    Task,
+)
 from headstart.text import printable
 
 if TYPE_CHECKING:
@@ -38,6 +50,8 @@ class Classification(Task):
     name = "classification"
 
     def recognises(self, found: Annotations) -> str | None:
+        if len(found.learned) > 1:
+            return None
         what = "several labels an image" if found.several else "one label an image"
         return f"{what}, from {found.columns['label'].origin}"
 
@@ -107,6 +121,9 @@ class Classification(Task):
         count = len(state["classes"])
         return Output("probabilities", "probabilities", (count,)), Output("logits", "logits", (count,))
 
+    def class_outputs(self, state: State) -> tuple[ClassOutputs, ...]:
+        return (ClassOutputs(classes=tuple(state["classes"]), link=link_of(state)),)
+
     def apply(self, model: Any, features: FeatureMatrix) -> dict[str, npt.NDArray[Any]]:
         """Logits float32 (n, k), and ``scores``: the same before they were calibrated, where the head has such."""
         logits = model.logits(features)
@@ -114,8 +131,7 @@ class Classification(Task):
         return {"logits": logits.astype(np.float32), **({} if scores is None else {"scores": scores.astype(np.float32)})}
 
     def write_onnx(self, graph: OnnxGraph, model: Any, features: str, state: State) -> None:
-        graph.node("Identity", model.write_onnx(graph, features), output="logits")
-        link_of(state).write_onnx(graph, "logits", output="probabilities")
+        write_classes(graph, model, features, *self.class_outputs(state))
 
     def evaluate(self, outputs: Outputs, targets: Targets) -> ClassEvaluation:
         """Score probabilities, or logits where there are none."""
@@ -129,6 +145,9 @@ class Classification(Task):
         from headstart.tasks.classification.judging import judge
 
         return judge(learned, evaluation, context)
+
+    def prediction_sets(self, reliability: Reliability, outputs: Outputs, state: State) -> npt.NDArray[np.bool_] | None:
+        return None if reliability.sets is None else reliability.sets(outputs["probabilities"], never_empty=True)
 
     def reliability_of(
         self, evaluation: Evaluation, predictions: Predictions, reliability: Reliability | None
@@ -182,6 +201,12 @@ class Classification(Task):
             "test_images": metrics.get("test_images"),
             "coverage": None if sets is None else sets.coverage,
         }
+
+
+def write_classes(graph: OnnxGraph, model: Any, features: str, outputs: ClassOutputs) -> None:
+    """Append a model to a graph: `features` names a float32 value (N, D); logits and probabilities get their names."""
+    graph.node("Identity", model.write_onnx(graph, features), output=outputs.logits)
+    outputs.link.write_onnx(graph, outputs.logits, output=outputs.probabilities)
 
 
 def link_of(state: State) -> Link:

@@ -1,0 +1,1 @@
+"""Several columns of labels, learned on one backbone."""
