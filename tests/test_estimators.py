@@ -18,13 +18,16 @@ PLAIN = """
 import sys
 import numpy as np
 from headstart.heads import HEADS
-from headstart.maps import LayerMap
+from headstart.maps import MAPS, LayerMap
 from headstart.selection import HeadPipeline
 X = np.random.default_rng(0).standard_normal((40, 5), dtype=np.float32)
 for head in HEADS.values():
     made = HeadPipeline(LayerMap(), head()).fit(X, np.arange(40) % 3)
     made.predict_proba(X[:1])
     HeadPipeline.from_state(*made.state()).predict(X)
+for name, made in MAPS.items():
+    found = HeadPipeline(feature_map=made(), head=HEADS["centroid"]()).fit(X, np.arange(40) % 3)
+    HeadPipeline.from_state(*found.state()).predict(X)
 print("sklearn" in sys.modules)
 """
 

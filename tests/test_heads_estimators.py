@@ -8,8 +8,19 @@ from typing import Any
 import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from headstart.heads import KernelRidgeHead, LogisticHead, NearestCentroidHead, NearestNeighboursHead, RidgeHead
-from headstart.maps import ALIGNMENTS, Alignment, LayerMap
+from headstart.heads import KernelRidgeHead, LogisticHead, MLPHead, NearestCentroidHead, NearestNeighboursHead, RidgeHead
+from headstart.maps import (
+    ALIGNMENTS,
+    Alignment,
+    FeatureMap,
+    FourierMap,
+    GradientProjection,
+    HiddenLayer,
+    LayerMap,
+    LinearDiscriminants,
+    NystroemMap,
+    PrincipalComponents,
+)
 from headstart.selection import HeadPipeline
 
 WEIGHTS_ARE_NO_COPIES = (
@@ -28,6 +39,8 @@ IN_FLOAT32 = {"check_methods_subset_invariance": "distances are float32, whose s
 def expected_failures(estimator: Any) -> dict[str, str]:
     if isinstance(estimator, LayerMap | Alignment):
         return {}
+    if isinstance(estimator, FeatureMap):
+        return IN_FLOAT32 if isinstance(estimator, NystroemMap) else {}
     return NO_COPIES | (IN_FLOAT32 if isinstance(estimator, KernelRidgeHead | NearestNeighboursHead) else {})
 
 
@@ -49,8 +62,16 @@ with warnings.catch_warnings():  # they have the interface without being of the 
             KernelRidgeHead(exact_up_to=20, landmarks=15),
             NearestNeighboursHead(),
             NearestCentroidHead(),
+            MLPHead(hidden=8, epochs=20, folds=2),
             HeadPipeline(),
+            HeadPipeline(feature_map=LinearDiscriminants(), folds=2),
             LayerMap(),
+            PrincipalComponents(),
+            LinearDiscriminants(),
+            GradientProjection(),
+            NystroemMap(components=15),
+            FourierMap(components=20),
+            HiddenLayer(hidden=8, epochs=3),
             *(alignment() for alignment in ALIGNMENTS.values()),
         ],
         expected_failed_checks=expected_failures,

@@ -24,6 +24,7 @@ from headstart.modalities.image.levels import levels_note
 from headstart.progress import Listener, Progress, Seconds, to_warnings
 from headstart.selection import Choice
 from headstart.settings import Cache, FineTuning, FitSettings
+from headstart.settings.fit import check_map
 from headstart.tasks import Learned, LearningContext
 from headstart.tasks.classification.learning import check_training, find_learning_rate, learn
 from headstart.text import unread
@@ -40,6 +41,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         backbone: a name of the catalogue.
         weights: a ``.safetensors`` or ``.pth`` file to use in place of the published weights.
         head: ``auto`` chooses layers and head from out-of-sample scores; or one of `headstart.selection.HEADS`.
+        map: what features go through before the head: ``none``, a ``linear``, ``kernel`` or ``deep`` map, or ``auto``.
         class_weight: None, ``balanced`` (each class counts the same) or a dictionary of weights.
         fit_image: ``crop`` keeps the aspect ratio and cuts the centre; ``squash`` keeps the whole image. The backbone's own by default.
         cache: folder for converted networks and features; ``auto`` is the user's cache folder; None keeps nothing.
@@ -64,6 +66,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         *,
         weights: str | Path | None = None,
         head: str = "auto",
+        map: str = "none",
         class_weight: Mapping[Any, float] | str | None = None,
         fit_image: str | None = None,
         cache: Cache = "auto",
@@ -74,6 +77,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.backbone = backbone
         self.weights = weights
         self.head = head
+        self.map = map
         self.class_weight = class_weight
         self.fit_image = fit_image
         self.cache = cache
@@ -251,7 +255,10 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _check_parameters(self) -> None:
         """ParameterError for parameters outside their limits; the backbone's name and weights are not looked up."""
-        FitSettings.check(head=self.head, engine=self.engine, fit_image=self.fit_image, seed=self.seed, fine_tuning=self.fine_tuning)
+        FitSettings.check(
+            head=self.head, map=self.map, engine=self.engine, fit_image=self.fit_image, seed=self.seed, fine_tuning=self.fine_tuning
+        )
+        check_map(self.map, self.fine_tuning)
         if self.fine_tuning is not None:
             Augmentation.parse(self.fine_tuning.augment)
 

@@ -174,10 +174,11 @@ def _model(source: Source, target: npt.NDArray[np.float32], likely: Floats, *, w
         groups = np.concatenate([targets.groups, targets.groups.max() + 1 + np.arange(len(rows))])
     winner = next(row for row in source.choice.evidence if row.chosen)
     plain = replace(
-        winner, view="all layers", layers=tuple(layer.name for layer in source.layers), weights=None, head="logistic", hyperparameters={}
-    )
+        winner, view="all layers", layers=tuple(layer.name for layer in source.layers), weights=None, map="none", map_settings={},
+        head="logistic", hyperparameters={},
+    )  # fmt: skip
     made: list[tuple[float, Candidate, HeadPipeline]] = []
-    for row in [winner, plain][: 1 if winner.head == plain.head and winner.layers == plain.layers else 2]:
+    for row in [winner, plain][: 1 if (winner.head, winner.map, winner.layers) == (plain.head, plain.map, plain.layers) else 2]:
         model = unfitted(row, layers=source.layers, class_weight=source.class_weight, seed=source.seed).fit(both, labels, weights, groups)
         right = model.out_of_sample_logits_.argmax(axis=1) == np.concatenate([targets.codes, codes])
         made.append((float(right[:count].mean() + right[count:].mean()), row, model))

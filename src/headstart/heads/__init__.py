@@ -10,16 +10,18 @@ from headstart.errors import RunError
 from headstart.heads.head import Head
 from headstart.heads.kernel_ridge import KernelRidgeHead
 from headstart.heads.logistic import LogisticHead
+from headstart.heads.mlp import MLPHead
 from headstart.heads.nearest import NearestCentroidHead, NearestNeighboursHead
 from headstart.heads.ridge import RidgeHead
 
 HEADS: dict[str, type[Head]] = {
-    head.name: head for head in (LogisticHead, RidgeHead, KernelRidgeHead, NearestNeighboursHead, NearestCentroidHead)
+    head.name: head for head in (LogisticHead, RidgeHead, KernelRidgeHead, NearestNeighboursHead, NearestCentroidHead, MLPHead)
 }
 """Every head by its name."""
 
 __all__ = [
-    "HEADS", "Head", "KernelRidgeHead", "LogisticHead", "NearestCentroidHead", "NearestNeighboursHead", "RidgeHead", "head_from_state",
+    "HEADS", "Head", "KernelRidgeHead", "LogisticHead", "MLPHead", "NearestCentroidHead", "NearestNeighboursHead", "RidgeHead",
+    "head_from_state",
 ]  # fmt: skip
 
 

@@ -90,22 +90,31 @@ class Head(LogitClassifier, Estimator):
         ValueError for wrong shapes, values that are not finite, or only one class.
         """
         features, y = self.checked_pair(X, y)
-        weights = None
+        targets, rows = self.targets(features, y, sample_weight, groups)
+        return self.learn(features if rows is None else features[rows], targets, overwrite=overwrite or rows is not None)
+
+    def targets(
+        self, X: FeatureMatrix, y: npt.ArrayLike, sample_weight: npt.ArrayLike | None, groups: npt.ArrayLike | None
+    ) -> tuple[EncodedLabels, npt.NDArray[np.int64] | None]:
+        """The labels of `fit` with weights and groups; and which rows they are of, where some have no weight. ValueError as of `fit`."""
+        weights, rows, targets = None, None, encode(y)
+        numbers = None if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
         if sample_weight is not None:
             from sklearn.utils.validation import _check_sample_weight
 
-            weights = _check_sample_weight(sample_weight, features, dtype=np.float64, ensure_non_negative=True)
-        targets = encode(y)
-        numbers = None if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
-        if weights is not None and not weights.all():
-            kept = np.flatnonzero(weights)
-            features, weights, targets = features[kept], weights[kept], encode(np.asarray(y)[kept])
-            numbers = None if numbers is None else numbers[kept]
-            overwrite = True
+            weights = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+            if not weights.all():
+                rows = np.flatnonzero(weights)
+                weights, targets = weights[rows], encode(np.asarray(y)[rows])
+                numbers = None if numbers is None else numbers[rows]
+        return replace(targets, weights=image_weights(targets, self.class_weight, weights), groups=numbers), rows
+
+    def learn(self, X: FeatureMatrix, targets: EncodedLabels, *, overwrite: bool = False) -> Self:
+        """As `fit`, from checked features and encoded labels, not each of whose classes needs to have an image."""
+        self.n_features_in_ = X.shape[1]
         self.classes_, self.link_, self.label_dtype_ = targets.classes, targets.link, targets.dtype
         self.bend_ = None
-        targets = replace(targets, weights=image_weights(targets, self.class_weight, weights), groups=numbers)
-        self._learn(features, targets, overwrite=overwrite)
+        self._learn(X, targets, overwrite=overwrite)
         return self
 
     @abstractmethod

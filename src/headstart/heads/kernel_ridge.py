@@ -161,7 +161,7 @@ class KernelRidgeHead(Head):
 
         own = np.full(len(X), -1, dtype=np.int64)
         own[landmarks] = np.arange(len(landmarks))
-        design = Design(kernel_rows, between.mean(axis=0), _whitening(between), own)
+        design = Design(kernel_rows, between.mean(axis=0), whitening(between), own)
 
         def loss(rows: npt.NDArray[np.int64], scores: Matrix) -> float:
             some = targets.take(rows)
@@ -185,20 +185,26 @@ class KernelRidgeHead(Head):
 
     def _write_onnx(self, graph: OnnxGraph, features: str) -> str:
         scaled = graph.node("Mul", features, graph.constant(np.sqrt(self.gamma_)))
-        half = graph.constant(0.5)
-        norms = graph.node("ReduceSum", graph.node("Mul", scaled, scaled), graph.constant([1], dtype=np.int64), keepdims=1)
-        # -d^2 / 2 = x.z - |x|^2 / 2 - |z|^2 / 2
-        products = graph.node("Gemm", scaled, graph.constant(self.support_), graph.constant(-squared_norms(self.support_) / 2), transB=1)
-        halved = graph.node("Sub", products, graph.node("Mul", norms, half))
-        # The kernel less 1: sums of many values near 1 lose digits in float32, and engines differ in which. With t = tanh of half the
-        # exponent, exp(2h) - 1 = 2t / (1 - t).
-        t = graph.node("Tanh", graph.node("Min", halved, graph.constant(0.0)))
-        less_one = graph.node("Div", graph.node("Mul", t, graph.constant(2.0)), graph.node("Sub", graph.constant(1.0), t))
+        less_one = write_kernel_less_one(graph, scaled, self.support_)
         shift = (self.intercept_.astype(np.float64) + self.dual_coef_.astype(np.float64).sum(axis=0)).astype(np.float32)
         return graph.node("Gemm", less_one, graph.constant(self.dual_coef_), graph.constant(shift))
 
 
-def _whitening(kernel: Matrix) -> Matrix:
+def write_kernel_less_one(graph: OnnxGraph, scaled: str, support: Features) -> str:
+    """Append the Gaussian kernel of gamma 1, less 1, of rows (N, D) with a support (m, D): the name of (N, m).
+
+    Less 1, because sums of many values near 1 lose digits in float32, and engines differ in which.
+    """
+    norms = graph.node("ReduceSum", graph.node("Mul", scaled, scaled), graph.constant([1], dtype=np.int64), keepdims=1)
+    # -d^2 / 2 = x.z - |x|^2 / 2 - |z|^2 / 2
+    products = graph.node("Gemm", scaled, graph.constant(support), graph.constant(-squared_norms(support) / 2), transB=1)
+    halved = graph.node("Sub", products, graph.node("Mul", norms, graph.constant(0.5)))
+    # With t = tanh of half the exponent, exp(2h) - 1 = 2t / (1 - t).
+    t = graph.node("Tanh", graph.node("Min", halved, graph.constant(0.0)))
+    return graph.node("Div", graph.node("Mul", t, graph.constant(2.0)), graph.node("Sub", graph.constant(1.0), t))
+
+
+def whitening(kernel: Matrix) -> Matrix:
     """Inverse of the Cholesky factor of a kernel matrix that may be singular: as little as is needed is added to its diagonal."""
     jitter = 1e-4
     while (inverse := inverse_factor(kernel + jitter * np.eye(len(kernel), dtype=kernel.dtype))) is None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from headstart.data.split import folds
 from headstart.errors import ParameterError
 from headstart.heads.calibration import Calibration, calibrate
 from headstart.metrics.link import SIGMOID, SOFTMAX, Link
@@ -148,3 +149,20 @@ def whole_groups(targets: EncodedLabels, count: int, *, seed: int) -> npt.NDArra
     order = np.random.default_rng(seed).permutation(len(names))
     drawn = names[order[: max(2, int(np.searchsorted(np.cumsum(sizes[order]), count)))]]
     return np.flatnonzero(np.isin(targets.groups, drawn))
+
+
+def held_out_folds(targets: EncodedLabels, count: int, *, seed: int) -> list[npt.NDArray[np.int64]]:
+    """Folds that hold out every image once; those that are the only ones of a class make folds of their own."""
+    parts: list[npt.NDArray[np.int64]] = []
+    for fewer in range(count, 1, -1):
+        try:
+            parts = list(folds(targets.codes, count=fewer, groups=targets.groups, seed=seed))
+            break
+        except ParameterError:
+            continue
+    rest = np.setdiff1d(np.arange(len(targets)), np.concatenate([*parts, np.empty(0, dtype=np.int64)]))
+    if len(rest):
+        numbers = np.arange(len(rest)) if targets.groups is None else np.unique(targets.groups[rest], return_inverse=True)[1]
+        share = 1 if parts else count
+        parts += [rest[numbers % share == part] for part in range(share)]
+    return [part for part in parts if len(part)]

@@ -14,10 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import eigh
 
-from headstart.data.split import folds
-from headstart.errors import ParameterError
 from headstart.heads.head import LinearHead
-from headstart.heads.labels import ClassWeight, EncodedLabels, stratified_rows
+from headstart.heads.labels import ClassWeight, EncodedLabels, held_out_folds, stratified_rows
 from headstart.heads.linalg import mean_square, one_thread
 from headstart.heads.ridge import SELECTION_ROWS, Matrix
 from headstart.matrix import FeatureMatrix, blocks, column_means
@@ -60,7 +58,7 @@ class LogisticHead(LinearHead):
         if self.C is None and len(rows) == len(X):
             self.C_, held_out, start = self._choose(rotation, targets)
         else:
-            parts = _folds(targets, self.folds, self.seed)
+            parts = held_out_folds(targets, self.folds, seed=self.seed)
             problem = _problem(rotation, targets, parts)
             problem.solve(self.C_, tolerance=1e-5, steps=100)
             held_out, start = _held_out(problem.logits(), parts, targets), problem.mean_coefficients()
@@ -68,7 +66,7 @@ class LogisticHead(LinearHead):
 
     def _choose(self, rotation: Rotation, targets: EncodedLabels) -> tuple[float, Matrix, Matrix]:
         """C, the held-out logits there, and coefficients near those of a fit on all images."""
-        parts = _folds(targets, self.folds, self.seed)
+        parts = held_out_folds(targets, self.folds, seed=self.seed)
         problem = _problem(rotation, targets, parts)
         tried: dict[float, tuple[float, Matrix]] = {}
 
@@ -107,23 +105,6 @@ class LogisticHead(LinearHead):
 
 def _binary(targets: EncodedLabels) -> bool:
     return not targets.link.independent and len(targets.classes) == 2
-
-
-def _folds(targets: EncodedLabels, count: int, seed: int) -> list[npt.NDArray[np.int64]]:
-    """Folds that hold out every image once; those that are the only ones of a class make folds of their own."""
-    parts: list[npt.NDArray[np.int64]] = []
-    for fewer in range(count, 1, -1):
-        try:
-            parts = list(folds(targets.codes, count=fewer, groups=targets.groups, seed=seed))
-            break
-        except ParameterError:
-            continue
-    rest = np.setdiff1d(np.arange(len(targets)), np.concatenate([*parts, np.empty(0, dtype=np.int64)]))
-    if len(rest):
-        numbers = np.arange(len(rest)) if targets.groups is None else np.unique(targets.groups[rest], return_inverse=True)[1]
-        share = 1 if parts else count
-        parts += [rest[numbers % share == part] for part in range(share)]
-    return [part for part in parts if len(part)]
 
 
 def _problem(rotation: Rotation, targets: EncodedLabels, parts: list[npt.NDArray[np.int64]]) -> LogisticProblem:

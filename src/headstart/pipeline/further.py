@@ -86,7 +86,7 @@ def train_further(search: Searching, name: str) -> Scored | None:
 
 
 def _with_plan(context: LearningContext, plan: FineTuning) -> LearningContext:
-    return replace(context, settings=replace(context.settings, budget=None, fine_tuning=plan))
+    return replace(context, settings=replace(context.settings, budget=None, map="none", fine_tuning=plan))
 
 
 def _scored(row: Tried, learned: Learned, *, reason: str) -> Tried:

@@ -121,7 +121,7 @@ def uses_section(uses: Sequence[Use]) -> Section:
 
 
 def evidence_section(record: FitRecord, *, trained: bool) -> Section:
-    """The heads and layers that were tried, the best first, and why one was selected."""
+    """The heads, layers and maps that were tried, the best first, and why one was selected."""
     baseline = "" if record.baseline is None else f"{record.baseline.sentence()}."
     said = (f"Selected: {record.head}." if record.head else "", record.features, record.reason, baseline)
     lead = tuple(Paragraph(text) for text in said if text)
@@ -181,10 +181,10 @@ def _candidate_table(rows: Sequence[Candidate]) -> Table:
     cells: list[tuple[Text | Interval, ...]] = []
     for row, (accuracy, graph) in zip(rows, _accuracies(rows), strict=True):
         head = row.head.replace("_", " ")
-        settings = ", ".join(f"{key} {_formatted(value)}" for key, value in row.hyperparameters.items())
+        settings = ", ".join(f"{key} {_formatted(value)}" for key, value in row.settings.items())
         cells.append(
-            ((head, " ", Span("selected", "tag")) if row.chosen else head, row.view, accuracy, graph, number(float(row.log_loss)), settings,
-             duration(row.seconds))
+            ((head, " ", Span("selected", "tag")) if row.chosen else head, row.features, accuracy, graph, number(float(row.log_loss)),
+             settings, duration(row.seconds))
         )  # fmt: skip
     marked = frozenset(index for index, row in enumerate(rows) if row.chosen)
     head_row = ("head", "layers", "accuracy", "", "log loss", "settings", "time")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +18,9 @@ from headstart.heads import Head
 from headstart.heads.kernel_ridge import REGULARISATIONS, WIDTHS, search_kernel
 from headstart.heads.labels import ClassWeight, EncodedLabels, stratified_rows
 from headstart.heads.linalg import one_thread, squared_distances
-from headstart.maps import LayerMap
+from headstart.maps import FeatureMap, LayerMap
 from headstart.matrix import FeatureMatrix
-from headstart.selection.choice import Candidate, make_head
+from headstart.selection.choice import NONE, Candidate, make_head
 
 if TYPE_CHECKING:
     from headstart.backbones import Layer
@@ -100,12 +100,15 @@ class Trial(Scored):
     logits: Floats  # calibrated, (m, k), each from a fit that did not see the image (or its group)
     seconds: float
     fitted: Head | None = None  # where the trial fitted the head on all training images
+    map: str = NONE
+    map_settings: dict[str, float] = field(default_factory=dict)
 
     def candidate(self, *, chosen: bool) -> Candidate:
         """The trial as evidence."""
         return Candidate(
             view=self.view.name, layers=tuple(name for name, _, _ in self.view.layers), weights=self.view.weights, head=self.head,
-            hyperparameters=self.hyperparameters, seconds=round(self.seconds, 4), chosen=chosen, **self.scores(),
+            map=self.map, map_settings=self.map_settings, hyperparameters=self.hyperparameters, seconds=round(self.seconds, 4),
+            chosen=chosen, **self.scores(),
         )  # fmt: skip
 
 
@@ -201,13 +204,13 @@ def score_candidates(data: TrialData, pairs: Sequence[tuple[str, View]], step: C
                     trials.append(trial)
             return trials
 
-        screened = run([partial(_try, data, name, view, rows) for name, view in pairs])
+        screened = run([partial(try_head, data, name, view, rows) for name, view in pairs])
         close = [view for view in data.linear_views() if linear_too and _is_close(view, screened)]
-        screened += run([partial(_try, data, "logistic", view, rows) for view in close])
+        screened += run([partial(try_head, data, "logistic", view, rows) for view in close])
         if rows is None:
             return screened
         promising = _promising(screened)
-        finals = run([partial(_try, data, trial.head, trial.view, None, near=trial.hyperparameters) for trial in promising])
+        finals = run([partial(try_head, data, trial.head, trial.view, None, near=trial.hyperparameters) for trial in promising])
     return finals + [trial for trial in screened if trial not in promising]
 
 
@@ -229,10 +232,17 @@ def _promising(trials: Sequence[Trial]) -> list[Trial]:
     return finalists
 
 
-def _try(data: TrialData, name: str, view: View, rows: Rows | None, *, near: dict[str, float] | None = None) -> Trial | None:
-    """One head on one view, on some of the images or on all; `near` are hyperparameters that were best on fewer images."""
+def try_head(
+    data: TrialData, name: str, view: View, rows: Rows | None, *, near: dict[str, float] | None = None, through: FeatureMap | None = None
+) -> Trial | None:  # fmt: skip
+    """One head on one view, on some of the images or on all; `near` are hyperparameters that were best on fewer images.
+
+    The features go `through` a map, which learns nothing from the labels.
+    """
     began = time.perf_counter()
     features, targets = data.features(view, rows), data.scored_on(rows)
+    if through is not None:
+        features = through.learn(features).transform(features)
     if name == "kernel_ridge":
         widths: Sequence[float] = WIDTHS
         regularisations: Sequence[float] = REGULARISATIONS

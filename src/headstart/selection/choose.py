@@ -19,7 +19,8 @@ from headstart.heads.labels import ClassWeight, EncodedLabels, encode
 from headstart.heads.linalg import one_thread
 from headstart.matrix import FeatureMatrix, RowView, first_not_finite
 from headstart.selection.candidates import FINALISTS, Trial, TrialData, mean_and_error, score_candidates
-from headstart.selection.choice import Candidate, Choice, HeadPipeline, make_head
+from headstart.selection.choice import NONE, Candidate, Choice, HeadPipeline, described, make_head, make_map
+from headstart.selection.mapped import AUTO, CHOICES, pick_mapped, plans, try_maps
 from headstart.settings.field import one_of, require
 
 if TYPE_CHECKING:
@@ -27,32 +28,35 @@ if TYPE_CHECKING:
 
 HEADS = ("auto", *heads.HEADS)  # what `head` may be
 SMALL = 1500  # images up to which several threads would rather wait for each other than help
-SIMPLICITY = ("centroid", "logistic", "ridge", "neighbours", "kernel_ridge")  # from the simplest to the least simple
-VERSION = 8  # of cached choices; changes with anything that changes what is chosen
+SIMPLICITY = ("centroid", "logistic", "ridge", "neighbours", "kernel_ridge", "mlp")  # from the simplest to the least simple
+VERSION = 9  # of cached choices; changes with anything that changes what is chosen
 
 
 def choose_head(
-    X: npt.ArrayLike | RowView, y: npt.ArrayLike, *, layers: Sequence[Layer], head: str = "auto", class_weight: ClassWeight = None,
-    groups: npt.ArrayLike | None = None, seed: int = 0, cached: Callable[[str, Callable[[], bytes]], bytes] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    X: npt.ArrayLike | RowView, y: npt.ArrayLike, *, layers: Sequence[Layer], head: str = "auto", map: str = NONE,
+    class_weight: ClassWeight = None, groups: npt.ArrayLike | None = None, seed: int = 0,
+    cached: Callable[[str, Callable[[], bytes]], bytes] | None = None, progress: Callable[[int, int], None] | None = None,
 ) -> Choice:  # fmt: skip
     """Choose layers, head and hyperparameters from out-of-sample scores of the training images, and fit the winner on all of them.
 
     Features are (n, D), labels (n,) or a bool matrix (n, k); `layers` are slices of the feature vector, the network's last layer at the
-    end. With group names (n,), every score is from a fit without the image's whole group. The same seed gives the same head, bit by bit.
+    end. With a `map` (see `headstart.selection.mapped`) features go through one before the head: the best of a kind, or with ``auto`` of
+    all kinds, where it is shown to gain. With group names (n,), every score is from a fit without the image's whole group. The same seed
+    gives the same head, bit by bit.
     `cached` is `Prepared.cached`, where choices are to be looked up and stored. Raises DataError for lengths that differ, features that
     are not finite, or fewer than two classes.
     """
     require(one_of(*HEADS), head=head)
+    require(one_of(*CHOICES), map=map)
     values, labels, targets, names = _checked(X, y, groups)
 
     def choose() -> Choice:
-        return _choose(values, labels, targets, layers=layers, head=head, class_weight=class_weight, seed=seed, progress=progress)
+        return _choose(values, labels, targets, layers=layers, head=head, map=map, class_weight=class_weight, seed=seed, progress=progress)
 
     if cached is None:
         return choose()
     slices = [(layer.name, layer.start, layer.stop) for layer in layers]
-    key = result_key("choice", VERSION, slices, head, class_weight, seed, values, labels, names)
+    key = result_key("choice", VERSION, slices, head, map, class_weight, seed, values, labels, names)
     made: list[Choice] = []
 
     def compute() -> bytes:
@@ -90,12 +94,14 @@ def _checked(
 
 
 def _choose(
-    values: FeatureMatrix, labels: npt.NDArray[Any], targets: EncodedLabels, *, layers: Sequence[Layer], head: str,
+    values: FeatureMatrix, labels: npt.NDArray[Any], targets: EncodedLabels, *, layers: Sequence[Layer], head: str, map: str,
     class_weight: ClassWeight, seed: int, progress: Callable[[int, int], None] | None,
 ) -> Choice:  # fmt: skip
     data = TrialData(values, targets, layers=layers, class_weight=class_weight, seed=seed)
-    pairs = [("kernel_ridge" if head == "auto" else head, view) for view in data.views]
-    total, done = len(pairs) + FINALISTS + 2, count(1)
+    tried_on = data.linear_views() if head == "mlp" else data.views  # which takes long
+    pairs = [("kernel_ridge" if head == "auto" else head, view) for view in tried_on]
+    further = 0 if map == NONE else sum(1 for _ in plans(map, independent=targets.link.independent, width=1.0))
+    total, done = len(pairs) + FINALISTS + 2 + further, count(1)
 
     def step() -> None:
         if progress is not None:
@@ -104,13 +110,19 @@ def _choose(
     trials = score_candidates(data, pairs, step, linear_too=head == "auto")
     finals = [trial for trial in trials if len(trial.targets) == len(data.targets)]
     winner = pick(finals)
+    if map != NONE:
+        mapped = try_maps(data, finals, kind=map, head=head, step=step)
+        winner = pick_mapped(winner, mapped, asked=map != AUTO)
+        trials, finals = [*trials, *mapped], [*finals, *mapped]
     chosen_head = make_head(winner.head, winner.hyperparameters, class_weight=class_weight, seed=seed)
     with one_thread() if len(values) <= SMALL else nullcontext():
         if winner.fitted is not None:
             winner.fitted.set_params(**chosen_head.get_params())
             estimator = HeadPipeline.of_fitted(winner.view.map().fit(values), winner.fitted)
         else:
-            estimator = HeadPipeline(winner.view.map(), chosen_head).fit(values, labels, groups=targets.groups)
+            feature_map = make_map(winner.map, winner.map_settings, seed=seed)
+            pipeline = HeadPipeline(winner.view.map(), chosen_head, feature_map=feature_map)
+            estimator = pipeline.fit(values, labels, groups=targets.groups)
     if progress is not None:
         progress(total, total)
     evidence = sorted(
@@ -148,7 +160,7 @@ def _reason(winner: Trial, trials: Sequence[Trial]) -> str:
 
 
 def _named(trial: Trial) -> str:
-    return f"{heads.HEADS[trial.head].title} on {trial.view.name}"
+    return f"{heads.HEADS[trial.head].title} on {described(trial.view.name, trial.map)}"
 
 
 def _packed(choice: Choice) -> bytes:

@@ -24,7 +24,7 @@ from headstart.heads.labels import ClassWeight, EncodedLabels, encode, stratifie
 from headstart.heads.linalg import one_thread
 from headstart.matrix import RowView, take_rows
 from headstart.metrics import resamples
-from headstart.selection.choice import Choice, unfitted
+from headstart.selection.choice import FOLDS, Choice, unfitted
 
 if TYPE_CHECKING:
     from headstart.backbones import Layer
@@ -112,7 +112,7 @@ def learning_curve(
         if isinstance(weight, Mapping) and not some.link.independent:  # it may name classes that a small part lacks
             present = set(some.classes[some.indicators.any(axis=0)].tolist())
             weight = {label: value for label, value in weight.items() if label in present}
-        pipeline = unfitted(candidate, layers=layers, hyperparameters=settings, class_weight=weight, seed=seed)
+        pipeline = unfitted(candidate, layers=layers, hyperparameters=settings, class_weight=weight, seed=seed, folds=0)
         pipeline.fit(take_rows(values, part), labels[part], groups=some.groups)
         outside = ~np.isin(tested, part)
         rows = tested[outside]
@@ -121,8 +121,7 @@ def learning_curve(
     parts = _parts(targets, seed=seed)
     correct, accuracies = _try_all(trial, len(tested), parts, progress)
     images = [round(float(np.mean([len(part) for part in same]))) for same in parts]
-    # Logistic regression is cross-validated in five folds; the other heads leave out one image, or group, at a time.
-    images.append(round(0.8 * len(values)) if candidate.head == "logistic" else len(values))
+    images.append(round((1 - 1 / FOLDS) * len(values)) if candidate.in_folds else len(values))
     known = _correct(scores, targets)
     table = np.column_stack([*correct, known[tested]])
     fits = [max(1, len(same)) for same in accuracies] + [1]

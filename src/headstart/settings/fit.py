@@ -27,6 +27,7 @@ from headstart.settings.field import (
 )
 from headstart.settings.fine_tuning import FineTuning
 
+MAPS = ("none", "linear", "kernel", "deep", "auto")
 ADAPTATIONS = ("auto", "none", "standardised", "coral", "subspace", "ot", "tca", "self-training", "dann")
 Cache = str | Path | Literal["auto"] | None
 _COLUMNS = ("path", "label", "split", "group")
@@ -50,6 +51,15 @@ def _levels(typed: str) -> tuple[float, ...]:
         return tuple(float(one) for one in typed.split(","))
     except ValueError:
         raise ParameterError(f"--levels takes two numbers, such as 0,4095; got {typed!r}.") from None
+
+
+def check_map(map: str, fine_tuning: FineTuning | None) -> None:
+    """Refuse a map together with a training."""
+    if map != "none" and fine_tuning is not None:
+        raise ParameterError(
+            f"{setting('map')} is for the features of a frozen backbone, so it cannot be combined with a training. "
+            f"Leave one of them out: {setting('map')}, or {setting('strategy')}."
+        )
 
 
 @documented
@@ -112,9 +122,14 @@ class FitSettings(ListOptions):
         details="In seconds, for the whole fit. `backbone` is where the search begins; without a budget it is what is used.",
     )  # fmt: skip
     head: str = option(
-        "auto", "auto, logistic, ridge, kernel_ridge, neighbours or centroid.",
-        one_of("auto", "logistic", "ridge", "kernel_ridge", "neighbours", "centroid"), metavar="NAME",
+        "auto", "auto, logistic, ridge, kernel_ridge, neighbours, centroid or mlp.",
+        one_of("auto", "logistic", "ridge", "kernel_ridge", "neighbours", "centroid", "mlp"), metavar="NAME",
         parse=lambda typed: typed.replace("-", "_"), details="`auto` chooses layers and head by out-of-sample scores.",
+    )  # fmt: skip
+    map: str = option(
+        "none", "Map the features before the head: none, linear, kernel, deep or auto.", one_of(*MAPS), metavar="KIND",
+        details="Principal components, linear discriminants, a learned projection; Nyström or random Fourier features; the hidden layer of "
+        "a perceptron. `auto` tries all by out-of-sample scores, and does without where no gain is shown.",
     )  # fmt: skip
     class_weight: str | None = option(None, "Let every class count the same.", one_of("balanced"), metavar="balanced")
     fit_image: str | None = option(
@@ -177,5 +192,6 @@ class FitSettings(ListOptions):
                 f"{setting('adapt_to')} adapts a head on frozen features, once, so it cannot be combined with {other}. "
                 "Leave one of them out."
             )
+        check_map(self.map, self.fine_tuning)
         if self.levels is not None:
             object.__setattr__(self, "levels", (float(self.levels[0]), float(self.levels[1])))

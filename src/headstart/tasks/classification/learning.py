@@ -75,8 +75,9 @@ def _choose(table: FeatureTable, context: LearningContext) -> Choice:
     """Layers, head and hyperparameters from out-of-sample scores of the training rows."""
     settings, rows = context.settings, table.train
     return choose_head(
-        table.features(rows), table.targets[rows], layers=table.layers, head=settings.head, class_weight=settings.class_weight,
-        groups=table.groups_among(rows), seed=settings.seed, cached=context.prepared.cached, progress=context.listener.progress,
+        table.features(rows), table.targets[rows], layers=table.layers, head=settings.head, map=settings.map,
+        class_weight=settings.class_weight, groups=table.groups_among(rows), seed=settings.seed,
+        cached=context.prepared.cached, progress=context.listener.progress,
     )  # fmt: skip
 
 
