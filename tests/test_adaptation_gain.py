@@ -6,6 +6,7 @@ import json
 import shlex
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +17,8 @@ from sklearn.datasets import load_digits
 
 from headstart import FitSettings, Run, evaluate_run, fit, load
 from headstart.adaptation import AdaptationGain, AdaptationRecord, AdaptationTrial
+from headstart.data.folders import is_unlabelled
+from headstart.evaluate import evaluate_unlabelled
 from headstart.evaluate.adapting import adapting_command
 from headstart.metrics import paired_difference
 from headstart.progress import Listener
@@ -143,3 +146,55 @@ def test_the_command_is_the_earlier_one_with_the_images(run: Run, tmp_path: Path
     there.mkdir()
     assert adapting_command(opened, there) == f"{command} {shlex.quote(str(there))}"
     assert adapting_command(opened, tmp_path / "list.csv") == f"{command} FOLDER"
+
+
+@pytest.fixture(scope="module")
+def unlabelled(worlds: Path) -> Path:
+    """The images of `paper` in one folder, without labels."""
+    folder = worlds / "unlabelled"
+    folder.mkdir()
+    for path in sorted((worlds / "paper").rglob("*.png")):
+        shutil.copy(path, folder / f"{path.parent.name}{path.name}")
+    return folder
+
+
+def test_images_without_labels_are_told_from_the_training_images(worlds: Path, run: Run, unlabelled: Path) -> None:
+    assert is_unlabelled(unlabelled)
+    assert not is_unlabelled(worlds / "paper")
+    assert not is_unlabelled(unlabelled / "one070.png")
+    found, labelled = evaluate_unlabelled(run, unlabelled), evaluate_run(run, worlds / "paper")
+    assert found.shift.found
+    assert found.separation is not None
+    assert found.separation.auc > 0.99
+    gain = found.adapting
+    assert gain is not None
+    assert (gain.before, gain.after, gain.difference) == (None, None, None)
+    assert labelled.adapting is not None
+    assert gain.record.changed > 0.2  # most of what the model gets wrong
+    assert gain.sentence("TYPE").endswith("What it is worth only labels of some of them can tell. Type: TYPE")
+    said = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert said["images"] == said["unlike"] == 240
+    assert said["adapting"]["difference"] is None
+    assert said["shift"]["novel"]["events"] == 240
+
+
+def test_scores_without_labels_are_those_of_the_best_method_and_of_none() -> None:
+    def trial(method: str, reverse: float, informative: float, *, chosen: bool) -> AdaptationTrial:
+        return AdaptationTrial(method=method, reverse_accuracy=reverse, reverse_error=0, information=informative, seconds=0, chosen=chosen)
+
+    trials = (trial("none", 0.4, 0.27, chosen=False), trial("ot", 0.9, 1.5, chosen=True), trial("tca", 0.95, 1.6, chosen=True))
+    said = AdaptationGain(images=40, known=60, record=replace(record(), trials=trials, changed=0.25)).sentence("TYPE")
+    assert said.startswith("Adapting to them would give 25.0 % of 40 images another label, estimated from 60 training images.")
+    assert "reverse accuracy 95.0 % against 40.0 % before, information 1.60 against 0.27 nats." in said
+
+
+def test_the_command_takes_a_folder_of_images_without_labels(run: Run, unlabelled: Path, cli: Callable[..., SimpleNamespace]) -> None:
+    done = cli("evaluate", run.path, unlabelled, "--out", "evaluation.json")
+    assert done.code == 0
+    assert "come from another world" in " ".join(done.err.split())
+    assert "Adapting to them would give" in " ".join(done.out.split())
+    assert json.loads(Path("evaluation.json").read_text())["images"] == 240
+    for option in (("--part", "test"), ("--picture", "matrix.png")):
+        done = cli("evaluate", run.path, unlabelled, *option)
+        assert done.code == 2
+        assert f"{option[0]} needs labels, and {unlabelled} is a folder of images without any" in " ".join(done.err.split())

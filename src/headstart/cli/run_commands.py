@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from headstart.cli.application import command, write_json
 from headstart.cli.options import InferenceEngine, JsonFile, RunFolder
 from headstart.cli.terminal import Terminal
-from headstart.errors import RunError
+from headstart.errors import ParameterError, RunError
 from headstart.files import check_writable, writable
 from headstart.settings import ListOptions
+
+if TYPE_CHECKING:
+    from headstart.run import Run
 
 
 @command("evaluate", "Test a run on labelled images.")
@@ -33,11 +37,16 @@ def evaluate_command(
     Also how well its prediction sets, its confidence and its novelty detection hold on these images; with --out the whole curves. Images
     that the run has learned from are counted and reported; each use of its test part is recorded in the run.
 
+    Of images from another world it says how far they are from the training images, and what adapting to them (`headstart fit --adapt-to`)
+    would bring. That is also said of a folder of images without labels.
+
     Examples:
       headstart evaluate runs/photos newer_photos/
       headstart evaluate runs/photos list.csv --out evaluation.json
       headstart evaluate runs/photos runs/photos/split.csv --part test
+      headstart evaluate runs/photos unlabelled_sketches/
     """
+    from headstart.data.folders import is_unlabelled
     from headstart.evaluate import evaluate_run
     from headstart.run import is_run, load
 
@@ -45,6 +54,9 @@ def evaluate_command(
     if not is_run(run) and is_run(Path(data)):
         raise RunError(f"{data} is the run: it comes first. Type: headstart evaluate {shlex.quote(data)} {shlex.quote(str(run))}")
     opened = load(run, engine=engine)
+    if is_unlabelled(data):
+        _evaluate_unlabelled(terminal, opened, data, out, needing={"--part": part, "--picture": picture})
+        return
     found = evaluate_run(opened, data, part=part, lists=lists, listener=terminal)
     if out is not None:
         write_json(out, found.to_dict())
@@ -56,6 +68,19 @@ def evaluate_command(
             draw_png(matrix, picture, heading=found.evaluation.summary())
     terminal.tell(*found.evaluation.lines(), *(f"  {sentence}" for sentence in found.sentences))
     terminal.result(found.evaluation.summary("test"), style="bold green")
+
+
+def _evaluate_unlabelled(terminal: Terminal, run: Run, data: str, out: Path | None, *, needing: Mapping[str, object]) -> None:
+    """Of images without labels; options that are `needing` labels are refused."""
+    from headstart.evaluate import evaluate_unlabelled
+
+    if asked := [name for name, value in needing.items() if value is not None]:
+        raise ParameterError(f"{asked[0]} needs labels, and {data} is a folder of images without any: leave it out.")
+    found = evaluate_unlabelled(run, data, listener=terminal)
+    if out is not None:
+        write_json(out, found.to_dict())
+    terminal.tell(*found.sentences)
+    terminal.result(found.summary(), style="bold green")
 
 
 @command("compare", "Which of several runs is better, and whether that may be chance.")

@@ -12,6 +12,7 @@ from headstart.data.annotations import Annotations, part_of
 from headstart.data.labels import natural_order, shortened
 from headstart.data.listing import Tree, below_folder, first_names, folder_name, identity
 from headstart.errors import DataError, setting
+from headstart.modalities.image import is_image_name
 from headstart.progress import Warned
 from headstart.text import enumeration, plural, printable
 
@@ -64,6 +65,15 @@ def read_folder(source: Path) -> Annotations:
         root=Path(root),
         notes=notes + tree.passed.notes(root),
     )
+
+
+def is_unlabelled(data: str | Path) -> bool:
+    """Whether this is a folder of images that has no folders in it, so that nothing says what they show."""
+    folder = Path(data).expanduser()
+    if not folder.is_dir():
+        return False
+    entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
+    return any(is_image_name(entry.name) for entry in entries) and not any(entry.is_dir() for entry in entries)
 
 
 def _descend(tree: Tree, start: str, notes: list[str]) -> str:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from headstart.adaptation import AdaptationGain
 
 
-def adaptation_gain(run: Run, predictions: Predictions, evaluation: Evaluation, listener: Listener) -> AdaptationGain | None:
-    """Adapt a model like that of the run to the sampled images, and test both on these.
+def adaptation_gain(run: Run, predictions: Predictions, evaluation: Evaluation | None, listener: Listener) -> AdaptationGain | None:
+    """Adapt a model like that of the run to the sampled images, and test both on these where their labels are known.
 
     None where the run was adapted already, where the features of its training images are no longer stored, and where the task, or the
     model, cannot be adapted.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from headstart.data import Dataset, ListOptions
+from headstart.data.listing import list_images
 from headstart.errors import DataError, ParameterError, setting
 from headstart.evaluate.adapting import adaptation_gain, adapting_command
 from headstart.progress import Listener
@@ -18,6 +19,7 @@ from headstart.reliability.shift import MOST
 from headstart.run import Run, Use, load, record_use
 from headstart.run.manifest import plain
 from headstart.tasks import Evaluation, Predictions
+from headstart.text import percent, plural
 
 if TYPE_CHECKING:
     from headstart.adaptation import AdaptationGain
@@ -123,6 +125,58 @@ def evaluate_run(
         )
         listener.say(f"{tested} of these images are the run's own test images. {recorded}")
     return found
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class UnlabelledEvaluation:
+    """What can be said of images without labels: whether they come from another world, and what adapting to them would change.
+
+    The attributes are those of `RunEvaluation`.
+    """
+
+    predictions: Predictions
+    shift: Shift
+    separation: Separation | None
+    adapting: AdaptationGain | None
+    command: str
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """How far the images are from the training images, and what adapting would change."""
+        apart = () if self.separation is None else (self.separation.sentence(),)
+        return apart if self.adapting is None else (*apart, self.adapting.sentence(self.command))
+
+    def summary(self) -> str:
+        """In a line."""
+        images, novel = len(self.predictions), self.predictions.novel
+        said = "" if novel is None else f"{percent(novel / max(images, 1))} of "
+        unlike = "" if novel is None else " unlike the training images"
+        return f"{said}{plural(images, 'image')} without labels{unlike}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """All figures as data for JSON."""
+        refused = [{"path": error.path, "reason": error.reason} for error in self.predictions.refused]
+        adapting = None if self.adapting is None else {**self.adapting.to_dict(), "command": self.command}
+        known = {"shift": self.shift, "separation": self.separation, "adapting": adapting}
+        return {"images": len(self.predictions), "unlike": self.predictions.novel, "refused": refused, **plain(known)}
+
+
+def evaluate_unlabelled(run: Run | str | Path, folder: str | Path, *, listener: Listener | None = None) -> UnlabelledEvaluation:
+    """Say how far unlabelled images, at any depth of a folder, are from the training images of a saved run; errors as of `evaluate_run`."""
+    listener = listener or Listener()
+    run = run if isinstance(run, Run) else load(run)
+    images = list_images([Path(folder).expanduser()], listener)
+    listener.stage(f"Predicting {plural(len(images), 'image')} without labels")
+    predictions = run.predict(images, progress=listener.progress, warn=listener.left_out, sample=MOST)
+    if not len(predictions):
+        raise DataError(f"None of the {len(images)} images can be read. The first: {next(iter(predictions.refused), '-')}")
+    shift, gain = run.shift(predictions.novel, len(predictions)), None
+    if warning := shift.warning():
+        listener.warn(warning)
+        gain = adaptation_gain(run, predictions, None, listener)
+    return UnlabelledEvaluation(
+        predictions=predictions, shift=shift, separation=_separation(run, predictions), adapting=gain, command=adapting_command(run, folder)
+    )
 
 
 def _separation(run: Run, predictions: Predictions) -> Separation | None:

@@ -274,12 +274,13 @@ class Task(ABC):
         raise ParameterError(f"The task {self.name} cannot be adapted to unlabelled images: leave out --adapt-to.")
 
     def adaptation_gain(
-        self, run: Any, known: npt.NDArray[np.float32], predictions: Predictions, evaluation: Evaluation, *,
+        self, run: Any, known: npt.NDArray[np.float32], predictions: Predictions, evaluation: Evaluation | None, *,
         progress: Callable[[int, int], None] | None = None,
     ) -> AdaptationGain | None:  # fmt: skip
         """What adapting the model of an opened `Run` to the sampled inputs of the predictions would bring, without their targets.
 
-        `known` are the features (n, D) of its training inputs. None where the task, or this model, cannot be adapted, or there are too few.
+        `known` are the features (n, D) of its training inputs; without an `evaluation` of the predictions, nothing is
+        tested. None where the task, or this model, cannot be adapted, or there are too few.
         """
         return None
 

@@ -97,12 +97,13 @@ def adapt(learned: Learned, features: FeatureMatrix, context: LearningContext) -
 
 
 def adaptation_gain(
-    run: Any, known: npt.NDArray[np.float32], predictions: Predictions, evaluation: Evaluation, *,
+    run: Any, known: npt.NDArray[np.float32], predictions: Predictions, evaluation: Evaluation | None, *,
     progress: Callable[[int, int], None] | None = None,
 ) -> AdaptationGain | None:  # fmt: skip
     """Fit the head of a run again, to some of its training features `known` (n, D), adapt it to the sampled images, and test on these.
 
-    The labels of these take no part before the test. None for a head that was trained, and for images with several labels.
+    The labels of these take no part before the test; without an evaluation there is none. Returns None for a head that was trained,
+    and for images with several labels.
     """
     from headstart.adaptation import FEWEST, AdaptationGain, Source
     from headstart.adaptation import adapt as adapted
@@ -110,7 +111,7 @@ def adaptation_gain(
     values, sampled = predictions.sample, predictions.sampled
     winner = next((row for row in run.record.evidence if row.chosen), None)
     codes = run.reference.get("targets")
-    if not isinstance(evaluation, ClassEvaluation) or codes is None or codes.ndim != 1 or len(codes) != len(known):
+    if codes is None or codes.ndim != 1 or len(codes) != len(known):
         return None
     if values is None or sampled is None or winner is None or winner.head not in HEADS or len(values) < FEWEST:
         return None
@@ -121,6 +122,8 @@ def adaptation_gain(
     choice = Choice(estimator=model, evidence=run.record.evidence, out_of_sample=model.out_of_sample_logits_, reason="")
     source = Source(features=known[rows], targets=targets, choice=choice, layers=layers, class_weight=weight)
     found = adapted(source, values, progress=progress)
+    if not isinstance(evaluation, ClassEvaluation):
+        return AdaptationGain(images=len(values), known=len(rows), record=found.record)
     before, truth = evaluation.correct_rows[sampled], evaluation.outcome.targets[sampled]
     after = found.choice.estimator.predict(values) == truth if found.record.methods else before
     return AdaptationGain.of(before, after, known=len(rows), record=found.record)

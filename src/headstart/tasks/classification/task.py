@@ -100,7 +100,7 @@ class Classification(Task):
         return adapt(learned, features, context)
 
     def adaptation_gain(
-        self, run: Any, known: npt.NDArray[np.float32], predictions: Predictions, evaluation: Evaluation, *,
+        self, run: Any, known: npt.NDArray[np.float32], predictions: Predictions, evaluation: Evaluation | None, *,
         progress: Callable[[int, int], None] | None = None,
     ) -> AdaptationGain | None:  # fmt: skip
         from headstart.tasks.classification.learning import adaptation_gain
