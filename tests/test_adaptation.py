@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from headstart import fit
 from headstart.adaptation import METHODS, Adapted, Source, adapt
-from headstart.adaptation.self_training import brought_to, spreading_over, surest
+from headstart.adaptation.self_training import brought_to, class_frequencies, spreading_over, surest
 from headstart.adaptation.trials import AdaptationTrial, TriedMethod, Worlds, consensus, information
 from headstart.backbones import Layer
 from headstart.errors import DataError, ParameterError
@@ -144,19 +146,35 @@ def test_spreading_is_the_limit_of_its_steps() -> None:
     np.testing.assert_allclose(0.1 * spread @ given, found, atol=1e-4)
 
 
-def test_class_frequencies_are_those_of_the_guesses_as_far_as_these_agree() -> None:
-    features, labels = drawn(160, 0)
-    others, truth = drawn(400, 1)
-    kept = np.flatnonzero((truth > 1) | (np.arange(400) % 10 < 2))
-    found = Worlds(features, others[kept], labels, 4)
-    np.testing.assert_allclose(found.prior, np.bincount(truth[kept]) / len(kept), atol=0.05)  # they agree: not 0.25 each
-    noise = np.random.default_rng(5).normal(size=(200, 24)).astype(np.float32)
-    torn = Worlds(features, noise, labels, 4)
-    guesses = [torn.joint(alignment).of_source(labels) for alignment in ("standardised", "ot")]
-    agreement = (guesses[0].argmax(axis=1) == guesses[1].argmax(axis=1)).mean()
-    assert agreement < 1
-    expected = 0.25 + agreement**2 * (np.mean(guesses, axis=(0, 1)) - 0.25)
-    np.testing.assert_allclose(torn.prior, expected)
+@pytest.mark.parametrize("frequency", [0.1, 0.5, 0.85])
+def test_class_frequencies_are_the_most_likely_ones(frequency: float) -> None:
+    """A feature is present in 30 % of one class and 80 % of the other: the share that has it tells the frequencies."""
+    present = np.arange(1000) < round(1000 * (0.3 + 0.5 * frequency))
+    likelihood = np.where(present[:, None], [0.3, 0.8], [0.7, 0.2])
+    prior = np.array([0.6, 0.4])
+    probabilities = likelihood * prior / (likelihood * prior).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(class_frequencies(probabilities, prior), [1 - frequency, frequency], atol=2e-3)
+
+
+class Guessed(Worlds):
+    """Worlds of which two guesses are given."""
+
+    def joint(self, alignment: str, *, back: bool = False) -> Any:
+        return SimpleNamespace(of_source=lambda codes: self.made[alignment])
+
+
+def test_frequencies_to_expect_are_those_of_the_guesses_as_far_as_these_agree() -> None:
+    codes, one = np.arange(40) % 2, np.eye(2)[[0, 1]]
+
+    def expected(first: list[int], second: list[int]) -> np.ndarray:
+        guesses = {"standardised": one[first] * 0.98 + 0.01, "ot": one[second] * 0.98 + 0.01}
+        return Guessed(np.empty((40, 1)), np.empty((len(first), 1)), codes, 2, made=guesses).prior  # type: ignore[arg-type]
+
+    np.testing.assert_allclose(expected([0] * 18 + [1] * 2, [0] * 18 + [1] * 2), [0.9, 0.1], atol=0.02)  # rarer
+    np.testing.assert_allclose(expected([0] * 11 + [1] * 9, [0] * 11 + [1] * 9), [0.549, 0.451], atol=1e-6)  # about the same
+    agreement = 0.5
+    torn = expected([0] * 20, [0] * 10 + [1] * 10)
+    np.testing.assert_allclose(torn, 0.5 + agreement**2 * (np.array([0.745, 0.255]) - 0.5), atol=1e-6)  # they cannot tell
 
 
 def test_true_classes_are_informative_and_noise_is_not() -> None:

@@ -40,6 +40,20 @@ def brought_to(probabilities: Floats, prior: Floats) -> Floats:
     return found
 
 
+def class_frequencies(probabilities: Floats, prior: Floats) -> Floats:
+    """Class frequencies (k,) that explain rows best, from their probabilities (m, k) where classes have the frequencies `prior` (k,).
+
+    Source: Saerens, Latinne and Decaestecker, Adjusting the outputs of a classifier to new a priori probabilities: a simple procedure,
+    Neural Computation 14 (2002) 21.
+    """
+    prior = np.maximum(prior, 1e-9)
+    found = prior.copy()
+    for _ in range(100):
+        weighted = np.maximum(probabilities, 1e-6) * (found / prior)
+        found = (weighted / weighted.sum(axis=1, keepdims=True)).mean(axis=0)
+    return np.asarray(found)
+
+
 def surest(probabilities: Floats, share: float) -> npt.NDArray[np.bool_]:
     """Which rows (m,) are among this share of those of their most probable class, the most probable first; of each class at least one."""
     codes, sure = probabilities.argmax(axis=1), probabilities.max(axis=1)
