@@ -224,14 +224,15 @@ def test_a_mistyped_map_or_one_with_a_training_is_told_in_a_sentence(cli: Callab
     assert "--map is for the features of a frozen backbone, so it cannot be combined with a training." in " ".join(done.err.split())
 
 
-@pytest.fixture(scope="module")
-def mapped_run(pictures: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("mapped") / "run"
-    fit(pictures, out=folder, settings=FitSettings(map="linear", folds=2, class_weight="balanced", cache=cache))
+@pytest.fixture(scope="module", params=KINDS)
+def mapped_run(request: pytest.FixtureRequest, pictures: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of each kind of map; its folder has the name of the kind."""
+    folder = tmp_path_factory.mktemp("mapped") / request.param
+    fit(pictures, out=folder, settings=FitSettings(map=request.param, folds=2, class_weight="balanced", cache=cache))
     return folder
 
 
-def test_a_run_with_a_map_is_a_run(mapped_run: Path, pictures: Path) -> None:
+def test_a_run_with_a_map_is_a_run(mapped_run: Path) -> None:
     run, images = load(mapped_run), [draw(kind, 500 + kind) for kind in range(3)]
     with safe_open(mapped_run / "head.safetensors", framework="numpy") as opened:
         again = HeadPipeline.from_state(json.loads(opened.metadata()["head"]), load_file(mapped_run / "head.safetensors"))
@@ -240,14 +241,12 @@ def test_a_run_with_a_map_is_a_run(mapped_run: Path, pictures: Path) -> None:
     features = np.stack([row for _, _, row in run.engine.run(iter(map(run.preprocessing, images)))])
     np.testing.assert_allclose(found.probabilities, again.predict_proba(features.astype(np.float32)), atol=1e-3)
     assert list(found.labels) == ["rings", "stripes", "checks"]
-    story = json.loads((mapped_run / "manifest.json").read_text(encoding="utf-8"))["story"]
-    tried = {row["map"] for row in story["evidence"]}
-    assert tried == {"none", *KINDS["linear"]}
-    assert story["evidence"][0]["map"] in KINDS["linear"]
-    assert MAPS[story["evidence"][0]["map"]].title in story["head"]
+    kind, story = mapped_run.name, json.loads((mapped_run / "manifest.json").read_text(encoding="utf-8"))["story"]
+    assert {row["map"] for row in story["evidence"]} == {"none", *KINDS[kind]}
+    assert story["evidence"][0]["map"] == again.feature_map_.name
+    assert again.feature_map_.title in story["head"]
     page = (mapped_run / "report.html").read_text(encoding="utf-8")
-    assert "linear discriminants of" in page
-    assert "a learned projection of" in page
+    assert all(f"{MAPS[name].title} of" in page for name in KINDS[kind])
 
 
 def test_a_run_with_a_map_is_exported_and_explained(mapped_run: Path, tmp_path: Path) -> None:
@@ -256,6 +255,7 @@ def test_a_run_with_a_map_is_exported_and_explained(mapped_run: Path, tmp_path: 
 
     export(load(mapped_run), tmp_path / "model.onnx")
     report = json.loads((tmp_path / "model.onnx.parity.json").read_text(encoding="utf-8"))
+    assert len(report["compared"]) == 2
     assert all(one["same"] == 1.0 and one["difference"] < 1e-3 for one in report["compared"])
     (found,) = explain(mapped_run, [draw(0, 77)])
     assert found.heat.max() == 1.0
@@ -266,3 +266,30 @@ def test_an_estimator_with_a_map(cache: Path) -> None:
     made = TransferClassifier(map="linear", cache=cache).fit(images, labels)
     assert made.choice_.evidence[0].map in KINDS["linear"]
     assert made.score(np.stack([draw(kind % 3, 300 + kind) for kind in range(12)]), np.resize(["rings", "stripes", "checks"], 12)) > 0.9
+
+
+def test_each_of_several_columns_of_labels_has_its_map(pictures: Path, cache: Path, tmp_path: Path) -> None:
+    rows = [(path, path.parent.name, "round" if path.parent.name == "rings" else "straight") for path in sorted(pictures.glob("*/*.png"))]
+    listed = tmp_path / "two.csv"
+    listed.write_text("path,shape,form\n" + "\n".join(",".join(map(str, row)) for row in rows), encoding="utf-8")
+    result = fit(listed, out=tmp_path / "run", settings=FitSettings(labels=("shape", "form"), map="linear", cache=cache))
+    chosen = {row.column: row.map for row in result.choice.evidence if row.chosen}
+    assert chosen.keys() == {"shape", "form"}
+    assert set(chosen.values()) <= set(KINDS["linear"])
+    images = [path for path, _, _ in rows[::7]]
+    found = load(tmp_path / "run").predict(images).labels
+    assert np.mean([label == path.parent.name for label, path in zip(found["shape"], images, strict=True)]) > 0.8
+    assert set(found["form"]) <= {"round", "straight"}
+
+
+def test_a_map_is_kept_when_adapting() -> None:
+    from headstart.adaptation.adapt import Source, adapt
+    from headstart.heads.labels import encode
+
+    X, y = correlated(160, 0)
+    other, truth = correlated(120, 1)
+    choice = choose_head(X, y, layers=LAYERS, map="linear")
+    source = Source(features=X, targets=encode(y), choice=choice, layers=LAYERS)
+    found = adapt(source, other * 2 + 3, method="coral")
+    assert found.record.methods == ("coral",)
+    assert (found.choice.estimator.predict(other * 2 + 3) == truth).mean() > 0.6
