@@ -201,6 +201,8 @@ def show_result(result: FitResult, terminal: Terminal) -> None:
         terminal.fact("baseline", result.baseline.sentence())
     if result.probe is not None:
         terminal.fact("before", result.probe.summary().removeprefix("before: "))
+    for name, probe in result.probes.items():
+        terminal.fact("before", f"{name}: {probe.summary().removeprefix('before: ')}")
     terminal.fact("tested on", result.held_out)
     if result.cross_validation is not None:
         terminal.fact("folds", result.cross_validation.summary("cross-validated"))

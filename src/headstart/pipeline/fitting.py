@@ -206,7 +206,8 @@ def _tested(
     return FitResult(
         run=out, task=task, learned=learned, settings=context.settings, test=evaluation, tested=tested, cross_validation=crossed,
         findings=judged.findings, judged=judged, leaks=() if correct is None else leak_tests(correct, known),
-        probe=ProbeTest.of(task, learned, frozen, evaluation), seconds=seconds,
+        probe=ProbeTest.of(task, learned, frozen, evaluation), probes=ProbeTest.of_columns(task, learned, frozen, evaluation),
+        seconds=seconds,
     )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -44,8 +45,23 @@ class ProbeTest:
         if learned.probe is None or tuned.correct_rows is None:
             return None
         outputs = task.apply(learned.probe.estimator, frozen.features(frozen.test))
-        probe = task.evaluate(outputs, frozen.dataset.targets.take(frozen.test))
+        return cls._of(learned, task.evaluate(outputs, frozen.dataset.targets.take(frozen.test)), tuned)
+
+    @classmethod
+    def of_columns(cls, task: Task, learned: Learned, frozen: FeatureTable, tuned: Evaluation) -> dict[str, Self]:
+        """The same of each of several columns of labels, by its name."""
+        if learned.probe is None or not learned.columns:
+            return {}
+        outputs = task.apply(learned.probe.estimator, frozen.features(frozen.test))
+        before: Any = task.evaluate(outputs, frozen.dataset.targets.take(frozen.test))
+        after: Any = tuned
+        return {name: cls._of(one, before.columns[name], after.columns[name]) for name, one in learned.columns.items()}
+
+    @classmethod
+    def _of(cls, learned: Learned, probe: Evaluation, tuned: Evaluation) -> Self:
+        assert learned.probe is not None
         assert probe.correct_rows is not None
+        assert tuned.correct_rows is not None
         auc = tuned.scores.get("roc_auc", float("nan")) - probe.scores.get("roc_auc", float("nan"))
         gain = paired_difference(tuned.correct_rows, probe.correct_rows)
         return cls(test=probe, head=describe_head(learned.probe), gain=gain, auc_gain=auc, shipped=learned.fine_tuned.shipped)
@@ -88,7 +104,8 @@ class FitResult:
         cross_validation: the evaluation over the folds of the training part, if asked for.
         findings: what is known to be wrong with the data, the gravest first.
         judged: how far the model can be trusted, how well that held on the test part, and the learning curve.
-        probe: where the backbone was fine-tuned, the model before that, tested on the same images.
+        probe: where the backbone was fine-tuned, the model before that, tested on the same images; of several columns of labels `probes`,
+            by column.
         leaks: the accuracy with and without the test images that training has seen in some form; empty where there are none.
         seconds: time by stage.
     """
@@ -106,6 +123,7 @@ class FitResult:
     cross_validation: Evaluation | None = None
     findings: tuple[Finding, ...] = ()
     probe: ProbeTest | None = None
+    probes: Mapping[str, ProbeTest] = field(default_factory=dict)
     leaks: tuple[LeakTest, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
 

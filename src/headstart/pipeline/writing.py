@@ -29,7 +29,7 @@ from headstart.text import printable
 if TYPE_CHECKING:
     from headstart.features import BackboneExtractor
     from headstart.pipeline.result import FitResult
-    from headstart.tasks import Judged, Learned
+    from headstart.tasks import Learned
 
 _PACKAGES = ("numpy", "scipy", "scikit-learn", "openvino", "onnxruntime", "onnx", "pillow", "simplejpeg", "timm", "torch")
 
@@ -87,13 +87,16 @@ def _record(result: FitResult) -> FitRecord:
         training=_training(result), training_facts=_about_training(result),
         reliability_test=judged.reliability_test, learning_curve=judged.learning_curve, leaks=result.leaks,
         refused=tuple((error.path, error.reason) for error in result.refused), findings=result.findings, notes=result.dataset.notes,
-        columns=tuple(_column(name, one, judged.columns.get(name)) for name, one in result.learned.columns.items()),
+        columns=tuple(_column(result, name, one) for name, one in result.learned.columns.items()),
     )  # fmt: skip
 
 
-def _column(name: str, learned: Learned, judged: Judged | None) -> ColumnRecord:
-    curve = None if judged is None else judged.learning_curve
-    return ColumnRecord(name=name, head=describe_head(learned.choice), images=len(learned.table.train), learning_curve=curve)
+def _column(result: FitResult, name: str, learned: Learned) -> ColumnRecord:
+    judged, probe = result.judged.columns.get(name), result.probes.get(name)
+    return ColumnRecord(
+        name=name, head=describe_head(learned.choice), images=len(learned.table.train),
+        learning_curve=None if judged is None else judged.learning_curve, probe=None if probe is None else probe.to_dict(),
+    )  # fmt: skip
 
 
 def _features(extractor: BackboneExtractor) -> str:
@@ -202,4 +205,5 @@ def _paths_from_run(result: FitResult) -> Iterable[str]:
 def _about_training(result: FitResult) -> tuple[str, ...]:
     tuned, probe = result.learned.fine_tuned, result.probe
     facts = () if tuned is None else tuple(f"{fact[0].upper()}{fact[1:]}." for fact in tuned.facts)
+    facts += tuple(f"{name}: the head on the frozen backbone ({one.head}), {one.summary()}." for name, one in result.probes.items())
     return facts if probe is None else (*facts, f"The head on the frozen backbone ({probe.head}), {probe.summary()}.")

@@ -37,12 +37,16 @@ class TrainingRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnRecord:
-    """How the model of one of several columns of labels came about: its head, and how it learns with the number of images."""
+    """How the model of one of several columns of labels came about: its head, and how it learns with the number of images.
+
+    `probe` is the model on the frozen backbone, tested on the same inputs, where the backbone was trained further.
+    """
 
     name: str
     head: str
     images: int  # training images with a label in it
     learning_curve: LearningCurve | None = None
+    probe: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,6 @@ from headstart.training.checkpoint import CheckpointFolder
 
 if TYPE_CHECKING:
     from headstart.backbones import Layer
-    from headstart.training.trained_head import TrainedHead
 
 Rows = npt.NDArray[np.int64]
 StartFeatures = Callable[[int], npt.NDArray[np.float32] | None]
@@ -230,7 +229,7 @@ class TrainingTask(Protocol):
 
     def model(
         self, head: Any, layer: Layer, dim: int, predictions: npt.NDArray[np.float32] | None, rows: Rows | None
-    ) -> tuple[TrainedHead, npt.NDArray[np.float64] | None]:
+    ) -> tuple[Any, npt.NDArray[np.float64] | None]:
         """What a run stores of the trained head, which takes the columns of `layer` out of `dim`, and the calibrated predictions.
 
         These are `predictions` for the validation images `rows`, where calibration may use them.

@@ -100,7 +100,7 @@ def learn_further(table: FeatureTable, context: LearningContext, probe: Learned 
         rival = _rival(job, context, probe)
         if wrong := no_rival(rival.held, encode(table.targets[table.train]).take(job.validation)):
             return _left_alone(job, wrong, table, context, probe)
-        job = _taught(replace(job, deadline=_deadline(job, context)), rival.teaching)
+        job = _taught(replace(job, deadline=deadline_of(job, context)), rival.teaching)
         first = train(job, pretrained(table, context, job))
         return _shipped(first, rival, table, context, probe)
 
@@ -128,12 +128,12 @@ def _trained(
 ) -> Learning:  # fmt: skip
     """The trained network, without a choice."""
     targets = encode(table.targets[table.train])
-    row, out_of_sample = _described(tuned.trained, tuned.history, job), np.full(targets.indicators.shape, np.nan)
+    row, out_of_sample = described(tuned.trained, tuned.history, job), np.full(targets.indicators.shape, np.nan)
     if tuned.predictions is not None and job.select_best:
         out_of_sample[job.validation] = tuned.predictions
         row = Contender(TRAINED, tuned.predictions, targets.take(job.validation)).candidate(row, chosen=True)
     earlier = () if probe is None else tuple(replace(candidate, chosen=False) for candidate in probe.evidence)
-    choice = Choice(estimator=tuned.head, evidence=(row, *earlier), out_of_sample=out_of_sample, reason=_reason(tuned, job))
+    choice = Choice(estimator=tuned.head, evidence=(row, *earlier), out_of_sample=out_of_sample, reason=reason_of_training(tuned, job))
     return choice, tuned, trained(context.prepared.settings, tuned.backbone, tuned.preprocessing, folder)
 
 
@@ -148,16 +148,18 @@ def _shipped(first: Trained, rival: Rival, table: FeatureTable, context: Learnin
         mean=first.prepared.preprocessing == extractor.preprocessing and job.plan.pooling == "avg",
     )  # fmt: skip
     shipped = found[str(job.processes.agreed(Path(best_of(found).name)))]
-    choice = replace(probe, evidence=_evidence(found, shipped, probe, first), reason=reason_of(found, shipped))
+    choice = replace(probe, evidence=evidence_of(found, shipped, probe, first), reason=reason_of(found, shipped))
     if shipped.name == PROBE:
         return choice, first.given_up(extractor.backbone, extractor.preprocessing, probe.estimator), frozen.prepared
-    again = _again(first, probe, context) if job.plan.refit else None
-    last = first if again is None else train(again, first.start, prepared=first.prepared)
+    further = again(first, context) if job.plan.refit else None
+    assert probe.out_of_sample is not None
+    teaching = probe.estimator.link_.probabilities(probe.out_of_sample)
+    last = first if further is None else train(_taught(further, teaching), first.start, prepared=first.prepared)
     with trained_folder() as folder:
         tuned = last.stored(folder, temperature=found[TRAINED].temperature)
         if shipped.name == MEAN:
             tuned = _with_probe(tuned, probe, extractor.backbone, temperature=shipped.temperature, folder=folder)
-        tuned = replace(tuned, history=_history(first, last), shipped=shipped.name)
+        tuned = replace(tuned, history=history_of(first, last), shipped=shipped.name)
         prepared = trained(context.prepared.settings, tuned.backbone, tuned.preprocessing, folder)
     out_of_sample = np.full(targets.indicators.shape, np.nan)
     out_of_sample[job.validation] = shipped.logits
@@ -180,7 +182,7 @@ def _taught(job: TrainingJob, teaching: npt.NDArray[np.float64]) -> TrainingJob:
     return replace(job, task=job.task.taught(teaching, job.train, share=job.plan.teacher))
 
 
-def _deadline(job: TrainingJob, context: LearningContext) -> float | None:
+def deadline_of(job: TrainingJob, context: LearningContext) -> float | None:
     """Of the first training, where a second one follows it: the time is shared by the images of both."""
     if context.until is None or not job.plan.refit:
         return context.until
@@ -189,7 +191,7 @@ def _deadline(job: TrainingJob, context: LearningContext) -> float | None:
     return now + (context.until - now) * first / (first + further)
 
 
-def _again(first: Trained, probe: Choice, context: LearningContext) -> TrainingJob | None:
+def again(first: Trained, context: LearningContext) -> TrainingJob | None:
     """The training of the network that was chosen goes on, with all training images; None where there is no time for it."""
     job, epochs = first.job, further_epochs(first.history.best or first.epochs)
     if context.until is not None:
@@ -198,18 +200,16 @@ def _again(first: Trained, probe: Choice, context: LearningContext) -> TrainingJ
             job.listener.say("There is no time for training on all training images.")
             return None
     assert job.checkpoints is not None
-    assert probe.out_of_sample is not None
     rows, checkpoints = np.arange(len(job.train) + len(job.validation), dtype=np.int64), job.checkpoints.again
-    again = replace(
+    job.listener.say(f"Training further, on all {len(rows)} training images, for {plural(epochs, 'epoch')}.")
+    return replace(
         job, plan=replace(job.plan, epochs=epochs, steps=None, lr=FURTHER_LR * job.plan.highest_lr), train=rows, validation=rows[:0],
         select_best=False, deadline=context.until, checkpoints=checkpoints, resume=job.resume and checkpoints.has_checkpoint,
         events=None if job.events is None else job.events / "again",
     )  # fmt: skip
-    job.listener.say(f"Training further, on all {len(rows)} training images, for {plural(epochs, 'epoch')}.")
-    return _taught(again, probe.estimator.link_.probabilities(probe.out_of_sample))
 
 
-def _history(first: Trained, last: Trained) -> History:
+def history_of(first: Trained, last: Trained) -> History:
     """That of the first training, by which was chosen; with a sentence on the second."""
     if last is first:
         return first.history
@@ -217,9 +217,9 @@ def _history(first: Trained, last: Trained) -> History:
     return replace(first.history, stopped=f"{first.history.stopped} Then trained on all {images} training images for {epochs}.")
 
 
-def _evidence(found: Mapping[str, Contender], shipped: Contender, probe: Choice, first: Trained) -> tuple[Candidate, ...]:
+def evidence_of(found: Mapping[str, Contender], shipped: Contender, probe: Choice, first: Trained) -> tuple[Candidate, ...]:
     """What was compared, the shipped model first, and how the probe was chosen."""
-    row = _described(first.prepared.trained, first.history, first.job)
+    row = described(first.prepared.trained, first.history, first.job)
     winner = next(candidate for candidate in probe.evidence if candidate.chosen)
     rows = {TRAINED: row, MEAN: replace(row, view=f"the frozen backbone and {row.view}", head=f"mean of {winner.head} and {row.head}")}
     compared = [contender.candidate(rows[name], chosen=contender is shipped) for name, contender in found.items() if name in rows]
@@ -228,7 +228,7 @@ def _evidence(found: Mapping[str, Contender], shipped: Contender, probe: Choice,
     return tuple(sorted([*compared, *earlier], key=lambda candidate: not candidate.chosen))
 
 
-def _described(stages: tuple[str, ...], history: History, job: TrainingJob) -> Candidate:
+def described(stages: tuple[str, ...], history: History, job: TrainingJob) -> Candidate:
     """The trained network as evidence, without scores."""
     plan, nan = job.plan, float("nan")
     words = f"dense {'-'.join(map(str, plan.head_layers))}" if plan.head_layers else "linear"
@@ -240,7 +240,8 @@ def _described(stages: tuple[str, ...], history: History, job: TrainingJob) -> C
     )  # fmt: skip
 
 
-def _reason(tuned: FineTuned, job: TrainingJob) -> str:
+def reason_of_training(tuned: FineTuned, job: TrainingJob) -> str:
+    """Why a network that was trained without a choice is the model, in a sentence."""
     plan, epochs, history, images = job.plan, len(tuned.history.epochs), tuned.history, len(job.validation)
     if not job.select_best:
         return f"the training was asked for, and its last epoch ({epochs}) is kept"

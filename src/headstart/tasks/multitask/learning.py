@@ -10,19 +10,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from headstart.backbones import timm_models
 from headstart.data import Dataset, LabelColumns
 from headstart.errors import DataError, ParameterError, setting
 from headstart.features.table import FeatureTable
+from headstart.heads.columns import ColumnHeads
 from headstart.matrix import FeatureMatrix
 from headstart.progress import Part, Seconds
 from headstart.reliability import Novelty, Reliability, ReliabilityTest
 from headstart.selection import Candidate, Choice
 from headstart.settings import FitSettings
 from headstart.tasks.classification import judging
+from headstart.tasks.classification.fine_tuning import pretrained
 from headstart.tasks.classification.task import Classification
 from headstart.tasks.multitask.evaluation import ColumnsEvaluation
-from headstart.tasks.multitask.model import ColumnModels
+from headstart.tasks.multitask.fine_tuning import job_of, learn_further
+from headstart.tasks.multitask.tables import column_table
 from headstart.tasks.task import Evaluation, Judged, Learned, LearningContext, Predictions
+from headstart.training.job import Resumable
+from headstart.training.learning_rates import LearningRates, find_lr
 
 ONE = Classification()
 
@@ -35,7 +41,6 @@ def check(dataset: Dataset, settings: FitSettings) -> None:
     for name, given, instead in (
         ("budget", settings.budget is not None, "name the backbone with --backbone"),
         ("adapt_to", settings.adapt_to is not None, "leave it out"),
-        ("strategy", settings.fine_tuning is not None, "use --strategy probe"),
     ):
         if given:
             flag = setting(name).removesuffix("=...")
@@ -59,30 +64,60 @@ def _named(column: str) -> Iterator[None]:
         raise DataError(f"Column {column!r}: {error}") from None
 
 
-def column_table(table: FeatureTable, name: str) -> FeatureTable:
-    """The table of one column: the inputs that have a label there, as a classification learns them."""
-    rows, dataset = table.dataset.of_column(name)
-    return replace(table if len(rows) == len(table) else table.take(rows), dataset=dataset)
-
-
 def learn(table: FeatureTable, context: LearningContext) -> Learned:
-    """Choose layers and a head for each column, as if it were alone, on features that are computed once for all."""
-    targets, seconds = table.dataset.targets, Seconds()
+    """Choose layers and a head for each column, as if it were alone, on features that are computed once for all.
+
+    Where that is asked for, the backbone is then trained further for all columns together.
+    """
+    settings, seconds = context.settings, Seconds()
+    targets, plan = table.dataset.targets, settings.fine_tuning
+    resumable, probes = context.resumable or Resumable(), dict[str, Learned]()
     assert isinstance(targets, LabelColumns)
-    found = {}
-    with seconds.lap("head"):
-        for name in targets.columns:
-            listener = Part(context.listener, f"{name}: ")
-            found[name] = ONE.fit(column_table(table, name), replace(context, listener=listener))
-    return Learned(choice=joined({name: one.choice for name, one in found.items()}), table=table, prepared=context.prepared,
-                   seconds=seconds, columns=found)  # fmt: skip
+    if plan is None or plan.start == "probe":
+        frozen = replace(settings, fine_tuning=None)
+        with seconds.lap("head"), resumable.processes.first_on_machine():
+            for name in targets.columns:
+                named = replace(context, settings=frozen, listener=Part(context.listener, f"{name}: "))
+                probes[name] = ONE.fit(column_table(table, name), named)
+    choices = {name: one.choice for name, one in probes.items()}
+    if plan is None:
+        return Learned(choice=joined(choices), table=table, prepared=context.prepared, seconds=seconds, columns=probes)
+    timm_models.require("Fine-tuning")
+    with seconds.lap("fine-tuning"):
+        found = learn_further(table, context, probes)
+    if found.prepared is not context.prepared:
+        context.listener.stage("Extracting features of the trained network")
+        table = table.take(table.test) if context.test_only else table
+        with seconds.lap("trained features"):
+            images, engine = table.dataset.images, context.prepared.settings.engine
+            values = found.tuned.features(images, frozen=table.values, engine=engine, listener=context.listener)
+        table = table.with_values(values, found.prepared.extractor.layers)
+    columns = {
+        name: Learned(
+            choice=choice, table=column_table(table, name), prepared=found.prepared, probe=choices.get(name), plan=plan,
+            fine_tuned=replace(found.tuned, shipped=found.shipped[name]),
+        )
+        for name, choice in found.choices.items()
+    }  # fmt: skip
+    choice = joined(dict(found.choices))
+    return Learned(
+        choice=replace(choice, estimator=found.tuned.head), table=table, prepared=found.prepared,
+        probe=joined(choices) if choices else None, fine_tuned=found.tuned, plan=plan, seconds=seconds, columns=columns,
+    )  # fmt: skip
+
+
+def find_learning_rate(table: FeatureTable, context: LearningContext, *, low: float, high: float, steps: int) -> LearningRates:
+    """Search for a learning rate on the rows that `learn` would train on; arguments as of `find_lr`."""
+    timm_models.require("Searching for a learning rate")
+    job = job_of(table, context)
+    return find_lr(job, pretrained(table, context, job), low=low, high=high, steps=steps)
 
 
 def joined(choices: dict[str, Choice]) -> Choice:
     """The choices of all columns as one."""
     evidence: tuple[Candidate, ...] = tuple(replace(row, column=name) for name, choice in choices.items() for row in choice.evidence)
     return Choice(
-        estimator=ColumnModels({name: choice.estimator for name, choice in choices.items()}), evidence=evidence, out_of_sample=None,
+        estimator=ColumnHeads({name: choice.estimator for name, choice in choices.items()}), evidence=evidence, out_of_sample=None,
         reason=" ".join(f"{name}: {choice.reason.rstrip('.')}." for name, choice in choices.items()),
     )  # fmt: skip
 
@@ -113,8 +148,18 @@ def judge(learned: Learned, evaluation: Evaluation, context: LearningContext) ->
 
 
 def seen_by_network(learned: Learned) -> npt.NDArray[np.float64] | None:
-    """As logits (n, 1) of the training rows: nan for those that the network has learned from; None where it has from none."""
-    return None
+    """As logits (n, 1) of the training rows: nan for those that the network has learned from; None where it has learned from none."""
+    if not learned.is_tuned:
+        return None
+    targets, train = learned.table.dataset.targets, learned.table.train
+    assert isinstance(targets, LabelColumns)
+    found = np.zeros((len(train), 1))
+    for name, one in learned.columns.items():
+        if one.fine_tuned.shipped == "probe" or one.choice.out_of_sample is None:
+            continue
+        rows = np.isin(train, targets.rows(name))
+        found[rows, 0] += one.choice.out_of_sample.sum(axis=1)
+    return found
 
 
 def reliability_of(

@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from headstart.tasks.classification.evaluation import ClassEvaluation
 
 WRONG, RIGHT = 12, 6  # at most so many examples of each column
+SIGNIFICANT = 0.05
+_SHIPPED = {"probe": "head on the frozen backbone", "trained": "trained network", "mean": "mean of both"}
 ONE = Classification()
 Cards = Callable[..., dict[int, Card]]
 
@@ -149,6 +151,8 @@ def _result(whole: ColumnsEvaluation, record: Any) -> Section:
 def _sharing(record: Any) -> Section:
     """What the columns share, and whether that helped."""
     count = len(record.columns)
+    if record.training is not None:
+        return _joint(record)
     said = (
         f"The {count} columns share one frozen backbone: the features of each image were computed once, not {count} times. "
         "Layers and head are chosen for each column from the images that have a label there, so that each has the model, and the scores, "
@@ -157,6 +161,34 @@ def _sharing(record: Any) -> Section:
     rows = tuple((column.name, column.head, str(column.images)) for column in record.columns)
     table = Table(head=("column", "head", "training images"), rows=rows, layout="evidence")
     return Section(anchor="sharing", heading="What the columns share", word="Sharing", blocks=(Paragraph(said), table))
+
+
+def _joint(record: Any) -> Section:
+    """What training one backbone for all columns together brought to each, against its head on the frozen backbone."""
+    said = (
+        f"One backbone was trained for {len(record.columns)} columns together; the loss of each counts by its uncertainty, which is "
+        "learned. Each column has the model that its own validation images prefer: the head on the frozen backbone, the trained network, "
+        "or the mean of both. The gain is against that head on the frozen backbone, which is what a fit of the column alone, without a "
+        "training, gives."
+    )
+    rows, helped = [], []
+    for column in record.columns:
+        probe = column.probe
+        if probe is None:
+            rows.append((column.name, column.head, "-", "-", "-", str(column.images)))
+            continue
+        (low, high), kind = probe["gain_interval"], _SHIPPED.get(probe["shipped"], probe["shipped"])
+        gain = "0.0" if probe["shipped"] == "probe" else f"{100 * probe['gain']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+        if probe["p_value"] < SIGNIFICANT:
+            helped.append(f"{column.name}: {'better' if probe['gain'] > 0 else 'worse'}")
+        p_value = f"{probe['p_value']:.2g}" if probe["shipped"] != "probe" else "-"
+        rows.append((column.name, kind, percent(probe["accuracy"]), gain, p_value, str(column.images)))
+    table = Table(
+        head=("column", "model", "frozen alone", "gain in points (95 % interval)", "p (McNemar)", "training images"), rows=tuple(rows),
+        layout="numbers",
+    )  # fmt: skip
+    verdict = f"Shown by these test images: {enumeration(helped)}." if helped else "On so few test images no difference is shown."
+    return Section(anchor="sharing", heading="What the columns share", word="Sharing", blocks=(Paragraph(said), table, Paragraph(verdict)))
 
 
 def _column(name: str, tested: ClassificationTest) -> Section:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from headstart.settings import FitSettings
     from headstart.tasks.multitask.evaluation import ColumnsEvaluation
     from headstart.tasks.task import Evaluation
+    from headstart.training.learning_rates import LearningRates
 
 ONE = Classification()
 """What each column is."""
@@ -97,6 +98,11 @@ class Multitask(Task):
 
         return learn(table, context)
 
+    def find_learning_rate(self, table: FeatureTable, context: LearningContext, *, low: float, high: float, steps: int) -> LearningRates:
+        from headstart.tasks.multitask.learning import find_learning_rate
+
+        return find_learning_rate(table, context, low=low, high=high, steps=steps)
+
     def outputs(self, state: State) -> tuple[Output, ...]:
         return tuple(
             output
@@ -118,12 +124,12 @@ class Multitask(Task):
 
     def apply(self, model: Any, features: FeatureMatrix) -> dict[str, npt.NDArray[Any]]:
         """The outputs of a classification for each column, after its name and a dot."""
-        found = ((name, ONE.apply(one, features)) for name, one in model.models.items())
+        found = ((name, ONE.apply(one, features)) for name, one in model.heads.items())
         return {f"{name}.{output}": array for name, outputs in found for output, array in outputs.items()}
 
     def write_onnx(self, graph: OnnxGraph, model: Any, features: str, state: State) -> None:
         for outputs in self.class_outputs(state):
-            write_classes(graph, model.models[outputs.column], features, outputs)
+            write_classes(graph, model.heads[outputs.column], features, outputs)
 
     def evaluate(self, outputs: Outputs, targets: Targets) -> ColumnsEvaluation:
         """Score each column that some of the inputs have a label in."""
