@@ -136,7 +136,7 @@ def prepare(folder: Path) -> None:
 def _prepare_digits(folder: Path, digits: Any) -> None:
     """Handwritten digits: `scans` with the writer in the name; `blurred` and `newer_blurred`, shrunk to 3 x 3, so that mistakes occur.
 
-    `chalk`, in white on black, and `paper`, others in black on white.
+    `chalk`, in white on black, and `paper`, others in black on white; `cards.csv` lists both, with two columns of labels.
     """
     import numpy as np
     from PIL import Image, ImageOps
@@ -159,6 +159,12 @@ def _prepare_digits(folder: Path, digits: Any) -> None:
             target.mkdir(parents=True, exist_ok=True)
             whole = picture(index).resize((64, 64), Image.Resampling.BICUBIC)
             (whole if count < 60 else ImageOps.invert(whole)).save(target / f"{name}{count:03d}.png")
+    with (folder / "cards.csv").open("w", newline="", encoding="utf-8") as file:
+        rows = [
+            (path, ground) for where, ground in (("chalk", "dark"), ("paper", "light")) for path in sorted((folder / where).glob("*/*"))
+        ]
+        table = [(path.relative_to(folder), path.parent.name, "" if row % 3 == 2 else ground) for row, (path, ground) in enumerate(rows)]
+        csv.writer(file).writerows([("path", "digit", "ground"), *table])
 
 
 def tidied(text: str, folder: Path) -> list[str]:
