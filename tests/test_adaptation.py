@@ -233,6 +233,7 @@ def test_how_without_what_and_folders_that_are_not_there_are_refused_before_any_
         fit(tmp_path, settings=FitSettings(adapt_to=tmp_path / "nowhere"))
 
 
+@pytest.mark.slow
 def test_photographs_to_sketches(shared_data: Path, tmp_path: Path) -> None:
     """A part of the real thing: labelled photographs, unlabelled sketches; see benchmarks/adaptation.py for all of it."""
     pacs = shared_data / "pacs_photo_sketch"

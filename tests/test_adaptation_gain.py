@@ -158,6 +158,7 @@ def unlabelled(worlds: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_images_without_labels_are_told_from_the_training_images(worlds: Path, run: Run, unlabelled: Path) -> None:
     assert is_unlabelled(unlabelled)
     assert not is_unlabelled(worlds / "paper")
@@ -188,6 +189,7 @@ def test_scores_without_labels_are_those_of_the_best_method_and_of_none() -> Non
     assert "reverse accuracy 95.0 % against 40.0 % before, information 1.60 against 0.27 nats." in said
 
 
+@pytest.mark.slow
 def test_the_command_takes_a_folder_of_images_without_labels(run: Run, unlabelled: Path, cli: Callable[..., SimpleNamespace]) -> None:
     done = cli("evaluate", run.path, unlabelled, "--out", "evaluation.json")
     assert done.code == 0

@@ -123,7 +123,8 @@ def test_no_group_is_on_both_sides() -> None:
 
 
 @pytest.mark.parametrize("head", [head for head in HEADS if head != "auto"])
-def test_every_head_has_a_curve(head: str) -> None:
+def test_every_head_has_a_curve(head: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headstart.heads.mlp._LEAST", 60)  # steps, for the sake of time
     X, y = layered(240, 3, where="stage2", noise=2.0)
     found = learning_curve(X, np.array(["a", "b", "c"])[y], choice=chosen(X, np.array(["a", "b", "c"])[y], head=head), layers=LAYERS)
     assert found.images == (15, 30, 60, 120, 192 if head in ("logistic", "mlp") else 240)
