@@ -23,6 +23,7 @@ from headstart.pipeline import fitting, searching
 from headstart.pipeline.forecast import Forecast
 from headstart.pipeline.recommending import LIMITS, recommend
 from headstart.progress import Listener
+from headstart.selection import tried
 from headstart.selection.proposals import Proposal
 from headstart.settings.wishes import Wishes
 
@@ -50,6 +51,13 @@ def test_the_command_says_what_to_type_next(cli: Callable[..., SimpleNamespace],
     typed = shlex.split(done.out.strip().splitlines()[-1])
     assert typed == ["headstart", "fit", str(pictures), "--backbone", first["backbone"]]
     assert all(row["backbone"] in done.out for row in found["rows"])
+
+
+def test_all_are_tried_even_where_the_first_is_never_wrong(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tried, "ENOUGH", 1)
+    monkeypatch.setattr(tried, "UNBEATABLE", 48)
+    rows = recommend(pictures, settings=FitSettings(backbone="lite0@64")).rows
+    assert {row.backbone for row in rows if row.outcome in ("possible", "recommended")} == {"lite0@64", "lite1@48"}
 
 
 def test_images_that_a_fit_would_test_on_are_not_looked_at(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,7 +66,7 @@ def search(task: Task, table: FeatureTable, context: LearningContext, *, until: 
     `until` is the moment, as `time.perf_counter` has it, at which the whole fit should be over. Ctrl-C ends the search and keeps the best
     so far. Raises ParameterError for tasks without out-of-sample scores.
     """
-    found = Searching(task, table, context, until, trains=True)
+    found = Searching(task, table, context, until, chooses=True)
     try:
         found.run()
     except KeyboardInterrupt:
@@ -84,7 +84,7 @@ class Searching:
     table: FeatureTable
     context: LearningContext
     until: float
-    trains: bool = False  # whether training further is tried as well
+    chooses: bool = False  # whether the best alone counts: it may be trained further, and where none could be better, the search ends
     scored: dict[str, Scored] = field(default_factory=dict)  # on all training rows
     on_few: dict[str, Learned] = field(default_factory=dict)  # on few of them
     rows: list[Tried] = field(default_factory=list)  # of all that were considered
@@ -128,6 +128,8 @@ class Searching:
 
     def _unbeatable(self) -> str:
         """About how few training images the best so far is wrong, where that ends the search; empty where it goes on."""
+        if not self.chooses:
+            return ""
         logits, targets = self._out_of_sample(self.scored[self.best].learned), self._targets(np.arange(len(self.train)))
         return unbeatable(OutOfSample.of(logits, targets, finite_rows([logits])))
 
@@ -173,7 +175,7 @@ class Searching:
         usual = asked.size or find(str(asked)).input_size
         own = self.context.prepared.settings.weights is not None  # which no other network takes
         others = [] if own else [name for name in at_hand(self.context.prepared.cache) if name not in start.names]
-        further = [Proposal(str(first), TRAINED, "partial")] if self.trains and first.plain else []
+        further = [Proposal(str(first), TRAINED, "partial")] if self.chooses and first.plain else []
         considered = {(str(first), "probe"), (str(start), "probe")}
         while True:
             best = start if self.best == str(first) else Specification.parse(self.best)
