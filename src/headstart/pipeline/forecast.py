@@ -69,7 +69,7 @@ class Forecast:
     def fit(self, prepared: Prepared, *, train: int, test: int) -> float:
         """A fit on so many images from beginning to end, where no features are stored; unlike `closing`, with nothing added to be sure."""
         speed = self.milliseconds(prepared)
-        return 2.0 + (train + test) * speed / 1000 + 3 * self.heads(prepared, train) + 0.1 * speed
+        return 0.5 + (train + test) * speed / 1000 + 3 * self.heads(prepared, train) + 0.1 * speed
 
     def watched(self, prepared: Prepared, images: int, progress: Progress, *, until: float) -> Progress:
         """A progress for the extraction of so many images: it measures speeds; raises `TooSlowError` where that would end after `until`."""
