@@ -106,9 +106,8 @@ class Searching:
         base = self.context.prepared
         self._opened[base.settings.backbone] = base
         self._score(base.settings.backbone, self.table.features(self.train))
-        for proposal in self._candidates():
-            if self._unbeatable():
-                break
+        candidates = iter(self._candidates())
+        while not self._unbeatable() and (proposal := next(candidates, None)) is not None:
             if proposal.strategy == "probe":
                 self._consider(proposal.backbone, likely=proposal.gain >= 1)
             else:
