@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,10 +20,11 @@ from headstart.heads.labels import class_weights, encode
 from headstart.matrix import columns_of
 from headstart.selection import Candidate, Choice
 from headstart.selection.mean import MeanHead
+from headstart.settings import FineTuning
 from headstart.tasks.classification.shipping import MEAN, PROBE, TRAINED, Contender, Rival, best_of, contenders, no_rival, reason_of
 from headstart.tasks.task import Learned, LearningContext
 from headstart.text import plural
-from headstart.training.job import Pretrained, Resumable, TrainingJob
+from headstart.training.job import Pretrained, Resumable, Rows, TrainingJob
 from headstart.training.schedule import FURTHER_LR, Schedule, further_epochs
 
 if TYPE_CHECKING:
@@ -39,27 +40,39 @@ def job_of(table: FeatureTable, context: LearningContext) -> TrainingJob:
     """What is to be trained on the training rows of a table, some of which are held out to choose by."""
     from headstart.training.labels import LabelTraining, make_loss
 
+    targets, groups, weight = encode(table.targets[table.train]), table.groups_among(table.train), context.settings.class_weight
+
+    def task(plan: FineTuning, every: Rows, rows: Rows) -> LabelTraining:
+        labels = table.targets[every]
+        indicators = labels.astype(bool) if targets.link.independent else labels[:, None] == targets.classes
+        weights = None if weight is None else class_weights(targets.take(rows), weight).astype(np.float32)
+        return LabelTraining(
+            indicators=indicators.astype(np.float32), classes=targets.classes,
+            loss=make_loss(plan, link=targets.link, classes=indicators.shape[1], class_weights=weights),
+            groups=None if groups is None else np.unique(groups, return_inverse=True)[1], label_dtype=targets.dtype,
+        )  # fmt: skip
+
+    return job_for(table, context, task, strata=targets.codes)
+
+
+def job_for(
+    table: FeatureTable, context: LearningContext, task: Callable[[FineTuning, Rows, Rows], Any], *, strata: npt.NDArray[Any]
+) -> TrainingJob:  # fmt: skip
+    """The job of a training task, made of the plan, of the rows of the table that the job has, and of those among these to learn from.
+
+    `strata` (n,) or (n, k) of the training rows say by what images are held out evenly.
+    """
     settings, train, test = context.settings, table.train, table.test
     plan, resumable = settings.fine_tuning.for_images(len(train)), context.resumable or Resumable()
-    targets, groups, images = encode(table.targets[train]), table.groups_among(train), taken(table.dataset.images, train)
-    rows, held, indicators = np.arange(len(train)), np.empty(0, dtype=np.int64), targets.indicators
+    every, rows, held = train, np.arange(len(train)), np.empty(0, dtype=np.int64)
     if plan.validation_share:
-        rows, held = hold_out(targets.codes, share=plan.validation_share, groups=groups, seed=settings.seed)
+        rows, held = hold_out(strata, share=plan.validation_share, groups=table.groups_among(train), seed=settings.seed)
     elif len(test):
-        held = np.arange(len(train), len(train) + len(test))
-        labels = table.targets[test]
-        further = labels.astype(bool) if targets.link.independent else labels[:, None] == targets.classes
-        indicators, images = np.concatenate([indicators, further]), taken(table.dataset.images, np.concatenate([train, test]))
-    weights = None if settings.class_weight is None else class_weights(targets.take(rows), settings.class_weight).astype(np.float32)
-    task = LabelTraining(
-        indicators=indicators.astype(np.float32), classes=targets.classes,
-        loss=make_loss(plan, link=targets.link, classes=indicators.shape[1], class_weights=weights),
-        groups=None if groups is None else np.unique(groups, return_inverse=True)[1], label_dtype=targets.dtype,
-    )  # fmt: skip
+        every, held = np.concatenate([train, test]), np.arange(len(train), len(train) + len(test))
     return TrainingJob(
-        **vars(resumable), plan=plan, task=task, images=images, train=rows.astype(np.int64), validation=held.astype(np.int64),
-        select_best=bool(plan.validation_share), seed=settings.seed, listener=context.listener,
-        stored=np.arange(len(train), dtype=np.int64) if plan.chooses and plan.refit else None,
+        **vars(resumable), plan=plan, task=task(plan, every, rows), images=taken(table.dataset.images, every),
+        train=rows.astype(np.int64), validation=held.astype(np.int64), select_best=bool(plan.validation_share), seed=settings.seed,
+        listener=context.listener, stored=np.arange(len(train), dtype=np.int64) if plan.chooses and plan.refit else None,
     )  # fmt: skip
 
 

@@ -17,19 +17,18 @@ import numpy.typing as npt
 
 from headstart.backbones.beside import beside, columns
 from headstart.data import LabelColumns
-from headstart.data.split import hold_out
 from headstart.errors import ParameterError
 from headstart.features.prepared import Prepared, trained, trained_folder
-from headstart.features.table import FeatureTable, taken
+from headstart.features.table import FeatureTable
 from headstart.heads.columns import ColumnHeads, Slices
 from headstart.heads.labels import EncodedLabels, class_weights, encode
 from headstart.selection import Choice
 from headstart.selection.mean import MeanHead
-from headstart.tasks.classification.fine_tuning import again, deadline_of, described, evidence_of, history_of, pretrained
+from headstart.tasks.classification.fine_tuning import again, deadline_of, described, evidence_of, history_of, job_for, pretrained
 from headstart.tasks.classification.shipping import MEAN, PROBE, TRAINED, Contender, Rival, best_of, contenders, no_rival, reason_of
 from headstart.tasks.multitask.tables import column_table
 from headstart.tasks.task import Learned, LearningContext
-from headstart.training.job import Resumable, TrainingJob
+from headstart.training.job import TrainingJob
 
 if TYPE_CHECKING:
     from headstart.backbones import Backbone
@@ -78,21 +77,10 @@ class _Held:
 
 def job_of(table: FeatureTable, context: LearningContext) -> TrainingJob:
     """What is to be trained on the training rows of a table, some of which are held out to choose by."""
-    settings, train, test = context.settings, table.train, table.test
-    plan, resumable = settings.fine_tuning.for_images(len(train)), context.resumable or Resumable()
-    if plan.teacher:
+    if context.settings.fine_tuning.teacher:
         raise ParameterError("A teacher is for one column of labels: leave it out, or set it to 0.")
-    targets, groups, every = table.dataset.targets, table.groups_among(train), train
-    rows, held = np.arange(len(train)), np.empty(0, dtype=np.int64)
-    if plan.validation_share:
-        rows, held = hold_out(targets.strata[train], share=plan.validation_share, groups=groups, seed=settings.seed)
-    elif len(test):
-        held, every = np.arange(len(train), len(train) + len(test)), np.concatenate([train, test])
-    return TrainingJob(
-        **vars(resumable), plan=plan, task=_task(table, every, rows, plan, context), images=taken(table.dataset.images, every),
-        train=rows.astype(np.int64), validation=held.astype(np.int64), select_best=bool(plan.validation_share), seed=settings.seed,
-        listener=context.listener, stored=np.arange(len(train), dtype=np.int64) if plan.chooses and plan.refit else None,
-    )  # fmt: skip
+    strata = table.dataset.targets.strata[table.train]
+    return job_for(table, context, lambda plan, every, rows: _task(table, every, rows, plan, context), strata=strata)
 
 
 def _task(table: FeatureTable, every: npt.NDArray[np.int64], rows: npt.NDArray[np.int64], plan: Any, context: LearningContext) -> Any:
