@@ -6,7 +6,6 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
@@ -124,11 +123,7 @@ def _of_classes(dataset: Dataset) -> list[Finding]:
 
 def _of_columns(found: Iterable[tuple[str, list[Finding]]]) -> list[Finding]:
     """Findings by the column of labels, which their messages name where there are several."""
-    return [
-        replace(finding, message=f"Column {name!r}: {finding.message}") if name else finding
-        for name, findings in found
-        for finding in findings
-    ]
+    return [finding.of_column(name) for name, findings in found for finding in findings]
 
 
 def _classes(dataset: Dataset) -> list[Finding]:

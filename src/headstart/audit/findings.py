@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 from headstart.data.dataset import counts_table, html
@@ -37,6 +37,10 @@ class Finding:
     def of(cls, kind: str, severity: Severity, message: str, examples: Sequence[str], count: int) -> list[Finding]:
         """A finding with the first of its examples; none where the count is 0."""
         return [cls(kind, severity, message, tuple(examples[:_EXAMPLES]), count)] if count else []
+
+    def of_column(self, name: str) -> Finding:
+        """The finding with a message that names the column of labels; the same where it has no name."""
+        return replace(self, message=f"Column {name!r}: {self.message}") if name else self
 
     def shown(self) -> list[str]:
         """The first few examples, and how many more there are."""

@@ -140,9 +140,7 @@ def judge(learned: Learned, evaluation: Evaluation, context: LearningContext) ->
     return Judged(
         reliability=Reliability(novelty=novelty, columns=columns),
         reliability_test=ReliabilityTest.of_columns(tests, novelty, unlike, images=evaluation.images),
-        findings=tuple(
-            replace(finding, message=f"Column {name!r}: {finding.message}") for name, one in found.items() for finding in one.findings
-        ),
+        findings=tuple(finding.of_column(name) for name, one in found.items() for finding in one.findings),
         columns=found,
     )  # fmt: skip
 
