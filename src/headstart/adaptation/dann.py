@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headstart.adaptation.joint import Codes, Floats, Joint
-from headstart.metrics.link import SOFTMAX
+from headstart.metrics.link import SIGMOID, SOFTMAX
 
 Features = npt.NDArray[np.float32]
 _LENGTH = 30.0  # mean squared length of the rows, so that the learning rate suits all backbones
@@ -116,7 +116,7 @@ class AdversarialNetwork:
         of_labels[np.arange(count), codes] -= 1
         foreign, logit = np.arange(count + others) >= count, told[-1][:, 0].astype(np.float64)
         share = np.where(foreign, 0.5 / others, 0.5 / count)
-        of_worlds = share * (_sigmoid(logit) - foreign)
+        of_worlds = share * (SIGMOID.probabilities(logit) - foreign)
         losses = (
             -float(np.log(np.maximum(likely[np.arange(count), codes], 1e-30)).mean()),
             float((share * np.logaddexp(0, np.where(foreign, -logit, logit))).sum()),
@@ -142,10 +142,6 @@ def trained_adversarially(joint: Joint, source: Codes, *, plan: Adversarial | No
     rows = joint.rotated * np.float32(math.sqrt(_LENGTH / max(float((joint.rotated**2).sum(axis=1).mean()), 1e-30)))
     network = AdversarialNetwork(rows.shape[1], joint.classes, plan=plan, seed=seed)
     return network.fit(rows[: joint.size], source, rows[joint.size :]).probabilities(rows[joint.size :])
-
-
-def _sigmoid(logits: Floats) -> Floats:
-    return np.asarray(1 / (1 + np.exp(-np.clip(logits, -60, 60))))
 
 
 def _batches(count: int, size: int, generator: np.random.Generator) -> Iterator[npt.NDArray[np.int64]]:

@@ -85,8 +85,11 @@ class Run:
     def class_link(self, what: str) -> Link:
         """The link, for what can only be done with classes; else a ParameterError that begins with `what`."""
         if self.link is None:
-            raise ParameterError(f"{what} runs whose outputs are classes, and {self.path} has learned the task {self.manifest.task}.")
+            raise self._without_classes(what)
         return self.link
+
+    def _without_classes(self, what: str) -> ParameterError:
+        return ParameterError(f"{what} runs whose outputs are classes, and {self.path} has learned the task {self.manifest.task}.")
 
     @property
     def class_outputs(self) -> tuple[ClassOutputs, ...]:
@@ -100,7 +103,7 @@ class Run:
         """
         found = self.class_outputs
         if not found:
-            raise ParameterError(f"{what} runs whose outputs are classes, and {self.path} has learned the task {self.manifest.task}.")
+            raise self._without_classes(what)
         chosen = [one for one in found if column is None or one.column == column]
         if not chosen:
             own = [one.column for one in found if one.column]
