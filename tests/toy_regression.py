@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
@@ -116,10 +116,10 @@ class Regression(Task):
     def outputs(self, state: State) -> tuple[Output, ...]:
         return (Output("value", "number", (1,)),)
 
-    def apply(self, model: Line, features: np.ndarray) -> dict[str, np.ndarray]:
-        return {"value": (features @ model.weights + np.float32(model.bias)).astype(np.float32)[:, None]}
+    def apply(self, model: Line, inputs: np.ndarray) -> dict[str, np.ndarray]:
+        return {"value": (inputs @ model.weights + np.float32(model.bias)).astype(np.float32)[:, None]}
 
-    def write_onnx(self, graph: OnnxGraph, model: Line, features: str, state: State) -> None:
+    def write_onnx(self, graph: OnnxGraph, model: Line, features: str, state: State, *, maps: Mapping[str, str]) -> None:
         graph.node("Identity", model.write_onnx(graph, features), output="value")
 
     def evaluate(self, outputs: Any, targets: Any) -> Errors:

@@ -69,18 +69,18 @@ class RowView:
 FeatureMatrix: TypeAlias = npt.NDArray[np.float32] | RowView
 
 
-def allocated(rows: int, columns: int, *, folder: Path | None = None) -> npt.NDArray[np.float32]:
+def allocated(rows: int, columns: int, *, folder: Path | None = None, dtype: npt.DTypeLike = np.float32) -> npt.NDArray[Any]:
     """A matrix to be filled; one of more than `MAPPED` bytes in a file without a name in `folder`, so that the system can page it out.
 
     Where the folder has no room for it, it lies in memory like any other.
     """
-    size = 4 * rows * columns
+    size = np.dtype(dtype).itemsize * rows * columns
     if size > MAPPED and folder is not None:
         with suppress(OSError), tempfile.TemporaryFile(dir=folder) as file:
             if hasattr(os, "posix_fallocate"):  # a file with holes would end the process when the disk is full
                 os.posix_fallocate(file.fileno(), 0, size)
-            return np.asarray(np.memmap(file, dtype=np.float32, mode="w+", shape=(rows, columns)))
-    return np.empty((rows, columns), dtype=np.float32)
+            return np.asarray(np.memmap(file, dtype=dtype, mode="w+", shape=(rows, columns)))
+    return np.empty((rows, columns), dtype=dtype)
 
 
 def compacted(matrix: npt.NDArray[np.float32], rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:

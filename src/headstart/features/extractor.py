@@ -20,10 +20,12 @@ import numpy.typing as npt
 from headstart.backbones import Backbone, Layer, torch_network
 from headstart.backbones.composed import columns
 from headstart.backbones.loading import BUILD
+from headstart.backbones.stage_maps import MapLayer, map_network
 from headstart.engine import Engine, Outputs, ahead, available_cores, check_kind, gpu_is_there, open_engine
 from headstart.errors import DataError, ImageError, StoreError
+from headstart.features.stage_maps import ChooseMaps, StageMaps, View, chosen, viewed, write_into
 from headstart.matrix import allocated, compacted, spread_out
-from headstart.modalities.image import ImageSource, Preprocessing, image_digest, image_name, quiet_decoding, source_bytes
+from headstart.modalities.image import ImageSource, Preprocessing, image_digest, image_name, quiet_decoding, source_bytes, upright_size
 from headstart.progress import Progress
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ class Features:
     refused_at: tuple[int, ...]  # their positions
     computed: int  # how many rows were computed now rather than found in the store
     digests: tuple[bytes, ...] = ()  # the SHA-256 of each row's image (`image_digest`)
+    maps: StageMaps | None = None  # of each row's image, where they were asked for
 
     def complete(self, during: str) -> npt.NDArray[np.float32]:
         """The values of images all of which could be read before; DataError where one has changed `during` what is going on."""
@@ -145,6 +148,26 @@ class BackboneExtractor:
             work.compute(lambda: self.engine, self.preprocessing, progress)
         return work.features()
 
+    def with_maps(
+        self, images: Images, choose: ChooseMaps, *, store: FeatureStore | None = None, progress: Progress | None = None,
+        warn: Callable[[str], None] | None = None,
+    ) -> Features:  # fmt: skip
+        """The features of all images together with maps of the stages, which are computed now whatever is stored; else as a call.
+
+        `choose` says which. ParameterError for a backbone without maps.
+        """
+        path, layers = map_network(self.backbone)
+        request = choose(layers)
+        kept = chosen(layers, request.layers)
+        kind = "auto" if self._engine_kind == "torch" else self._engine_kind
+        engine = open_engine(path, kind=kind, outputs=("features", *(layer.name for layer in kept)), size=self.preprocessing.size)
+        with quiet_decoding(), ThreadPoolExecutor(available_cores(), thread_name_prefix="headstart-decode") as pool:
+            work = _Extraction(images, self.dim, pool, store, self.id, warn or self._warn)
+            maps = work.want(kept, request.views)
+            work.compute(lambda: engine, self.preprocessing, progress)
+        found = work.features()
+        return replace(found, maps=replace(maps, rows=found.kept))
+
     def _of_parts(
         self, images: Images, *, store: FeatureStore | None, progress: Progress | None, warn: Callable[[str], None] | None
     ) -> Features:
@@ -187,6 +210,15 @@ class _Extraction:
         self._refused: dict[int, ImageError] = {}
         self._digests: dict[int, bytes] = {}
         self._computed = 0
+        self._maps: StageMaps | None = None
+
+    def want(self, layers: tuple[MapLayer, ...], views: tuple[View, ...]) -> StageMaps:
+        """Keep these maps of these views of every image that is computed, too; they are being filled."""
+        folder = None if self._store is None else self._store.path.parent
+        size = sum(layer.size for layer in layers)
+        values = allocated(len(self._images), len(views) * size, folder=folder, dtype=np.float16).reshape(-1, len(views), size)
+        self._maps = StageMaps(layers, views, values, np.arange(len(self._images)))
+        return self._maps
 
     def look_up(self) -> None:
         """Fill in what the store has."""
@@ -215,12 +247,16 @@ class _Extraction:
             return
         unwritten: list[int] = []
         try:
-            for result in run_images(self._images, missing, engine=engine(), preprocessing=preprocessing, pool=self._pool):
+            views = ("plain",) if self._maps is None else self._maps.views
+            for result in run_images(self._images, missing, engine=engine(), preprocessing=preprocessing, pool=self._pool, views=views):
                 done += 1
                 if isinstance(result.outputs, ImageError):
                     self._refused[result.index] = result.outputs
                 else:
                     self._values[result.index] = result.outputs[0] if result.outputs else ()
+                    if self._maps is not None:
+                        for place, outputs in enumerate((result.outputs, *result.further)):
+                            write_into(self._maps.values[result.index, place], outputs[1:])
                     self._present[result.index] = True
                     self._digests[result.index] = result.digest
                     self._computed += 1
@@ -283,42 +319,52 @@ class ImageResult:
     index: int
     digest: bytes
     outputs: Outputs | ImageError
+    further: tuple[Outputs, ...] = ()  # those of the views after the first
+    size: tuple[int, int] = (0, 0)  # height and width of the image, where they were asked for
 
 
 def run_images(
-    images: Images, indices: Iterable[int], *, engine: Engine, preprocessing: Preprocessing, pool: ThreadPoolExecutor
-) -> Iterator[ImageResult]:
+    images: Images, indices: Iterable[int], *, engine: Engine, preprocessing: Preprocessing, pool: ThreadPoolExecutor,
+    views: Sequence[View] = ("plain",), sizes: bool = False,
+) -> Iterator[ImageResult]:  # fmt: skip
     """Decode those images whose positions are in `indices`, ahead of the engine by a bounded number, and yield the results in that order.
 
-    Images are paths, bytes or arrays, or one uint8 array (n, H, W, 3).
+    Images are paths, bytes or arrays, or one uint8 array (n, H, W, 3). With `sizes`, each result has the size of its image. Every view of
+    an image goes through the network.
     """
-    begun: deque[tuple[int, bytes, ImageError | None]] = deque()
+    begun: deque[tuple[int, bytes, tuple[int, int], ImageError | None]] = deque()
 
-    def decode(index: int) -> tuple[int, bytes, _Pixels | ImageError]:
-        digest = b""
+    def decode(index: int) -> tuple[int, bytes, tuple[int, int], _Pixels | ImageError]:
+        digest, size = b"", (0, 0)
         try:
             data = source_bytes(images[index])
             digest = image_digest(data)
-            return index, digest, preprocessing(data, name=image_name(images[index]))
+            result = preprocessing(data, name=image_name(images[index]))
+            return index, digest, upright_size(data) if sizes else size, result
         except ImageError as error:
-            return index, digest, error
+            return index, digest, size, error
 
     def pixels() -> Iterator[_Pixels]:
-        for index, digest, result in ahead(pool, decode, indices):
+        for index, digest, size, result in ahead(pool, decode, indices):
             refusal = result if isinstance(result, ImageError) else None
-            begun.append((index, digest, refusal))
+            begun.append((index, digest, size, refusal))
             if not isinstance(result, ImageError):
-                yield result
+                yield from (viewed(result, view) for view in views)
 
     def refusals() -> Iterator[ImageResult]:
-        while begun and (refusal := begun[0][2]) is not None:
-            index, digest, _ = begun.popleft()
+        while begun and (refusal := begun[0][3]) is not None:
+            index, digest, *_ = begun.popleft()
             yield ImageResult(index, digest, refusal)
 
+    found: list[Outputs] = []
     for outputs in engine.run(pixels()):
+        found.append(outputs)
+        if len(found) < len(views):
+            continue
         yield from refusals()
-        index, digest, _ = begun.popleft()
-        yield ImageResult(index, digest, outputs)
+        index, digest, size, _ = begun.popleft()
+        yield ImageResult(index, digest, found[0], tuple(found[1:]), size)
+        found = []
     yield from refusals()
 
 

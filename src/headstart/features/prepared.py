@@ -22,6 +22,7 @@ from headstart.backbones import Backbone, load_backbone
 from headstart.data import Dataset
 from headstart.errors import BackboneError, ParameterError, StoreError
 from headstart.features.extractor import BackboneExtractor, Features, Images, survey
+from headstart.features.stage_maps import ChooseMaps
 from headstart.features.store import FeatureStore
 from headstart.features.table import FeatureTable
 from headstart.matrix import RowView, blocks
@@ -68,12 +69,12 @@ class Prepared:
 
     def table(
         self, dataset: Dataset, *, features: bool = True, seconds: Seconds, progress: Progress | None = None,
-        listener: Listener | None = None,
+        listener: Listener | None = None, maps: ChooseMaps | None = None,
     ) -> FeatureTable:  # fmt: skip
-        """The inputs that can be read, with their features, or without any; DataError where none can."""
+        """The inputs that can be read, with their features, or without any, and with `maps` of the stages; DataError where none can."""
         with seconds.lap("features" if features else "reading images"):
             if features:
-                found = self.extract(dataset.images, progress=progress, warn=None if listener is None else listener.warn)
+                found = self.extract(dataset.images, progress=progress, warn=None if listener is None else listener.warn, maps=maps)
             else:
                 found = survey(dataset.images, preprocessing=self.extractor.preprocessing, progress=progress)
         table = FeatureTable.of(dataset, found, layers=self.extractor.layers)
@@ -96,9 +97,13 @@ class Prepared:
                 store.put_result(key, made)
         return made
 
-    def extract(self, images: Images, *, progress: Progress | None = None, warn: Say | None = None) -> Features:
-        """The features of images, looked up where they are stored."""
+    def extract(
+        self, images: Images, *, progress: Progress | None = None, warn: Say | None = None, maps: ChooseMaps | None = None
+    ) -> Features:
+        """The features of images, looked up where they are stored; with `maps` of the stages, which are computed."""
         with self.store() as store:
+            if maps is not None:
+                return self.extractor.with_maps(images, maps, store=store, progress=progress, warn=warn or to_warnings)
             return self.extractor(images, store=store, progress=progress, warn=warn or to_warnings)
 
 

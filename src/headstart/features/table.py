@@ -14,6 +14,7 @@ from headstart.data import Dataset
 from headstart.data.split import hold_out
 from headstart.errors import DataError, ImageError
 from headstart.features.extractor import Features, Images
+from headstart.features.stage_maps import StageMaps
 from headstart.matrix import FeatureMatrix, take_rows
 
 
@@ -30,6 +31,7 @@ class FeatureTable:
     together; an input that stands alone is a group of its own."""
     layers: tuple[Layer, ...]  # the slices of `values`, a stage of the backbone each
     refused: tuple[ImageError, ...] = ()  # inputs that could not be read, with the reason
+    maps: StageMaps | None = None  # of the stages, for tasks that learn from them
 
     @classmethod
     def of(cls, dataset: Dataset, features: Features, *, layers: Sequence[Layer]) -> Self:
@@ -39,7 +41,7 @@ class FeatureTable:
         readable = dataset.take(features.kept)
         return cls(
             dataset=readable, rows=features.kept, values=features.values, digests=features.digests,
-            groups=groups_of(readable, features.digests), layers=tuple(layers), refused=features.refused,
+            groups=groups_of(readable, features.digests), layers=tuple(layers), refused=features.refused, maps=features.maps,
         )  # fmt: skip
 
     def __len__(self) -> int:
@@ -58,6 +60,10 @@ class FeatureTable:
     def features(self, rows: npt.NDArray[np.int64]) -> FeatureMatrix:
         """The features of some rows, without a copy where that would be large; not to be written to."""
         return take_rows(self.values, rows)
+
+    def inputs(self, rows: npt.NDArray[np.int64]) -> FeatureMatrix | StageMaps:
+        """What a model of the task takes, of some rows: their maps where the table has such, else their features."""
+        return self.features(rows) if self.maps is None else self.maps.take(rows)
 
     @property
     def targets(self) -> npt.NDArray[Any]:
@@ -82,7 +88,7 @@ class FeatureTable:
         digests = tuple(self.digests[row] for row in chosen.tolist())
         return replace(
             self, dataset=self.dataset.take(chosen), digests=digests, values=self.features(chosen), rows=self.rows[chosen],
-            groups=self.groups[chosen],
+            groups=self.groups[chosen], maps=None if self.maps is None else self.maps.take(chosen),
         )  # fmt: skip
 
     def tested_on(self, rows: npt.NDArray[np.int64]) -> Self:

@@ -22,6 +22,7 @@ from headstart.data.split import folds
 from headstart.engine import gpu_is_there
 from headstart.errors import DataError, ParameterError, StoreError, setting
 from headstart.features.prepared import ExtractorSettings, Prepared, prepare
+from headstart.features.stage_maps import ChooseMaps
 from headstart.features.table import FeatureTable
 from headstart.modalities.image.augment import Augmentation
 from headstart.modalities.image.levels import clipped_note, levels_note
@@ -84,6 +85,7 @@ def _fit(
     listener.stage("Reading the data")
     with seconds.lap("reading"):
         task, dataset = read(data, settings)
+        settings = task.settings(settings)
         listener.tell_notes(dataset.notes)
         check(task, dataset, settings)
     with place as out:
@@ -92,7 +94,7 @@ def _fit(
             out = processes.agreed(out)
         with processes.first_on_machine():
             first = settings if settings.budget is None else first_settings(dataset, settings)
-            prepared, table = extract(dataset, first, listener, seconds=seconds)
+            prepared, table = extract(dataset, first, listener, seconds=seconds, maps=task.maps(first))
         table, held_out = split(task, table, settings)
         findings = check_known(table.dataset, table.digests)
         _say_findings(findings, listener)
@@ -145,11 +147,12 @@ def _check_beforehand(out: Path | None, settings: FitSettings, *, resume: bool) 
 
 
 def extract(
-    dataset: Dataset, settings: FitSettings, listener: Listener, *, seconds: Seconds | None = None, features: bool = True
-) -> tuple[Prepared, FeatureTable]:
+    dataset: Dataset, settings: FitSettings, listener: Listener, *, seconds: Seconds | None = None, features: bool = True,
+    maps: ChooseMaps | None = None,
+) -> tuple[Prepared, FeatureTable]:  # fmt: skip
     """The inputs that can be read, with their features by the frozen backbone; DataError where none can.
 
-    Without `features`, and where a training is to start from a random head, inputs are only read.
+    Without `features`, and where a training is to start from a random head, inputs are only read; with `maps`, the table has these too.
     """
     seconds = seconds if seconds is not None else Seconds()
     features = features and (settings.fine_tuning is None or settings.fine_tuning.start == "probe")
@@ -160,7 +163,7 @@ def extract(
         if dataset.common_levels.clipped:
             listener.left_out(clipped_note(dataset.common_levels))
         prepared = prepare(ExtractorSettings.of(settings, dataset.levels), announce=listener.say, warn=listener.warn)
-    return prepared, prepared.table(dataset, features=features, seconds=seconds, progress=listener.progress, listener=listener)
+    return prepared, prepared.table(dataset, features=features, seconds=seconds, progress=listener.progress, listener=listener, maps=maps)
 
 
 def adapted(task: Task, learned: Learned, context: LearningContext, *, seconds: Seconds) -> Learned:
@@ -192,7 +195,7 @@ def _tested(
     listener, table = context.listener, learned.table
     listener.stage("Testing")
     with seconds.lap("testing"):
-        tested = task.apply(learned.choice.estimator, table.features(table.test))
+        tested = task.apply(learned.choice.estimator, table.inputs(table.test))
         evaluation = task.evaluate(tested, table.dataset.targets.take(table.test))
         crossed = cross_validate(task, frozen, context) if context.settings.folds else None
     listener.stage("Measuring reliability")
@@ -225,7 +228,7 @@ def cross_validate(task: Task, table: FeatureTable, context: LearningContext) ->
         fold = training.tested_on(held)
         named = Part(listener, f"fold {done + 1} of {len(parts)}: ")
         learned = task.fit(fold, replace(context, resumable=alone, listener=named, test_only=True))
-        found.append(task.apply(learned.choice.estimator, learned.table.features(learned.table.test)))
+        found.append(task.apply(learned.choice.estimator, learned.table.inputs(learned.table.test)))
     listener.progress(len(parts), len(parts))
     tested = np.concatenate(parts)  # classes of a single image are never tested
     order = np.argsort(tested)

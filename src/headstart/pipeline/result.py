@@ -44,7 +44,7 @@ class ProbeTest:
         """Test the model on the frozen backbone on the images that the fine-tuned one was tested on; None where there is no such model."""
         if learned.probe is None or tuned.correct_rows is None:
             return None
-        outputs = task.apply(learned.probe.estimator, frozen.features(frozen.test))
+        outputs = task.apply(learned.probe.estimator, frozen.inputs(frozen.test))
         return cls._of(learned, task.evaluate(outputs, frozen.dataset.targets.take(frozen.test)), tuned)
 
     @classmethod
@@ -52,7 +52,7 @@ class ProbeTest:
         """The same of each of several columns of labels, by its name."""
         if learned.probe is None or not learned.columns:
             return {}
-        outputs = task.apply(learned.probe.estimator, frozen.features(frozen.test))
+        outputs = task.apply(learned.probe.estimator, frozen.inputs(frozen.test))
         before: Any = task.evaluate(outputs, frozen.dataset.targets.take(frozen.test))
         after: Any = tuned
         return {name: cls._of(one, before.columns[name], after.columns[name]) for name, one in learned.columns.items()}

@@ -55,6 +55,7 @@ def contents_of(result: FitResult, *, command: str) -> RunContents:
     return RunContents(
         manifest=_manifest(result, command=command), backbone=result.learned.prepared.extractor.backbone,
         model=result.choice.estimator, reference=_reference(result), evaluation=_evaluation(result), split=_split_list(result),
+        maps=() if result.table.maps is None else tuple(layer.name for layer in result.table.maps.layers),
     )  # fmt: skip
 
 
@@ -122,7 +123,8 @@ def _reference(result: FitResult) -> dict[str, npt.NDArray[Any]]:
 
 def _evaluation(result: FitResult) -> dict[str, npt.NDArray[Any]]:
     table, test = result.table, result.table.test
-    return {**result.tested, "targets": table.targets[test], "digests": _digest_rows([table.digests[row] for row in test])}
+    stored = result.task.stored(result.tested, table.dataset.targets.take(test), result.test)
+    return {**stored, "digests": _digest_rows([table.digests[row] for row in test])}
 
 
 def _digest_rows(digests: Sequence[bytes]) -> npt.NDArray[np.uint8]:

@@ -31,18 +31,23 @@ class Collected:
         self._rows: list[Outputs] = []  # without the features
         self._kept: list[int] = []
         self._digests: list[bytes] = []
+        self._sizes: list[tuple[int, int]] = []
         self._refused: dict[int, ImageError] = {}
         self._features: list[npt.NDArray[Any]] = []  # of the last rows, which are not judged yet
         self._judged: list[Judgement] = []
 
-    def add(self, index: int, outputs: Outputs | ImageError, *, digest: bytes = b"") -> None:
-        """Take what came of the input at `index`: the outputs in the order of `Run.outputs`, or why it was refused."""
+    def add(self, index: int, outputs: Outputs | ImageError, *, digest: bytes = b"", size: tuple[int, int] = (0, 0)) -> None:
+        """Take what came of the input at `index`: the outputs in the order of `Run.outputs`, or why it was refused.
+
+        `size` is its height and width, where the task needs them.
+        """
         if isinstance(outputs, ImageError):
             self._refused[index] = outputs
             return
         self._rows.append(outputs[:-1])
         self._kept.append(index)
         self._digests.append(digest)
+        self._sizes.append(size)
         self._features.append(outputs[-1])
         if self._every and index % self._every == 0:
             self._sample.append(outputs[-1].astype(np.float32))
@@ -64,6 +69,7 @@ class Collected:
             refused=tuple(self._refused.values()), refused_at=tuple(self._refused),
             judgement=None if self._run.reliability is None else judgement, sample=np.stack(self._sample) if self._sample else None,
             sampled=np.asarray(self._sampled, dtype=np.int64) if self._sample else None,
+            sizes=np.asarray(self._sizes, dtype=np.int64).reshape(-1, 2) if self._run.task.spatial else None,
         )  # fmt: skip
         return self._run.task.predictions(predictions, self._run.manifest.state)
 

@@ -12,7 +12,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import numpy.typing as npt
 
 from headstart.data import Dataset, ListOptions, dataset_of, read_annotations
@@ -239,9 +238,11 @@ class Run:
         collected = Collected(self, neighbours=neighbours, every=-(-len(images) // sample) if sample else 0)
         threads = min(available_cores(), max(1, len(images)))
         with quiet_decoding(), ThreadPoolExecutor(threads, thread_name_prefix="headstart-decode") as pool:
-            results = run_images(images, range(len(images)), engine=self.engine, preprocessing=self.preprocessing, pool=pool)
+            results = run_images(
+                images, range(len(images)), engine=self.engine, preprocessing=self.preprocessing, pool=pool, sizes=self.task.spatial
+            )
             for done, result in enumerate(results, 1):
-                collected.add(result.index, result.outputs, digest=result.digest)
+                collected.add(result.index, result.outputs, digest=result.digest, size=result.size)
                 if progress is not None:
                     progress(done, len(images))
         predictions = collected.predictions()
@@ -322,10 +323,9 @@ class Run:
         arrays = self.tested
         if "targets" not in arrays:
             raise RunError(f"{self.path}: was written by an earlier version, which did not store what the model said of the test images.")
-        outputs = {name: array.astype(np.float64) for name, array in arrays.items() if name not in ("targets", "digests")}
         if not calibrated:
-            outputs = {"logits": outputs["scores"]}
-        return self.task.evaluate(outputs, self.task.targets(arrays["targets"], self.manifest.state))
+            arrays = {"logits": arrays["scores"], "targets": arrays["targets"]}
+        return self.task.evaluation_of(arrays, self.manifest.state)
 
 
 def load(path: str | Path, *, engine: str = "auto", without_pages: bool = False) -> Run:

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headstart.backbones import Backbone
+from headstart.backbones.stage_maps import map_network
 from headstart.errors import RunError
 from headstart.files import file_digest, folder_beside, lock, move_files
 from headstart.onnx_graph import OnnxGraph
@@ -43,7 +44,8 @@ _RESERVED: dict[Path, bool] = {}
 class RunContents:
     """Everything that goes into a run folder but its pages: `reference` and `evaluation` become `Run.reference` and `Run.tested`.
 
-    The manifest has no digests of files yet, and names the outputs of the fitted `model`; `split` lists all inputs as CSV.
+    The manifest has no digests of files yet, and names the outputs of the fitted `model`; `split` lists all inputs as CSV. `maps` are the
+    layers whose maps the model takes.
     """
 
     manifest: Manifest
@@ -52,6 +54,7 @@ class RunContents:
     reference: Mapping[str, npt.NDArray[Any]]
     evaluation: Mapping[str, npt.NDArray[Any]]
     split: str
+    maps: tuple[str, ...] = ()
 
 
 def check_target(path: Path) -> None:
@@ -263,11 +266,13 @@ def run_graph(contents: RunContents) -> onnx.ModelProto:
     import onnx
 
     manifest = contents.manifest
-    network = onnx.load(str(contents.backbone.network), load_external_data=False)
+    path = map_network(contents.backbone)[0] if contents.maps else contents.backbone.network
+    network = onnx.load(str(path), load_external_data=False)
     graph = OnnxGraph()
-    features = graph.graft(network, feed={"images": "images"})["features"]
-    graph.node("Identity", features, output=FEATURES)
-    task_named(manifest.task).write_onnx(graph, contents.model, FEATURES, manifest.state)
+    values = graph.graft(network, feed={"images": "images"})
+    graph.node("Identity", values["features"], output=FEATURES)
+    maps = {name: values[name] for name in contents.maps}
+    task_named(manifest.task).write_onnx(graph, contents.model, FEATURES, manifest.state, maps=maps)
     size = manifest.preprocessing.size
     outputs: dict[str, Any] = {output.name: (np.float32, ("N", *output.shape)) for output in manifest.outputs}
     return graph.model(

@@ -202,6 +202,7 @@ class Choice:
     """Calibrated logits (n, k) of all training images, each from a fit that did not see the image (or its group); nan for images that the
     backbone was trained on; None where a task has no such scores."""
     reason: str  # one sentence for the user
+    description: str = ""  # of a model that is no head on features, in a few words
 
 
 def make_head(name: str, hyperparameters: dict[str, float], *, class_weight: ClassWeight, seed: int) -> Any:
@@ -240,7 +241,8 @@ def make_map(name: str, settings: Mapping[str, Any], *, seed: int) -> FeatureMap
 
 def describe_head(choice: Choice) -> str:
     """Which head was chosen, on which layers, with which settings; where several columns of labels are learned, for each."""
-    return "; ".join(f"{row.column}: {_described(row)}" if row.column else _described(row) for row in choice.evidence if row.chosen)
+    heads = "; ".join(f"{row.column}: {_described(row)}" if row.column else _described(row) for row in choice.evidence if row.chosen)
+    return heads or choice.description
 
 
 def _described(chosen: Candidate) -> str:

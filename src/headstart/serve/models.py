@@ -49,7 +49,7 @@ class Model:
         # All files are read now and not at the first request: what is read later may not be what was checked. A black image does that.
         outputs = next(iter(self.run.engine.run(iter([np.zeros((size, size, 3), np.uint8)]))))
         collected = Collected(self.run)
-        collected.add(0, outputs)
+        collected.add(0, outputs, size=(size, size))
         black = collected.predictions()
         self.kind = self.run.records([""], black)[0].kind
         self.tensors = self.tensors_of(black)

@@ -18,6 +18,7 @@ from fastapi import Depends, FastAPI, Request
 
 from headstart.engine import Outputs
 from headstart.errors import ImageError
+from headstart.modalities.image import upright_size
 from headstart.run import Collected
 from headstart.serve.models import Model, Models
 from headstart.serve.monitoring import Metrics
@@ -132,15 +133,18 @@ class Service:
         request.state.images = len(inputs)
         return predictions
 
-    async def _run_network(self, model: Model, image: Input) -> Outputs | ImageError:
-        data = image.data
+    async def _run_network(self, model: Model, image: Input) -> tuple[Outputs | ImageError, tuple[int, int]]:
+        """The outputs of one image, or why it was refused; and its height and width, where the task needs them."""
+        data, size = image.data, (0, 0)
         if isinstance(data, ImageError):
-            return data
+            return data, size
         try:
             pixels = await self.threads.decode(data, lambda: model.run.preprocessing(data, name=image.name))
+            if model.run.task.spatial:
+                size = upright_size(data)
         except ImageError as error:
-            return error
-        return await asyncio.wrap_future(model.queue.submit(pixels))
+            return error, size
+        return await asyncio.wrap_future(model.queue.submit(pixels)), size
 
     async def _check_pixels(self, inputs: Sequence[Input]) -> None:
         """Refuse, before any is decoded, several images that together would occupy the thread for large ones for long."""
@@ -189,10 +193,10 @@ class Service:
                 raise Refusal(503, "too_slow", f"The prediction took more than {seconds} seconds. Try again.", retry_after=2) from None
 
 
-def _collect(model: Model, results: Sequence[Outputs | ImageError], neighbours: int) -> Predictions:
+def _collect(model: Model, results: Sequence[tuple[Outputs | ImageError, tuple[int, int]]], neighbours: int) -> Predictions:
     collected = Collected(model.run, neighbours=neighbours)
-    for place, result in enumerate(results):
-        collected.add(place, result)
+    for place, (result, size) in enumerate(results):
+        collected.add(place, result, size=size)
     return collected.predictions()
 
 

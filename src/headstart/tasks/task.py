@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from headstart.adaptation import AdaptationGain, AdaptationRecord
     from headstart.audit import Finding
     from headstart.features.prepared import Prepared
+    from headstart.features.stage_maps import ChooseMaps
     from headstart.features.table import FeatureTable
     from headstart.reliability import Reliability, ReliabilityTest
     from headstart.selection import Choice, LearningCurve
@@ -103,6 +104,7 @@ class Predictions:
         digests: the SHA-256 of each row's input, as `image_digest` has it.
         judgement: prediction sets, novelty and nearest training inputs; None for runs that did not learn them.
         sample: float32 (m, D): features of rows at even distances, int64 `sampled` (m,); None where they were not asked for.
+        sizes: int64 (n, 2): height and width of each input, upright; None where the task does not need them.
     """
 
     outputs: Mapping[str, npt.NDArray[Any]]
@@ -113,6 +115,7 @@ class Predictions:
     judgement: Judgement | None = None
     sample: npt.NDArray[np.float32] | None = None
     sampled: npt.NDArray[np.int64] | None = None
+    sizes: npt.NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.kept)
@@ -220,6 +223,9 @@ class Task(ABC):
     several_columns: ClassVar[bool] = False
     """Whether it learns several columns of labels."""
 
+    spatial: ClassVar[bool] = False
+    """Whether its outputs are about places in an input, so that its predictions come with the size of each."""
+
     def recognises(self, found: Annotations) -> str | None:
         """What in the data says that this is the task, told to the user; None where nothing does: it is then only learned when named."""
         return None
@@ -246,6 +252,14 @@ class Task(ABC):
     def state(self, targets: Targets) -> dict[str, Any]:
         """What the manifest keeps, to decode outputs later."""
         return {}
+
+    def settings(self, given: FitSettings) -> FitSettings:
+        """The settings of a fit with what this task needs where they leave it open; ParameterError for those that do not suit it."""
+        return given
+
+    def maps(self, settings: FitSettings) -> ChooseMaps | None:
+        """Which maps of the backbone's stages it learns from, beside the features; None where these are all it needs."""
+        return None
 
     def check(self, dataset: Dataset, settings: FitSettings) -> None:
         """Refuse what cannot be learned, with what to do: DataError for data with their split (or without, before it is made),
@@ -293,16 +307,28 @@ class Task(ABC):
         return ()
 
     @abstractmethod
-    def apply(self, model: Any, features: FeatureMatrix) -> dict[str, npt.NDArray[Any]]:
-        """Outputs from features (n, D) by the fitted model, without the graph; what a run stores of its test part."""
+    def apply(self, model: Any, inputs: Any) -> dict[str, npt.NDArray[Any]]:
+        """Outputs by the fitted model, without the graph, from features (n, D), or from `StageMaps` where it learns from `maps`."""
 
     @abstractmethod
-    def write_onnx(self, graph: OnnxGraph, model: Any, features: str, state: State) -> None:
-        """Append the model to a graph: `features` names a float32 value (N, D); the outputs get their names."""
+    def write_onnx(self, graph: OnnxGraph, model: Any, features: str, state: State, *, maps: Mapping[str, str]) -> None:
+        """Append the model to a graph: `features` names a float32 value (N, D); the outputs get their names.
+
+        `maps` has the names of the maps, float32 (N, C, h, w), by layer, where the task learns from such.
+        """
 
     @abstractmethod
     def evaluate(self, outputs: Outputs, targets: Targets) -> Evaluation:
         """Score the outputs."""
+
+    def stored(self, outputs: Outputs, targets: Targets, evaluation: Evaluation) -> dict[str, npt.NDArray[Any]]:
+        """What a run stores of its test part, arrays with a row for each input: by default outputs and targets."""
+        return {**outputs, "targets": targets.array}
+
+    def evaluation_of(self, arrays: Outputs, state: State) -> Evaluation:
+        """The evaluation of the test part again, from what `stored` returned."""
+        outputs = {name: array.astype(np.float64) for name, array in arrays.items() if name not in ("targets", "digests")}
+        return self.evaluate(outputs, self.targets(arrays["targets"], state))
 
     def judge(self, learned: Learned, evaluation: Evaluation, context: LearningContext) -> Judged:
         """What is known of the model beside its scores."""

@@ -19,10 +19,11 @@ from headstart.modalities.image.decode import (
     rgb_of_array,
     source_bytes,
     typical_side,
+    upright_size,
 )
 from headstart.modalities.image.preprocessing import Preprocessing
 
 __all__ = [
     "IMAGE_SUFFIXES", "MAX_PIXELS", "ImageSource", "Levels", "Preprocessing", "begins_as_image", "image_digest", "image_name",
-    "is_image_name", "is_pillow", "quiet_decoding", "read_image", "rgb_of_array", "source_bytes", "typical_side",
+    "is_image_name", "is_pillow", "quiet_decoding", "read_image", "rgb_of_array", "source_bytes", "typical_side", "upright_size",
 ]  # fmt: skip

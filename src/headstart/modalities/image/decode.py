@@ -17,7 +17,7 @@ import stat
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
@@ -169,6 +169,23 @@ def read_reduced(source: ImageSource, *, at_least: int | None = None, name: str 
         raise ImageError(name, _EMPTY)
     found = _decode_jpeg(data, name, at_least) if data[:3] == b"\xff\xd8\xff" else None
     return _decode_with_pillow(data, name, at_least, levels) if found is None else found
+
+
+def upright_size(source: ImageSource) -> tuple[int, int]:
+    """Height and width of an image once it is turned upright, from its header; what `read_image` refuses may have any."""
+    from PIL import Image
+
+    from headstart.modalities.image.rgb import orientation
+
+    data = source_bytes(source)
+    if isinstance(data, np.ndarray):
+        return int(data.shape[0]), int(data.shape[1])
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) if isinstance(data, bytes) else nullcontext(data) as image:
+            width, height = image.size
+            return (width, height) if orientation(image) >= 5 else (height, width)
+    except Exception as error:  # as in decoding
+        raise ImageError(image_name(source), f"its size cannot be read ({_reason(error)})") from None
 
 
 def typical_side(sources: Sequence[ImageSource] | Pixels, *, at_most: int) -> int:

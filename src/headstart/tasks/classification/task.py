@@ -124,13 +124,13 @@ class Classification(Task):
     def class_outputs(self, state: State) -> tuple[ClassOutputs, ...]:
         return (ClassOutputs(classes=tuple(state["classes"]), link=link_of(state)),)
 
-    def apply(self, model: Any, features: FeatureMatrix) -> dict[str, npt.NDArray[Any]]:
+    def apply(self, model: Any, inputs: FeatureMatrix) -> dict[str, npt.NDArray[Any]]:
         """Logits float32 (n, k), and ``scores``: the same before they were calibrated, where the head has such."""
-        logits = model.logits(features)
+        logits = model.logits(inputs)
         scores = model.uncalibrated(logits)
         return {"logits": logits.astype(np.float32), **({} if scores is None else {"scores": scores.astype(np.float32)})}
 
-    def write_onnx(self, graph: OnnxGraph, model: Any, features: str, state: State) -> None:
+    def write_onnx(self, graph: OnnxGraph, model: Any, features: str, state: State, *, maps: Mapping[str, str]) -> None:
         write_classes(graph, model, features, *self.class_outputs(state))
 
     def evaluate(self, outputs: Outputs, targets: Targets) -> ClassEvaluation:

@@ -122,12 +122,12 @@ class Multitask(Task):
             for entry in state["columns"]
         )  # fmt: skip
 
-    def apply(self, model: Any, features: FeatureMatrix) -> dict[str, npt.NDArray[Any]]:
+    def apply(self, model: Any, inputs: FeatureMatrix) -> dict[str, npt.NDArray[Any]]:
         """The outputs of a classification for each column, after its name and a dot."""
-        found = ((name, ONE.apply(one, features)) for name, one in model.heads.items())
+        found = ((name, ONE.apply(one, inputs)) for name, one in model.heads.items())
         return {f"{name}.{output}": array for name, outputs in found for output, array in outputs.items()}
 
-    def write_onnx(self, graph: OnnxGraph, model: Any, features: str, state: State) -> None:
+    def write_onnx(self, graph: OnnxGraph, model: Any, features: str, state: State, *, maps: Mapping[str, str]) -> None:
         for outputs in self.class_outputs(state):
             write_classes(graph, model.heads[outputs.column], features, outputs)
 

@@ -1,0 +1,90 @@
+"""`StageMaps`: the maps of a frozen backbone for many inputs, float16, in memory or in a file that the system can page out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Self, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from headstart.backbones.stage_maps import MapLayer
+from headstart.errors import ParameterError
+
+View: TypeAlias = Literal["plain", "mirrored"]
+"""What was done to an input before the network: nothing, or left and right exchanged."""
+
+_LARGEST = 65504.0  # of float16
+
+
+@dataclass(frozen=True)
+class MapRequest:
+    """Which maps a task needs: names of layers, in this order, and of which views of each input; the first is the input as it is."""
+
+    layers: tuple[str, ...]
+    views: tuple[View, ...] = ("plain",)
+
+
+ChooseMaps: TypeAlias = Callable[[tuple[MapLayer, ...]], MapRequest]
+"""From the maps that a backbone has to those that are needed."""
+
+
+@dataclass(frozen=True, eq=False)
+class StageMaps:
+    """Maps of n inputs in v views.
+
+    Attributes:
+        layers: the maps of one input, in order.
+        views: of each input.
+        values: float16 (n, v, D): the maps of an input side by side, each flattened from (channels, height, width).
+        rows: int64 (m,): the rows of `values` that belong to the inputs; all inputs share one array.
+    """
+
+    layers: tuple[MapLayer, ...]
+    views: tuple[View, ...]
+    values: npt.NDArray[np.float16]
+    rows: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, rows: npt.NDArray[np.int64]) -> Self:
+        """The maps of some inputs, without a copy."""
+        return replace(self, rows=self.rows[rows])
+
+    def image(self, index: int, view: int = 0) -> dict[str, npt.NDArray[np.float16]]:
+        """The maps of one input, float16 (channels, height, width) each, by the name of the layer; views of the array."""
+        return self._split(self.values[self.rows[index], view])
+
+    def batch(self, indices: npt.NDArray[np.int64], view: int = 0) -> dict[str, npt.NDArray[np.float16]]:
+        """The maps of some inputs, float16 (m, channels, height, width) each, by the name of the layer."""
+        return self._split(self.values[self.rows[indices], view])
+
+    def _split(self, values: npt.NDArray[np.float16]) -> dict[str, npt.NDArray[np.float16]]:
+        found, start = {}, 0
+        for layer in self.layers:
+            found[layer.name] = values[..., start : start + layer.size].reshape(*values.shape[:-1], *layer.shape)
+            start += layer.size
+        return found
+
+
+def viewed(pixels: npt.NDArray[np.uint8], view: View) -> npt.NDArray[np.uint8]:
+    """A view of pixels (H, W, 3)."""
+    return pixels if view == "plain" else np.ascontiguousarray(pixels[:, ::-1])
+
+
+def chosen(layers: Sequence[MapLayer], names: Sequence[str]) -> tuple[MapLayer, ...]:
+    """The layers of these names, in the order of the names; ParameterError where one is not there."""
+    known: Mapping[str, MapLayer] = {layer.name: layer for layer in layers}
+    if missing := [name for name in names if name not in known]:
+        raise ParameterError(f"The backbone has no map {missing[0]!r}; it has {', '.join(known)}.")
+    return tuple(known[name] for name in names)
+
+
+def write_into(target: npt.NDArray[np.float16], maps: Sequence[npt.NDArray[Any]]) -> None:
+    """Put the maps of one view of one input side by side into (D,), clipped to what float16 can hold."""
+    start = 0
+    for one in maps:
+        target[start : start + one.size] = np.clip(one, -_LARGEST, _LARGEST).ravel()
+        start += one.size
