@@ -38,10 +38,11 @@ def accuracy_interval(correct: int, total: int) -> tuple[float, float]:
     """
     if not 0 <= correct <= total or total < 1:
         raise ParameterError(f"an interval needs 0 <= correct <= total and total >= 1, and got correct={correct}, total={total}.")
-    return _wilson(correct / total, total)
+    return share_interval(correct / total, total)
 
 
-def _wilson(share: float, total: float) -> tuple[float, float]:
+def share_interval(share: float, total: float) -> tuple[float, float]:
+    """Wilson's 95 % interval for a share of `total` images, which need not be whole numbers; see `accuracy_interval`."""
     z = NORMAL_975
     shrink = 1 + z * z / total
     centre = (share + z * z / (2 * total)) / shrink
@@ -65,7 +66,7 @@ def mean_accuracy_interval(correct: Bools, known: Bools) -> tuple[float, float]:
     influence = (known * (correct - accuracies) / counts).mean(axis=1)
     variance = float((influence**2).sum())
     effective = float(counts.min()) if variance <= 0 else min(mean * (1 - mean) / variance, float(counts.sum()))
-    return _wilson(mean, effective)
+    return share_interval(mean, effective)
 
 
 @dataclass(frozen=True)
