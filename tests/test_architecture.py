@@ -17,7 +17,7 @@ FLOORS: dict[str, int] = {
     "errors": 0, "matrix": 0,
     "text": 0,
     "estimators": 1, "files": 1, "onnx_graph": 1, "progress": 1, "records": 1, "sections": 1, "settings": 1,
-    "modalities": 2, "metrics": 2,
+    "modalities": 2, "metrics": 2, "pixels": 2,
     "data": 3, "backbones": 3,
     "engine": 4,
     "features": 5,

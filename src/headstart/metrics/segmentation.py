@@ -20,9 +20,7 @@ from headstart.metrics.scores import Floats, ratio
 TOLERANCE = 0.0075
 """How far a boundary may be from the true one, as a share of the diagonal of the image: 0.75 %, as of Csurka et al."""
 
-EDGES = np.array(
-    [*(index / 30 for index in range(1, 30)), 0.975, 0.98, 0.985, 0.99, 0.9925, 0.995, 0.9975, 0.999, 0.9995, 1.0]
-)
+EDGES = np.array([*(index / 30 for index in range(1, 30)), 0.975, 0.98, 0.985, 0.99, 0.9925, 0.995, 0.9975, 0.999, 0.9995, 1.0])
 """Upper ends of the bins of confidence: 30 equally wide ones, the last of which is divided, as most pixels are in it."""
 
 _STEPS = 60_000  # all edges are multiples of this part of 1
@@ -58,7 +56,7 @@ class ImageStatistics:
     @property
     def classes(self) -> int:
         """How many classes there are."""
-        return self.confusion.shape[1]
+        return int(self.confusion.shape[1])
 
     @classmethod
     def joined(cls, parts: Iterable[Self], *, classes: int) -> Self:
@@ -82,8 +80,8 @@ class ImageStatistics:
     def of_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
         """From the arrays of `stored`, whatever type of number they have."""
         found = {name: np.asarray(arrays[name]) for name in ("confusion", "boundaries", "confidence")}
-        counts = [np.rint(found[name]).astype(np.int64) for name in ("confusion", "boundaries")]
-        return cls(*counts, found["confidence"].astype(np.float64))
+        confusion, boundaries = (np.rint(found[name]).astype(np.int64) for name in ("confusion", "boundaries"))
+        return cls(confusion, boundaries, found["confidence"].astype(np.float64))
 
 
 def _small(counts: NDArray[np.int64]) -> NDArray[Any]:
@@ -139,7 +137,7 @@ def boundary_counts(
 ) -> NDArray[np.int64]:
     """Boundary pixels by class, int64 (k, 4), as `ImageStatistics.boundaries` has them.
 
-    A boundary pixel has a neighbour above, below, left or right of another class; void pixels, and predictions there, have no class. Near is
+    A boundary pixel has a neighbour above, below, left or right of another class; void pixels, and predictions there, have none. Near is
     within `tolerance` times the diagonal, in Euclidean distance, and at least one pixel. Source: Csurka et al., What is a good evaluation
     measure for semantic segmentation?, BMVC 2013.
     """
@@ -331,7 +329,7 @@ def pixel_calibration(confidence: NDArray[np.float64]) -> tuple[Floats, Floats, 
     """Mean confidence, share of correct pixels and number of pixels in 15 equally wide bins, from counts (bins, 3); nan where empty."""
     coarse = np.ceil(EDGES * _CALIBRATION_BINS - 1e-9).astype(np.int64) - 1
     pixels, right, sums = (np.bincount(coarse, weights=column, minlength=_CALIBRATION_BINS) for column in confidence.T)
-    return ratio(sums, pixels), ratio(right, pixels), pixels
+    return ratio(sums, pixels), ratio(right, pixels), pixels.astype(np.float64)
 
 
 def pixel_calibration_error(confidence: NDArray[np.float64]) -> float:

@@ -26,6 +26,10 @@ class Taps(NamedTuple):
     second: NDArray[np.int64]
     weight: Floats
 
+    def at(self, places: slice | NDArray[np.int64]) -> Taps:
+        """Those of some of the new positions."""
+        return Taps(self.first[places], self.second[places], self.weight[places])
+
 
 def taps(old: int, new: int) -> Taps:
     """Where the pixels of an axis of length `new` lie on one of length `old`; beyond the outermost centres the outermost value holds."""
@@ -62,13 +66,15 @@ def class_strips(logits: NDArray[np.floating], size: tuple[int, int], *, confide
     logits = np.asarray(logits, dtype=np.float32)
     if logits.ndim != 3 or not 1 <= len(logits) <= 255 or 0 in logits.shape:
         raise ParameterError(f"logits of an image must have the shape (classes, height, width), with 1 to 255 classes; got {logits.shape}.")
+    if len(logits) == 1:
+        logits = np.concatenate([logits, np.full_like(logits, -1e30)])
     planes = logits[1:] - logits[:1] if len(logits) == 2 else logits  # of two classes the difference says all
     rows, columns = taps(logits.shape[1], size[0]), taps(logits.shape[2], size[1])
     coarse = None if confidence else logits.argmax(axis=0).astype(np.uint8)
     step = max(1, min(size[0], _AT_ONCE // (len(planes) * size[1])))
     for start in range(0, size[0], step):
         part = slice(start, min(start + step, size[0]))
-        some = Taps(*(values[part] for values in rows))
+        some = rows.at(part)
         if coarse is None:
             yield Strip(part, *_decided(_across(_down(planes, some), columns)))
         else:
@@ -144,6 +150,6 @@ def _near_changes(planes: Floats, coarse: NDArray[np.uint8], rows: Taps, columns
     found[:] = band[0, columns.first]
     where = np.flatnonzero(apart)
     if len(where):
-        some = _across(_down(planes, rows), Taps(*(values[where] for values in columns)))
+        some = _across(_down(planes, rows), columns.at(where))
         found[:, where] = (some[0] > 0) if len(some) == 1 else _best(some)[1]
     return found

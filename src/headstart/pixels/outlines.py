@@ -41,7 +41,9 @@ def regions(mask: NDArray[Any]) -> list[Region]:
         if area < 0:
             holes[owners[index]].append(index)
     found = [
-        Region(rings[index], tuple(rings[hole] for hole in holes[owners[index]]), areas[index] + sum(areas[h] for h in holes[owners[index]]))
+        Region(
+            rings[index], tuple(rings[hole] for hole in holes[owners[index]]), areas[index] + sum(areas[h] for h in holes[owners[index]])
+        )
         for index in outer
     ]
     return sorted(found, key=lambda region: -region.area)
