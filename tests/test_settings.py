@@ -40,6 +40,7 @@ FIT: dict[str, tuple[str, Any, Any]] = {
     "backbone": ("resnet18", "resnet18", 3), "weights": ("a.pth", "a.pth", 3), "head": ("kernel-ridge", "kernel_ridge", "rigde"),
     "class_weight": ("balanced", "balanced", "equal"), "fit_image": ("squash", "squash", "stretch"), "test_share": ("0.3", 0.3, 1.0),
     "map": ("linear", "linear", "linaer"),
+    "background": ("sky", "sky", 3),
     "plan": ("plan.json", "plan.json", 3), "coverage": ("0.9", 0.9, 0.0), "levels": ("0,4095", (0.0, 4095.0), (5, 1)),
     "coverage_by_class": ("", True, "yes"),
     "group_from": ("(.)_", "(.)_", 3), "columns": ("path=where", {"path": "where"}, {"file": "where"}), "folds": ("3", 3, 1),
@@ -120,6 +121,7 @@ def test_zero_is_a_value_like_others(cli: Cli, asked: list[Any]) -> None:
 
 ANY_TEXT = (
     "test",
+    "background",
     "backbone",
     "weights",
     "plan",

@@ -37,7 +37,7 @@ class _Check(Settings):
         check_writable(self.out, self.fix)
 
 
-_CHECKED = ("test", "group_from", "levels", "backbone", "weights", "engine", "cache", *options(ListOptions))
+_CHECKED = ("test", "group_from", "levels", "background", "backbone", "weights", "engine", "cache", *options(ListOptions))
 
 
 @command("check", "What is wrong with the data, before any training.")

@@ -20,6 +20,9 @@ Labels = list[str] | list[tuple[str, ...]]
 LABEL = "label"
 """The column of what is to be learned: class names, or whatever the task reads out of its cells."""
 
+MASK = "mask"
+"""The column of masks: something that opens lazily (`headstart.data.masks.MaskFile`), or None where an input has none."""
+
 _PART_NAMES = {
     **dict.fromkeys(("train", "training", "trn", "trainval"), "train"),
     **dict.fromkeys(("val", "valid", "validate", "validation", "dev", "eval", "evaluation"), "val"),
@@ -71,7 +74,9 @@ class Annotations:
     grouped_by: str = ""  # where the groups came from, for messages
     root: Path | None = None  # the folder that names are relative to
     notes: list[str] = field(default_factory=list)  # what was guessed, passed over or repaired, a sentence each
-    learned: tuple[str, ...] = (LABEL,)  # the columns that are to be learned; of several, a value that is None is a missing label
+    learned: tuple[str, ...] = (LABEL,)  # the columns of labels that are to be learned; of several, a value that is None is a missing label
+    reason: str = ""  # why there is nothing to learn from, where no column of labels is
+    background: str = ""  # what the user calls that of which the data say nothing, such as pixels in no shape
 
     @classmethod
     def labelled(cls, images: Images, labels: Labels, *, origin: str, **further: Any) -> Annotations:
@@ -81,13 +86,21 @@ class Annotations:
 
     @property
     def labels(self) -> Labels:
-        """The column of labels."""
+        """The column of labels; DataError where there is none."""
+        if LABEL not in self.columns:
+            raise DataError(self.reason or f"{self.source}: nothing says which class an image has.")
         return self.columns[LABEL].values
 
     @property
     def several(self) -> bool:
         """Whether an input may have several labels."""
-        return has_sets(self.columns[LABEL])
+        return LABEL in self.columns and has_sets(self.columns[LABEL])
+
+    def names(self) -> tuple[str, ...]:
+        """What to call each input, as `Dataset.names` does."""
+        if isinstance(self.images, np.ndarray):
+            return tuple(f"array[{i}]" for i in range(len(self.images)))
+        return tuple(relative_name(path, self.root) for path in self.images)
 
     def label_counts(self, parts: Sequence[str] | None = None) -> Counter[str]:
         """Return how many inputs have each label, of some parts only if `parts` is given."""
@@ -156,6 +169,8 @@ def join(training: Annotations, test: Annotations) -> Annotations:
     if len(chosen) < len(test.parts):
         notes.append(f"Of {test.source} only its own test part is used ({len(chosen)} of {len(test.parts)} images).")
     for name in training.learned:
+        if name not in test.columns:
+            raise DataError(test.reason or f"{test.source}: nothing says which class an image has.")
         if has_sets(training.columns[name]) or has_sets(test.columns[name]):
             training.to_several(name)
             test.to_several(name)
@@ -166,7 +181,10 @@ def join(training: Annotations, test: Annotations) -> Annotations:
         groups = [first[i] for i in kept] + [second[i] for i in chosen]
     return Annotations(
         images=_join_images(training.images, kept, test.images, chosen),
-        columns={name: one.take(kept) + test.columns[name].take(chosen) for name, one in training.columns.items() if name in test.columns},
+        columns={
+            name: _column_of(training, name, test).take(kept) + _column_of(test, name, training).take(chosen)
+            for name in ({**training.columns, **test.columns} if not training.learned else training.columns)
+        },
         parts=[training.parts[i] or "train" for i in kept] + ["test"] * len(chosen),
         groups=groups,
         grouped_by=training.grouped_by or test.grouped_by,
@@ -175,7 +193,15 @@ def join(training: Annotations, test: Annotations) -> Annotations:
         root=training.root,
         notes=notes,
         learned=training.learned,
+        reason=training.reason,
+        background=training.background,
     )
+
+
+def _column_of(found: Annotations, name: str, other: Annotations) -> Column:
+    """A column; where only the other has it, one without values."""
+    nothing = [None] * len(found.parts)
+    return found.columns[name] if name in found.columns else Column(nothing, [""] * len(nothing), other.columns[name].origin)
 
 
 def _join_images(training: Images, kept: list[int], test: Images, chosen: list[int]) -> Images:

@@ -31,6 +31,7 @@ def read(data: str | Path | Dataset, settings: FitSettings) -> tuple[Task, Datas
                 f"To use it: headstart predict {shlex.quote(str(data))} IMAGE"
             )
         found = read_annotations(data, test=settings.test, group_from=settings.group_from, lists=settings)
+        found.background = settings.background or ""
         task, reason = recognise(found, settings.task)
         if task is not TASKS[0]:  # the usual one goes without saying
             found.notes.append(f"Task: {task.name} ({reason}).")

@@ -144,6 +144,11 @@ class FitSettings(ListOptions):
         None, "Samples of more than 8 bits that are black and white, such as 0,4095.", LEVELS, metavar="LOW,HIGH", parse=_levels,
         shown="what the images use",
     )  # fmt: skip
+    background: str | None = option(
+        None, "What the pixels of masks are called that no class claims.", TEXT, metavar="NAME",
+        shown="background, or not a class where a list calls them void",
+        details="A class of that name, or else value 0, black, or what lies inside no shape.",
+    )  # fmt: skip
     adapt_to: str | Path | None = option(
         None, "Unlabelled images of the world where the model will be used: adapt to them.", PATH, metavar="DIR",
         details="A folder, at any depth. Their labels are predicted, and the surest are learned from.",

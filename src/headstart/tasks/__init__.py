@@ -58,6 +58,8 @@ def recognise(found: Annotations, name: str = "auto") -> tuple[Task, str]:
         if reason is not None:
             return task, reason
     known = " or ".join(setting("task", task.name) for task in TASKS)
+    if found.reason:
+        raise DataError(found.reason)
     raise DataError(f"{found.source}: nothing says what is to be learned. Say it with {known}.")
 
 

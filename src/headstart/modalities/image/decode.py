@@ -288,8 +288,6 @@ def _refuse_large(name: str, width: int, height: int, limit: int) -> None:
 
 
 def _decode_with_pillow(data: bytes | Image.Image, name: str, at_least: int | None, levels: Levels) -> tuple[Pixels, Box]:
-    from PIL import Image, UnidentifiedImageError
-
     from headstart.modalities.image.rgb import orientation, read_rgb, upright_rgb
 
     drafts: list[tuple[int, tuple[int, int], int]] = []
@@ -301,16 +299,25 @@ def _decode_with_pillow(data: bytes | Image.Image, name: str, at_least: int | No
         if reduction > 1 and image.draft(None, (width // reduction, height // reduction)) is not None:
             drafts.append((reduction, (height, width), orientation(image)))
 
-    try:
+    with decoding(name, data if isinstance(data, bytes) else b""):
         if isinstance(data, bytes):
             pixels = read_rgb(data, levels, formats=FORMATS, opened=opened)
             return (pixels, _covered(pixels, *drafts[-1])) if drafts else _unreduced(pixels)
         _refuse_large(name, data.width, data.height, MAX_PIXELS)
         return _unreduced(upright_rgb(data, levels))
+
+
+@contextmanager
+def decoding(name: str, data: bytes) -> Iterator[None]:
+    """Raise ImageError, with the reason, for whatever Pillow raises in the block on a file of these bytes."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        yield
     except ImageError:
         raise
     except UnidentifiedImageError:
-        raise ImageError(name, _describe_unknown(data if isinstance(data, bytes) else b"")) from None
+        raise ImageError(name, _describe_unknown(data)) from None
     except Image.DecompressionBombError:
         raise ImageError(name, f"its header announces more than {MAX_PIXELS / 1e6:.0f} megapixels") from None
     except Exception as error:  # decoders raise SyntaxError, struct.error, ZeroDivisionError and more on hostile files

@@ -50,7 +50,7 @@ class Classification(Task):
     name = "classification"
 
     def recognises(self, found: Annotations) -> str | None:
-        if len(found.learned) > 1:
+        if len(found.learned) != 1:
             return None
         what = "several labels an image" if found.several else "one label an image"
         return f"{what}, from {found.columns['label'].origin}"

@@ -1,0 +1,219 @@
+"""Masks: which class each pixel of an image has. The targets, and what opens a mask lazily, whatever the file it lies in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from headstart.data.class_lists import ClassList, colour_text
+from headstart.errors import DataError
+from headstart.metrics.link import Link
+from headstart.modalities.image.values import Values, read_values, unpacked
+from headstart.text import plural
+
+VOID = 255
+"""The value of pixels without a class, which are neither learned from nor scored."""
+
+Mask = npt.NDArray[np.uint8]
+
+
+class MaskFile(Protocol):
+    """What opens as the mask of one image; nothing is read before `open`."""
+
+    @property
+    def name(self) -> str:
+        """The file, for messages."""
+
+    @property
+    def cell(self) -> str:
+        """What a list says of it: the path of a picture, or empty where the mask is in no file of its own."""
+
+    @property
+    def classes(self) -> ClassList | None:
+        """The list of classes that lies beside it."""
+
+    def open(self) -> Values | Named:
+        """Decode it; ImageError, with the reason, where that fails."""
+
+
+@dataclass(frozen=True, eq=False)
+class Named:
+    """A mask whose values have names: `array` uint8 (H, W) are positions in `names`; an empty name is what nothing is said of."""
+
+    array: npt.NDArray[np.uint8]
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PictureMask:
+    """A mask that is a picture."""
+
+    path: str
+    classes: ClassList | None = None
+
+    @property
+    def name(self) -> str:
+        """The path."""
+        return self.path
+
+    @property
+    def cell(self) -> str:
+        """The path."""
+        return self.path
+
+    def open(self) -> Values:
+        """Decode it; ImageError, with the reason, where that fails."""
+        return read_values(self.path)
+
+
+@dataclass(frozen=True, eq=False)
+class Coding:
+    """How the values of masks become classes.
+
+    Attributes:
+        by: whether a value is an ``index`` as stored, a ``colour``, or has a ``name``.
+        positions: the position of the class of each value, `VOID` included.
+        snapped: whether values between are taken for the nearest of these.
+    """
+
+    by: str
+    positions: Mapping[Any, int]
+    snapped: bool = False
+
+    def keys(self, opened: Values | Named, values: npt.NDArray[Any]) -> list[Any]:
+        """The values as `positions` has them: indices, colours or names."""
+        if isinstance(opened, Named):
+            return [opened.names[value] for value in values.tolist()]
+        if self.by == "colour" and not opened.coloured:
+            assert opened.colours is not None
+            return [int(colour) for colour in opened.colours[values]]
+        return [int(value) for value in values]
+
+    def of_values(self, opened: Values | Named, values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+        """The position of each of these values of an opened mask; -1 where it has none."""
+        keys = self.keys(opened, values)
+        found = np.array([self.positions.get(key, -1) for key in keys], np.int64).reshape(len(keys))
+        if self.snapped and (found < 0).any():
+            known = [*self.positions]
+            there, other = (self._places(np.array(one, np.int64)) for one in (known, [keys[i] for i in np.flatnonzero(found < 0)]))
+            nearest = np.array([np.abs(there - place).sum(axis=1).argmin() for place in other])
+            found[found < 0] = np.array([self.positions[known[i]] for i in nearest])
+        return found
+
+    def _places(self, keys: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        return unpacked(keys).astype(np.int64) if self.by == "colour" else keys[:, None]
+
+    def apply(self, opened: Values | Named, name: str) -> Mask:
+        """The mask as positions of classes and `VOID`, uint8 (H, W); DataError for a value that stands for none."""
+        array = opened.array
+        begun, lengths = runs(array)
+        values, where = np.unique(begun, return_inverse=True)
+        found = self.of_values(opened, values)
+        if (found < 0).any():
+            raise DataError(f"{name}: the mask has changed since it was checked; read the data again")
+        if array.dtype == np.uint8:
+            table = np.zeros(256, np.uint8)
+            table[values] = found
+            return np.asarray(table[array])
+        return np.repeat(found.astype(np.uint8)[where], lengths).reshape(array.shape)
+
+
+def runs(array: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
+    """The runs of equal values along the rows of a mask: their values, and their lengths int64. Few, where masks are masks."""
+    flat = array.ravel()
+    starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
+    return flat[starts], np.diff(starts, append=flat.size)
+
+
+@dataclass(frozen=True, eq=False)
+class MaskSource:
+    """The mask of one input: the file, how its values become classes, and the orientation (1 to 8) that is to be undone."""
+
+    file: MaskFile
+    coding: Coding
+    orientation: int = 1
+
+    def read(self) -> Mask:
+        """The positions of the classes and `VOID`, uint8 (H, W), upright like the image; ImageError where it cannot be decoded."""
+        mask = self.coding.apply(self.file.open(), self.file.name)
+        if self.orientation == 1:
+            return mask
+        from headstart.modalities.image.rgb import turned
+
+        return np.ascontiguousarray(turned(mask, self.orientation))
+
+
+@dataclass(frozen=True, eq=False)
+class Masks:
+    """The class of each pixel of n images.
+
+    Attributes:
+        classes: the k class names, at most 254.
+        areas: int64 (n, k + 1): how many pixels of each class a mask has, those without one last.
+        sources: what opens each mask; empty where a run stored the targets.
+    """
+
+    classes: tuple[str, ...]
+    areas: npt.NDArray[np.int64]
+    sources: tuple[MaskSource, ...] = ()
+
+    link: ClassVar[Link | None] = None
+
+    def __len__(self) -> int:
+        return len(self.areas)
+
+    @property
+    def array(self) -> npt.NDArray[np.int64]:
+        """The `areas`."""
+        return self.areas
+
+    @property
+    def strata(self) -> npt.NDArray[np.bool_]:
+        """Bool (n, k): which classes an image has."""
+        return np.asarray(self.areas[:, : len(self.classes)] > 0)
+
+    def read(self, index: int) -> Mask:
+        """The mask of one image as positions of `classes` and `VOID`: uint8 (H, W), at its own size, upright like the image.
+
+        DataError where a run stored the targets without the masks; ImageError where the file cannot be decoded any more.
+        """
+        if not self.sources:
+            raise DataError("the masks were not stored with the run, only the pixels of each class; give the data that they come from")
+        return self.sources[index].read()
+
+    def take(self, rows: npt.NDArray[Any]) -> Self:
+        """The masks of some images; all classes remain."""
+        chosen = np.arange(len(self))[np.asarray(rows)]
+        return replace(self, areas=self.areas[chosen], sources=tuple(self.sources[i] for i in chosen.tolist()) if self.sources else ())
+
+    def names(self, index: int) -> tuple[str, ...]:
+        """The classes that one image has."""
+        return tuple(name for name, there in zip(self.classes, self.strata[index], strict=True) if there)
+
+    def cells(self, index: int) -> dict[str, str]:
+        """The path of the mask, in a column ``mask``; empty where the mask is in no file of its own."""
+        return {"mask": self.sources[index].file.cell if self.sources else ""}
+
+    def counts(self) -> dict[str, int]:
+        """The number of images with each class, zeros included."""
+        return dict(zip(self.classes, self.strata.sum(axis=0).tolist(), strict=True))
+
+    def pixels(self) -> dict[str, int]:
+        """The number of pixels of each class, zeros included."""
+        return dict(zip(self.classes, self.areas[:, : len(self.classes)].sum(axis=0).tolist(), strict=True))
+
+
+def masks_of(areas: npt.NDArray[Any], classes: Sequence[str]) -> Masks:
+    """The targets that a run stored; DataError for another shape."""
+    if areas.ndim != 2 or areas.shape[1] != len(classes) + 1:
+        raise DataError(f"areas of {plural(len(classes), 'class')} must have the shape (n, {len(classes) + 1}), got {areas.shape}.")
+    return Masks(tuple(classes), areas.astype(np.int64, copy=False))
+
+
+def key_text(by: str, key: Any) -> str:
+    """A value of a mask as people write it: ``the colour 128,0,0`` or ``the value 7``."""
+    return f"the colour {colour_text(int(key))}" if by == "colour" else f"the {'class' if by == 'name' else 'value'} {key!r}"
