@@ -15,7 +15,7 @@ from typing import Any, Literal
 DEFAULT_KIND = "classes"
 """The kind of a record in an answer of the service that names none."""
 
-ColumnType = Literal["name", "error", "text", "texts", "number", "truth", "objects"]
+ColumnType = Literal["name", "error", "text", "texts", "number", "whole", "truth", "objects"]
 Writing = Literal["csv", "json", "parquet"]
 
 
@@ -35,8 +35,8 @@ class Record:
 class Column:
     """One column of a table of records.
 
-    Its types ``name`` and ``error`` are those of the record; the others are types of its values: text, list of texts, number, truth value,
-    and list of objects, which only JSON can have.
+    Its types ``name`` and ``error`` are those of the record; the others are types of its values: text, list of texts, number, whole number,
+    truth value, and list of objects, which only JSON can have.
     """
 
     name: str  # in the first line of a CSV file, and the key in JSON

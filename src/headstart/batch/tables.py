@@ -90,7 +90,7 @@ class JsonLines(TableFormat):
 class Parquet(TableFormat):
     """Parquet with typed columns; values that are not known are null.
 
-    Text and names are strings, numbers float32, truth values bool, and texts lists of strings.
+    Text and names are strings, numbers float32, whole numbers int64, truth values bool, and texts lists of strings.
     """
 
     name = "parquet"
@@ -149,7 +149,7 @@ def _type(kind: str) -> Any:
     text = core.DataType.utf8()
     if kind == "texts":
         return core.DataType.list(core.Field("item", text))
-    return {"number": core.DataType.float32(), "truth": core.DataType.bool()}.get(kind, text)
+    return {"number": core.DataType.float32(), "whole": core.DataType.int64(), "truth": core.DataType.bool()}.get(kind, text)
 
 
 def _array(kind: str, values: list[Any]) -> Any:

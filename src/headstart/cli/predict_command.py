@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,21 +16,34 @@ from headstart.cli.application import BAD_INPUT, command
 from headstart.cli.options import Images, InferenceEngine, OptionsOf, RunFolder, Typed
 from headstart.cli.terminal import Terminal
 from headstart.errors import ParameterError
-from headstart.files import WRITTEN, is_ours, writable
+from headstart.files import WRITTEN, is_ours, writable, write_file
 from headstart.records import Column, Record, csv_header, csv_records, json_object
 from headstart.settings import ListOptions
-from headstart.settings.batch import BatchSettings
+from headstart.settings.batch import TABLE_SUFFIXES, BatchSettings
 from headstart.settings.field import PATH, SWITCH, TEXT, Settings, one_of, option, whole
-from headstart.text import pad, visible, width
+from headstart.text import pad, plural, visible, width
+
+if TYPE_CHECKING:
+    from headstart.run import Run
+
+
+_TABLES, _DOCUMENTS = ("table", "csv", "json"), ("coco", "coco-polygons")
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Predict(BatchSettings):
     """How images are predicted, what is printed or written, and whether that is a batch job."""
 
-    format: str | None = option(None, "How to print.", one_of("table", "csv", "json"), metavar="table|csv|json", shown="table")
+    format: str | None = option(
+        None, "How to print; the last two are for masks: COCO's run lengths, or polygons.", one_of(*_TABLES, *_DOCUMENTS),
+        metavar="|".join((*_TABLES, *_DOCUMENTS)), shown="table",
+    )  # fmt: skip
+    out: Path | None = option(
+        None, "Folder for predictions that are pictures, such as masks; of --batch and --merge the table: .parquet, .csv or .jsonl.", PATH,
+        metavar="DIR|FILE",
+    )  # fmt: skip
+    overlay: bool = option(False, "Of --out DIR: write each image with its prediction over it as well.", SWITCH)
     batch: bool = option(False, "Write a table to --out, for folders of any size.", SWITCH)
-    out: Path | None = option(None, "Of --batch and --merge: the table; ends in .parquet, .csv or .jsonl.", PATH, metavar="FILE")
     ray: str | None = option(
         None, "Of --batch: work on a Ray cluster; every node must see RUN and the images.", TEXT, metavar="ADDRESS|auto|local"
     )
@@ -37,7 +51,11 @@ class _Predict(BatchSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        of_batch = {"--out": self.out, "--resume": self.resume, "--shard": self.shard, "--ray": self.ray}
+        of_batch = {"--out": self._table, "--resume": self.resume, "--shard": self.shard, "--ray": self.ray}
+        if self.overlay and (self.batch or self.merge or self.out is None):
+            raise ParameterError(
+                "--overlay is for pictures, which are written into a folder: give it as --out DIR, without --batch or --merge."
+            )
         if not self.batch and not self.merge:
             if lonely := next((name for name, value in of_batch.items() if value), None):
                 raise ParameterError(f"{lonely} belongs to --batch, which writes a table: add --batch, or leave {lonely} out.")
@@ -49,6 +67,11 @@ class _Predict(BatchSettings):
             )
         elif self.merge and (self.shard or self.ray or self.resume):
             raise ParameterError("--merge reads tables that are done: leave --shard, --ray and --resume out.")
+
+    @property
+    def _table(self) -> Path | None:
+        """What --out names, where that is a table."""
+        return self.out if self.out is not None and self.out.suffix.lower() in TABLE_SUFFIXES else None
 
 
 @command("predict", "The classes of new images.")
@@ -62,6 +85,9 @@ def predict_command(
     CSV has the columns path,label,probability,error,set,unlike,nearest. Images that cannot be read are named on stderr and have
     an empty label; the exit code is 2 when that is all of them.
 
+    A run that says which class each pixel has writes masks: with --out DIR a PNG for each image, of its size, whose values are positions of
+    classes; with --format coco all of them as run lengths, and with --format coco-polygons as outlines.
+
     For folders of any size: --batch writes the same columns into a file, in bounded memory, and --resume continues after any interruption.
 
     Examples:
@@ -69,6 +95,8 @@ def predict_command(
       headstart predict runs/photos new_photos/ --format csv > predictions.csv
       headstart predict runs/photos new.jpg --top 3 --format json
       headstart predict runs/photos archive/ --batch --out archive.parquet --resume
+      headstart predict runs/people photos/ --out masks/ --overlay
+      headstart predict runs/people photos/ --format coco-polygons > people.json
     """
     from headstart.data import list_images, read_paths
     from headstart.data.tables import READERS
@@ -81,10 +109,15 @@ def predict_command(
             for path in images
         ]
         images = [path for paths in named for path in paths]
-    if how.out is not None:
+    if how.out is not None and (how.batch or how.merge):
         _run_batch(run, images, how.out, how, terminal)
         return
     opened = load(run, engine=how.engine)
+    if how.format in _DOCUMENTS and how.format not in opened.task.documents:
+        opened.task.document(how.format, [], opened.manifest.state)  # refuses it
+    if how.out is not None:
+        _write_pictures(opened, images, how.out, how, terminal)
+        return
     least = None if how.accuracy is None else opened.threshold_for(how.accuracy)
     paths = list_images(images, terminal)
     if len(paths) > 1:
@@ -93,8 +126,38 @@ def predict_command(
     records = opened.records(paths, predictions, top=how.top, least=least)
     if warning := opened.shift(predictions.novel, len(predictions)).warning():
         terminal.warn(warning)
-    terminal.result(_WRITERS[how.format or "table"](opened.columns(top=how.top), records))
+    terminal.result(_text(opened, records, how))
     if not len(predictions):
+        raise typer.Exit(BAD_INPUT)
+
+
+def _text(run: Run, records: Sequence[Record], how: _Predict) -> str:
+    """Records in the format that is asked for."""
+    form = how.format or "table"
+    if form in _DOCUMENTS:
+        return run.task.document(form, records, run.manifest.state)
+    return _WRITERS[form](run.columns(top=how.top), list(records))
+
+
+def _write_pictures(run: Run, images: list[Path], out: Path, how: _Predict, terminal: Terminal) -> None:
+    """Write pictures into a folder; what is printed beside them, or written there, is what --format says."""
+    from headstart.batch import predict_pictures
+
+    result = predict_pictures(run, images, out=out, overlay=how.overlay, listener=terminal, top=how.top)
+    if warning := run.shift(result.novel, result.predicted).warning():
+        terminal.warn(warning)
+    if how.format in _DOCUMENTS and result.predicted:
+        document = out / "annotations.json"
+        with writable(document):
+            write_file(document, _text(run, result.records, how).encode())
+    elif how.format is not None:
+        terminal.result(_text(run, result.records, how))
+    refused = len(result.records) - result.predicted
+    said = f"{plural(result.predicted, 'image')}: {plural(len(result.files), 'file')} in {out}" + (
+        f"; {refused} refused" if refused else ""
+    )
+    (terminal.say if how.format in _TABLES else terminal.result)(said)
+    if not result.predicted:
         raise typer.Exit(BAD_INPUT)
 
 

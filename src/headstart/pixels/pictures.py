@@ -88,6 +88,15 @@ def overlay(picture: NDArray[np.uint8], classes: NDArray[np.uint8], *, opacity: 
     return found
 
 
+def jpeg_bytes(picture: NDArray[np.uint8], *, quality: int = 90, comment: str = "") -> bytes:
+    """A picture uint8 (H, W, 3) as a JPEG with a comment."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, format="JPEG", quality=quality, comment=comment.encode())
+    return file.getvalue()
+
+
 def heat_png(values: NDArray[np.floating], *, low: float, high: float) -> bytes:
     """A map (H, W) as a PNG of mode P, dark at `low` and bright at `high`; larger values are less transparent."""
     from PIL import Image

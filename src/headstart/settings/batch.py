@@ -9,6 +9,9 @@ from typing import Self
 from headstart.errors import ParameterError
 from headstart.settings.field import SWITCH, TEXT, Limit, Settings, documented, instance_of, number, option, whole
 
+TABLE_SUFFIXES = (".parquet", ".pq", ".csv", ".jsonl", ".ndjson")
+"""End the names of tables."""
+
 _POWER_OF_TWO = Limit("a power of two up to 65536", lambda value: value in [1 << power for power in range(17)])
 
 

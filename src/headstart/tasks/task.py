@@ -223,6 +223,9 @@ class Task(ABC):
     several_columns: ClassVar[bool] = False
     """Whether it learns several columns of labels."""
 
+    documents: ClassVar[tuple[str, ...]] = ()
+    """The names of formats beside tables that its records can be written in, for ``--format``."""
+
     spatial: ClassVar[bool] = False
     """Whether its outputs are about places in an input, so that its predictions come with the size of each."""
 
@@ -379,6 +382,21 @@ class Task(ABC):
             least: abstain where the model is less sure than this, or the input is unlike the training inputs; None to abstain never.
             nearest: how many of the nearest training inputs to name.
         """
+
+    def suffixes(self, *, overlay: bool = False) -> tuple[str, ...]:
+        """What ends the names of the files that `files` makes of one input, such as ``.png``; none where predictions are not pictures."""
+        return ()
+
+    def files(self, predictions: Any, row: int, picture: Callable[[], npt.NDArray[np.uint8]], *, overlay: bool = False) -> dict[str, bytes]:
+        """The pictures of one input by what ends their names: `suffixes`.
+
+        `picture` reads the input, uint8 (H, W, 3), for an `overlay` on it.
+        """
+        return {}
+
+    def document(self, form: str, records: Sequence[Record], state: State) -> str:
+        """Records in one of the `documents`, which are not tables, as text."""
+        raise ParameterError(f"A run of the task {self.name} has no format {form!r}: use table, csv or json.")
 
     def tensors(self, predictions: Any) -> dict[str, npt.NDArray[Any] | list[str]]:
         """What is known of n inputs beside the outputs of the graph: arrays with n rows and lists of n texts, by name."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from headstart.files import WRITTEN, marked_png
 from headstart.pixels.interpolation import class_map, upsampled
-from headstart.pixels.pictures import base64_text, hex_colour, indexed_png
+from headstart.pixels.pictures import base64_text, hex_colour, indexed_png, jpeg_bytes
+from headstart.pixels.pictures import overlay as overlaid
 from headstart.pixels.runs import class_run_lengths, text_of
 from headstart.records import Column, Record
 from headstart.tasks.task import Predictions
@@ -18,6 +20,9 @@ from headstart.text import percent, printable
 
 KIND = "mask"
 """Of the records."""
+
+OVERLAY = "_overlay.jpg"
+"""Ends the name of an image with its class map over it."""
 
 _DIGITS = 6
 _NAMED = 4  # classes in the line of a record
@@ -57,13 +62,13 @@ def columns(classes: tuple[str, ...]) -> tuple[Column, ...]:
     """The columns of tables: the size of the input, the share of each class, and the masks in COCO's form where a table can hold them."""
     return (
         Column("path", "name"),
-        Column("height", "number"),
-        Column("width", "number"),
+        Column("height", "whole"),
+        Column("width", "whole"),
         *(Column(f"{name}.share", "number", at=("shares", name), digits=_DIGITS) for name in classes),
         Column("error", "error"),
         Column("areas", "objects", writings=("json",)),
         Column("masks", "objects", writings=("json",)),
-        *(Column(f"{name}.area", "number", at=("areas", name), writings=("parquet",)) for name in classes),
+        *(Column(f"{name}.area", "whole", at=("areas", name), writings=("parquet",)) for name in classes),
         *(Column(f"{name}.rle", "text", at=("masks", name, "counts"), writings=("parquet",)) for name in classes),
     )
 
@@ -96,6 +101,26 @@ def _line(shares: Mapping[str, float]) -> str:
     there = sorted(((share, name) for name, share in shares.items() if share), key=lambda pair: -pair[0])
     more = f"  and {len(there) - _NAMED} more" if len(there) > _NAMED else ""
     return "  ".join(f"{name} {percent(share)}" for share, name in there[:_NAMED]) + more
+
+
+def suffixes(*, overlay: bool = False) -> tuple[str, ...]:
+    """What ends the names of the files of one input: the class map as a PNG of indices, and the image with it."""
+    return (".png", OVERLAY) if overlay else (".png",)
+
+
+def files(
+    predictions: MaskPredictions, row: int, picture: Callable[[], npt.NDArray[np.uint8]], *, clear: int | None = None, overlay: bool = False
+) -> dict[str, bytes]:
+    """The files of one input by what ends their names, which say that Headstart wrote them.
+
+    The PNG has mode P, its values are positions of `MaskPredictions.classes`. Under an overlay, pixels of the class `clear` stay as they
+    are in the `picture`.
+    """
+    mask = predictions.mask(row)
+    found = {".png": marked_png(indexed_png(mask))}
+    if overlay:
+        found[OVERLAY] = jpeg_bytes(overlaid(picture(), mask, clear=clear), comment=WRITTEN)
+    return found
 
 
 def records(names: Sequence[Any], predictions: MaskPredictions) -> list[Record]:
