@@ -86,10 +86,11 @@ class Annotations:
 
     @property
     def labels(self) -> Labels:
-        """The column of labels; DataError where there is none."""
-        if LABEL not in self.columns:
+        """The column of labels; DataError where there is none, or an input has none."""
+        values: list[Any] = self.columns[LABEL].values if LABEL in self.columns else [None]
+        if not self.learned and None in values:
             raise DataError(self.reason or f"{self.source}: nothing says which class an image has.")
-        return self.columns[LABEL].values
+        return values
 
     @property
     def several(self) -> bool:
@@ -119,12 +120,17 @@ class Annotations:
             values = [None if label is None else (label,) for label in old.values]
             self.columns[name] = Column(values, old.cells, old.origin)
 
+    def take(self, rows: Sequence[int]) -> Annotations:
+        """What is said of some inputs, without the notes."""
+        images = self.images[list(rows)] if isinstance(self.images, np.ndarray) else tuple(self.images[i] for i in rows)
+        groups = None if self.groups is None else [self.groups[i] for i in rows]
+        columns = {name: column.take(rows) for name, column in self.columns.items()}
+        return replace(self, images=images, columns=columns, parts=[self.parts[i] for i in rows], groups=groups, notes=[])
+
     def of_column(self, name: str) -> tuple[list[int], Annotations]:
         """The inputs that have a label in one of several columns, and what is said of them with this column for the labels."""
         rows = [i for i, value in enumerate(self.columns[name].values) if value is not None]
-        images = self.images[rows] if isinstance(self.images, np.ndarray) else tuple(self.images[i] for i in rows)
-        column, parts = self.columns[name].take(rows), [self.parts[i] for i in rows]
-        return rows, replace(self, images=images, columns={LABEL: column}, parts=parts, groups=None, notes=[], learned=(LABEL,))
+        return rows, replace(self.take(rows), columns={LABEL: self.columns[name].take(rows)}, groups=None, learned=(LABEL,))
 
     def source_of(self, part: str) -> str:
         """What the user gave for this part."""

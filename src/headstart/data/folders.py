@@ -6,9 +6,9 @@ import os
 import re
 from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from headstart.data.annotations import Annotations, part_of
+from headstart.data.annotations import LABEL, Annotations, Column, part_of
 from headstart.data.labels import natural_order, shortened
 from headstart.data.listing import Tree, below_folder, first_names, folder_name, identity
 from headstart.errors import DataError, setting
@@ -27,6 +27,7 @@ NO_CLASSES = frozenset({
 
 
 _MAX_DESCENT = 5
+_RANK = {"train": 0, "": 0, "val": 1, "test": 2}  # in this order images are listed
 Row = tuple[str, str, str]  # part, class, path
 
 
@@ -34,8 +35,11 @@ def read_folder(source: Path) -> Annotations:
     """Read a folder of class folders; DataError where it holds no images, images without class folders, or a folder that is unreadable."""
     tree = Tree()
     notes: list[str] = []
-    root = _descend(tree, os.fspath(source), notes)
+    root = descend(tree, os.fspath(source), notes)
     parts = _part_folders(tree, root, notes)
+    reason = _unlabelled(tree, [(one.part, one.inner) for one in parts] or [("", root)])
+    if reason:
+        return _read_unlabelled(tree, source, root, parts, reason, notes)
     if parts:
         outer = [one.folder for one in parts]
         rows = [row for one in parts for row in _read_classes(tree, one.inner, one.part, notes, above=[root], without=outer)]
@@ -54,8 +58,7 @@ def read_folder(source: Path) -> Annotations:
     if not rows:
         raise DataError(_nothing_found(tree, root, source))
     order = {name: i for i, name in enumerate(natural_order(label for _, label, _ in rows))}
-    rank = {"train": 0, "": 0, "val": 1, "test": 2}
-    rows.sort(key=lambda row: (rank[row[0]], order[row[1]], row[2]))
+    rows.sort(key=lambda row: (_RANK[row[0]], order[row[1]], row[2]))
     return Annotations.labelled(
         tuple(Path(path) for _, _, path in rows),
         [label for _, label, _ in rows],
@@ -64,6 +67,40 @@ def read_folder(source: Path) -> Annotations:
         source=str(source),
         root=Path(root),
         notes=notes + tree.passed.notes(root),
+    )
+
+
+def _unlabelled(tree: Tree, folders: Iterable[tuple[str, str]]) -> str:
+    """Why there are no labels to learn from, where images lie directly in one of the folders (part, path) to learn from; else nothing."""
+    for part, folder in folders:
+        direct = tree.listing(folder)[1]
+        if direct and part in ("train", "") and not _with_images(tree, folder):
+            lie = f"{plural(len(direct), 'image')} lie{'s' * (len(direct) == 1)} directly in {printable(folder)}"
+            return f"{lie}, and there are no class folders with images in it. {LAYOUT}"
+    return ""
+
+
+def _read_unlabelled(tree: Tree, source: Path, root: str, parts: list[_Part], reason: str, notes: list[str]) -> Annotations:
+    """Images of which nothing is said, in parts or not; beside them those of class folders of another part, with their labels."""
+    rows = list[tuple[str, str | None, str]]()
+    for part, folder in [(one.part, one.inner) for one in parts] or [("", root)]:
+        rows += [(part, None, path) for path in tree.listing(folder)[1]]
+        for below in tree.listing(folder)[0] if parts else ():
+            rows += [(part, folder_name(below), path) for path in tree.collect(below, above=[root, folder])]
+    rows.sort(key=lambda row: (_RANK[row[0]], row[1] or "", row[2]))
+    labels: list[Any] = [label for _, label, _ in rows]
+    column = Column(labels, [label or "" for label in labels], "the names of the folders")
+    if parts:
+        _note_part_folders(tree, root, parts, notes)
+    return Annotations(
+        images=tuple(Path(path) for _, _, path in rows),
+        columns={LABEL: column} if any(labels) else {},
+        parts=[part for part, _, _ in rows],
+        source=str(source),
+        root=Path(root),
+        notes=notes + tree.passed.notes(root),
+        learned=(),
+        reason=reason,
     )
 
 
@@ -76,7 +113,7 @@ def is_unlabelled(data: str | Path) -> bool:
     return any(is_image_name(entry.name) for entry in entries) and not any(entry.is_dir() for entry in entries)
 
 
-def _descend(tree: Tree, start: str, notes: list[str]) -> str:
+def descend(tree: Tree, start: str, notes: list[str]) -> str:
     """Step into a folder that holds nothing but one folder of folders, as unpacked archives often have it."""
     root = start
     folders, images = tree.listing(root)
@@ -178,9 +215,6 @@ def _read_classes(
     rows = [(part, folder_name(class_folder), path) for class_folder, paths in found.items() for path in paths]
     empty = [folder_name(class_folder) for class_folder, paths in found.items() if not paths]
     where = f"{folder_name(folder)}/" if part else "the data folder"
-    if direct and (part == "train" or not part) and not rows:
-        lie = f"{plural(len(direct), 'image')} lie{'s' * (len(direct) == 1)} directly in {printable(folder)}"
-        raise DataError(f"{lie}, and there are no class folders with images in it. {LAYOUT}")
     if direct:
         notes.append(_passed_directly(direct, where))
     if empty:

@@ -118,6 +118,8 @@ def read_label_columns(found: Annotations, known: Mapping[str, tuple[Sequence[st
 
     With the classes and links of columns that are `known`, these columns are read, and one that the data do not have is without labels.
     """
+    if not found.learned:
+        raise DataError(found.reason or f"{found.source}: nothing says which classes an image has.")
     columns, count = dict[str, Labels | LabelSets](), len(found.parts)
     labelled = np.zeros((count, len(found.learned if known is None else known)), np.bool_)
     for place, name in enumerate(found.learned if known is None else known):

@@ -103,8 +103,7 @@ def read_mask_folder(source: Path) -> Annotations | None:
         _tell_missing(source, images, pairs, root, notes)
     _tell_unused(masks, pairs, root, notes)
     kept = [one for one in images if one.path in pairs and (not listed or one.path in parts)]
-    rank = {"train": 0, "": 0, "val": 1, "test": 2}
-    kept.sort(key=lambda one: (rank[parts.get(one.path, one.part)], one.path))
+    kept.sort(key=lambda one: (("train", "", "val", "test").index(parts.get(one.path, one.part)), one.path))
     lists = _class_lists({pairs[one.path].path for one in kept}, Path(top), source)
     files: list[PictureMask] = [PictureMask(path := pairs[one.path].path, lists[os.path.dirname(path)]) for one in kept]  # noqa: PTH120
     folders = sorted({below_folder(os.path.dirname(file.path), root) or "." for file in files})  # noqa: PTH120
@@ -137,7 +136,7 @@ def _placed(paths: Sequence[str], root: str) -> list[_Picture]:
 
     split = [os.path.split(path) for path in paths]
     if not any(place(folder)[2] == "mask" for folder in {folder for folder, _ in split}) and not any(
-        _bare(stem) != stem for stem in (name.rpartition(".")[0] for _, name in split)
+        bare_stem(stem) != stem for stem in (name.rpartition(".")[0] for _, name in split)
     ):
         return []
     return [_Picture(path, *place(folder)) for path, (folder, _) in zip(paths, split, strict=True)]
@@ -146,12 +145,13 @@ def _placed(paths: Sequence[str], root: str) -> list[_Picture]:
 def _with_suffixes(pictures: Sequence[_Picture]) -> tuple[list[_Picture], list[_Picture]]:
     """The images, and the masks that lie beside them and are called like them but for a suffix or prefix."""
     stems = {one.key(stem) for one in pictures for stem in (one.stem, _IMAGE_AFFIX.sub("", one.stem))}
-    masks = [one for one in pictures if (bare := _bare(one.stem)) and bare != one.stem and one.key(bare) in stems]
+    masks = [one for one in pictures if (bare := bare_stem(one.stem)) and bare != one.stem and one.key(bare) in stems]
     taken = {one.path for one in masks}
     return [one for one in pictures if one.path not in taken], masks
 
 
-def _bare(stem: str) -> str:
+def bare_stem(stem: str) -> str:
+    """The name of a mask without what says that it is one: ``1`` for ``1_mask``."""
     return _MASK_PREFIX.sub("", _MASK_SUFFIX.sub("", stem))
 
 
@@ -160,7 +160,7 @@ def _pairs(images: Sequence[_Picture], masks: Sequence[_Picture]) -> dict[str, _
     exact, by_key, anywhere = defaultdict[Key, list[_Picture]](list), defaultdict[Key, list[_Picture]](list), Counter[Key]()
     for mask in masks:
         exact[mask.key(mask.stem)].append(mask)
-        by_key[mask.key(_IN_MASK_FOLDER.sub("", _bare(mask.stem)))].append(mask)
+        by_key[mask.key(_IN_MASK_FOLDER.sub("", bare_stem(mask.stem)))].append(mask)
     image_keys = Counter(("", one.rest, one.stem.casefold()) for one in images)
     for mask in masks:
         anywhere["", mask.rest, mask.stem.casefold()] += 1

@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from functools import reduce
 from pathlib import Path
 
-from headstart.data.annotations import MASK, Annotations, dataset_of, join
+from headstart.data.annotations import LABEL, MASK, Annotations, dataset_of, join
 from headstart.data.arrays import read_npz
 from headstart.data.dataset import Dataset
+from headstart.data.defect_folders import read_defect_folder
 from headstart.data.folders import LAYOUT, read_folder
 from headstart.data.labels import read_label_columns, read_labels, shortened
 from headstart.data.lists import read_list
@@ -69,7 +70,7 @@ def read_dataset(
         MissingExtraError: a public set needs an optional part of Headstart.
     """
     found = read_annotations(source, test=test, group_from=group_from, classes=classes, lists=lists, cache=cache, announce=announce)
-    if not found.learned and MASK in found.columns:
+    if not found.learned and MASK in found.columns and LABEL not in found.columns:
         return dataset_of(found, read_masks(found, classes))
     if len(found.learned) <= 1:
         return dataset_of(found, read_labels(found, classes))
@@ -128,7 +129,7 @@ def _read_path(source: str | os.PathLike[str], lists: ListOptions, *, known: Seq
         raise DataError(f"the name of the data is empty; give a folder, a list or the name of a public set. {LAYOUT}")
     path = Path(text).expanduser()
     if path.is_dir():
-        return read_mask_folder(path) or read_folder(path)
+        return read_defect_folder(path) or read_mask_folder(path) or read_folder(path)
     _check_file(path, text)
     return read_npz(path) if path.suffix.lower() == ".npz" else read_list(path, lists, known=frozenset(known), several=columns)
 
