@@ -6,6 +6,7 @@ or a tuple of strings and `Span`s where some words stand out.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
@@ -20,11 +21,19 @@ Cell: TypeAlias = tuple[int, int]
 
 @dataclass(frozen=True)
 class Span:
-    """Words that stand out: `kind` says how, and `title` is shown in full where the words are shortened."""
+    """Words that stand out: `kind` says how, and `title` is shown in full where the words are shortened.
+
+    A ``key`` has a square of its `colour`, ``#rrggbb``, before it; ParameterError for another form.
+    """
 
     text: str
-    kind: Literal["plain", "strong", "quote", "code", "tag", "key0", "key1", "key2", "key3"] = "plain"
+    kind: Literal["plain", "strong", "quote", "code", "tag", "key", "key0", "key1", "key2", "key3"] = "plain"
     title: str = ""
+    colour: str = ""
+
+    def __post_init__(self) -> None:
+        if (self.kind == "key") != bool(re.fullmatch("#[0-9a-f]{6}", self.colour)):
+            raise ParameterError(f"a span of the kind 'key', and no other, has a colour such as #ff8800; got {self.colour!r}.")
 
 
 Text: TypeAlias = str | tuple[str | Span, ...]

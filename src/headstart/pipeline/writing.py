@@ -44,6 +44,7 @@ def write(result: FitResult, *, command: str) -> None:
         train, test = result.table.train, result.table.test
         sources = Sources(
             training=lambda row: dataset.images[train[row]], test=lambda row: dataset.images[test[row]],
+            targets=lambda row: dataset.targets.take(test[row : row + 1]),
             features=result.table.features(test), cached=result.learned.prepared.cached,
         )  # fmt: skip
         write_report(folder, report_of(run, sources))

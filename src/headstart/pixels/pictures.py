@@ -88,6 +88,29 @@ def overlay(picture: NDArray[np.uint8], classes: NDArray[np.uint8], *, opacity: 
     return found
 
 
+def error_png(truth: NDArray[np.uint8], predicted: NDArray[np.uint8]) -> bytes:
+    """Where two class maps differ, as a PNG to lay over the image: red; what has no true class (`VOID`) is gray, the rest transparent."""
+    from PIL import Image
+
+    found = (truth != predicted).astype(np.uint8)
+    found[truth == VOID] = 2
+    picture = Image.fromarray(found)
+    picture.putpalette(bytes([0, 0, 0, 220, 30, 30, 128, 128, 128]))
+    file = io.BytesIO()
+    picture.save(file, format="PNG", transparency=bytes([0, 200, 160]))
+    return file.getvalue()
+
+
+def thumbnail(picture: NDArray[np.uint8], size: tuple[int, int], *, smooth: bool = True) -> NDArray[np.uint8]:
+    """A picture (H, W, 3) or class map (H, W) at another height and width; class maps are never smoothed."""
+    if not smooth:
+        rows, columns = (((np.arange(new) + 0.5) * old / new).astype(np.int64) for new, old in zip(size, picture.shape[:2], strict=True))
+        return np.asarray(picture[rows][:, columns])
+    from PIL import Image
+
+    return np.asarray(Image.fromarray(picture).resize((size[1], size[0]), Image.Resampling.BOX, reducing_gap=2.0))
+
+
 def jpeg_bytes(picture: NDArray[np.uint8], *, quality: int = 90, comment: str = "") -> bytes:
     """A picture uint8 (H, W, 3) as a JPEG with a comment."""
     from PIL import Image

@@ -9,14 +9,15 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from headstart.errors import ImageError, RunError
+from headstart.data import Targets
+from headstart.errors import DataError, HeadstartError, ImageError, RunError
 from headstart.explanation import HeatMaps, nearest_training_images, overlay
 from headstart.features.prepared import result_key
 from headstart.matrix import FeatureMatrix
@@ -26,12 +27,15 @@ from headstart.report.general import curves, general_sections, joined, repeat_se
 from headstart.report.model_card import model_card
 from headstart.report.page import Report, page, picture_of, png
 from headstart.report.training import summary
-from headstart.run import MODEL, REFERENCE, Run, Use, uses_of
+from headstart.run import MODEL, REFERENCE, SPLIT, Run, Use, uses_of
 from headstart.sections import Card, Neighbour, Notice, Picture, TaskReport
 from headstart.text import plural, printable
 
 if TYPE_CHECKING:
     from headstart.run.record import FitRecord
+
+DrawPictures = Callable[[int, ImageSource, Targets | None], tuple[Picture, ...]]
+"""From a row of the test part, its image and its targets to pictures of it."""
 
 _NEIGHBOURS = 3
 _SLOWLY = 8  # heat maps that take many passes each
@@ -43,12 +47,13 @@ _AT_THE_END = ("command", "images", "versions", "settings")
 class Sources:
     """Where the pictures of a run are: for a position among the training or test images the image, or None where it is not known.
 
-    `features`, float32 (m, D) of the test images, spare computing them where they are at hand. `cached` gives, for a key and what computes
-    it, a result that may have been stored.
+    `targets` has those of a test image, one row as they were read, or None. `features`, float32 (m, D) of the test images, spare computing
+    them where they are at hand. `cached` gives, for a key and what computes it, a result that may have been stored.
     """
 
     training: Callable[[int], ImageSource | None]
     test: Callable[[int], ImageSource | None]
+    targets: Callable[[int], Targets | None] = lambda row: None
     features: FeatureMatrix | None = None
     cached: Callable[[str, Callable[[], bytes]], bytes] = lambda key, compute: compute()
 
@@ -128,13 +133,17 @@ def _training(record: FitRecord, provenance: Mapping[str, Any]) -> tuple[str, ..
 
 
 def cards_of(
-    run: Run, rows: npt.NDArray[np.int64], outputs: npt.NDArray[np.int64], *, sources: Sources, column: str | None = None
+    run: Run, rows: npt.NDArray[np.int64], outputs: npt.NDArray[np.int64] | None = None, *, sources: Sources, column: str | None = None,
+    draw: DrawPictures | None = None,
 ) -> dict[int, Card]:  # fmt: skip
     """Return cards of test images by row, as the network saw them, with heat maps and the nearest training images; those gone are left out.
 
     `rows` of the test part are in the order of their importance; `outputs` has for each image of the test part the class that its heat map
-    explains, of this `column` of labels where there are several.
+    explains, of this `column` of labels where there are several. With `draw` the pictures are those that it makes, without neighbours.
     """
+    if draw is not None:
+        return _drawn_cards(run, rows, draw, sources)
+    assert outputs is not None
     digests = [run.tested["digests"][row].tobytes().hex() for row in rows.tolist()]
     depends = [run.manifest.files.get(name) for name in (MODEL, REFERENCE)]
     key = result_key("pictures", depends, rows, outputs[rows], digests, *([] if column is None else [column]))
@@ -150,6 +159,18 @@ def cards_of(
         own = tuple(Picture(data=base64.b64decode(data), alt="") for data in pictures)
         name = printable(tested[row]) if row < len(tested) else f"test image {row}"
         cards[row] = Card(name=name, row=row, pictures=own, neighbours=tuple(neighbours))
+    return cards
+
+
+def _drawn_cards(run: Run, rows: npt.NDArray[np.int64], draw: DrawPictures, sources: Sources) -> dict[int, Card]:
+    """Cards with the pictures that a task draws of each image and its targets."""
+    tested, cards = _shown_names(run)[0], {}
+    with quiet_decoding():
+        for row in rows.tolist():
+            with suppress(ImageError, DataError):
+                if (source := sources.test(row)) is not None:
+                    name = printable(tested[row]) if row < len(tested) else f"test image {row}"
+                    cards[row] = Card(name=name, row=row, pictures=draw(row, source, sources.targets(row)))
     return cards
 
 
@@ -224,8 +245,23 @@ def _from_lists(run: Run) -> Sources:
 
         return find
 
+    @cache
+    def read_again() -> Targets | None:
+        """The targets of the test images from the run's own list; None where they are not there any more, or not the same."""
+        with suppress(HeadstartError):
+            dataset = run.read(run.path / SPLIT)
+            dataset = dataset.take(dataset.part("test"))
+            names = [os.path.normpath(run.path / name) for name in run.test_names]
+            place = {os.path.normpath(name): index for index, name in enumerate(dataset.names())}
+            return dataset.targets.take(np.array([place[name] for name in names], dtype=np.int64)) if {*names} <= {*place} else None
+        return None
+
+    def targets(row: int) -> Targets | None:
+        found = read_again()
+        return None if found is None else found.take(np.array([row]))
+
     return Sources(
-        training=finder(run.training_names, run.reference["digests"]), test=finder(run.test_names, run.tested["digests"])
+        training=finder(run.training_names, run.reference["digests"]), test=finder(run.test_names, run.tested["digests"]), targets=targets
     )  # fmt: skip
 
 

@@ -355,7 +355,8 @@ class Task(ABC):
         """What the pages say of the test part of an opened `Run` with its `FitRecord`; by default the headline.
 
         `cards` makes pictures, by row, from rows of the test part and, for each of all its rows, the class that a heat map is to explain;
-        of several `class_outputs` by the name of their ``column``.
+        of several `class_outputs` by the name of their ``column``; or, with ``draw``, those that a function makes from a row, the image and
+        its targets (None where they are gone).
         """
         evaluation: Evaluation = run.test_evaluation()
         return plain_report(self.name.capitalize(), evaluation.headline, images=evaluation.images)
