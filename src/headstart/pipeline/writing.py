@@ -62,7 +62,7 @@ def contents_of(result: FitResult, *, command: str) -> RunContents:
 
 def _manifest(result: FitResult, *, command: str) -> Manifest:
     task, extractor, targets = result.task, result.learned.prepared.extractor, result.dataset.targets
-    backbone, state = extractor.backbone, task.state(targets)
+    backbone, state = extractor.backbone, task.state(targets, result.choice.estimator)
     reliability = result.judged.reliability
     return Manifest(
         task=task.name, state=state, outputs=task.outputs(state), preprocessing=extractor.preprocessing,

@@ -10,6 +10,7 @@ from headstart.errors import DataError, ParameterError, setting
 from headstart.settings.field import one_of, require
 from headstart.tasks.classification.task import Classification
 from headstart.tasks.multitask.task import Multitask
+from headstart.tasks.segmentation.task import Segmentation
 from headstart.tasks.task import (
     FEATURES,
     ClassOutputs,
@@ -31,7 +32,7 @@ __all__ = [
     "Outputs", "Predictions", "State", "Task", "recognise", "task_for", "task_named",
 ]  # fmt: skip
 
-TASKS: list[Task] = [Classification(), Multitask()]
+TASKS: list[Task] = [Classification(), Multitask(), Segmentation()]
 """All tasks. Of several that recognise the data, the first one is taken; the first of all is the usual one."""
 
 

@@ -252,8 +252,8 @@ class Task(ABC):
     def targets(self, array: npt.NDArray[Any], state: State) -> Targets:
         """The targets that were stored as an array."""
 
-    def state(self, targets: Targets) -> dict[str, Any]:
-        """What the manifest keeps, to decode outputs later."""
+    def state(self, targets: Targets, model: Any = None) -> dict[str, Any]:
+        """What the manifest keeps of targets and fitted model, to decode outputs later."""
         return {}
 
     def settings(self, given: FitSettings) -> FitSettings:

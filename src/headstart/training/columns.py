@@ -123,7 +123,7 @@ class ColumnsTraining:
             there = self.known[rows, place]
             column.fit_head(own, features[there], rows[there], layers=layers, seed=seed)
 
-    def targets(self, rows: Rows) -> torch.Tensor:
+    def targets(self, rows: Rows, epoch: int | None = None) -> torch.Tensor:
         """Float32 (N, k + c): the targets of all columns, and whether they are known."""
         return torch.cat([*(column.targets(rows) for column in self.columns.values()), torch.from_numpy(self.known[rows]).float()], dim=1)
 

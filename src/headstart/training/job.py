@@ -212,8 +212,8 @@ class TrainingTask(Protocol):
     def fit_head(self, head: Any, features: npt.NDArray[np.float32], rows: Rows, *, layers: Sequence[Layer], seed: int) -> None:
         """Initialise the head by a fit on frozen features (m, D) of these rows; `layers` are slices of them."""
 
-    def targets(self, rows: Rows) -> Any:
-        """The targets of these rows, a tensor; MixUp and CutMix mix it linearly."""
+    def targets(self, rows: Rows, epoch: int | None = None) -> Any:
+        """The targets of these rows, a tensor, as the views of an epoch have them, or without one; MixUp and CutMix mix it linearly."""
 
     def guessing(self, rows: Rows) -> float:
         """The mean loss on these rows of a network that has learned nothing."""

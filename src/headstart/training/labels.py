@@ -183,7 +183,7 @@ class LabelTraining:
         soft[rows] = (1 - share) * soft[rows] + share * teaching
         return replace(self, soft=soft)
 
-    def targets(self, rows: Rows) -> torch.Tensor:
+    def targets(self, rows: Rows, epoch: int | None = None) -> torch.Tensor:
         """Float32 (N, k)."""
         return torch.from_numpy((self.indicators if self.soft is None else self.soft)[rows])
 

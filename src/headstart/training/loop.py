@@ -81,9 +81,9 @@ class Training:
         """All weights that the training changes, by name: parameters of the optimizer, and statistics of BatchNorm that is trained."""
         ours = {id(parameter) for group in self._optimizer.param_groups for parameter in group["params"]}
         found = {name: value for name, value in self.network.named_parameters() if id(value) in ours}
-        if self.plan.batchnorm == "train" and self.network.tail is not None:
-            found |= {name: value for name, value in self.network.named_buffers() if name.endswith(STATISTICS)}
-        return found
+        trained = ("head.", "tail.") if self.plan.batchnorm == "train" else ("head.",)
+        buffers = self.network.named_buffers()
+        return found | {name: value for name, value in buffers if name.endswith(STATISTICS) and name.startswith(trained)}
 
     def _copied(self) -> dict[str, Any]:
         return {name: value.detach().clone() for name, value in self._learned().items()}
@@ -179,7 +179,7 @@ class Training:
         last = index + 1 == self.schedule.steps_per_epoch
         rows = order[index * self.plan.batch_size : None if last else (index + 1) * self.plan.batch_size]
         mine, inputs = self.job.processes.share(len(rows)), self.model.inputs
-        values, targets = inputs.views(rows[mine], epoch), self.task.targets(rows)
+        values, targets = inputs.views(rows[mine], epoch), self.task.targets(rows, epoch)
         step = epoch * self.schedule.steps_per_epoch + index
         mixing = self.model.augmentation.mix(seed=self.job.seed, step=step, count=len(rows))
         if mixing is not None:

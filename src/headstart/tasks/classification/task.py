@@ -64,7 +64,7 @@ class Classification(Task):
     def targets(self, array: npt.NDArray[Any], state: State) -> Labels | LabelSets:
         return class_targets(array, state["classes"])
 
-    def state(self, targets: Targets) -> dict[str, Any]:
+    def state(self, targets: Targets, model: Any = None) -> dict[str, Any]:
         assert targets.link is not None
         return {"classes": list(targets.classes), "link": targets.link.name}
 

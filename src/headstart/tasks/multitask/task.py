@@ -83,7 +83,7 @@ class Multitask(Task):
     def _known(self, state: State) -> dict[str, tuple[tuple[str, ...], Any]]:
         return {one.column: (one.classes, one.link) for one in self.class_outputs(state)}
 
-    def state(self, targets: Targets) -> dict[str, Any]:
+    def state(self, targets: Targets, model: Any = None) -> dict[str, Any]:
         assert isinstance(targets, LabelColumns)
         return {"columns": [{"name": name, **ONE.state(one)} for name, one in targets.columns.items()]}
 

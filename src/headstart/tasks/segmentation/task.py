@@ -1,0 +1,144 @@
+"""`Segmentation`: the task whose targets are masks, the class of each pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from headstart.data.annotations import LABEL, MASK, Annotations
+from headstart.data.masks import Masks, masks_of
+from headstart.errors import DataError, ParameterError, setting
+from headstart.onnx_graph import OnnxGraph
+from headstart.records import Column, Record
+from headstart.tasks.segmentation.predictions import MaskPredictions, columns, records
+from headstart.tasks.task import Judged, Learned, LearningContext, Neighbour, Output, Outputs, Predictions, State, Task
+from headstart.text import plural
+
+if TYPE_CHECKING:
+    from headstart.data import Dataset, Targets
+    from headstart.features.stage_maps import ChooseMaps, StageMaps
+    from headstart.features.table import FeatureTable
+    from headstart.settings import FitSettings
+    from headstart.tasks.segmentation.evaluation import SegmentationEvaluation
+    from headstart.tasks.task import Evaluation
+
+SIZE = 256
+"""Side of the network's input in pixels, where neither settings nor the name of the backbone give another."""
+
+
+class Segmentation(Task):
+    """Which class each pixel of an input has."""
+
+    name = "segmentation"
+    spatial = True
+
+    def recognises(self, found: Annotations) -> str | None:
+        if MASK not in found.columns or LABEL in found.columns:
+            return None
+        return f"masks, from {found.columns[MASK].origin}"
+
+    def takes(self, targets: Targets) -> bool:
+        return isinstance(targets, Masks)
+
+    def read_targets(self, found: Annotations, state: State | None = None) -> Masks:
+        """The masks; with the `state` of a run matched with its classes by name."""
+        from headstart.data.mask_reading import read_masks
+
+        return read_masks(found, None if state is None else state["classes"])
+
+    def targets(self, array: npt.NDArray[Any], state: State) -> Masks:
+        return masks_of(array, state["classes"])
+
+    def state(self, targets: Targets, model: Any = None) -> dict[str, Any]:
+        return {"classes": list(targets.classes), "shape": list(model.shape)}
+
+    def settings(self, given: FitSettings) -> FitSettings:
+        """The whole image, squashed to a square: every pixel has a class. By default one of `SIZE` pixels."""
+        for name, value in (("budget", given.budget), ("adapt_to", given.adapt_to), ("folds", given.folds or None)):
+            if value is not None:
+                raise ParameterError(f"{setting(name, value)} is not for the task {self.name} yet: leave it out.")
+        if given.fit_image == "crop":
+            raise ParameterError(f"{setting('fit_image', 'crop')} would leave pixels at the edge without a class: leave it out.")
+        size = None if given.fine_tuning is None else given.fine_tuning.image_size
+        backbone = given.backbone if "@" in given.backbone and size is None else f"{given.backbone.partition('@')[0]}@{size or SIZE}"
+        return replace(given, fit_image="squash", backbone=backbone)
+
+    def maps(self, settings: FitSettings) -> ChooseMaps:
+        from headstart.tasks.segmentation.learning import maps_for
+
+        return maps_for(settings)
+
+    def check(self, dataset: Dataset, settings: FitSettings) -> None:
+        """There must be two classes, each with a pixel in a training image; and a training must be one that there is."""
+        targets = dataset.targets
+        assert isinstance(targets, Masks)
+        if len(targets.classes) < 2:
+            raise DataError(
+                f"{dataset.source}: the masks have one class only, {targets.classes[0]!r}, so there is nothing to tell apart. "
+                f"If the rest is background, name it with {setting('background', 'background')}."
+            )
+        known = targets.take(dataset.part("train", "val", ""))
+        lacking = [name for name, pixels in known.pixels().items() if not pixels]
+        if lacking:
+            more = f" and {len(lacking) - 5} more" if len(lacking) > 5 else ""
+            raise DataError(
+                f"{dataset.source}: no training image has a pixel of {', '.join(lacking[:5])}{more}: it cannot be learned. Add images, or "
+                "remove the class."
+            )
+        if len(known) < 2:
+            raise DataError(f"{dataset.source}: {plural(len(known), 'training image')}; a decoder needs two or more.")
+        if settings.fine_tuning is not None and settings.fine_tuning.strategy != "probe":
+            raise ParameterError(f"The backbone cannot be trained further for the task {self.name} yet: use --strategy probe.")
+
+    def fit(self, table: FeatureTable, context: LearningContext) -> Learned:
+        from headstart.tasks.segmentation.learning import learn
+
+        return learn(table, context)
+
+    def outputs(self, state: State) -> tuple[Output, ...]:
+        return (Output("logits", "logits", tuple(state["shape"])),)
+
+    def apply(self, model: Any, inputs: StageMaps) -> dict[str, npt.NDArray[Any]]:
+        """Logits, float32 (n, k, h, w)."""
+        from headstart.tasks.segmentation.learning import apply
+
+        return {"logits": apply(model, inputs)}
+
+    def write_onnx(self, graph: OnnxGraph, model: Any, features: str, state: State, *, maps: Mapping[str, str]) -> None:
+        graph.node("Identity", model.write_onnx(graph, maps), output="logits")
+
+    def evaluate(self, outputs: Outputs, targets: Targets) -> SegmentationEvaluation:
+        """Score logits against the masks, at the size of each mask."""
+        from headstart.tasks.segmentation.evaluation import evaluate
+
+        assert isinstance(targets, Masks)
+        return evaluate(outputs["logits"], targets)
+
+    def stored(self, outputs: Outputs, targets: Targets, evaluation: Evaluation) -> dict[str, npt.NDArray[Any]]:
+        """Counts of pixels by image, of which all scores are made."""
+        return {**evaluation.stored(), "targets": targets.array}  # type: ignore[attr-defined]
+
+    def evaluation_of(self, arrays: Outputs, state: State) -> SegmentationEvaluation:
+        from headstart.tasks.segmentation.evaluation import SegmentationEvaluation
+
+        return SegmentationEvaluation.of_arrays(arrays, state["classes"])
+
+    def judge(self, learned: Learned, evaluation: Evaluation, context: LearningContext) -> Judged:
+        from headstart.tasks.segmentation.learning import judge
+
+        return judge(learned, context)
+
+    def predictions(self, given: Predictions, state: State) -> MaskPredictions:
+        return MaskPredictions(**vars(given), classes=tuple(state["classes"]))
+
+    def columns(self, state: State, *, top: int = 1) -> tuple[Column, ...]:
+        return columns(tuple(state["classes"]))
+
+    def records(
+        self, names: Sequence[Any], predictions: Any, neighbour: Neighbour, *, top: int = 1, least: float | None = None, nearest: int = 1
+    ) -> list[Record]:
+        return records(names, predictions)
