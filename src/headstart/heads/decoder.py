@@ -1,8 +1,9 @@
-"""`MapDecoder`: from the maps of a backbone's stages to logits for every position of the finest of them. No PyTorch: it is trained elsewhere.
+"""`MapDecoder`: from the maps of a backbone's stages to logits for every position of the finest of them, without PyTorch.
 
-A small top-down decoder in the line of feature pyramids (Lin et al. 2017): the coarsest map, with the mean over its positions as context, is
-enlarged step by step, and at each step the next finer map is added through a 1x1 convolution. What follows each sum is a depthwise 3x3
-convolution and a 1x1 convolution (Howard et al. 2017), so that an epoch on stored maps costs little.
+A small top-down decoder in the line of feature pyramids (Lin et al. 2017): the coarsest map, with the mean over its positions as context,
+is enlarged step by step, and at each step the next finer map is added through a 1x1 convolution. What follows each sum is a depthwise
+3x3 convolution and a 1x1 convolution (Howard et al. 2017), so that an epoch on stored maps costs little. It is trained by
+`headstart.training.decoder`.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ class MapDecoder:
 
     Attributes:
         layers: the maps that it takes, the finest first.
-        arrays: its weights, float32. For layer i ``lateral.i`` (w, C) and ``lateral.i.bias`` (w,) of the 1x1 convolution; ``context`` (w, C)
-            from the mean of the coarsest map; ``depthwise.i`` (w, 3, 3), ``depthwise.i.bias``, ``pointwise.i`` (w, w), ``pointwise.i.bias``
-            after each sum; ``output`` (k, w) and ``output.bias`` (k,). What normalised them in training is folded into them.
+        arrays: its weights, float32. For layer i ``lateral.i`` (w, C) and ``lateral.i.bias`` (w,) of the 1x1 convolution; ``context``
+            (w, C) from the mean of the coarsest map; after each sum ``depthwise.i`` (w, 3, 3), ``depthwise.i.bias``, ``pointwise.i``
+            (w, w), ``pointwise.i.bias``; ``output`` (k, w) and ``output.bias`` (k,). Normalisations are folded into them.
     """
 
     layers: tuple[MapLayer, ...]
@@ -51,7 +52,7 @@ class MapDecoder:
         return self.classes, self.layers[0].height, self.layers[0].width
 
     def write_onnx(self, graph: OnnxGraph, maps: Mapping[str, str]) -> str:
-        """Append the decoder to a graph: `maps` names a float32 value (N, C, h, w) for each layer. Returns that of the logits (N, k, h, w)."""
+        """Append the decoder to a graph: `maps` names a float32 value (N, C, h, w) for each layer. Returns the logits' (N, k, h, w)."""
         last = len(self.layers) - 1
 
         def convolution(value: str, name: str, *, bias: str | None = None, **attributes: Any) -> str:

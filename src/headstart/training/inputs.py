@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -196,7 +196,22 @@ class StoredInputs:
                 yield outputs[0]
 
 
-Inputs = ImageInputs | StoredInputs
+class Inputs(Protocol):
+    """What feeds the network of the loop: see `ImageInputs`."""
+
+    def prepare(self, epoch: int | None) -> None:
+        """Compute what the epoch needs and is not there yet; with None, only the images as in testing."""
+
+    def views(self, rows: Rows, epoch: int) -> Any:
+        """What the network takes of these rows in the epoch."""
+
+    def plain(self, rows: Rows) -> Any:
+        """What the network takes of these rows in testing."""
+
+    def mixed(self, own: Any, partners: Any, mixing: Mixing) -> Any:
+        """Images mixed with their partners."""
+
+
 """Batches for the network."""
 
 

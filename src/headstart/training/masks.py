@@ -67,7 +67,7 @@ class PixelLoss:
 
 
 def soft_dice(probabilities: Any, truth: Any, known: Any) -> Any:
-    """1 minus the soft Dice coefficient, the mean over the classes that an image has: (N,). Pixels that are not `known` count for nothing."""
+    """1 minus the soft Dice coefficient, the mean over the classes that an image has: (N,). Only pixels that are `known` count."""
     inside = known[:, None].float()
     right = functional.one_hot(truth, probabilities.shape[1]).permute(0, 3, 1, 2).float() * inside
     probabilities = probabilities * inside
@@ -78,7 +78,10 @@ def soft_dice(probabilities: Any, truth: Any, known: Any) -> Any:
 
 
 def lovasz_softmax(probabilities: Any, truth: Any, known: Any) -> Any:
-    """The Lovász extension of 1 minus IoU, the mean over the classes that an image (k, H, W) has; a scalar. Berman et al. 2018, algorithm 1."""
+    """The Lovász extension of 1 minus IoU, the mean over the classes that an image (k, H, W) has; a scalar.
+
+    Source: Berman et al., The Lovász-softmax loss, CVPR 2018, algorithm 1.
+    """
     probabilities, truth = probabilities[:, known], truth[known]
     found = []
     for number in truth.unique().tolist():
@@ -93,7 +96,9 @@ def lovasz_softmax(probabilities: Any, truth: Any, known: Any) -> Any:
     return torch.stack(found).mean() if found else probabilities.sum() * 0
 
 
-def make_pixel_loss(kind: str, *, class_weights: npt.ArrayLike | None = None, gamma: float = 2.0, label_smoothing: float = 0.0) -> PixelLoss:
+def make_pixel_loss(
+    kind: str, *, class_weights: npt.ArrayLike | None = None, gamma: float = 2.0, label_smoothing: float = 0.0
+) -> PixelLoss:
     """The loss that a plan asks for; ParameterError for one that does not suit pixels."""
     kind = "cross_entropy" if kind == "auto" else kind
     if kind not in LOSSES:

@@ -17,13 +17,11 @@ from headstart.features.stage_maps import ChooseMaps, MapRequest, StageMaps
 from headstart.features.table import FeatureTable
 from headstart.heads.decoder import MapDecoder, one_of_each_size
 from headstart.matrix import blocks
-from headstart.reliability import Reliability
-from headstart.reliability.novelty import Novelty
 from headstart.selection import Choice
 from headstart.settings import FineTuning, FitSettings
 from headstart.tasks.task import Judged, Learned, LearningContext
 from headstart.training.job import Resumable, TrainingJob
-from headstart.training.schedule import Phase, Schedule
+from headstart.training.schedule import Phase
 
 if TYPE_CHECKING:
     from headstart.training.history import History

@@ -1,0 +1,194 @@
+"""Learning masks: losses against closed forms, the decoder in NumPy and ONNX against PyTorch, and a fit on small images end to end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional
+
+import headstart
+from headstart.backbones.stage_maps import MapLayer
+from headstart.data.masks import VOID
+from headstart.errors import DataError, ParameterError
+from headstart.heads.decoder import MapDecoder, one_of_each_size
+from headstart.pipeline import fit
+from headstart.settings import FineTuning, FitSettings
+from headstart.training.decoder import DecoderNetwork
+from headstart.training.masks import balanced_weights, lovasz_softmax, make_pixel_loss, mirrored_in, shrunk, soft_dice
+
+LAYERS = (MapLayer("fine", 5, 16, 16), MapLayer("middle", 7, 8, 8), MapLayer("same", 4, 8, 8), MapLayer("coarse", 9, 4, 4))
+
+
+def trained_network(classes: int = 3) -> DecoderNetwork:
+    """A network whose normalisations have statistics."""
+    network = DecoderNetwork(LAYERS, classes, width=12, seed=1)
+    for _ in range(20):
+        network(random_maps(6))
+    return network.eval()
+
+
+def random_maps(count: int) -> tuple[torch.Tensor, ...]:
+    return tuple(2 * torch.randn(count, *layer.shape) + 1 for layer in LAYERS)
+
+
+def test_the_decoder_without_pytorch_is_the_network() -> None:
+    torch.manual_seed(0)
+    network, maps = trained_network(), random_maps(3)
+    with torch.inference_mode():
+        expected = network(maps).numpy()
+    decoder = MapDecoder.from_state(*network.decoder().state())
+    found = next(iter(decoder(iter([{layer.name: one.numpy() for layer, one in zip(LAYERS, maps, strict=True)}]))))
+    assert found.shape == (3, 3, 16, 16)
+    assert np.allclose(found, expected, atol=1e-4)
+
+
+def test_dropout_is_that_of_the_step_and_of_the_image() -> None:
+    torch.manual_seed(0)
+    network, maps = DecoderNetwork(LAYERS, 2, width=40, dropout=0.5, seed=1), random_maps(4)
+    network.train()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eval()
+    network.draw(0, 3, slice(0, 4), 4)
+    whole = network(maps)
+    network.draw(0, 3, slice(2, 4), 4)
+    assert torch.allclose(network(tuple(one[2:] for one in maps)), whole[2:], atol=1e-5)
+    network.draw(0, 4, slice(0, 4), 4)
+    assert not torch.allclose(network(maps), whole, atol=1e-2)
+
+
+def test_cross_entropy_leaves_out_void_and_images_without_a_class() -> None:
+    torch.manual_seed(0)
+    logits, truth = torch.randn(3, 4, 6, 5), torch.randint(0, 4, (3, 6, 5), dtype=torch.uint8)
+    truth[0, :3], truth[2] = VOID, VOID
+    loss = make_pixel_loss("auto")
+    expected = [functional.cross_entropy(logits[i : i + 1], truth[i : i + 1].long(), ignore_index=VOID) for i in (0, 1)]
+    assert torch.allclose(loss(logits, truth), torch.tensor([*expected, 0.0]), atol=1e-5)
+    assert loss.weights(truth).tolist() == [1, 1, 0]
+
+
+def test_class_weights_are_those_of_pytorch() -> None:
+    torch.manual_seed(0)
+    logits, truth, weights = torch.randn(1, 3, 4, 4), torch.randint(0, 3, (1, 4, 4), dtype=torch.uint8), torch.tensor([0.2, 1.0, 3.0])
+    expected = functional.cross_entropy(logits, truth.long(), weight=weights)
+    assert torch.allclose(make_pixel_loss("cross_entropy", class_weights=weights.numpy())(logits, truth)[0], expected, atol=1e-5)
+
+
+def test_focal_with_gamma_0_is_cross_entropy_and_counts_easy_pixels_less_otherwise() -> None:
+    torch.manual_seed(0)
+    logits, truth = torch.randn(2, 3, 4, 4), torch.randint(0, 3, (2, 4, 4), dtype=torch.uint8)
+    plain = make_pixel_loss("cross_entropy")(logits, truth)
+    assert torch.allclose(make_pixel_loss("focal", gamma=0)(logits, truth), plain, atol=1e-5)
+    probability = torch.tensor(0.9)
+    one = torch.log(torch.tensor([[[[0.9]], [[0.1]]]]))
+    expected = -((1 - probability) ** 2) * probability.log()
+    assert torch.allclose(make_pixel_loss("focal")(one, torch.zeros(1, 1, 1, dtype=torch.uint8))[0], expected, atol=1e-6)
+
+
+def test_dice_and_lovasz_of_hard_predictions_are_those_of_sets() -> None:
+    truth = torch.tensor([[[0, 0, 1], [1, 1, VOID]]], dtype=torch.uint8)
+    named = torch.tensor([[[0, 1, 1], [1, 0, 0]]])
+    known, inside = truth != VOID, truth.long().clamp(max=1)
+    hard = functional.one_hot(named, 2).permute(0, 3, 1, 2).float()
+    # class 0: truth 2, named 2, both 1; class 1: truth 3, named 3, both 2. One is added above and below in Dice.
+    assert float(soft_dice(hard, inside, known)[0]) == pytest.approx(1 - ((2 * 1 + 1) / 5 + (2 * 2 + 1) / 7) / 2)
+    # of hard predictions the Lovász extension is 1 - IoU: 1 - 1/3 and 1 - 2/4
+    assert float(lovasz_softmax(hard[0], inside[0], known[0])) == pytest.approx((2 / 3 + 1 / 2) / 2)
+
+
+def test_a_loss_of_labels_is_not_one_of_pixels() -> None:
+    with pytest.raises(ParameterError, match="auto, cross_entropy, focal, dice, lovasz; got 'binary'"):
+        make_pixel_loss("binary")
+
+
+def test_rare_classes_count_more_but_not_without_bounds() -> None:
+    weights = balanced_weights(np.array([[9000, 100, 0], [0, 900, 1]]))
+    assert weights[1] / weights[0] == pytest.approx(3)
+    assert weights[2] / weights[0] == pytest.approx(10)
+    assert weights.mean() == pytest.approx(1)
+
+
+def test_masks_are_shrunk_without_inventing_classes() -> None:
+    mask = np.array([[0, 0, 9, 9], [0, 0, 9, 9], [5, 5, VOID, VOID]], np.uint8)
+    assert shrunk(mask, 2).tolist() == [[0, 9], [5, VOID]]
+    assert shrunk(mask, 6)[:2, :2].tolist() == [[0, 0], [0, 0]]
+    assert set(np.unique(shrunk(np.random.default_rng(0).choice([3, 200], (37, 91)).astype(np.uint8), 16))) == {3, 200}
+
+
+def test_every_image_is_mirrored_in_every_second_epoch() -> None:
+    rows = np.arange(10)
+    first, second = mirrored_in(rows, 0, seed=0), mirrored_in(rows, 1, seed=0)
+    assert (first != second).all()
+    assert first.sum() == 5
+
+
+def test_the_deepest_map_of_each_size_is_taken() -> None:
+    layers = [MapLayer(name, 8, side, side) for name, side in (("a", 128), ("b", 64), ("c", 32), ("d", 32), ("e", 8), ("last", 8))]
+    assert one_of_each_size(layers, finest=4, side=256) == ("b", "d", "e")
+    layers[-1] = MapLayer("last", 8, 4, 4)  # a stage of its own, as of ResNets
+    assert one_of_each_size(layers, finest=4, side=256) == ("b", "d", "e", "last")
+    assert one_of_each_size([MapLayer("a", 8, 65, 65)], finest=4, side=260) == ("a",)
+
+
+@pytest.fixture(scope="module")
+def discs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Bright discs on dark noise, with masks: 16 images to learn from and 6 to test on."""
+    root, rng = tmp_path_factory.mktemp("discs"), np.random.default_rng(0)
+    rows, columns = np.mgrid[:48, :64]
+    for part, count in (("train", 16), ("test", 6)):
+        for kind in ("images", "masks"):
+            (root / kind / part).mkdir(parents=True)
+        for number in range(count):
+            y, x, radius = rng.integers(14, 34), rng.integers(14, 50), rng.integers(8, 14)
+            mask = (rows - y) ** 2 + (columns - x) ** 2 < radius**2
+            pixels = np.where(mask[..., None], (220, 160, 60), (40, 60, 90)) + rng.integers(-20, 20, (48, 64, 3))
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(root / "images" / part / f"{number}.png")
+            Image.fromarray(mask.astype(np.uint8)).save(root / "masks" / part / f"{number}.png")
+    (root / "classes.txt").write_text("ground\ndisc\n")
+    return root
+
+
+def test_a_fit_learns_masks_and_its_run_predicts_them(discs: Path, cache: Path, tmp_path: Path) -> None:
+    settings = FitSettings(
+        cache=cache, backbone="lite0@64", fine_tuning=FineTuning(strategy="probe", epochs=8, batch_size=4, label_smoothing=0)
+    )
+    result = fit(discs, out=tmp_path / "run", settings=settings)
+    assert result.task.name == "segmentation"
+    assert result.test.headline[1] > 0.75
+    run = headstart.load(tmp_path / "run")
+    assert run.classes == ("ground", "disc")
+    assert run.manifest.outputs[0].shape == (2, 16, 16)
+    found = run.predict(sorted((discs / "images" / "test").iterdir()))
+    assert found.sizes.tolist() == [[48, 64]] * 6
+    mask = np.asarray(Image.open(discs / "masks" / "test" / "0.png"))
+    assert (found.mask(0) == mask).mean() > 0.95
+    again, _ = run.evaluate(result.dataset.take(result.table.test))
+    assert again.headline[1] == pytest.approx(result.test.headline[1], abs=2e-3)
+    assert run.test_evaluation().to_dict() == result.test.to_dict()
+
+
+def test_what_does_not_suit_masks_is_refused(discs: Path, cache: Path) -> None:
+    for wrong, words in (
+        ({"fit_image": "crop"}, "would leave pixels at the edge without a class"),
+        ({"budget": 60.0}, "not for the task segmentation yet"),
+        ({"folds": 3}, "not for the task segmentation yet"),
+        ({"fine_tuning": FineTuning(strategy="full")}, "use --strategy probe"),
+        ({"backbone": "hog"}, "has no maps"),
+    ):
+        with pytest.raises(ParameterError, match=words):
+            fit(discs, settings=FitSettings(cache=cache, **wrong))
+
+
+def test_one_class_is_nothing_to_tell_apart(discs: Path, tmp_path: Path) -> None:
+    for kind in ("images", "masks"):
+        (tmp_path / kind).mkdir()
+    for number in range(4):
+        (tmp_path / "images" / f"{number}.png").write_bytes((discs / "images" / "train" / f"{number}.png").read_bytes())
+        Image.fromarray(np.zeros((48, 64), np.uint8)).save(tmp_path / "masks" / f"{number}.png")
+    (tmp_path / "classes.txt").write_text("ground\n")
+    with pytest.raises(DataError, match="hold only 'ground', so there is nothing to tell apart"):
+        fit(tmp_path, settings=FitSettings())
