@@ -185,7 +185,7 @@ def test_a_column_taken_as_group_is_told(lists: Cli, column: str) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
-        ("coco.json", '{"images": [], "annotations": [], "categories": []}', "annotations in COCO's format, boxes or masks"),
+        ("coco.json", '{"images": [], "annotations": [], "categories": []}', "annotations in COCO's format without a shape of a thing"),
         ("tasks.json", '[{"data": {"image": "x"}, "annotations": []}]', "Label Studio's JSON (export from there as CSV), which is not"),
         ("via.json", '{"a.jpg1": {"filename": "a.jpg", "regions": []}}', "holds the project of VGG's Image Annotator"),
         ("labelme.json", '{"shapes": [], "imagePath": "a.jpg"}', "holds the annotations of LabelMe"),

@@ -189,12 +189,12 @@ def _of_names(contents: Sequence[Content], listed: ClassList | None, background:
     rest = background or BACKGROUND
     known = [name for name in dict.fromkeys(present) if name]
     void = [name for name in known if is_void(name) and name != background]
-    ground = next((name for name in known if fold_name(name).strip("_").casefold() == rest.casefold()), rest)
+    ground = [name for name in known if fold_name(name).strip("_").casefold() == rest.casefold()]
     ordered = [name for name in listed.names if name in known] if listed is not None else natural_order(known)
-    order = [ground] if "" in present or ground in known else []
-    order += [name for name in ordered if name not in (*void, ground)]
-    names: dict[str, str | None] = {"": ground, **{name: name for name in known}, **dict.fromkeys(void, None)}
-    notes = [f"Pixels inside no shape are the class {ground!r}."] if "" in present else []
+    order = [rest] if "" in present or ground else []
+    order += [name for name in ordered if name not in (*void, *ground)]
+    names: dict[str, str | None] = {**{name: name for name in known}, **dict.fromkeys(["", *ground], rest), **dict.fromkeys(void, None)}
+    notes = [f"Pixels inside no shape are the class {rest!r}."] if "" in present else []
     return _Naming("name", names, tuple(order), notes=notes + _void_note(void))
 
 

@@ -12,6 +12,7 @@ from headstart.data.annotations import LABEL, MASK, Annotations, dataset_of, joi
 from headstart.data.arrays import read_npz
 from headstart.data.dataset import Dataset
 from headstart.data.defect_folders import read_defect_folder
+from headstart.data.drawing_files import read_drawing_file, read_drawing_folder
 from headstart.data.folders import LAYOUT, read_folder
 from headstart.data.labels import read_label_columns, read_labels, shortened
 from headstart.data.lists import read_list
@@ -129,7 +130,11 @@ def _read_path(source: str | os.PathLike[str], lists: ListOptions, *, known: Seq
         raise DataError(f"the name of the data is empty; give a folder, a list or the name of a public set. {LAYOUT}")
     path = Path(text).expanduser()
     if path.is_dir():
-        return read_defect_folder(path) or read_mask_folder(path) or read_folder(path)
+        return read_defect_folder(path) or read_mask_folder(path) or read_drawing_folder(path) or read_folder(path)
+    if path.is_file() and path.suffix.lower() in (".json", ".xml"):
+        root = None if lists.image_root is None else Path(lists.image_root).expanduser()
+        if (found := read_drawing_file(path, root)) is not None:
+            return found
     _check_file(path, text)
     return read_npz(path) if path.suffix.lower() == ".npz" else read_list(path, lists, known=frozenset(known), several=columns)
 

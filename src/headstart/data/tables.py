@@ -17,9 +17,9 @@ from headstart.modalities.image import is_image_name
 _DELIMITERS = (",", ";", "\t", "|")
 _SNIFFED_LINES = 50
 _ANNOTATIONS = (  # the keys of an object, and what writes it
-    ({"images", "annotations"}, "annotations in COCO's format, boxes or masks"),
+    ({"images", "annotations"}, "annotations in COCO's format without a shape of a thing"),
     ({"data", "annotations"}, "Label Studio's JSON (export from there as CSV)"),
-    ({"shapes", "imagePath"}, "the annotations of LabelMe"),
+    ({"shapes", "imagePath"}, "the annotations of LabelMe for one image (give the folder of all of them)"),
     ({"image", "annotations"}, "annotations of CreateML"),
     ({"source-ref"}, "a manifest of SageMaker, with addresses"),
 )

@@ -1,0 +1,62 @@
+"""Annotations of LabelMe: a JSON file for each image, with polygons, rectangles, circles and pictures of masks.
+
+Source: https://github.com/wkentaro/labelme
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from headstart.data.drawings import Drawing
+from headstart.data.shapes import Bitmap, Ellipse, Outline, Polygons, Shape, box
+from headstart.errors import DataError
+
+
+def is_labelme(value: Any) -> bool:
+    """Whether a JSON document is one of LabelMe."""
+    return isinstance(value, Mapping) and isinstance(value.get("shapes"), list) and "imagePath" in value
+
+
+def read_labelme(value: Mapping[str, Any], path: Path) -> Drawing:
+    """The shapes of its image, in their order; those without an area (lines, points) are passed over. DataError for what is damaged."""
+    shapes, passed, boxes = list[Shape](), Counter[str](), 0
+    try:
+        for one in value["shapes"]:
+            kind = str(one.get("shape_type") or "polygon")
+            outline = _outline(kind, one)
+            if outline is None:
+                passed[f"of the kind {kind}"] += 1
+                continue
+            boxes += kind == "rectangle"
+            shapes.append(Shape(str(one["label"]).strip(), outline))
+        height, width = value.get("imageHeight"), value.get("imageWidth")
+        size = (int(height), int(width)) if height and width else None
+        name = str(value["imagePath"]).replace("\\", "/")
+    except (KeyError, TypeError, ValueError, AttributeError, binascii.Error) as error:
+        raise DataError(f"{path}: damaged: {type(error).__name__} {error} where a shape of LabelMe is expected.") from None
+    return Drawing(name, size, tuple(shapes), path, passed=passed, boxes=boxes)
+
+
+def _outline(kind: str, one: Mapping[str, Any]) -> Outline | None:
+    points = np.array(one["points"], np.float32).reshape(-1, 2)
+    if kind == "polygon":
+        return Polygons((points,)) if len(points) >= 3 else None
+    if kind == "rectangle":
+        (x0, y0), (x1, y1) = points.tolist()
+        return box(min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1))
+    if kind == "circle":
+        (x, y), (edge_x, edge_y) = points.tolist()
+        radius = math.hypot(edge_x - x, edge_y - y)
+        return Ellipse(x, y, radius, radius)
+    if kind == "mask":
+        left, top = (int(side) for side in points[0])
+        return Bitmap(top, left, picture=base64.b64decode(one["mask"], validate=True))
+    return None
