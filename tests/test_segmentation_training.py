@@ -15,10 +15,12 @@ from headstart.backbones.stage_maps import MapLayer
 from headstart.data.masks import VOID
 from headstart.errors import DataError, ParameterError
 from headstart.heads.decoder import MapDecoder, one_of_each_size
+from headstart.modalities.image.augment import Augmentation
+from headstart.modalities.image.warp import one_thread, render
 from headstart.pipeline import fit
 from headstart.settings import FineTuning, FitSettings
 from headstart.training.decoder import DecoderNetwork
-from headstart.training.masks import balanced_weights, lovasz_softmax, make_pixel_loss, mirrored_in, shrunk, soft_dice
+from headstart.training.masks import balanced_weights, lovasz_softmax, make_pixel_loss, shrunk, soft_dice, view_in
 
 LAYERS = (MapLayer("fine", 5, 16, 16), MapLayer("middle", 7, 8, 8), MapLayer("same", 4, 8, 8), MapLayer("coarse", 9, 4, 4))
 
@@ -119,11 +121,30 @@ def test_masks_are_shrunk_without_inventing_classes() -> None:
     assert set(np.unique(shrunk(np.random.default_rng(0).choice([3, 200], (37, 91)).astype(np.uint8), 16))) == {3, 200}
 
 
-def test_every_image_is_mirrored_in_every_second_epoch() -> None:
-    rows = np.arange(10)
-    first, second = mirrored_in(rows, 0, seed=0), mirrored_in(rows, 1, seed=0)
-    assert (first != second).all()
-    assert first.sum() == 5
+def test_every_image_goes_through_its_views() -> None:
+    rows, counts = np.arange(4), np.array([3, 3, 1, 3])
+    views = np.stack([view_in(rows, epoch, counts) for epoch in range(3)])
+    assert [sorted(column) for column in views.T.tolist()] == [[0, 1, 2], [0, 1, 2], [0, 0, 0], [0, 1, 2]]
+    assert len(set(views[0, [0, 1, 3]].tolist())) > 1
+
+
+def test_a_view_of_a_mask_is_that_of_its_image() -> None:
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 2, (6, 6)).astype(np.uint8)
+    mask = np.kron(coarse, np.ones((10, 15), np.uint8))  # 60 x 90
+    image = np.repeat(np.asarray(Image.fromarray(255 * mask).resize((64, 64), Image.Resampling.BOX))[..., None], 3, axis=2)
+    augmentation = Augmentation(flip=0.5, vertical_flip=0.5, crop=0.4, rotation=40, shear=10, zoom=0.3, shift=0.2)
+    outside = 0
+    for number in range(12):
+        view = augmentation.view(key=3, seed=1, view=number)
+        with one_thread():
+            seen = render(image, view, size=48)[..., 0]
+        found = shrunk(mask, 48, view)
+        known, sure = found != VOID, (seen < 40) | (seen > 215)
+        outside += int((~known).sum())
+        assert ((seen > 127) == found)[known & sure].mean() > 0.99
+        assert (known & sure).mean() > 0.2
+    assert outside > 0
 
 
 def test_the_deepest_map_of_each_size_is_taken() -> None:

@@ -15,6 +15,7 @@ from headstart.features import BackboneExtractor, FeatureStore
 from headstart.features.stage_maps import MapRequest
 from headstart.features.table import FeatureTable
 from headstart.modalities.image import upright_size
+from headstart.modalities.image.warp import View
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (5, 70, 90, 3), dtype=np.uint
 
 
 def request(layers: tuple[MapLayer, ...]) -> MapRequest:
-    return MapRequest(("stage3", "stage2"), ("plain", "mirrored"))
+    return MapRequest(("stage3", "stage2"), 2, lambda index, number: View(mirrored=number == 1))
 
 
 def test_the_mean_of_a_map_is_the_feature(extractor: BackboneExtractor) -> None:
@@ -69,6 +70,27 @@ def test_images_that_cannot_be_read_leave_no_maps(extractor: BackboneExtractor, 
     alone = extractor.with_maps(IMAGES[:3], request).maps
     assert alone is not None
     assert all(np.array_equal(found.maps.image(row)["stage2"], alone.image(row)["stage2"]) for row in range(3))
+
+
+def test_each_image_may_have_other_views(extractor: BackboneExtractor) -> None:
+    crop = View(crop=(0.25, 0.25, 0.75, 0.75))
+
+    def draw(index: int, number: int) -> View | None:
+        return (View(), crop)[number] if index != 1 else View() if number == 0 else None
+
+    maps = extractor.with_maps(IMAGES[:3], lambda layers: MapRequest(("stage2",), 2, draw)).maps
+    assert maps is not None
+    assert [len(maps.views(index)) for index in range(3)] == [2, 1, 2]
+    plain = extractor.with_maps(IMAGES[:3], lambda layers: MapRequest(("stage2",))).maps
+    assert plain is not None
+    assert all(np.array_equal(maps.image(index)["stage2"], plain.image(index)["stage2"]) for index in range(3))
+    # a part is taken out of a larger square, so it is nearly that of the same part of the image
+    smooth = np.kron(IMAGES[:1, :6, :6], np.ones((1, 16, 16, 1), np.uint8))
+    part = extractor.with_maps(smooth, lambda layers: MapRequest(("stage2",), 2, draw)).maps
+    alone = extractor.with_maps(smooth[:, 24:72, 24:72], lambda layers: MapRequest(("stage2",))).maps
+    assert part is not None
+    assert alone is not None
+    assert np.corrcoef(part.image(0, 1)["stage2"].ravel(), alone.image(0)["stage2"].ravel())[0, 1] > 0.95
 
 
 def test_a_table_takes_rows_of_maps(extractor: BackboneExtractor) -> None:

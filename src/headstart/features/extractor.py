@@ -9,8 +9,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -23,7 +23,7 @@ from headstart.backbones.loading import BUILD
 from headstart.backbones.stage_maps import MapLayer, map_network
 from headstart.engine import Engine, Outputs, ahead, available_cores, check_kind, gpu_is_there, open_engine
 from headstart.errors import DataError, ImageError, StoreError
-from headstart.features.stage_maps import ChooseMaps, StageMaps, View, chosen, viewed, write_into
+from headstart.features.stage_maps import ChooseMaps, MapRequest, StageMaps, chosen, larger_square, viewed, write_into
 from headstart.matrix import allocated, compacted, spread_out
 from headstart.modalities.image import ImageSource, Preprocessing, image_digest, image_name, quiet_decoding, source_bytes, upright_size
 from headstart.progress import Progress
@@ -163,7 +163,7 @@ class BackboneExtractor:
         engine = open_engine(path, kind=kind, outputs=("features", *(layer.name for layer in kept)), size=self.preprocessing.size)
         with quiet_decoding(), ThreadPoolExecutor(available_cores(), thread_name_prefix="headstart-decode") as pool:
             work = _Extraction(images, self.dim, pool, store, self.id, warn or self._warn)
-            maps = work.want(kept, request.views)
+            maps = work.want(kept, request)
             work.compute(lambda: engine, self.preprocessing, progress)
         found = work.features()
         return replace(found, maps=replace(maps, rows=found.kept))
@@ -212,12 +212,12 @@ class _Extraction:
         self._computed = 0
         self._maps: StageMaps | None = None
 
-    def want(self, layers: tuple[MapLayer, ...], views: tuple[View, ...]) -> StageMaps:
-        """Keep these maps of these views of every image that is computed, too; they are being filled."""
+    def want(self, layers: tuple[MapLayer, ...], request: MapRequest) -> StageMaps:
+        """Keep these maps of every image that is computed, too; they are being filled."""
         folder = None if self._store is None else self._store.path.parent
         size = sum(layer.size for layer in layers)
-        values = allocated(len(self._images), len(views) * size, folder=folder, dtype=np.float16).reshape(-1, len(views), size)
-        self._maps = StageMaps(layers, views, values, np.arange(len(self._images)))
+        values = allocated(len(self._images), request.views * size, folder=folder, dtype=np.float16)
+        self._maps = StageMaps(layers, request, values.reshape(-1, request.views, size), np.arange(len(self._images)))
         return self._maps
 
     def look_up(self) -> None:
@@ -247,8 +247,8 @@ class _Extraction:
             return
         unwritten: list[int] = []
         try:
-            views = ("plain",) if self._maps is None else self._maps.views
-            for result in run_images(self._images, missing, engine=engine(), preprocessing=preprocessing, pool=self._pool, views=views):
+            wanted = None if self._maps is None else self._maps.request
+            for result in run_images(self._images, missing, engine=engine(), preprocessing=preprocessing, pool=self._pool, request=wanted):
                 done += 1
                 if isinstance(result.outputs, ImageError):
                     self._refused[result.index] = result.outputs
@@ -325,47 +325,67 @@ class ImageResult:
 
 def run_images(
     images: Images, indices: Iterable[int], *, engine: Engine, preprocessing: Preprocessing, pool: ThreadPoolExecutor,
-    views: Sequence[View] = ("plain",), sizes: bool = False,
+    request: MapRequest | None = None, sizes: bool = False,
 ) -> Iterator[ImageResult]:  # fmt: skip
     """Decode those images whose positions are in `indices`, ahead of the engine by a bounded number, and yield the results in that order.
 
-    Images are paths, bytes or arrays, or one uint8 array (n, H, W, 3). With `sizes`, each result has the size of its image. Every view of
-    an image goes through the network.
+    Images are paths, bytes or arrays, or one uint8 array (n, H, W, 3). With `sizes`, each result has the size of its image. By a
+    `request`, several views of an image go through the network.
     """
-    begun: deque[tuple[int, bytes, tuple[int, int], ImageError | None]] = deque()
+    begun: deque[_Begun] = deque()
+    larger = None if request is None else larger_square(preprocessing)
 
-    def decode(index: int) -> tuple[int, bytes, tuple[int, int], _Pixels | ImageError]:
-        digest, size = b"", (0, 0)
+    def decode(index: int) -> _Begun:
+        begins = _Begun(index)
         try:
             data = source_bytes(images[index])
-            digest = image_digest(data)
-            result = preprocessing(data, name=image_name(images[index]))
-            return index, digest, upright_size(data) if sizes else size, result
+            begins.digest = image_digest(data)
+            name = image_name(images[index])
+            pixels = preprocessing(data, name=name)
+            begins.size = upright_size(data) if sizes else (0, 0)
+            if larger is None or request is None:
+                begins.views = [pixels]
+            else:
+                enlarged = cache(partial(larger, data, name=name))
+                begins.views = [viewed(pixels, enlarged, view) for view in request.of(index)]
+            begins.count = len(begins.views)
         except ImageError as error:
-            return index, digest, size, error
+            begins.refusal = error
+        return begins
 
     def pixels() -> Iterator[_Pixels]:
-        for index, digest, size, result in ahead(pool, decode, indices):
-            refusal = result if isinstance(result, ImageError) else None
-            begun.append((index, digest, size, refusal))
-            if not isinstance(result, ImageError):
-                yield from (viewed(result, view) for view in views)
+        for begins in ahead(pool, decode, indices):
+            begun.append(begins)
+            while begins.views:
+                yield begins.views.pop(0)
 
     def refusals() -> Iterator[ImageResult]:
-        while begun and (refusal := begun[0][3]) is not None:
-            index, digest, *_ = begun.popleft()
-            yield ImageResult(index, digest, refusal)
+        while begun and (refusal := begun[0].refusal) is not None:
+            one = begun.popleft()
+            yield ImageResult(one.index, one.digest, refusal)
 
     found: list[Outputs] = []
     for outputs in engine.run(pixels()):
+        if not found:
+            yield from refusals()
         found.append(outputs)
-        if len(found) < len(views):
-            continue
-        yield from refusals()
-        index, digest, size, _ = begun.popleft()
-        yield ImageResult(index, digest, found[0], tuple(found[1:]), size)
-        found = []
+        if len(found) == begun[0].count:
+            one = begun.popleft()
+            yield ImageResult(one.index, one.digest, found[0], tuple(found[1:]), one.size)
+            found = []
     yield from refusals()
+
+
+@dataclass
+class _Begun:
+    """An image on its way through the engine: its views that are still to be fed, or why it was refused."""
+
+    index: int
+    digest: bytes = b""
+    size: tuple[int, int] = (0, 0)
+    views: list[_Pixels] = field(default_factory=list)
+    count: int = 0
+    refusal: ImageError | None = None
 
 
 def _digest(source: Any) -> bytes | ImageError:

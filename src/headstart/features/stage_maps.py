@@ -4,26 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Self, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from headstart.backbones.stage_maps import MapLayer
 from headstart.errors import ParameterError
+from headstart.modalities.image import Preprocessing
+from headstart.modalities.image.warp import View, one_thread, render
 
-View: TypeAlias = Literal["plain", "mirrored"]
-"""What was done to an input before the network: nothing, or left and right exchanged."""
+DrawView: TypeAlias = Callable[[int, int], View | None]
+"""From the position of an input and the number of a view, from 0, to that view; None where that input has no such view."""
+
+PLAIN = View()
+"""An input as it is."""
 
 _LARGEST = 65504.0  # of float16
+_LARGER = 1.25  # how much larger an image is decoded of which parts are taken
+
+
+def plain_view(index: int, number: int) -> View | None:
+    """The input as it is, and no other view."""
+    return PLAIN if number == 0 else None
 
 
 @dataclass(frozen=True)
 class MapRequest:
-    """Which maps a task needs: names of layers, in this order, and of which views of each input; the first is the input as it is."""
+    """Which maps a task needs: names of layers, in this order, and `views` of each input, at most. The first is the input as it is."""
 
     layers: tuple[str, ...]
-    views: tuple[View, ...] = ("plain",)
+    views: int = 1
+    draw: DrawView = plain_view
+
+    def of(self, index: int) -> tuple[View, ...]:
+        """The views of one input."""
+        return tuple(view for number in range(self.views) if (view := self.draw(index, number)) is not None)
 
 
 ChooseMaps: TypeAlias = Callable[[tuple[MapLayer, ...]], MapRequest]
@@ -36,18 +52,22 @@ class StageMaps:
 
     Attributes:
         layers: the maps of one input, in order.
-        views: of each input.
+        request: what they were made by: the views of each input.
         values: float16 (n, v, D): the maps of an input side by side, each flattened from (channels, height, width).
         rows: int64 (m,): the rows of `values` that belong to the inputs; all inputs share one array.
     """
 
     layers: tuple[MapLayer, ...]
-    views: tuple[View, ...]
+    request: MapRequest
     values: npt.NDArray[np.float16]
     rows: npt.NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def views(self, index: int) -> tuple[View, ...]:
+        """The views of one input whose maps there are."""
+        return self.request.of(int(self.rows[index]))
 
     def take(self, rows: npt.NDArray[np.int64]) -> Self:
         """The maps of some inputs, without a copy."""
@@ -69,9 +89,19 @@ class StageMaps:
         return found
 
 
-def viewed(pixels: npt.NDArray[np.uint8], view: View) -> npt.NDArray[np.uint8]:
-    """A view of pixels (H, W, 3)."""
-    return pixels if view == "plain" else np.ascontiguousarray(pixels[:, ::-1])
+def viewed(pixels: npt.NDArray[np.uint8], larger: Callable[[], npt.NDArray[np.uint8]], view: View) -> npt.NDArray[np.uint8]:
+    """A view of an image: of its square (S, S, 3), or of a `larger` square of it where a part is taken."""
+    if view == PLAIN:
+        return pixels
+    if view == View(mirrored=True):
+        return np.ascontiguousarray(pixels[:, ::-1])
+    with one_thread():
+        return np.ascontiguousarray(render(larger(), view, size=len(pixels)))
+
+
+def larger_square(preprocessing: Preprocessing) -> Preprocessing:
+    """The preprocessing to a square of which a part is still sharp."""
+    return replace(preprocessing, size=round(_LARGER * preprocessing.size))
 
 
 def chosen(layers: Sequence[MapLayer], names: Sequence[str]) -> tuple[MapLayer, ...]:

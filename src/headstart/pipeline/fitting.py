@@ -94,7 +94,7 @@ def _fit(
             out = processes.agreed(out)
         with processes.first_on_machine():
             first = settings if settings.budget is None else first_settings(dataset, settings)
-            prepared, table = extract(dataset, first, listener, seconds=seconds, maps=task.maps(first))
+            prepared, table = extract(dataset, first, listener, seconds=seconds, maps=task.maps(first, dataset))
         table, held_out = split(task, table, settings)
         findings = check_known(table.dataset, table.digests)
         _say_findings(findings, listener)

@@ -260,7 +260,7 @@ class Task(ABC):
         """The settings of a fit with what this task needs where they leave it open; ParameterError for those that do not suit it."""
         return given
 
-    def maps(self, settings: FitSettings) -> ChooseMaps | None:
+    def maps(self, settings: FitSettings, dataset: Dataset) -> ChooseMaps | None:
         """Which maps of the backbone's stages it learns from, beside the features; None where these are all it needs."""
         return None
 

@@ -16,8 +16,9 @@ from torch.nn import functional
 from headstart.data.masks import VOID, Masks
 from headstart.engine import available_cores
 from headstart.errors import ParameterError
-from headstart.features.stage_maps import StageMaps
+from headstart.features.stage_maps import PLAIN, StageMaps
 from headstart.modalities.image.augment import Mixing
+from headstart.modalities.image.warp import View
 from headstart.training.job import Rows, Validation
 
 LOSSES = ("cross_entropy", "focal", "dice", "lovasz")
@@ -119,33 +120,43 @@ def balanced_weights(areas: npt.NDArray[np.int64], *, most: float = 10.0) -> npt
 
 
 class SmallMasks:
-    """The masks of n inputs at one size, by nearest neighbours: uint8 (n, side, side), read once, in threads."""
+    """The masks of n inputs in all views whose maps there are: uint8 (n, v, side, side), read once, in threads, by nearest neighbours."""
 
-    def __init__(self, targets: Masks, side: int) -> None:
+    def __init__(self, targets: Masks, side: int, maps: StageMaps) -> None:
+        self.counts = np.array([len(maps.views(index)) for index in range(len(maps))], np.int64)
+
+        def one(index: int) -> Uint8:
+            mask, views = targets.read(index), maps.views(index)
+            found = np.full((maps.request.views, side, side), VOID, np.uint8)
+            for number, view in enumerate(views):
+                found[number] = shrunk(mask, side, view)
+            return found
+
         with ThreadPoolExecutor(available_cores(), thread_name_prefix="headstart-masks") as pool:
-            read = pool.map(lambda index: shrunk(targets.read(index), side), range(len(targets)))
-            self.values: Uint8 = np.stack(list(read)) if len(targets) else np.empty((0, side, side), np.uint8)
+            self.values: Uint8 = np.stack(list(pool.map(one, range(len(targets)))))
 
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def views(self, rows: Rows, mirrored: npt.NDArray[np.bool_] | None = None) -> torch.Tensor:
-        """Uint8 (m, side, side) of some inputs, some of them mirrored."""
-        found = self.values[rows]
-        if mirrored is not None:
-            found[mirrored] = found[mirrored][:, :, ::-1]
-        return torch.from_numpy(found)
+    def of_views(self, rows: Rows, views: Rows) -> torch.Tensor:
+        """Uint8 (m, side, side) of some inputs, each in one view."""
+        return torch.from_numpy(self.values[rows, views])
 
 
-def shrunk(mask: Uint8, side: int) -> Uint8:
-    """A mask (H, W) as a square of this side: the value at the centre of each of its cells, nothing between."""
-    rows, columns = (np.minimum(((np.arange(side) + 0.5) * length / side).astype(np.int64), length - 1) for length in mask.shape)
-    return np.ascontiguousarray(mask[rows[:, None], columns])
+def shrunk(mask: Uint8, side: int, view: View = PLAIN) -> Uint8:
+    """A view of a mask (H, W) as a square of this side: the value at the centre of each of its cells; outside of the mask `VOID`.
+
+    The view is one of the square that the image was squashed to.
+    """
+    along, down, offset = view.matrix(height=1, width=1).T
+    points = (2 * np.arange(side) + 1) / side - 1
+    places = points[None, :, None] * along + points[:, None, None] * down + offset  # (side, side, 2): x and y from -1 to 1
+    height, width = mask.shape
+    columns, rows = (np.floor((places[..., axis] + 1) / 2 * length + 1e-9).astype(np.int64) for axis, length in ((0, width), (1, height)))
+    inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+    return np.where(inside, mask[rows.clip(0, height - 1), columns.clip(0, width - 1)], np.uint8(VOID))
 
 
-def mirrored_in(rows: Rows, epoch: int, *, seed: int) -> npt.NDArray[np.bool_]:
-    """Which of these inputs are mirrored in an epoch, bool (m,): each in every second epoch, half of them in each."""
-    return np.asarray((rows + epoch + seed) % 2 == 1)
+def view_in(rows: Rows, epoch: int, counts: npt.NDArray[np.int64]) -> Rows:
+    """The view that each of some inputs has in an epoch, int64 (m,): each input goes through all of its `counts` (n,), as others do."""
+    return (rows + epoch) % counts[rows]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -156,8 +167,6 @@ class MaskTraining:
     loss: PixelLoss
     network: Callable[[], Any]  # makes the untrained decoder
     shape: tuple[int, ...]  # of the logits of one input
-    views: int  # of each input that is stored: 2 with its mirror image
-    seed: int = 0
 
     def head(self, features: int, plan: Any, *, seed: int) -> Any:
         """The decoder, untrained."""
@@ -168,8 +177,8 @@ class MaskTraining:
 
     def targets(self, rows: Rows, epoch: int | None = None) -> torch.Tensor:
         """Uint8 (N, side, side)."""
-        turned = None if epoch is None or self.views < 2 else mirrored_in(rows, epoch, seed=self.seed)
-        return self.masks.views(rows, turned)
+        views = np.zeros(len(rows), np.int64) if epoch is None else view_in(rows, epoch, self.masks.counts)
+        return self.masks.of_views(rows, views)
 
     def guessing(self, rows: Rows) -> float:
         """The cross-entropy of k equally probable classes."""
@@ -201,17 +210,16 @@ class MaskTraining:
 class MapInputs:
     """Stored maps as the inputs of the loop: views of them, or those of the inputs as they are."""
 
-    def __init__(self, maps: StageMaps, *, device: str, seed: int) -> None:
-        self._maps, self._device, self._seed = maps, device, seed
+    def __init__(self, maps: StageMaps, *, device: str) -> None:
+        self._maps, self._device = maps, device
+        self._counts = np.array([len(maps.views(index)) for index in range(len(maps))], np.int64)
 
     def prepare(self, epoch: int | None) -> None:
         """Everything is there."""
 
     def views(self, rows: Rows, epoch: int) -> Any:
         """The maps of these inputs in the epoch: a tuple of float32 (N, C, h, w)."""
-        if len(self._maps.views) < 2:
-            return self.plain(rows)
-        return self._tensors(self._maps.values[self._maps.rows[rows], mirrored_in(rows, epoch, seed=self._seed).astype(np.int64)])
+        return self._tensors(self._maps.values[self._maps.rows[rows], view_in(rows, epoch, self._counts)])
 
     def plain(self, rows: Rows) -> Any:
         """The maps of these inputs as they are."""

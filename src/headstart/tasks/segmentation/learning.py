@@ -12,20 +12,28 @@ import numpy.typing as npt
 
 from headstart.backbones import timm_models
 from headstart.backbones.stage_maps import MapLayer
+from headstart.data import Dataset
 from headstart.data.masks import Masks
-from headstart.features.stage_maps import ChooseMaps, MapRequest, StageMaps
+from headstart.features.stage_maps import PLAIN, ChooseMaps, MapRequest, StageMaps
 from headstart.features.table import FeatureTable
 from headstart.heads.decoder import MapDecoder, one_of_each_size
 from headstart.matrix import blocks
+from headstart.modalities.image.augment import Augmentation
+from headstart.modalities.image.warp import View
 from headstart.selection import Choice
 from headstart.settings import FineTuning, FitSettings
 from headstart.tasks.task import Judged, Learned, LearningContext
+from headstart.text import plural
 from headstart.training.job import Resumable, TrainingJob
 from headstart.training.schedule import Phase
 
 if TYPE_CHECKING:
     from headstart.training.history import History
 
+VIEWS = 4
+"""Views of each training image: as it is, mirrored, and random ones."""
+ROOM = 4 << 30
+"""Bytes that the maps of all views may take."""
 FINEST = 4
 """The finest map has a position for each so-many-th row and column of the input; the ones below are left out."""
 LR = 2e-3
@@ -36,12 +44,29 @@ _TARGET_SIDE = 2
 """The loss is of masks so many times finer than the finest map."""
 
 
-def maps_for(settings: FitSettings) -> ChooseMaps:
-    """The deepest map of each size, and those of the mirror image for training."""
-    size = int(settings.backbone.rpartition("@")[2])
+def maps_for(settings: FitSettings, dataset: Dataset) -> ChooseMaps:
+    """The deepest map of each size; to learn from, also those of the mirror image and of random views.
+
+    There are as many views as have room in `ROOM`, at most as many as the plan has, by default `VIEWS`.
+    """
+    size, tested = int(settings.backbone.rpartition("@")[2]), dataset.parts == "test"
+    plan, seed = plan_of(settings, len(dataset)), settings.seed
+    augmentation = Augmentation.parse(plan.augment)
+
+    def draw(index: int, number: int) -> View | None:
+        if number == 0:
+            return PLAIN
+        if tested[index]:
+            return None
+        if number == 1 and augmentation.flip:
+            return View(mirrored=True)
+        return augmentation.view(key=index, seed=seed, view=number)
 
     def choose(layers: tuple[MapLayer, ...]) -> MapRequest:
-        return MapRequest(one_of_each_size(layers, finest=FINEST, side=size), ("plain", "mirrored"))
+        names = one_of_each_size(layers, finest=FINEST, side=size)
+        each = 2 * sum(layer.size for layer in layers if layer.name in names)
+        room = max(1, ROOM // (each * max(1, int((~tested).sum()))))
+        return MapRequest(names, 1 if augmentation.still else min(plan.views or VIEWS, room), draw)
 
     return choose
 
@@ -50,7 +75,7 @@ def plan_of(settings: FitSettings, images: int) -> FineTuning:
     """How the decoder is trained: as the settings say, and as measured to be good where they say nothing."""
     given = settings.fine_tuning
     if given is None:
-        given = FineTuning(strategy="probe", batch_size=BATCH, label_smoothing=0.0, augment="none")
+        given = FineTuning(strategy="probe", batch_size=BATCH, label_smoothing=0.0)
     steps = max(1, -(-images // given.batch_size))
     epochs = given.epochs or (None if given.steps is not None else max(EPOCHS, -(-LEAST_STEPS // steps)))
     return replace(
@@ -78,7 +103,6 @@ def learn(table: FeatureTable, context: LearningContext) -> Learned:
 
 def trained(table: FeatureTable, rows: npt.NDArray[np.int64], plan: FineTuning, context: LearningContext) -> tuple[MapDecoder, History]:
     """A decoder that learned from some rows of a table, and how its training went; Interrupted at Ctrl-C."""
-    from headstart.modalities.image.augment import Augmentation
     from headstart.training.decoder import DecoderNetwork
     from headstart.training.loop import Training
     from headstart.training.masks import MapInputs, MaskTraining, SmallMasks, balanced_weights, make_pixel_loss
@@ -93,7 +117,7 @@ def trained(table: FeatureTable, rows: npt.NDArray[np.int64], plan: FineTuning, 
     weights = None if settings.class_weight is None else balanced_weights(mine.areas[:, :classes])
     loss = make_pixel_loss(plan.loss, class_weights=weights, gamma=plan.focal_gamma, label_smoothing=plan.label_smoothing)
     task = MaskTraining(
-        masks=SmallMasks(mine, _TARGET_SIDE * layers[0].height), loss=loss, seed=settings.seed, views=len(maps.views),
+        masks=SmallMasks(mine, _TARGET_SIDE * layers[0].height, maps.take(rows)), loss=loss,
         network=lambda: DecoderNetwork(layers, classes, seed=settings.seed), shape=(classes, layers[0].height, layers[0].width),
     )  # fmt: skip
     everything = np.arange(len(rows))
@@ -106,7 +130,7 @@ def trained(table: FeatureTable, rows: npt.NDArray[np.int64], plan: FineTuning, 
 
         network = Network(None, task.head(0, plan, seed=settings.seed)).to(device).to(memory_format=torch.channels_last)
         model = Trainable(
-            network=network, inputs=MapInputs(maps.take(rows), device=device, seed=settings.seed), stages=(),
+            network=network, inputs=MapInputs(maps.take(rows), device=device), stages=(),
             augmentation=Augmentation.parse("none"), device=device,
         )  # fmt: skip
         training = Training(placed, model, phases=(Phase(0, ()),), rates={"head": plan.highest_lr})
@@ -120,10 +144,10 @@ def tuned(table: FeatureTable, context: LearningContext, decoder: MapDecoder, hi
 
     extractor = context.prepared.extractor
     assert table.maps is not None
-    size = table.maps.values.nbytes / 1e6
+    size, views = table.maps.values.nbytes / 1e6, plural(table.maps.request.views, "view")
     return FineTuned(
         backbone=extractor.backbone, preprocessing=extractor.preprocessing, head=decoder, history=history, predictions=None, stages=(),
-        trained=(), facts=(f"the maps of the frozen backbone were computed once, of images and their mirror images ({size:.0f} MB)",),
+        trained=(), facts=(f"the maps of the frozen backbone were computed once, of {views} of each training image ({size:.0f} MB)",),
     )  # fmt: skip
 
 

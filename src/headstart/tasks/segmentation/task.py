@@ -66,10 +66,10 @@ class Segmentation(Task):
         backbone = given.backbone if "@" in given.backbone and size is None else f"{given.backbone.partition('@')[0]}@{size or SIZE}"
         return replace(given, fit_image="squash", backbone=backbone)
 
-    def maps(self, settings: FitSettings) -> ChooseMaps:
+    def maps(self, settings: FitSettings, dataset: Dataset) -> ChooseMaps:
         from headstart.tasks.segmentation.learning import maps_for
 
-        return maps_for(settings)
+        return maps_for(settings, dataset)
 
     def check(self, dataset: Dataset, settings: FitSettings) -> None:
         """There must be two classes, each with a pixel in a training image; and a training must be one that there is."""
