@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from PIL import Image
 from headstart.errors import ImageError
 from headstart.pixels.runs import decoded
 from headstart.records import csv_header, csv_records, json_object
-from headstart.tasks.segmentation.predictions import MaskPredictions, columns, record, records
+from headstart.tasks.segmentation.predictions import MaskPredictions, columns, record, records, tensors
 
 CLASSES = ("background", "person", "dog")
 
@@ -75,3 +76,18 @@ def test_tables() -> None:
 def test_an_image_whose_size_is_not_known_has_that_of_the_logits() -> None:
     found = MaskPredictions(outputs={"logits": np.zeros((1, 3, 4, 5), np.float32)}, kept=np.array([0]), classes=CLASSES)
     assert found.mask(0).shape == (4, 5)
+
+
+def test_tensors_of_the_service() -> None:
+    found = tensors(_predictions())
+    assert [json.loads(text).keys() for text in found["masks"]] == [{"background", "person"}, {"dog"}]  # type: ignore[arg-type]
+    np.testing.assert_array_equal(decoded(json.loads(found["masks"][0])["person"]), _predictions().mask(0) == 1)
+    assert np.asarray(found["areas"]).tolist() == [[100, 100, 0], [0, 0, 21]]
+    assert np.asarray(found["sizes"]).tolist() == [[10, 20], [7, 3]]
+
+
+@pytest.mark.parametrize(("classes", "expected"), [(("Background", "a"), 0), (("a", "_background_"), 1), (("sky", "road"), None)])
+def test_the_background_is_known_by_its_name(classes: tuple[str, ...], expected: int | None) -> None:
+    found = MaskPredictions(outputs={"logits": np.zeros((0, 2, 1, 1), np.float32)}, kept=np.zeros(0, np.int64), classes=classes)
+    assert found.background == expected
+    assert tensors(found)["masks"] == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,8 @@ KIND = "mask"
 
 OVERLAY = "_overlay.jpg"
 """Ends the name of an image with its class map over it."""
+
+BACKGROUNDS = ("background", "_background_", "bg", "class 0")
 
 _DIGITS = 6
 _NAMED = 4  # classes in the line of a record
@@ -53,6 +56,11 @@ class MaskPredictions(Predictions):
         return upsampled(self.logits[row], self.size(row))[1]
 
     @property
+    def background(self) -> int | None:
+        """The position of the class that is the background by its name, which stays clear in overlays; None where there is none."""
+        return next((index for index, name in enumerate(self.classes) if name.casefold() in BACKGROUNDS), None)
+
+    @property
     def masks(self) -> tuple[npt.NDArray[np.uint8], ...]:
         """The class map of each input that could be read."""
         return tuple(self.mask(row) for row in range(len(self)))
@@ -76,7 +84,8 @@ def columns(classes: tuple[str, ...]) -> tuple[Column, ...]:
 def record(name: Any, predictions: MaskPredictions, row: int) -> Record:
     """The record of one row: the classes with their areas and colours, the masks in COCO's form of those that are there, and a PNG."""
     mask = predictions.mask(row)
-    return Record(name=printable(str(name)), kind=KIND, **_described(mask, predictions.classes))
+    values = _described(mask, predictions.classes) | {"png": base64_text(indexed_png(mask, level=1))}
+    return Record(name=printable(str(name)), kind=KIND, values=values, line=_line(values["shares"]))
 
 
 def _described(mask: npt.NDArray[np.uint8], classes: tuple[str, ...]) -> dict[str, Any]:
@@ -85,15 +94,13 @@ def _described(mask: npt.NDArray[np.uint8], classes: tuple[str, ...]) -> dict[st
     areas = [int(lengths[1::2].sum()) for lengths in counts]
     named = dict(zip(classes, areas, strict=True))
     shares = {name: area / mask.size for name, area in named.items()}
-    values: dict[str, Any] = {
+    return {
         "height": height, "width": width, "areas": named, "shares": shares,
         "colours": {name: hex_colour(index) for index, name in enumerate(classes)},
         "masks": {
             name: {"size": [height, width], "counts": text_of(counts[index])} for index, name in enumerate(classes) if areas[index]
         },
-        "png": base64_text(indexed_png(mask, level=1)),
     }  # fmt: skip
-    return {"values": values, "line": _line(shares)}
 
 
 def _line(shares: Mapping[str, float]) -> str:
@@ -129,3 +136,15 @@ def records(names: Sequence[Any], predictions: MaskPredictions) -> list[Record]:
     for index, error in zip(predictions.refused_at, predictions.refused, strict=True):
         found[index] = Record(name=printable(str(names[index])), kind=KIND, error=error.reason)
     return [found[index] for index in sorted(found)]
+
+
+def tensors(predictions: MaskPredictions) -> dict[str, npt.NDArray[Any] | list[str]]:
+    """What is known of n inputs beside the logits, in the service.
+
+    ``masks`` is a text of JSON each, COCO's object of run lengths by class; ``areas``, float32 (n, k), has the pixels of each class, and
+    ``sizes``, float32 (n, 2), height and width of the masks.
+    """
+    found = [_described(predictions.mask(row), predictions.classes) for row in range(len(predictions))]
+    areas = np.array([list(values["areas"].values()) for values in found], np.float32).reshape(len(found), len(predictions.classes))
+    sizes = np.array([[values["height"], values["width"]] for values in found], np.float32).reshape(len(found), 2)
+    return {"masks": [json.dumps(values["masks"], ensure_ascii=False) for values in found], "areas": areas, "sizes": sizes}

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import numpy.typing as npt
 
 from headstart.data.annotations import LABEL, MASK, Annotations
 from headstart.data.masks import Masks, masks_of
 from headstart.errors import DataError, ParameterError, setting
 from headstart.onnx_graph import OnnxGraph
+from headstart.pixels.pictures import hex_colour
 from headstart.records import Column, Record
-from headstart.tasks.segmentation.predictions import MaskPredictions, columns, records
+from headstart.sections import Card, Matrix, TaskReport
+from headstart.tasks.segmentation.coco import FORMS, coco_document
+from headstart.tasks.segmentation.predictions import MaskPredictions, columns, files, records, suffixes, tensors
 from headstart.tasks.task import Judged, Learned, LearningContext, Neighbour, Output, Outputs, Predictions, State, Task
 from headstart.text import plural
 
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
     from headstart.data import Dataset, Targets
     from headstart.features.stage_maps import ChooseMaps, StageMaps
     from headstart.features.table import FeatureTable
+    from headstart.reliability import Reliability
     from headstart.settings import FitSettings
     from headstart.tasks.segmentation.evaluation import SegmentationEvaluation
     from headstart.tasks.task import Evaluation
@@ -34,6 +39,7 @@ class Segmentation(Task):
 
     name = "segmentation"
     spatial = True
+    documents = FORMS
 
     def recognises(self, found: Annotations) -> str | None:
         if MASK not in found.columns or LABEL in found.columns:
@@ -141,3 +147,35 @@ class Segmentation(Task):
         self, names: Sequence[Any], predictions: Any, neighbour: Neighbour, *, top: int = 1, least: float | None = None, nearest: int = 1
     ) -> list[Record]:
         return records(names, predictions)
+
+    def matrix(self, evaluation: Evaluation) -> Matrix:
+        from headstart.tasks.segmentation.sections import confusion_matrix
+
+        return confusion_matrix(evaluation)  # type: ignore[arg-type]
+
+    def report(self, run: Any, record: Any, *, cards: Callable[..., dict[int, Card]]) -> TaskReport:
+        from headstart.tasks.segmentation.sections import task_report
+
+        return task_report(run, record, cards=cards)
+
+    def suffixes(self, *, overlay: bool = False) -> tuple[str, ...]:
+        return suffixes(overlay=overlay)
+
+    def files(self, predictions: Any, row: int, picture: Callable[[], npt.NDArray[np.uint8]], *, overlay: bool = False) -> dict[str, bytes]:
+        return files(predictions, row, picture, clear=predictions.background, overlay=overlay)
+
+    def document(self, form: str, records: Sequence[Record], state: State) -> str:
+        return coco_document(records, state["classes"], form=form)
+
+    def tensors(self, predictions: Any) -> dict[str, npt.NDArray[Any] | list[str]]:
+        """The masks of all classes of each input as run lengths, in JSON; and how many pixels each class has, float32 (n, k)."""
+        return tensors(predictions)
+
+    def facts(self, state: State, metrics: Mapping[str, Any], reliability: Reliability | None) -> dict[str, Any]:
+        return {
+            "classes": list(state["classes"]),
+            "colours": [hex_colour(index) for index in range(len(state["classes"]))],
+            "mean_iou": metrics.get("test_mean_iou"),
+            "mean_iou_interval": metrics.get("test_mean_iou_interval"),
+            "test_images": metrics.get("test_images"),
+        }
