@@ -93,7 +93,7 @@ def test_overlays_show_the_image(photos: Path, tmp_path: Path) -> None:
     picture = np.asarray(Image.open(tmp_path / "masks" / "a_overlay.jpg").convert("RGB")).astype(int)
     assert picture.shape == (10, 20, 3)
     assert np.abs(picture[:, :8] - 200).max() < 12  # the first class stays clear
-    assert np.abs(picture[:, 12:].mean(axis=(0, 1)) - [215, 180, 100]).max() < 12
+    assert np.abs(picture[:, 12:].mean(axis=(0, 1)) - [143, 190, 216]).max() < 12
     assert is_ours(tmp_path / "masks" / "a_overlay.jpg")
     _predict(photos, tmp_path / "masks", overlay=True)
 

@@ -14,7 +14,7 @@ VOID = 255
 """The value of pixels without a class."""
 
 _FIRST = (
-    (0, 0, 0), (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167),
+    (0, 0, 0), (86, 180, 233), (230, 159, 0), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167),
 )  # fmt: skip
 """Black for the first class, often the background; then the colours of Okabe and Ito (2008), which the colour-blind can tell apart."""
 

@@ -134,15 +134,15 @@ def classes_section(found: SegmentationEvaluation) -> Section:
         graph: Text | Interval = "" if math.isnan(low) else Interval(value, low, high, scale)
         others = (number(float(scores[key][index])) for key in CLASS_COLUMNS if key != "iou")
         share = percent(float(found.confusion[index].sum()) / total)
-        rows.append((_name(index, name), share, number(value), graph, _range(low, high), *others))
-    head = ("class", "pixels", "IoU", "", "95 % interval", *(word for key, word in CLASS_COLUMNS.items() if key != "iou"))
+        rows.append((_name(index, name), number(value), graph, _range(low, high), share, *others))
+    head = ("class", "IoU", "", "95 % interval", "pixels", *(word for key, word in CLASS_COLUMNS.items() if key != "iou"))
     table = Table(head=head, rows=tuple(rows), layout="numbers intervals")
     legend = Paragraph(
         "Pixels: the share of the test pixels that have the class. Precision: the share of pixels named so that have the class. Recall: "
         "the share of pixels of the class that are named so. Dice: their harmonic mean, which is F1.", "quiet",
     )  # fmt: skip
     plain = [
-        (name, *(cell for place, cell in enumerate(row) if place not in (0, 3))) for name, row in zip(found.classes, rows, strict=True)
+        (name, *(cell for place, cell in enumerate(row) if place not in (0, 2))) for name, row in zip(found.classes, rows, strict=True)
     ]
     card = Table(head=tuple(word for word in head if word), rows=tuple(plain), layout="numbers")
     worst = _worst_class(found)
@@ -171,7 +171,7 @@ def _range(low: float, high: float) -> str:
 def confusion_matrix(found: SegmentationEvaluation) -> Matrix:
     """Pixels by true and by predicted class; of very many, in thousands."""
     counts, total = found.confusion, "pixels"
-    if counts.max(initial=0) >= 1_000_000:
+    if counts.max(initial=0) >= 10_000_000:
         counts, total = (counts + 500) // 1000, "thousand pixels"
     return Matrix(names=found.classes, counts=counts, rows="true class", columns="predicted class", total=total)
 
@@ -212,7 +212,7 @@ def pictures(run: Any, source: ImageSource, targets: Targets | None) -> tuple[Pi
     base = jpeg_bytes(thumbnail(own, size), quality=80)
     shown = thumbnail(predicted, size, smooth=False)
     opacity = np.full(256, _OPACITY, np.uint8)
-    opacity[VOID] = 0
+    opacity[[VOID, *([] if predictions.background is None else [predictions.background])]] = 0
     named = Picture(data=base, mask=indexed_png(shown, opacity=opacity), alt="predicted classes")
     truth = _truth(targets)
     if truth is None:
