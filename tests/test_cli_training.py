@@ -76,7 +76,7 @@ def test_options_without_a_training_are_refused(cli: Cli, pictures: Path) -> Non
             option = f"--{name.replace('_', '-')}"
             done = cli("fit", pictures, option, text)
             assert done.code == 2
-            assert done.err.startswith(f"Error: {option}: for training, and with --strategy probe nothing is trained"), done.err
+            assert f"Error: {option}: for training, and with --strategy probe nothing is trained" in done.err, done.err
     assert not Path("runs").exists()
 
 

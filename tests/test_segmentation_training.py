@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,27 +15,27 @@ import headstart
 from headstart.backbones.stage_maps import MapLayer
 from headstart.data.masks import VOID
 from headstart.errors import DataError, ParameterError
-from headstart.heads.decoder import MapDecoder, one_of_each_size
+from headstart.heads.decoder import GraphDecoder, MapDecoder, one_of_each_size
 from headstart.modalities.image.augment import Augmentation
 from headstart.modalities.image.warp import one_thread, render
 from headstart.pipeline import fit
 from headstart.settings import FineTuning, FitSettings
-from headstart.training.decoder import DecoderNetwork
+from headstart.training.decoders import ARCHITECTURES, Light
 from headstart.training.masks import balanced_weights, lovasz_softmax, make_pixel_loss, shrunk, soft_dice, view_in
 
 LAYERS = (MapLayer("fine", 5, 16, 16), MapLayer("middle", 7, 8, 8), MapLayer("same", 4, 8, 8), MapLayer("coarse", 9, 4, 4))
 
 
-def trained_network(classes: int = 3) -> DecoderNetwork:
+def trained_network(classes: int = 3) -> Light:
     """A network whose normalisations have statistics."""
-    network = DecoderNetwork(LAYERS, classes, width=12, seed=1)
+    network = Light(LAYERS, classes, seed=1)
     for _ in range(20):
         network(random_maps(6))
     return network.eval()
 
 
-def random_maps(count: int) -> tuple[torch.Tensor, ...]:
-    return tuple(2 * torch.randn(count, *layer.shape) + 1 for layer in LAYERS)
+def random_maps(count: int, layers: Sequence[MapLayer] = LAYERS) -> tuple[torch.Tensor, ...]:
+    return tuple(2 * torch.randn(count, *layer.shape) + 1 for layer in layers)
 
 
 def test_the_decoder_without_pytorch_is_the_network() -> None:
@@ -48,9 +49,26 @@ def test_the_decoder_without_pytorch_is_the_network() -> None:
     assert np.allclose(found, expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["unet", "deeplabv3plus"])
+def test_the_other_decoders_leave_pytorch_as_graphs(name: str) -> None:
+    torch.manual_seed(0)
+    layers = LAYERS if name == "unet" else (LAYERS[0], *LAYERS[2:])
+    network, maps = ARCHITECTURES[name](layers, 3, seed=1), random_maps(3, layers)
+    for _ in range(3):
+        network(random_maps(4, layers))
+    network.eval()
+    with torch.inference_mode():
+        expected = network(maps).numpy()
+    assert expected.shape[1:] == network.shape
+    assert network.shape[1:] == ((32, 32) if name == "unet" else (16, 16))
+    decoder = GraphDecoder.from_state(*network.decoder().state())
+    found = next(iter(decoder(iter([{layer.name: one.numpy() for layer, one in zip(layers, maps, strict=True)}]))))
+    assert np.allclose(found, expected, atol=1e-4)
+
+
 def test_dropout_is_that_of_the_step_and_of_the_image() -> None:
     torch.manual_seed(0)
-    network, maps = DecoderNetwork(LAYERS, 2, width=40, dropout=0.5, seed=1), random_maps(4)
+    network, maps = Light(LAYERS, 2, dropout=0.5, seed=1), random_maps(4)
     network.train()
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
@@ -192,6 +210,18 @@ def test_a_fit_learns_masks_and_its_run_predicts_them(discs: Path, cache: Path, 
     assert run.test_evaluation().to_dict() == result.test.to_dict()
 
 
+@pytest.mark.parametrize("architecture", ["unet", "deeplabv3plus"])
+def test_a_fit_with_another_decoder(discs: Path, cache: Path, tmp_path: Path, architecture: str) -> None:
+    plan = FineTuning(strategy="probe", epochs=6, batch_size=5, augment="none", loss="dice")
+    result = fit(
+        discs, out=tmp_path / "run", settings=FitSettings(cache=cache, backbone="lite0@64", architecture=architecture, fine_tuning=plan)
+    )
+    assert result.test.headline[1] > 0.7
+    run = headstart.load(tmp_path / "run")
+    found = run.predict(sorted((discs / "images" / "test").iterdir()))
+    assert np.allclose(found.logits, result.tested["logits"], atol=1e-2)
+
+
 def test_what_does_not_suit_masks_is_refused(discs: Path, cache: Path) -> None:
     for wrong, words in (
         ({"fit_image": "crop"}, "would leave pixels at the edge without a class"),
@@ -199,6 +229,7 @@ def test_what_does_not_suit_masks_is_refused(discs: Path, cache: Path) -> None:
         ({"folds": 3}, "not for the task segmentation yet"),
         ({"fine_tuning": FineTuning(strategy="full")}, "use --strategy probe"),
         ({"backbone": "hog"}, "has no maps"),
+        ({"head": "ridge"}, "masks are learned by a decoder"),
     ):
         with pytest.raises(ParameterError, match=words):
             fit(discs, settings=FitSettings(cache=cache, **wrong))

@@ -169,13 +169,14 @@ def _fine_tuning(asked: dict[str, Any]) -> FineTuning | None:
     given = [options(FineTuning)[name].flag for name in asked if name != "strategy"]
     if asked["strategy"] != "probe":
         return FineTuning(**asked)
-    if not {"head_layers", "dropout", "pooling"} & asked.keys():
-        if given:
-            raise ParameterError(
-                f"{', '.join(given)}: for training, and with --strategy probe nothing is trained: the head is fitted in closed form on "
-                "frozen features. Give --strategy partial or full; or --head-layers, to train a head of dense layers."
-            )
-        return None
-    if idle := [flag for flag in given if flag in ("--layer-decay", "--retain")]:
+    idle = [flag for flag in given if flag in ("--unfreeze", "--layer-decay", "--retain")]
+    head = {"head_layers", "dropout", "pooling"} & asked.keys()
+    if idle and not head:
+        raise ParameterError(
+            f"{', '.join(idle)}: for training, and with --strategy probe nothing is trained: the backbone stays as it is. "
+            "Give --strategy partial or full."
+        )
+    if idle:
         raise ParameterError(f"{', '.join(idle)}: for training the backbone, and --strategy probe trains the head alone.")
-    return FineTuning(**{"start": "random", **asked})
+    plan = FineTuning(**{"start": "random", **asked})
+    return plan if head or plan.changed() else None  # which tasks train a head, only these know

@@ -87,9 +87,7 @@ class MapDecoder:
             inputs={layer.name: (np.float32, ("N", *layer.shape)) for layer in self.layers},
             outputs={LOGITS: (np.float32, ("N", *self.shape))},
         )
-        session = open_session(model.SerializeToString(), kind="onnxruntime", outputs=(LOGITS,))
-        for batch in batches:
-            yield session({layer.name: np.ascontiguousarray(batch[layer.name], np.float32) for layer in self.layers})[LOGITS]
+        return logits_of(model.SerializeToString(), self.layers, batches)
 
     def state(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
         """JSON values and arrays from which `from_state` makes it again."""
@@ -100,6 +98,53 @@ class MapDecoder:
         """The inverse of `state`; RunError where an entry is missing."""
         with damage_named("The saved decoder is"):
             return cls(tuple(MapLayer(**layer) for layer in settings["layers"]), dict(arrays))
+
+
+@dataclass(frozen=True, eq=False)
+class GraphDecoder:
+    """A decoder whose network is an ONNX graph: a float32 input (N, C, h, w) for each layer, by its name, and the output ``logits``.
+
+    Attributes:
+        name: of the architecture.
+        layers: the maps that it takes, the finest first.
+        shape: of the logits of one input, (k, height, width).
+        graph: the serialised graph.
+    """
+
+    name: str
+    layers: tuple[MapLayer, ...]
+    shape: tuple[int, int, int]
+    graph: bytes
+
+    def write_onnx(self, graph: OnnxGraph, maps: Mapping[str, str]) -> str:
+        """As `MapDecoder.write_onnx`."""
+        import onnx
+
+        return graph.graft(onnx.load_from_string(self.graph), feed={layer.name: maps[layer.name] for layer in self.layers})[LOGITS]
+
+    def __call__(self, batches: Iterator[Maps]) -> Iterator[Array]:
+        """As `MapDecoder.__call__`."""
+        return logits_of(self.graph, self.layers, batches)
+
+    def state(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
+        """As `MapDecoder.state`."""
+        described = {"decoder": self.name, "layers": [vars(layer) for layer in self.layers], "shape": list(self.shape)}
+        return described, {"graph": np.frombuffer(self.graph, np.uint8)}
+
+    @classmethod
+    def from_state(cls, settings: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> Self:
+        """The inverse of `state`; RunError where an entry is missing."""
+        with damage_named("The saved decoder is"):
+            layers = tuple(MapLayer(**layer) for layer in settings["layers"])
+            height, width, depth = settings["shape"]
+            return cls(str(settings["decoder"]), layers, (height, width, depth), arrays["graph"].tobytes())
+
+
+def logits_of(network: bytes, layers: Sequence[MapLayer], batches: Iterator[Maps]) -> Iterator[Array]:
+    """Logits (n, k, h, w) of batches of maps by a network with an input for each layer."""
+    session = open_session(network, kind="onnxruntime", outputs=(LOGITS,))
+    for batch in batches:
+        yield session({layer.name: np.ascontiguousarray(batch[layer.name], np.float32) for layer in layers})[LOGITS]
 
 
 def enlarged(graph: OnnxGraph, value: str, vertical: float, horizontal: float) -> str:

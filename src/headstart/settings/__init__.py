@@ -4,6 +4,7 @@ from headstart.settings.fine_tuning import (
     DEFAULT_LR,
     DEFAULT_STEPS,
     GRADUAL,
+    LABEL_SMOOTHING,
     LEAST_EPOCHS,
     LEAST_STEPS,
     MOST_EPOCHS,
@@ -13,6 +14,6 @@ from headstart.settings.fine_tuning import (
 from headstart.settings.fit import Cache, FitSettings, ListOptions
 
 __all__ = [
-    "DEFAULT_LR", "DEFAULT_STEPS", "GRADUAL", "LEAST_EPOCHS", "LEAST_STEPS", "MOST_EPOCHS", "MOST_VIEWS", "Cache", "FineTuning",
-    "FitSettings", "ListOptions",
+    "DEFAULT_LR", "DEFAULT_STEPS", "GRADUAL", "LABEL_SMOOTHING", "LEAST_EPOCHS", "LEAST_STEPS", "MOST_EPOCHS", "MOST_VIEWS", "Cache",
+    "FineTuning", "FitSettings", "ListOptions",
 ]  # fmt: skip

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from headstart.errors import ParameterError
-from headstart.settings.field import SWITCH, TEXT, Settings, documented, either, list_of, number, one_of, option, whole
+from headstart.settings.field import SWITCH, TEXT, Settings, documented, either, list_of, number, one_of, option, options, whole
 
 GRADUAL = "gradual"
 
@@ -19,6 +19,7 @@ MOST_EPOCHS = 10
 LEAST_STEPS = 150
 """Of a head that was fitted on all stages, more than `MOST_EPOCHS` are only trained where these are fewer steps."""
 MOST_VIEWS = 3
+LABEL_SMOOTHING = 0.1
 HELD_OUT = 200
 """Validation images that are enough to choose by."""
 DEFAULT_LR: Mapping[str, float] = {"adamw": 1e-3, "adam": 1e-3, "rmsprop": 1e-4, "sgd": 1e-2}
@@ -82,11 +83,15 @@ class FineTuning(Settings):
         "adamw", "adamw, adam, sgd or rmsprop.", one_of("adamw", "adam", "sgd", "rmsprop"), metavar="NAME", details="sgd has momentum 0.9."
     )  # fmt: skip
     loss: str = _setting(
-        "auto", "auto, cross_entropy, binary or focal.", one_of("auto", "cross_entropy", "binary", "focal"), metavar="NAME",
+        "auto", "auto, cross_entropy, binary, focal, dice or lovasz.", one_of("auto", "cross_entropy", "binary", "focal", "dice", "lovasz"),
+        metavar="NAME",
         details="`auto` is `cross_entropy`, or `binary` where an image may have several labels. `binary` with two classes is one sigmoid. "
-        "`focal`: Lin et al. 2017.",
+        "`focal`: Lin et al. 2017. `dice` and `lovasz` are for masks, each together with cross-entropy.",
     )  # fmt: skip
-    label_smoothing: float = _setting(0.1, "Share of each target that is spread over all classes.", _SHARE)
+    label_smoothing: float | None = _setting(
+        None, "Share of each target that is spread over all classes.", _SHARE,
+        details="By default `LABEL_SMOOTHING` of labels, and none of masks.",
+    )  # fmt: skip
     head_layers: tuple[int, ...] = _setting(
         (), "Widths of dense layers in the head, such as 256 or 512,128.", list_of(whole(1)), metavar="WIDTHS", parse=_widths,
         details="ReLU layers, between the features and the output.",
@@ -180,6 +185,17 @@ class FineTuning(Settings):
         """Whether the head takes the pooled outputs of all stages."""
         linear = not self.head_layers and self.pooling == "avg" and self.start == "probe"
         return self.head_input == "all" or (self.head_input == "auto" and linear)
+
+    @property
+    def closed_form(self) -> bool:
+        """Whether a head without layers is asked for, from a random start, on a frozen backbone: what needs no training on features."""
+        plain = not self.head_layers and not self.dropout and self.pooling == "avg"
+        return self.strategy == "probe" and self.start == "random" and plain
+
+    def changed(self) -> tuple[str, ...]:
+        """What differs from the defaults, as it is typed or called."""
+        others = ((name, one) for name, one in options(type(self)).items() if name not in ("strategy", "start"))
+        return tuple(one.flag or name for name, one in others if getattr(self, name) != getattr(type(self), name))
 
     @property
     def chooses(self) -> bool:

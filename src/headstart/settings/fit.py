@@ -126,6 +126,10 @@ class FitSettings(ListOptions):
         one_of("auto", "logistic", "ridge", "kernel_ridge", "neighbours", "centroid", "mlp"), metavar="NAME",
         parse=lambda typed: typed.replace("-", "_"), details="`auto` chooses layers and head by out-of-sample scores.",
     )  # fmt: skip
+    architecture: str | None = option(
+        None, "Decoder of masks: light, unet or deeplabv3plus.", one_of("light", "unet", "deeplabv3plus"), metavar="NAME", shown="light",
+        details="`light` is small and quick on stored maps; the others are as in their papers (Ronneberger et al. 2015; Chen et al. 2018).",
+    )  # fmt: skip
     map: str = option(
         "none", "Map the features before the head: none, linear, kernel, deep or auto.", one_of(*MAPS), metavar="KIND",
         details="Principal components, linear discriminants, a learned projection; Nyström or random Fourier features; the hidden layer of "

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headstart.data import Annotations, Dataset, ListOptions, Targets
-from headstart.errors import ImageError, ParameterError
+from headstart.errors import ImageError, ParameterError, setting
 from headstart.matrix import FeatureMatrix
 from headstart.metrics.link import Link
 from headstart.onnx_graph import OnnxGraph
@@ -258,6 +258,13 @@ class Task(ABC):
 
     def settings(self, given: FitSettings) -> FitSettings:
         """The settings of a fit with what this task needs where they leave it open; ParameterError for those that do not suit it."""
+        if given.architecture is not None:
+            raise ParameterError(f"{setting('architecture', given.architecture)} is for masks, not for the task {self.name}: leave it out.")
+        if (plan := given.fine_tuning) is not None and plan.closed_form:
+            raise ParameterError(
+                f"{', '.join(plan.changed())}: for training, and with --strategy probe nothing is trained: the head is fitted in closed "
+                "form on frozen features. Give --strategy partial or full; or --head-layers, to train a head of dense layers."
+            )
         return given
 
     def maps(self, settings: FitSettings, dataset: Dataset) -> ChooseMaps | None:

@@ -18,7 +18,7 @@ from headstart.heads import LogisticHead
 from headstart.heads.calibration import calibrate
 from headstart.maps import LayerMap
 from headstart.metrics.link import Link
-from headstart.settings import FineTuning
+from headstart.settings import LABEL_SMOOTHING, FineTuning
 from headstart.training.job import Rows, Validation
 from headstart.training.network import HeadNetwork
 from headstart.training.trained_head import TrainedHead
@@ -118,6 +118,8 @@ def make_loss(plan: FineTuning, *, link: Link, classes: int, class_weights: npt.
     if classes < least:
         raise ParameterError(f"A training needs at least {least} {'label' if several else 'classes'}, got {classes}.")
     kind = ("binary" if several else "cross_entropy") if plan.loss == "auto" else plan.loss
+    if kind in ("dice", "lovasz"):
+        raise ParameterError(f"The loss {kind!r} is for masks. Use 'cross_entropy', 'binary', 'focal' or 'auto'.")
     if kind == "cross_entropy" and several:
         raise ParameterError(
             "The loss 'cross_entropy' is for images of one class each, and here an image may have several labels. Use 'binary', 'focal' or "
@@ -128,9 +130,10 @@ def make_loss(plan: FineTuning, *, link: Link, classes: int, class_weights: npt.
             f"The loss 'binary' is for two classes, or for images with several labels; here each image has one of {classes} classes. "
             "Use 'cross_entropy', 'focal' or 'auto'."
         )
+    smoothing = LABEL_SMOOTHING if plan.label_smoothing is None else plan.label_smoothing
     return Loss(
         link=link, classes=classes, outputs=1 if kind == "binary" and not several else classes,
-        class_weights=None if class_weights is None else _checked(class_weights, classes), label_smoothing=plan.label_smoothing,
+        class_weights=None if class_weights is None else _checked(class_weights, classes), label_smoothing=smoothing,
         gamma=plan.focal_gamma if kind == "focal" else 0.0,
     )  # fmt: skip
 

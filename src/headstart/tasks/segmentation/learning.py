@@ -16,7 +16,7 @@ from headstart.data import Dataset
 from headstart.data.masks import Masks
 from headstart.features.stage_maps import PLAIN, ChooseMaps, MapRequest, StageMaps
 from headstart.features.table import FeatureTable
-from headstart.heads.decoder import MapDecoder, one_of_each_size
+from headstart.heads.decoder import GraphDecoder, MapDecoder, one_of_each_size
 from headstart.matrix import blocks
 from headstart.modalities.image.augment import Augmentation
 from headstart.modalities.image.warp import View
@@ -34,12 +34,13 @@ VIEWS = 4
 """Views of each training image: as it is, mirrored, and random ones."""
 ROOM = 4 << 30
 """Bytes that the maps of all views may take."""
-FINEST = 4
-"""The finest map has a position for each so-many-th row and column of the input; the ones below are left out."""
-LR = 2e-3
+Decoder = MapDecoder | GraphDecoder
+FINEST = {"light": 4, "unet": 2, "deeplabv3plus": 4}
+"""By architecture: the finest map has a position for each so-many-th row and column of the input; finer ones are left out."""
+TITLES = {"light": "light decoder", "unet": "U-Net", "deeplabv3plus": "DeepLabV3+"}
+LR = 3e-3
 EPOCHS = 20
 LEAST_STEPS = 300
-BATCH = 8
 _TARGET_SIDE = 2
 """The loss is of masks so many times finer than the finest map."""
 
@@ -63,7 +64,10 @@ def maps_for(settings: FitSettings, dataset: Dataset) -> ChooseMaps:
         return augmentation.view(key=index, seed=seed, view=number)
 
     def choose(layers: tuple[MapLayer, ...]) -> MapRequest:
-        names = one_of_each_size(layers, finest=FINEST, side=size)
+        architecture = settings.architecture or "light"
+        names = one_of_each_size(layers, finest=FINEST[architecture], side=size)
+        if architecture == "deeplabv3plus":
+            names = tuple(dict.fromkeys((names[0], *names[-2:])))
         each = 2 * sum(layer.size for layer in layers if layer.name in names)
         room = max(1, ROOM // (each * max(1, int((~tested).sum()))))
         return MapRequest(names, 1 if augmentation.still else min(plan.views or VIEWS, room), draw)
@@ -73,13 +77,12 @@ def maps_for(settings: FitSettings, dataset: Dataset) -> ChooseMaps:
 
 def plan_of(settings: FitSettings, images: int) -> FineTuning:
     """How the decoder is trained: as the settings say, and as measured to be good where they say nothing."""
-    given = settings.fine_tuning
-    if given is None:
-        given = FineTuning(strategy="probe", batch_size=BATCH, label_smoothing=0.0)
+    given = settings.fine_tuning or FineTuning(strategy="probe")
     steps = max(1, -(-images // given.batch_size))
     epochs = given.epochs or (None if given.steps is not None else max(EPOCHS, -(-LEAST_STEPS // steps)))
     return replace(
         given, lr=given.lr or LR, epochs=epochs, warmup=0.25, validation_share=0.0, keep="last", ship="trained", start="random",
+        batchnorm="train",
     )  # fmt: skip
 
 
@@ -91,9 +94,9 @@ def learn(table: FeatureTable, context: LearningContext) -> Learned:
     context.listener.stage("Training the decoder")
     decoder, history = trained(table, table.train, plan, context)
     fitted = tuned(table, context, decoder, history)
-    layers = ", ".join(layer.name for layer in decoder.layers)
+    title, layers = TITLES[context.settings.architecture or "light"], ", ".join(layer.name for layer in decoder.layers)
     choice = Choice(
-        estimator=decoder, evidence=(), out_of_sample=None, reason="", description=f"light decoder on the maps of {layers}",
+        estimator=decoder, evidence=(), out_of_sample=None, reason="", description=f"{title} on the maps of {layers}",
     )  # fmt: skip
     return Learned(
         choice=choice, table=table, prepared=context.prepared, fine_tuned=fitted, plan=plan,
@@ -101,9 +104,9 @@ def learn(table: FeatureTable, context: LearningContext) -> Learned:
     )  # fmt: skip
 
 
-def trained(table: FeatureTable, rows: npt.NDArray[np.int64], plan: FineTuning, context: LearningContext) -> tuple[MapDecoder, History]:
+def trained(table: FeatureTable, rows: npt.NDArray[np.int64], plan: FineTuning, context: LearningContext) -> tuple[Decoder, History]:
     """A decoder that learned from some rows of a table, and how its training went; Interrupted at Ctrl-C."""
-    from headstart.training.decoder import DecoderNetwork
+    from headstart.training.decoders import ARCHITECTURES
     from headstart.training.loop import Training
     from headstart.training.masks import MapInputs, MaskTraining, SmallMasks, balanced_weights, make_pixel_loss
     from headstart.training.network import Network
@@ -114,11 +117,12 @@ def trained(table: FeatureTable, rows: npt.NDArray[np.int64], plan: FineTuning, 
     assert maps is not None
     assert isinstance(targets, Masks)
     mine, layers, classes, device = targets.take(rows), maps.layers, len(targets.classes), device_of(plan)
+    decoder = ARCHITECTURES[settings.architecture or "light"](layers, classes, seed=settings.seed)
     weights = None if settings.class_weight is None else balanced_weights(mine.areas[:, :classes])
-    loss = make_pixel_loss(plan.loss, class_weights=weights, gamma=plan.focal_gamma, label_smoothing=plan.label_smoothing)
+    loss = make_pixel_loss(plan.loss, class_weights=weights, gamma=plan.focal_gamma, label_smoothing=plan.label_smoothing or 0.0)
     task = MaskTraining(
         masks=SmallMasks(mine, _TARGET_SIDE * layers[0].height, maps.take(rows)), loss=loss,
-        network=lambda: DecoderNetwork(layers, classes, seed=settings.seed), shape=(classes, layers[0].height, layers[0].width),
+        network=lambda: decoder, shape=decoder.shape,
     )  # fmt: skip
     everything = np.arange(len(rows))
     job = TrainingJob(
@@ -138,7 +142,7 @@ def trained(table: FeatureTable, rows: npt.NDArray[np.int64], plan: FineTuning, 
     return network.head.decoder(), history
 
 
-def tuned(table: FeatureTable, context: LearningContext, decoder: MapDecoder, history: History) -> Any:
+def tuned(table: FeatureTable, context: LearningContext, decoder: Decoder, history: History) -> Any:
     """What the training says of itself, for the report."""
     from headstart.training.tuning import FineTuned
 
@@ -151,7 +155,7 @@ def tuned(table: FeatureTable, context: LearningContext, decoder: MapDecoder, hi
     )  # fmt: skip
 
 
-def apply(model: MapDecoder, maps: StageMaps) -> npt.NDArray[np.float32]:
+def apply(model: Decoder, maps: StageMaps) -> npt.NDArray[np.float32]:
     """Logits, float32 (n, k, h, w), of inputs as they are."""
     found = np.empty((len(maps), *model.shape), np.float32)
     parts = list(blocks(len(maps), 8))

@@ -66,6 +66,9 @@ class Segmentation(Task):
         for name, value in (("budget", given.budget), ("adapt_to", given.adapt_to), ("folds", given.folds or None)):
             if value is not None:
                 raise ParameterError(f"{setting(name, value)} is not for the task {self.name} yet: leave it out.")
+        if given.head != "auto" or given.map != "none":
+            name, value = ("head", given.head) if given.head != "auto" else ("map", given.map)
+            raise ParameterError(f"{setting(name, value)} is for features, and masks are learned by a decoder: leave it out.")
         if given.fit_image == "crop":
             raise ParameterError(f"{setting('fit_image', 'crop')} would leave pixels at the edge without a class: leave it out.")
         size = None if given.fine_tuning is None else given.fine_tuning.image_size

@@ -1,0 +1,220 @@
+"""Decoders in training (PyTorch): from the maps of a backbone's stages to logits of pixels. Once trained they do without PyTorch.
+
+``light`` becomes a `MapDecoder`; U-Net (Ronneberger et al. 2015) and DeepLabV3+ (Chen et al. 2018) become a `GraphDecoder`.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from headstart.backbones.stage_maps import MapLayer
+from headstart.backbones.timm_models import silence
+from headstart.heads.decoder import LOGITS, Array, GraphDecoder, MapDecoder
+from headstart.onnx_graph import OPSET
+
+WIDTH = 96
+"""Channels of the decoder."""
+DROPOUT = 0.1
+"""Share of the channels before the output that are dropped in training."""
+
+
+class _Block(nn.Module):  # type: ignore[misc]
+    """A depthwise 3x3 convolution and a 1x1 convolution, each normalised over the batch, then ReLU."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False)
+        self.norm1 = nn.BatchNorm2d(width)
+        self.pointwise = nn.Conv2d(width, width, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(width)
+
+    def forward(self, value: Any) -> Any:
+        return functional.relu(self.norm2(self.pointwise(self.norm1(self.depthwise(value)))))
+
+
+class DecoderNetwork(nn.Module):  # type: ignore[misc]
+    """Maps, a tuple of (N, C, h, w) in the order of `layers`, the finest first, to logits (N, k, h', w')."""
+
+    output: nn.Conv2d
+
+    def __init__(self, layers: Sequence[MapLayer], classes: int, *, dropout: float = DROPOUT, seed: int = 0) -> None:
+        super().__init__()
+        self.layers, self.classes, self.dropout, self._mask = tuple(layers), classes, dropout, None
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.build()
+
+    def build(self) -> None:
+        """Make the layers, from PyTorch's own generator."""
+        raise NotImplementedError
+
+    def draw(self, seed: int, step: int, rows: slice, count: int) -> None:
+        """Draw which channels are dropped for a batch of `count` inputs, of which this process has `rows`."""
+        generator = torch.Generator().manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0]) >> 1)
+        kept = torch.rand(count, self.output.in_channels, generator=generator)[rows] >= self.dropout
+        self._mask = kept.to(self.output.weight.device)[:, :, None, None] / (1 - self.dropout)
+
+    def dropped(self, value: Any) -> Any:
+        """What the output takes: in training without the channels that were drawn."""
+        return value * self._mask if self.training and self._mask is not None else value
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of the logits of one input: (k, height, width)."""
+        return self.classes, self.layers[0].height, self.layers[0].width
+
+    def decoder(self) -> MapDecoder | GraphDecoder:
+        """What was learned, without PyTorch: here as a graph."""
+        names, stream = [layer.name for layer in self.layers], io.BytesIO()
+        self.cpu().eval().to(memory_format=torch.contiguous_format)
+        with silence(), torch.inference_mode():
+            torch.onnx.export(
+                self, (tuple(torch.zeros(2, *layer.shape) for layer in self.layers),), stream, input_names=names, output_names=[LOGITS],
+                opset_version=OPSET, dynamo=False, dynamic_axes={name: {0: "N"} for name in (*names, LOGITS)},
+            )  # fmt: skip
+        return GraphDecoder(type(self).__name__.lower(), self.layers, self.shape, stream.getvalue())
+
+
+class Light(DecoderNetwork):
+    """The small top-down decoder that `MapDecoder` describes; logits at the finest map."""
+
+    width = WIDTH
+
+    def build(self) -> None:
+        """See `DecoderNetwork`."""
+        layers, width, classes = self.layers, self.width, self.classes
+        self.inputs = nn.ModuleList(nn.BatchNorm2d(layer.channels) for layer in layers)
+        self.lateral = nn.ModuleList(nn.Conv2d(layer.channels, width, 1) for layer in layers)
+        self.context = nn.Linear(layers[-1].channels, width, bias=False)
+        self.blocks = nn.ModuleList(_Block(width) for _ in layers)
+        self.output = nn.Conv2d(width, classes, 1)
+
+    def forward(self, maps: Any) -> Any:
+        """Logits."""
+        maps = [norm(one) for norm, one in zip(self.inputs, maps, strict=True)]
+        context = self.context(maps[-1].mean(dim=(2, 3)))[:, :, None, None]
+        value = self.blocks[-1](functional.relu(self.lateral[-1](maps[-1]) + context))
+        for number in range(len(maps) - 2, -1, -1):
+            if value.shape[2:] != maps[number].shape[2:]:
+                value = functional.interpolate(value, size=maps[number].shape[2:], mode="bilinear", align_corners=False)
+            value = self.blocks[number](functional.relu(value + self.lateral[number](maps[number])))
+        return self.output(self.dropped(value))
+
+    def decoder(self) -> MapDecoder:
+        """What was learned, without PyTorch, the normalisations folded into the convolutions."""
+        found: dict[str, Array] = {}
+        last = len(self.layers) - 1
+        for number, (norm, lateral, block) in enumerate(zip(self.inputs, self.lateral, self.blocks, strict=True)):
+            scale, shift = _affine(norm)
+            weight, bias = _numbers(lateral.weight)[:, :, 0, 0], _numbers(lateral.bias)
+            found |= {f"lateral.{number}": weight * scale, f"lateral.{number}.bias": bias + weight @ shift}
+            if number == last:
+                context = _numbers(self.context.weight)
+                found["context"] = context * scale
+                found[f"lateral.{number}.bias"] = found[f"lateral.{number}.bias"] + context @ shift
+            (scale1, shift1), (scale2, shift2) = _affine(block.norm1), _affine(block.norm2)
+            found[f"depthwise.{number}"] = _numbers(block.depthwise.weight)[:, 0] * scale1[:, None, None]
+            found[f"depthwise.{number}.bias"] = shift1
+            found[f"pointwise.{number}"] = _numbers(block.pointwise.weight)[:, :, 0, 0] * scale2[:, None]
+            found[f"pointwise.{number}.bias"] = shift2
+        found |= {"output": _numbers(self.output.weight)[:, :, 0, 0], "output.bias": _numbers(self.output.bias)}
+        return MapDecoder(self.layers, {name: np.ascontiguousarray(value, np.float32) for name, value in found.items()})
+
+
+def _convolved(inputs: int, outputs: int, *, side: int = 3, rate: int = 1, depthwise: bool = False) -> nn.Sequential:
+    """A convolution, normalised over the batch, then ReLU; a depthwise one is followed by one of 1x1."""
+    spread = {"padding": rate * (side // 2), "dilation": rate, "bias": False}
+    first = [nn.Conv2d(inputs, inputs, side, groups=inputs, **spread)] if depthwise else []
+    second = nn.Conv2d(inputs, outputs, 1, bias=False) if depthwise else nn.Conv2d(inputs, outputs, side, **spread)
+    return nn.Sequential(*first, second, nn.BatchNorm2d(outputs), nn.ReLU())
+
+
+class UNet(DecoderNetwork):
+    """The expanding path of U-Net: twice as large, joined with the map of that size, two convolutions; up to the size of the input.
+
+    The convolutions are padded, and normalised over the batch, as is usual since; logits are at the input's size.
+    """
+
+    widths = (256, 128, 64, 32, 16)
+
+    def build(self) -> None:
+        """See `DecoderNetwork`."""
+        widths = self.widths[-len(self.layers) :]
+        before, blocks = self.layers[-1].channels, []
+        for number, width in enumerate(widths):
+            finer = len(self.layers) - 2 - number
+            skip = self.layers[finer].channels if finer >= 0 else 0
+            blocks.append(nn.Sequential(_convolved(before + skip, width), _convolved(width, width)))
+            before = width
+        self.blocks = nn.ModuleList(blocks)
+        self.output = nn.Conv2d(before, self.classes, 3, padding=1)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of the logits of one input: those of the network's input."""
+        return self.classes, 2 * self.layers[0].height, 2 * self.layers[0].width
+
+    def forward(self, maps: Any) -> Any:
+        """Logits."""
+        value = maps[-1]
+        for number, block in enumerate(self.blocks):
+            finer = len(maps) - 2 - number
+            if finer >= 0:
+                value = functional.interpolate(value, size=maps[finer].shape[2:], mode="nearest")
+                value = torch.cat([value, maps[finer]], dim=1)
+            else:
+                value = functional.interpolate(value, scale_factor=2.0, mode="nearest")
+            value = block(value)
+        return self.output(self.dropped(value))
+
+
+class DeepLabV3Plus(DecoderNetwork):
+    """Atrous spatial pyramid pooling of the map at a sixteenth of the input, joined with the finest one; logits at that.
+
+    Of its maps the first is the finest; the others, as a rule at a sixteenth and a thirty-second, are joined at the size of the finer of
+    them: the strides of the backbone stay as they are.
+    """
+
+    width, low, rates = 256, 48, (6, 12, 18)
+
+    def build(self) -> None:
+        """See `DecoderNetwork`."""
+        channels, width = sum(layer.channels for layer in self.layers[1:]), self.width
+        self.pyramid = nn.ModuleList(
+            [_convolved(channels, width, side=1), *(_convolved(channels, width, rate=rate, depthwise=True) for rate in self.rates)]
+        )
+        self.pooled = _convolved(channels, width, side=1)
+        self.joined = _convolved(width * (len(self.rates) + 2), width, side=1)
+        self.finest = _convolved(self.layers[0].channels, self.low, side=1)
+        self.decoded = nn.Sequential(_convolved(width + self.low, width, depthwise=True), _convolved(width, width, depthwise=True))
+        self.output = nn.Conv2d(width, self.classes, 1)
+
+    def forward(self, maps: Any) -> Any:
+        """Logits."""
+        size, deep = maps[1].shape[2:], maps[1:]
+        value = torch.cat([functional.interpolate(one, size=size, mode="bilinear", align_corners=False) for one in deep], dim=1)
+        # in training, the mean over the positions of a single input has no variance to be normalised by
+        context = self.pooled(value.mean(dim=(2, 3), keepdim=True)).expand(-1, -1, *size)
+        value = self.joined(torch.cat([*(branch(value) for branch in self.pyramid), context], dim=1))
+        value = functional.interpolate(value, size=maps[0].shape[2:], mode="bilinear", align_corners=False)
+        return self.output(self.dropped(self.decoded(torch.cat([value, self.finest(maps[0])], dim=1))))
+
+
+ARCHITECTURES: Mapping[str, type[DecoderNetwork]] = {"light": Light, "unet": UNet, "deeplabv3plus": DeepLabV3Plus}
+
+
+def _numbers(parameter: Any) -> Any:
+    return parameter.detach().cpu().double().numpy()
+
+
+def _affine(norm: Any) -> tuple[Any, Any]:
+    """Factor and offset of a normalisation in testing."""
+    scale = _numbers(norm.weight) / np.sqrt(_numbers(norm.running_var) + norm.eps)
+    return scale, _numbers(norm.bias) - _numbers(norm.running_mean) * scale
