@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from headstart.data import Dataset, Masks
+
 Array = np.ndarray[Any, Any]
 RANDOM = np.random.default_rng(0)
 BLOCKS = np.kron(np.array([[0, 1, 2], [3, 255, 0]], np.uint8), np.ones((10, 10), np.uint8))  # 20 x 30
@@ -27,3 +29,8 @@ def photo(path: Path, size: tuple[int, int] = (20, 30), **options: Any) -> Path:
 def pair(root: Path, name: str = "1", mask: Array = BLOCKS, *, images: str = "images", masks: str = "masks", **options: Any) -> None:
     photo(root / images / f"{name}.jpg", mask.shape[:2])
     write(root / masks / f"{name}.png", mask, **options)
+
+
+def masks_in(data: Dataset) -> Masks:
+    assert isinstance(data.targets, Masks)
+    return data.targets

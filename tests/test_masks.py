@@ -8,14 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from headstart.data import VOID, Dataset, Masks, read_annotations, read_dataset, read_masks
+from headstart.data import VOID, read_annotations, read_dataset, read_masks
 from headstart.errors import DataError
-from made_masks import BLOCKS, pair, photo
-
-
-def masks_in(data: Dataset) -> Masks:
-    assert isinstance(data.targets, Masks)
-    return data.targets
+from made_masks import BLOCKS, masks_in, pair, photo
 
 
 def test_indices_with_a_list_of_classes(tmp_path: Path) -> None:

@@ -15,11 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from headstart.data import VOID, Dataset, Masks, read_dataset
+from headstart.data import VOID, read_dataset
 from headstart.data.shapes import Ellipse, Polygons, box, filled_polygon
 from headstart.errors import DataError
 from headstart.pixels.runs import encoded, run_lengths
-from made_masks import photo
+from made_masks import masks_in, photo
 
 SIZE = (20, 30)
 SQUARE = [[4, 5], [12, 5], [12, 15], [4, 15]]
@@ -37,11 +37,6 @@ def square() -> np.ndarray[Any, Any]:
     whole = np.zeros(SIZE, bool)
     whole[5:15, 4:12] = True
     return whole
-
-
-def masks_in(data: Dataset) -> Masks:
-    assert isinstance(data.targets, Masks)
-    return data.targets
 
 
 def one_by_one(points: list[tuple[float, float]], size: tuple[int, int]) -> np.ndarray[Any, Any]:

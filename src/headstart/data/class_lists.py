@@ -181,7 +181,7 @@ def _json_entry(one: Any) -> Entry | None:
     if isinstance(one, tuple):
         key, value = one
         if isinstance(value, str):
-            return (value, int(key), None) if key.isdecimal() else None
+            return (value, int(key), None) if key.isdecimal() else _named(key, None, value)
         if isinstance(value, bool):
             return None
         return (key, value, None) if isinstance(value, int) and value >= 0 else _named(key, None, value)

@@ -76,6 +76,8 @@ def annotations_of(drawings: Sequence[Drawing], source: Path, root: Path) -> Ann
         found = {path: (drawing, "") for path, (drawing, _) in found.items()}
     order = sorted(found, key=lambda path: (("train", "", "val", "test").index(found[path][1]), path))
     files = [ShapeMask(str((one := found[path][0]).file), path, one.size, one.shapes, one.classes) for path in order]
+    for file in {drawing.file for drawing in drawings}:
+        tree.passed.used("non-image file", str(file))
     names = sorted({below_folder(os.fspath(drawing.file), os.fspath(root)) for drawing, _ in found.values()})
     return Annotations(
         images=tuple(map(Path, order)),
@@ -92,9 +94,9 @@ class _Places:
     """Where images lie, by their names."""
 
     def __init__(self, paths: Sequence[str], root: str, drawings: Sequence[Drawing]) -> None:
-        self.paths, self._root = paths, root
+        self.paths, self._root = [os.path.normpath(path) for path in paths], root
         self._by_name, self._by_stem = defaultdict[str, list[str]](list), dict[str, str]()
-        for path in paths:
+        for path in self.paths:
             self._by_name[os.path.basename(path)].append(path)  # noqa: PTH119 - called for every file
             self._by_stem[os.path.splitext(path)[0]] = path  # noqa: PTH122
         self._drawn = Counter(drawing.image.rpartition("/")[2] for drawing in drawings)

@@ -37,6 +37,14 @@ class PassedOver:
         count, *names = self._kinds.get(kind, [0])
         self._kinds[kind] = [count + 1, *sorted([*names, path])[:5]]
 
+    def used(self, kind: str, path: str) -> None:
+        """One of a kind was not passed over after all."""
+        count, *names = self._kinds.get(kind, [0])
+        if count > 1:
+            self._kinds[kind] = [count - 1, *(name for name in names if name != path)]
+        else:
+            self._kinds.pop(kind, None)
+
     def notes(self, root: str = "") -> list[str]:
         """A sentence for each kind, with the paths below a folder; warnings of what may have been meant as an input."""
         return [

@@ -45,20 +45,23 @@ RESERVED = ("path", "split", "group")
 """Columns of the list that a run keeps of its images."""
 
 
-def read_list(source: Path, options: ListOptions, *, known: Collection[str] = (), several: Sequence[str] = ()) -> Annotations:
+def read_list(
+    source: Path, options: ListOptions, *, known: Collection[str] = (), several: Sequence[str] = (), table: Table | None = None
+) -> Annotations:  # fmt: skip
     """Read a list of images; DataError where columns, files or labels are missing, or a file is listed with two labels or parts.
 
     Labels that are `known` classes are taken as they are. Columns of labels in which an image may have none are `several`, even one.
+    The `table` in the file may have been read before.
     """
-    table = read_table(source)
+    table = table or read_table(source)
     notes = list(table.notes)
     chosen = _choose_columns(table, _given_columns(table, options, several, source), source, notes, others=several[1:])
     root = source.parent if options.image_root is None else Path(options.image_root).expanduser()
-    texts = _path_texts(table.columns[chosen["path"]], chosen["path"], source)
+    texts = path_texts(table.columns[chosen["path"]], chosen["path"], source)
     names = tuple(several) or (chosen["label"],)
     columns = {name: _label_column(table, name, options, source, known=known, notes=notes, alone=not several) for name in names}
-    parts = _parts(table, chosen.get("split"), source, notes, explicit="split" in (options.columns or {}))
-    groups = _groups(table, chosen.get("group"), texts, notes)
+    parts = row_parts(table, chosen.get("split"), source, notes, explicit="split" in (options.columns or {}))
+    groups = row_groups(table, chosen.get("group"), texts, notes)
     if without := _without_path(texts, source):
         if not options.allow_missing:
             count = plural(sum(not text.strip() for text in texts), "row")
@@ -74,7 +77,7 @@ def read_list(source: Path, options: ListOptions, *, known: Collection[str] = ()
         keep = _labelled_rows(labels, texts, names[0], source, notes, allow_missing=options.allow_missing)
     else:
         keep = _rows_with_any(labels, texts, names, source, notes, allow_missing=options.allow_missing)
-    resolved = _resolve(texts, [i for i in keep if texts[i].strip()], root, source, notes, allow_missing=options.allow_missing)
+    resolved = existing_files(texts, [i for i in keep if texts[i].strip()], root, source, notes, allow_missing=options.allow_missing)
     rows = _distinct(resolved, {"labels": labels, "parts": parts, "groups": groups or []}, source, notes)
     if not rows:
         raise DataError(f"no row of {source} has both a file and a label")
@@ -162,7 +165,7 @@ def read_paths(source: Path, options: ListOptions, listener: Listener | None = N
     """
     table, notes, root = read_table(source), list[str](), Path(options.image_root or source.parent).expanduser()
     column = _choose_columns(table, options.columns or {}, source, notes, needed=("path",))["path"]
-    texts = _path_texts(table.columns[column], column, source)
+    texts = path_texts(table.columns[column], column, source)
     (listener or Listener()).tell_notes([*table.notes, *notes, *_without_path(texts, source)])
     return [Path(_existing(str(root), text) or root / text) for text in texts if text.strip()]
 
@@ -258,7 +261,8 @@ def _truths(cells: Sequence[Any]) -> list[bool] | None:
     return [_TRUTH[text] for text in texts] if told else None
 
 
-def _path_texts(cells: Sequence[Any], column: str, source: Path) -> list[str]:
+def path_texts(cells: Sequence[Any], column: str, source: Path) -> list[str]:
+    """The cells of a column of paths; DataError for images themselves, lists and addresses."""
     if any(isinstance(cell, dict | bytes) for cell in cells):
         raise DataError(
             f"the column {column!r} of {source} holds images themselves, not paths. "
@@ -275,7 +279,8 @@ def _path_texts(cells: Sequence[Any], column: str, source: Path) -> list[str]:
     return texts
 
 
-def _parts(table: Table, column: str | None, source: Path, notes: list[str], *, explicit: bool) -> list[str]:
+def row_parts(table: Table, column: str | None, source: Path, notes: list[str], *, explicit: bool) -> list[str]:
+    """The part of each row, empty where there is none; DataError for a column that names others, if it was given or names some parts."""
     if column is None:
         return [""] * len(table)
     texts = [label_text(cell) for cell in table.columns[column]]
@@ -296,7 +301,8 @@ def _parts(table: Table, column: str | None, source: Path, notes: list[str], *, 
     return parts
 
 
-def _groups(table: Table, column: str | None, texts: Sequence[str], notes: list[str]) -> list[str] | None:
+def row_groups(table: Table, column: str | None, texts: Sequence[str], notes: list[str]) -> list[str] | None:
+    """The group of each row, by itself where the cell is empty; None where there are none."""
     if column is None:
         return None
     groups = whole_numbers([label_text(cell) for cell in table.columns[column]])
@@ -324,7 +330,7 @@ def _labelled_rows(labels: Labels, texts: Sequence[str], column: str, source: Pa
     return [i for i, label in enumerate(labels) if label]
 
 
-def _resolve(
+def existing_files(
     texts: Sequence[str], rows: Sequence[int], root: Path, source: Path, notes: list[str], *, allow_missing: bool
 ) -> dict[int, str]:
     """Return the path of each row whose file exists."""

@@ -23,10 +23,11 @@ BACKGROUND, FOREGROUND = "background", "foreground"
 _WHITE = 255
 _SMEARED_KINDS = 16  # so many different values that stand for nothing are no class that was forgotten
 _SMEARED_SHARE = 0.1  # of the pixels may lie between the known values
-_SMEARED_LARGEST = 0.01  # of the pixels may have one of the values between
+_SMEARED_LARGEST = 0.02  # of the pixels may have one of the values between
+_APART = 8  # between two values that a JPEG leaves apart
 _NEAR = 0.25  # of the distance between two known values: what is farther from both is not clearly of one
 _MOST_LEVELS = 8  # gray levels that are told apart in smeared masks
-_SMOOTHED_VALUES = 128  # so many different gray levels are no classes, if most pixels are black or white
+_SMOOTHED_VALUES = 8  # so many gray levels between black and white, few of the pixels, are no classes where many are light
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,7 +221,7 @@ def _of_list(contents: Sequence[Content], listed: ClassList, by: str, totals: Co
         notes += told
         names.setdefault(_WHITE, None)
     names, order = _with_background(names, order, ground, background)
-    kept = [name for name in order if fold_name(name) == fold_name(background) or not is_void(name)]
+    kept = [name for place, name in enumerate(order) if not is_void(name) or (background and place == 0)]
     void = [name for name in order if name not in kept]
     names = {key: name if name in kept else None for key, name in names.items()}
     snapped = _check_known(contents, names, by, totals, f"{listed.source} has {plural(len(listed.names), 'class')}", notes)
@@ -264,12 +265,15 @@ def _check_known(
 ) -> bool:
     """Whether some values lie between the known ones and are taken for the nearest; DataError where they are unknown or not clear."""
     unknown = Counter({key: count for key, count in totals.items() if key not in names})
+    lossy = any(isinstance(one.opened, Values) and one.opened.lossy for one in contents)
+    present = sorted(key for key in names if totals[key])
+    if lossy and by == "index" and (np.diff(present) < _APART).any():
+        raise _not_clear(contents)
     if not unknown:
         return False
     pixels, worst = sum(totals.values()), unknown.most_common(1)[0]
     holders = [one for one in contents if worst[0] in Coding(by, {}).keys(one.opened, one.values)]
     first = holders[0]
-    lossy = any(isinstance(one.opened, Values) and one.opened.lossy for one in contents)
     few = unknown.total() <= _SMEARED_SHARE * pixels and worst[1] <= _SMEARED_LARGEST * pixels
     spread = _clear(unknown, [key for key, name in names.items() if name is not None or by == "colour"], by, pixels)
     if (lossy or (few and len(unknown) >= _SMEARED_KINDS)) and spread:
@@ -316,7 +320,7 @@ def _clear(unknown: Mapping[int, int], known: Sequence[int], by: str, pixels: in
     there = unpacked(keys).astype(np.int64) if by == "colour" else keys[:, None]
     distance = np.array([np.abs(places - one).sum(axis=1).min() for one in there])
     far = np.array([*unknown.values()])[distance > _NEAR * least].sum()
-    return bool(least >= 2 / _NEAR and far <= _SMEARED_SHARE / 2 * pixels)
+    return bool(least >= _APART and far <= _SMEARED_SHARE / 2 * pixels)
 
 
 def _of_colours(contents: Sequence[Content], totals: Counter[int], background: str) -> _Naming:
@@ -386,7 +390,7 @@ def _evenly_spread(levels: Sequence[int]) -> bool:
 def _levels(totals: Counter[int], lossy: bool) -> tuple[list[int], bool]:
     """The gray levels of masks with values between them: two or a few, evenly spread from black to white. None for masks without such."""
     pixels = totals.total()
-    if max(totals) > _WHITE or _evenly_spread(sorted(totals)) or not (lossy or len(totals) > _SMOOTHED_VALUES):
+    if max(totals) > _WHITE or _evenly_spread(sorted(totals)) or not (lossy or _smoothed(totals)):
         return [], False
     for count in range(2, _MOST_LEVELS + 1):
         levels = np.linspace(0, _WHITE, count).round().astype(int).tolist()
@@ -395,3 +399,11 @@ def _levels(totals: Counter[int], lossy: bool) -> tuple[list[int], bool]:
         if near[0] and near[-1] and _clear(unknown, levels, "index", pixels):
             return [level for level, held in zip(levels, near, strict=True) if held > _SMEARED_LARGEST * pixels / count], True
     return [], False
+
+
+def _smoothed(totals: Counter[int]) -> bool:
+    """Whether the values look like black and white that was smoothed: many others, each rare, up to the light ones; indices are small."""
+    between = {value: count for value, count in totals.items() if value not in (0, _WHITE)}
+    light = sum(value > _WHITE // 2 for value in between)
+    rare = max(between.values(), default=0) <= _SMEARED_LARGEST * totals.total()
+    return len(between) >= _SMOOTHED_VALUES and 4 * light >= len(between) and rare

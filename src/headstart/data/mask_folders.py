@@ -34,7 +34,7 @@ IMAGE_WORDS = frozenset({
     "original", "originals", "originalimages", "rgb",
 })  # fmt: skip
 _OTHERS = re.compile(r"mask|label|annot|segment|instance|ground_?truth|overlay|visuali[sz]")  # pictures that are neither
-_PART = re.compile(r"(training|train|trn|validation|valid|val|testing|test|dev)")
+_PART = "(?P<part>training|train|trn|validation|valid|val|testing|test|dev)"
 _MASK_SUFFIX = re.compile(
     r"(?i)[\W_]+(masks?|gt|labels?|seg|segmentation|annotation|annot|groundtruth|ground_truth|labelids|gtfine_labelids)$"
 )
@@ -66,12 +66,9 @@ def role_of(folder: str) -> tuple[str, str | None]:
     plain = re.sub(r"[\W_]+|(?<=\D)[0-9]+$", "", folder.casefold())
     if plain in MASK_WORDS or plain in IMAGE_WORDS:
         return ("mask" if plain in MASK_WORDS else "image"), None
-    for pattern in (f"^{_PART.pattern}(?P<rest>.*)$", f"^(?P<rest>.*?){_PART.pattern}$"):
-        found = re.match(pattern, plain)
+    for found in (re.match(rf"{_PART}(?P<rest>.*)", plain), re.match(rf"(?P<rest>.*?){_PART}$", plain)):
         if found and (found["rest"] in MASK_WORDS or found["rest"] in IMAGE_WORDS):
-            return ("mask" if found["rest"] in MASK_WORDS else "image"), part_of(
-                found[1] if found[1] in plain[: len(found[1])] else found[2]
-            )
+            return ("mask" if found["rest"] in MASK_WORDS else "image"), part_of(found["part"])
     return "", part_of(folder)
 
 
@@ -98,6 +95,8 @@ def read_mask_folder(source: Path) -> Annotations | None:
     notes = list[str]()
     top = os.path.commonpath([os.path.dirname(one.path) for one in (*images, *masks)])  # noqa: PTH120
     parts, listed = _listed_parts(Path(top), [one for one in images if one.path in pairs], notes)
+    for file in listed:
+        tree.passed.used("non-image file", str(file))
     images = [one for one in images if one.path in pairs or not _OTHERS.search(below_folder(one.path, root).casefold())]
     if not listed:
         _tell_missing(source, images, pairs, root, notes)
@@ -108,6 +107,8 @@ def read_mask_folder(source: Path) -> Annotations | None:
     files: list[PictureMask] = [PictureMask(path := pairs[one.path].path, lists[os.path.dirname(path)]) for one in kept]  # noqa: PTH120
     folders = sorted({below_folder(os.path.dirname(file.path), root) or "." for file in files})  # noqa: PTH120
     named = sorted({one.source for one in lists.values() if one is not None and one.source != VOC.source})
+    for name in named:
+        tree.passed.used("non-image file", name)
     if named:
         notes.append(f"Classes of the masks: {enumeration([below_folder(name, root) for name in named])}.")
     return Annotations(
@@ -190,6 +191,9 @@ def _no_pairs(source: Path, images: Sequence[_Picture], masks: Sequence[_Picture
 
 def _tell_missing(source: Path, images: Sequence[_Picture], pairs: Mapping[str, _Picture], root: str, notes: list[str]) -> None:
     missing = [below_folder(one.path, root) for one in images if one.path not in pairs]
+    if missing and any(_is_voc(os.path.dirname(one.path)) for one in pairs.values()):  # noqa: PTH120
+        notes.append(f"Left out {plural(len(missing), 'image')} without a mask: Pascal VOC has masks of some images only.")
+        return
     if len(missing) > _MOST_MISSING * len(images):
         raise DataError(
             f"{source}: {len(missing)} of {len(images)} images have no mask, for example {enumeration(missing[:5])}. Add the masks, each "
@@ -208,13 +212,13 @@ def _tell_unused(masks: Sequence[_Picture], pairs: Mapping[str, _Picture], root:
         notes.append(Warned(f"Passed over {plural(len(unused), 'mask')} without an image of that name: {names}."))
 
 
-def _listed_parts(top: Path, images: Sequence[_Picture], notes: list[str]) -> tuple[dict[str, str], bool]:
-    """The part of each image, by path, that lists of names give (``train.txt``, ``ImageSets/Segmentation/val.txt``); whether there are any.
+def _listed_parts(top: Path, images: Sequence[_Picture], notes: list[str]) -> tuple[dict[str, str], list[Path]]:
+    """The part of each image, by path, that lists of names give (``train.txt``, ``ImageSets/Segmentation/val.txt``); and these lists.
 
     Folders that are called like parts come first. Images in no list are left out, and noted.
     """
     if any(one.part for one in images):
-        return {}, False
+        return {}, []
     lists = next(filter(None, (_part_lists(top / folder) for folder in _SPLIT_FOLDERS)), {})
     by_stem = {one.stem: one.path for one in images}
     by_name = {os.path.basename(one.path): one.path for one in images}  # noqa: PTH119
@@ -231,11 +235,11 @@ def _listed_parts(top: Path, images: Sequence[_Picture], notes: list[str]) -> tu
         if unknown:
             notes.append(Warned(f"{path.name}: no image with a mask for {enumeration(unknown[:5], count=len(unknown))}."))
     if not parts:
-        return {}, False
+        return {}, []
     notes.append(f"Parts from {enumeration([path.name for path in lists])} in {(next(iter(lists)).parent.name)!r}.")
     if left := len(images) - len(parts):
         notes.append(f"{plural(left, 'image')} in none of these lists: left out.")
-    return parts, True
+    return parts, [*lists]
 
 
 def _part_lists(folder: Path) -> dict[Path, str]:
@@ -255,6 +259,10 @@ def _class_lists(paths: Iterable[str], top: Path, source: Path) -> dict[str, Cla
         above = [Path(folder), *Path(folder).parents]
         up_to = above.index(source) if source in above else len(Path(folder).parts) - len(top.parts)
         found[folder] = find_class_list(above[: up_to + 1])
-        if found[folder] is None and os.path.basename(folder).casefold().startswith("segmentationclass"):  # noqa: PTH119
+        if found[folder] is None and _is_voc(folder):
             found[folder] = VOC
     return found
+
+
+def _is_voc(folder: str) -> bool:
+    return os.path.basename(folder).casefold().startswith("segmentationclass")  # noqa: PTH119

@@ -144,7 +144,7 @@ class MaskSource:
             return mask
         from headstart.modalities.image.rgb import turned
 
-        return np.ascontiguousarray(turned(mask, self.orientation))
+        return np.ascontiguousarray(turned(mask[:, :, None], self.orientation)[:, :, 0])
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,9 +17,10 @@ from headstart.data.folders import LAYOUT, read_folder
 from headstart.data.labels import read_label_columns, read_labels, shortened
 from headstart.data.lists import read_list
 from headstart.data.mask_folders import read_mask_folder
+from headstart.data.mask_lists import read_mask_list
 from headstart.data.mask_reading import read_masks
 from headstart.data.named import PREFIXES, TORCHVISION, read_named
-from headstart.data.tables import READERS
+from headstart.data.tables import READERS, read_table
 from headstart.errors import DataError, ParameterError, nearest, setting
 from headstart.modalities.image import is_image_name
 from headstart.settings import ListOptions
@@ -136,7 +137,11 @@ def _read_path(source: str | os.PathLike[str], lists: ListOptions, *, known: Seq
         if (found := read_drawing_file(path, root)) is not None:
             return found
     _check_file(path, text)
-    return read_npz(path) if path.suffix.lower() == ".npz" else read_list(path, lists, known=frozenset(known), several=columns)
+    if path.suffix.lower() == ".npz":
+        return read_npz(path)
+    table = read_table(path)
+    found = None if columns else read_mask_list(table, path, lists)
+    return found or read_list(path, lists, known=frozenset(known), several=columns, table=table)
 
 
 def _check_file(path: Path, text: str) -> None:

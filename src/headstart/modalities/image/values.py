@@ -64,7 +64,7 @@ def read_values(source: str | os.PathLike[str] | bytes, *, name: str | None = No
         array, colours, transparent = _values(image)
         if steps > 1:
             array, colours = array // np.uint8(steps), (np.arange(256) * steps % 256 * GRAY).astype(np.uint32)
-        upright = np.ascontiguousarray(turned(array, orientation(image)))
+        upright = np.ascontiguousarray(turned(array[:, :, None], orientation(image))[:, :, 0])
     return Values(
         upright, colours, coloured=upright.dtype == np.uint32, lossy=lossy, palette=image.mode in ("P", "PA"), transparent=transparent
     )
