@@ -178,5 +178,5 @@ def _fine_tuning(asked: dict[str, Any]) -> FineTuning | None:
         )
     if idle:
         raise ParameterError(f"{', '.join(idle)}: for training the backbone, and --strategy probe trains the head alone.")
-    plan = FineTuning(**{"start": "random", **asked})
+    plan = FineTuning(**{"start": "random" if head else "probe", **asked})
     return plan if head or plan.changed() else None  # which tasks train a head, only these know

@@ -188,9 +188,9 @@ class FineTuning(Settings):
 
     @property
     def closed_form(self) -> bool:
-        """Whether a head without layers is asked for, from a random start, on a frozen backbone: what needs no training on features."""
+        """Whether a head without layers is asked for on a frozen backbone, from its closed form: of features, it needs no training."""
         plain = not self.head_layers and not self.dropout and self.pooling == "avg"
-        return self.strategy == "probe" and self.start == "random" and plain
+        return self.strategy == "probe" and self.start == "probe" and plain
 
     def changed(self) -> tuple[str, ...]:
         """What differs from the defaults, as it is typed or called."""
