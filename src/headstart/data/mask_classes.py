@@ -75,6 +75,7 @@ def understand(contents: Sequence[Content], found: Annotations, classes: Sequenc
     known = "the classes of the run" if classes is not None else "the training data"
     if classes is None:
         classes = [*dict.fromkeys(name for key in training for name in namings[key].order)]
+        classes = _present(classes, {key: (namings[key], [contents[row] for row in rows]) for key, rows in groups.items()}, found)
         _check_classes(classes, found)
     understood: dict[int, Understood] = {}
     for key, rows in groups.items():
@@ -86,6 +87,15 @@ def understand(contents: Sequence[Content], found: Annotations, classes: Sequenc
         one = Understood(tuple(classes), Coding(naming.by, positions, naming.snapped))
         understood |= dict.fromkeys(rows, one)
     return [understood[row] for row in range(len(contents))]
+
+
+def _present(classes: Sequence[str], groups: Mapping[Any, tuple[_Naming, list[Content]]], found: Annotations) -> list[str]:
+    """The classes that have a pixel in some mask; what is listed beside them is noted."""
+    held = {name for naming, contents in groups.values() for content in contents for name in _names_in(naming, content)}
+    absent = [name for name in classes if name not in held]
+    if absent and held:
+        found.notes.append(f"Left out, since no mask has a pixel of them: {shortened(absent)}.")
+    return [name for name in classes if name in held]
 
 
 def _check_classes(classes: Sequence[str], found: Annotations) -> None:
@@ -119,8 +129,10 @@ def _matched(
 
 
 def _names_in(naming: _Naming, content: Content) -> Iterable[str | None]:
-    coding = Coding(naming.by, {}, False)
-    return (naming.names.get(key) for key in coding.keys(content.opened, content.values))
+    known = [*naming.names]
+    coding = Coding(naming.by, {key: place for place, key in enumerate(known)}, naming.snapped)
+    places = coding.of_values(content.opened, content.values)
+    return {naming.names[known[place]] for place in places.tolist() if place >= 0}
 
 
 def _pairs(names: Iterable[str]) -> str:

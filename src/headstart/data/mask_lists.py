@@ -34,9 +34,10 @@ def read_mask_list(table: Table, source: Path, options: ListOptions) -> Annotati
     different masks.
     """
     column = _mask_column(table, options)
-    if column is None:
+    given = options.columns or {}
+    if column is None or column == given.get("path"):
         return None
-    given, others = options.columns or {}, [name for name in table.columns if name != column]
+    others = [name for name in table.columns if name != column]
     path = given.get("path") or recognise_column("path", others) or (others[0] if len(others) == 1 else None)
     if path is None or path not in table.columns:
         return None  # told where labels are read
