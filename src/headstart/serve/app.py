@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import mimetypes
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -116,8 +117,11 @@ async def predict_images(
         if explain and len(inputs) > service.limits.explained:
             raise Refusal(413, "too_many_images", f"Heat maps are made for at most {service.limits.explained} images in one request.")
         predictions = await service.predict(request, chosen, inputs, neighbours=nearest)
-        names = [one.name for one in inputs]
-        records = chosen.run.records(names, predictions, top=top, nearest=nearest, neighbour=chosen.training_image)
+        names, neighbour = [one.name for one in inputs], chosen.training_image
+        # Not on the loop that serves all clients: masks of large images take a while.
+        records = await service.threads.run(
+            "compute", partial(chosen.run.records, names, predictions, top=top, nearest=nearest, neighbour=neighbour)
+        )
         if len(records) == 1 and records[0].error:
             data = inputs[0].data
             known = isinstance(data, ImageError) or not len(data) or begins_as_image(bytes(data[:16]))

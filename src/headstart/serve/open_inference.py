@@ -94,7 +94,7 @@ async def infer(request: Request, service: Served, model: NamedModel) -> Respons
     predictions = await service.predict(request, model, inputs)
     if predictions.refused:
         raise _bad(f"Image {predictions.refused_at[0]} is refused: {predictions.refused[0].reason}.")
-    return _response(header, model, predictions)
+    return await service.threads.run("compute", lambda: _response(header, model, predictions))
 
 
 def _bad(message: str) -> Refusal:

@@ -1,9 +1,10 @@
 // The page: takes pictures, asks the server for each, and keeps the list of results.
 
 import { csv } from "./csv.js";
+import { el } from "./elements.js";
 import { listen, mayBePicture, save, smaller } from "./files.js";
 import { recall, remember } from "./memory.js";
-import { el, labelOf, paint, reasonOf, spoken } from "./result.js";
+import { labelOf, paint, reasonOf, spoken } from "./result.js";
 import { Refusal, addressOf, alive, askWith, hasToken, models, pageOf, predict } from "./server.js";
 import { LANGUAGES, languageOf } from "./words.js";
 
@@ -175,7 +176,7 @@ function add(files) {
 function renew(entry) {
   entry.round = (entry.round ?? 0) + 1;
   Object.assign(entry, { state: "waiting", model: state.model?.name ?? "", answer: null, trouble: null, shrunk: 0 });
-  Object.assign(entry, { heat: null, heatTrouble: null, warming: false });
+  Object.assign(entry, { heat: null, heatTrouble: null, warming: false, layer: null });
   if (!mayBePicture(entry.file)) entry.trouble = { word: "notPicture", type: entry.file.type };
   else if (entry.file.size === 0) entry.trouble = { word: "empty" };
   if (entry.trouble) entry.state = "failed";

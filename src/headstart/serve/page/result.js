@@ -1,21 +1,10 @@
 // Draws one picture's result: its row in the table, and the details below it. Only ever text and elements, never markup from outside.
 
+import { bar, el } from "./elements.js";
+import { maskDetails, maskLayer, maskText, scoreDetails, scoreLayer, scoreText } from "./pixels.js";
+
 const BARS = 5;
 const NAMES = 12; // of a prediction set that are written out
-
-/** An element with properties (`class`, `text`, any attribute, `on…` as a listener) and children. */
-export function el(name, { class: classes, text, ...rest } = {}, ...children) {
-  const made = document.createElement(name);
-  if (classes) made.className = classes;
-  if (text !== undefined) made.textContent = text;
-  for (const [key, value] of Object.entries(rest)) {
-    if (key.startsWith("on")) made.addEventListener(key.slice(2), value);
-    else if (value === true) made.setAttribute(key, "");
-    else if (value !== false && value !== null && value !== undefined) made.setAttribute(key, value);
-  }
-  made.append(...children.filter(Boolean));
-  return made;
-}
 
 /** What went wrong, in the reader's language as far as it is known; the server's own words are English. */
 export function reasonOf(trouble, words) {
@@ -24,7 +13,8 @@ export function reasonOf(trouble, words) {
   return typeof sentence === "function" ? sentence(trouble.status ?? trouble.type ?? "") : sentence;
 }
 
-// How records of each kind are drawn: as text, as the cells of a row, and in the details. Kinds that are not here are drawn as `plain`.
+// How records of each kind are drawn: as text, as the cells of a row, in the details, and as layers over the picture, where there are such.
+// Kinds that are not here are drawn as `plain`.
 const plain = {
   text: ({ values }) => pairsOf(values).map(([name, value]) => `${name}: ${value}`).join(", "),
   cells: (entry, words) => [el("td", { class: "label", colspan: "4", text: labelOf(entry.answer, words) })],
@@ -37,6 +27,8 @@ const RENDERERS = {
     cells: plain.cells,
     details: columnsDetails,
   },
+  mask: { text: maskText, cells: plain.cells, details: maskDetails, layer: maskLayer },
+  score: { text: scoreText, cells: plain.cells, details: scoreDetails, layer: scoreLayer },
   number: { ...plain, text: ({ values }) => String(values.value ?? "") },
 };
 const rendererOf = (answer) => (Object.hasOwn(RENDERERS, answer.kind) ? RENDERERS[answer.kind] : plain);
@@ -72,12 +64,6 @@ function setSentence(answer, words) {
 }
 
 const namesOf = (set) => set.slice(0, NAMES).join(", ") + (set.length > NAMES ? `, … (${set.length})` : "");
-
-function bar(share, classes = "") {
-  const fill = el("i", { class: classes });
-  fill.style.width = `${Math.min(100, Math.max(0, share * 100))}%`;
-  return el("span", { class: "track", "aria-hidden": "true" }, fill);
-}
 
 function preview(entry, words, classes) {
   if (entry.unseen) return el("span", { class: `absent ${classes}`, text: classes === "thumb" ? "" : words.previewNone });
@@ -249,6 +235,8 @@ function figure(entry, context) {
   const showsHeat = heatOn && entry.answer && entry.heat;
   frame.append(showsHeat ? el("img", { class: "heat", src: entry.heat, alt: words.altHeat(entry.name) }) : preview(entry, words, "whole"));
   made.append(frame, el("figcaption", { class: "name", text: entry.name, title: entry.name }));
+  const layer = entry.answer && rendererOf(entry.answer).layer;
+  if (layer) made.append(...layer(entry, context, frame));
   if (entry.answer?.kind !== "classes") return made; // heat maps show the evidence for a class
   made.append(el("button", {
     type: "button", class: "switch", "data-act": "heat", "aria-pressed": String(heatOn), text: words.heat,
