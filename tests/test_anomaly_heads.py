@@ -14,9 +14,10 @@ from scipy.spatial.distance import cdist, mahalanobis
 from headstart.errors import DataError, RunError
 from headstart.heads.coreset import coreset, sampled
 from headstart.heads.patch_memory import PatchMemory
-from headstart.heads.patches import PatchGrid, averaged, enlarged, smoothed
+from headstart.heads.patches import PatchGrid, averaged, smoothed
 from headstart.heads.position_gaussians import RIDGE, PositionGaussians, drawn_channels, moments
 from headstart.onnx_graph import OnnxGraph
+from headstart.pixels.interpolation import resized
 from headstart.progress import Listener
 
 RANDOM = np.random.default_rng(0)
@@ -35,7 +36,7 @@ def test_patches_are_averaged_maps_side_by_side() -> None:
     fine = uniform_filter(IMAGES[0]["fine"], (1, 3, 3), mode="constant")
     assert np.allclose(patches[..., :6], fine.transpose(1, 2, 0), atol=1e-5)
     coarse = averaged(IMAGES[0]["coarse"])
-    assert np.allclose(patches[..., 6:], enlarged(coarse, 8, 10).transpose(1, 2, 0), atol=1e-5)
+    assert np.allclose(patches[..., 6:], resized(coarse, (8, 10)).transpose(1, 2, 0), atol=1e-5)
     assert np.allclose(patches[0, 0, 6:], coarse[:, 0, 0], atol=1e-5)  # beyond the centres of the outer places they are repeated
     between = 0.75 * coarse[:, 0, 0] + 0.25 * coarse[:, 0, 1]
     assert np.allclose(patches[0, 1, 6:], between, atol=1e-5)

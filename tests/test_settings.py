@@ -41,6 +41,7 @@ FIT: dict[str, tuple[str, Any, Any]] = {
     "class_weight": ("balanced", "balanced", "equal"), "fit_image": ("squash", "squash", "stretch"), "test_share": ("0.3", 0.3, 1.0),
     "map": ("linear", "linear", "linaer"), "architecture": ("unet", "unet", "uner"),
     "background": ("sky", "sky", 3),
+    "false_alarm_rate": ("0.01", 0.01, 0.0),
     "plan": ("plan.json", "plan.json", 3), "coverage": ("0.9", 0.9, 0.0), "levels": ("0,4095", (0.0, 4095.0), (5, 1)),
     "coverage_by_class": ("", True, "yes"),
     "group_from": ("(.)_", "(.)_", 3), "columns": ("path=where", {"path": "where"}, {"file": "where"}), "folds": ("3", 3, 1),

@@ -3,6 +3,7 @@
 from headstart.data.annotations import LABEL, MASK, Annotations, Column, dataset_of
 from headstart.data.arrays import dataset_from_arrays, dataset_from_paths
 from headstart.data.dataset import Dataset
+from headstart.data.defects import ANOMALOUS, GOOD, Defects, read_defects
 from headstart.data.listing import list_images
 from headstart.data.lists import read_paths
 from headstart.data.mask_reading import read_masks
@@ -12,7 +13,7 @@ from headstart.data.targets import LabelColumns, Labels, LabelSets, Targets, cla
 from headstart.settings import ListOptions
 
 __all__ = [
-    "LABEL", "MASK", "VOID", "Annotations", "Column", "Dataset", "LabelColumns", "LabelSets", "Labels", "ListOptions", "MaskSource",
-    "Masks", "Targets", "class_targets", "dataset_from_arrays", "dataset_from_paths", "dataset_of", "label_columns", "labels_in",
-    "list_images", "masks_of", "read_annotations", "read_dataset", "read_masks", "read_paths",
+    "ANOMALOUS", "GOOD", "LABEL", "MASK", "VOID", "Annotations", "Column", "Dataset", "Defects", "LabelColumns", "LabelSets", "Labels",
+    "ListOptions", "MaskSource", "Masks", "Targets", "class_targets", "dataset_from_arrays", "dataset_from_paths", "dataset_of",
+    "label_columns", "labels_in", "list_images", "masks_of", "read_annotations", "read_dataset", "read_defects", "read_masks", "read_paths",
 ]  # fmt: skip

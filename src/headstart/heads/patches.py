@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from headstart.errors import DataError, RunError
 from headstart.onnx_graph import OnnxGraph
+from headstart.pixels.interpolation import resized, taps
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 Maps: TypeAlias = Mapping[str, npt.NDArray[Any]]
@@ -91,7 +92,7 @@ class PatchGrid:
                 raise DataError(f"The model takes a map {name} of the shape {tuple(shape)}; there are {found}.")
             value = averaged(maps[name])
             if tuple(shape[1:]) != (self.height, self.width):
-                value = enlarged(value, self.height, self.width)
+                value = resized(value, (self.height, self.width))
             joined[start : start + shape[0]] = value
             start += shape[0]
         return np.ascontiguousarray(joined.reshape(self.dim, -1).T)
@@ -125,21 +126,12 @@ def averaged(value: npt.NDArray[Any]) -> Floats:
 
 @lru_cache(maxsize=32)
 def _enlarging(small: int, large: int) -> Floats:
-    """The matrix (large, small) of linear interpolation between the centres of pixels; beyond the outer ones they are repeated."""
-    places = np.clip((np.arange(large) + 0.5) * small / large - 0.5, 0, small - 1)
-    before = np.floor(places).astype(np.int64)
-    after, share = np.minimum(before + 1, small - 1), places - before
-    matrix = np.zeros((large, small), np.float32)
-    np.add.at(matrix, (np.arange(large), before), 1 - share)
-    np.add.at(matrix, (np.arange(large), after), share)
+    """The matrix (large, small) of linear interpolation between the centres of pixels."""
+    matrix, places, across = np.zeros((large, small), np.float32), taps(small, large), np.arange(large)
+    matrix[across, places.first] = 1 - places.weight
+    matrix[across, places.second] += places.weight
     matrix.flags.writeable = False
     return matrix
-
-
-def enlarged(values: npt.NDArray[Any], height: int, width: int) -> Floats:
-    """A map (..., h, w) at another size, by linear interpolation between the centres of its places; float32."""
-    rows, columns = _enlarging(values.shape[-2], height), _enlarging(values.shape[-1], width)
-    return np.asarray(rows @ values.astype(np.float32) @ columns.T, dtype=np.float32)
 
 
 def _kernel() -> Floats:

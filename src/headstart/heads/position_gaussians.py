@@ -19,12 +19,14 @@ from headstart.heads.patches import Floats, ImageMaps, Maps, PatchGrid, smoothed
 from headstart.onnx_graph import OnnxGraph
 from headstart.progress import Listener
 
-DIMENSIONS = 64
+DIMENSIONS = 40
 """Dimensions of a patch that are used; the paper takes 100 of 448. The covariances of all places must be stored, and inverted."""
 RIDGE = 0.1
 """What is added to every variance, as a share of the mean variance."""
 FEWEST = 2
 """Images from which there is a variance."""
+
+_TOGETHER = 32  # images whose products are summed at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,16 +118,19 @@ def moments(
     grid: PatchGrid, channels: npt.NDArray[np.int64], images: ImageMaps, *, origin: Floats | None = None, listener: Listener | None = None
 ) -> Moments:
     """The moments of images, about those of the first where no `origin` is given."""
-    listener, count = listener or Listener(), 0
+    listener, done, waiting = listener or Listener(), 0, list[Floats]()
     sums = np.zeros((grid.patches, len(channels)))
     squares = np.zeros((grid.patches, len(channels), len(channels)))
     for maps in images:
         patches = grid(maps)[:, channels]
         origin = patches if origin is None else origin
-        deviations = patches - origin
-        sums += deviations
-        squares += deviations[:, :, None] * deviations[:, None, :]
-        count += 1
-        listener.progress(count, len(images))
+        waiting.append(patches - origin)
+        done += 1
+        if len(waiting) == _TOGETHER or done == len(images):
+            deviations = np.stack(waiting, axis=1)  # (p, some, d)
+            sums += deviations.sum(axis=1)
+            squares += deviations.transpose(0, 2, 1) @ deviations
+            waiting.clear()
+        listener.progress(done, len(images))
     assert origin is not None
-    return Moments(origin, count, sums, squares)
+    return Moments(origin, done, sums, squares)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from headstart.metrics.intervals import REPLICATES, resamples
+from headstart.metrics.intervals import NORMAL_975, REPLICATES, resamples
 from headstart.metrics.scores import Bools, Floats, Scores
 
 BINS = 2048
@@ -53,16 +53,20 @@ class PixelStatistics:
 
     @classmethod
     def of(cls, images: Iterable[tuple[npt.NDArray[np.floating[Any]], Bools]], *, edges: Floats) -> PixelStatistics:
-        """Count the pixels of images, (scores, which are defective) of one shape (h, w) each, in bins between `edges` (see `bin_edges`)."""
+        """Count the pixels of images, (scores, which are defective) of one shape (h, w) each, in bins between `edges` (see `bin_edges`).
+
+        A pixel whose score is nan counts for nothing.
+        """
         from scipy.ndimage import label
 
         good, defective, overlap, defects = [], [], [], []
         for scores, mask in images:
             bins = len(edges) - np.searchsorted(edges, scores, side="right")  # 0 for the highest
             count = len(edges) + 1
+            known, mask = ~np.isnan(scores), mask & ~np.isnan(scores)
             regions, number = label(mask, np.ones((3, 3)))
             sizes = np.bincount(regions.ravel(), minlength=number + 1)
-            good.append(np.bincount(bins[~mask], minlength=count))
+            good.append(np.bincount(bins[~mask & known], minlength=count))
             defective.append(np.bincount(bins[mask], minlength=count))
             overlap.append(np.bincount(bins[mask], weights=1 / sizes[regions[mask]], minlength=count))
             defects.append(number)
@@ -135,3 +139,29 @@ def pixel_intervals(
         for name, every in values.items()
         if len(known := every[~np.isnan(every)])
     }
+
+
+def roc_auc_interval(area: float, positive: int, negative: int) -> tuple[float, float]:
+    """95 % score interval of an area under the ROC curve from so many images with and without defects.
+
+    Newcombe's fifth method (Statistics in Medicine 25 (2006) 559): Hanley and McNeil's variance at the ends of the interval instead of at
+    the estimate, so that it does not collapse where all images are ranked rightly.
+    """
+    if math.isnan(area) or not positive or not negative:
+        return math.nan, math.nan
+    more = (positive + negative) / 2 - 1
+
+    def outside(value: float) -> bool:
+        spread = 1 + more * ((1 - value) / (2 - value) + value / (1 + value))
+        return abs(area - value) > NORMAL_975 * math.sqrt(max(value * (1 - value), 0.0) * spread / (positive * negative))
+
+    def end(far: float) -> float:
+        if not outside(far):
+            return far
+        near = area
+        for _ in range(60):
+            middle = (near + far) / 2
+            near, far = (near, middle) if outside(middle) else (middle, far)
+        return near
+
+    return end(0.0), end(1.0)

@@ -55,10 +55,10 @@ def check(task: Task, dataset: Dataset, settings: FitSettings) -> None:
     """Refuse what is wrong with the data or the settings before any work is done: DataError, ParameterError."""
     known, how = _with_given_parts(dataset)
     if how:
-        _check_parts(known)
+        _check_parts(task, known)
     task.check(known, settings)
     groups = known.groups if known.grouped else None
-    if not how:
+    if not how and task.needs_test:
         check_hold_out(known.targets.strata, groups=groups, grouped_by=known.grouped_by)
     if settings.folds:
         rows = np.flatnonzero(known.parts != "test")
@@ -72,7 +72,10 @@ def split(task: Task, table: FeatureTable, settings: FitSettings) -> tuple[Featu
     empty, or the task cannot learn from it.
     """
     dataset, how = _with_given_parts(table.dataset)
-    if not how:
+    if not how and (own := task.split(table, settings)) is not None:
+        parts, how = own
+        dataset = replace(dataset, parts=parts)
+    elif not how:
         parts = dataset.parts.copy()
         train, test = table.hold_out(np.arange(len(dataset)), share=settings.test_share, seed=settings.seed)
         parts[train], parts[test] = "train", "test"
@@ -81,7 +84,7 @@ def split(task: Task, table: FeatureTable, settings: FitSettings) -> tuple[Featu
         stratified = "stratified by class" if dataset.classes else "stratified"
         copies = ", copies of an image on one side" if len(set(table.digests)) < len(table) else ""
         how = f"{plural(len(test), 'image')} held out{grouped}, {stratified}, seed {settings.seed}{copies}"
-    _check_parts(dataset)
+    _check_parts(task, dataset)
     task.check(dataset, settings)
     return replace(table, dataset=dataset), how
 
@@ -112,10 +115,10 @@ def _with_given_parts(dataset: Dataset) -> tuple[Dataset, str]:
     return replace(dataset, parts=parts), how
 
 
-def _check_parts(dataset: Dataset) -> None:
+def _check_parts(task: Task, dataset: Dataset) -> None:
     if not len(dataset.part("train")):
         raise DataError(
             f"{dataset.source}: there are test images but no training images. Put these into class folders below {dataset.source}/train."
         )
-    if not len(dataset.part("test")):
+    if task.needs_test and not len(dataset.part("test")):
         raise DataError(f"{dataset.source}: no test images: the data are too few to hold any out. Add images, or give --test DIR.")

@@ -165,6 +165,10 @@ class FitSettings(ListOptions):
         0.95, "Share of images whose prediction set is to hold the right class.", number(above=0, below=1)
     )  # fmt: skip
     coverage_by_class: bool = option(False, "Aim at that coverage within each class.", SWITCH, flag="--by-class")
+    false_alarm_rate: float = option(
+        0.05, "Of anomaly detection: share of good images that may be called anomalous.", number(above=0, below=1),
+        details="The threshold is set for it from good images alone.",
+    )  # fmt: skip
     group_from: str | None = option(
         None, "Group of an image, from its file name.", TEXT, metavar="REGEX",
         details="Images with the same first group of the regular expression (or the same match) stay on one side of every split.",

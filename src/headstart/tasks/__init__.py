@@ -8,6 +8,7 @@ from __future__ import annotations
 from headstart.data import Annotations, Targets
 from headstart.errors import DataError, ParameterError, setting
 from headstart.settings.field import one_of, require
+from headstart.tasks.anomaly.task import AnomalyDetection
 from headstart.tasks.classification.task import Classification
 from headstart.tasks.multitask.task import Multitask
 from headstart.tasks.segmentation.task import Segmentation
@@ -32,7 +33,7 @@ __all__ = [
     "Outputs", "Predictions", "State", "Task", "recognise", "task_for", "task_named",
 ]  # fmt: skip
 
-TASKS: list[Task] = [Classification(), Multitask(), Segmentation()]
+TASKS: list[Task] = [Classification(), Multitask(), Segmentation(), AnomalyDetection()]
 """All tasks. Of several that recognise the data, the first one is taken; the first of all is the usual one."""
 
 

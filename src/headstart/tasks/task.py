@@ -229,6 +229,9 @@ class Task(ABC):
     spatial: ClassVar[bool] = False
     """Whether its outputs are about places in an input, so that its predictions come with the size of each."""
 
+    needs_test: ClassVar[bool] = True
+    """Whether there must be inputs to test on: what is known of a model may also come from inputs that it was not fitted on, in turn."""
+
     def recognises(self, found: Annotations) -> str | None:
         """What in the data says that this is the task, told to the user; None where nothing does: it is then only learned when named."""
         return None
@@ -277,6 +280,13 @@ class Task(ABC):
         """
         if settings.fine_tuning is not None:
             raise ParameterError(f"The backbone cannot be trained further for the task {self.name}: use --strategy probe.")
+
+    def split(self, table: FeatureTable, settings: FitSettings) -> tuple[npt.NDArray[np.str_], str] | None:
+        """Where the data name no parts, ``train`` or ``test`` for each row, and how that was decided.
+
+        None to hold out a share of the inputs, stratified.
+        """
+        return None
 
     @abstractmethod
     def fit(self, table: FeatureTable, context: LearningContext) -> Learned:
