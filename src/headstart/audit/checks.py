@@ -14,8 +14,9 @@ import numpy as np
 from headstart.audit.copies import find_copies
 from headstart.audit.facts import Fact, Facts, gather
 from headstart.audit.findings import Audit, Finding, Severity, gravest_first
+from headstart.audit.masks import find_mask_faults
 from headstart.audit.shortcuts import find_shortcuts
-from headstart.data import Dataset, Labels
+from headstart.data import Dataset, Labels, Masks
 from headstart.data.labels import shortened
 from headstart.modalities.image.levels import clipped_note, levels_note
 from headstart.progress import Progress, Warned
@@ -38,7 +39,7 @@ def check(dataset: Dataset, *, facts: Facts | None = None, deep: bool = False, p
     Returns:
         the findings, the gravest first: unreadable files, exact copies (within a class, in two classes, on two sides of a split), groups on
         two sides, classes that are missing, small or very unequal, properties of the files that give the class away, groups that the file
-        names tell of, and everything noted while the data were read.
+        names tell of, what is wrong with masks, and everything noted while the data were read.
     """
     facts = gather(dataset, deep=deep, progress=progress) if facts is None else facts
     findings = [
@@ -50,6 +51,7 @@ def check(dataset: Dataset, *, facts: Facts | None = None, deep: bool = False, p
         *_of_columns((name, find_shortcuts(part, facts.take(rows))) for name, rows, part in dataset.by_column()),
         *find_suspicious(dataset, facts),
         *find_groups_in_names(dataset),
+        *find_mask_faults(dataset),
         *(Finding("reading", "warning" if isinstance(note, Warned) else "note", note) for note in dataset.notes),
     ]
     names = dataset.names()
@@ -128,8 +130,8 @@ def _of_columns(found: Iterable[tuple[str, list[Finding]]]) -> list[Finding]:
 
 def _classes(dataset: Dataset) -> list[Finding]:
     found: list[Finding] = []
-    if not dataset.classes:
-        return found
+    if not dataset.classes or isinstance(dataset.targets, Masks):
+        return found  # of masks, pixels count
     counts = {name: count for name, count in dataset.counts("train", "").items() if count}
     text = f"There is only one class, {dataset.classes[0]!r}: a classifier needs at least two. Add a folder of other pictures."
     found += Finding.of("one class", "error", text, dataset.classes, int(len(dataset.classes) == 1))

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from headstart.audit.facts import Facts
 from headstart.audit.findings import Finding, Severity
 from headstart.audit.near_copies import NearCopies
-from headstart.data import Dataset
+from headstart.data import Dataset, Masks
 from headstart.metrics import accuracy_interval
 
 _SEEN = "the model has seen them, so the score is too high"
@@ -40,11 +40,13 @@ def find_copies(dataset: Dataset, facts: Facts) -> list[Finding]:
         surplus += [i for i, place in zip(rows, places, strict=True) if first[place] != i]
     pairs = [" = ".join(f"{names[i]} ({', '.join(dataset.labels(i))})" for i in rows[:3]) for rows in contradictory]
     effect, severity = _of_surplus(dataset, surplus)
+    masked, pictures = isinstance(dataset.targets, Masks), f"({len(contradictory)} different pictures): at least one"
+    model = "model" if masked else "classifier"
+    differing = f"with another mask {pictures} mask" if masked else f"in another class {pictures} label"
     return [
         *_copies(
             "contradictory copies", "error", "image file", sum(map(len, contradictory)), pairs,
-            f"of files in another class ({len(contradictory)} different pictures): at least one label of each is wrong, and no classifier "
-            "can be right about both. Look at them and delete the wrong ones.",
+            f"of files {differing} of each is wrong, and no {model} can be right about both. Look at them and delete the wrong ones.",
         ),
         *_copies("leak", "error", "test image", len(leaking), leaks, f"of training images: {_SEEN}. Delete them from the test part."),
         *_copies(
@@ -53,7 +55,7 @@ def find_copies(dataset: Dataset, facts: Facts) -> list[Finding]:
         ),
         *_copies(
             "copies", severity, "image", len(surplus), [names[i] for i in surplus],
-            f"of another image of the same class: {effect}. Delete the copies.",
+            f"of another image{'' if masked else ' of the same class'}: {effect}. Delete the copies.",
         ),
     ]  # fmt: skip
 
@@ -65,7 +67,8 @@ def find_near_copies(dataset: Dataset, copies: NearCopies, *, digests: Sequence[
         for row in group:
             near = [other for other in group if digests[other] != digests[row]]
             exact = [other for other in group if digests[other] == digests[row] and other != row]
-            two_classes += [(row, other) for other in near if not dataset.agree((row, other))][:1]
+            if not isinstance(dataset.targets, Masks):  # those of near copies differ by the way
+                two_classes += [(row, other) for other in near if not dataset.agree((row, other))][:1]
             part = str(dataset.parts[row])
             known = {"test": ("train", "val"), "val": ("train",)}.get(part, ())
             if any(dataset.parts[other] in known for other in exact):

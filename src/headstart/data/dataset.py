@@ -12,6 +12,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from headstart.data.masks import Masks
 from headstart.data.targets import LabelColumns, Targets
 from headstart.errors import DataError
 from headstart.modalities.image import Levels
@@ -120,7 +121,9 @@ class Dataset:
                 for label, count in part.counts(*parts).items()}  # fmt: skip
 
     def agree(self, indices: Sequence[int]) -> bool:
-        """Return whether images have the same labels; of several columns, as far as they have any there."""
+        """Return whether images have the same labels, or masks; of several columns, as far as they have any there."""
+        if isinstance(self.targets, Masks):
+            return self.targets.agree(indices)
         if not isinstance(self.targets, LabelColumns):
             return len({self.labels(index) for index in indices}) == 1
         rows = np.asarray(indices, np.int64)

@@ -18,6 +18,7 @@ from headstart.text import plural
 VOID = 255
 """The value of pixels without a class, which are neither learned from nor scored."""
 
+_SAME = 0.99  # of the pixels of two masks that agree
 Mask = npt.NDArray[np.uint8]
 
 
@@ -193,6 +194,14 @@ class Masks:
     def names(self, index: int) -> tuple[str, ...]:
         """The classes that one image has."""
         return tuple(name for name, there in zip(self.classes, self.strata[index], strict=True) if there)
+
+    def agree(self, rows: Sequence[int]) -> bool:
+        """Whether the masks of some images are the same in next to all pixels; by their areas alone where a run stored them."""
+        first, *others = rows
+        if not self.sources:
+            return bool((self.areas[others] == self.areas[first]).all())
+        mask = self.read(first)
+        return all((other := self.read(row)).shape == mask.shape and (other == mask).mean() >= _SAME for row in others)
 
     def cells(self, index: int) -> dict[str, str]:
         """The path of the mask, in a column ``mask``; empty where the mask is in no file of its own."""
