@@ -106,7 +106,7 @@ class AnomalyDetection(Task):
 
     def outputs(self, state: State) -> tuple[Output, ...]:
         height, width = state["map"]
-        return Output("map", "scores", (int(height), int(width))), Output("score", "score", ())
+        return Output("map", "scores", (int(height), int(width))), Output("score", "number", ())
 
     def apply(self, model: Any, inputs: Any) -> dict[str, npt.NDArray[Any]]:
         """``map`` float32 (n, h, w) and ``score`` (n,), with the ``threshold`` (n,) that evaluating them needs."""
