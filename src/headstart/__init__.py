@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "Dataset": "data", "ListOptions": "data", "read_dataset": "data", "dataset_from_arrays": "data", "dataset_from_paths": "data",
     "Preprocessing": "modalities.image", "catalogue": "backbones", "load_backbone": "backbones",
-    "BackboneExtractor": "features", "FeatureStore": "features", "TransferClassifier": "classifier",
+    "BackboneExtractor": "features", "FeatureStore": "features", "TransferClassifier": "classifier", "AnomalyDetector": "detector",
     "FineTuning": "settings", "FitSettings": "settings", "FitResult": "pipeline", "fit": "pipeline", "deep_check": "pipeline",
     "ClassEvaluation": "tasks.classification.evaluation", "compare_runs": "evaluate", "evaluate_run": "evaluate",
     "check": "audit", "recommend": "pipeline.recommending", "Wishes": "settings.wishes",
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from headstart.backbones import catalogue, load_backbone
     from headstart.classifier import TransferClassifier
     from headstart.data import Dataset, ListOptions, dataset_from_arrays, dataset_from_paths, read_dataset
+    from headstart.detector import AnomalyDetector
     from headstart.errors import HeadstartError
     from headstart.evaluate import compare_runs, evaluate_run
     from headstart.explanation import explain
@@ -38,10 +39,10 @@ if TYPE_CHECKING:
     from headstart.tasks.classification.evaluation import ClassEvaluation
 
 __all__ = [
-    "BackboneExtractor", "ClassEvaluation", "Dataset", "FeatureStore", "FineTuning", "FitResult", "FitSettings", "HeadstartError",
-    "ListOptions", "Preprocessing", "Run", "TransferClassifier", "Wishes", "__version__", "catalogue", "check", "compare_runs",
-    "dataset_from_arrays", "dataset_from_paths", "deep_check", "evaluate_run", "explain", "fit", "load", "load_backbone", "read_dataset",
-    "recommend",
+    "AnomalyDetector", "BackboneExtractor", "ClassEvaluation", "Dataset", "FeatureStore", "FineTuning", "FitResult", "FitSettings",
+    "HeadstartError", "ListOptions", "Preprocessing", "Run", "TransferClassifier", "Wishes", "__version__", "catalogue", "check",
+    "compare_runs", "dataset_from_arrays", "dataset_from_paths", "deep_check", "evaluate_run", "explain", "fit", "load", "load_backbone",
+    "read_dataset", "recommend",
 ]  # fmt: skip
 
 
