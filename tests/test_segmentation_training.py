@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -220,6 +222,31 @@ def test_a_fit_with_another_decoder(discs: Path, cache: Path, tmp_path: Path, ar
     run = headstart.load(tmp_path / "run")
     found = run.predict(sorted((discs / "images" / "test").iterdir()))
     assert np.allclose(found.logits, result.tested["logits"], atol=1e-2)
+
+
+def test_masks_that_outside_decoders_contradict_are_named(discs: Path, cache: Path, tmp_path: Path) -> None:
+    data = shutil.copytree(discs, tmp_path / "data")
+    wrong = data / "masks" / "train" / "3.png"
+    Image.fromarray(np.roll(np.asarray(Image.open(wrong)), 32, axis=1)).save(wrong)
+    plan = FineTuning(strategy="probe", epochs=24, batch_size=4)
+    result = fit(data, out=tmp_path / "run", settings=FitSettings(cache=cache, backbone="lite0@64", fine_tuning=plan))
+    found = [finding for finding in result.findings if finding.kind == "wrong_masks"]
+    assert len(found) == 1
+    assert found[0].examples[0].startswith("images/train/3.png: IoU 0.")
+
+
+def test_a_mirrored_decoder_is_the_mean_in_the_run_too(discs: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headstart.tasks.segmentation.learning.Halves.gains", True)
+    plan = FineTuning(strategy="probe", epochs=4, batch_size=4)
+    result = fit(discs, out=tmp_path / "run", settings=FitSettings(cache=cache, backbone="lite0@64", fine_tuning=plan))
+    assert result.choice.estimator.mirrored
+    run = headstart.load(tmp_path / "run")
+    images = [np.asarray(Image.open(path)) for path in sorted((discs / "images" / "test").iterdir())]
+    found, turned = run.predict(images), run.predict([image[:, ::-1] for image in images])
+    assert np.allclose(found.logits, result.tested["logits"], atol=2e-2)
+    assert np.allclose(found.logits, turned.logits[..., ::-1], atol=1e-4)
+    single = replace(result.choice.estimator, mirrored=False)
+    assert not np.allclose(result.task.apply(single, result.table.maps.take(result.table.test))["logits"], found.logits, atol=0.1)
 
 
 def test_what_does_not_suit_masks_is_refused(discs: Path, cache: Path) -> None:

@@ -64,6 +64,11 @@ class OnnxGraph:
         self._nodes.append(helper.make_node("TopK", inputs, outputs, name=name, axis=1, largest=int(largest), sorted=1))
         return outputs[0], outputs[1]
 
+    def mirror_image(self, value: str, *, axis: int) -> str:
+        """Add what reverses a value along one axis, and return its name."""
+        ends = (self.integers(-1), self.integers(-(2**31)), self.integers(axis), self.integers(-1))
+        return self.node("Slice", value, *ends)
+
     def graft(self, model: onnx.ModelProto, *, feed: Mapping[str, str]) -> dict[str, str]:
         """Copy the nodes of another model into this graph, and return its output names mapped to names here.
 

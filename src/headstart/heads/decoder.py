@@ -36,10 +36,12 @@ class MapDecoder:
         arrays: its weights, float32. For layer i ``lateral.i`` (w, C) and ``lateral.i.bias`` (w,) of the 1x1 convolution; ``context``
             (w, C) from the mean of the coarsest map; after each sum ``depthwise.i`` (w, 3, 3), ``depthwise.i.bias``, ``pointwise.i``
             (w, w), ``pointwise.i.bias``; ``output`` (k, w) and ``output.bias`` (k,). Normalisations are folded into them.
+        mirrored: whether the logits of an input are the mean over it and its mirror image.
     """
 
     layers: tuple[MapLayer, ...]
     arrays: Mapping[str, Array]
+    mirrored: bool = False
 
     @property
     def classes(self) -> int:
@@ -91,13 +93,13 @@ class MapDecoder:
 
     def state(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
         """JSON values and arrays from which `from_state` makes it again."""
-        return {"decoder": "light", "layers": [vars(layer) for layer in self.layers]}, dict(self.arrays)
+        return {"decoder": "light", "layers": [vars(layer) for layer in self.layers], "mirrored": self.mirrored}, dict(self.arrays)
 
     @classmethod
     def from_state(cls, settings: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> Self:
         """The inverse of `state`; RunError where an entry is missing."""
         with damage_named("The saved decoder is"):
-            return cls(tuple(MapLayer(**layer) for layer in settings["layers"]), dict(arrays))
+            return cls(tuple(MapLayer(**layer) for layer in settings["layers"]), dict(arrays), bool(settings.get("mirrored")))
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,12 +111,14 @@ class GraphDecoder:
         layers: the maps that it takes, the finest first.
         shape: of the logits of one input, (k, height, width).
         graph: the serialised graph.
+        mirrored: as of `MapDecoder`.
     """
 
     name: str
     layers: tuple[MapLayer, ...]
     shape: tuple[int, int, int]
     graph: bytes
+    mirrored: bool = False
 
     def write_onnx(self, graph: OnnxGraph, maps: Mapping[str, str]) -> str:
         """As `MapDecoder.write_onnx`."""
@@ -128,7 +132,9 @@ class GraphDecoder:
 
     def state(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
         """As `MapDecoder.state`."""
-        described = {"decoder": self.name, "layers": [vars(layer) for layer in self.layers], "shape": list(self.shape)}
+        described = {
+            "decoder": self.name, "layers": [vars(layer) for layer in self.layers], "shape": list(self.shape), "mirrored": self.mirrored
+        }  # fmt: skip
         return described, {"graph": np.frombuffer(self.graph, np.uint8)}
 
     @classmethod
@@ -136,8 +142,25 @@ class GraphDecoder:
         """The inverse of `state`; RunError where an entry is missing."""
         with damage_named("The saved decoder is"):
             layers = tuple(MapLayer(**layer) for layer in settings["layers"])
-            height, width, depth = settings["shape"]
-            return cls(str(settings["decoder"]), layers, (height, width, depth), arrays["graph"].tobytes())
+            classes, height, width = settings["shape"]
+            network = arrays["graph"].tobytes()
+            return cls(str(settings["decoder"]), layers, (classes, height, width), network, bool(settings.get("mirrored")))
+
+
+MIRRORED = "mirrored "
+"""Begins the names of maps of the mirror image."""
+
+
+def write_decoder(graph: OnnxGraph, decoder: MapDecoder | GraphDecoder, maps: Mapping[str, str], *, output: str) -> None:
+    """Append a decoder to a graph; where it takes the mirror image too, `maps` has its maps under names that begin with `MIRRORED`."""
+    logits = decoder.write_onnx(graph, maps)
+    if decoder.mirrored:
+        turned = decoder.write_onnx(
+            graph, {name.removeprefix(MIRRORED): value for name, value in maps.items() if name.startswith(MIRRORED)}
+        )
+        both = graph.node("Add", logits, graph.mirror_image(turned, axis=3))
+        logits = graph.node("Mul", both, graph.constant(0.5))
+    graph.node("Identity", logits, output=output)
 
 
 def logits_of(network: bytes, layers: Sequence[MapLayer], batches: Iterator[Maps]) -> Iterator[Array]:

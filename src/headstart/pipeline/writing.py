@@ -56,8 +56,16 @@ def contents_of(result: FitResult, *, command: str) -> RunContents:
     return RunContents(
         manifest=_manifest(result, command=command), backbone=result.learned.prepared.extractor.backbone,
         model=result.choice.estimator, reference=_reference(result), evaluation=_evaluation(result), split=_split_list(result),
-        maps=() if result.table.maps is None else tuple(layer.name for layer in result.table.maps.layers),
+        maps=_maps(result),
     )  # fmt: skip
+
+
+def _maps(result: FitResult) -> tuple[str, ...]:
+    """The layers whose maps the model takes."""
+    if result.table.maps is None:
+        return ()
+    taken = result.task.maps_taken(result.choice.estimator)
+    return tuple(layer.name for layer in result.table.maps.layers) if taken is None else taken
 
 
 def _manifest(result: FitResult, *, command: str) -> Manifest:

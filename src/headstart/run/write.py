@@ -23,6 +23,7 @@ from headstart.backbones import Backbone
 from headstart.backbones.stage_maps import map_network
 from headstart.errors import RunError
 from headstart.files import file_digest, folder_beside, lock, move_files
+from headstart.heads.decoder import MIRRORED
 from headstart.onnx_graph import OnnxGraph
 from headstart.run.manifest import MANIFEST, MODEL, Manifest, is_run, plain, read_manifest, write_entries
 from headstart.run.run import EVALUATION, REFERENCE, SPLIT, Run
@@ -45,7 +46,7 @@ class RunContents:
     """Everything that goes into a run folder but its pages: `reference` and `evaluation` become `Run.reference` and `Run.tested`.
 
     The manifest has no digests of files yet, and names the outputs of the fitted `model`; `split` lists all inputs as CSV. `maps` are the
-    layers whose maps the model takes.
+    layers whose maps the model takes; those whose names begin with `MIRRORED` are of the mirror image.
     """
 
     manifest: Manifest
@@ -271,7 +272,11 @@ def run_graph(contents: RunContents) -> onnx.ModelProto:
     graph = OnnxGraph()
     values = graph.graft(network, feed={"images": "images"})
     graph.node("Identity", values["features"], output=FEATURES)
-    maps = {name: values[name] for name in contents.maps}
+    maps = {name: values[name] for name in contents.maps if not name.startswith(MIRRORED)}
+    if len(maps) < len(contents.maps):
+        turned = graph.graft(network, feed={"images": graph.mirror_image("images", axis=2)})
+        maps |= {name: turned[name.removeprefix(MIRRORED)] for name in contents.maps if name.startswith(MIRRORED)}
+        graph.share()
     task_named(manifest.task).write_onnx(graph, contents.model, FEATURES, manifest.state, maps=maps)
     size = manifest.preprocessing.size
     outputs: dict[str, Any] = {output.name: (np.float32, ("N", *output.shape)) for output in manifest.outputs}

@@ -193,6 +193,7 @@ class Learned:
     adaptation: AdaptationRecord | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
     columns: Mapping[str, Learned] = field(default_factory=dict)
+    beside: Any = None  # what the task found while learning, for its `judge`
 
     @property
     def is_tuned(self) -> bool:
@@ -272,6 +273,13 @@ class Task(ABC):
 
     def maps(self, settings: FitSettings, dataset: Dataset) -> ChooseMaps | None:
         """Which maps of the backbone's stages it learns from, beside the features; None where these are all it needs."""
+        return None
+
+    def maps_taken(self, model: Any) -> tuple[str, ...] | None:
+        """The layers whose maps the fitted model takes; None for all that it learned from.
+
+        Those of the mirror image begin with `headstart.heads.decoder.MIRRORED`.
+        """
         return None
 
     def check(self, dataset: Dataset, settings: FitSettings) -> None:

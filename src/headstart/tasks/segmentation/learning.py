@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -14,24 +14,29 @@ from headstart.backbones import timm_models
 from headstart.backbones.stage_maps import MapLayer
 from headstart.data import Dataset
 from headstart.data.masks import Masks
+from headstart.data.split import folds
 from headstart.features.stage_maps import PLAIN, ChooseMaps, MapRequest, StageMaps
 from headstart.features.table import FeatureTable
 from headstart.heads.decoder import GraphDecoder, MapDecoder, one_of_each_size
 from headstart.matrix import blocks
 from headstart.modalities.image.augment import Augmentation
 from headstart.modalities.image.warp import View
+from headstart.progress import Part
 from headstart.selection import Choice
 from headstart.settings import FineTuning, FitSettings
-from headstart.tasks.task import Judged, Learned, LearningContext
+from headstart.tasks.task import Learned, LearningContext
 from headstart.text import plural
 from headstart.training.job import Resumable, TrainingJob
 from headstart.training.schedule import Phase
 
 if TYPE_CHECKING:
+    from headstart.tasks.segmentation.evaluation import SegmentationEvaluation
     from headstart.training.history import History
 
-VIEWS = 4
+VIEWS = 6
 """Views of each training image: as it is, mirrored, and random ones."""
+LIGHT = "flip=0.5,crop=0.4"
+"""What the augmentation ``light`` is for masks, which say where things are after any crop."""
 ROOM = 4 << 30
 """Bytes that the maps of all views may take."""
 Decoder = MapDecoder | GraphDecoder
@@ -39,14 +44,16 @@ FINEST = {"light": 4, "unet": 2, "deeplabv3plus": 4}
 """By architecture: the finest map has a position for each so-many-th row and column of the input; finer ones are left out."""
 TITLES = {"light": "light decoder", "unet": "U-Net", "deeplabv3plus": "DeepLabV3+"}
 LR = 3e-3
-EPOCHS = 20
-LEAST_STEPS = 300
+EPOCHS, LEAST_EPOCHS = 24, 6
+LEAST_STEPS, MOST_STEPS = 240, 2400
+FEWEST, SHARE = 16, 0.25
+"""Of at least so many images, each is scored from outside by a training of this share of the epochs."""
 _TARGET_SIDE = 2
 """The loss is of masks so many times finer than the finest map."""
 
 
 def maps_for(settings: FitSettings, dataset: Dataset) -> ChooseMaps:
-    """The deepest map of each size; to learn from, also those of the mirror image and of random views.
+    """The deepest map of each size, of every input and its mirror image; to learn from, also of random views.
 
     There are as many views as have room in `ROOM`, at most as many as the plan has, by default `VIEWS`.
     """
@@ -57,11 +64,9 @@ def maps_for(settings: FitSettings, dataset: Dataset) -> ChooseMaps:
     def draw(index: int, number: int) -> View | None:
         if number == 0:
             return PLAIN
-        if tested[index]:
-            return None
         if number == 1 and augmentation.flip:
             return View(mirrored=True)
-        return augmentation.view(key=index, seed=seed, view=number)
+        return None if tested[index] else augmentation.view(key=index, seed=seed, view=number)
 
     def choose(layers: tuple[MapLayer, ...]) -> MapRequest:
         architecture = settings.architecture or "light"
@@ -78,30 +83,91 @@ def maps_for(settings: FitSettings, dataset: Dataset) -> ChooseMaps:
 def plan_of(settings: FitSettings, images: int) -> FineTuning:
     """How the decoder is trained: as the settings say, and as measured to be good where they say nothing."""
     given = settings.fine_tuning or FineTuning(strategy="probe")
-    steps = max(1, -(-images // given.batch_size))
-    epochs = given.epochs or (None if given.steps is not None else max(EPOCHS, -(-LEAST_STEPS // steps)))
+    each = max(1, -(-images // given.batch_size))
+    epochs = given.epochs or (
+        None if given.steps is not None else max(LEAST_EPOCHS, min(MOST_STEPS // each, max(EPOCHS, LEAST_STEPS // each)))
+    )
     return replace(
         given, lr=given.lr or LR, epochs=epochs, warmup=0.25, validation_share=0.0, keep="last", ship="trained", start="random",
-        batchnorm="train",
+        batchnorm="train", augment=LIGHT if given.augment == "light" else given.augment,
     )  # fmt: skip
 
 
 def learn(table: FeatureTable, context: LearningContext) -> Learned:
-    """Train a decoder on all training rows."""
+    """Train a decoder on all training rows; whether it is to see mirror images, too, is decided on halves of them."""
     timm_models.require("Learning masks")
     began = time.perf_counter()
     plan = plan_of(context.settings, len(table.train))
+    halves = None if context.test_only else Halves.of(table, plan, context)
     context.listener.stage("Training the decoder")
     decoder, history = trained(table, table.train, plan, context)
-    fitted = tuned(table, context, decoder, history)
+    decoder = replace(decoder, mirrored=halves is not None and halves.gains)
+    fitted = tuned(table, context, decoder, history, halves)
     title, layers = TITLES[context.settings.architecture or "light"], ", ".join(layer.name for layer in decoder.layers)
-    choice = Choice(
-        estimator=decoder, evidence=(), out_of_sample=None, reason="", description=f"{title} on the maps of {layers}",
-    )  # fmt: skip
+    choice = Choice(estimator=decoder, evidence=(), out_of_sample=None, reason="", description=f"{title} on the maps of {layers}")
     return Learned(
-        choice=choice, table=table, prepared=context.prepared, fine_tuned=fitted, plan=plan,
+        choice=choice, table=table, prepared=context.prepared, fine_tuned=fitted, plan=plan, beside=halves,
         seconds={"training": time.perf_counter() - began},
     )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Halves:
+    """The training rows, each scored by a decoder that learned, for a shorter time, from the other half of them.
+
+    Attributes:
+        plain: the evaluation of the inputs as they are; `mirrored`: of the mean over them and their mirror images, None without such.
+    """
+
+    plain: SegmentationEvaluation
+    mirrored: SegmentationEvaluation | None
+
+    @classmethod
+    def of(cls, table: FeatureTable, plan: FineTuning, context: LearningContext) -> Self | None:
+        """None where there are too few images."""
+        from headstart.tasks.segmentation.evaluation import evaluate
+
+        rows, targets, maps = table.train, table.dataset.targets, table.maps
+        assert isinstance(targets, Masks)
+        assert maps is not None
+        if len(rows) < FEWEST:
+            return None
+        short = replace(plan, steps=None, epochs=max(1, round(SHARE * (plan.epochs or EPOCHS))))
+        alone = replace(context, resumable=Resumable())
+        found: list[dict[bool, npt.NDArray[np.float32]]] = []
+        parts = folds(targets.take(rows).strata, count=2, groups=table.groups_among(rows), seed=context.settings.seed)
+        for number, held in enumerate(parts, 1):
+            listener = Part(context.listener, f"half {number} of 2: ")
+            decoder, _ = trained(table, np.delete(rows, held), short, replace(alone, listener=listener))
+            some = maps.take(rows[held])
+            found.append({False: apply(decoder, some)})
+            if maps.request.views > 1:
+                found[-1][True] = apply(replace(decoder, mirrored=True), some)
+        order = np.argsort(np.concatenate(parts))
+        truth = targets.take(rows[np.sort(np.concatenate(parts))])
+        logits = {kind: np.concatenate([one[kind] for one in found])[order] for kind in found[0]}
+        return cls(evaluate(logits[False], truth), evaluate(logits[True], truth) if True in logits else None)
+
+    @property
+    def gain(self) -> tuple[float, float]:
+        """What mirror images add to the mean IoU of an image, the mean over the images, and its standard error."""
+        if self.mirrored is None:
+            return 0.0, 0.0
+        differences = self.mirrored.image_iou - self.plain.image_iou
+        known = differences[np.isfinite(differences)]
+        return (float(known.mean()), float(known.std() / np.sqrt(len(known)))) if len(known) else (0.0, 0.0)
+
+    @property
+    def gains(self) -> bool:
+        """Whether mirror images help, beyond chance."""
+        gain, error = self.gain
+        return gain > 2 * error
+
+    def fact(self) -> str:
+        """What came of it, in words."""
+        gain, error = self.gain
+        verdict = "the mean over an image and its mirror image is taken" if self.gains else "mirror images are left out in testing"
+        return f"{verdict}: on halves of the training images that adds {100 * gain:+.2f} ± {100 * error:.2f} points of IoU"
 
 
 def trained(table: FeatureTable, rows: npt.NDArray[np.int64], plan: FineTuning, context: LearningContext) -> tuple[Decoder, History]:
@@ -142,32 +208,28 @@ def trained(table: FeatureTable, rows: npt.NDArray[np.int64], plan: FineTuning, 
     return network.head.decoder(), history
 
 
-def tuned(table: FeatureTable, context: LearningContext, decoder: Decoder, history: History) -> Any:
+def tuned(table: FeatureTable, context: LearningContext, decoder: Decoder, history: History, halves: Halves | None) -> Any:
     """What the training says of itself, for the report."""
     from headstart.training.tuning import FineTuned
 
     extractor = context.prepared.extractor
     assert table.maps is not None
     size, views = table.maps.values.nbytes / 1e6, plural(table.maps.request.views, "view")
+    stored = f"the maps of the frozen backbone were computed once, of {views} of each training image ({size:.0f} MB)"
     return FineTuned(
         backbone=extractor.backbone, preprocessing=extractor.preprocessing, head=decoder, history=history, predictions=None, stages=(),
-        trained=(), facts=(f"the maps of the frozen backbone were computed once, of {views} of each training image ({size:.0f} MB)",),
+        trained=(), facts=(stored, *(() if halves is None or halves.mirrored is None else (halves.fact(),))),
     )  # fmt: skip
 
 
 def apply(model: Decoder, maps: StageMaps) -> npt.NDArray[np.float32]:
-    """Logits, float32 (n, k, h, w), of inputs as they are."""
-    found = np.empty((len(maps), *model.shape), np.float32)
-    parts = list(blocks(len(maps), 8))
+    """Logits, float32 (n, k, h, w), of inputs as they are; of a decoder that is mirrored the mean with those of the mirror images."""
+    found, parts = np.zeros((len(maps), *model.shape), np.float32), list(blocks(len(maps), 8))
+    for view in (0, 1) if model.mirrored else (0,):
 
-    def batches() -> Iterator[dict[str, npt.NDArray[np.float16]]]:
-        return (maps.batch(np.arange(part.start, part.stop)) for part in parts)
+        def batches(view: int = view) -> Iterator[dict[str, npt.NDArray[np.float16]]]:
+            return (maps.batch(np.arange(part.start, part.stop), view) for part in parts)
 
-    for part, logits in zip(parts, model(batches()), strict=True):
-        found[part] = logits
+        for part, logits in zip(parts, model(batches()), strict=True):
+            found[part] += (logits[..., ::-1] if view else logits) / (2 if model.mirrored else 1)
     return found
-
-
-def judge(learned: Learned, context: LearningContext) -> Judged:
-    """Which inputs are unlike the training inputs, by their pooled features."""
-    return Judged()

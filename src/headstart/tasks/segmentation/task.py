@@ -12,6 +12,7 @@ import numpy.typing as npt
 from headstart.data.annotations import LABEL, MASK, Annotations
 from headstart.data.masks import Masks, masks_of
 from headstart.errors import DataError, ParameterError, setting
+from headstart.heads.decoder import MIRRORED
 from headstart.onnx_graph import OnnxGraph
 from headstart.pixels.pictures import hex_colour
 from headstart.records import Column, Record
@@ -80,6 +81,10 @@ class Segmentation(Task):
 
         return maps_for(settings, dataset)
 
+    def maps_taken(self, model: Any) -> tuple[str, ...]:
+        names = tuple(layer.name for layer in model.layers)
+        return (*names, *(f"{MIRRORED}{name}" for name in names)) if model.mirrored else names
+
     def check(self, dataset: Dataset, settings: FitSettings) -> None:
         """There must be two classes, each with a pixel in a training image; and a training must be one that there is."""
         targets = dataset.targets
@@ -117,7 +122,9 @@ class Segmentation(Task):
         return {"logits": apply(model, inputs)}
 
     def write_onnx(self, graph: OnnxGraph, model: Any, features: str, state: State, *, maps: Mapping[str, str]) -> None:
-        graph.node("Identity", model.write_onnx(graph, maps), output="logits")
+        from headstart.heads.decoder import write_decoder
+
+        write_decoder(graph, model, maps, output="logits")
 
     def evaluate(self, outputs: Outputs, targets: Targets) -> SegmentationEvaluation:
         """Score logits against the masks, at the size of each mask."""
@@ -136,7 +143,7 @@ class Segmentation(Task):
         return SegmentationEvaluation.of_arrays(arrays, state["classes"])
 
     def judge(self, learned: Learned, evaluation: Evaluation, context: LearningContext) -> Judged:
-        from headstart.tasks.segmentation.learning import judge
+        from headstart.tasks.segmentation.judging import judge
 
         return judge(learned, context)
 
