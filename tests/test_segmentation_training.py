@@ -31,6 +31,7 @@ LAYERS = (MapLayer("fine", 5, 16, 16), MapLayer("middle", 7, 8, 8), MapLayer("sa
 def trained_network(classes: int = 3) -> Light:
     """A network whose normalisations have statistics."""
     network = Light(LAYERS, classes, seed=1)
+    network.standardise(random_maps(6))
     for _ in range(20):
         network(random_maps(6))
     return network.eval()

@@ -23,6 +23,10 @@ _PASSED = ("Flatten", "Reshape", "Squeeze", "Identity", "Unsqueeze")  # between 
 _POOLED = ("GlobalAveragePool", "ReduceMean", "AveragePool")
 
 
+MIRRORED = "mirrored "
+"""Begins the names of maps of the mirror image."""
+
+
 @dataclass(frozen=True)
 class MapLayer:
     """The map of one stage: float32 (channels, height, width) for one image, called as the layer that it is pooled to."""

@@ -15,7 +15,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from headstart.backbones.stage_maps import MapLayer
+from headstart.backbones.stage_maps import MIRRORED, MapLayer
 from headstart.engine import open_session
 from headstart.errors import damage_named
 from headstart.onnx_graph import OnnxGraph
@@ -145,10 +145,6 @@ class GraphDecoder:
             classes, height, width = settings["shape"]
             network = arrays["graph"].tobytes()
             return cls(str(settings["decoder"]), layers, (classes, height, width), network, bool(settings.get("mirrored")))
-
-
-MIRRORED = "mirrored "
-"""Begins the names of maps of the mirror image."""
 
 
 def write_decoder(graph: OnnxGraph, decoder: MapDecoder | GraphDecoder, maps: Mapping[str, str], *, output: str) -> None:

@@ -20,10 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from headstart.backbones import Backbone
-from headstart.backbones.stage_maps import map_network
+from headstart.backbones.stage_maps import MIRRORED, map_network
 from headstart.errors import RunError
 from headstart.files import file_digest, folder_beside, lock, move_files
-from headstart.heads.decoder import MIRRORED
 from headstart.onnx_graph import OnnxGraph
 from headstart.run.manifest import MANIFEST, MODEL, Manifest, is_run, plain, read_manifest, write_entries
 from headstart.run.run import EVALUATION, REFERENCE, SPLIT, Run

@@ -278,7 +278,7 @@ class Task(ABC):
     def maps_taken(self, model: Any) -> tuple[str, ...] | None:
         """The layers whose maps the fitted model takes; None for all that it learned from.
 
-        Those of the mirror image begin with `headstart.heads.decoder.MIRRORED`.
+        Those of the mirror image begin with `headstart.backbones.stage_maps.MIRRORED`.
         """
         return None
 

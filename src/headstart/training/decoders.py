@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from headstart.backbones.stage_maps import MapLayer
 from headstart.backbones.timm_models import silence
-from headstart.heads.decoder import LOGITS, Array, GraphDecoder, MapDecoder
+from headstart.heads.decoder import LOGITS, GraphDecoder, MapDecoder
 from headstart.onnx_graph import OPSET
 
 WIDTH = 96
@@ -26,17 +26,16 @@ DROPOUT = 0.1
 
 
 class _Block(nn.Module):  # type: ignore[misc]
-    """A depthwise 3x3 convolution and a 1x1 convolution, each normalised over the batch, then ReLU."""
+    """A depthwise 3x3 convolution and a 1x1 convolution, normalised over the batch, then ReLU."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.depthwise = nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False)
-        self.norm1 = nn.BatchNorm2d(width)
+        self.depthwise = nn.Conv2d(width, width, 3, padding=1, groups=width)
         self.pointwise = nn.Conv2d(width, width, 1, bias=False)
-        self.norm2 = nn.BatchNorm2d(width)
+        self.norm = nn.BatchNorm2d(width)
 
     def forward(self, value: Any) -> Any:
-        return functional.relu(self.norm2(self.pointwise(self.norm1(self.depthwise(value)))))
+        return functional.relu(self.norm(self.pointwise(self.depthwise(value))), inplace=True)
 
 
 class DecoderNetwork(nn.Module):  # type: ignore[misc]
@@ -60,6 +59,9 @@ class DecoderNetwork(nn.Module):  # type: ignore[misc]
         generator = torch.Generator().manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0]) >> 1)
         kept = torch.rand(count, self.output.in_channels, generator=generator)[rows] >= self.dropout
         self._mask = kept.to(self.output.weight.device)[:, :, None, None] / (1 - self.dropout)
+
+    def standardise(self, maps: Any) -> None:
+        """Told of some maps to come, a tuple of (N, C, h, w), before the training; here nothing."""
 
     def dropped(self, value: Any) -> Any:
         """What the output takes: in training without the channels that were drawn."""
@@ -89,41 +91,55 @@ class Light(DecoderNetwork):
 
     def build(self) -> None:
         """See `DecoderNetwork`."""
-        layers, width, classes = self.layers, self.width, self.classes
-        self.inputs = nn.ModuleList(nn.BatchNorm2d(layer.channels) for layer in layers)
+        layers, width = self.layers, self.width
         self.lateral = nn.ModuleList(nn.Conv2d(layer.channels, width, 1) for layer in layers)
         self.context = nn.Linear(layers[-1].channels, width, bias=False)
         self.blocks = nn.ModuleList(_Block(width) for _ in layers)
-        self.output = nn.Conv2d(width, classes, 1)
+        self.output = nn.Conv2d(width, self.classes, 1)
+        for number, layer in enumerate(layers):
+            self.register_buffer(f"mean{number}", torch.zeros(layer.channels), persistent=False)
+            self.register_buffer(f"scale{number}", torch.ones(layer.channels), persistent=False)
+
+    def standardise(self, maps: Any) -> None:
+        """Learn from (map - mean) / scale of each channel from now on, those of some maps: a tuple of (N, C, h, w)."""
+        for number, one in enumerate(maps):
+            self._buffers[f"mean{number}"].copy_(one.mean(dim=(0, 2, 3)))
+            self._buffers[f"scale{number}"].copy_(one.std(dim=(0, 2, 3)).clamp(min=1e-3))
+
+    def _lateral(self, number: int) -> tuple[Any, Any]:
+        """Weight and bias of a 1x1 convolution for maps as they are."""
+        layer, mean, scale = self.lateral[number], self._buffers[f"mean{number}"], self._buffers[f"scale{number}"]
+        weight = layer.weight / scale[:, None, None]
+        return weight, layer.bias - weight[:, :, 0, 0] @ mean
 
     def forward(self, maps: Any) -> Any:
         """Logits."""
-        maps = [norm(one) for norm, one in zip(self.inputs, maps, strict=True)]
-        context = self.context(maps[-1].mean(dim=(2, 3)))[:, :, None, None]
-        value = self.blocks[-1](functional.relu(self.lateral[-1](maps[-1]) + context))
-        for number in range(len(maps) - 2, -1, -1):
+        last = len(maps) - 1
+        context = self.context((maps[last].mean(dim=(2, 3)) - self._buffers[f"mean{last}"]) / self._buffers[f"scale{last}"])
+        value = functional.conv2d(maps[last], *self._lateral(last)) + context[:, :, None, None]
+        value = self.blocks[last](functional.relu(value, inplace=True))
+        for number in range(last - 1, -1, -1):
             if value.shape[2:] != maps[number].shape[2:]:
                 value = functional.interpolate(value, size=maps[number].shape[2:], mode="bilinear", align_corners=False)
-            value = self.blocks[number](functional.relu(value + self.lateral[number](maps[number])))
+            value = value + functional.conv2d(maps[number], *self._lateral(number))
+            value = self.blocks[number](functional.relu(value, inplace=True))
         return self.output(self.dropped(value))
 
     def decoder(self) -> MapDecoder:
-        """What was learned, without PyTorch, the normalisations folded into the convolutions."""
-        found: dict[str, Array] = {}
+        """What was learned, without PyTorch, what normalises folded into the convolutions."""
+        found: dict[str, Any] = {}
         last = len(self.layers) - 1
-        for number, (norm, lateral, block) in enumerate(zip(self.inputs, self.lateral, self.blocks, strict=True)):
-            scale, shift = _affine(norm)
-            weight, bias = _numbers(lateral.weight)[:, :, 0, 0], _numbers(lateral.bias)
-            found |= {f"lateral.{number}": weight * scale, f"lateral.{number}.bias": bias + weight @ shift}
+        for number, block in enumerate(self.blocks):
+            weight, bias = (_numbers(one) for one in self._lateral(number))
             if number == last:
-                context = _numbers(self.context.weight)
-                found["context"] = context * scale
-                found[f"lateral.{number}.bias"] = found[f"lateral.{number}.bias"] + context @ shift
-            (scale1, shift1), (scale2, shift2) = _affine(block.norm1), _affine(block.norm2)
-            found[f"depthwise.{number}"] = _numbers(block.depthwise.weight)[:, 0] * scale1[:, None, None]
-            found[f"depthwise.{number}.bias"] = shift1
-            found[f"pointwise.{number}"] = _numbers(block.pointwise.weight)[:, :, 0, 0] * scale2[:, None]
-            found[f"pointwise.{number}.bias"] = shift2
+                context = _numbers(self.context.weight) / _numbers(self._buffers[f"scale{last}"])
+                found["context"], bias = context, bias - context @ _numbers(self._buffers[f"mean{last}"])
+            scale, shift = _affine(block.norm)
+            found |= {f"lateral.{number}": weight[:, :, 0, 0], f"lateral.{number}.bias": bias}
+            found[f"depthwise.{number}"] = _numbers(block.depthwise.weight)[:, 0]
+            found[f"depthwise.{number}.bias"] = _numbers(block.depthwise.bias)
+            found[f"pointwise.{number}"] = _numbers(block.pointwise.weight)[:, :, 0, 0] * scale[:, None]
+            found[f"pointwise.{number}.bias"] = shift
         found |= {"output": _numbers(self.output.weight)[:, :, 0, 0], "output.bias": _numbers(self.output.bias)}
         return MapDecoder(self.layers, {name: np.ascontiguousarray(value, np.float32) for name, value in found.items()})
 

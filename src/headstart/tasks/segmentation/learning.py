@@ -44,9 +44,9 @@ FINEST = {"light": 4, "unet": 2, "deeplabv3plus": 4}
 """By architecture: the finest map has a position for each so-many-th row and column of the input; finer ones are left out."""
 TITLES = {"light": "light decoder", "unet": "U-Net", "deeplabv3plus": "DeepLabV3+"}
 LR = 3e-3
-EPOCHS, LEAST_EPOCHS = 24, 6
+EPOCHS, LEAST_EPOCHS = 20, 6
 LEAST_STEPS, MOST_STEPS = 240, 2400
-FEWEST, SHARE = 16, 0.25
+FEWEST, SHARE = 16, 0.2
 """Of at least so many images, each is scored from outside by a training of this share of the epochs."""
 _TARGET_SIDE = 2
 """The loss is of masks so many times finer than the finest map."""
@@ -175,6 +175,7 @@ def trained(table: FeatureTable, rows: npt.NDArray[np.int64], plan: FineTuning, 
     from headstart.training.decoders import ARCHITECTURES
     from headstart.training.loop import Training
     from headstart.training.masks import MapInputs, MaskTraining, SmallMasks, balanced_weights, make_pixel_loss
+    from headstart.training.memory import reuse_memory
     from headstart.training.network import Network
     from headstart.training.preparation import Trainable, device_of
     from headstart.training.tuning import place_of
@@ -198,9 +199,12 @@ def trained(table: FeatureTable, rows: npt.NDArray[np.int64], plan: FineTuning, 
     with place_of(job) as placed:
         import torch
 
-        network = Network(None, task.head(0, plan, seed=settings.seed)).to(device).to(memory_format=torch.channels_last)
+        reuse_memory()
+        inputs = MapInputs(maps.take(rows), device=device)
+        network = Network(None, decoder).to(device).to(memory_format=torch.channels_last)
+        decoder.standardise(inputs.plain(everything[:: -(-len(rows) // 64)]))
         model = Trainable(
-            network=network, inputs=MapInputs(maps.take(rows), device=device), stages=(),
+            network=network, inputs=inputs, stages=(),
             augmentation=Augmentation.parse("none"), device=device,
         )  # fmt: skip
         training = Training(placed, model, phases=(Phase(0, ()),), rates={"head": plan.highest_lr})

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from headstart.backbones.stage_maps import MIRRORED
 from headstart.data.annotations import LABEL, MASK, Annotations
 from headstart.data.masks import Masks, masks_of
 from headstart.errors import DataError, ParameterError, setting
-from headstart.heads.decoder import MIRRORED
 from headstart.onnx_graph import OnnxGraph
 from headstart.pixels.pictures import hex_colour
 from headstart.records import Column, Record
