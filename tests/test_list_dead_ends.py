@@ -196,7 +196,7 @@ def test_a_column_taken_as_group_is_told(lists: Cli, column: str) -> None:
         ("title.csv", "My list\npath,label\na.jpg,a\n", "the first line, 'My list', is not one of column names"),
         ("vector.csv", 'path,label\na.jpg,"[1, 0]"\nb.jpg,"[0, 1]"\n', "is a vector of 0 and 1, such as [0, 1], which does not name"),
         ("split.csv", "path,label,split\na.jpg,a,train\nb.jpg,b,no\n", "found 'no'. --column split= leaves"),
-        ("cvat.xml", "<annotations/>", "is XML, as CVAT and Pascal VOC write it, which is not read: export from there as ImageNet"),
+        ("cvat.xml", "<annotations/>", "is XML, as CVAT and Pascal VOC write it for boxes, which is not read: export from there as"),
         ("data.yaml", "names: [a]", "is YAML, as YOLO has it, which is not read"),
         ("a.tfrecord", "x", "is a TFRecord, which is not read: write the images into folders of classes"),
     ],

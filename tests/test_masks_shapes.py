@@ -147,6 +147,8 @@ def test_a_name_for_what_is_in_no_shape(tmp_path: Path) -> None:
     found.background = "ground"
     assert read_masks(found).classes == ("ground", "cat", "ant")
     assert "Pixels inside no shape are the class 'ground'." in found.notes
+    again = read_annotations(tmp_path)
+    assert read_masks(again, ("ground", "cat", "ant")).areas.tolist() == [[260, 260, 80, 0], [600, 0, 0, 0]]
 
 
 B = {"id": 8, "file_name": "b.jpg"}
@@ -356,5 +358,5 @@ def test_cvat_in_trouble(tmp_path: Path, trouble: str) -> None:
 def test_boxes_of_cvat_are_no_masks(tmp_path: Path) -> None:
     path = cvat(tmp_path, "<annotations><image id='0' name='sub/a.jpg' width='30' height='20'>"
                           "<box label='dog' xtl='4' ytl='5' xbr='12' ybr='15'/></image></annotations>")  # fmt: skip
-    with pytest.raises(DataError, match="is XML, as CVAT and Pascal VOC write it, which is not read"):
+    with pytest.raises(DataError, match="is XML, as CVAT and Pascal VOC write it for boxes, which is not read"):
         read_dataset(path)

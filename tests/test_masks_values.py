@@ -414,3 +414,15 @@ def test_a_mask_that_changes_after_it_was_read(tmp_path: Path) -> None:
     write(tmp_path / "masks" / "1.png", INDICES + 100)
     with pytest.raises(DataError, match=r"1\.png: the mask has changed since it was checked; read the data again"):
         masks.read(0)
+
+
+def test_the_background_of_a_run_is_known_again(tmp_path: Path) -> None:
+    of_indices(tmp_path)
+    named = tmp_path / "classes.txt"
+    masks = read_masks(read_annotations(tmp_path), ("ground", "class 1", "class 2", "class 3"))
+    assert np.array_equal(masks.read(0), INDICES)
+    named.write_text("Void\nroad\ncar\ntree\n")
+    masks = read_masks(read_annotations(tmp_path), ("Void", "road", "car", "tree"))
+    assert np.array_equal(masks.read(0), INDICES)
+    masks = read_masks(read_annotations(tmp_path), ("road", "car", "tree"))
+    assert np.array_equal(masks.read(0), np.where(INDICES == 0, VOID, INDICES - 1))

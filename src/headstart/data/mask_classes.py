@@ -67,10 +67,10 @@ def understand(contents: Sequence[Content], found: Annotations, classes: Sequenc
 
     Masks with one list of classes are understood together, and lists of others are matched by name.
     """
-    groups = defaultdict[tuple[bool, ClassList | None], list[int]](list)
+    groups = defaultdict[_Key, list[int]](list)
     for row in sorted(range(len(contents)), key=lambda row: found.parts[row] not in ("train", "")):
         groups[isinstance(contents[row].opened, Named), contents[row].file.classes].append(row)
-    namings = {key: _naming([contents[row] for row in rows], key[1], found.background) for key, rows in groups.items()}
+    namings = _namings({key: [contents[row] for row in rows] for key, rows in groups.items()}, found.background, classes)
     training = [key for key, rows in groups.items() if any(found.parts[row] in ("train", "") for row in rows)] or [*groups]
     known = "the classes of the run" if classes is not None else "the training data"
     if classes is None:
@@ -87,6 +87,21 @@ def understand(contents: Sequence[Content], found: Annotations, classes: Sequenc
         one = Understood(tuple(classes), Coding(naming.by, positions, naming.snapped))
         understood |= dict.fromkeys(rows, one)
     return [understood[row] for row in range(len(contents))]
+
+
+_Key = tuple[bool, ClassList | None]
+
+
+def _namings(groups: Mapping[_Key, Sequence[Content]], background: str, classes: Sequence[str] | None) -> dict[_Key, _Naming]:
+    """What the values of each group mean. The first class of a run may be a background that the data themselves have no name for."""
+    if classes and not background and is_void(classes[0]):
+        background = classes[0]
+    namings = {key: _naming(contents, key[1], background) for key, contents in groups.items()}
+    if not classes or background or any(classes[0] in naming.order for naming in namings.values()):
+        return namings
+    if all({*naming.order} <= {*classes} or (naming.guessed and len(classes) == 2) for naming in namings.values()):
+        return namings
+    return {key: _naming(contents, key[1], classes[0]) for key, contents in groups.items()}
 
 
 def _present(classes: Sequence[str], groups: Mapping[Any, tuple[_Naming, list[Content]]], found: Annotations) -> list[str]:

@@ -79,8 +79,12 @@ def _open_all(found: Annotations) -> list[Content]:
         image = ((source.shape[0], source.shape[1]), 1) if isinstance(source, np.ndarray) else upright_size(source)
         return Content(file, _without_pixels(picture), values, counts, picture.array.shape[:2], image)
 
-    with quiet_decoding(), ThreadPoolExecutor(_THREADS) as pool:
-        results = list(pool.map(opened, range(len(images))))
+    pool = ThreadPoolExecutor(_THREADS)
+    try:
+        with quiet_decoding():
+            results = list(pool.map(opened, range(len(images))))
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # an interruption waits for none of them
     wrong = [result for result in results if isinstance(result, ImageError)]
     if wrong:
         more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""

@@ -27,7 +27,8 @@ from headstart.settings import ListOptions
 from headstart.text import printable
 
 _FOREIGN = {
-    ".xml": "XML, as CVAT and Pascal VOC write it, which is not read: export from there as ImageNet (folders of classes), or as CSV",
+    ".xml": "XML, as CVAT and Pascal VOC write it for boxes, which is not read: export from there as ImageNet (folders of "
+    "classes), or as CSV",
     **dict.fromkeys((".yaml", ".yml"), "YAML, as YOLO has it, which is not read: export it as folders of classes, or as CSV"),
     **dict.fromkeys((".xlsx", ".xlsm", ".xls", ".ods", ".numbers"), "a spreadsheet, which is not read: save it as CSV"),
     **dict.fromkeys((".feather", ".arrow", ".orc"), "a table that is not read: save it as Parquet or CSV"),
@@ -53,11 +54,12 @@ def read_dataset(
     cache: str | os.PathLike[str] | None = None,
     announce: Callable[[str], None] | None = None,
 ) -> Dataset:
-    """Read labelled images. No image is opened, only names are read.
+    """Read labelled images. No image is opened, only names are read; masks are opened once, to count their pixels.
 
     Args:
         source: a folder (``DATA/CLASS/*`` or ``DATA/{train,val,test}/CLASS/*``), a list (.csv, .tsv, .jsonl, .parquet), a NumPy archive
-            (.npz), or a public set by name (``torchvision:Flowers102``, ``hf:owner/name``), which is downloaded.
+            (.npz), or a public set by name (``torchvision:Flowers102``, ``hf:owner/name``), which is downloaded. Images with masks:
+            a folder of both, a list of pairs, or annotations of COCO, LabelMe or CVAT.
         test: separate test data, in any of these forms; their classes are matched by name.
         classes: the classes of a model, in its order: labels are matched with these by name, and others refused.
         group_from: a regular expression on each image's path below the data folder; images with the same first group (or whole match) stay
