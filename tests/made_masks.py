@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from headstart.data import Dataset, Masks
@@ -34,3 +35,10 @@ def pair(root: Path, name: str = "1", mask: Array = BLOCKS, *, images: str = "im
 def masks_in(data: Dataset) -> Masks:
     assert isinstance(data.targets, Masks)
     return data.targets
+
+
+def measured(shared_data: Path, name: str) -> Path:
+    """One of the sets of measurement data; the test is skipped where it is absent."""
+    if not (shared_data / name).is_dir():
+        pytest.skip(f"{name} is not among the measurement data in {shared_data}")
+    return shared_data / name

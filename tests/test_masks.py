@@ -10,7 +10,7 @@ from PIL import Image
 
 from headstart.data import VOID, read_annotations, read_dataset, read_masks
 from headstart.errors import DataError
-from made_masks import BLOCKS, masks_in, pair, photo
+from made_masks import BLOCKS, masks_in, measured, pair, photo
 
 
 def test_indices_with_a_list_of_classes(tmp_path: Path) -> None:
@@ -63,17 +63,17 @@ def test_classes_called_like_masks_are_classes(tmp_path: Path) -> None:
 
 
 def test_the_people(shared_data: Path) -> None:
-    data = read_dataset(shared_data / "seg_human")
+    data = read_dataset(measured(shared_data, "seg_human"))
     assert data.classes == ("background", "foreground")
     assert {part: int((data.parts == part).sum()) for part in ("train", "test")} == {"train": 232, "test": 58}
-    expected = sum(int((np.asarray(Image.open(path)) == 255).sum()) for path in (shared_data / "seg_human" / "masks").iterdir())
+    expected = sum(int((np.asarray(Image.open(path)) == 255).sum()) for path in (measured(shared_data, "seg_human") / "masks").iterdir())
     assert masks_in(data).pixels()["foreground"] == expected
 
 
 def test_the_streets(shared_data: Path) -> None:
-    data = read_dataset(shared_data / "seg_camvid_small")
+    data = read_dataset(measured(shared_data, "seg_camvid_small"))
     masks = masks_in(data)
-    assert masks.classes == tuple((shared_data / "seg_camvid_small" / "classes.txt").read_text().split())[:11]
+    assert masks.classes == tuple((measured(shared_data, "seg_camvid_small") / "classes.txt").read_text().split())[:11]
     assert data.counts("train")["Road"] == 120
     assert len(data.part("test")) == 60
     assert masks.areas.sum() == 180 * 240 * 180

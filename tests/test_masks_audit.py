@@ -13,7 +13,7 @@ from headstart.audit import Audit, check
 from headstart.audit.alignment import REACH, boundaries, fits
 from headstart.data import VOID, Dataset, Masks, dataset_of, masks_of, read_annotations, read_dataset, read_masks
 from headstart.modalities.image import read_image
-from made_masks import pair, write
+from made_masks import measured, pair, write
 
 Pixels = NDArray[np.uint8]
 
@@ -110,13 +110,13 @@ def test_masks_without_boundaries_tell_nothing() -> None:
 
 def test_good_masks_are_not_suspected(shared_data: Path) -> None:
     for name in ("seg_human", "seg_camvid_small"):
-        data = read_dataset(shared_data / name)
+        data = read_dataset(measured(shared_data, name))
         assert "misaligned masks" not in kinds(check(data.take(np.arange(0, len(data), 4))))
 
 
 @pytest.mark.parametrize("name", ["seg_human", "seg_camvid_small"])
 def test_mirrored_masks_of_photographs(shared_data: Path, name: str) -> None:
-    data = read_dataset(shared_data / name)
+    data = read_dataset(measured(shared_data, name))
     masks = data.targets
     assert isinstance(masks, Masks)
     rows = np.arange(0, len(data), 8)

@@ -12,7 +12,7 @@ from headstart.data.annotations import join
 from headstart.data.defect_folders import is_good
 from headstart.errors import DataError
 from headstart.tasks.classification.task import Classification
-from made_masks import photo, write
+from made_masks import measured, photo, write
 
 SPOT = np.zeros((20, 30), np.uint8)
 SPOT[5:9, 7:15] = 255
@@ -81,7 +81,7 @@ def test_words_for_good(word: str, good: bool) -> None:
 
 
 def test_the_cookies(shared_data: Path) -> None:
-    found = read_annotations(shared_data / "anomaly_cookie")
+    found = read_annotations(measured(shared_data, "anomaly_cookie"))
     assert [found.parts.count(part) for part in ("train", "test")] == [31, 54]
     assert found.columns[LABEL].values.count("broken") == 40
     assert sum(file is not None for file in found.columns[MASK].values) == 32
