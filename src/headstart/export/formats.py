@@ -12,7 +12,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,9 @@ _MODULES = {"onnxruntime": "onnxruntime", "openvino": "openvino", "litert": "ai_
 Image = npt.NDArray[np.uint8]
 Outputs = Mapping[str, npt.NDArray[Any]]
 """What a run or a file gives for n images: arrays (n, ...) by the name of the output."""
+
+Keep = Callable[[Mapping[str, npt.NDArray[Any]]], Mapping[str, npt.NDArray[Any]]]
+"""What is kept of the outputs of one image."""
 
 
 class ConverterError(HeadstartError):
@@ -173,10 +176,16 @@ class ExportedModel:
         except Exception as error:  # neither engine exports its exception types
             raise BackboneError(f"{file}: {engine} cannot open this file ({str(error).splitlines()[-1][:200]}).") from None
 
-    def __call__(self, images: Iterable[Image]) -> Outputs:
-        """The outputs for images (H, W, 3) of any sizes, each run by itself: arrays (n, ...) by name."""
-        rows = [self._run(np.ascontiguousarray(image if self._prepare is None else self._prepare(image))[None]) for image in images]
-        return {name: np.stack([row[name][0] for row in rows]) for name in rows[0]}
+    def __call__(self, images: Iterable[Image], *, keep: Keep = dict) -> Outputs:
+        """The outputs for images (H, W, 3) of any sizes, each run by itself: arrays (n, ...) by name.
+
+        What is as large as an image is better not kept for all of them: `keep` makes of the outputs of each image those to be returned.
+        """
+        rows = []
+        for image in images:
+            found = self._run(np.ascontiguousarray(image if self._prepare is None else self._prepare(image))[None])
+            rows.append(keep({name: values[0] for name, values in found.items()}))
+        return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
 def engines_for(file: Path) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from itertools import count, islice
 from pathlib import Path
@@ -20,7 +20,7 @@ import numpy.typing as npt
 from headstart.engine import same_signal_stack
 from headstart.errors import DataError, ParameterError
 from headstart.export.formats import ExportedModel, Outputs, openvino_model, write_openvino
-from headstart.export.onnx_file import onnx_model
+from headstart.export.onnx_file import IMAGES, onnx_model
 from headstart.export.parity import Gate, Reference, sample_of
 from headstart.progress import Listener, Progress, quiet
 
@@ -30,7 +30,10 @@ _RANKING = 16  # images on which layers are ranked
 _LAYERS = ("Convolution", "GroupConvolution", "MatMul")
 _POOLINGS = ("ReduceMean", "ReduceMax")  # cheap, and rounding before them would erase small features
 
+PIXELS = "pixels"  # what the network takes
+
 Images = Sequence[npt.NDArray[np.uint8]]
+Inputs = dict[str, npt.NDArray[np.uint8]]
 
 
 def write_int8(
@@ -44,7 +47,7 @@ def write_int8(
     assigns no labels.
     """
     comparison = reference.comparison
-    if comparison.decision != "label":
+    if comparison.decision == "value":
         raise ParameterError(
             f"int8 is for models that assign labels, whose accuracy is checked; this one gives {comparison.output}. Use openvino."
         )
@@ -63,7 +66,7 @@ def write_int8(
         listener.stage(f"Quantising with {len(training)} training images, {len(in_float)} of {len(layers)} layers in float32")
         made = quantised(model, training, in_float=in_float, progress=listener.progress)
         write_openvino(made, file)
-        outputs = ExportedModel(file, engine="openvino")(reference.sample)
+        outputs = ExportedModel(file, engine="openvino")(reference.sample, keep=comparison.keep)
         gates.append(Gate.worst(reference, outputs, max_drop=max_drop, in_float=len(in_float), layers=len(layers)))
         listener.say(gates[-1].summary())
         if gates[-1].passed:
@@ -90,12 +93,12 @@ def quantised(model: Any, images: Images, *, in_float: Sequence[str] = (), progr
     import nncf
 
     preparing, rest = _parted(model)
-    inner, done, prepare = _network_nodes(rest), count(1), _compiled(preparing)
+    inner, done, inputs = _network_nodes(rest), count(1), _inputs(preparing, rest)
 
-    def batch(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    def batch(image: npt.NDArray[np.uint8]) -> Inputs:
         if progress is not None:
             progress(next(done), len(images))
-        return np.array(prepare(image[None])[0])
+        return inputs(image)
 
     outside = [name for name, kind in _kinds(rest) if name not in inner or kind in _POOLINGS]
     ignored = nncf.IgnoredScope(names=[*outside, *in_float], validate=False)
@@ -104,8 +107,7 @@ def quantised(model: Any, images: Images, *, in_float: Sequence[str] = (), progr
         made = nncf.quantize(
             rest, nncf.Dataset(images, batch), preset=nncf.QuantizationPreset.MIXED, subset_size=len(images), ignored_scope=ignored,
         )  # fmt: skip
-    start = made.get_parameters()[0].output(0)
-    _feed(made, start, preparing.get_results()[0].input_value(0), preparing.get_parameters()[0])
+    _joined(preparing, made)
     return made
 
 
@@ -116,8 +118,8 @@ def ranked_by_error(model: Any, int8: Any, images: Images, *, progress: Progress
     training images; `progress` is called after each layer.
     """
     preparing, rest = _parted(model)
-    prepare, names = _compiled(preparing), layers_of(model)
-    few = [np.array(prepare(image[None])[0]) for image in islice(images, _RANKING)]
+    inputs, names = _inputs(preparing, rest), layers_of(model)
+    few = [inputs(image) for image in islice(images, _RANKING)]
     exact = _features(rest, few)
     scale = exact.std(axis=0) + 1e-3 * exact.std()
     errors = []
@@ -146,7 +148,7 @@ def _with_one_layer(model: Any, int8: Any, name: str) -> Any:
     return copy
 
 
-def _features(model: Any, batches: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
+def _features(model: Any, batches: Sequence[Inputs]) -> npt.NDArray[np.float32]:
     compiled = _compiled(model)
     return np.concatenate([np.array(compiled(batch)["features"]) for batch in batches])
 
@@ -159,23 +161,59 @@ def _compiled(model: Any) -> Any:
 
 
 def _parted(model: Any) -> tuple[Any, Any]:
-    """Two models: from an image to the pixels that the network takes, and from these to the outputs. Only the second one is quantised."""
+    """Two models: from an image to the pixels that the network takes, and from these to the outputs. Only the second one is quantised.
+
+    It takes the image as well where its outputs depend on the size of that.
+    """
     import openvino as ov
 
     whole, rest = model.clone(), model.clone()
     pixels = _pixels_of(rest)
     start = ov.opset13.parameter(pixels.get_partial_shape(), ov.Type.u8)
-    _feed(rest, pixels, start.output(0), start)
-    return ov.Model([_pixels_of(whole)], whole.get_parameters()), rest
+    start.output(0).get_tensor().set_names({PIXELS})
+    for target in pixels.get_target_inputs():
+        target.replace_source_output(start.output(0))
+    rest.add_parameters([start])
+    image = rest.get_parameters()[0]
+    needed = ov.Model([_pixels_of(whole)], whole.get_parameters())
+    if not _is_needed(rest, image):
+        rest.remove_parameter(image)
+    return needed, rest
 
 
-def _feed(model: Any, old: Any, new: Any, parameter: Any) -> None:
-    """Put one value of a model in the place of another; it is computed from a parameter that takes the place of the only one."""
-    for target in old.get_target_inputs():
-        target.replace_source_output(new)
-    before = model.get_parameters()[0]
-    model.add_parameters([parameter])
-    model.remove_parameter(before)
+def _is_needed(model: Any, parameter: Any) -> bool:
+    """Whether an output depends on a parameter."""
+    found: set[str] = set()
+    pending = [result.input_value(0).get_node() for result in model.get_results()]
+    while pending:
+        node = pending.pop()
+        if node.get_friendly_name() not in found:
+            found.add(node.get_friendly_name())
+            pending += [entry.get_source_output().get_node() for entry in node.inputs()]
+    return parameter.get_friendly_name() in found
+
+
+def _inputs(preparing: Any, rest: Any) -> Callable[[npt.NDArray[np.uint8]], Inputs]:
+    """What makes, of an image, the inputs of the second part of a model, by name."""
+    prepare, whole = _compiled(preparing), len(rest.get_parameters()) > 1
+
+    def inputs(image: npt.NDArray[np.uint8]) -> Inputs:
+        return {PIXELS: np.array(prepare(image[None])[0]), **({IMAGES: image[None]} if whole else {})}
+
+    return inputs
+
+
+def _joined(preparing: Any, rest: Any) -> None:
+    """Put both parts together again, in the place of the second one."""
+    source, pixels = preparing.get_parameters()[0], preparing.get_results()[0].input_value(0)
+    for parameter in rest.get_parameters():
+        new = pixels if PIXELS in parameter.output(0).get_names() else source.output(0)
+        for target in parameter.output(0).get_target_inputs():
+            target.replace_source_output(new)
+    before = rest.get_parameters()
+    rest.add_parameters([source])
+    for parameter in before:
+        rest.remove_parameter(parameter)
 
 
 def _network_nodes(model: Any) -> set[str]:

@@ -84,6 +84,8 @@ def export(
         ConverterError: onnx2tf, which makes LiteRT files, failed.
     """
     images = _check(form, out, images, max_difference)
+    if form == "litert" and run.task.spatial:
+        raise ParameterError(f"litert files are of one size, and {run.path} says something of each pixel. Use onnx or openvino.")
     if form == "litert" and len(run.class_outputs) > 1:
         raise ParameterError(
             f"litert is for runs of one column of labels, and {run.path} has {len(run.class_outputs)}. Use onnx or openvino."
@@ -163,7 +165,7 @@ def _compared(reference: Reference, file: Path, engine: str, listener: Listener)
     sample = reference.sample
     listener.stage(f"Comparing with the run on {len(sample)} {sample.part} images ({engine})")
     exported = ExportedModel(file, engine=engine, preprocessing=reference.run.preprocessing)
-    return Parity.of(reference, exported(sample), engine=engine)
+    return Parity.of(reference, exported(sample, keep=reference.comparison.keep), engine=engine)
 
 
 def _check_parities(parities: Sequence[Parity], max_difference: float, file: Path) -> None:
@@ -189,6 +191,8 @@ def _inexact_name(name: str, stem: str, parities: Sequence[Parity]) -> str:
 def _check_gates(run: Run, sample: Sample, gates: Sequence[Gate]) -> None:
     """Each look of the gate at the test images is recorded in the run, whether it passed or not."""
     for gate in gates if sample.part == "test" else ():
+        if gate.unit == "pixels":
+            continue  # which compares with the run, and not with the truth
         use = Use(data="the gate of an int8 export", images=gate.images, tested=gate.images, trained=0, accuracy=gate.after)
         record_use(run.path, use)
     if not gates[-1].passed:

@@ -8,6 +8,7 @@ pixels, decoded by whoever uses it. The difference that this makes is measured a
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -22,8 +23,9 @@ from headstart.data import labels_in
 from headstart.errors import DataError, ImageError, ParameterError
 from headstart.export.formats import Outputs
 from headstart.export.onnx_file import NOVELTY
-from headstart.metrics.link import Link, link_of
+from headstart.metrics.link import SOFTMAX, Link, link_of
 from headstart.modalities.image import Levels, image_digest, read_image, source_bytes
+from headstart.pixels.interpolation import class_map
 from headstart.run import Run
 
 TOLERANCE = 1e-3  # by more, no probability of a file may differ from that of the run in the same engine; of a number, as a share
@@ -31,6 +33,9 @@ _BEYOND = 0.0011  # the first number of two digits above it
 SCORE = 0.1  # the same for the novelty score, of which 1 is about the spread over the training images
 MAX_DROP = 0.005
 FROM_FILES = 0.01  # the median difference from the run that decodes the files itself: photographs have 1e-5, and a few of them 0.1
+PIXEL_CLASS = "pixel class"
+SAME_PIXELS = 0.999  # share of the pixels that must have the same class; the others lie where two classes are as likely
+CLASS_MAP, SIZES = "classes", "sizes"  # what an exported file calls the classes of pixels; height and width of the images of the run
 AGREEMENT = 0.98  # share of images that must keep their label in int8, whatever the accuracy: one that errs on others is another model
 
 
@@ -102,10 +107,12 @@ class Comparison:
     """How outputs of two graphs are compared: probabilities by their difference and by the decision that follows from them by the link.
 
     `parts` are these outputs with their links, of which there are several where several columns of labels are predicted. Numbers, which
-    have no link, are compared by their difference as a share of the largest number.
+    have no link, are compared by their difference as a share of the largest number. Logits of maps (k, h, w) decide about `pixels`: what
+    differs is the mean probability of a class over the map, and the decisions are the classes of all pixels of the images.
     """
 
     parts: tuple[tuple[str, Link | None], ...]
+    pixels: bool = False
 
     @classmethod
     def of(cls, run: Run) -> Self:
@@ -113,6 +120,8 @@ class Comparison:
         if classes := run.class_outputs:
             return cls(tuple((one.probabilities, one.link) for one in classes))
         for output in run.manifest.outputs:
+            if output.kind == "logits" and len(output.shape) == 3:
+                return cls(((output.name, SOFTMAX),), pixels=True)
             if output.kind == "number":
                 return cls(((output.name, None),))
         kinds = ", ".join(output.kind for output in run.manifest.outputs)
@@ -127,11 +136,23 @@ class Comparison:
 
     @property
     def decision(self) -> str:
-        """What must be the same: the label, or the value itself."""
-        return "value" if self.parts[0][1] is None else "label"
+        """What must be the same: the label, the class of each pixel, or the value itself."""
+        return PIXEL_CLASS if self.pixels else "value" if self.parts[0][1] is None else "label"
+
+    def keep(self, outputs: Outputs) -> Outputs:
+        """What is kept of the outputs of an exported file for one image: all, but of its pixels the classes alone, packed."""
+        if not self.pixels:
+            return outputs
+        kept = {self.parts[0][0], NOVELTY}
+        packed = np.empty((), dtype=object)
+        packed[()] = _Packed.of(outputs[CLASS_MAP])
+        return {name: values for name, values in outputs.items() if name in kept} | {CLASS_MAP: packed}
 
     def differences(self, one: Outputs, other: Outputs) -> npt.NDArray[Any]:
         """The largest of each image, float (n,)."""
+        if self.pixels:
+            name = self.parts[0][0]
+            return np.array([_probability_difference(a, b) for a, b in zip(one[name], other[name], strict=True)])
         found = []
         for name, link in self.parts:
             first, second = one[name], other[name]
@@ -140,7 +161,13 @@ class Comparison:
         return np.asarray(np.max(found, axis=0))
 
     def same(self, one: Outputs, other: Outputs) -> float:
-        """Share of the images with the same label, all the same labels, or the same number within `TOLERANCE`."""
+        """Share of the images with the same label, all the same labels, or the same number within `TOLERANCE`; or of their pixels."""
+        if self.pixels:
+            name, equal, total = self.parts[0][0], 0, 0
+            for row in range(len(one[name])):
+                first, second = (_class_map(outputs, name, row, other) for outputs in (one, other))
+                equal, total = equal + int((first == second).sum()), total + first.size
+            return equal / total
         if self.decision == "value":
             return float((self.differences(one, other) <= TOLERANCE).mean())
         decided = [link.correct(link.decisions(one[name]), link.decisions(other[name])) for name, link in self.parts if link is not None]
@@ -180,7 +207,8 @@ class Reference:
             raise ParameterError(f"{found.refused[0]}: an image that the export is compared on.")
         judgement = found.judgement
         scores = None if judgement is None else judgement.unlikeness
-        return {**found.outputs, **({} if scores is None else {NOVELTY: scores})}
+        sizes = {} if found.sizes is None else {SIZES: found.sizes}
+        return {**found.outputs, **({} if scores is None else {NOVELTY: scores}), **sizes}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,9 +272,11 @@ class Parity:
         them at most.
         """
         found = []
-        least = 1.0 if max_difference <= TOLERANCE else AGREEMENT if self.decision == "label" else 0.0
+        of = f"the pixels of {self.images} images" if self.decision == PIXEL_CLASS else f"{self.images} images"
+        exact = SAME_PIXELS if self.decision == PIXEL_CLASS else 1.0
+        least = exact if max_difference <= TOLERANCE else 0.0 if self.decision == "value" else AGREEMENT
         if self.same < least:
-            found.append(f"{1 - self.same:.1%} of {self.images} images get another {self.decision}")
+            found.append(f"{1 - self.same:.1%} of {of} get another {self.decision}")
         if not self.difference <= max_difference:
             found.append(f"{self.output} differ by {self.difference:.2g}, more than {max_difference:g}")
         if self.novelty is not None and not self.novelty <= SCORE:
@@ -256,6 +286,8 @@ class Parity:
                 f"from the run on the files themselves, {self.output} differ by {self.median_from_files:.2g} in the median, more than "
                 f"{max(FROM_FILES, max_difference):g}"
             )
+        if self.decision == PIXEL_CLASS and self.same_from_files < AGREEMENT:
+            found.append(f"{1 - self.same_from_files:.1%} of {of} get another class from the run on the files themselves")
         if self.decision == "label" and (1 - self.same_from_files) * self.images > max(1, (1 - AGREEMENT) * self.images) + 1e-6:
             found.append(f"{1 - self.same_from_files:.1%} of {self.images} images get another label from the run on the files themselves")
         return tuple(found)
@@ -269,12 +301,13 @@ class Parity:
 
     def summary(self) -> str:
         """One line for the user."""
-        same = "all" if self.same == 1 else f"{self.same:.1%}"
+        digits = 3 if self.decision == PIXEL_CLASS else 1
+        same = "all" if self.same == 1 else f"{self.same:.{digits}%}"
         default = f", and by {self.against_default:.1e} from the run in {self.default_engine}" if self.default_engine != self.engine else ""
         return (
             f"{self.engine}: same {self.decision} for {same} of {self.images} {self.part} images; {self.output} differ by at most "
             f"{self.difference:.1e} (median {self.median:.1e}){default}. With the run's own decoding, which may reduce large JPEGs: "
-            f"{self.from_files:.1e}, same {self.decision} for {self.same_from_files:.1%}."
+            f"{self.from_files:.1e}, same {self.decision} for {self.same_from_files:.{digits}%}."
         )
 
 
@@ -288,6 +321,7 @@ class Gate:
         lost, gained: how many only the run, or only the file, gets right.
         max_drop: how much `before` may exceed `after`.
         column: of labels, where there are several; all others are no worse.
+        unit: what is counted; of ``pixels``, those count as right that have the class that the run gives them: no more of them can be lost.
         in_float, layers: how many layers are left in float32, of how many.
     """
 
@@ -302,6 +336,7 @@ class Gate:
     in_float: int = 0
     layers: int = 0
     column: str = ""
+    unit: str = "images"
 
     @classmethod
     def worst(cls, reference: Reference, outputs: Outputs, **settings: Any) -> Self:
@@ -310,6 +345,11 @@ class Gate:
         `settings` are as of `of`.
         """
         run, sample, found = reference.run, reference.sample, []
+        if reference.comparison.pixels:
+            same = reference.comparison.same(outputs, reference.outputs())
+            return cls(
+                part=sample.part, images=len(sample), before=1.0, after=same, agreement=same, lost=0, gained=0, unit="pixels", **settings
+            )  # fmt: skip
         targets = run.task.targets(sample.targets, run.manifest.state)
         for one in run.class_outputs:
             rows, labels = labels_in(targets, one.column)
@@ -338,11 +378,16 @@ class Gate:
     def summary(self) -> str:
         """One sentence for the user."""
         in_float = f", {self.in_float} of {self.layers} layers in float32" if self.in_float else ""
-        of = f" of {self.column!r}" if self.column else ""
+        of, outcome = f" of {self.column!r}" if self.column else "", "passed" if self.passed else "failed"
+        if self.unit == "pixels":
+            return (
+                f"int8{in_float}: {self.agreement:.2%} of the pixels of {self.images} {self.part} images keep the class that the run gives "
+                f"them (at least {max(AGREEMENT, 1 - self.max_drop):.2%}), so that no more than the others can be lost: {outcome}."
+            )
         return (
             f"int8{in_float}: accuracy{of} {self.after:.2%} against {self.before:.2%} of the run on {self.images} {self.part} images "
             f"(drop {self.before - self.after:+.2%}, allowed {self.max_drop:.2%}); {self.agreement:.1%} keep their label "
-            f"(at least {AGREEMENT:.0%}): {'passed' if self.passed else 'failed'}."
+            f"(at least {AGREEMENT:.0%}): {outcome}."
         )
 
 
@@ -368,6 +413,36 @@ def rounded_up(value: float) -> float:
         return value
     digits = 1 - math.floor(math.log10(value))
     return round(math.ceil(value * 10.0**digits) / 10.0**digits, digits)
+
+
+@dataclass(frozen=True)
+class _Packed:
+    """A class map, compressed: some hundred of those of photographs would not fit into memory."""
+
+    data: bytes
+    size: tuple[int, ...]
+
+    @classmethod
+    def of(cls, classes: npt.NDArray[np.uint8]) -> Self:
+        return cls(zlib.compress(np.ascontiguousarray(classes).data, 1), classes.shape)
+
+    def open(self) -> npt.NDArray[np.uint8]:
+        return np.frombuffer(zlib.decompress(self.data), np.uint8).reshape(self.size)
+
+
+def _class_map(outputs: Outputs, name: str, row: int, sized: Outputs) -> npt.NDArray[np.uint8]:
+    """The class of each pixel: as an exported file gives them, or as they follow from the logits of a run."""
+    if CLASS_MAP in outputs:
+        packed: _Packed = outputs[CLASS_MAP][row]
+        return packed.open()
+    height, width = (outputs if SIZES in outputs else sized)[SIZES][row].tolist()
+    return class_map(outputs[name][row], (height, width))
+
+
+def _probability_difference(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> float:
+    """The mean over a map of the largest difference between the probabilities of two maps of logits (k, h, w)."""
+    first, second = (np.exp(logits - logits.max(axis=0)) for logits in (one.astype(np.float64), other.astype(np.float64)))
+    return float(np.abs(first / first.sum(axis=0) - second / second.sum(axis=0)).max(axis=0).mean())
 
 
 def _largest(values: npt.NDArray[Any]) -> float:

@@ -62,6 +62,10 @@ class Output:
     shape: tuple[int, ...]
 
 
+ExportedOutput = tuple[npt.DTypeLike, tuple[int | str, ...]]
+"""The type of an output of an exported file, and its shape, in which ``N``, ``height`` and ``width`` are those of the images."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ClassOutputs:
     """The outputs of the graph that rank some classes: what heat maps explain, and by which an exported file is compared.
@@ -344,6 +348,13 @@ class Task(ABC):
 
         `maps` has the names of the maps, float32 (N, C, h, w), by layer, where the task learns from such.
         """
+
+    def write_export(self, graph: OnnxGraph, values: Mapping[str, str], sides: str, state: State) -> dict[str, ExportedOutput]:
+        """Append to the graph of an exported file what it gives beside the outputs of the run, under the names that are returned.
+
+        `values` has the names of the outputs of the run and of its features, and `sides` names height and width of the images, int64 (2,).
+        """
+        return {}
 
     @abstractmethod
     def evaluate(self, outputs: Outputs, targets: Targets) -> Evaluation:

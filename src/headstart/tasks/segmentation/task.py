@@ -19,7 +19,7 @@ from headstart.records import Column, Record
 from headstart.sections import Card, Matrix, TaskReport
 from headstart.tasks.segmentation.coco import FORMS, coco_document
 from headstart.tasks.segmentation.predictions import MaskPredictions, columns, files, records, suffixes, tensors
-from headstart.tasks.task import Judged, Learned, LearningContext, Neighbour, Output, Outputs, Predictions, State, Task
+from headstart.tasks.task import ExportedOutput, Judged, Learned, LearningContext, Neighbour, Output, Outputs, Predictions, State, Task
 from headstart.text import plural
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from headstart.tasks.segmentation.evaluation import SegmentationEvaluation
     from headstart.tasks.task import Evaluation
 
+UINT8 = 2  # of ONNX's table of types
 SIZE = 256
 """Side of the network's input in pixels, where neither settings nor the name of the backbone give another."""
 
@@ -125,6 +126,19 @@ class Segmentation(Task):
         from headstart.heads.decoder import write_decoder
 
         write_decoder(graph, model, maps, output="logits")
+
+    def write_export(self, graph: OnnxGraph, values: Mapping[str, str], sides: str, state: State) -> dict[str, ExportedOutput]:
+        """``classes``, the class of each pixel of the images, uint8 (N, height, width), and their probabilities (N, k, height, width)."""
+        count = len(state["classes"])
+        images = graph.node("Slice", graph.node("Shape", values["logits"]), graph.integers(0), graph.integers(2))  # N and k
+        size = graph.node("Concat", images, sides, axis=0)
+        enlarged = graph.node(
+            "Resize", values["logits"], "", "", size, mode="linear", coordinate_transformation_mode="half_pixel", nearest_mode="floor"
+        )  # fmt: skip
+        graph.node("Softmax", enlarged, axis=1, output="probabilities")
+        graph.node("Cast", graph.node("ArgMax", enlarged, axis=1, keepdims=0), to=UINT8, output="classes")
+        pixels = "height", "width"
+        return {"classes": (np.uint8, ("N", *pixels)), "probabilities": (np.float32, ("N", count, *pixels))}
 
     def evaluate(self, outputs: Outputs, targets: Targets) -> SegmentationEvaluation:
         """Score logits against the masks, at the size of each mask."""
