@@ -36,8 +36,8 @@ def onnx_model(run: Run) -> onnx.ModelProto:
 
     Its input ``images`` is uint8 (N, height, width, 3), upright RGB, all N of one size. Its outputs are those of the run's task (for
     classification ``probabilities`` and ``logits`` float32 (N, k)), ``features`` float32 (N, D), for runs with a novelty score
-    ``unlikeness`` float32 (N,), and what the task has for the pixels of images, see `headstart.tasks.Task.write_export`. Operator set 17, or that of
-    the network if it is later. See `metadata` for what the outputs mean.
+    ``unlikeness`` float32 (N,), and what the task has for the pixels of images (`headstart.tasks.Task.write_export`). Operator set 17, or
+    that of the network if it is later. See `metadata` for what the outputs mean.
 
     Raises RunError where the model of the run is not one file, or lacks an output.
     """
@@ -60,9 +60,7 @@ def onnx_model(run: Run) -> onnx.ModelProto:
     if novelty is not None:
         graph.node("Identity", write_novelty(graph, FEATURES, *novelty.state()), output=NOVELTY)
         outputs[NOVELTY] = (np.float32, ("N",))
-    sides = graph.node("Slice", graph.node("Shape", IMAGES), graph.integers(1), graph.integers(3))
-    further = run.task.write_export(graph, {name: name for name in run.outputs}, sides, run.manifest.state)
-    outputs |= further
+    outputs |= run.task.write_export(graph, IMAGES, run.manifest.state)
     return graph.model(inputs={IMAGES: (np.uint8, ("N", "height", "width", 3))}, outputs=outputs, metadata=metadata(run))
 
 

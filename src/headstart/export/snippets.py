@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from headstart.errors import ParameterError, nearest
-from headstart.export.parity import Comparison
+from headstart.export.parity import CLASS_MAP, Comparison
 from headstart.metrics.link import THRESHOLD
 from headstart.modalities import image
 from headstart.run import Run
@@ -19,6 +19,7 @@ _PRINTED: Mapping[str | None, str] = {  # by the link of the classes; without cl
     "sigmoid": f"{{';'.join(classes[i] for i in np.flatnonzero(values >= {THRESHOLD:g}))}}  {{values.max():.4f}}",
     None: "{values}",
 }
+_PIXELS = "{'; '.join(f'{name} {(values == i).mean():.1%}' for i, name in enumerate(classes))}"
 _OF_COLUMNS = ("python", "javascript")  # the languages with a program for several columns of labels
 
 
@@ -41,6 +42,9 @@ def snippet(language: str, run: Run, *, file: str) -> str:
             f"--snippet {language}: {what} is for runs of one column of labels, and this one has {len(columns)}. For an ONNX file "
             f"there is one in {' and '.join(_OF_COLUMNS)}."
         )
+    comparison = Comparison.of(run)
+    if comparison.pixels and language != "python":
+        raise ParameterError(f"--snippet {language}: of runs that say something of each pixel, the program is in python only.")
     link = None if run.link is None else run.link.name
     novelty = None if run.reliability is None else run.reliability.novelty
     programs = Environment(  # noqa: S701 # no HTML: names are quoted
@@ -48,7 +52,8 @@ def snippet(language: str, run: Run, *, file: str) -> str:
     )
     programs.filters["quoted"] = _quoted
     return programs.get_template("litert.txt" if litert else f"{language}.txt").render(
-        file=file, output=Comparison.of(run).output, classes=run.classes, link=link, printed=_PRINTED[link], columns=columns,
+        file=file, output=CLASS_MAP if comparison.pixels else comparison.output, classes=run.classes, link=link, columns=columns,
+        printed=_PIXELS if comparison.pixels else _PRINTED[link],
         links=_PRINTED,
         threshold=None if novelty is None else novelty.threshold, preprocessing=run.preprocessing, decoding=_DECODING.read_text("utf-8"),
     )  # fmt: skip

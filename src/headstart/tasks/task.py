@@ -349,10 +349,10 @@ class Task(ABC):
         `maps` has the names of the maps, float32 (N, C, h, w), by layer, where the task learns from such.
         """
 
-    def write_export(self, graph: OnnxGraph, values: Mapping[str, str], sides: str, state: State) -> dict[str, ExportedOutput]:
+    def write_export(self, graph: OnnxGraph, images: str, state: State) -> dict[str, ExportedOutput]:
         """Append to the graph of an exported file what it gives beside the outputs of the run, under the names that are returned.
 
-        `values` has the names of the outputs of the run and of its features, and `sides` names height and width of the images, int64 (2,).
+        `images` names the images, uint8 (N, height, width, 3); the outputs of the run have their names.
         """
         return {}
 

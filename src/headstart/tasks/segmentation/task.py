@@ -127,13 +127,14 @@ class Segmentation(Task):
 
         write_decoder(graph, model, maps, output="logits")
 
-    def write_export(self, graph: OnnxGraph, values: Mapping[str, str], sides: str, state: State) -> dict[str, ExportedOutput]:
+    def write_export(self, graph: OnnxGraph, images: str, state: State) -> dict[str, ExportedOutput]:
         """``classes``, the class of each pixel of the images, uint8 (N, height, width), and their probabilities (N, k, height, width)."""
         count = len(state["classes"])
-        images = graph.node("Slice", graph.node("Shape", values["logits"]), graph.integers(0), graph.integers(2))  # N and k
-        size = graph.node("Concat", images, sides, axis=0)
+        maps = graph.node("Slice", graph.node("Shape", "logits"), graph.integers(0), graph.integers(2))  # N and k
+        sides = graph.node("Slice", graph.node("Shape", images), graph.integers(1), graph.integers(3))
+        size = graph.node("Concat", maps, sides, axis=0)
         enlarged = graph.node(
-            "Resize", values["logits"], "", "", size, mode="linear", coordinate_transformation_mode="half_pixel", nearest_mode="floor"
+            "Resize", "logits", "", "", size, mode="linear", coordinate_transformation_mode="half_pixel", nearest_mode="floor"
         )  # fmt: skip
         graph.node("Softmax", enlarged, axis=1, output="probabilities")
         graph.node("Cast", graph.node("ArgMax", enlarged, axis=1, keepdims=0), to=UINT8, output="classes")
