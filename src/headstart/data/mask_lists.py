@@ -114,9 +114,12 @@ def _distinct(images: dict[int, str], files: dict[int, str], source: Path, notes
 
 
 def _mask(path: str, root: Path, lists: dict[str, ClassList | None]) -> PictureMask:
-    """A mask with the list of classes in its folder, in one above it up to that of the list, or beside the list."""
+    """A mask with the list of classes in its folder, in one above it up to that of the list, or beside the list.
+
+    Where the masks lie elsewhere, as for the list of a run, in up to two folders above theirs: ``masks/test`` has it two above.
+    """
     folder = os.path.dirname(path)  # noqa: PTH120
     if folder not in lists:
         above = [Path(folder), *Path(folder).parents]
-        lists[folder] = find_class_list(above[: above.index(root) + 1] if root in above else [Path(folder), root])
+        lists[folder] = find_class_list(above[: above.index(root) + 1] if root in above else [*above[:3], root])
     return PictureMask(path, lists[folder])
