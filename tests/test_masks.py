@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,9 @@ import pytest
 from PIL import Image
 
 from headstart.data import VOID, read_annotations, read_dataset, read_masks
-from headstart.errors import DataError
+from headstart.errors import DataError, ImageError
+from headstart.modalities.image import quiet_decoding, read_image
+from headstart.modalities.image.values import read_values
 from made_masks import BLOCKS, masks_in, measured, pair, photo
 
 
@@ -88,3 +91,20 @@ def test_images_without_masks_have_no_targets(tmp_path: Path) -> None:
     found = read_annotations(tmp_path)
     with pytest.raises(DataError, match="there are no masks"):
         read_masks(found)
+
+
+def test_odd_files_are_upright_or_refused_as_images_are(shared_data: Path) -> None:
+    seen = {True: 0, False: 0}
+    with quiet_decoding():
+        for path in sorted(measured(shared_data, "bad_images").rglob("*.png")):
+            try:
+                values = read_values(path)
+            except ImageError as error:
+                with pytest.raises(ImageError, match=re.escape(error.reason)):
+                    read_image(path)
+                seen[False] += 1
+            else:
+                pixels = read_image(path)
+                assert values.array.shape == pixels.shape[:2]
+                seen[True] += 1
+    assert min(seen.values()) > 10

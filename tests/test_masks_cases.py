@@ -11,7 +11,7 @@ from PIL import Image
 
 from headstart.data import VOID, ListOptions, read_dataset
 from headstart.data.class_lists import VOC_NAMES
-from headstart.data.mask_folders import role_of
+from headstart.data.mask_names import role_of
 from headstart.errors import DataError
 from headstart.progress import Warned
 from made_masks import BLOCKS, masks_in, pair, photo, write
@@ -254,11 +254,13 @@ def test_suffixes_within_a_folder_of_masks(tmp_path: Path) -> None:
     [
         ("masks", "mask", None), ("SegmentationClass", "mask", None), ("trainannot", "mask", "train"), ("val_labels", "mask", "val"),
         ("masks_test", "mask", "test"), ("images", "image", None), ("train2017", "", "train"), ("train_images", "image", "train"),
-        ("Testing Images", "image", "test"), ("cats", "", None), ("no_mask", "", None), ("ground truth", "mask", None),
+        ("Testing Images", "image", "test"), ("cats", "", None), ("no_mask", "mask", None), ("ISIC_Training_GroundTruth", "mask", "train"),
+        ("leftImg8bit", "image", None),
+        ("ground truth", "mask", None),
     ],
 )  # fmt: skip
 def test_roles_of_folders(name: str, role: str, part: str | None) -> None:
-    assert role_of(name) == (role, part)
+    assert role_of(name)[:2] == (role, part)
 
 
 def test_a_folder_given_as_the_present_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -335,3 +337,94 @@ def test_rows_that_list_an_image_again(tmp_path: Path) -> None:
     data = read_dataset(listed(tmp_path, PAIRS + "photos/a.jpg,drawn/b.png\n"))
     assert len(data) == 2
     assert f"Passed over 1 row that list an image again: {tmp_path}/photos/a.jpg." in data.notes
+
+
+def empty(root: Path, *names: str) -> None:
+    for name in names:
+        path = root / name
+        if path.suffix in (".png", ".gif", ".bmp"):
+            write(path, BLOCKS)
+        else:
+            photo(path)
+
+
+PUBLISHED = {
+    "pets": (["images/Abyssinian_1.jpg", "images/pug_2.jpg"], ["annotations/trimaps/Abyssinian_1.png", "annotations/trimaps/pug_2.png"]),
+    "carvana": (["train/a_01.jpg", "train/a_02.jpg"], ["train_masks/a_01_mask.gif", "train_masks/a_02_mask.gif"]),
+    "camvid": (["train/a.jpg", "val/b.jpg"], ["train_labels/a_L.png", "val_labels/b_L.png"]),
+    "cityscapes": (
+        ["leftImg8bit/train/ulm/ulm_0_leftImg8bit.jpg"],
+        [
+            "gtFine/train/ulm/ulm_0_gtFine_labelIds.png", "gtFine/train/ulm/ulm_0_gtFine_color.png",
+            "gtFine/train/ulm/ulm_0_gtFine_instanceIds.png",
+        ],
+    ),
+    "isic": (["ISIC_Training_Data/ISIC_01.jpg"], ["ISIC_Training_GroundTruth/ISIC_01_segmentation.png"]),
+    "ade": (
+        ["ADE/images/training/1.jpg", "ADE/images/validation/2.jpg"],
+        ["ADE/annotations/training/1.png", "ADE/annotations/validation/2.png"],
+    ),
+    "labelme": (["set/JPEGImages/1.jpg"], ["set/SegmentationClassPNG/1.png", "set/SegmentationClassVisualization/1.jpg"]),
+    "two sets": (["north_images/1.jpg", "south_images/1.jpg"], ["north_masks/1.png", "south_masks/1.png"]),
+    "by scene": (["a/images/1.jpg", "b/images/1.jpg"], ["a/masks/1.png", "b/masks/1.png"]),
+    "a folder each": (["1/images/1.jpg", "2/images/2.jpg"], ["1/masks/x1.png", "1/masks/1.png", "2/masks/2.png"]),
+    "roboflow": (["train/a_jpg.rf.1.jpg", "valid/b_jpg.rf.2.jpg"], ["train/a_jpg.rf.1_mask.png", "valid/b_jpg.rf.2_mask.png"]),
+    "upper case": (["images/IMG_1.JPG"], ["masks/img_1.png"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_layouts_as_they_are_published(tmp_path: Path, name: str) -> None:
+    images, masks = PUBLISHED[name]
+    empty(tmp_path, *images, *masks)
+    data = read_dataset(tmp_path)
+    assert sorted(data.names()) == sorted(images)
+    stems = [Path(image).stem.removesuffix("_leftImg8bit").casefold() for image in data.names()]
+    paths = [source.file.name for source in masks_in(data).sources]
+    assert all(Path(path).stem.casefold().startswith(stem) for path, stem in zip(paths, stems, strict=True))
+    assert len({*paths}) == len(images)
+
+
+def test_the_classes_of_roboflow(tmp_path: Path) -> None:
+    empty(tmp_path, "train/a.jpg", "train/a_mask.png")
+    (tmp_path / "train" / "_classes.csv").write_text("Pixel Value, Class\n0, background\n1, road\n2, car\n3, tree\n")
+    assert masks_in(read_dataset(tmp_path)).classes == ("background", "road", "car", "tree")
+
+
+def test_a_part_without_masks_is_left_out(tmp_path: Path) -> None:
+    empty(tmp_path, "train/images/a.jpg", "train/masks/a.png", *(f"test/images/{i}.jpg" for i in range(5)))
+    data = read_dataset(tmp_path)
+    assert len(data) == 1
+    assert warned(data.notes)[0] == "Left out the part 'test': none of its 5 images has a mask."
+
+
+def test_a_mask_of_another_part_is_not_taken(tmp_path: Path) -> None:
+    empty(
+        tmp_path,
+        "train/images/a.jpg",
+        "train/images/b.jpg",
+        "train/masks/a.png",
+        "test/images/c.jpg",
+        "test/masks/c.png",
+        "test/masks/b.png",
+    )
+    data = read_dataset(tmp_path)
+    assert data.names() == ("train/images/a.jpg", "test/images/c.jpg")
+
+
+CLASSES = {
+    "masks worn": ["with_mask/1.jpg", "with_mask/2.jpg", "without_mask/1.jpg", "without_mask/2.jpg"],
+    "mask and none": ["mask/1.jpg", "no_mask/1.jpg"],
+    "target": ["target/1.jpg", "nontarget/1.jpg"],
+    "people": ["mask/1.jpg", "people/1.jpg"],
+    "photographs of people with masks": ["ann/1.jpg", "ann/1_mask.jpg", "bob/1.jpg", "bob/1_mask.jpg"],
+    "labels": ["label/1.jpg", "bottle/1.jpg"],
+}
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_folders_of_classes_are_not_taken_for_masks(tmp_path: Path, name: str) -> None:
+    empty(tmp_path, *CLASSES[name])
+    data = read_dataset(tmp_path)
+    assert len(data) == len(CLASSES[name])
+    assert data.classes == tuple(sorted({path.split("/")[0] for path in CLASSES[name]}))

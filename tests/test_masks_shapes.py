@@ -182,13 +182,18 @@ def test_coco_in_trouble(tmp_path: Path, trouble: str) -> None:
         ({"size": [20, 30], "counts": [5, 5]}, "the shape of a 'ant' is damaged: run lengths of a mask of 20 x 30"),
         ({"size": [30, 20], "counts": [600]}, "run lengths of a mask of 20x30 in an image of 30x20"),
         ({"size": [20, 30], "counts": "~~"}, "the shape of a 'ant' is damaged: .*a compressed mask"),
-        ([[4, 5, float("nan"), 5, 12, 15]], "the shape of a 'ant' is damaged"),
-        ([[4, 5, float("inf"), 5, 12, 15]], "the shape of a 'ant' is damaged"),
     ],
 )
 def test_damaged_shapes_of_coco(tmp_path: Path, segmentation: Any, message: str) -> None:
     coco(tmp_path, segmentation)
     with pytest.raises(DataError, match=f"1 mask cannot be read: .*instances.json .*a.jpg.*{message}"):
+        read_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -1e30])
+def test_coordinates_that_are_none(tmp_path: Path, number: float) -> None:
+    coco(tmp_path, [[4, 5, number, 5, 12, 15]])
+    with pytest.raises(DataError, match=r"instances\.json: damaged: ValueError coordinates must be numbers below 1000000; got"):
         read_dataset(tmp_path)
 
 
@@ -328,6 +333,11 @@ def test_cvat(tmp_path: Path, kind: str) -> None:
         assert np.array_equal(masks_in(data).read(0) == 1, square())
         assert masks_in(data).areas[0, 2] == 300 - 40
         assert "Passed over annotations that have no area: 1 of the kind polyline." in data.notes
+
+
+def test_a_label_that_cvat_does_not_list(tmp_path: Path) -> None:
+    cvat(tmp_path, CVAT.format(shape=CVAT_SHAPES["polygon"].replace("dog", "cow")))
+    assert masks_in(read_dataset(tmp_path)).classes == ("background", "ant", "cow")
 
 
 def test_an_ellipse_of_cvat(tmp_path: Path) -> None:

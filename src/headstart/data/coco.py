@@ -10,12 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from headstart.data.annotations import part_of
 from headstart.data.class_lists import ClassList
-from headstart.data.drawings import Drawing
-from headstart.data.shapes import Outline, Polygons, Runs, Shape
+from headstart.data.drawings import Drawing, parsing
+from headstart.data.shapes import Outline, Polygons, Runs, Shape, corners
 from headstart.errors import DataError
 
 
@@ -30,7 +28,7 @@ def is_coco(value: Any) -> bool:
 
 def read_coco(value: Mapping[str, Any], path: Path) -> list[Drawing]:
     """The shapes of each image, the largest first, so that small things lie on top; DataError for what is damaged."""
-    try:
+    with parsing(path, "an image, a category or an annotation of COCO"):
         names = {one["id"]: str(one["name"]) for one in value["categories"]}
         listed = tuple(dict.fromkeys(names.values()))
         classes = ClassList(listed, tuple(range(len(listed))), None, str(path))
@@ -50,10 +48,6 @@ def read_coco(value: Mapping[str, Any], path: Path) -> list[Drawing]:
             size = (int(one["height"]), int(one["width"])) if one.get("height") and one.get("width") else None
             name = str(one["file_name"]).replace("\\", "/")
             drawings.append(Drawing(name, size, tuple(shapes), path, part=part_of(path.stem) or "", classes=classes, passed=passed))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(
-            f"{path}: damaged: {type(error).__name__} {error} where an image, a category or an annotation of COCO is expected."
-        ) from None
     if of_image:
         raise DataError(
             f"{path}: {len(of_image)} images have annotations and are not listed, the first has the id {next(iter(of_image))!r}."
@@ -64,5 +58,5 @@ def read_coco(value: Mapping[str, Any], path: Path) -> list[Drawing]:
 def _outline(segmentation: Any) -> Outline | None:
     if isinstance(segmentation, Mapping):
         return Runs(dict(segmentation))
-    rings = [np.array(ring, np.float32).reshape(-1, 2) for ring in segmentation or () if len(ring) >= 6]
+    rings = [corners(ring) for ring in segmentation or () if len(ring) >= 6]
     return Polygons(tuple(rings)) if rings else None

@@ -9,12 +9,10 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from headstart.data.annotations import part_of
 from headstart.data.class_lists import ClassList
-from headstart.data.drawings import Drawing
-from headstart.data.shapes import Bitmap, Ellipse, Outline, Polygons, Shape, box
+from headstart.data.drawings import Drawing, parsing
+from headstart.data.shapes import Bitmap, Ellipse, Outline, Polygons, Shape, box, corners
 from headstart.errors import DataError
 
 if TYPE_CHECKING:
@@ -43,10 +41,8 @@ def read_cvat(data: bytes, path: Path) -> list[Drawing]:
         raise DataError(f"{path} holds the tracks of a video. Export the task from CVAT in the format 'CVAT for images 1.1'.")
     listed = tuple(dict.fromkeys(name for label in root.iterfind("meta//label") if (name := (label.findtext("name") or "").strip())))
     classes = ClassList(listed, tuple(range(len(listed))), None, str(path)) if listed else None
-    try:
+    with parsing(path, "an image or a shape of CVAT"):
         return [_drawing(image, path, classes) for image in root.iterfind("image")]
-    except (KeyError, ValueError, TypeError) as error:
-        raise DataError(f"{path}: damaged: {type(error).__name__} {error} where an image or a shape of CVAT is expected.") from None
 
 
 def _drawing(image: Element, path: Path, classes: ClassList | None) -> Drawing:
@@ -62,12 +58,12 @@ def _drawing(image: Element, path: Path, classes: ClassList | None) -> Drawing:
 def _outline(one: Element) -> Outline:
     if one.tag == "polygon":
         points = [[float(number) for number in pair.split(",")] for pair in one.attrib["points"].split(";") if pair.strip()]
-        return Polygons((np.array(points, np.float32).reshape(-1, 2),))
+        return Polygons((corners(points),))
     if one.tag == "box":
         left, top, right, bottom = (float(one.attrib[side]) for side in ("xtl", "ytl", "xbr", "ybr"))
         return box(left, top, right, bottom, angle=float(one.get("rotation") or 0))
     if one.tag == "ellipse":
-        x, y, across, along = (float(one.attrib[name]) for name in ("cx", "cy", "rx", "ry"))
+        x, y, across, along = corners([float(one.attrib[name]) for name in ("cx", "cy", "rx", "ry")]).ravel().tolist()
         return Ellipse(x, y, across, along, float(one.get("rotation") or 0))
     counts = tuple(int(number) for number in one.attrib["rle"].split(","))
     top, left, height, width = (int(float(one.attrib[name])) for name in ("top", "left", "height", "width"))

@@ -14,7 +14,7 @@ from pathlib import Path
 from headstart.data.annotations import LABEL, MASK, Annotations, Column, part_of
 from headstart.data.folders import descend
 from headstart.data.listing import Tree, below_folder, folder_name
-from headstart.data.mask_folders import bare_stem, role_of
+from headstart.data.mask_names import bare_stem, role_of
 from headstart.data.masks import PictureMask
 from headstart.errors import DataError
 from headstart.progress import Warned
@@ -47,7 +47,7 @@ def read_defect_folder(source: Path) -> Annotations | None:
     training, validation, test = of_part.values()
     if len(training) != 1 or len(validation) > 1 or len(test) != 1 or tree.listing(training[0])[1]:
         return None
-    truth = next((one for one in folders if role_of(folder_name(one)) == ("mask", None)), None)
+    truth = next((one for one in folders if role_of(folder_name(one))[:2] == ("mask", None)), None)
     classes = {part: _classes(tree, one) for part, found in of_part.items() for one in found}
     (good, *more), others = [*classes["train"], ""], [*classes["test"]]
     if (

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -42,6 +43,17 @@ class Drawing:
     classes: ClassList | None = None
     passed: Counter[str] = field(default_factory=Counter)
     boxes: int = 0
+
+
+@contextmanager
+def parsing(path: Path, expected: str) -> Iterator[None]:
+    """Raise DataError, with the file and what was expected there, where the block fails on the content of a file."""
+    try:
+        yield
+    except DataError:
+        raise
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise DataError(f"{path}: damaged: {type(error).__name__} {error} where {expected} is expected.") from None
 
 
 def annotations_of(drawings: Sequence[Drawing], source: Path, root: Path) -> Annotations:

@@ -6,18 +6,14 @@ Source: https://github.com/wkentaro/labelme
 from __future__ import annotations
 
 import base64
-import binascii
 import math
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from headstart.data.drawings import Drawing
-from headstart.data.shapes import Bitmap, Ellipse, Outline, Polygons, Shape, box
-from headstart.errors import DataError
+from headstart.data.drawings import Drawing, parsing
+from headstart.data.shapes import Bitmap, Ellipse, Outline, Polygons, Shape, box, corners
 
 
 def is_labelme(value: Any) -> bool:
@@ -28,7 +24,7 @@ def is_labelme(value: Any) -> bool:
 def read_labelme(value: Mapping[str, Any], path: Path) -> Drawing:
     """The shapes of its image, in their order; those without an area (lines, points) are passed over. DataError for what is damaged."""
     shapes, passed, boxes = list[Shape](), Counter[str](), 0
-    try:
+    with parsing(path, "a shape of LabelMe"):
         for one in value["shapes"]:
             kind = str(one.get("shape_type") or "polygon")
             outline = _outline(kind, one)
@@ -40,13 +36,11 @@ def read_labelme(value: Mapping[str, Any], path: Path) -> Drawing:
         height, width = value.get("imageHeight"), value.get("imageWidth")
         size = (int(height), int(width)) if height and width else None
         name = str(value["imagePath"]).replace("\\", "/")
-    except (KeyError, TypeError, ValueError, AttributeError, binascii.Error) as error:
-        raise DataError(f"{path}: damaged: {type(error).__name__} {error} where a shape of LabelMe is expected.") from None
     return Drawing(name, size, tuple(shapes), path, passed=passed, boxes=boxes)
 
 
 def _outline(kind: str, one: Mapping[str, Any]) -> Outline | None:
-    points = np.array(one["points"], np.float32).reshape(-1, 2)
+    points = corners(one["points"])
     if kind == "polygon":
         return Polygons((points,)) if len(points) >= 3 else None
     if kind == "rectangle":

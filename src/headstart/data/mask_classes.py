@@ -218,7 +218,8 @@ def _of_names(contents: Sequence[Content], listed: ClassList | None, background:
     known = [name for name in dict.fromkeys(present) if name]
     void = [name for name in known if is_void(name) and name != background]
     ground = [name for name in known if fold_name(name).strip("_").casefold() == rest.casefold()]
-    ordered = [name for name in listed.names if name in known] if listed is not None else natural_order(known)
+    ordered = [name for name in (() if listed is None else listed.names) if name in known]
+    ordered += natural_order(name for name in known if name not in ordered)
     order = [rest] if "" in present or ground else []
     order += [name for name in ordered if name not in (*void, *ground)]
     names: dict[str, str | None] = {**{name: name for name in known}, **dict.fromkeys(["", *ground], rest), **dict.fromkeys(void, None)}

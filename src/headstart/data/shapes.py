@@ -24,6 +24,7 @@ Patch = tuple[int, int, npt.NDArray[np.bool_]]
 """The first row, the first column, and which pixels from there on are inside."""
 
 MOST_SHAPES_CLASSES = 254
+_FARTHEST = 1_000_000  # pixels
 
 
 class Outline(Protocol):
@@ -108,12 +109,20 @@ class Bitmap:
         return self.top, self.left, inside
 
 
+def corners(points: Any) -> Points:
+    """Numbers x, y, x, y, ... in lists of any depth, as corners (m, 2); ValueError for others, infinite ones and ones far outside."""
+    found = np.array(points, np.float64).reshape(-1, 2)
+    if not (np.abs(found) < _FARTHEST).all():
+        raise ValueError(f"coordinates must be numbers below {_FARTHEST}; got {found[~(np.abs(found) < _FARTHEST)][0]}")
+    return found.astype(np.float32)
+
+
 def box(left: float, top: float, right: float, bottom: float, *, angle: float = 0.0) -> Polygons:
     """A box, turned clockwise about its centre by an angle in degrees."""
-    corners = np.array([(left, top), (right, top), (right, bottom), (left, bottom)], np.float64)
-    centre, turn = corners.mean(axis=0), math.radians(angle)
+    ring = corners([(left, top), (right, top), (right, bottom), (left, bottom)])
+    centre, turn = ring.mean(axis=0), math.radians(angle)
     sine, cosine = math.sin(turn), math.cos(turn)
-    return Polygons((((corners - centre) @ np.array([[cosine, sine], [-sine, cosine]]) + centre).astype(np.float32),))
+    return Polygons(((ring - centre) @ np.array([[cosine, sine], [-sine, cosine]], np.float32) + centre,))
 
 
 def _within(value: float, limit: int) -> int:

@@ -28,7 +28,7 @@ def read_rgb(
             low = None if levels is None else low_bytes(data, image)
             return upright_rgb(image, levels, low=low)
     except ValueError:  # Pillow refuses a PNG for the length of its texts
-        if len(shorter := _without_texts(data)) == len(data):
+        if len(shorter := without_texts(data)) == len(data):
             raise
         return read_rgb(shorter, levels, formats=formats, opened=opened)
 
@@ -165,7 +165,7 @@ def low_bytes(data: bytes, image: ImageFile.ImageFile) -> npt.NDArray[np.uint8] 
         return samples[:, :, 1::2] if modes == {"LA;16B"} else samples
 
 
-def _without_texts(data: bytes) -> bytes:
+def without_texts(data: bytes) -> bytes:
     """A PNG without its texts, but for those that may hold an orientation."""
     kept, at = [data[:8]], 8
     while data.startswith(b"\x89PNG") and at + 12 <= len(data):

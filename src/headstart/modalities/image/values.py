@@ -50,9 +50,21 @@ def read_values(source: str | os.PathLike[str] | bytes, *, name: str | None = No
     name = name or ("<bytes>" if isinstance(source, bytes) else os.fspath(source))
     data = source_bytes(source)
     assert isinstance(data, bytes)
+    from headstart.modalities.image.rgb import without_texts
+
+    with decoding(name, data):
+        try:
+            return _decoded(data, name)
+        except ValueError:  # Pillow refuses a PNG for the length of its texts
+            if len(shorter := without_texts(data)) == len(data):
+                raise
+            return _decoded(shorter, name)
+
+
+def _decoded(data: bytes, name: str) -> Values:
     from headstart.modalities.image.rgb import open_image, orientation, turned
 
-    with decoding(name, data), open_image(data, FORMATS) as image:
+    with open_image(data, FORMATS) as image:
         if image.width * image.height > MAX_PIXELS:
             size = f"{image.width}x{image.height} is {image.width * image.height / 1e6:.0f} megapixels"
             raise ImageError(name, f"{size}; the limit is {MAX_PIXELS / 1e6:.0f}")
