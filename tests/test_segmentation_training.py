@@ -225,6 +225,29 @@ def test_a_fit_with_another_decoder(discs: Path, cache: Path, tmp_path: Path, ar
     assert np.allclose(found.logits, result.tested["logits"], atol=1e-2)
 
 
+@pytest.mark.parametrize(
+    ("strategy", "backbone", "architecture"),
+    [("partial", "lite0@64", None), ("full", "lite0@64", "unet"), ("partial", "resnet18@64", None)],
+)
+def test_the_backbone_is_trained_further(
+    discs: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str, backbone: str, architecture: str | None
+) -> None:
+    monkeypatch.setattr("headstart.tasks.segmentation.learning.LEAST_STEPS", 60)
+    plan = FineTuning(strategy=strategy, epochs=2, batch_size=4, lr=1e-3)
+    weights = "random" if backbone.startswith("resnet") else None
+    settings = FitSettings(cache=cache, backbone=backbone, weights=weights, architecture=architecture, fine_tuning=plan)
+    result = fit(discs, out=tmp_path / "run", settings=settings)
+    assert len(result.learned.fine_tuned.history.epochs) == 2
+    if backbone == "lite0@64":
+        assert result.test.headline[1] > 0.7
+    if result.learned.is_tuned:
+        assert "held-out training images" in result.learned.fine_tuned.facts[-1]
+    run = headstart.load(tmp_path / "run")
+    found = run.predict(sorted((discs / "images" / "test").iterdir()))
+    assert np.allclose(found.logits, result.tested["logits"], atol=2e-2)
+    assert run.test_evaluation().to_dict() == result.test.to_dict()
+
+
 def test_masks_that_outside_decoders_contradict_are_named(discs: Path, cache: Path, tmp_path: Path) -> None:
     data = shutil.copytree(discs, tmp_path / "data")
     wrong = data / "masks" / "train" / "3.png"
@@ -255,7 +278,8 @@ def test_what_does_not_suit_masks_is_refused(discs: Path, cache: Path) -> None:
         ({"fit_image": "crop"}, "would leave pixels at the edge without a class"),
         ({"budget": 60.0}, "not for the task segmentation yet"),
         ({"folds": 3}, "not for the task segmentation yet"),
-        ({"fine_tuning": FineTuning(strategy="full")}, "use --strategy probe"),
+        ({"fine_tuning": FineTuning(augment="mixup=0.2")}, "these have masks"),
+        ({"fine_tuning": FineTuning(head_layers=(4,))}, "no --head-layers"),
         ({"backbone": "hog"}, "has no maps"),
         ({"head": "ridge"}, "masks are learned by a decoder"),
     ):

@@ -60,6 +60,8 @@ class PooledStages(nn.Module):  # type: ignore[misc]
         self.sizes: list[int] = []  # after the first call, the length of each part of the output
         self.flat = False  # whether heads take every position of the last feature map, which then follows at the end of the output
         self.every = False  # whether heads take the pooled outputs of all stages, and not the last features alone
+        self.maps: tuple[str, ...] = ()  # names of stages whose maps heads take instead, flat, side by side, in the order of the pass
+        self._mapping = False
         for index, (module, width) in enumerate(stages):
             module.register_forward_hook(partial(self._catch, index, width))
         self.eval()
@@ -67,14 +69,20 @@ class PooledStages(nn.Module):  # type: ignore[misc]
     def _catch(self, index: int, channels: int | None, _module: Any, _inputs: Any, output: Any) -> None:
         if self._catching:  # training that runs the network in parts must not keep its outputs alive
             several = output if isinstance(output, tuple | list) else (output,)
-            self._caught[index] = self._pooled(next((one for one in several if channels in one.shape[1:]), several[0]), channels)
+            value = next((one for one in several if channels in one.shape[1:]), several[0])
+            if not self._mapping:
+                self._caught[index] = self._pooled(value, channels)
+            elif index in self.kept and f"stage{self.kept.index(index) + 1}" in self.maps:
+                self._caught[index] = self._upright(value, channels).flatten(1)
+
+    def _upright(self, value: Any, channels: int | None) -> Any:
+        """A map (N, C, h, w), whatever the order of the network."""
+        first, last = value.shape[1] == channels, value.shape[-1] == channels
+        return value.permute(0, 3, 1, 2) if (self._channels_last if first == last else last) else value
 
     def _pooled(self, value: Any, channels: int | None) -> Any:
         if value.ndim == 4:
-            first, last = value.shape[1] == channels, value.shape[-1] == channels
-            if self._channels_last if first == last else last:
-                value = value.permute(0, 3, 1, 2)
-            return nn.functional.adaptive_avg_pool2d(value, 1).flatten(1)
+            return nn.functional.adaptive_avg_pool2d(self._upright(value, channels), 1).flatten(1)
         if value.ndim == 3:  # tokens; those in front of the patches (class, registers) are left out
             return value[:, self._skipped :].mean(dim=1)
         return value
@@ -120,8 +128,19 @@ class PooledStages(nn.Module):  # type: ignore[misc]
         """What a head takes (N, D), and the last feature map, from the input of the network or of what is left of it.
 
         These are the features before the classifier; with `flat` every position of the last feature map; with `every` the pooled outputs of
-        all stages, of which `before` ran elsewhere.
+        all stages, with `maps` some of their maps, flat, of which `before` ran elsewhere.
         """
+        if self.maps:
+            self._caught.clear()
+            self._catching = self._mapping = True
+            try:
+                last_map = self.model.forward_features(value)
+            finally:
+                self._catching = self._mapping = False
+            found = self.caught()
+            if LAST in self.maps:
+                found.append(self._upright(last_map, None).flatten(1))
+            return torch.cat([*before, *found], dim=1), last_map
         if self.every:
             parts, last_map = self.parts(value)
             return torch.cat([*before, *parts], dim=1), last_map
@@ -308,7 +327,10 @@ class Front(nn.Module):  # type: ignore[misc]
     def forward(self, images: Any) -> Any:
         """Images to activations."""
         try:
-            self.network(images)
+            if self.network.maps:
+                self.network.for_head(self.network.normalised(images))
+            else:
+                self.network(images)
         except _Entered as entered:
             activation = entered.activation
         else:
@@ -316,7 +338,7 @@ class Front(nn.Module):  # type: ignore[misc]
         pooled = self.network.caught()
         if channels_first := activation.ndim == 4 and self._channels_first:
             activation = activation.permute(0, 2, 3, 1)
-        sizes = tuple(int(part.shape[1]) for part in pooled) if self.network.every else ()
+        sizes = tuple(int(part.shape[1]) for part in pooled) if self.network.every or self.network.maps else ()
         self.layout = Layout(tuple(int(size) for size in activation.shape[1:]), channels_first, sizes)
         return torch.cat([activation.flatten(1), *pooled], dim=1) if sizes else activation
 

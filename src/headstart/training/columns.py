@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -123,7 +123,9 @@ class ColumnsTraining:
             there = self.known[rows, place]
             column.fit_head(own, features[there], rows[there], layers=layers, seed=seed)
 
-    def targets(self, rows: Rows, epoch: int | None = None) -> torch.Tensor:
+    maps: ClassVar[tuple[str, ...]] = ()
+
+    def targets(self, rows: Rows, view: int | None = None) -> torch.Tensor:
         """Float32 (N, k + c): the targets of all columns, and whether they are known."""
         return torch.cat([*(column.targets(rows) for column in self.columns.values()), torch.from_numpy(self.known[rows]).float()], dim=1)
 

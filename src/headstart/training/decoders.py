@@ -144,6 +144,22 @@ class Light(DecoderNetwork):
         return MapDecoder(self.layers, {name: np.ascontiguousarray(value, np.float32) for name, value in found.items()})
 
 
+class OfFlat(nn.Module):  # type: ignore[misc]
+    """A decoder as a head of the training loop: maps, flat and side by side (N, D), to its logits."""
+
+    def __init__(self, decoder: DecoderNetwork) -> None:
+        super().__init__()
+        self.inner = decoder
+        self.draw, self.decoder = decoder.draw, decoder.decoder
+
+    def forward(self, value: Any) -> Any:
+        """Logits."""
+        layers = self.inner.layers
+        parts = value.split([layer.size for layer in layers], dim=1)
+        maps = (part.unflatten(1, layer.shape) for part, layer in zip(parts, layers, strict=True))
+        return self.inner(tuple(one.contiguous(memory_format=torch.channels_last) for one in maps))
+
+
 def _convolved(inputs: int, outputs: int, *, side: int = 3, rate: int = 1, depthwise: bool = False) -> nn.Sequential:
     """A convolution, normalised over the batch, then ReLU; a depthwise one is followed by one of 1x1."""
     spread = {"padding": rate * (side // 2), "dilation": rate, "bias": False}
@@ -206,7 +222,7 @@ class DeepLabV3Plus(DecoderNetwork):
         self.pyramid = nn.ModuleList(
             [_convolved(channels, width, side=1), *(_convolved(channels, width, rate=rate, depthwise=True) for rate in self.rates)]
         )
-        self.pooled = _convolved(channels, width, side=1)
+        self.pooled = nn.Sequential(nn.Conv2d(channels, width, 1), nn.ReLU())  # of one position, which has no variance to normalise by
         self.joined = _convolved(width * (len(self.rates) + 2), width, side=1)
         self.finest = _convolved(self.layers[0].channels, self.low, side=1)
         self.decoded = nn.Sequential(_convolved(width + self.low, width, depthwise=True), _convolved(width, width, depthwise=True))
@@ -216,7 +232,6 @@ class DeepLabV3Plus(DecoderNetwork):
         """Logits."""
         size, deep = maps[1].shape[2:], maps[1:]
         value = torch.cat([functional.interpolate(one, size=size, mode="bilinear", align_corners=False) for one in deep], dim=1)
-        # in training, the mean over the positions of a single input has no variance to be normalised by
         context = self.pooled(value.mean(dim=(2, 3), keepdim=True)).expand(-1, -1, *size)
         value = self.joined(torch.cat([*(branch(value) for branch in self.pyramid), context], dim=1))
         value = functional.interpolate(value, size=maps[0].shape[2:], mode="bilinear", align_corners=False)

@@ -51,6 +51,11 @@ class Pixels:
         """Of an image as the network takes it."""
         return (self._preprocessing.size, self._preprocessing.size, 3)
 
+    @property
+    def augmented(self) -> bool:
+        """Whether views differ from the images as in testing."""
+        return not self._augmentation.still
+
     def plain(self, index: int) -> Uint8:
         """uint8 (size, size, 3), as in testing."""
         found = self._decoded.get(index) if self._larger is self._preprocessing else None
@@ -89,6 +94,10 @@ class ImageInputs:
 
     def prepare(self, epoch: int | None) -> None:
         """Compute what the epoch (from 0) needs and is not there yet; with None, only the images as in testing. Here that is nothing."""
+
+    def view(self, epoch: int) -> int | None:
+        """See `Inputs`."""
+        return epoch if self._pixels.augmented else None
 
     def views(self, rows: Rows, epoch: int) -> Any:
         """The images of these rows as augmented in the epoch: a tensor for the network."""
@@ -132,6 +141,10 @@ class StoredInputs:
         self._file(None)
         if self._views and epoch is not None:
             self._file(epoch % self._views)
+
+    def view(self, epoch: int) -> int | None:
+        """See `Inputs`."""
+        return epoch % self._views if self._views else None
 
     def views(self, rows: Rows, epoch: int) -> Any:
         """See `ImageInputs`."""
@@ -201,6 +214,9 @@ class Inputs(Protocol):
 
     def prepare(self, epoch: int | None) -> None:
         """Compute what the epoch needs and is not there yet; with None, only the images as in testing."""
+
+    def view(self, epoch: int) -> int | None:
+        """The number of the view that images have in the epoch; None where they are as in testing."""
 
     def views(self, rows: Rows, epoch: int) -> Any:
         """What the network takes of these rows in the epoch."""

@@ -206,14 +206,18 @@ class TrainingTask(Protocol):
     def shape(self) -> tuple[int, ...]:
         """Of the predictions for one image."""
 
+    @property
+    def maps(self) -> tuple[str, ...]:
+        """The names of the stages whose maps the head takes, flat and side by side; none where it takes features."""
+
     def head(self, features: int, plan: FineTuning, *, seed: int) -> Any:
         """The head network, randomly initialised: features (N, D) to outputs, with a method `draw` as of `HeadNetwork`."""
 
     def fit_head(self, head: Any, features: npt.NDArray[np.float32], rows: Rows, *, layers: Sequence[Layer], seed: int) -> None:
         """Initialise the head by a fit on frozen features (m, D) of these rows; `layers` are slices of them."""
 
-    def targets(self, rows: Rows, epoch: int | None = None) -> Any:
-        """The targets of these rows, a tensor, as the views of an epoch have them, or without one; MixUp and CutMix mix it linearly."""
+    def targets(self, rows: Rows, view: int | None = None) -> Any:
+        """The targets of these rows, a tensor, as a view of the inputs has them, or without one; MixUp and CutMix mix it linearly."""
 
     def guessing(self, rows: Rows) -> float:
         """The mean loss on these rows of a network that has learned nothing."""

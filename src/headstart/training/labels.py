@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -186,7 +186,9 @@ class LabelTraining:
         soft[rows] = (1 - share) * soft[rows] + share * teaching
         return replace(self, soft=soft)
 
-    def targets(self, rows: Rows, epoch: int | None = None) -> torch.Tensor:
+    maps: ClassVar[tuple[str, ...]] = ()
+
+    def targets(self, rows: Rows, view: int | None = None) -> torch.Tensor:
         """Float32 (N, k)."""
         return torch.from_numpy((self.indicators if self.soft is None else self.soft)[rows])
 

@@ -179,7 +179,7 @@ class Training:
         last = index + 1 == self.schedule.steps_per_epoch
         rows = order[index * self.plan.batch_size : None if last else (index + 1) * self.plan.batch_size]
         mine, inputs = self.job.processes.share(len(rows)), self.model.inputs
-        values, targets = inputs.views(rows[mine], epoch), self.task.targets(rows, epoch)
+        values, targets = inputs.views(rows[mine], epoch), self.task.targets(rows, inputs.view(epoch))
         step = epoch * self.schedule.steps_per_epoch + index
         mixing = self.model.augmentation.mix(seed=self.job.seed, step=step, count=len(rows))
         if mixing is not None:

@@ -17,7 +17,7 @@ from headstart.data.masks import VOID, Masks
 from headstart.engine import available_cores
 from headstart.errors import ParameterError
 from headstart.features.stage_maps import PLAIN, StageMaps
-from headstart.modalities.image.augment import Mixing
+from headstart.modalities.image.augment import Augmentation, Mixing
 from headstart.modalities.image.warp import View
 from headstart.training.job import Rows, Validation
 
@@ -126,18 +126,34 @@ class SmallMasks:
         self.counts = np.array([len(maps.views(index)) for index in range(len(maps))], np.int64)
 
         def one(index: int) -> Uint8:
-            mask, views = targets.read(index), maps.views(index)
-            found = np.full((maps.request.views, side, side), VOID, np.uint8)
-            for number, view in enumerate(views):
+            mask, found = targets.read(index), np.full((maps.request.views, side, side), VOID, np.uint8)
+            for number, view in enumerate(maps.views(index)):
                 found[number] = shrunk(mask, side, view)
             return found
 
-        with ThreadPoolExecutor(available_cores(), thread_name_prefix="headstart-masks") as pool:
-            self.values: Uint8 = np.stack(list(pool.map(one, range(len(targets)))))
+        self.values = _in_threads(one, len(targets))
 
-    def of_views(self, rows: Rows, views: Rows) -> torch.Tensor:
-        """Uint8 (m, side, side) of some inputs, each in one view."""
-        return torch.from_numpy(self.values[rows, views])
+    def __call__(self, rows: Rows, view: int | None) -> Uint8:
+        """Uint8 (m, side, side) of some inputs in their views of an epoch, or as they are."""
+        return self.values[rows, np.zeros(len(rows), np.int64) if view is None else view_in(rows, view, self.counts)]
+
+
+class ViewedMasks:
+    """The masks of n inputs, held as squares of `fine` pixels, in any view of the augmentation of a training."""
+
+    def __init__(self, targets: Masks, side: int, *, fine: int, augmentation: Augmentation, seed: int) -> None:
+        self._side, self._augmentation, self._seed = side, augmentation, seed
+        self.values = _in_threads(lambda index: shrunk(targets.read(index), fine), len(targets))
+
+    def __call__(self, rows: Rows, view: int | None) -> Uint8:
+        """Uint8 (m, side, side) of some inputs in a view, or as they are."""
+        drawn = [PLAIN if view is None else self._augmentation.view(key=row, seed=self._seed, view=view) for row in rows.tolist()]
+        return np.stack([shrunk(self.values[row], self._side, one) for row, one in zip(rows.tolist(), drawn, strict=True)])
+
+
+def _in_threads(one: Callable[[int], Uint8], count: int) -> Uint8:
+    with ThreadPoolExecutor(available_cores(), thread_name_prefix="headstart-masks") as pool:
+        return np.stack(list(pool.map(one, range(count))))
 
 
 def shrunk(mask: Uint8, side: int, view: View = PLAIN) -> Uint8:
@@ -163,22 +179,22 @@ def view_in(rows: Rows, epoch: int, counts: npt.NDArray[np.int64]) -> Rows:
 class MaskTraining:
     """Masks of inputs as a `TrainingTask`; predictions are logits (N, k, h, w)."""
 
-    masks: SmallMasks
+    masks: SmallMasks | ViewedMasks
     loss: PixelLoss
-    network: Callable[[], Any]  # makes the untrained decoder
+    network: Any  # the decoder at the start of the training
     shape: tuple[int, ...]  # of the logits of one input
+    maps: tuple[str, ...] = ()  # the stages whose maps it takes, where the backbone is trained too
 
     def head(self, features: int, plan: Any, *, seed: int) -> Any:
-        """The decoder, untrained."""
-        return self.network()
+        """The decoder."""
+        return self.network
 
     def fit_head(self, head: Any, features: Any, rows: Rows, *, layers: Any, seed: int) -> None:
         """A decoder has no closed form: it starts at random."""
 
-    def targets(self, rows: Rows, epoch: int | None = None) -> torch.Tensor:
+    def targets(self, rows: Rows, view: int | None = None) -> torch.Tensor:
         """Uint8 (N, side, side)."""
-        views = np.zeros(len(rows), np.int64) if epoch is None else view_in(rows, epoch, self.masks.counts)
-        return self.masks.of_views(rows, views)
+        return torch.from_numpy(self.masks(rows, view))
 
     def guessing(self, rows: Rows) -> float:
         """The cross-entropy of k equally probable classes."""
@@ -216,6 +232,10 @@ class MapInputs:
 
     def prepare(self, epoch: int | None) -> None:
         """Everything is there."""
+
+    def view(self, epoch: int) -> int | None:
+        """The epoch: each input goes through its own views."""
+        return epoch
 
     def views(self, rows: Rows, epoch: int) -> Any:
         """The maps of these inputs in the epoch: a tuple of float32 (N, C, h, w)."""

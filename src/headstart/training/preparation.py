@@ -97,7 +97,7 @@ class Preparation:
         """The whole backbone with its weights, its stages, and the names of those that are to be trained."""
         backbone, plan = dataclasses.replace(self.start.backbone, record=self._record()), self.plan
         whole: PooledStages = torch_network(backbone, weights=self.start.weights, announce=self.job.listener.say)
-        whole.flat, whole.every = plan.pooling == "flatten", plan.every_stage
+        whole.flat, whole.every, whole.maps = plan.pooling == "flatten", plan.every_stage, self.job.task.maps
         whole.eval()
         stages = stages_of(whole, side=self.preprocessing.size)
         return whole, stages, trained_stages(plan, [stage.name for stage in stages], [stage.flops for stage in stages])

@@ -48,7 +48,7 @@ EPOCHS, LEAST_EPOCHS = 20, 6
 LEAST_STEPS, MOST_STEPS = 240, 2400
 FEWEST, SHARE = 16, 0.2
 """Of at least so many images, each is scored from outside by a training of this share of the epochs."""
-_TARGET_SIDE = 2
+TARGET_SIDE = 2
 """The loss is of masks so many times finer than the finest map."""
 
 
@@ -82,11 +82,13 @@ def maps_for(settings: FitSettings, dataset: Dataset) -> ChooseMaps:
 
 def plan_of(settings: FitSettings, images: int) -> FineTuning:
     """How the decoder is trained: as the settings say, and as measured to be good where they say nothing."""
-    given = settings.fine_tuning or FineTuning(strategy="probe")
+    asked = settings.fine_tuning or FineTuning(strategy="probe")
+    given = replace(asked, strategy="probe", unfreeze=None, retain="none")
+    if asked.strategy != "probe":  # its length and rates are those of the training that follows
+        given = replace(given, epochs=None, steps=None, lr=None, early_stop=None, average=0)
     each = max(1, -(-images // given.batch_size))
-    epochs = given.epochs or (
-        None if given.steps is not None else max(LEAST_EPOCHS, min(MOST_STEPS // each, max(EPOCHS, LEAST_STEPS // each)))
-    )
+    usual = max(LEAST_EPOCHS, min(MOST_STEPS // each, max(EPOCHS, LEAST_STEPS // each)))
+    epochs = given.epochs or (None if given.steps is not None else usual)
     return replace(
         given, lr=given.lr or LR, epochs=epochs, warmup=0.25, validation_share=0.0, keep="last", ship="trained", start="random",
         batchnorm="train", augment=LIGHT if given.augment == "light" else given.augment,
@@ -94,21 +96,34 @@ def plan_of(settings: FitSettings, images: int) -> FineTuning:
 
 
 def learn(table: FeatureTable, context: LearningContext) -> Learned:
-    """Train a decoder on all training rows; whether it is to see mirror images, too, is decided on halves of them."""
+    """Train a decoder on all training rows, and the backbone further where the plan says so."""
     timm_models.require("Learning masks")
+    plan = context.settings.fine_tuning
+    if plan is None or plan.strategy == "probe":
+        return probe(table, context)
+    from headstart.tasks.segmentation.fine_tuning import learn_further
+
+    return learn_further(table, context, probe(table, replace(context, resumable=Resumable())))
+
+
+def probe(table: FeatureTable, context: LearningContext) -> Learned:
+    """A decoder on the frozen backbone; whether it is to see mirror images, too, is decided on halves of the training rows."""
     began = time.perf_counter()
     plan = plan_of(context.settings, len(table.train))
     halves = None if context.test_only else Halves.of(table, plan, context)
     context.listener.stage("Training the decoder")
-    decoder, history = trained(table, table.train, plan, context)
-    decoder = replace(decoder, mirrored=halves is not None and halves.gains)
-    fitted = tuned(table, context, decoder, history, halves)
-    title, layers = TITLES[context.settings.architecture or "light"], ", ".join(layer.name for layer in decoder.layers)
-    choice = Choice(estimator=decoder, evidence=(), out_of_sample=None, reason="", description=f"{title} on the maps of {layers}")
+    network, history = fitted(table, table.train, plan, context)
+    decoder = replace(network.decoder(), mirrored=halves is not None and halves.gains)
     return Learned(
-        choice=choice, table=table, prepared=context.prepared, fine_tuned=fitted, plan=plan, beside=halves,
-        seconds={"training": time.perf_counter() - began},
+        choice=choice_of(decoder, context), table=table, prepared=context.prepared, plan=plan, beside=halves,
+        fine_tuned=tuned(table, context, decoder, history, halves), seconds={"training": time.perf_counter() - began},
     )  # fmt: skip
+
+
+def choice_of(decoder: Decoder, context: LearningContext, *, reason: str = "") -> Choice:
+    """A decoder as the model of a fit."""
+    title, layers = TITLES[context.settings.architecture or "light"], ", ".join(layer.name for layer in decoder.layers)
+    return Choice(estimator=decoder, evidence=(), out_of_sample=None, reason=reason, description=f"{title} on the maps of {layers}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,8 +153,8 @@ class Halves:
         parts = folds(targets.take(rows).strata, count=2, groups=table.groups_among(rows), seed=context.settings.seed)
         for number, held in enumerate(parts, 1):
             listener = Part(context.listener, f"half {number} of 2: ")
-            decoder, _ = trained(table, np.delete(rows, held), short, replace(alone, listener=listener))
-            some = maps.take(rows[held])
+            network, _ = fitted(table, np.delete(rows, held), short, replace(alone, listener=listener))
+            decoder, some = network.decoder(), maps.take(rows[held])
             found.append({False: apply(decoder, some)})
             if maps.request.views > 1:
                 found[-1][True] = apply(replace(decoder, mirrored=True), some)
@@ -151,11 +166,7 @@ class Halves:
     @property
     def gain(self) -> tuple[float, float]:
         """What mirror images add to the mean IoU of an image, the mean over the images, and its standard error."""
-        if self.mirrored is None:
-            return 0.0, 0.0
-        differences = self.mirrored.image_iou - self.plain.image_iou
-        known = differences[np.isfinite(differences)]
-        return (float(known.mean()), float(known.std() / np.sqrt(len(known)))) if len(known) else (0.0, 0.0)
+        return (0.0, 0.0) if self.mirrored is None else gain(self.mirrored, self.plain)
 
     @property
     def gains(self) -> bool:
@@ -170,11 +181,11 @@ class Halves:
         return f"{verdict}: on halves of the training images that adds {100 * gain:+.2f} ± {100 * error:.2f} points of IoU"
 
 
-def trained(table: FeatureTable, rows: npt.NDArray[np.int64], plan: FineTuning, context: LearningContext) -> tuple[Decoder, History]:
-    """A decoder that learned from some rows of a table, and how its training went; Interrupted at Ctrl-C."""
+def fitted(table: FeatureTable, rows: npt.NDArray[np.int64], plan: FineTuning, context: LearningContext) -> tuple[Any, History]:
+    """The network of a decoder that learned from the stored maps of some rows, and how its training went; Interrupted at Ctrl-C."""
     from headstart.training.decoders import ARCHITECTURES
     from headstart.training.loop import Training
-    from headstart.training.masks import MapInputs, MaskTraining, SmallMasks, balanced_weights, make_pixel_loss
+    from headstart.training.masks import MapInputs, MaskTraining, SmallMasks
     from headstart.training.memory import reuse_memory
     from headstart.training.network import Network
     from headstart.training.preparation import Trainable, device_of
@@ -183,13 +194,11 @@ def trained(table: FeatureTable, rows: npt.NDArray[np.int64], plan: FineTuning, 
     settings, maps, targets = context.settings, table.maps, table.dataset.targets
     assert maps is not None
     assert isinstance(targets, Masks)
-    mine, layers, classes, device = targets.take(rows), maps.layers, len(targets.classes), device_of(plan)
-    decoder = ARCHITECTURES[settings.architecture or "light"](layers, classes, seed=settings.seed)
-    weights = None if settings.class_weight is None else balanced_weights(mine.areas[:, :classes])
-    loss = make_pixel_loss(plan.loss, class_weights=weights, gamma=plan.focal_gamma, label_smoothing=plan.label_smoothing or 0.0)
+    mine, layers, device = targets.take(rows), maps.layers, device_of(plan)
+    decoder = ARCHITECTURES[settings.architecture or "light"](layers, len(targets.classes), seed=settings.seed)
     task = MaskTraining(
-        masks=SmallMasks(mine, _TARGET_SIDE * layers[0].height, maps.take(rows)), loss=loss,
-        network=lambda: decoder, shape=decoder.shape,
+        masks=SmallMasks(mine, TARGET_SIDE * layers[0].height, maps.take(rows)), loss=loss_of(mine, plan, settings), network=decoder,
+        shape=decoder.shape,
     )  # fmt: skip
     everything = np.arange(len(rows))
     job = TrainingJob(
@@ -203,13 +212,18 @@ def trained(table: FeatureTable, rows: npt.NDArray[np.int64], plan: FineTuning, 
         inputs = MapInputs(maps.take(rows), device=device)
         network = Network(None, decoder).to(device).to(memory_format=torch.channels_last)
         decoder.standardise(inputs.plain(everything[:: -(-len(rows) // 64)]))
-        model = Trainable(
-            network=network, inputs=inputs, stages=(),
-            augmentation=Augmentation.parse("none"), device=device,
-        )  # fmt: skip
+        model = Trainable(network=network, inputs=inputs, stages=(), augmentation=Augmentation.parse("none"), device=device)
         training = Training(placed, model, phases=(Phase(0, ()),), rates={"head": plan.highest_lr})
         history = training.run()
-    return network.head.decoder(), history
+    return decoder, history
+
+
+def loss_of(targets: Masks, plan: FineTuning, settings: FitSettings) -> Any:
+    """The loss that the plan asks for, with the weights of the classes among these masks where they are to count the same."""
+    from headstart.training.masks import balanced_weights, make_pixel_loss
+
+    weights = None if settings.class_weight is None else balanced_weights(targets.areas[:, : len(targets.classes)])
+    return make_pixel_loss(plan.loss, class_weights=weights, gamma=plan.focal_gamma, label_smoothing=plan.label_smoothing or 0.0)
 
 
 def tuned(table: FeatureTable, context: LearningContext, decoder: Decoder, history: History, halves: Halves | None) -> Any:
@@ -237,3 +251,10 @@ def apply(model: Decoder, maps: StageMaps) -> npt.NDArray[np.float32]:
         for part, logits in zip(parts, model(batches()), strict=True):
             found[part] += (logits[..., ::-1] if view else logits) / (2 if model.mirrored else 1)
     return found
+
+
+def gain(after: SegmentationEvaluation, before: SegmentationEvaluation) -> tuple[float, float]:
+    """How much the IoU of an image rose, the mean over the images, and its standard error."""
+    differences: npt.NDArray[np.float64] = after.image_iou - before.image_iou
+    known = differences[np.isfinite(differences)]
+    return (float(known.mean()), float(known.std() / np.sqrt(len(known)))) if len(known) else (0.0, 0.0)

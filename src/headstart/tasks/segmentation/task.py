@@ -13,6 +13,7 @@ from headstart.backbones.stage_maps import MIRRORED
 from headstart.data.annotations import LABEL, MASK, Annotations
 from headstart.data.masks import Masks, masks_of
 from headstart.errors import DataError, ParameterError, setting
+from headstart.modalities.image.augment import Augmentation
 from headstart.onnx_graph import OnnxGraph
 from headstart.pixels.pictures import hex_colour
 from headstart.records import Column, Record
@@ -21,6 +22,9 @@ from headstart.tasks.segmentation.coco import FORMS, coco_document
 from headstart.tasks.segmentation.predictions import MaskPredictions, columns, files, records, suffixes, tensors
 from headstart.tasks.task import ExportedOutput, Judged, Learned, LearningContext, Neighbour, Output, Outputs, Predictions, State, Task
 from headstart.text import plural
+
+FEWEST = 8
+"""Training images of which some can be held out."""
 
 if TYPE_CHECKING:
     from headstart.data import Dataset, Targets
@@ -105,8 +109,17 @@ class Segmentation(Task):
             )
         if len(known) < 2:
             raise DataError(f"{dataset.source}: {plural(len(known), 'training image')}; a decoder needs two or more.")
-        if settings.fine_tuning is not None and settings.fine_tuning.strategy != "probe":
-            raise ParameterError(f"The backbone cannot be trained further for the task {self.name} yet: use --strategy probe.")
+        if (plan := settings.fine_tuning) is not None:
+            augmentation = Augmentation.parse(plan.augment)
+            if augmentation.mixup or augmentation.cutmix:
+                raise ParameterError("MixUp and CutMix mix images with one label each, and these have masks: leave them out of --augment.")
+            if plan.head_layers or plan.pooling != "avg":
+                raise ParameterError("Masks are learned by a decoder, which has no --head-layers and no --pooling: leave them out.")
+            if plan.strategy != "probe" and len(known) < FEWEST:
+                raise DataError(
+                    f"{dataset.source}: {plural(len(known), 'training image')}; to train the backbone, some are held out: "
+                    f"{FEWEST} are needed. Use --strategy probe."
+                )
 
     def fit(self, table: FeatureTable, context: LearningContext) -> Learned:
         from headstart.tasks.segmentation.learning import learn
