@@ -132,7 +132,7 @@ class Comparison:
     @property
     def output(self) -> str:
         """The names of what is compared."""
-        return " and ".join(name for name, _ in self.parts)
+        return "probabilities" if self.pixels else " and ".join(name for name, _ in self.parts)
 
     @property
     def decision(self) -> str:
@@ -276,7 +276,7 @@ class Parity:
         exact = SAME_PIXELS if self.decision == PIXEL_CLASS else 1.0
         least = exact if max_difference <= TOLERANCE else 0.0 if self.decision == "value" else AGREEMENT
         if self.same < least:
-            found.append(f"{1 - self.same:.1%} of {of} get another {self.decision}")
+            found.append(f"{1 - self.same:.1%} of {of} get another {'class' if self.decision == PIXEL_CLASS else self.decision}")
         if not self.difference <= max_difference:
             found.append(f"{self.output} differ by {self.difference:.2g}, more than {max_difference:g}")
         if self.novelty is not None and not self.novelty <= SCORE:
@@ -304,10 +304,12 @@ class Parity:
         digits = 3 if self.decision == PIXEL_CLASS else 1
         same = "all" if self.same == 1 else f"{self.same:.{digits}%}"
         default = f", and by {self.against_default:.1e} from the run in {self.default_engine}" if self.default_engine != self.engine else ""
+        of = f"{self.images} {self.part} images"
+        decision, of = ("class", f"the pixels of {of}") if self.decision == PIXEL_CLASS else (self.decision, of)
         return (
-            f"{self.engine}: same {self.decision} for {same} of {self.images} {self.part} images; {self.output} differ by at most "
+            f"{self.engine}: same {decision} for {same} of {of}; {self.output} differ by at most "
             f"{self.difference:.1e} (median {self.median:.1e}){default}. With the run's own decoding, which may reduce large JPEGs: "
-            f"{self.from_files:.1e}, same {self.decision} for {self.same_from_files:.{digits}%}."
+            f"{self.from_files:.1e}, same {decision} for {self.same_from_files:.{digits}%}."
         )
 
 

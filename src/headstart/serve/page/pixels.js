@@ -10,7 +10,7 @@ const short = (value) => String(Number(numberOf(value).toPrecision(4)));
 const stemOf = (name) => name.replace(/\.[^./\\]*$/, "") || "picture";
 
 /** What is remembered of an entry between two drawings: how opaque the layer is, and which classes are hidden. */
-const layerOf = (entry) => (entry.layer ??= { opacity: 0.5, hidden: new Set() });
+const layerOf = (entry) => (entry.layer ??= { opacity: entry.answer?.kind === "score" ? 0.8 : 0.5, hidden: new Set() });
 
 /** The bytes of text in base 64, as a file. */
 function fileOf(text, type) {
