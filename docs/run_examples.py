@@ -130,7 +130,30 @@ def prepare(folder: Path) -> None:
         kinds = {"temple": ("outdoors;building",) * 2, "flower": ("plant", "outdoors;plant")}
         tags = [(path, kinds[label][index % 2]) for index, (path, label) in enumerate(rows)]
         csv.writer(file).writerows([("path", "labels"), *tags])
+    _prepare_plates(folder / "plates", photos["temple"])
     _prepare_digits(folder, load_digits())
+
+
+def _prepare_plates(folder: Path, photo: Any) -> None:
+    """Things to inspect, as MVTec AD has them: a piece of a photograph, moved and dimmed a little; some have a scratch."""
+    import numpy as np
+    from PIL import Image, ImageDraw
+
+    random = np.random.default_rng(3)
+    for part, kind, count in (("train", "good", 30), ("test", "good", 10), ("test", "scratched", 10)):
+        target, truth = folder / part / kind, folder / "ground_truth" / kind
+        target.mkdir(parents=True)
+        for index in range(count):
+            y, x = random.integers((120, 200), (125, 205))
+            image = Image.fromarray((photo[y : y + 160, x : x + 200] * random.uniform(0.93, 1)).astype(np.uint8))
+            if kind != "good":
+                truth.mkdir(parents=True, exist_ok=True)
+                mask, start, step = Image.new("L", image.size), random.integers(20, 120, 2), random.integers(20, 35, 2)
+                line = [*start.tolist(), *(start + step).tolist()]
+                ImageDraw.Draw(mask).line(line, fill=255, width=5)
+                ImageDraw.Draw(image).line(line, fill=(225, 225, 215), width=5)
+                mask.save(truth / f"{index:02d}_mask.png")
+            image.save(target / f"{index:02d}.jpg", quality=90)
 
 
 def _prepare_digits(folder: Path, digits: Any) -> None:
