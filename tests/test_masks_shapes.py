@@ -6,6 +6,7 @@ import base64
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from headstart.data import VOID, read_dataset
+from headstart.data import VOID, Dataset, read_dataset
 from headstart.data.shapes import Ellipse, Polygons, box, filled_polygon
 from headstart.errors import DataError
 from headstart.pixels.runs import encoded, run_lengths
@@ -113,7 +114,7 @@ def test_coco(tmp_path: Path, segmentation: Any) -> None:
         assert np.array_equal(mask == 1, (np.arange(20) < 10)[:, None] & ~square())
         assert masks_in(data).areas.tolist() == [[600 - 80 - 260, 260, 80, 0], [600, 0, 0, 0]]
         assert "1 image without a shape: all of it is background." in data.notes
-        assert masks_in(data).cells(0) == {"mask": ""}
+        assert masks_in(data).cells(0) == {"mask": str(path)}
 
 
 def test_coco_in_parts(tmp_path: Path) -> None:
@@ -370,3 +371,32 @@ def test_boxes_of_cvat_are_no_masks(tmp_path: Path) -> None:
                           "<box label='dog' xtl='4' ytl='5' xbr='12' ybr='15'/></image></annotations>")  # fmt: skip
     with pytest.raises(DataError, match="is XML, as CVAT and Pascal VOC write it for boxes, which is not read"):
         read_dataset(path)
+
+
+def listed_again(data: Dataset, folder: Path) -> Dataset:
+    rows = [f"{path},{masks_in(data).cells(row)['mask']}" for row, path in enumerate(data.images)]
+    (folder / "again.csv").write_text("\n".join(["path,mask", *rows]))
+    return read_dataset(folder / "again.csv")
+
+
+def test_masks_of_a_list_are_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    coco(tmp_path / "coco", [np.array(SQUARE).ravel().tolist()])
+    (tmp_path / "labelme").mkdir()
+    labelme(tmp_path / "labelme", shape("dog", SQUARE))
+    labelme(tmp_path / "labelme", shape("ant", SQUARE), name="b", imagePath="old.jpg")
+    cvat(tmp_path / "cvat", CVAT.format(shape=CVAT_SHAPES["polygon"]))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for name in ("coco", "labelme", "cvat"):
+        data = read_dataset(name)
+        again = listed_again(replace(data, images=tuple(path.absolute() for path in data.images)), tmp_path / "elsewhere")
+        assert again.classes == data.classes
+        assert np.array_equal(masks_in(again).areas, masks_in(data).areas)
+
+
+def test_a_list_of_images_that_are_not_annotated(tmp_path: Path) -> None:
+    path = coco(tmp_path, [np.array(SQUARE).ravel().tolist()])
+    photo(tmp_path / "images" / "c.jpg", SIZE)
+    (tmp_path / "list.csv").write_text(f"path,mask\nimages/c.jpg,{path}\n")
+    with pytest.raises(DataError, match=r"instances\.json: nothing is said of .*images/c\.jpg"):
+        read_dataset(tmp_path / "list.csv")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from headstart.data.cvat import is_cvat, read_cvat
 from headstart.data.drawings import Drawing, annotations_of
 from headstart.data.labelme import is_labelme, read_labelme
 from headstart.data.listing import RUN_FILES
+from headstart.data.shapes import ShapeMask
 from headstart.errors import DataError
 
 _DEPTH = 3  # folders below the one given
@@ -42,6 +44,26 @@ def read_drawing_file(path: Path, image_root: Path | None) -> Annotations | None
     folder = path.absolute().parent if path.parent == Path() else path.parent
     above = folder.parent if folder.name.casefold() in ("annotations", "labels") else folder
     return annotations_of(drawings, path, above if image_root is None else image_root)
+
+
+class DrawingFiles:
+    """Annotation files that a list names; each is read once."""
+
+    def __init__(self) -> None:
+        self._drawings = cache(_drawings)
+
+    def mask(self, file: Path, image: str) -> ShapeMask:
+        """What a file says of an image, by its name and as much of its folders as is needed; DataError where it says nothing of it."""
+        drawings = self._drawings(file)
+        if len(drawings) == 1:  # one of LabelMe, whose image may have another name by now
+            return drawings[0].mask(image)
+        name = image.replace(os.sep, "/")
+        found = [one for one in drawings if one.image.rpartition("/")[2] == name.rpartition("/")[2]]
+        exact = [one for one in found if f"/{name}".endswith(f"/{one.image.lstrip('./')}")]
+        for chosen in (exact, found):
+            if len(chosen) == 1:
+                return chosen[0].mask(image)
+        raise DataError(f"{file}: {'nothing is said of' if not found else 'it is not clear which image is'} {image}.")
 
 
 def _has_masks(drawings: Sequence[Drawing]) -> bool:

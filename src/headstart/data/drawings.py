@@ -44,6 +44,10 @@ class Drawing:
     passed: Counter[str] = field(default_factory=Counter)
     boxes: int = 0
 
+    def mask(self, path: str) -> ShapeMask:
+        """What is drawn, of the image with this path."""
+        return ShapeMask(str(self.file), path, self.size, self.shapes, self.classes)
+
 
 @contextmanager
 def parsing(path: Path, expected: str) -> Iterator[None]:
@@ -87,13 +91,13 @@ def annotations_of(drawings: Sequence[Drawing], source: Path, root: Path) -> Ann
     if len({part for _, part in found.values()}) == 1:  # given by itself, it is not a part of anything
         found = {path: (drawing, "") for path, (drawing, _) in found.items()}
     order = sorted(found, key=lambda path: (("train", "", "val", "test").index(found[path][1]), path))
-    files = [ShapeMask(str((one := found[path][0]).file), path, one.size, one.shapes, one.classes) for path in order]
+    files = [found[path][0].mask(path) for path in order]
     for file in {drawing.file for drawing in drawings}:
         tree.passed.used("non-image file", str(file))
     names = sorted({below_folder(os.fspath(drawing.file), os.fspath(root)) for drawing, _ in found.values()})
     return Annotations(
         images=tuple(map(Path, order)),
-        columns={MASK: Column(list(files), [""] * len(files), f"the shapes in {enumeration(names, most=3)}")},
+        columns={MASK: Column(list(files), [file.cell for file in files], f"the shapes in {enumeration(names, most=3)}")},
         parts=[found[path][1] for path in order],
         source=str(source),
         root=root,

@@ -1,4 +1,4 @@
-"""Lists of images and masks: a table with the path of an image and of its mask in each row."""
+"""Lists of images and masks: a table with the path of an image and of its mask, or of the annotation file it is in, in each row."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from pathlib import Path
 
 from headstart.data.annotations import MASK, Annotations, Column
 from headstart.data.class_lists import ClassList, find_class_list
+from headstart.data.drawing_files import DrawingFiles
 from headstart.data.lists import existing_files, path_texts, recognise_column, row_groups, row_parts
-from headstart.data.masks import PictureMask
+from headstart.data.masks import MaskFile, PictureMask
 from headstart.data.tables import Table
 from headstart.errors import DataError, setting
 from headstart.modalities.image import is_image_name
@@ -52,8 +53,10 @@ def read_mask_list(table: Table, source: Path, options: ListOptions) -> Annotati
     images = existing_files(texts, rows, root, source, notes, allow_missing=options.allow_missing)
     files = existing_files(masks, [row for row in rows if row in images], root, source, notes, allow_missing=options.allow_missing)
     kept = _distinct(images, files, source, notes)
-    lists: dict[str, ClassList | None] = {}
-    values = [_mask(files[row], root, lists) for row in kept]
+    lists, drawn = dict[str, ClassList | None](), DrawingFiles()
+    values: list[MaskFile] = [
+        drawn.mask(Path(files[row]), images[row]) if _is_document(files[row]) else _mask(files[row], root, lists) for row in kept
+    ]
     return Annotations(
         images=tuple(Path(images[row]) for row in kept),
         columns={MASK: Column(list(values), [masks[row] for row in kept], f"the column {column!r} of {source.name}")},
@@ -68,13 +71,17 @@ def read_mask_list(table: Table, source: Path, options: ListOptions) -> Annotati
 
 
 def _mask_column(table: Table, options: ListOptions) -> str | None:
-    """The column that holds masks: the one given for the label, or the one called like masks, or like labels; all its cells are images."""
+    """The column that holds masks: the one given for the label, or the one called like masks, or like labels; all its cells are files."""
     named = (options.columns or {}).get("label") or (options.labels[0] if len(options.labels) == 1 else None)
     if named is None:
         plain = {re.sub(r"[\W_]+", "", name.casefold()): name for name in table.columns}
         named = next((plain[name] for name in NAMES if name in plain), None) or recognise_column("label", table.columns)
     cells = [cell for cell in table.columns.get(named or "", []) if not (cell is None or cell == "")]
-    return named if cells and all(isinstance(cell, str) and is_image_name(cell.strip()) for cell in cells) else None
+    return named if cells and all(isinstance(cell, str) and (is_image_name(cell.strip()) or _is_document(cell)) for cell in cells) else None
+
+
+def _is_document(name: str) -> bool:
+    return name.strip().lower().endswith((".json", ".xml"))
 
 
 def _rows_with_masks(texts: Sequence[str], masks: Sequence[str], column: str, source: Path, notes: list[str]) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol, Self
@@ -31,7 +32,7 @@ class MaskFile(Protocol):
 
     @property
     def cell(self) -> str:
-        """What a list says of it: the path of a picture, or empty where the mask is in no file of its own."""
+        """What a list says of it: the whole path of a picture, or of an annotation file that has the image in it."""
 
     @property
     def classes(self) -> ClassList | None:
@@ -63,8 +64,8 @@ class PictureMask:
 
     @property
     def cell(self) -> str:
-        """The path."""
-        return self.path
+        """The whole path."""
+        return os.path.abspath(self.path)  # noqa: PTH100
 
     def open(self) -> Values:
         """Decode it; ImageError, with the reason, where that fails."""
@@ -204,7 +205,7 @@ class Masks:
         return all((other := self.read(row)).shape == mask.shape and (other == mask).mean() >= _SAME for row in others)
 
     def cells(self, index: int) -> dict[str, str]:
-        """The path of the mask, in a column ``mask``; empty where the mask is in no file of its own."""
+        """The file of the mask, in a column ``mask``; empty where a run stored the targets."""
         return {"mask": self.sources[index].file.cell if self.sources else ""}
 
     def counts(self) -> dict[str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -197,8 +198,8 @@ class ShapeMask:
 
     @property
     def cell(self) -> str:
-        """Empty: it is in no file of its own."""
-        return ""
+        """The whole path of the annotation file."""
+        return os.path.abspath(self.file)  # noqa: PTH100
 
     def open(self) -> Named:
         """Draw it; ImageError, with the reason, where a shape is damaged or the size of the image cannot be known."""
