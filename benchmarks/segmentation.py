@@ -109,9 +109,8 @@ def peer(path: Path, *, seconds: float, size: int, batch: int = 8, lr: float = 1
     network.eval()
     with torch.inference_mode():
         logits = [network(normalised([plain(data.images[row])]))[0].numpy() for row in test.tolist()]
-    print(
-        f"{path.name}: U-Net for {seconds:.0f} s ({step} steps, {step * batch / len(train):.1f} epochs): {evaluate(logits, data.targets.take(test)).summary()}"
-    )
+    found = evaluate(logits, data.targets.take(test)).summary()
+    print(f"{path.name}: U-Net for {seconds:.0f} s ({step} steps, {step * batch / len(train):.1f} epochs): {found}")
 
 
 def epoch(path: Path, *, size: int = 256, batch: int = 16) -> None:

@@ -27,7 +27,7 @@ FLOORS: dict[str, int] = {
     "reliability": 9, "selection": 9,
     "adaptation": 10, "audit": 10,
     "tasks": 11,
-    "classifier": 12, "detector": 12, "run": 12,
+    "classifier": 12, "detector": 12, "segmenter": 12, "run": 12,
     "evaluate": 13, "explanation": 13,
     "report": 14,
     "export": 15, "pipeline": 15, "serve": 15, "batch": 15,

@@ -13,7 +13,8 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "Dataset": "data", "ListOptions": "data", "read_dataset": "data", "dataset_from_arrays": "data", "dataset_from_paths": "data",
     "Preprocessing": "modalities.image", "catalogue": "backbones", "load_backbone": "backbones",
-    "BackboneExtractor": "features", "FeatureStore": "features", "TransferClassifier": "classifier", "AnomalyDetector": "detector",
+    "BackboneExtractor": "features", "FeatureStore": "features", "TransferClassifier": "classifier",
+    "AnomalyDetector": "detector", "TransferSegmenter": "segmenter",
     "FineTuning": "settings", "FitSettings": "settings", "FitResult": "pipeline", "fit": "pipeline", "deep_check": "pipeline",
     "ClassEvaluation": "tasks.classification.evaluation", "compare_runs": "evaluate", "evaluate_run": "evaluate",
     "check": "audit", "recommend": "pipeline.recommending", "Wishes": "settings.wishes",
@@ -34,15 +35,16 @@ if TYPE_CHECKING:
     from headstart.pipeline import FitResult, deep_check, fit
     from headstart.pipeline.recommending import recommend
     from headstart.run import Run, load
+    from headstart.segmenter import TransferSegmenter
     from headstart.settings import FineTuning, FitSettings
     from headstart.settings.wishes import Wishes
     from headstart.tasks.classification.evaluation import ClassEvaluation
 
 __all__ = [
     "AnomalyDetector", "BackboneExtractor", "ClassEvaluation", "Dataset", "FeatureStore", "FineTuning", "FitResult", "FitSettings",
-    "HeadstartError", "ListOptions", "Preprocessing", "Run", "TransferClassifier", "Wishes", "__version__", "catalogue", "check",
-    "compare_runs", "dataset_from_arrays", "dataset_from_paths", "deep_check", "evaluate_run", "explain", "fit", "load", "load_backbone",
-    "read_dataset", "recommend",
+    "HeadstartError", "ListOptions", "Preprocessing", "Run", "TransferClassifier", "TransferSegmenter", "Wishes", "__version__",
+    "catalogue", "check", "compare_runs", "dataset_from_arrays", "dataset_from_paths", "deep_check", "evaluate_run", "explain", "fit",
+    "load", "load_backbone", "read_dataset", "recommend",
 ]  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from headstart.data.dataset import Dataset, Images, relative_name
+from headstart.data.dataset import Dataset, Images, names_of, relative_name
 from headstart.data.targets import Targets
 from headstart.errors import DataError, ParameterError, setting
 
@@ -99,9 +99,7 @@ class Annotations:
 
     def names(self) -> tuple[str, ...]:
         """What to call each input, as `Dataset.names` does."""
-        if isinstance(self.images, np.ndarray):
-            return tuple(f"array[{i}]" for i in range(len(self.images)))
-        return tuple(relative_name(path, self.root) for path in self.images)
+        return names_of(self.images, self.root)
 
     def label_counts(self, parts: Sequence[str] | None = None) -> Counter[str]:
         """Return how many inputs have each label, of some parts only if `parts` is given."""

@@ -132,9 +132,7 @@ class Dataset:
 
     def names(self) -> tuple[str, ...]:
         """Return what to call each image: its path relative to `root` with ``/``, or ``array[i]``; always printable as UTF-8."""
-        if isinstance(self.images, np.ndarray):
-            return tuple(f"array[{i}]" for i in range(len(self.images)))
-        return tuple(relative_name(path, self.root) for path in self.images)
+        return names_of(self.images, self.root)
 
     @property
     def levels(self) -> Levels:
@@ -159,6 +157,13 @@ class Dataset:
             f"<p><strong>{plural(len(self), 'image')}</strong>, {plural(len(self.classes), 'class')}{kind}{grouped}"
             f"{' in ' + html(self.source) if self.source else ''}</p>{counts_table({part: self.tally(part) for part in parts})}{notes}"
         )
+
+
+def names_of(images: Images, root: Path | None) -> tuple[str, ...]:
+    """Return what to call each image: its path relative to `root` with ``/``, or ``array[i]`` where it has none; always printable."""
+    if isinstance(images, np.ndarray):
+        return tuple(f"array[{i}]" for i in range(len(images)))
+    return tuple(relative_name(image, root) if isinstance(image, Path) else f"array[{i}]" for i, image in enumerate(images))
 
 
 def relative_name(path: Path, root: Path | None) -> str:
