@@ -95,9 +95,9 @@ def test_nothing_heavy_is_imported_early(statement: str, forbidden: tuple[str, .
 
 PUBLIC = [
     "AnomalyDetector", "BackboneExtractor", "ClassEvaluation", "Dataset", "FeatureStore", "FineTuning", "FitResult", "FitSettings",
-    "HeadstartError", "ListOptions", "Preprocessing", "Run", "TransferClassifier", "Wishes", "__version__", "catalogue", "check",
-    "compare_runs", "dataset_from_arrays", "dataset_from_paths", "deep_check", "evaluate_run", "explain", "fit", "load", "load_backbone",
-    "read_dataset", "recommend",
+    "HeadstartError", "ListOptions", "Preprocessing", "Run", "TransferClassifier", "TransferSegmenter", "Wishes", "__version__",
+    "catalogue", "check", "compare_runs", "dataset_from_arrays", "dataset_from_paths", "deep_check", "evaluate_run", "explain", "fit",
+    "load", "load_backbone", "read_dataset", "recommend",
 ]  # fmt: skip
 
 

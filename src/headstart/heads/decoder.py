@@ -35,7 +35,8 @@ class MapDecoder:
         layers: the maps that it takes, the finest first.
         arrays: its weights, float32. For layer i ``lateral.i`` (w, C) and ``lateral.i.bias`` (w,) of the 1x1 convolution; ``context``
             (w, C) from the mean of the coarsest map; after each sum ``depthwise.i`` (w, 3, 3), ``depthwise.i.bias``, ``pointwise.i``
-            (w, w), ``pointwise.i.bias``; ``output`` (k, w) and ``output.bias`` (k,). Normalisations are folded into them.
+            (v, w) and ``pointwise.i.bias`` (v,), to the width v of the next finer layer; ``output`` (k, w) and ``output.bias`` (k,).
+            Normalisations are folded into them.
         mirrored: whether the logits of an input are the mean over it and its mirror image.
     """
 

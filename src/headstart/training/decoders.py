@@ -19,8 +19,8 @@ from headstart.backbones.timm_models import silence
 from headstart.heads.decoder import LOGITS, GraphDecoder, MapDecoder
 from headstart.onnx_graph import OPSET
 
-WIDTH = 96
-"""Channels of the decoder."""
+WIDTHS = (32, 48, 96, 128)
+"""Channels of the light decoder at each map, the finest first: wide where there are few positions, which is where meaning is."""
 DROPOUT = 0.1
 """Share of the channels before the output that are dropped in training."""
 
@@ -28,11 +28,11 @@ DROPOUT = 0.1
 class _Block(nn.Module):  # type: ignore[misc]
     """A depthwise 3x3 convolution and a 1x1 convolution, normalised over the batch, then ReLU."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, output: int) -> None:
         super().__init__()
         self.depthwise = nn.Conv2d(width, width, 3, padding=1, groups=width)
-        self.pointwise = nn.Conv2d(width, width, 1, bias=False)
-        self.norm = nn.BatchNorm2d(width)
+        self.pointwise = nn.Conv2d(width, output, 1, bias=False)
+        self.norm = nn.BatchNorm2d(output)
 
     def forward(self, value: Any) -> Any:
         return functional.relu(self.norm(self.pointwise(self.depthwise(value))), inplace=True)
@@ -87,15 +87,16 @@ class DecoderNetwork(nn.Module):  # type: ignore[misc]
 class Light(DecoderNetwork):
     """The small top-down decoder that `MapDecoder` describes; logits at the finest map."""
 
-    width = WIDTH
+    widths = WIDTHS
 
     def build(self) -> None:
         """See `DecoderNetwork`."""
-        layers, width = self.layers, self.width
-        self.lateral = nn.ModuleList(nn.Conv2d(layer.channels, width, 1) for layer in layers)
-        self.context = nn.Linear(layers[-1].channels, width, bias=False)
-        self.blocks = nn.ModuleList(_Block(width) for _ in layers)
-        self.output = nn.Conv2d(width, self.classes, 1)
+        layers = self.layers
+        widths = [*self.widths[: len(layers)], *[self.widths[-1]] * (len(layers) - len(self.widths))]
+        self.lateral = nn.ModuleList(nn.Conv2d(layer.channels, width, 1) for layer, width in zip(layers, widths, strict=True))
+        self.context = nn.Linear(layers[-1].channels, widths[-1], bias=False)
+        self.blocks = nn.ModuleList(_Block(width, finer) for width, finer in zip(widths, [widths[0], *widths[:-1]], strict=True))
+        self.output = nn.Conv2d(widths[0], self.classes, 1)
         for number, layer in enumerate(layers):
             self.register_buffer(f"mean{number}", torch.zeros(layer.channels), persistent=False)
             self.register_buffer(f"scale{number}", torch.ones(layer.channels), persistent=False)
