@@ -44,6 +44,7 @@ def test_records_say_what_is_where() -> None:
     assert (first.name, first.kind, first.error) == ("a.jpg", "mask", "")
     assert first.values["areas"] == {"background": 100, "person": 100, "dog": 0}
     assert first.values["shares"] == {"background": 0.5, "person": 0.5, "dog": 0}
+    assert first.values["background"] == "background"
     assert list(first.values["masks"]) == ["background", "person"]
     np.testing.assert_array_equal(decoded(first.values["masks"]["person"]), _predictions().mask(0) == 1)
     picture = Image.open(io.BytesIO(base64.b64decode(first.values["png"])))

@@ -9,8 +9,12 @@ const numberOf = (value) => (typeof value === "number" && Number.isFinite(value)
 const short = (value) => String(Number(numberOf(value).toPrecision(4)));
 const stemOf = (name) => name.replace(/\.[^./\\]*$/, "") || "picture";
 
-/** What is remembered of an entry between two drawings: how opaque the layer is, and which classes are hidden. */
-const layerOf = (entry) => (entry.layer ??= { opacity: entry.answer?.kind === "score" ? 0.8 : 0.5, hidden: new Set() });
+/** What is remembered of an entry between two drawings: how opaque the layer is, and which classes are hidden, at first the background. */
+const layerOf = (entry) =>
+  (entry.layer ??= {
+    opacity: entry.answer?.kind === "score" ? 0.8 : 0.5,
+    hidden: new Set(typeof entry.answer?.values.background === "string" ? [entry.answer.values.background] : []),
+  });
 
 /** The bytes of text in base 64, as a file. */
 function fileOf(text, type) {

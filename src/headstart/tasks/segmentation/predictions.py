@@ -84,7 +84,8 @@ def columns(classes: tuple[str, ...]) -> tuple[Column, ...]:
 def record(name: Any, predictions: MaskPredictions, row: int) -> Record:
     """The record of one row: the classes with their areas and colours, the masks in COCO's form of those that are there, and a PNG."""
     mask = predictions.mask(row)
-    values = _described(mask, predictions.classes) | {"png": base64_text(indexed_png(mask, level=1))}
+    background = None if predictions.background is None else predictions.classes[predictions.background]
+    values = _described(mask, predictions.classes) | {"background": background, "png": base64_text(indexed_png(mask, level=1))}
     return Record(name=printable(str(name)), kind=KIND, values=values, line=_line(values["shares"]))
 
 
