@@ -102,6 +102,18 @@ def test_some_masks_that_do_not_lie_on_their_images(tmp_path: Path) -> None:
     assert all(said.startswith(expected[wrong[seed]]) for seed, said in named.items())
 
 
+@pytest.mark.parametrize("by", [-5, 6])
+def test_masks_drawn_too_large_or_too_small_are_not_moved(tmp_path: Path, by: int) -> None:
+    for seed in range(24):
+        y, x = np.mgrid[:96, :96]
+        cy, cx, radius = *np.random.default_rng(seed).integers(34, 62, 2), 18
+        image, _ = scene(100 + seed)
+        distance = np.maximum(abs(y - cy), abs(x - cx))
+        write(tmp_path / "images" / f"{seed}.png", np.where((distance < radius)[:, :, None], np.minimum(image, 175) + 80, image))
+        write(tmp_path / "masks" / f"{seed}.png", (distance < radius + by).astype(np.uint8))
+    assert "misaligned masks" not in kinds(check(read_dataset(tmp_path)))
+
+
 def test_masks_without_boundaries_tell_nothing() -> None:
     image, mask = scene(0)
     assert fits(image, mask * 0) is None

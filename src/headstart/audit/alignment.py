@@ -105,7 +105,7 @@ class Place:
 
 
 def _best(maps: Floats) -> tuple[float, float, Place]:
-    """How well masks fit as they are, how well they do elsewhere at best, and where that is."""
+    """How well masks fit as they are (or moved the other way), how well they do elsewhere at best, and where that is."""
     middle = slice(REACH - _CENTRE, REACH + _CENTRE + 1)
     own = float(maps[0, middle, middle].max())
     others = np.full_like(maps, -np.inf)
@@ -114,6 +114,9 @@ def _best(maps: Floats) -> tuple[float, float, Place]:
     beside = slice(REACH - _BESIDE, REACH + _BESIDE + 1)
     others[0, beside, beside] = -np.inf
     kind, row, column = (int(place) for place in np.unravel_index(int(others.argmax()), others.shape))
+    if not kind:  # masks that are drawn too large fit as well when moved the other way
+        up, left = (max(2 * REACH - place - _CENTRE, 0) for place in (row, column))
+        own = max(own, float(maps[0, up : up + 2 * _CENTRE + 1, left : left + 2 * _CENTRE + 1].max()))
     moved = (0.0, 0.0) if kind else ((row - REACH) / SIDE, (column - REACH) / SIDE)
     return own, float(others[kind, row, column]), Place(kind, *moved)
 

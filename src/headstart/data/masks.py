@@ -117,10 +117,6 @@ class Coding:
         found = self.of_values(opened, values)
         if (found < 0).any():
             raise DataError(f"{name}: the mask has changed since it was checked; read the data again")
-        if array.dtype == np.uint8:
-            table = np.zeros(256, np.uint8)
-            table[values] = found
-            return np.asarray(table[array])
         return np.repeat(found.astype(np.uint8)[where], lengths).reshape(array.shape)
 
 

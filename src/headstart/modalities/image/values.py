@@ -20,6 +20,7 @@ from headstart.modalities.image.decode import FORMATS, MAX_PIXELS, decoding, sou
 if TYPE_CHECKING:
     from PIL import Image
 
+_SPARSE = 64  # columns of which one is looked at first: most pictures with a colour have one there
 GRAY = 0x010101
 """A gray level times this is its colour."""
 
@@ -111,9 +112,10 @@ def _values(image: Image.Image) -> tuple[npt.NDArray[Any], npt.NDArray[np.uint32
     if transparent:
         assert opaque is not None
         pixels = np.where(opaque[:, :, None], pixels, np.uint8(0))
-    if np.array_equal(pixels[:, :, 0], pixels[:, :, 1]) and np.array_equal(pixels[:, :, 0], pixels[:, :, 2]):
+    colours = packed(pixels)
+    if np.array_equal(some := colours[:, ::_SPARSE], (some & 255) * GRAY) and np.array_equal(colours, (colours & 255) * GRAY):
         return pixels[:, :, 0], gray, transparent
-    return packed(pixels), None, transparent
+    return colours, None, transparent
 
 
 def _gray_with_opacity(
@@ -125,8 +127,10 @@ def _gray_with_opacity(
 
 def packed(rgb: npt.NDArray[Any]) -> npt.NDArray[np.uint32]:
     """Colours (..., 3) from 0 to 255 as numbers uint32 (...)."""
-    wide = rgb.astype(np.uint32)
-    return np.asarray((wide[..., 0] << 16) | (wide[..., 1] << 8) | wide[..., 2], np.uint32)
+    four = np.zeros((*rgb.shape[:-1], 4), np.uint8)
+    for place in range(3):
+        four[..., place] = rgb[..., 2 - place]
+    return four.view("<u4")[..., 0].astype(np.uint32, copy=False)
 
 
 def unpacked(colours: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
