@@ -194,7 +194,8 @@ def show_result(result: FitResult, terminal: Terminal) -> None:
     if chosen := next((row for row in result.tried if row.outcome == "chosen"), None):
         terminal.fact("backbone", f"{chosen.title}; the best of {plural(sum(row.images > 0 for row in result.tried), 'tried one')}")
     terminal.fact("head", result.head)
-    terminal.fact("why", result.choice.reason)
+    if result.choice.reason:
+        terminal.fact("why", result.choice.reason)
     if (adaptation := result.learned.adaptation) is not None:
         terminal.fact("adapted", adaptation.sentence())
     if result.baseline is not None:
