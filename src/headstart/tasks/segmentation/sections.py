@@ -52,6 +52,7 @@ WORST, BEST = 18, 3
 
 _SIDE = 240  # pixels of a picture
 _OPEN_ROWS = 25
+_BESIDE = 5  # classes whose matrix leaves room beside it
 _FEW = 0.001  # share of pixels that a group of confidence has at least
 _OPACITY = 150
 
@@ -185,8 +186,10 @@ def confusion_section(found: SegmentationEvaluation) -> Section:
     said: tuple[Block, ...] = (Paragraph("No pixel has a wrong class."),)
     if listed:
         said = (Paragraph("Most frequent confusions, of the pixels of the true class:"), Bullets(listed))
+    matrix = (confusion_matrix(found),)
+    blocks = (Columns(matrix, said),) if len(found.classes) <= _BESIDE else (*matrix, *said)  # with many numbers it is as wide as the page
     return Section(
-        anchor="confused", heading="Confusion matrix", word="Confusions", blocks=(Columns((confusion_matrix(found),), said),),
+        anchor="confused", heading="Confusion matrix", word="Confusions", blocks=blocks,
         picture="confusion_matrix.png", caption=found.summary(),
     )  # fmt: skip
 
