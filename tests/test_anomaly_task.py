@@ -28,7 +28,7 @@ from headstart.tasks import recognise, task_for
 from headstart.tasks.anomaly.evaluation import AnomalyEvaluation, PixelScores, evaluate
 from headstart.tasks.anomaly.learning import AnomalyModel, choose_maps, suited
 from headstart.tasks.anomaly.predictions import AnomalyPredictions, edges, records
-from headstart.tasks.anomaly.synthetic import cut_paste, views
+from headstart.tasks.anomaly.synthetic import cut_paste, mirrored, views
 from headstart.tasks.anomaly.task import AnomalyDetection
 
 pytestmark = pytest.mark.cards
@@ -200,7 +200,7 @@ def test_a_single_good_image_is_enough(flat: Path, cache: Path) -> None:
     model = result.choice.estimator
     assert not model.alarms.guaranteed
     assert "one image does not tell how much good ones differ" in model.alarms.sentence()
-    assert model.alarms.images == 8
+    assert model.alarms.images == 12
     assert result.test.summary() == "no test defects"
 
 
@@ -388,14 +388,19 @@ def test_defects_that_are_made_are_visible_and_small() -> None:
     assert np.array_equal(picture, tile(3)[0])
 
 
-def test_views_are_the_image_moved_turned_and_lit() -> None:
+def test_views_are_the_image_moved_turned_scaled_and_lit() -> None:
     picture = tile(3)[0]
     found = views(picture)
-    assert len(found) == 8
-    assert {view.shape for view in found} == {picture.shape}
-    assert np.array_equal(found[0][1:], picture[:-1])
-    assert np.array_equal(found[3][:, :-1], picture[:, 1:])
-    assert all(0 < np.abs(view.astype(float) - picture).mean() < 30 for view in found)
+    assert {kind: len(some) for kind, some in found.items()} == {"moved": 4, "turned": 2, "scaled": 2, "lit": 2}
+    assert all(view.shape == picture.shape for some in found.values() for view in some)
+    step = round(0.04 * SIDE)
+    assert np.array_equal(found["moved"][0][step:], picture[:-step])
+    assert np.array_equal(found["moved"][3][:, :-step], picture[:, step:])
+    middle = slice(SIDE // 2 - 8, SIDE // 2 + 8)
+    for some in (found["turned"], found["scaled"], found["lit"]):
+        assert all(1 < np.abs(view.astype(float) - picture)[middle, middle].mean() < 30 for view in some)
+    assert np.array_equal(mirrored(picture)[0][:, 0], picture[:, -1])
+    assert np.array_equal(mirrored(picture)[1][0], picture[-1])
 
 
 def test_large_images_are_drawn_at_a_bounded_size() -> None:

@@ -29,7 +29,7 @@ from headstart.progress import Seconds
 from headstart.reliability.false_alarms import FalseAlarms
 from headstart.selection import Choice
 from headstart.settings import FitSettings
-from headstart.tasks.anomaly.synthetic import cut_paste, views
+from headstart.tasks.anomaly.synthetic import cut_paste, mirrored, views
 from headstart.tasks.task import Learned, LearningContext
 from headstart.text import number, plural
 
@@ -229,7 +229,7 @@ class _Fitting:
             return PositionGaussians.of_moments(self._grid, self._channels, found)
         patches = self._candidates.patches
         if len(self._good) == 1:
-            patches = np.concatenate([patches, *(self._grid(maps) for maps in self._view_maps)])
+            patches = np.concatenate([patches, *(self._grid(maps) for some in self._view_maps[0].values() for maps in some)])
         return PatchMemory.of_patches(self._grid, patches, seed=self._seed, listener=self._listener)
 
     def _folds(self) -> Sequence[npt.NDArray[np.int64]]:
@@ -266,19 +266,22 @@ class _Fitting:
         return places, self._maps_of([cut_paste(pixels, generator) for _, pixels in self._pixels(places)])
 
     @cached_property
-    def _view_maps(self) -> list[Maps]:
-        """Of the only image."""
+    def _view_maps(self) -> tuple[dict[str, list[Maps]], list[Maps]]:
+        """Of the only image: the maps of its views by kind, and of its mirror images."""
         pixels = next(self._pixels([0]))[1]
-        found = self._maps_of(views(pixels))
-        return [found.image(index) for index in range(len(found))]
+        kinds, others = views(pixels), mirrored(pixels)
+        found = iter(_Images(maps := self._maps_of([*(one for some in kinds.values() for one in some), *others]), np.arange(len(maps))))
+        return {kind: [next(found) for _ in some] for kind, some in kinds.items()}, list(found)
 
     def _of_views(self) -> npt.NDArray[np.float64]:
-        """The score of each view of the only image by the patches of the image and the other views."""
-        patches = [*(self._grid(maps) for maps in self._view_maps), self._candidates.patches]
+        """The score of each view of the only image by the patches of views of other kinds, and of its mirror images by all of them."""
+        kinds, others = self._view_maps
+        patches = {kind: [self._grid(maps) for maps in some] for kind, some in kinds.items()}
         scores = []
-        for index, maps in enumerate(self._view_maps):
-            rest = np.concatenate([*patches[:index], *patches[index + 1 :]])
-            scores.append(float(PatchMemory.of_patches(self._grid, rest, seed=self._seed).map(maps).max()))
+        for left, scored in (*kinds.items(), ("", others)):
+            rest = [one for kind, some in patches.items() if kind != left for one in some]
+            detector = PatchMemory.of_patches(self._grid, np.concatenate([self._candidates.patches, *rest]), seed=self._seed)
+            scores += [float(detector.map(maps).max()) for maps in scored]
         return np.asarray(scores)
 
 

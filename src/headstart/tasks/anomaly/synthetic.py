@@ -68,22 +68,33 @@ def _jittered(piece: Pixels, generator: np.random.Generator) -> Pixels:
     return np.asarray(np.clip((piece - mean) * contrast + mean + brightness, 0, 255), dtype=np.uint8)
 
 
-def views(pixels: Pixels) -> list[Pixels]:
-    """Eight views of one image as it might be photographed again: moved, turned, brighter, darker; uint8 (H, W, 3) each."""
+def views(pixels: Pixels) -> dict[str, list[Pixels]]:
+    """Views of one image as it might be photographed again, by kind, uint8 (H, W, 3) each: moved, turned, larger or smaller, lit."""
+    side = min(pixels.shape[:2])
+    step = max(1, round(0.04 * side))
+    return {
+        "moved": [_changed(pixels, move=shift) for shift in ((step, 0), (-step, 0), (0, step), (0, -step))],
+        "turned": [_changed(pixels, angle=angle) for angle in (-5.0, 5.0)],
+        "scaled": [_changed(pixels, scale=scale) for scale in (0.94, 1.06)],
+        "lit": [np.clip(pixels * factor, 0, 255).astype(np.uint8) for factor in (0.9, 1.1)],
+    }
+
+
+def mirrored(pixels: Pixels) -> list[Pixels]:
+    """An image with left and right exchanged, and with top and bottom: as unlike it as another specimen may be."""
+    return [np.ascontiguousarray(pixels[:, ::-1]), np.ascontiguousarray(pixels[::-1])]
+
+
+def _changed(pixels: Pixels, *, move: tuple[int, int] = (0, 0), angle: float = 0.0, scale: float = 1.0) -> Pixels:
+    """An image moved (down, right), turned about its middle by an angle in degrees, or scaled; its edge is continued outwards."""
     from PIL import Image
 
-    image, step = Image.fromarray(pixels), max(1, round(0.01 * min(pixels.shape[:2])))
-    moved = [_moved(pixels, *shift) for shift in ((step, 0), (-step, 0), (0, step), (0, -step))]
-    padded = Image.fromarray(np.pad(pixels, ((16, 16), (16, 16), (0, 0)), mode="edge"))
-    turned = [
-        np.asarray(padded.rotate(angle, Image.Resampling.BILINEAR).crop((16, 16, 16 + image.width, 16 + image.height)))
-        for angle in (-1.5, 1.5)
-    ]
-    lit = [np.clip(pixels * factor, 0, 255).astype(np.uint8) for factor in (0.96, 1.04)]
-    return [*moved, *turned, *lit]
-
-
-def _moved(pixels: Pixels, down: int, right: int) -> Pixels:
-    reach = max(abs(down), abs(right))
-    padded = np.pad(pixels, ((reach, reach), (reach, reach), (0, 0)), mode="edge")
-    return np.ascontiguousarray(padded[reach - down : reach - down + pixels.shape[0], reach - right : reach - right + pixels.shape[1]])
+    height, width = pixels.shape[:2]
+    reach = max(height, width) // 6
+    image = Image.fromarray(np.pad(pixels, ((reach, reach), (reach, reach), (0, 0)), mode="edge"))
+    if angle:
+        image = image.rotate(angle, Image.Resampling.BILINEAR)
+    half_high, half_wide = height / 2 / scale, width / 2 / scale
+    left, top = reach + width / 2 - half_wide - move[1], reach + height / 2 - half_high - move[0]
+    box = (left, top, left + 2 * half_wide, top + 2 * half_high)
+    return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR, box=box))
