@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.stats import binom
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
-from headstart import FitSettings, evaluate_run, fit, load
+from headstart import FitSettings, evaluate_run, explain, fit, load
 from headstart.backbones.stage_maps import MapLayer
 from headstart.data import Dataset, Defects, read_annotations, read_defects
 from headstart.errors import DataError, ParameterError, RunError
+from headstart.explanation import Explanation
 from headstart.metrics.anomaly import roc_auc_interval
 from headstart.progress import Listener
 from headstart.reliability.false_alarms import FalseAlarms
@@ -171,6 +173,45 @@ def test_the_report_shows_heat_maps_and_the_guarantee(fitted: Run) -> None:
     assert "Good images, the highest score first" in text
     card = (fitted.path / "MODEL_CARD.md").read_text()
     assert "good images like these are above it" in card.replace("\n", " ")
+
+
+def test_an_explanation_is_the_map_itself(cli: Callable[..., SimpleNamespace], fitted: Run, tiles: Path) -> None:
+    path = tiles / "test" / "scratched" / "003.png"
+    (found,) = explain(fitted, [path])
+    assert isinstance(found, Explanation)
+    expected = fitted.predict([path])
+    low, high = 0.5 * expected.threshold, 1.5 * expected.threshold
+    assert np.allclose(found.heat, np.clip((expected.outputs["map"][0] - low) / (high - low), 0, 1), atol=1e-5)
+    assert found.name == expected.labels[0]
+    done = cli("explain", fitted.path, path, tiles / "missing.png", "--out", "why")
+    assert done.out == f"{path}  {expected.line(0)}  why/003.jpg\n"
+    assert "missing.png: cannot be read" in done.err
+    assert "Heat maps are for runs whose outputs are classes" in cli("explain", fitted.path, path, "--class", "good").err
+
+
+def test_the_service_answers_with_scores_and_outlines(fitted: Run, tiles: Path) -> None:
+    from headstart.serve import create_app
+    from served import TestClient
+
+    with TestClient(create_app([fitted.path], watch_seconds=0), base_url="http://127.0.0.1") as client:
+        data = (tiles / "test" / "scratched" / "003.png").read_bytes()
+        answer = client.post("/predict", files={"file": ("003.png", data, "image/png")})
+        assert answer.status_code == 200, answer.text
+        (entry,) = answer.json()["predictions"]
+        assert entry["kind"] == "score"
+        assert entry["label"] in ("good", "anomalous")
+        assert entry["threshold"] == pytest.approx(fitted.manifest.state["threshold"])
+        assert entry["heat_map"].startswith("iVBOR")
+
+
+def test_broken_cookies_are_found(shared_data: Path, cache: Path) -> None:
+    result = fit(shared_data / "anomaly_cookie", settings=FitSettings(cache=cache), listener=Warned())
+    assert result.test.roc_auc >= 0.99
+    assert result.test.pixels is not None
+    assert result.test.pixels.roc_auc > 0.975
+    assert result.test.pixels.aupro > 0.92
+    assert result.test.false_alarms <= binom.ppf(0.975, 14, 0.05)
+    assert result.choice.estimator.alarms.enough
 
 
 @pytest.fixture(scope="module")

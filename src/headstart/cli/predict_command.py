@@ -258,7 +258,7 @@ def explain_command(terminal: Terminal, run: RunFolder, images: Images, *, how: 
             file = _free_name(how.out, path, written)
             with writable(file):
                 found.picture().save(file, quality=90, subsampling=0, comment=WRITTEN)
-            terminal.result(f"{_shown(path)}  {visible(found.name)} {found.probability:.4f}  {_shown(file)}")
+            terminal.result(f"{_shown(path)}  {visible(found.line)}  {_shown(file)}")
             for one in found.neighbours:
                 terminal.tell(f"  similarity {one.similarity:.2f}  {visible(one.label)}  {_shown(Path(os.path.normpath(one.path)))}")
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from headstart.explanation.heat_maps import HeatMaps
 from headstart.features import Images
 from headstart.modalities.image import ImageSource, Levels, quiet_decoding, read_image
 from headstart.run import MODEL, Run, load
-from headstart.tasks import ClassOutputs
+from headstart.tasks import ClassOutputs, OwnHeat, Task
 from headstart.text import enumeration, fitted, font_at, percent, visible
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class Explanation:
         best: the most probable class and its probability.
         heat: float32 (S, S) from 0 to 1: where the evidence for the class lies in the prepared image; all 0 where no place has any.
         neighbours: the nearest training images, the nearest first.
+        own: the map that the model itself gives, where it has no classes; `probability` is then nan.
     """
 
     image: ImageSource
@@ -77,16 +79,28 @@ class Explanation:
     heat: Floats
     neighbours: tuple[Neighbour, ...]
     _run: Run = dataclasses.field(repr=False)
+    own: OwnHeat | None = None
+
+    @property
+    def line(self) -> str:
+        """What the model says, with its figures."""
+        return f"{self.name} {self.probability:.4f}" if self.own is None else self.own.line
 
     def picture(self) -> Image.Image:
         """Draw the image, its heat map, and five of the nearest training images with their labels."""
         file = visible(Path(self.image).name) if isinstance(self.image, str | Path) else f"image {self.position + 1}"
+        if self.own is not None:
+            return explanation_picture(self._sharp(), self.heat, title=self.own.line, caption=self.own.caption)
         caption = f"Evidence for this class in {file}" if self.heat.any() else f"No region of {file} is evidence for this class"
         if self.best[0] != self.name:
             caption += f" (most probable: {visible(self.best[0])}, {percent(self.best[1])})"
-        sharp = dataclasses.replace(self._run.preprocessing, size=max(_SHARP, self._run.preprocessing.size))
         title = f"{visible(self.name)}  {percent(self.probability)}"
-        return explanation_picture(sharp(self.image), self.heat, title=title, caption=caption, neighbours=self.neighbours)
+        return explanation_picture(self._sharp(), self.heat, title=title, caption=caption, neighbours=self.neighbours)
+
+    def _sharp(self) -> Pixels:
+        """The square that the model sees, as sharp as it is drawn."""
+        sharp = dataclasses.replace(self._run.preprocessing, size=max(_SHARP, self._run.preprocessing.size))
+        return sharp(self.image)
 
 
 def explain(
@@ -114,6 +128,8 @@ def explain(
     if nearest_images < 0:
         raise ParameterError(f"nearest_images must be 0 or more, got {nearest_images}.")
     opened = run if isinstance(run, Run) else load(run, engine=engine)
+    if not opened.class_outputs and (target, column, method) == (None, None, "auto") and _has_own(opened):
+        return _own_maps(opened.with_engine(engine), checked_images(images))
     outputs = opened.outputs_of(column, "Heat maps are for")
     if column is None and target is not None:
         outputs = next((one for one in opened.class_outputs if target in one.classes), outputs)
@@ -122,6 +138,30 @@ def explain(
         raise ParameterError(f"the run has no class {target!r}.{nearest(target, classes)} It has {enumeration(classes)}.")
     explainer = _Explainer(opened, outputs, method=method, engine=engine, count=nearest_images, target=target)
     return explainer.explained(checked_images(images))
+
+
+def _has_own(run: Run) -> bool:
+    """Whether the outputs of a run are themselves maps."""
+    return type(run.task).heat is not Task.heat
+
+
+def _own_maps(run: Run, images: Images) -> Iterator[Explanation | ImageError]:
+    """The map that the model gives of each image."""
+    for start in range(0, len(images), _TOGETHER):
+        some = images[start : start + _TOGETHER]
+        predictions = run.predict(some, warn=lambda message: None)
+        refused = dict(zip(predictions.refused_at, predictions.refused, strict=True))
+        rows = {place: row for row, place in enumerate(predictions.kept.tolist())}
+        for place in range(len(some)):
+            if place in refused:
+                yield refused[place]
+                continue
+            own = run.task.heat(predictions, rows[place])
+            assert own is not None
+            yield Explanation(
+                image=some[place], position=start + place, name=own.name, probability=math.nan, best=(own.name, math.nan), heat=own.heat,
+                neighbours=(), _run=run, own=own,
+            )  # fmt: skip
 
 
 class _Explainer:

@@ -23,6 +23,7 @@ from headstart.tasks.task import (
     Neighbour,
     Output,
     Outputs,
+    OwnHeat,
     Predictions,
     State,
     Task,
@@ -30,7 +31,7 @@ from headstart.tasks.task import (
 
 __all__ = [
     "FEATURES", "TASKS", "ClassOutputs", "Evaluation", "Judged", "Judgement", "Learned", "LearningContext", "Neighbour", "Output",
-    "Outputs", "Predictions", "State", "Task", "recognise", "task_for", "task_named",
+    "Outputs", "OwnHeat", "Predictions", "State", "Task", "recognise", "task_for", "task_named",
 ]  # fmt: skip
 
 TASKS: list[Task] = [Classification(), Multitask(), Segmentation(), AnomalyDetection()]

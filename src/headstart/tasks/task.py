@@ -130,6 +130,20 @@ class Predictions:
         return None if self.judgement is None or self.judgement.unlike is None else int(self.judgement.unlike.sum())
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class OwnHeat:
+    """A heat map that is an output of the model.
+
+    `heat` is float32 (h, w) from 0 to 1 over the whole input; `name` is what the model calls the input, `line` that with the figures, and
+    `caption` says what is shown.
+    """
+
+    heat: npt.NDArray[np.float32]
+    name: str
+    line: str
+    caption: str
+
+
 class Evaluation(Protocol):
     """What a model's outputs are worth on inputs whose targets are known."""
 
@@ -419,6 +433,10 @@ class Task(ABC):
             least: abstain where the model is less sure than this, or the input is unlike the training inputs; None to abstain never.
             nearest: how many of the nearest training inputs to name.
         """
+
+    def heat(self, predictions: Any, row: int) -> OwnHeat | None:
+        """The map of one input where the outputs themselves are such; None where heat maps are made of the evidence for a class."""
+        return None
 
     def suffixes(self, *, overlay: bool = False) -> tuple[str, ...]:
         """What ends the names of the files that `files` makes of one input, such as ``.png``; none where predictions are not pictures."""

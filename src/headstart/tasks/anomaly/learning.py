@@ -311,6 +311,7 @@ def suited(given: FitSettings) -> FitSettings:
         ("--class-weight", given.class_weight, "leave it out"),
         ("--head", None if given.head == "auto" else given.head, "leave it out: the detector is chosen on good images"),
         ("--map", None if given.map == "none" else given.map, "leave it out"),
+        ("--architecture", given.architecture, "leave it out"),
         ("--fit-image", "crop" if given.fit_image == "crop" else None, "leave it out: a defect may lie at the edge of an image"),
     ):
         if value is not None:

@@ -26,7 +26,7 @@ OVERLAY = "_overlay.jpg"
 
 _DRAWN = 512  # longer side at which outlines are found, so that large images cost no more
 _HEAT = 128  # longer side of heat maps
-_LOW, _HIGH = 0.5, 1.5  # of the threshold, where the colours of heat maps begin and end
+LOW, HIGH = 0.5, 1.5  # of the threshold, where the colours of heat maps begin and end
 _LARGEST = 2048  # longer side of heat maps in files
 _OPACITY = 0.7
 _DIGITS = 6
@@ -93,9 +93,14 @@ class AnomalyPredictions(Predictions):
             )  # fmt: skip
         return found
 
-    def heat(self, row: int) -> bytes:
-        """The map of one input as a PNG, transparent where it is like the good ones; the same colours in every image."""
-        return heat_png(self.score_map(row, longer=_HEAT), **heat_range(self.threshold))
+    def heat(self, row: int) -> npt.NDArray[np.float32]:
+        """The map of one input from 0 to 1, float32 (h, w): at `LOW` and at `HIGH` times the threshold, so that inputs can be compared."""
+        low, high = heat_range(self.threshold).values()
+        return np.asarray(np.clip((self.outputs["map"][row] - low) / (high - low), 0, 1), dtype=np.float32)
+
+    def line(self, row: int) -> str:
+        """Label, score and threshold of one input."""
+        return f"{self.labels[row]}  {float(self.scores[row]):.4g} (threshold {self.threshold:.4g})"
 
 
 def _within(size: tuple[int, int], longer: int | None) -> tuple[int, int]:
@@ -108,7 +113,7 @@ def _within(size: tuple[int, int], longer: int | None) -> tuple[int, int]:
 
 def heat_range(threshold: float) -> dict[str, float]:
     """The scores at which the colours of heat maps begin and end."""
-    return {"low": _LOW * threshold, "high": _HIGH * threshold}
+    return {"low": LOW * threshold, "high": HIGH * threshold}
 
 
 def columns() -> tuple[Column, ...]:
@@ -126,14 +131,15 @@ def columns() -> tuple[Column, ...]:
 
 def record(name: Any, predictions: AnomalyPredictions, row: int) -> Record:
     """The record of one row: label, score, threshold, outlines of what is above it, and the heat map as a PNG."""
-    score, (height, width), found = float(predictions.scores[row]), predictions.size(row), predictions.regions(row)
-    label = predictions.labels[row]
+    (height, width), found = predictions.size(row), predictions.regions(row)
     where = f"  in {plural(len(found), 'region')}" if found else ""
+    heat = heat_png(predictions.score_map(row, longer=_HEAT), **heat_range(predictions.threshold))
     return Record(
-        name=printable(str(name)), kind=KIND, line=f"{label}  {score:.4g} (threshold {predictions.threshold:.4g}){where}",
+        name=printable(str(name)), kind=KIND, line=f"{predictions.line(row)}{where}",
         values={
-            "label": label, "score": score, "threshold": predictions.threshold, "height": height, "width": width,
-            "area": sum(region["area"] for region in found), "regions": found, "heat_map": base64_text(predictions.heat(row)),
+            "label": predictions.labels[row], "score": float(predictions.scores[row]), "threshold": predictions.threshold,
+            "height": height, "width": width, "area": sum(region["area"] for region in found), "regions": found,
+            "heat_map": base64_text(heat),
         },
     )  # fmt: skip
 

@@ -18,7 +18,7 @@ from headstart.reliability.false_alarms import FalseAlarms
 from headstart.sections import Card, TaskReport
 from headstart.tasks.anomaly import predictions as predicted
 from headstart.tasks.anomaly.predictions import AnomalyPredictions
-from headstart.tasks.task import Learned, LearningContext, Neighbour, Output, Outputs, Predictions, State, Task
+from headstart.tasks.task import Learned, LearningContext, Neighbour, Output, Outputs, OwnHeat, Predictions, State, Task
 from headstart.text import plural
 
 if TYPE_CHECKING:
@@ -152,6 +152,12 @@ class AnomalyDetection(Task):
         self, names: Sequence[Any], predictions: Any, neighbour: Neighbour, *, top: int = 1, least: float | None = None, nearest: int = 1
     ) -> list[Record]:
         return predicted.records(names, predictions)
+
+    def heat(self, predictions: Any, row: int) -> OwnHeat:
+        return OwnHeat(
+            heat=predictions.heat(row), name=predictions.labels[row], line=predictions.line(row),
+            caption=f"Where it differs from the good images; from half the threshold to {predicted.HIGH:g} times",
+        )  # fmt: skip
 
     def suffixes(self, *, overlay: bool = False) -> tuple[str, ...]:
         return predicted.suffixes(overlay=overlay)
