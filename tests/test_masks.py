@@ -13,6 +13,8 @@ from headstart.data import VOID, read_annotations, read_dataset, read_masks
 from headstart.errors import DataError, ImageError
 from headstart.modalities.image import quiet_decoding, read_image
 from headstart.modalities.image.values import read_values
+from headstart.pipeline.reading import read
+from headstart.settings import FitSettings
 from made_masks import BLOCKS, masks_in, measured, pair, photo
 
 
@@ -108,3 +110,11 @@ def test_odd_files_are_upright_or_refused_as_images_are(shared_data: Path) -> No
                 assert values.array.shape == pixels.shape[:2]
                 seen[True] += 1
     assert min(seen.values()) > 10
+
+
+def test_the_background_is_a_setting(tmp_path: Path) -> None:
+    pair(tmp_path, "a", (BLOCKS == 1).astype(np.uint8))
+    task, data = read(tmp_path, FitSettings(background="ground"))
+    assert task.name == "segmentation"
+    assert data.classes == ("ground", "foreground")
+    assert "Task: segmentation (masks, from the masks in 'masks')." in data.notes
