@@ -8,6 +8,7 @@ checked.)
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from sklearn.utils.validation import validate_data
 
 import headstart.classifier
+import headstart.features.fitted
 from headstart import TransferClassifier
 from headstart.backbones import Layer
 from headstart.features import Features
@@ -26,6 +28,7 @@ class RowExtractor:
     """Takes bytes for images; the numbers in them are the features."""
 
     id = "rows"
+    backbone, preprocessing = SimpleNamespace(tuned=False), None
 
     def __init__(self) -> None:
         self.layers: tuple[Layer, ...] = ()
@@ -42,6 +45,7 @@ def _rows_for_images(monkeypatch: pytest.MonkeyPatch) -> None:
         return Prepared(wanted, RowExtractor(), None)  # type: ignore[arg-type]
 
     monkeypatch.setattr(headstart.classifier, "prepare", prepare)
+    monkeypatch.setattr(headstart.features.fitted, "prepare", prepare)
 
 
 class OnTables(TransferClassifier):

@@ -227,8 +227,11 @@ def test_a_fit_with_another_decoder(discs: Path, cache: Path, tmp_path: Path, ar
 
 @pytest.mark.parametrize(
     ("strategy", "backbone", "architecture"),
-    [("partial", "lite0@64", None), ("full", "lite0@64", "unet"), ("partial", "resnet18@64", None)],
-)
+    [
+        ("partial", "lite0@64", None), pytest.param("full", "lite0@64", "unet", marks=pytest.mark.slow),
+        pytest.param("partial", "resnet18@64", None, marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
 def test_the_backbone_is_trained_further(
     discs: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str, backbone: str, architecture: str | None
 ) -> None:

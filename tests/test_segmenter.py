@@ -55,6 +55,18 @@ def test_a_copy_predicts_the_same(fitted: TransferSegmenter) -> None:
     assert all(np.array_equal(one, other) for one, other in zip(fitted.predict(images), again.predict(images), strict=True))
 
 
+def test_a_copy_carries_a_trained_backbone_along(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headstart.tasks.segmentation.learning.LEAST_STEPS", 10)
+    monkeypatch.setattr("headstart.training.tuning.Trained.learned", True)
+    images, masks = discs(12, seed=5)
+    plan = FineTuning(strategy="partial", epochs=1, batch_size=4, lr=1e-3)
+    segmenter = TransferSegmenter("lite0@64", fine_tuning=plan, cache=cache).fit(images, masks)
+    again = copy.deepcopy(segmenter)
+    expected = segmenter.predict_proba(images[:2])
+    del segmenter
+    assert all(np.allclose(one, other, atol=1e-3) for one, other in zip(again.predict_proba(images[:2]), expected, strict=True))
+
+
 def test_masks_may_be_files(cache: Path, tmp_path: Path) -> None:
     images, masks = discs(8, seed=3)
     for number, (image, mask) in enumerate(zip(images, masks, strict=True)):

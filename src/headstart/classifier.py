@@ -14,9 +14,10 @@ from sklearn.utils.validation import check_is_fitted
 
 from headstart.data import Dataset, class_targets
 from headstart.data.values import checked_groups, checked_images, checked_labels, one_hot_note
-from headstart.errors import BackboneError, DataError, ParameterError
+from headstart.errors import DataError, ParameterError
 from headstart.features import Features, Images
-from headstart.features.prepared import ExtractorSettings, Prepared, prepare, prepare_trained
+from headstart.features.fitted import FittedOn
+from headstart.features.prepared import ExtractorSettings, Prepared, prepare
 from headstart.heads.labels import encode
 from headstart.modalities.image import Levels
 from headstart.modalities.image.augment import Augmentation
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from headstart.training.tuning import FineTuned
 
 
-class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class TransferClassifier(ClassifierMixin, FittedOn, BaseEstimator):  # type: ignore[misc]
     """A pre-trained backbone, frozen or trained further, and a head that learns from its features.
 
     Args:
@@ -167,8 +168,8 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.fine_tuned_: FineTuned | None = learned.fine_tuned
         self.classes_ = classes
         self._label_dtype = label_dtype
-        self._fitted, self.extractor_ = learned.prepared, learned.prepared.extractor
-        self._fitted_with = (learned.prepared.settings, learned.prepared.extractor.id)
+        self._fit_on(learned.prepared)
+        self.extractor_ = learned.prepared.extractor
         self.n_images_in_ = len(learned.table.train)
         self.refused_ = learned.table.refused
         self.seconds_ = {**seconds, **learned.seconds}
@@ -243,15 +244,8 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return tags
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without what belongs to this process (open engines, temporary folders); it is made again at the next prediction.
-
-        A fine-tuned network exists nowhere else, so the state carries it along.
-        """
-        state: dict[str, Any] = super().__getstate__()
-        tuned = state.get("fine_tuned_")
-        if tuned is not None and "_fitted" in state and tuned.backbone.tuned:
-            state["_network"] = state["_fitted"].extractor.backbone.network.read_bytes()
-        return {name: value for name, value in state.items() if name not in ("_current", "_fitted", "extractor_")}
+        """Without what belongs to this process; it is made again at the next prediction."""
+        return {name: value for name, value in super().__getstate__().items() if name not in ("_current", "extractor_")}
 
     def _check_parameters(self) -> None:
         """ParameterError for parameters outside their limits; the backbone's name and weights are not looked up."""
@@ -271,21 +265,8 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _as_fitted(self) -> Prepared:
         """What the head was fitted with, whatever the parameters were set to since; made again in a copy or another process."""
-        prepared: Prepared | None = getattr(self, "_fitted", None)
-        if prepared is None:
-            settings, extractor_id = self._fitted_with
-            tuned = self.fine_tuned_
-            if tuned is not None and tuned.backbone.tuned:
-                prepared = prepare_trained(settings, tuned.backbone, tuned.preprocessing, self._network)
-            else:
-                prepared = prepare(settings)
-            if prepared.extractor.id != extractor_id:
-                raise BackboneError(
-                    f"The classifier was fitted on features of {extractor_id}, and its backbone now gives {prepared.extractor.id}. "
-                    "Fit again."
-                )
-            self._fitted, self.extractor_ = prepared, prepared.extractor
-            self.__dict__.pop("_network", None)
+        prepared = super()._as_fitted()
+        self.extractor_ = prepared.extractor
         return prepared
 
     def _prepared(self, levels: Levels) -> Prepared:

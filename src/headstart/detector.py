@@ -12,9 +12,10 @@ from sklearn.utils.validation import check_is_fitted
 
 from headstart.data import Dataset, Defects
 from headstart.data.values import checked_groups, checked_images
-from headstart.errors import BackboneError, DataError
+from headstart.errors import DataError
 from headstart.features import Images
-from headstart.features.prepared import ExtractorSettings, Prepared, prepare
+from headstart.features.fitted import FittedOn
+from headstart.features.prepared import ExtractorSettings, prepare
 from headstart.features.table import taken
 from headstart.progress import Listener, Seconds, to_warnings
 from headstart.reliability.false_alarms import FalseAlarms
@@ -26,7 +27,7 @@ from headstart.text import unread
 _TOGETHER = 256  # images whose maps are in memory
 
 
-class AnomalyDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
+class AnomalyDetector(OutlierMixin, FittedOn, BaseEstimator):  # type: ignore[misc]
     """Learns from images of good things, by a frozen backbone, how far others are from them; without PyTorch.
 
     The methods and their signs are those of scikit-learn's outlier detectors: higher is more like the good images.
@@ -98,7 +99,8 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         assert known is not None
         self.out_of_sample_ = -known[:, 0]
         self.refused_ = table.refused
-        self._fitted, self._fitted_with = prepared, (settings, dataset.levels, prepared.extractor.id)
+        self._fit_on(prepared)
+        self._chosen = settings
         return self
 
     @property
@@ -131,7 +133,7 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         found = []
         for start in range(0, len(images), _TOGETHER):
             rows = np.arange(start, min(start + _TOGETHER, len(images)))
-            features = prepared.extract(taken(images, rows), maps=choose_maps(self._fitted_with[0]))
+            features = prepared.extract(taken(images, rows), maps=choose_maps(self._chosen))
             if features.refused:
                 raise DataError(unread(features.refused, len(rows), "have no score. Leave them out and try again"))
             assert features.maps is not None
@@ -155,10 +157,6 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         tags.input_tags.two_d_array, tags.input_tags.three_d_array, tags.input_tags.string = False, True, True
         return tags
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Without what belongs to this process; it is made again at the next prediction."""
-        return {name: value for name, value in super().__getstate__().items() if name != "_fitted"}
-
     def _settings(self) -> FitSettings:
         """What is asked for, with what the task needs; ParameterError for parameters outside their limits."""
         return suited(
@@ -167,19 +165,6 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 seed=self.seed,
             )
         )  # fmt: skip
-
-    def _as_fitted(self) -> Prepared:
-        """What gave the maps that were learned from, whatever the parameters were set to since; made again in a copy or another process."""
-        prepared: Prepared | None = getattr(self, "_fitted", None)
-        if prepared is None:
-            settings, levels, extractor_id = self._fitted_with
-            prepared = prepare(ExtractorSettings.of(settings, levels))
-            if prepared.extractor.id != extractor_id:
-                raise BackboneError(
-                    f"The detector was fitted on maps of {extractor_id}, and its backbone now gives {prepared.extractor.id}. Fit again."
-                )
-            self._fitted = prepared
-        return prepared
 
 
 class _Quiet(Listener):

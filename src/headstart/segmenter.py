@@ -17,9 +17,10 @@ from headstart.data.class_lists import ClassList
 from headstart.data.mask_reading import read_masks
 from headstart.data.masks import VOID, Mask, Named, PictureMask
 from headstart.data.values import checked_groups, checked_images
-from headstart.errors import BackboneError, DataError
+from headstart.errors import DataError
 from headstart.features import Images
-from headstart.features.prepared import ExtractorSettings, Prepared, prepare
+from headstart.features.fitted import FittedOn
+from headstart.features.prepared import ExtractorSettings, prepare
 from headstart.features.stage_maps import MapRequest
 from headstart.features.table import taken
 from headstart.modalities.image import upright_size
@@ -52,7 +53,7 @@ class ArrayMask:
         return Named(array, (*self.names, "void"))
 
 
-class TransferSegmenter(BaseEstimator):  # type: ignore[misc]
+class TransferSegmenter(FittedOn, BaseEstimator):  # type: ignore[misc]
     """Learns which class each pixel has, on the maps of a pre-trained backbone; learning needs PyTorch, predicting does not.
 
     Args:
@@ -132,7 +133,7 @@ class TransferSegmenter(BaseEstimator):  # type: ignore[misc]
         self.classes_ = np.array(dataset.classes)
         self.history_ = learned.fine_tuned.history
         self.refused_ = table.refused
-        self._fitted, self._fitted_with = learned.prepared, (settings, dataset.levels, learned.prepared.extractor.id)
+        self._fit_on(learned.prepared)
         return self
 
     def predict(self, X: Images) -> list[Mask]:
@@ -168,13 +169,6 @@ class TransferSegmenter(BaseEstimator):  # type: ignore[misc]
         tags.target_tags.required = True
         return tags
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Without what belongs to this process; it is made again at the next prediction, unless the backbone was trained."""
-        state = super().__getstate__()
-        if hasattr(self, "_fitted") and self._fitted.extractor.backbone.tuned:
-            raise BackboneError("A segmenter whose backbone was trained is not copied to other processes. Fit a run with headstart.fit.")
-        return {name: value for name, value in state.items() if name != "_fitted"}
-
     def _logits(self, X: Images) -> Iterator[tuple[npt.NDArray[np.float32], tuple[int, int]]]:
         """Logits float32 (k, h, w) and the size of each image."""
         check_is_fitted(self, "decoder_")
@@ -189,19 +183,6 @@ class TransferSegmenter(BaseEstimator):  # type: ignore[misc]
             assert features.maps is not None
             logits = task.apply(self.decoder_, features.maps)["logits"]
             yield from ((logits[row], upright_size(part[row])) for row in range(len(part)))
-
-    def _as_fitted(self) -> Prepared:
-        """What gave the maps that were learned from, whatever the parameters were set to since; made again in a copy or another process."""
-        prepared: Prepared | None = getattr(self, "_fitted", None)
-        if prepared is None:
-            settings, levels, extractor_id = self._fitted_with
-            prepared = prepare(ExtractorSettings.of(settings, levels))
-            if prepared.extractor.id != extractor_id:
-                raise BackboneError(
-                    f"The segmenter was fitted on maps of {extractor_id}, and its backbone now gives {prepared.extractor.id}. Fit again."
-                )
-            self._fitted = prepared
-        return prepared
 
 
 class _Quiet(Listener):

@@ -19,7 +19,7 @@ from headstart.backbones.timm_models import silence
 from headstart.heads.decoder import LOGITS, GraphDecoder, MapDecoder
 from headstart.onnx_graph import OPSET
 
-WIDTHS = (32, 48, 96, 128)
+WIDTHS = (32, 64, 128, 192)
 """Channels of the light decoder at each map, the finest first: wide where there are few positions, which is where meaning is."""
 DROPOUT = 0.1
 """Share of the channels before the output that are dropped in training."""

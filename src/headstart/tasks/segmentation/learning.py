@@ -43,9 +43,9 @@ Decoder = MapDecoder | GraphDecoder
 FINEST = {"light": 4, "unet": 2, "deeplabv3plus": 4}
 """By architecture: the finest map has a position for each so-many-th row and column of the input; finer ones are left out."""
 TITLES = {"light": "light decoder", "unet": "U-Net", "deeplabv3plus": "DeepLabV3+"}
-LR = 3e-3
-EPOCHS, LEAST_EPOCHS = 20, 6
-LEAST_STEPS, MOST_STEPS = 240, 2400
+LR = 6e-3
+EPOCHS, LEAST_EPOCHS = 28, 6
+LEAST_STEPS, MOST_STEPS = 280, 2800
 FEWEST, SHARE = 16, 0.2
 """Of at least so many images, each is scored from outside by a training of this share of the epochs."""
 TARGET_SIDE = 2
