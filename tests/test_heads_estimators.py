@@ -34,13 +34,14 @@ NO_COPIES = {
 }
 
 IN_FLOAT32 = {"check_methods_subset_invariance": "distances are float32, whose sums differ in the last bits with the size of the batch"}
+IN_ORDER = IN_FLOAT32 | {"check_methods_sample_order_invariance": "and on some processors with a row's place among the others"}
 
 
 def expected_failures(estimator: Any) -> dict[str, str]:
     if isinstance(estimator, LayerMap | Alignment):
         return {}
     if isinstance(estimator, FeatureMap):
-        return IN_FLOAT32 if isinstance(estimator, NystroemMap) else {}
+        return IN_ORDER if isinstance(estimator, NystroemMap) else {}
     return NO_COPIES | (IN_FLOAT32 if isinstance(estimator, KernelRidgeHead | NearestNeighboursHead) else {})
 
 

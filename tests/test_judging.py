@@ -145,7 +145,8 @@ class Whole:
 def judgement_of(reliability: Reliability, answers: np.ndarray, features: np.ndarray, *, neighbours: int) -> Judgement:
     """The judgement of a run that has this reliability, on its outputs for some images."""
     manifest = SimpleNamespace(outputs=(Output("probabilities", "probabilities", answers.shape[1:]),), state={})
-    task = SimpleNamespace(predictions=lambda predictions, state: predictions, prediction_sets=Classification().prediction_sets)
+    one = Classification()
+    task = SimpleNamespace(predictions=lambda predictions, state: predictions, prediction_sets=one.prediction_sets, spatial=False)
     run = SimpleNamespace(outputs=("probabilities", "features"), manifest=manifest, task=task, reliability=reliability)
     collected = Collected(run, neighbours=neighbours)  # type: ignore[arg-type]
     for row, outputs in enumerate(zip(answers, features, strict=True)):
