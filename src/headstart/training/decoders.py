@@ -21,6 +21,8 @@ from headstart.onnx_graph import OPSET
 
 WIDTHS = (32, 64, 128, 192)
 """Channels of the light decoder at each map, the finest first: wide where there are few positions, which is where meaning is."""
+MOST = 96
+"""Channels at the finest map: eight for each class, so that many can be told apart there; at least those of `WIDTHS`, at most so many."""
 DROPOUT = 0.1
 """Share of the channels before the output that are dropped in training."""
 
@@ -93,6 +95,7 @@ class Light(DecoderNetwork):
         """See `DecoderNetwork`."""
         layers = self.layers
         widths = [*self.widths[: len(layers)], *[self.widths[-1]] * (len(layers) - len(self.widths))]
+        widths[0] = max(widths[0], min(8 * self.classes, MOST))
         self.lateral = nn.ModuleList(nn.Conv2d(layer.channels, width, 1) for layer, width in zip(layers, widths, strict=True))
         self.context = nn.Linear(layers[-1].channels, widths[-1], bias=False)
         self.blocks = nn.ModuleList(_Block(width, finer) for width, finer in zip(widths, [widths[0], *widths[:-1]], strict=True))

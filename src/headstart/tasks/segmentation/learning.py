@@ -45,7 +45,7 @@ FINEST = {"light": 4, "unet": 2, "deeplabv3plus": 4}
 TITLES = {"light": "light decoder", "unet": "U-Net", "deeplabv3plus": "DeepLabV3+"}
 LR = 6e-3
 EPOCHS, LEAST_EPOCHS = 28, 6
-LEAST_STEPS, MOST_STEPS = 280, 2800
+LEAST_STEPS, MOST_STEPS = 400, 2800
 FEWEST, SHARE = 16, 0.2
 """Of at least so many images, each is scored from outside by a training of this share of the epochs."""
 TARGET_SIDE = 2
