@@ -109,6 +109,9 @@ class Segmentation(Task):
             )
         if len(known) < 2:
             raise DataError(f"{dataset.source}: {plural(len(known), 'training image')}; a decoder needs two or more.")
+        from headstart.backbones import timm_models
+
+        timm_models.require("Learning masks")
         if (plan := settings.fine_tuning) is not None:
             augmentation = Augmentation.parse(plan.augment)
             if augmentation.mixup or augmentation.cutmix:
