@@ -251,6 +251,18 @@ def test_the_backbone_is_trained_further(
     assert run.test_evaluation().to_dict() == result.test.to_dict()
 
 
+@pytest.mark.parametrize("augment", ["none", "rotation=20"])
+def test_views_without_mirror_images_are_not_taken_for_such(
+    discs: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, augment: str
+) -> None:
+    monkeypatch.setattr("headstart.tasks.segmentation.learning.LEAST_STEPS", 20)
+    monkeypatch.setattr("headstart.training.tuning.Trained.learned", True)
+    plan = FineTuning(strategy="partial", epochs=1, batch_size=4, augment=augment)
+    result = fit(discs, settings=FitSettings(cache=cache, backbone="lite0@64", fine_tuning=plan))
+    assert not result.choice.estimator.mirrored
+    assert result.learned.beside.mirrored is None
+
+
 def test_masks_that_outside_decoders_contradict_are_named(discs: Path, cache: Path, tmp_path: Path) -> None:
     data = shutil.copytree(discs, tmp_path / "data")
     wrong = data / "masks" / "train" / "3.png"

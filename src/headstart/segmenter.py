@@ -21,10 +21,9 @@ from headstart.errors import DataError
 from headstart.features import Images
 from headstart.features.fitted import FittedOn
 from headstart.features.prepared import ExtractorSettings, prepare
-from headstart.features.stage_maps import MapRequest
+from headstart.features.stage_maps import MIRROR, PLAIN, MapRequest
 from headstart.features.table import taken
 from headstart.modalities.image import upright_size
-from headstart.modalities.image.warp import View
 from headstart.pixels.interpolation import class_map, resized
 from headstart.progress import Listener, Seconds, to_warnings
 from headstart.settings import Cache, FineTuning, FitSettings
@@ -174,7 +173,7 @@ class TransferSegmenter(FittedOn, BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self, "decoder_")
         images, prepared = _images_of(X), self._as_fitted()
         names, task = tuple(layer.name for layer in self.decoder_.layers), Segmentation()
-        request = MapRequest(names, 2, lambda index, number: View(mirrored=number == 1)) if self.decoder_.mirrored else MapRequest(names)
+        request = MapRequest(names, 2, lambda index, number: (PLAIN, MIRROR)[number]) if self.decoder_.mirrored else MapRequest(names)
         for start in range(0, len(images), _TOGETHER):
             part = taken(images, np.arange(start, min(start + _TOGETHER, len(images))))
             features = prepared.extract(part, maps=lambda layers: request)

@@ -17,8 +17,8 @@ from headstart.modalities.image.warp import View, one_thread, render
 DrawView: TypeAlias = Callable[[int, int], View | None]
 """From the position of an input and the number of a view, from 0, to that view; None where that input has no such view."""
 
-PLAIN = View()
-"""An input as it is."""
+PLAIN, MIRROR = View(), View(mirrored=True)
+"""An input as it is, and its mirror image."""
 
 _LARGEST = 65504.0  # of float16
 _LARGER = 1.25  # how much larger an image is decoded of which parts are taken
@@ -69,6 +69,16 @@ class StageMaps:
         """The views of one input whose maps there are."""
         return self.request.of(int(self.rows[index]))
 
+    @property
+    def counts(self) -> npt.NDArray[np.int64]:
+        """How many views of each input there are, int64 (m,)."""
+        return np.array([len(self.views(index)) for index in range(len(self))], np.int64)
+
+    @property
+    def mirrored(self) -> bool:
+        """Whether the second view of every input is its mirror image."""
+        return all(self.views(index)[1:2] == (MIRROR,) for index in range(len(self)))
+
     def take(self, rows: npt.NDArray[np.int64]) -> Self:
         """The maps of some inputs, without a copy."""
         return replace(self, rows=self.rows[rows])
@@ -93,7 +103,7 @@ def viewed(pixels: npt.NDArray[np.uint8], larger: Callable[[], npt.NDArray[np.ui
     """A view of an image: of its square (S, S, 3), or of a `larger` square of it where a part is taken."""
     if view == PLAIN:
         return pixels
-    if view == View(mirrored=True):
+    if view == MIRROR:
         return np.ascontiguousarray(pixels[:, ::-1])
     with one_thread():
         return np.ascontiguousarray(render(larger(), view, size=len(pixels)))

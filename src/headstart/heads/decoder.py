@@ -3,7 +3,7 @@
 A small top-down decoder in the line of feature pyramids (Lin et al. 2017): the coarsest map, with the mean over its positions as context,
 is enlarged step by step, and at each step the next finer map is added through a 1x1 convolution. What follows each sum is a depthwise
 3x3 convolution and a 1x1 convolution (Howard et al. 2017), so that an epoch on stored maps costs little. It is trained by
-`headstart.training.decoder`.
+`headstart.training.decoders`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ Array = npt.NDArray[np.float32]
 Maps = Mapping[str, npt.NDArray[Any]]
 
 LOGITS = "logits"
-_AT_ONCE = 8  # inputs
 
 
 @dataclass(frozen=True, eq=False)

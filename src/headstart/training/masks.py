@@ -123,7 +123,7 @@ class SmallMasks:
     """The masks of n inputs in all views whose maps there are: uint8 (n, v, side, side), read once, in threads, by nearest neighbours."""
 
     def __init__(self, targets: Masks, side: int, maps: StageMaps) -> None:
-        self.counts = np.array([len(maps.views(index)) for index in range(len(maps))], np.int64)
+        self.counts = maps.counts
 
         def one(index: int) -> Uint8:
             mask, found = targets.read(index), np.full((maps.request.views, side, side), VOID, np.uint8)
@@ -227,8 +227,7 @@ class MapInputs:
     """Stored maps as the inputs of the loop: views of them, or those of the inputs as they are."""
 
     def __init__(self, maps: StageMaps, *, device: str) -> None:
-        self._maps, self._device = maps, device
-        self._counts = np.array([len(maps.views(index)) for index in range(len(maps))], np.int64)
+        self._maps, self._device, self._counts = maps, device, maps.counts
 
     def prepare(self, epoch: int | None) -> None:
         """Everything is there."""

@@ -74,7 +74,8 @@ def learn_further(table: FeatureTable, context: LearningContext, probe: Learned)
     assert after_table.maps is not None
     held_maps, truth = after_table.maps.take(train_rows[held]), targets.take(train_rows[held])
     after = of_maps(stored.head, held_maps, truth)
-    decoder = replace(stored.head, mirrored=gain(of_maps(replace(stored.head, mirrored=True), held_maps, truth), after)[0] > 0)
+    both = replace(stored.head, mirrored=True)
+    decoder = both if held_maps.mirrored and gain(of_maps(both, held_maps, truth), after)[0] > 0 else stored.head
     points, error = gain(after, before)
     fact = (
         f"on {len(held)} held-out training images, from which the epoch was chosen, training further changed the IoU of an image by "

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from headstart.backbones import timm_models
 from headstart.backbones.stage_maps import MapLayer
 from headstart.data import Dataset
 from headstart.data.masks import Masks
 from headstart.data.split import folds
-from headstart.features.stage_maps import PLAIN, ChooseMaps, MapRequest, StageMaps
+from headstart.features.stage_maps import MIRROR, PLAIN, ChooseMaps, MapRequest, StageMaps
 from headstart.features.table import FeatureTable
 from headstart.heads.decoder import GraphDecoder, MapDecoder, one_of_each_size
 from headstart.matrix import blocks
@@ -65,7 +64,7 @@ def maps_for(settings: FitSettings, dataset: Dataset) -> ChooseMaps:
         if number == 0:
             return PLAIN
         if number == 1 and augmentation.flip:
-            return View(mirrored=True)
+            return MIRROR
         return None if tested[index] else augmentation.view(key=index, seed=seed, view=number)
 
     def choose(layers: tuple[MapLayer, ...]) -> MapRequest:
@@ -97,7 +96,6 @@ def plan_of(settings: FitSettings, images: int) -> FineTuning:
 
 def learn(table: FeatureTable, context: LearningContext) -> Learned:
     """Train a decoder on all training rows, and the backbone further where the plan says so."""
-    timm_models.require("Learning masks")
     plan = context.settings.fine_tuning
     if plan is None or plan.strategy == "probe":
         return probe(table, context)
@@ -156,7 +154,7 @@ class Halves:
             network, _ = fitted(table, np.delete(rows, held), short, replace(alone, listener=listener))
             decoder, some = network.decoder(), maps.take(rows[held])
             found.append({False: apply(decoder, some)})
-            if maps.request.views > 1:
+            if maps.mirrored:
                 found[-1][True] = apply(replace(decoder, mirrored=True), some)
         order = np.argsort(np.concatenate(parts))
         truth = targets.take(rows[np.sort(np.concatenate(parts))])
