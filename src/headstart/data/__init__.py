@@ -1,7 +1,8 @@
 """Data sets: folders, lists, arrays and named public sets become a `Dataset` of paths (or one array), labels, parts and groups."""
 
-from headstart.data.annotations import LABEL, MASK, Annotations, Column, dataset_of
+from headstart.data.annotations import BOX, LABEL, MASK, Annotations, Column, dataset_of
 from headstart.data.arrays import dataset_from_arrays, dataset_from_paths
+from headstart.data.boxes import Boxes, boxes_of
 from headstart.data.dataset import Dataset
 from headstart.data.defects import ANOMALOUS, GOOD, Defects, read_defects
 from headstart.data.listing import list_images
@@ -13,7 +14,8 @@ from headstart.data.targets import LabelColumns, Labels, LabelSets, Targets, cla
 from headstart.settings import ListOptions
 
 __all__ = [
-    "ANOMALOUS", "GOOD", "LABEL", "MASK", "VOID", "Annotations", "Column", "Dataset", "Defects", "LabelColumns", "LabelSets", "Labels",
-    "ListOptions", "MaskSource", "Masks", "Targets", "class_targets", "dataset_from_arrays", "dataset_from_paths", "dataset_of",
-    "label_columns", "labels_in", "list_images", "masks_of", "read_annotations", "read_dataset", "read_defects", "read_masks", "read_paths",
+    "ANOMALOUS", "BOX", "GOOD", "LABEL", "MASK", "VOID", "Annotations", "Boxes", "Column", "Dataset", "Defects", "LabelColumns",
+    "LabelSets", "Labels", "ListOptions", "MaskSource", "Masks", "Targets", "boxes_of", "class_targets", "dataset_from_arrays",
+    "dataset_from_paths", "dataset_of", "label_columns", "labels_in", "list_images", "masks_of", "read_annotations", "read_dataset",
+    "read_defects", "read_masks", "read_paths",
 ]  # fmt: skip

@@ -23,6 +23,9 @@ LABEL = "label"
 MASK = "mask"
 """The column of masks: something that opens lazily (`headstart.data.masks.MaskFile`), or None where an input has none."""
 
+BOX = "boxes"
+"""The column of boxes: what an annotation file says of them (`headstart.data.shapes.DrawnShapes`), or None where an input has none."""
+
 _PART_NAMES = {
     **dict.fromkeys(("train", "training", "trn", "trainval"), "train"),
     **dict.fromkeys(("val", "valid", "validate", "validation", "dev", "eval", "evaluation"), "val"),

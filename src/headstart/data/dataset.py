@@ -12,6 +12,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from headstart.data.boxes import Boxes
 from headstart.data.masks import Masks
 from headstart.data.targets import LabelColumns, Targets
 from headstart.errors import DataError
@@ -121,8 +122,8 @@ class Dataset:
                 for label, count in part.counts(*parts).items()}  # fmt: skip
 
     def agree(self, indices: Sequence[int]) -> bool:
-        """Return whether images have the same labels, or masks; of several columns, as far as they have any there."""
-        if isinstance(self.targets, Masks):
+        """Return whether images have the same labels, masks or boxes; of several columns, as far as they have any there."""
+        if isinstance(self.targets, Masks | Boxes):
             return self.targets.agree(indices)
         if not isinstance(self.targets, LabelColumns):
             return len({self.labels(index) for index in indices}) == 1
