@@ -29,13 +29,18 @@ settings.load_profile("suite")
 
 
 LONGEST = (
+    "test_segmentation_training",
+    "test_mapped",
+    "test_export",
     "test_docs",
     "test_cli_process",
+    "test_fine_tune",
+    "test_fitting_training",
     "test_entrances",
-    "test_export",
+    "test_bundle",
+    "test_strategy",
     "test_backbones_torch",
     "test_stages",
-    "test_strategy",
     "test_explain",
     "test_lr_find",
 )

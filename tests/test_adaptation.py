@@ -50,7 +50,7 @@ def test_the_settings_name_all_methods() -> None:
     assert ADAPTATIONS == METHODS
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [pytest.param(name, marks=pytest.mark.slow) if name == "self-training" else name for name in METHODS])
 def test_a_world_of_other_scales_is_adapted_to(method: str) -> None:
     features, labels = drawn(160, 0)
     others, truth = drawn(120, 1)
@@ -110,7 +110,7 @@ def test_groups_stay_together_and_labels_may_be_text() -> None:
     names = np.array(["ash", "elm", "oak", "yew"])[labels]
     targets = replace(encode(names), groups=np.arange(160) // 4)
     choice = choose_head(features, names, layers=LAYERS, groups=np.arange(160) // 4)
-    found = adapted(features, targets, elsewhere(drawn(120, 1)[0]), choice=choice)
+    found = adapted(features, targets, elsewhere(drawn(120, 1)[0]), choice=choice, method="coral")
     assert set(found.choice.estimator.predict(features)) == set(names)
 
 

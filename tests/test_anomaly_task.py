@@ -204,6 +204,7 @@ def test_the_service_answers_with_scores_and_outlines(fitted: Run, tiles: Path) 
         assert entry["heat_map"].startswith("iVBOR")
 
 
+@pytest.mark.slow
 def test_broken_cookies_are_found(shared_data: Path, cache: Path) -> None:
     result = fit(shared_data / "anomaly_cookie", settings=FitSettings(cache=cache), listener=Warned())
     assert result.test.roc_auc >= 0.99

@@ -311,6 +311,7 @@ def test_hostile_files(shared_data):
     assert all(audit.refused.values())
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_chest_xray(shared_data):
     audit = check(read_dataset(shared_data / "chest_xray"))

@@ -240,6 +240,7 @@ def trained(monkeypatch: pytest.MonkeyPatch, *, shipped: str) -> None:
     monkeypatch.setattr(fine_tuning, "best_of", lambda found: found.get(shipped, found["probe"]))
 
 
+@pytest.mark.slow
 def test_a_training_that_pays_is_chosen_and_written_as_one(
     pictures: Path, tmp_path: Path, candidates: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

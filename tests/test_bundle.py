@@ -47,6 +47,7 @@ def runs(pictures: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) 
                 data = dataset_from_paths(paths, [{path.parent.name, path.name[-5]} for path in paths], root=pictures)
             settings = FitSettings(head="ridge" if head == "several" else head, cache=cache)
             with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("headstart.heads.mlp._LEAST", 60)  # steps, for the sake of time
                 if head != "centroid":  # a report takes half a second
                     patch.setattr(writing, "write_report", lambda *_: None)
                 made[head] = fit(data, out=folder / head, settings=settings)
@@ -298,6 +299,25 @@ def test_what_a_killed_process_left_is_tidied_up_later(contents: RunContents, fo
     assert _state(folder) == before
     assert not left.exists()
     assert fresh.exists()
+
+
+def test_a_run_that_is_replaced_while_it_is_looked_at_is_looked_at_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the listing of its files and the reading of its manifest another process renames it away, and puts a new one there."""
+    usual, calls = write.is_run, 0
+
+    def replaced(path: Path) -> bool:
+        nonlocal calls
+        calls += 1
+        if calls > 1:
+            return usual(path)
+        path.rename(path.with_name("old"))
+        found = usual(path)
+        shutil.copytree(path.with_name("old"), path)
+        return found
+
+    monkeypatch.setattr(write, "is_run", replaced)
+    check_target(folder)
+    assert calls == 2
 
 
 def test_many_writers_of_one_place(tmp_path: Path, folder: Path) -> None:

@@ -106,6 +106,7 @@ def test_a_fit_inside_the_data_folder(cli: Cli, pictures: Path, monkeypatch: pyt
         assert load(Path("runs") / name).classes == ("checks", "rings", "stripes")
 
 
+@pytest.mark.slow
 def test_shards(cli: Cli, pictures: Path) -> None:
     for index in (1, 2):
         done = cli("fit", pictures, "--shard", f"{index}/2", "--cache", f"c{index}", "-q")

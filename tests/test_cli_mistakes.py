@@ -132,6 +132,7 @@ def test_wrong_evaluations_and_checks(cli: Cli, run: Path, pictures: Path) -> No
         assert "bug" not in done.err
 
 
+@pytest.mark.slow
 def test_a_cache_that_cannot_be_written(cli: Cli, pictures: Path, run: Path, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("file").write_text("")
     monkeypatch.setenv("HEADSTART_CACHE", str(Path("file/cache").absolute()))

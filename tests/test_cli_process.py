@@ -113,7 +113,12 @@ def test_a_reader_that_goes_away(run: Path, pictures: Path) -> None:
     assert (process.returncode, said) == (0, b"")
 
 
-@pytest.mark.parametrize(("encoding", "form"), [("ascii", "table"), ("latin-1", "csv"), ("utf-8", "json")])
+@pytest.mark.parametrize(
+    ("encoding", "form"),
+    [
+        ("ascii", "table"), pytest.param("latin-1", "csv", marks=pytest.mark.slow), pytest.param("utf-8", "json", marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
 def test_any_encoding_of_the_terminal(run: Path, pictures: Path, tmp_path: Path, encoding: str, form: str) -> None:
     picture = tmp_path / "Käse 輪 caf\udce9.png"
     try:

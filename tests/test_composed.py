@@ -122,6 +122,7 @@ def test_features_of_the_parts_are_found_by_every_combination(both: Backbone, ca
     np.testing.assert_allclose(together.values, features(both, *[both.preprocessing(image) for image in images]), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_pytorch_computes_the_same(cache: Path) -> None:
     pytest.importorskip("timm")
     whole = load_backbone(f"{BOTH}+mirrored", cache=cache)
@@ -149,6 +150,7 @@ def test_a_composed_backbone_is_not_trained(pictures: Path) -> None:
         headstart.fit(pictures, settings=FitSettings(backbone=BOTH, fine_tuning=FineTuning()))
 
 
+@pytest.mark.slow
 def test_the_whole_way_from_the_command_line(cli: Callable[..., SimpleNamespace], pictures: Path, photo: Path, tmp_path: Path) -> None:
     """Fitted, loaded, explained and exported as any other."""
     fitted = cli("fit", pictures, "--backbone", "efficientnet_lite0@64", "--backbone", "efficientnet_lite1", "--out", tmp_path / "run")

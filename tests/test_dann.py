@@ -104,7 +104,7 @@ def test_without_reversal_the_discriminator_changes_nothing() -> None:
     assert not np.allclose(one.discriminator.layers[0][0], other.discriminator.layers[0][0])
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_moons_that_are_turned_are_told_apart(seed: int) -> None:
     """Ganin et al., section 5.1.1: two moons, and two moons turned by 35 degrees, without labels."""
     source, codes = make_moons(300, noise=0.05, random_state=seed)

@@ -73,6 +73,7 @@ def test_the_converter_is_given_the_saved_model_with_colours_first(opened: Run, 
     np.testing.assert_allclose(found, opened.predict([draw(1, 3, side=90)]).probabilities, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_mirror_images_are_gathered_for_the_converter(pictures: Path, tmp_path: Path) -> None:
     fit(pictures, out=tmp_path / "run", settings=FitSettings(backbone="lite0@64+mirrored", head="centroid"))
     run = load(tmp_path / "run")

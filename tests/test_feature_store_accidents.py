@@ -61,6 +61,7 @@ def fill(path: Path, count: int, batch: int = 10) -> None:
             store.put(EXTRACTOR, [digest(number) for number in some], vectors(some))
 
 
+@pytest.mark.slow
 def test_a_killed_writer_loses_nothing_it_had_committed(tmp_path: Path) -> None:
     path = tmp_path / "s.sqlite"
     chance = random.Random(5)
@@ -78,6 +79,7 @@ def test_a_killed_writer_loses_nothing_it_had_committed(tmp_path: Path) -> None:
             assert store.verify().sound
 
 
+@pytest.mark.slow
 def test_processes_fill_one_store_with_overlapping_keys(tmp_path: Path) -> None:
     path = tmp_path / "s.sqlite"
     writers = [start(path, first, first + 200, 7, seed) for seed, first in enumerate((0, 100, 50, 100))]

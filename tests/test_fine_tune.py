@@ -342,7 +342,10 @@ def test_distillation_holds_the_features(tune: Tune, small: Backbone, original: 
 # What comes of it -----------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("changes", [{}, {"loss": "binary", "pixels": "unit", "strategy": "full", "warmup": 0.0, "label_smoothing": 0.0}])
+FULL = {"loss": "binary", "pixels": "unit", "strategy": "full", "warmup": 0.0, "label_smoothing": 0.0}
+
+
+@pytest.mark.parametrize("changes", [{}, pytest.param(FULL, marks=pytest.mark.slow)])
 def test_engine_and_head_say_what_the_network_in_training_said(
     backbone: Backbone, cache: Path, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -80,7 +80,7 @@ def test_the_same_seed_twice_and_another(pictures: Path) -> None:
     """No cache: nothing of the first is looked up by the second."""
 
     def weights(seed: int) -> tuple[bytes, list[int]]:
-        result = fit(small, settings=FitSettings(head="logistic", seed=seed, cache=None))
+        result = fit(small, settings=FitSettings(head="logistic", backbone="lite0@96", seed=seed, cache=None))
         return result.choice.estimator.state()[1]["head.coef_"].tobytes(), result.dataset.part("test").tolist()
 
     small = read_dataset(pictures).take(np.arange(0, 60, 2))
@@ -295,6 +295,7 @@ def test_settings_that_come_too_late(copied: Path) -> None:
 # Shards
 
 
+@pytest.mark.slow
 def test_merged_shards_are_as_good_as_the_whole(copied: Path, tmp_path: Path) -> None:
     shards = [FitSettings(cache=tmp_path / f"cache{index}") for index in (1, 2)]
     done = [fit_shard(copied, Shard(index + 1, 2), settings=settings) for index, settings in enumerate(shards)]

@@ -170,26 +170,29 @@ def test_interrupted_after_the_training_it_need_not_be_trained_again(
 # What is shipped
 
 
-def _fit_that_ships(name: str, patch: pytest.MonkeyPatch, data: Path, out: Path, plan: FineTuning, **more: Any) -> FitResult:
+def _fit_that_ships(
+    name: str, patch: pytest.MonkeyPatch, data: Path, out: Path, plan: FineTuning, settings: FitSettings = SETTINGS, **more: Any
+) -> FitResult:
     """A fit whose validation images are said to prefer this model."""
     pytest.importorskip("timm", reason="needs headstart[torch]")
     from headstart.tasks.classification import fine_tuning
 
     with patch.context() as inner:
         inner.setattr(fine_tuning, "best_of", lambda found: found[name])
-        return fit(data, out=out, settings=replace(SETTINGS, fine_tuning=plan), **more)
+        return fit(data, out=out, settings=replace(settings, fine_tuning=plan), **more)
 
 
 @pytest.mark.torch
 def test_the_mean_of_both_is_one_model(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = replace(PLAN, image_size=None, epochs=1, lr=1e-3, ship="auto", augment="none", keep="last")
-    result = _fit_that_ships("mean", monkeypatch, pictures, tmp_path / "run", plan)
+    small = replace(SETTINGS, backbone="lite0@96")
+    result = _fit_that_ships("mean", monkeypatch, pictures, tmp_path / "run", plan, small)
     backbone, head = result.learned.prepared.extractor.backbone, result.choice.estimator
     assert isinstance(head, MeanHead)
     test = result.dataset.take(result.dataset.part("test"))
     run = load(tmp_path / "run", engine="onnxruntime")
     np.testing.assert_allclose(run.predict(test.images).probabilities, result.test.outcome.probabilities, atol=1e-5)
-    frozen = BackboneExtractor(load_backbone(cache=cache_folder()), engine="onnxruntime")(test.images).values
+    frozen = BackboneExtractor(load_backbone("lite0@96", cache=cache_folder()), engine="onnxruntime")(test.images).values
     assert result.learned.probe is not None
     np.testing.assert_allclose(result.learned.probe.estimator.logits(frozen), head.heads[0].logits(frozen), atol=1e-9)
     assert backbone.dim == 2 * frozen.shape[1]
@@ -233,6 +236,7 @@ def test_a_training_that_does_not_pay_leaves_the_probe(
     np.testing.assert_array_equal(copied.predict_proba(images), plain.classifier.predict_proba(images))
 
 
+@pytest.mark.slow
 @pytest.mark.torch
 def test_interrupted_while_it_is_trained_again(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same bits as without the interruption; and the first training is not done again."""

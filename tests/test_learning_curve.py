@@ -122,7 +122,9 @@ def test_no_group_is_on_both_sides() -> None:
     assert strict.error[-1] > 1.7 * np.sqrt(0.25 / 360)  # 60 patients, and not 360 images
 
 
-@pytest.mark.parametrize("head", [head for head in HEADS if head != "auto"])
+@pytest.mark.parametrize(
+    "head", [pytest.param(head, marks=pytest.mark.slow) if head == "mlp" else head for head in HEADS if head != "auto"]
+)
 def test_every_head_has_a_curve(head: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("headstart.heads.mlp._LEAST", 60)  # steps, for the sake of time
     X, y = layered(240, 3, where="stage2", noise=2.0)

@@ -150,7 +150,8 @@ def test_advice_is_typed_as_it_stands(lists: Cli, name: str) -> None:
     done = lists("check", path, *option)
     assert done.code == 0, (option, done.err)
     assert f"{images} images in {path}" in done.out
-    assert lists("fit", path, *option, "--out", "run", "--head", "centroid").code == 0
+    fitted = lists("fit", path, *option, "--out", "run", "--head", "centroid", "--backbone", "lite0@96")
+    assert fitted.code == 0, fitted.err
     assert lists("evaluate", "run", path, *option).code == 0
 
 

@@ -70,6 +70,7 @@ def test_the_same_seed_gives_the_same_curve(pictures: Path) -> None:
     assert not np.array_equal(one.losses, other.losses)
 
 
+@pytest.mark.slow
 def test_a_head_that_is_already_good_is_told_so(pictures: Path) -> None:
     found = search(pictures, start="probe", image_size=128, steps=40, label_smoothing=0.0)
     assert found.losses[0] < 0.3

@@ -25,6 +25,7 @@ from headstart.selection.mapped import CHOICES
 from headstart.settings.fit import MAPS as ASKED
 
 LAYERS = (Layer("first", 0, 16), Layer("last", 16, 40))
+SLOW_DEEP = [pytest.param(kind, marks=pytest.mark.slow) if kind == "deep" else kind for kind in KINDS]
 SMALL = {"mlp": {"epochs": 3, "hidden": 12}, "nystroem": {"components": 30}, "fourier": {"components": 60}}
 
 
@@ -64,15 +65,15 @@ def test_a_map_is_chosen_where_it_is_shown_to_gain() -> None:
     assert "on a learned projection of the last layer" in found.reason
 
 
-def test_no_map_is_chosen_where_none_is_shown_to_gain() -> None:
-    generator = np.random.default_rng(0)
-    for seed in range(2):
-        y = np.arange(150) % 3
-        X = (np.eye(3, 40)[y] * 3 + np.random.default_rng(seed).normal(size=(150, 40))).astype(np.float32)
-        found = choose_head(X, y, layers=LAYERS, map="auto")
-        assert found.evidence[0].map == "none"
-        noise = choose_head(X, generator.integers(0, 2, 150), layers=LAYERS, map="auto")
-        assert noise.evidence[0].map == "none"
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_no_map_is_chosen_where_none_is_shown_to_gain(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    y = np.arange(150) % 3
+    X = (np.eye(3, 40)[y] * 3 + generator.normal(size=(150, 40))).astype(np.float32)
+    found = choose_head(X, y, layers=LAYERS, map="auto")
+    assert found.evidence[0].map == "none"
+    noise = choose_head(X, generator.integers(0, 2, 150), layers=LAYERS, map="auto")
+    assert noise.evidence[0].map == "none"
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -92,7 +93,7 @@ def test_a_head_that_is_asked_for_is_the_one_on_the_map() -> None:
     assert type(found.estimator.head_) is HEADS["ridge"]
 
 
-@pytest.mark.parametrize("kind", ["linear", "deep"])
+@pytest.mark.parametrize("kind", ["linear", pytest.param("deep", marks=pytest.mark.slow)])
 def test_labels_that_have_nothing_to_do_with_the_features_cannot_be_told(kind: str) -> None:
     """With more features than images, what such a map makes of the images it has seen tells any labels apart."""
     generator = np.random.default_rng(0)
@@ -122,7 +123,7 @@ def test_groups_never_stand_on_both_sides(name: str) -> None:
     assert right[False] > right[True] + 0.12
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SLOW_DEEP)
 def test_several_labels_and_class_weights(kind: str) -> None:
     X, y = correlated(200, 0)
     labels = np.stack([y == 0, y > 1, X[:, 0] > 0], axis=1)
@@ -224,7 +225,7 @@ def test_a_mistyped_map_or_one_with_a_training_is_told_in_a_sentence(cli: Callab
     assert "--map is for the features of a frozen backbone, so it cannot be combined with a training." in " ".join(done.err.split())
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=[pytest.param(kind, marks=pytest.mark.slow) if kind != "kernel" else kind for kind in KINDS])
 def mapped_run(request: pytest.FixtureRequest, pictures: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of each kind of map; its folder has the name of the kind."""
     folder = tmp_path_factory.mktemp("mapped") / request.param

@@ -69,6 +69,7 @@ def test_shapes_have_their_areas() -> None:
     assert np.array_equal(circle, upright)
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools
 def test_polygons_agree_with_those_of_pycocotools() -> None:
     coco = pytest.importorskip("pycocotools.mask")
     points = np.random.default_rng(1).uniform(0, 200, (7, 2))

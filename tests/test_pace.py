@@ -65,7 +65,7 @@ def test_steps_are_measured_and_a_training_ends_at_the_moment(pictures: Path, ca
     assert settings.fine_tuning is not None
     assert pace.seconds(settings.fine_tuning, 10_000) > pace.seconds(settings.fine_tuning, len(table.train)) > 0
     began = time.perf_counter()
-    learned = task.fit(table, replace(context, until=began + 6))
+    learned = task.fit(table, replace(context, until=began + 4))
     history = learned.fine_tuned.history
     assert 1 <= len(history.epochs) < 200
     assert "The time was up in epoch" in history.stopped

@@ -47,7 +47,7 @@ def copies(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     os.chdir(before)
 
 
-@pytest.fixture(scope="module", params=RUNS)
+@pytest.fixture(scope="module", params=[RUNS[0], *(pytest.param(name, marks=pytest.mark.slow) for name in RUNS[1:])])
 def run(request: pytest.FixtureRequest, copies: Path) -> str:
     return str(request.param)
 

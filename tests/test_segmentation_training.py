@@ -213,7 +213,7 @@ def test_a_fit_learns_masks_and_its_run_predicts_them(discs: Path, cache: Path, 
     assert run.test_evaluation().to_dict() == result.test.to_dict()
 
 
-@pytest.mark.parametrize("architecture", ["unet", "deeplabv3plus"])
+@pytest.mark.parametrize("architecture", [pytest.param("unet", marks=pytest.mark.slow), "deeplabv3plus"])
 def test_a_fit_with_another_decoder(discs: Path, cache: Path, tmp_path: Path, architecture: str) -> None:
     plan = FineTuning(strategy="probe", epochs=6, batch_size=5, augment="none", loss="dice")
     result = fit(
@@ -251,6 +251,7 @@ def test_the_backbone_is_trained_further(
     assert run.test_evaluation().to_dict() == result.test.to_dict()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("augment", ["none", "rotation=20"])
 def test_views_without_mirror_images_are_not_taken_for_such(
     discs: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, augment: str

@@ -55,6 +55,7 @@ def test_a_copy_predicts_the_same(fitted: TransferSegmenter) -> None:
     assert all(np.array_equal(one, other) for one, other in zip(fitted.predict(images), again.predict(images), strict=True))
 
 
+@pytest.mark.slow
 def test_a_copy_carries_a_trained_backbone_along(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("headstart.tasks.segmentation.learning.LEAST_STEPS", 10)
     monkeypatch.setattr("headstart.training.tuning.Trained.learned", True)

@@ -99,6 +99,7 @@ def test_an_answer_that_is_not_read_is_cut_off(served: Process) -> None:
             assert len(everything(connection)) < 60 * len(whole)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are those of Unix")
 def test_a_request_under_way_is_finished_when_the_service_is_told_to_end(run: Path, tmp_path: Path, photo: Path) -> None:
     data = photo.read_bytes()

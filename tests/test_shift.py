@@ -298,7 +298,8 @@ def test_fit_begins_with_it(worlds: Path, cache: Path, photos_run: Run) -> None:
     assert heard.warnings[0] == tested.shift.warning("test images")
 
 
-def test_evaluate_says_how_far_the_images_are(worlds: Path, photos_run: Run) -> None:
+def test_evaluate_says_how_far_the_images_are(worlds: Path, photos_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headstart.evaluate.adapting._training_features", lambda run: None)  # what adapting would bring takes seconds
     heard = Heard()
     found = evaluate_run(photos_run, worlds / "two", part="test", listener=heard)
     assert heard.warnings[0] == found.shift.warning()

@@ -45,6 +45,17 @@ FAMILIES: dict[str, tuple[int, int | None, str, dict[str, Any]]] = {
     "swin_tiny_patch4_window7_224": (224, None, "stem 4 last", {"depths": (1, 1, 1, 1), "embed_dim": 24, "num_heads": (1, 1, 2, 2)}),
     "tiny_vit_5m_224": (64, None, "stem 4 last", {"depths": (1, 1, 1, 1)}),
 }
+SLOWER = (
+    "efficientnet_b0",
+    "resnetv2_50",
+    "inception_v3",
+    "legacy_xception",
+    "mobilenetv1_100",
+    "mobilenetv2_050",
+    "densenet121",
+    "tiny_vit_5m_224",
+)
+NAMES = [pytest.param(name, marks=pytest.mark.slow) if name in SLOWER else name for name in FAMILIES]
 OF_THE_CATALOGUE = {
     "tf_efficientnet_lite0", "efficientnet_b0", "vgg16", "resnet18", "resnetv2_50", "inception_v3", "legacy_xception", "mobilenetv1_100",
     "mobilenetv2_100", "mobilenetv3_small_100", "densenet121", "convnext_tiny", "vit_small_patch16_224", "swin_tiny_patch4_window7_224",
@@ -89,7 +100,7 @@ def through(front: Front, tail: Tail, images: Any) -> Any:
 # Every family ----------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_stages_are_the_network(name: str) -> None:
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
@@ -108,7 +119,7 @@ def test_the_stages_are_the_network(name: str) -> None:
     assert all(stage.flops >= 0 and stage.parameters > 0 for stage in stages)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", NAMES)
 def test_it_can_be_cut_before_every_stage(name: str) -> None:
     """The default one before every stage, the others before the second, the last, and one in the middle."""
     side, other, _, _ = FAMILIES[name]

@@ -120,7 +120,8 @@ def test_many_images_are_screened_on_few() -> None:
 
 @pytest.mark.parametrize("labels", [[0, 1], [0, 0, 1], [0, 1, 2, 3], [0, 0, 1, 1], [0] * 10 + [1], [0, 1] * 5 + [2]])
 @pytest.mark.parametrize("head", HEADS)
-def test_very_small_sets_work(labels: list[int], head: str) -> None:
+def test_very_small_sets_work(labels: list[int], head: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headstart.heads.mlp._LEAST", 60)  # steps, for the sake of time
     X = np.random.default_rng(0).normal(size=(len(labels), 52)).astype(np.float32)
     choice = choose_head(X, labels, layers=LAYERS, head=head)
     assert np.isfinite(choice.estimator.predict_proba(X)).all()
@@ -267,9 +268,9 @@ def test_large_kernel_machines_are_the_same_head() -> None:
     [
         LogisticHead(),
         RidgeHead(),
-        KernelRidgeHead(landmarks=400),
-        NearestNeighboursHead(),
-        NearestCentroidHead(),
+        pytest.param(KernelRidgeHead(landmarks=400), marks=pytest.mark.slow),
+        pytest.param(NearestNeighboursHead(), marks=pytest.mark.slow),
+        pytest.param(NearestCentroidHead(), marks=pytest.mark.slow),
         "ridge",
     ],
     ids=str,

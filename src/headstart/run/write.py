@@ -60,9 +60,29 @@ class RunContents:
 def check_target(path: Path) -> None:
     """Refuse to write a run where it would destroy something, or where nothing can be written: RunError. Nothing is changed.
 
-    Only an empty folder or an earlier run may be there.
+    Only an empty folder or an earlier run may be there. A folder that another process replaces meanwhile is looked at again.
     """
     path = _real(path)
+    for attempt in range(_ATTEMPTS):
+        seen = _identity(path)
+        try:
+            _check_target(path)
+            return
+        except RunError:
+            if _identity(path) == seen or attempt == _ATTEMPTS - 1:
+                raise
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What tells a folder from another that took its place meanwhile."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
+def _check_target(path: Path) -> None:
     try:
         entries = [entry.name for entry in path.iterdir() if not _is_dross(entry.name)] if path.is_dir() else []
         if entries:
