@@ -39,7 +39,7 @@ FIT: dict[str, tuple[str, Any, Any]] = {
     "task": ("classification", "classification", 3), "test": ("newer", "newer", 3),
     "backbone": ("resnet18", "resnet18", 3), "weights": ("a.pth", "a.pth", 3), "head": ("kernel-ridge", "kernel_ridge", "rigde"),
     "class_weight": ("balanced", "balanced", "equal"), "fit_image": ("squash", "squash", "stretch"), "test_share": ("0.3", 0.3, 1.0),
-    "map": ("linear", "linear", "linaer"), "architecture": ("unet", "unet", "uner"),
+    "map": ("linear", "linear", "linaer"), "architecture": ("unet", "unet", "uner"), "windows": ("2", 2, 9),
     "background": ("sky", "sky", 3),
     "false_alarm_rate": ("0.01", 0.01, 0.0),
     "plan": ("plan.json", "plan.json", 3), "coverage": ("0.9", 0.9, 0.0), "levels": ("0,4095", (0.0, 4095.0), (5, 1)),

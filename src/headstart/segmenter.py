@@ -17,10 +17,10 @@ from headstart.data.class_lists import ClassList
 from headstart.data.mask_reading import read_masks
 from headstart.data.masks import VOID, Mask, Named, PictureMask
 from headstart.data.values import checked_groups, checked_images
-from headstart.errors import DataError
+from headstart.errors import DataError, ImageError
 from headstart.features import Images
 from headstart.features.fitted import FittedOn
-from headstart.features.prepared import ExtractorSettings, prepare
+from headstart.features.prepared import ExtractorSettings, Prepared, prepare
 from headstart.features.stage_maps import MIRROR, PLAIN, MapRequest
 from headstart.features.table import taken
 from headstart.modalities.image import upright_size
@@ -28,7 +28,7 @@ from headstart.pixels.interpolation import class_map, resized
 from headstart.progress import Listener, Seconds, to_warnings
 from headstart.settings import Cache, FineTuning, FitSettings
 from headstart.tasks import LearningContext
-from headstart.tasks.segmentation.learning import Decoder
+from headstart.tasks.segmentation.learning import Decoder, through_windows
 from headstart.tasks.segmentation.task import Segmentation
 from headstart.text import plural, unread
 
@@ -59,6 +59,7 @@ class TransferSegmenter(FittedOn, BaseEstimator):  # type: ignore[misc]
         backbone: a name of the catalogue, with an image size if not 256 px: ``efficientnet_lite0@320``.
         weights: a ``.safetensors`` or ``.pth`` file to use in place of the published weights.
         architecture: ``light``, ``unet`` or ``deeplabv3plus``.
+        windows: see each image through so many times so many overlapping windows, each at the image size; 1 sees the whole at once.
         class_weight: ``balanced`` lets rare classes count more.
         fine_tuning: how to train; None trains a decoder on the frozen backbone.
         cache: folder for converted networks; ``auto`` is the user's cache folder; None keeps nothing.
@@ -78,6 +79,7 @@ class TransferSegmenter(FittedOn, BaseEstimator):  # type: ignore[misc]
         *,
         weights: str | Path | None = None,
         architecture: str = "light",
+        windows: int = 1,
         class_weight: str | None = None,
         fine_tuning: FineTuning | None = None,
         cache: Cache = "auto",
@@ -87,6 +89,7 @@ class TransferSegmenter(FittedOn, BaseEstimator):  # type: ignore[misc]
         self.backbone = backbone
         self.weights = weights
         self.architecture = architecture
+        self.windows = windows
         self.class_weight = class_weight
         self.fine_tuning = fine_tuning
         self.cache = cache
@@ -112,7 +115,7 @@ class TransferSegmenter(FittedOn, BaseEstimator):  # type: ignore[misc]
         settings = task.settings(
             FitSettings(
                 backbone=self.backbone, weights=self.weights, architecture=self.architecture, class_weight=self.class_weight,
-                fine_tuning=self.fine_tuning, cache=self.cache, engine=self.engine, seed=self.seed,
+                fine_tuning=self.fine_tuning, cache=self.cache, engine=self.engine, seed=self.seed, windows=self.windows,
             )
         )  # fmt: skip
         names, notes = checked_groups(groups, len(images))
@@ -172,6 +175,9 @@ class TransferSegmenter(FittedOn, BaseEstimator):  # type: ignore[misc]
         """Logits float32 (k, h, w) and the size of each image."""
         check_is_fitted(self, "decoder_")
         images, prepared = _images_of(X), self._as_fitted()
+        if self.decoder_.windows is not None:
+            yield from self._through_windows(images, prepared)
+            return
         names, task = tuple(layer.name for layer in self.decoder_.layers), Segmentation()
         request = MapRequest(names, 2, lambda index, number: (PLAIN, MIRROR)[number]) if self.decoder_.mirrored else MapRequest(names)
         for start in range(0, len(images), _TOGETHER):
@@ -182,6 +188,13 @@ class TransferSegmenter(FittedOn, BaseEstimator):  # type: ignore[misc]
             assert features.maps is not None
             logits = task.apply(self.decoder_, features.maps)["logits"]
             yield from ((logits[row], upright_size(part[row])) for row in range(len(part)))
+
+    def _through_windows(self, images: Images, prepared: Prepared) -> Iterator[tuple[npt.NDArray[np.float32], tuple[int, int]]]:
+        wholes = prepared.extractor.wholes(images)
+        for row, found in enumerate(through_windows([self.decoder_], wholes, np.arange(len(images)))):
+            if isinstance(found, ImageError):
+                raise DataError(unread([found], len(images), "have no mask. Leave them out and try again"))
+            yield found[0], upright_size(images[row])
 
 
 class _Quiet(Listener):

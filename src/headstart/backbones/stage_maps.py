@@ -7,14 +7,15 @@ itself, whoever wrote it, and no second conversion is needed.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from headstart.backbones.records import Backbone
 from headstart.errors import BackboneError, ParameterError
 from headstart.files import file_digest, write_file
+from headstart.onnx_graph import OnnxGraph
 
 if TYPE_CHECKING:
     import onnx
@@ -25,6 +26,9 @@ _POOLED = ("GlobalAveragePool", "ReduceMean", "AveragePool")
 
 MIRRORED = "mirrored "
 """Begins the names of maps of the mirror image."""
+
+WriteOnMaps: TypeAlias = Callable[[OnnxGraph, Mapping[str, str]], None]
+"""Appends what is learned on maps to a graph, in which they have these names."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,26 @@ def map_network(backbone: Backbone) -> tuple[Path, tuple[MapLayer, ...]]:
     except OSError as error:
         raise BackboneError(f"The converted network cannot be written to {path.parent}: {error.strerror or error}.") from None
     return path, _layers(model)
+
+
+def graph_on_maps(backbone: Backbone, maps: Sequence[str], write: WriteOnMaps) -> OnnxGraph:
+    """A graph of the backbone, from ``images`` to ``features`` and to what is written on its `maps`; without such, of its own network.
+
+    Maps whose names begin with `MIRRORED` are of the mirror image.
+    """
+    import onnx
+
+    network = onnx.load(str(map_network(backbone)[0] if maps else backbone.network), load_external_data=False)
+    graph = OnnxGraph()
+    values = graph.graft(network, feed={"images": "images"})
+    graph.node("Identity", values["features"], output="features")
+    found = {name: values[name] for name in maps if not name.startswith(MIRRORED)}
+    if len(found) < len(maps):
+        turned = graph.graft(network, feed={"images": graph.mirror_image("images", axis=2)})
+        found |= {name: turned[name.removeprefix(MIRRORED)] for name in maps if name.startswith(MIRRORED)}
+        graph.share()
+    write(graph, found)
+    return graph
 
 
 def _check(backbone: Backbone) -> None:

@@ -5,12 +5,11 @@ Decoding runs in threads ahead of the engine. What is in the store is not decode
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from functools import cache, cached_property, partial
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -23,15 +22,17 @@ from headstart.backbones.loading import BUILD
 from headstart.backbones.stage_maps import MapLayer, map_network
 from headstart.engine import Engine, Outputs, ahead, available_cores, check_kind, gpu_is_there, open_engine
 from headstart.errors import DataError, ImageError, StoreError
-from headstart.features.stage_maps import ChooseMaps, MapRequest, StageMaps, chosen, larger_square, viewed, write_into
+from headstart.features.running import Images, run_images
+from headstart.features.stage_maps import ChooseMaps, MapRequest, StageMaps, chosen, write_into
+from headstart.features.windows import WholeImages
 from headstart.matrix import allocated, compacted, spread_out
-from headstart.modalities.image import ImageSource, Preprocessing, image_digest, image_name, quiet_decoding, source_bytes, upright_size
+from headstart.modalities.image import Preprocessing, image_digest, quiet_decoding, source_bytes
+from headstart.pixels.windows import Windows
 from headstart.progress import Progress
 
 if TYPE_CHECKING:
     from headstart.features.store import FeatureStore
 
-Images: TypeAlias = Sequence[ImageSource] | npt.NDArray[np.uint8]
 BATCH = 64
 """Images whose features are written to the store in one transaction: the most that a killed process loses."""
 
@@ -66,6 +67,7 @@ class BackboneExtractor:
         preprocessing: how an image becomes the network's input; the backbone's own by default.
         engine: ``auto`` (PyTorch where it finds an NVIDIA GPU, else OpenVINO, else ONNX Runtime), ``openvino``, ``onnxruntime``, ``torch``.
         weights: as given to `load_backbone`; the engine ``torch`` reads them again.
+        windows: through which images are seen, each as the preprocessing makes the whole one; features are the mean over them.
         warn: called with one line when the store can no longer be used; extraction continues without it.
     """
 
@@ -76,10 +78,12 @@ class BackboneExtractor:
         preprocessing: Preprocessing | None = None,
         engine: str = "auto",
         weights: str | Path | None = None,
+        windows: int = 1,
         warn: Callable[[str], None] | None = None,
     ) -> None:
         self.backbone = backbone
         self.preprocessing = preprocessing or backbone.preprocessing
+        self.windows = None if windows == 1 else Windows(windows, self.preprocessing.size)
         self._engine_kind = check_kind(engine)
         self._weights = weights
         self._warn = warn or (lambda message: None)
@@ -88,7 +92,13 @@ class BackboneExtractor:
     def id(self) -> str:
         """Covers everything that changes the features: weights, graph, pooling, layers, preprocessing, decoder and precision."""
         backbone = self.backbone
-        return f"{backbone.name}:{backbone.weights_digest}:v{BUILD}:avg{backbone.dim}:{self.preprocessing.id}:f32"
+        windows = "" if self.windows is None else f":windows{self.windows.count}-{self.windows.stride}"
+        return f"{backbone.name}:{backbone.weights_digest}:v{BUILD}:avg{backbone.dim}:{self.preprocessing.id}:f32{windows}"
+
+    @property
+    def square(self) -> Preprocessing:
+        """From an image to what the graph of a run takes: the input of the network, or the square that windows are cut from."""
+        return self.preprocessing if self.windows is None else replace(self.preprocessing, size=self.windows.square)
 
     @property
     def dim(self) -> int:
@@ -145,7 +155,7 @@ class BackboneExtractor:
             work = _Extraction(images, self.dim, pool, store, self.id, warn or self._warn)
             if store is not None:
                 work.look_up()
-            work.compute(lambda: self.engine, self.preprocessing, progress)
+            work.compute(lambda: self.engine, self.square, progress, windows=self.windows)
         return work.features()
 
     def with_maps(
@@ -164,9 +174,14 @@ class BackboneExtractor:
         with quiet_decoding(), ThreadPoolExecutor(available_cores(), thread_name_prefix="headstart-decode") as pool:
             work = _Extraction(images, self.dim, pool, store, self.id, warn or self._warn)
             maps = work.want(kept, request)
-            work.compute(lambda: engine, self.preprocessing, progress)
+            work.compute(lambda: engine, self.square, progress, windows=self.windows)
         found = work.features()
-        return replace(found, maps=replace(maps, rows=found.kept))
+        return replace(found, maps=replace(maps, rows=found.kept, wholes=None if self.windows is None else self.wholes(images)))
+
+    def wholes(self, images: Images) -> WholeImages:
+        """What a model on the maps says of whole images that are seen through windows."""
+        assert self.windows is not None
+        return WholeImages(self.backbone, images, self.square, self.windows, "auto" if self._engine_kind == "torch" else self._engine_kind)
 
     def _of_parts(
         self, images: Images, *, store: FeatureStore | None, progress: Progress | None, warn: Callable[[str], None] | None
@@ -217,7 +232,7 @@ class _Extraction:
         folder = None if self._store is None else self._store.path.parent
         size = sum(layer.size for layer in layers)
         values = allocated(len(self._images), request.views * size, folder=folder, dtype=np.float16)
-        self._maps = StageMaps(layers, request, values.reshape(-1, request.views, size), np.arange(len(self._images)))
+        self._maps = StageMaps(layers, request, values.reshape(len(values), request.views, size), np.arange(len(self._images)))
         return self._maps
 
     def look_up(self) -> None:
@@ -236,7 +251,9 @@ class _Extraction:
             self._present[rows] = self._store.get_into(self._id, list(self._digests.values()), self._values[: len(rows)])
             spread_out(self._values, rows)
 
-    def compute(self, engine: Callable[[], Engine], preprocessing: Preprocessing, progress: Progress | None) -> None:
+    def compute(
+        self, engine: Callable[[], Engine], preprocessing: Preprocessing, progress: Progress | None, *, windows: Windows | None = None
+    ) -> None:
         """Run the missing images, writing to the store every `BATCH` images, and on the way out of an interruption."""
         count = len(self._images)
         missing = [index for index in range(count) if not self._present[index] and index not in self._refused]
@@ -248,15 +265,15 @@ class _Extraction:
         unwritten: list[int] = []
         try:
             wanted = None if self._maps is None else self._maps.request
-            for result in run_images(self._images, missing, engine=engine(), preprocessing=preprocessing, pool=self._pool, request=wanted):
+            results = run_images(
+                self._images, missing, engine=engine(), preprocessing=preprocessing, pool=self._pool, request=wanted, windows=windows
+            )
+            for result in results:
                 done += 1
                 if isinstance(result.outputs, ImageError):
                     self._refused[result.index] = result.outputs
                 else:
-                    self._values[result.index] = result.outputs[0] if result.outputs else ()
-                    if self._maps is not None:
-                        for place, outputs in enumerate((result.outputs, *result.further)):
-                            write_into(self._maps.values[result.index, place], outputs[1:])
+                    self._take(result.index, (result.outputs, *result.further), windows)
                     self._present[result.index] = True
                     self._digests[result.index] = result.digest
                     self._computed += 1
@@ -267,6 +284,15 @@ class _Extraction:
                     progress(done, count)
         finally:
             self._write(unwritten)
+
+    def _take(self, index: int, views: Sequence[Outputs], windows: Windows | None) -> None:
+        """Keep the features of an image, of several windows the mean, and the maps of its views."""
+        whole = 1 if windows is None else len(windows.places)
+        if views[0]:
+            self._values[index] = views[0][0] if whole == 1 else np.mean([outputs[0] for outputs in views[:whole]], axis=0)
+        if self._maps is not None:
+            for place, outputs in enumerate(views if windows is None else views[whole:]):
+                write_into(self._maps.values[index, place], outputs[1:])
 
     def features(self) -> Features:
         """The features of the images that could be read."""
@@ -310,82 +336,6 @@ class _NoEngine:
     def run(self, images: Iterable[_Pixels]) -> Iterator[Outputs]:
         for _ in images:
             yield ()
-
-
-@dataclass(frozen=True, eq=False)
-class ImageResult:
-    """The result of one image: its position, the SHA-256 of its bytes, and the network's outputs or the refusal."""
-
-    index: int
-    digest: bytes
-    outputs: Outputs | ImageError
-    further: tuple[Outputs, ...] = ()  # those of the views after the first
-    size: tuple[int, int] = (0, 0)  # height and width of the image, where they were asked for
-
-
-def run_images(
-    images: Images, indices: Iterable[int], *, engine: Engine, preprocessing: Preprocessing, pool: ThreadPoolExecutor,
-    request: MapRequest | None = None, sizes: bool = False,
-) -> Iterator[ImageResult]:  # fmt: skip
-    """Decode those images whose positions are in `indices`, ahead of the engine by a bounded number, and yield the results in that order.
-
-    Images are paths, bytes or arrays, or one uint8 array (n, H, W, 3). With `sizes`, each result has the size of its image. By a
-    `request`, several views of an image go through the network.
-    """
-    begun: deque[_Begun] = deque()
-    larger = None if request is None else larger_square(preprocessing)
-
-    def decode(index: int) -> _Begun:
-        begins = _Begun(index)
-        try:
-            data = source_bytes(images[index])
-            begins.digest = image_digest(data)
-            name = image_name(images[index])
-            pixels = preprocessing(data, name=name)
-            begins.size = upright_size(data) if sizes else (0, 0)
-            if larger is None or request is None:
-                begins.views = [pixels]
-            else:
-                enlarged = cache(partial(larger, data, name=name))
-                begins.views = [viewed(pixels, enlarged, view) for view in request.of(index)]
-            begins.count = len(begins.views)
-        except ImageError as error:
-            begins.refusal = error
-        return begins
-
-    def pixels() -> Iterator[_Pixels]:
-        for begins in ahead(pool, decode, indices):
-            begun.append(begins)
-            while begins.views:
-                yield begins.views.pop(0)
-
-    def refusals() -> Iterator[ImageResult]:
-        while begun and (refusal := begun[0].refusal) is not None:
-            one = begun.popleft()
-            yield ImageResult(one.index, one.digest, refusal)
-
-    found: list[Outputs] = []
-    for outputs in engine.run(pixels()):
-        if not found:
-            yield from refusals()
-        found.append(outputs)
-        if len(found) == begun[0].count:
-            one = begun.popleft()
-            yield ImageResult(one.index, one.digest, found[0], tuple(found[1:]), one.size)
-            found = []
-    yield from refusals()
-
-
-@dataclass
-class _Begun:
-    """An image on its way through the engine: its views that are still to be fed, or why it was refused."""
-
-    index: int
-    digest: bytes = b""
-    size: tuple[int, int] = (0, 0)
-    views: list[_Pixels] = field(default_factory=list)
-    count: int = 0
-    refusal: ImageError | None = None
 
 
 def _digest(source: Any) -> bytes | ImageError:

@@ -21,7 +21,8 @@ from headstart import files
 from headstart.backbones import Backbone, load_backbone
 from headstart.data import Dataset
 from headstart.errors import BackboneError, ParameterError, StoreError
-from headstart.features.extractor import BackboneExtractor, Features, Images, survey
+from headstart.features.extractor import BackboneExtractor, Features, survey
+from headstart.features.running import Images
 from headstart.features.stage_maps import ChooseMaps
 from headstart.features.store import FeatureStore
 from headstart.features.table import FeatureTable
@@ -42,12 +43,14 @@ class ExtractorSettings(NamedTuple):
     engine: str
     cache: str | None
     levels: Levels = None
+    windows: int = 1
 
     @classmethod
     def of(cls, settings: Any, levels: Levels = None) -> ExtractorSettings:
         """Those of a fit or of a classifier, with paths as text."""
         weights, cache = (None if path is None else str(path) for path in (settings.weights, settings.cache))
-        return cls(settings.backbone, weights, settings.fit_image, settings.engine, cache, levels)
+        windows = getattr(settings, "windows", 1)  # which only a fit of masks has
+        return cls(settings.backbone, weights, settings.fit_image, settings.engine, cache, levels, windows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +118,9 @@ def prepare(settings: ExtractorSettings, *, announce: Say | None = None, warn: S
         preprocessing = replace(backbone.preprocessing, levels=settings.levels)
         if settings.fit_image is not None:
             preprocessing = replace(preprocessing, fit=settings.fit_image)
-        return BackboneExtractor(backbone, preprocessing=preprocessing, engine=settings.engine, weights=settings.weights)
+        return BackboneExtractor(
+            backbone, preprocessing=preprocessing, engine=settings.engine, weights=settings.weights, windows=settings.windows
+        )
 
     if settings.cache is not None:
         cache = files.cache_folder(None if settings.cache == "auto" else settings.cache)
@@ -147,7 +152,8 @@ def trained(settings: ExtractorSettings, backbone: Backbone, preprocessing: Prep
 
     Its features are not stored: no other run will ever ask for them.
     """
-    made = Prepared(settings, BackboneExtractor(backbone, preprocessing=preprocessing, engine=settings.engine), None)
+    extractor = BackboneExtractor(backbone, preprocessing=preprocessing, engine=settings.engine, windows=settings.windows)
+    made = Prepared(settings, extractor, None)
     _removed_with(made, folder)
     return made
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,9 @@ from headstart.backbones.stage_maps import MapLayer
 from headstart.errors import ParameterError
 from headstart.modalities.image import Preprocessing
 from headstart.modalities.image.warp import View, one_thread, render
+
+if TYPE_CHECKING:
+    from headstart.features.windows import WholeImages
 
 DrawView: TypeAlias = Callable[[int, int], View | None]
 """From the position of an input and the number of a view, from 0, to that view; None where that input has no such view."""
@@ -31,11 +34,16 @@ def plain_view(index: int, number: int) -> View | None:
 
 @dataclass(frozen=True)
 class MapRequest:
-    """Which maps a task needs: names of layers, in this order, and `views` of each input, at most. The first is the input as it is."""
+    """Which maps a task needs: names of layers, in this order, and `views` of each input, at most.
+
+    The first view is the input as it is; where images are seen through windows, every view is one window, and `mirrored` says whether
+    their mirror images may be used.
+    """
 
     layers: tuple[str, ...]
     views: int = 1
     draw: DrawView = plain_view
+    mirrored: bool = False
 
     def of(self, index: int) -> tuple[View, ...]:
         """The views of one input."""
@@ -55,12 +63,14 @@ class StageMaps:
         request: what they were made by: the views of each input.
         values: float16 (n, v, D): the maps of an input side by side, each flattened from (channels, height, width).
         rows: int64 (m,): the rows of `values` that belong to the inputs; all inputs share one array.
+        wholes: gives what a model on the maps says of whole inputs, where these are seen through windows.
     """
 
     layers: tuple[MapLayer, ...]
     request: MapRequest
     values: npt.NDArray[np.float16]
     rows: npt.NDArray[np.int64]
+    wholes: WholeImages | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -76,8 +86,8 @@ class StageMaps:
 
     @property
     def mirrored(self) -> bool:
-        """Whether the second view of every input is its mirror image."""
-        return all(self.views(index)[1:2] == (MIRROR,) for index in range(len(self)))
+        """Whether there are the mirror images of all inputs."""
+        return self.request.mirrored if self.wholes is not None else all(self.views(index)[1:2] == (MIRROR,) for index in range(len(self)))
 
     def take(self, rows: npt.NDArray[np.int64]) -> Self:
         """The maps of some inputs, without a copy."""
@@ -105,8 +115,13 @@ def viewed(pixels: npt.NDArray[np.uint8], larger: Callable[[], npt.NDArray[np.ui
         return pixels
     if view == MIRROR:
         return np.ascontiguousarray(pixels[:, ::-1])
+    return part_of(larger(), view, size=len(pixels))
+
+
+def part_of(larger: npt.NDArray[np.uint8], view: View, *, size: int) -> npt.NDArray[np.uint8]:
+    """A view (size, size, 3) of a larger square."""
     with one_thread():
-        return np.ascontiguousarray(render(larger(), view, size=len(pixels)))
+        return np.ascontiguousarray(render(larger, view, size=size))
 
 
 def larger_square(preprocessing: Preprocessing) -> Preprocessing:

@@ -13,7 +13,8 @@ from headstart.backbones import Layer
 from headstart.data import Dataset
 from headstart.data.split import hold_out
 from headstart.errors import DataError, ImageError
-from headstart.features.extractor import Features, Images
+from headstart.features.extractor import Features
+from headstart.features.running import Images
 from headstart.features.stage_maps import StageMaps
 from headstart.matrix import FeatureMatrix, take_rows
 

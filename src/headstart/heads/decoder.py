@@ -19,6 +19,7 @@ from headstart.backbones.stage_maps import MIRRORED, MapLayer
 from headstart.engine import open_session
 from headstart.errors import damage_named
 from headstart.onnx_graph import OnnxGraph
+from headstart.pixels.windows import Windows
 
 Array = npt.NDArray[np.float32]
 Maps = Mapping[str, npt.NDArray[Any]]
@@ -37,11 +38,13 @@ class MapDecoder:
             (v, w) and ``pointwise.i.bias`` (v,), to the width v of the next finer layer; ``output`` (k, w) and ``output.bias`` (k,).
             Normalisations are folded into them.
         mirrored: whether the logits of an input are the mean over it and its mirror image.
+        windows: through which images are seen; None where the whole image is the input. `shape` is that of the logits of one window.
     """
 
     layers: tuple[MapLayer, ...]
     arrays: Mapping[str, Array]
     mirrored: bool = False
+    windows: Windows | None = None
 
     @property
     def classes(self) -> int:
@@ -93,13 +96,13 @@ class MapDecoder:
 
     def state(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
         """JSON values and arrays from which `from_state` makes it again."""
-        return {"decoder": "light", "layers": [vars(layer) for layer in self.layers], "mirrored": self.mirrored}, dict(self.arrays)
+        return {"decoder": "light", **_described(self)}, dict(self.arrays)
 
     @classmethod
     def from_state(cls, settings: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> Self:
         """The inverse of `state`; RunError where an entry is missing."""
         with damage_named("The saved decoder is"):
-            return cls(tuple(MapLayer(**layer) for layer in settings["layers"]), dict(arrays), bool(settings.get("mirrored")))
+            return cls(arrays=dict(arrays), **_read(settings))
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +114,7 @@ class GraphDecoder:
         layers: the maps that it takes, the finest first.
         shape: of the logits of one input, (k, height, width).
         graph: the serialised graph.
-        mirrored: as of `MapDecoder`.
+        mirrored, windows: as of `MapDecoder`.
     """
 
     name: str
@@ -119,6 +122,7 @@ class GraphDecoder:
     shape: tuple[int, int, int]
     graph: bytes
     mirrored: bool = False
+    windows: Windows | None = None
 
     def write_onnx(self, graph: OnnxGraph, maps: Mapping[str, str]) -> str:
         """As `MapDecoder.write_onnx`."""
@@ -132,19 +136,29 @@ class GraphDecoder:
 
     def state(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
         """As `MapDecoder.state`."""
-        described = {
-            "decoder": self.name, "layers": [vars(layer) for layer in self.layers], "shape": list(self.shape), "mirrored": self.mirrored
-        }  # fmt: skip
-        return described, {"graph": np.frombuffer(self.graph, np.uint8)}
+        return {"decoder": self.name, "shape": list(self.shape), **_described(self)}, {"graph": np.frombuffer(self.graph, np.uint8)}
 
     @classmethod
     def from_state(cls, settings: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> Self:
         """The inverse of `state`; RunError where an entry is missing."""
         with damage_named("The saved decoder is"):
-            layers = tuple(MapLayer(**layer) for layer in settings["layers"])
             classes, height, width = settings["shape"]
-            network = arrays["graph"].tobytes()
-            return cls(str(settings["decoder"]), layers, (classes, height, width), network, bool(settings.get("mirrored")))
+            return cls(name=str(settings["decoder"]), shape=(classes, height, width), graph=arrays["graph"].tobytes(), **_read(settings))
+
+
+def _described(decoder: MapDecoder | GraphDecoder) -> dict[str, Any]:
+    """What all decoders have, as JSON values."""
+    windows = {} if decoder.windows is None else {"windows": vars(decoder.windows)}
+    return {"layers": [vars(layer) for layer in decoder.layers], "mirrored": decoder.mirrored, **windows}
+
+
+def _read(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `_described`."""
+    windows = settings.get("windows")
+    return {
+        "layers": tuple(MapLayer(**layer) for layer in settings["layers"]), "mirrored": bool(settings.get("mirrored")),
+        "windows": None if windows is None else Windows(**windows),
+    }  # fmt: skip
 
 
 def write_decoder(graph: OnnxGraph, decoder: MapDecoder | GraphDecoder, maps: Mapping[str, str], *, output: str) -> None:

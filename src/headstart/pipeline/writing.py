@@ -56,7 +56,7 @@ def contents_of(result: FitResult, *, command: str) -> RunContents:
     return RunContents(
         manifest=_manifest(result, command=command), backbone=result.learned.prepared.extractor.backbone,
         model=result.choice.estimator, reference=_reference(result), evaluation=_evaluation(result), split=_split_list(result),
-        maps=_maps(result),
+        maps=_maps(result), windows=result.learned.prepared.extractor.windows,
     )  # fmt: skip
 
 
@@ -73,7 +73,7 @@ def _manifest(result: FitResult, *, command: str) -> Manifest:
     backbone, state = extractor.backbone, task.state(targets, result.choice.estimator)
     reliability = result.judged.reliability
     return Manifest(
-        task=task.name, state=state, outputs=task.outputs(state), preprocessing=extractor.preprocessing,
+        task=task.name, state=state, outputs=task.outputs(state), preprocessing=extractor.square,
         backbone=BackboneEntry(
             name=backbone.record.name, licence=backbone.record.licence or "unknown", weights_source=backbone.weights_source,
             weights_digest=backbone.weights_digest, layers=backbone.layers,

@@ -20,10 +20,11 @@ import numpy as np
 import numpy.typing as npt
 
 from headstart.backbones import Backbone
-from headstart.backbones.stage_maps import MIRRORED, map_network
+from headstart.backbones.stage_maps import graph_on_maps
 from headstart.errors import RunError
 from headstart.files import file_digest, folder_beside, lock, move_files
 from headstart.onnx_graph import OnnxGraph
+from headstart.pixels.windows import Windows, through_windows
 from headstart.run.manifest import MANIFEST, MODEL, Manifest, is_run, plain, read_manifest, write_entries
 from headstart.run.run import EVALUATION, REFERENCE, SPLIT, Run
 from headstart.run.uses import USES
@@ -45,7 +46,8 @@ class RunContents:
     """Everything that goes into a run folder but its pages: `reference` and `evaluation` become `Run.reference` and `Run.tested`.
 
     The manifest has no digests of files yet, and names the outputs of the fitted `model`; `split` lists all inputs as CSV. `maps` are the
-    layers whose maps the model takes; those whose names begin with `MIRRORED` are of the mirror image.
+    layers whose maps the model takes, as `graph_on_maps` has them. With `windows`, the outputs are of images that are seen through such,
+    and the model's `shape` is that of the map of one.
     """
 
     manifest: Manifest
@@ -55,6 +57,7 @@ class RunContents:
     evaluation: Mapping[str, npt.NDArray[Any]]
     split: str
     maps: tuple[str, ...] = ()
+    windows: Windows | None = None
 
 
 def check_target(path: Path) -> None:
@@ -283,25 +286,20 @@ def replace_pages(path: Path, pages: Mapping[str, str]) -> None:
 
 def run_graph(contents: RunContents) -> onnx.ModelProto:
     """Backbone and model in one graph: uint8 images (N, H, W, 3) in; features and the outputs of the task out."""
-    import onnx
+    manifest, backbone, windows = contents.manifest, contents.backbone, contents.windows
+    task, size = task_named(manifest.task), manifest.preprocessing.size
 
-    manifest = contents.manifest
-    path = map_network(contents.backbone)[0] if contents.maps else contents.backbone.network
-    network = onnx.load(str(path), load_external_data=False)
-    graph = OnnxGraph()
-    values = graph.graft(network, feed={"images": "images"})
-    graph.node("Identity", values["features"], output=FEATURES)
-    maps = {name: values[name] for name in contents.maps if not name.startswith(MIRRORED)}
-    if len(maps) < len(contents.maps):
-        turned = graph.graft(network, feed={"images": graph.mirror_image("images", axis=2)})
-        maps |= {name: turned[name.removeprefix(MIRRORED)] for name in contents.maps if name.startswith(MIRRORED)}
-        graph.share()
-    task_named(manifest.task).write_onnx(graph, contents.model, FEATURES, manifest.state, maps=maps)
-    size = manifest.preprocessing.size
+    def write(graph: OnnxGraph, maps: Mapping[str, str]) -> None:
+        task.write_onnx(graph, contents.model, FEATURES, manifest.state, maps=maps)
+
+    graph = graph_on_maps(backbone, contents.maps, write)
     outputs: dict[str, Any] = {output.name: (np.float32, ("N", *output.shape)) for output in manifest.outputs}
+    outputs = {FEATURES: (np.float32, ("N", backbone.dim)), **outputs}
+    if windows is not None:
+        graph = through_windows(graph, windows, {name: contents.model.shape for name in outputs if name != FEATURES}, features=backbone.dim)
     return graph.model(
         inputs={"images": (np.uint8, ("N", size, size, 3))},
-        outputs={FEATURES: (np.float32, ("N", contents.backbone.dim)), **outputs},
+        outputs=outputs,
         metadata={
             "task": json.dumps(manifest.task),
             **{name: json.dumps(value, ensure_ascii=False) for name, value in plain(manifest.state).items()},

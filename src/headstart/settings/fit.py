@@ -130,6 +130,10 @@ class FitSettings(ListOptions):
         None, "Decoder of masks: light, unet or deeplabv3plus.", one_of("light", "unet", "deeplabv3plus"), metavar="NAME", shown="light",
         details="`light` is small and quick on stored maps; the others are as in their papers (Ronneberger et al. 2015; Chen et al. 2018).",
     )  # fmt: skip
+    windows: int = option(
+        1, "Of masks: see each image through N x N overlapping windows, each at the image size.", whole(1, 8), metavar="N",
+        details="For large images with small things. 1 sees the whole image at once.",
+    )  # fmt: skip
     map: str = option(
         "none", "Map the features before the head: none, linear, kernel, deep or auto.", one_of(*MAPS), metavar="KIND",
         details="Principal components, linear discriminants, a learned projection; Nyström or random Fourier features; the hidden layer of "

@@ -282,6 +282,8 @@ class Task(ABC):
         """The settings of a fit with what this task needs where they leave it open; ParameterError for those that do not suit it."""
         if given.architecture is not None:
             raise ParameterError(f"{setting('architecture', given.architecture)} is for masks, not for the task {self.name}: leave it out.")
+        if given.windows != 1:
+            raise ParameterError(f"{setting('windows', given.windows)} is for masks, not for the task {self.name}: leave it out.")
         if (plan := given.fine_tuning) is not None and plan.closed_form:
             raise ParameterError(
                 f"{', '.join(plan.changed())}: for training, and with --strategy probe nothing is trained: the head is fitted in closed "

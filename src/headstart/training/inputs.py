@@ -20,9 +20,12 @@ from headstart.backbones.stages import Layout
 from headstart.engine import Engine, ahead, available_cores
 from headstart.errors import DataError, ImageError, RunError
 from headstart.features import Images
+from headstart.features.stage_maps import part_of
+from headstart.features.windows import window_view
 from headstart.files import is_full, replacing
 from headstart.modalities.image import Preprocessing, image_name, quiet_decoding, source_bytes
-from headstart.modalities.image.augment import Augmentation, Mixing
+from headstart.modalities.image.augment import NONE, Augmentation, Mixing
+from headstart.pixels.windows import Windows
 from headstart.training.job import Rows, TrainingJob
 
 DECODED_BYTES = 1 << 30
@@ -36,13 +39,22 @@ Uint8 = npt.NDArray[np.uint8]
 
 
 class Pixels:
-    """Decoded images by their number, as in testing, and as augmented views for training; at most `memory` bytes of them are held."""
+    """Decoded images by their number, as in testing, and as augmented views for training; at most `memory` bytes of them are held.
 
-    def __init__(self, images: Images, *, preprocessing: Preprocessing, augmentation: Augmentation, seed: int, memory: int) -> None:
+    Where images are seen through `windows`, every view is a window, and so is what stands for an image as in testing.
+    """
+
+    def __init__(
+        self, images: Images, *, preprocessing: Preprocessing, augmentation: Augmentation, seed: int, memory: int,
+        windows: Windows | None = None,
+    ) -> None:  # fmt: skip
         self._images, self._preprocessing, self._augmentation, self._seed = images, preprocessing, augmentation, seed
         # A random crop is taken out of the whole image and not out of the part that testing would see.
         share = preprocessing.crop if augmentation.crop < 1 else 1.0
         self._larger = replace(preprocessing, size=round(preprocessing.size / share), crop=1.0) if share < 1 else preprocessing
+        self._windows = windows
+        if windows is not None:
+            self._larger = replace(preprocessing, size=windows.square)
         self._decoded: dict[int, Uint8] = {}
         self._room = memory // (self._larger.size**2 * 3)
 
@@ -54,25 +66,39 @@ class Pixels:
     @property
     def augmented(self) -> bool:
         """Whether views differ from the images as in testing."""
-        return not self._augmentation.still
+        return self._windows is not None or not self._augmentation.still
 
     def plain(self, index: int) -> Uint8:
         """uint8 (size, size, 3), as in testing."""
+        if self._windows is not None:
+            return self._window(index, NONE, 0)
         found = self._decoded.get(index) if self._larger is self._preprocessing else None
         return self._decode(index, self._preprocessing) if found is None else found
 
     def view(self, index: int, number: int) -> Uint8:
         """View `number` of an image, uint8 (size, size, 3)."""
-        pixels = self._decoded.get(index)
-        if pixels is None:
-            pixels = self._decode(index, self._larger)
-            if len(self._decoded) < self._room:
-                self._decoded[index] = pixels
+        if self._windows is not None:
+            return self._window(index, self._augmentation, number)
+        pixels = self._of_views(index)
         if self._augmentation.still:
             return pixels
         size, keys = self._preprocessing.size, np.array([index])
         made: Uint8 = self._augmentation.views(pixels[None], size=size, keys=keys, seed=self._seed, view=number)[0]
         return made
+
+    def _window(self, index: int, augmentation: Augmentation, number: int) -> Uint8:
+        assert self._windows is not None
+        view = window_view(augmentation, self._windows, key=index, seed=self._seed, view=number)
+        return part_of(self._of_views(index), view, size=self._preprocessing.size)
+
+    def _of_views(self, index: int) -> Uint8:
+        """What views are made of."""
+        pixels = self._decoded.get(index)
+        if pixels is None:
+            pixels = self._decode(index, self._larger)
+            if len(self._decoded) < self._room:
+                self._decoded[index] = pixels
+        return pixels
 
     def _decode(self, index: int, preprocessing: Preprocessing) -> Uint8:
         source = self._images[index]

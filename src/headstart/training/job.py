@@ -20,6 +20,7 @@ from headstart.backbones import Backbone
 from headstart.errors import ParameterError
 from headstart.features import Images
 from headstart.modalities.image import Preprocessing
+from headstart.pixels.windows import Windows
 from headstart.progress import Listener
 from headstart.settings import FineTuning
 from headstart.training.checkpoint import CheckpointFolder
@@ -250,6 +251,7 @@ class TrainingJob(Resumable):
     train: Rows  # rows that are learned from
     validation: Rows = field(default_factory=lambda: np.empty(0, dtype=np.int64))  # rows that are scored after each epoch
     select_best: bool = True  # whether the best epoch is selected on the validation rows
+    windows: Windows | None = None  # through which images are seen
     stored: Rows | None = None  # rows of which views are stored, for another training too; by default those that are learned from
     deadline: float | None = None  # the moment, as `time.perf_counter` has it, after which no step is begun
     seed: int = 0  # of everything random

@@ -17,8 +17,10 @@ from headstart.data.masks import VOID, Masks
 from headstart.engine import available_cores
 from headstart.errors import ParameterError
 from headstart.features.stage_maps import PLAIN, StageMaps
-from headstart.modalities.image.augment import Augmentation, Mixing
+from headstart.features.windows import window_view
+from headstart.modalities.image.augment import NONE, Augmentation, Mixing
 from headstart.modalities.image.warp import View
+from headstart.pixels.windows import Windows
 from headstart.training.job import Rows, Validation
 
 LOSSES = ("cross_entropy", "focal", "dice", "lovasz")
@@ -139,16 +141,25 @@ class SmallMasks:
 
 
 class ViewedMasks:
-    """The masks of n inputs, held as squares of `fine` pixels, in any view of the augmentation of a training."""
+    """The masks of n inputs, held as squares of `fine` pixels, in any view of the augmentation of a training, through `windows`."""
 
-    def __init__(self, targets: Masks, side: int, *, fine: int, augmentation: Augmentation, seed: int) -> None:
-        self._side, self._augmentation, self._seed = side, augmentation, seed
+    def __init__(
+        self, targets: Masks, side: int, *, fine: int, augmentation: Augmentation, seed: int, windows: Windows | None = None
+    ) -> None:
+        self._side, self._augmentation, self._seed, self._windows = side, augmentation, seed, windows
         self.values = _in_threads(lambda index: shrunk(targets.read(index), fine), len(targets))
 
     def __call__(self, rows: Rows, view: int | None) -> Uint8:
         """Uint8 (m, side, side) of some inputs in a view, or as they are."""
-        drawn = [PLAIN if view is None else self._augmentation.view(key=row, seed=self._seed, view=view) for row in rows.tolist()]
+        drawn = [self._drawn(row, view) for row in rows.tolist()]
         return np.stack([shrunk(self.values[row], self._side, one) for row, one in zip(rows.tolist(), drawn, strict=True)])
+
+    def _drawn(self, row: int, view: int | None) -> View:
+        """As `headstart.training.inputs.Pixels` draws it."""
+        if self._windows is not None:
+            augmentation = NONE if view is None else self._augmentation
+            return window_view(augmentation, self._windows, key=row, seed=self._seed, view=view or 0)
+        return PLAIN if view is None else self._augmentation.view(key=row, seed=self._seed, view=view)
 
 
 def _in_threads(one: Callable[[int], Uint8], count: int) -> Uint8:

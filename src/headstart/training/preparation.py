@@ -116,8 +116,9 @@ class Preparation:
         """The part that runs in the loop (None: the head alone), its inputs, and an example of them."""
         images = noise(self.preprocessing.size, self.preprocessing.size, seed=4)
         pixels = Pixels(
-            self.job.images, preprocessing=self.preprocessing, augmentation=self.augmentation, seed=self.job.seed, memory=DECODED_BYTES
-        )
+            self.job.images, preprocessing=self.preprocessing, augmentation=self.augmentation, seed=self.job.seed, memory=DECODED_BYTES,
+            windows=self.job.windows,
+        )  # fmt: skip
         first = next((index for index, stage in enumerate(stages) if stage.name in trained), len(stages))
         front: Front | End | None = None
         tail: Tail | None = None
@@ -142,7 +143,7 @@ class Preparation:
         """Inputs that compute the frozen part once; None where the disk has no room for them."""
         job, folder, train = self.job, self.folder, len(self.rows)
         epochs = Schedule.of(self.plan, len(job.train)).epochs
-        asked = 0 if self.augmentation.still else self.plan.views or min(epochs, MOST_VIEWS)
+        asked = 0 if not pixels.augmented else self.plan.views or min(epochs, MOST_VIEWS)
         bytes_each = activation[0].numel() * 2
         views, size = affordable_views(asked, bytes_each=bytes_each, train=train, plain=len(job.validation), folder=folder)
         if views < 0:

@@ -20,7 +20,7 @@ from headstart.backbones.records import Stage
 from headstart.engine import torch_of_process
 from headstart.errors import HeadstartError, Interrupted
 from headstart.features import BackboneExtractor
-from headstart.features.extractor import Images
+from headstart.features.running import Images
 from headstart.matrix import FeatureMatrix, allocated, columns_of
 from headstart.modalities.image import Preprocessing
 from headstart.progress import Listener

@@ -312,6 +312,7 @@ def suited(given: FitSettings) -> FitSettings:
         ("--head", None if given.head == "auto" else given.head, "leave it out: the detector is chosen on good images"),
         ("--map", None if given.map == "none" else given.map, "leave it out"),
         ("--architecture", given.architecture, "leave it out"),
+        ("--windows", None if given.windows == 1 else given.windows, "show more of small defects with --backbone NAME@SIZE"),
         ("--fit-image", "crop" if given.fit_image == "crop" else None, "leave it out: a defect may lie at the edge of an image"),
     ):
         if value is not None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from headstart.data.masks import Masks
 from headstart.features.prepared import Prepared, trained, trained_folder
-from headstart.features.stage_maps import MapRequest, StageMaps
+from headstart.features.stage_maps import StageMaps
 from headstart.features.table import FeatureTable, taken
 from headstart.modalities.image.augment import Augmentation
 from headstart.settings import FineTuning
@@ -49,8 +49,10 @@ def learn_further(table: FeatureTable, context: LearningContext, probe: Learned)
     network, _ = fitted(table, train_rows[rows], plan_of(settings, len(rows)), replace(context, resumable=Resumable()))
     before = of_maps(network.decoder(), maps.take(train_rows[held]), targets.take(train_rows[held]))
     layers, mine, extractor = maps.layers, targets.take(train_rows), context.prepared.extractor
-    size = extractor.preprocessing.size
-    masks = ViewedMasks(mine, TARGET_SIDE * layers[0].height, fine=size, augmentation=Augmentation.parse(plan.augment), seed=settings.seed)
+    masks = ViewedMasks(
+        mine, TARGET_SIDE * layers[0].height, fine=extractor.square.size, augmentation=Augmentation.parse(plan.augment), seed=settings.seed,
+        windows=extractor.windows,
+    )  # fmt: skip
     job = TrainingJob(
         **vars(context.resumable or Resumable()), plan=plan,
         task=MaskTraining(
@@ -58,7 +60,7 @@ def learn_further(table: FeatureTable, context: LearningContext, probe: Learned)
             maps=tuple(layer.name for layer in layers),
         ),
         images=taken(table.dataset.images, train_rows), train=rows, validation=held, seed=settings.seed, listener=context.listener,
-        deadline=context.until,
+        deadline=context.until, windows=extractor.windows,
     )  # fmt: skip
     own = context.prepared.settings
     start = Pretrained(backbone=extractor.backbone, preprocessing=extractor.preprocessing, weights=own.weights, engine=own.engine)
@@ -93,7 +95,8 @@ def with_maps_of(prepared: Prepared, table: FeatureTable, context: LearningConte
     maps = table.maps
     assert maps is not None
     context.listener.stage("Extracting with the trained backbone")
-    request = MapRequest(tuple(layer.name for layer in maps.layers), min(2, maps.request.views), maps.request.draw)
+    views = min(2, maps.request.views) if maps.wholes is None else 0  # nothing more is learned from windows
+    request = replace(maps.request, views=views)
     listener = context.listener
     found = prepared.extract(table.dataset.images, progress=listener.progress, warn=listener.warn, maps=lambda layers: request)
     values = found.complete("a training")

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from headstart.audit import Finding
+from headstart.data.masks import VOID, Masks
+from headstart.pixels.windows import LARGEST, STEP, Windows
 from headstart.reliability import Reliability
 from headstart.reliability.novelty import Novelty
 from headstart.tasks.segmentation.learning import Halves
 from headstart.tasks.task import Judged, Learned, LearningContext
 
 _FEWEST = 50  # images that novelty needs
+_SMALL = 8.0  # px: the light decoder has a cell for every fourth
+_MOST_WINDOWS = 8
+_LOOKED_AT, _FINE, _SPECK = 24, 1024, 4  # masks, the side that they are brought to, and the pixels of a region that counts there
 _WRONG, _SPREADS = 0.5, 4.0
 
 
@@ -24,7 +31,50 @@ def judge(learned: Learned, context: LearningContext) -> Judged:
             seed=context.settings.seed,
         )  # fmt: skip
     findings = () if halves is None else tuple(wrong_masks(learned, halves))
-    return Judged(reliability=Reliability(novelty=novelty), findings=findings)
+    return Judged(reliability=Reliability(novelty=novelty), findings=(*findings, *small_objects(learned)))
+
+
+def small_objects(learned: Learned) -> list[Finding]:
+    """Where most of what is to be found is too small to be seen at the size of the network's input: which windows to see it through."""
+    extractor, targets = learned.prepared.extractor, learned.table.dataset.targets
+    assert isinstance(targets, Masks)
+    side, windows = extractor.preprocessing.size, extractor.windows
+    share = object_side(targets.take(learned.table.train))
+    seen = share * extractor.square.size
+    counts = range(2 if windows is None else windows.count + 1, _MOST_WINDOWS + 1)
+    if side % STEP or side < 2 * STEP or not 0 < seen < _SMALL:
+        return []
+    squares = {count: Windows(count, side).square for count in counts if side * count <= LARGEST}
+    enough = [count for count, square in squares.items() if share * square >= _SMALL]
+    if not squares:
+        return []
+    width, named = max(1, math.ceil(seen)), enough[0] if enough else max(squares)
+    message = (
+        f"Half of the objects in the training masks are less than {width} px wide as the network sees them, at {side} px: "
+        f"try --windows {named}."
+    )
+    return [Finding("small objects", "note", message, (), len(targets))]
+
+
+def object_side(masks: Masks) -> float:
+    """The median side of the connected regions of all classes but the most frequent one, as a share of the side of the image.
+
+    The side is that of a square of the region's area. A sample of the masks is looked at; 0 where they have no such region.
+    """
+    from scipy import ndimage
+
+    from headstart.training.masks import shrunk
+
+    most = int(masks.areas[:, : len(masks.classes)].sum(axis=0).argmax())
+    areas: list[int] = []
+    for index in np.unique(np.linspace(0, len(masks) - 1, _LOOKED_AT).astype(int)).tolist():
+        mask = shrunk(masks.read(index), _FINE)
+        for number in np.unique(mask).tolist():
+            if number not in (most, VOID):
+                found, _ = ndimage.label(mask == number)
+                areas += np.bincount(found.ravel())[1:].tolist()
+    known = [area for area in areas if area >= _SPECK]
+    return float(np.sqrt(np.median(known))) / _FINE if known else 0.0
 
 
 def wrong_masks(learned: Learned, halves: Halves) -> list[Finding]:

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import math
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from headstart.backbones.stage_maps import MapLayer
+from headstart.backbones.stage_maps import MIRRORED, MapLayer
 from headstart.data import Dataset
 from headstart.data.masks import Masks
 from headstart.data.split import folds
+from headstart.engine import Outputs
+from headstart.errors import ImageError
 from headstart.features.stage_maps import MIRROR, PLAIN, ChooseMaps, MapRequest, StageMaps
 from headstart.features.table import FeatureTable
-from headstart.heads.decoder import GraphDecoder, MapDecoder, one_of_each_size
-from headstart.matrix import blocks
+from headstart.features.windows import WholeImages, window_view
+from headstart.heads.decoder import GraphDecoder, MapDecoder, one_of_each_size, write_decoder
+from headstart.matrix import allocated, blocks
 from headstart.modalities.image.augment import Augmentation
 from headstart.modalities.image.warp import View
+from headstart.onnx_graph import OnnxGraph
+from headstart.pixels.windows import Windows
 from headstart.progress import Part
 from headstart.selection import Choice
 from headstart.settings import FineTuning, FitSettings
@@ -54,11 +62,16 @@ TARGET_SIDE = 2
 def maps_for(settings: FitSettings, dataset: Dataset) -> ChooseMaps:
     """The deepest map of each size, of every input and its mirror image; to learn from, also of random views.
 
-    There are as many views as have room in `ROOM`, at most as many as the plan has, by default `VIEWS`.
+    There are as many views as have room in `ROOM`, at most as many as the plan has, by default `VIEWS`. Through windows they are
+    random windows, by default `VIEWS` for each one of the grid.
     """
     size, tested = int(settings.backbone.rpartition("@")[2]), dataset.parts == "test"
-    plan, seed = plan_of(settings, len(dataset)), settings.seed
+    plan, seed, windows = plan_of(settings, len(dataset)), settings.seed, windows_of(settings)
     augmentation = Augmentation.parse(plan.augment)
+
+    def draw_window(index: int, number: int) -> View | None:
+        assert windows is not None
+        return None if tested[index] else window_view(augmentation, windows, key=index, seed=seed, view=number)
 
     def draw(index: int, number: int) -> View | None:
         if number == 0:
@@ -74,9 +87,17 @@ def maps_for(settings: FitSettings, dataset: Dataset) -> ChooseMaps:
             names = tuple(dict.fromkeys((names[0], *names[-2:])))
         each = 2 * sum(layer.size for layer in layers if layer.name in names)
         room = max(1, ROOM // (each * max(1, int((~tested).sum()))))
-        return MapRequest(names, 1 if augmentation.still else min(plan.views or VIEWS, room), draw)
+        if windows is None:
+            return MapRequest(names, 1 if augmentation.still else min(plan.views or VIEWS, room), draw)
+        views = plan.views or min(VIEWS * len(windows.places), plan.epochs or EPOCHS)
+        return MapRequest(names, min(views, room), draw_window, mirrored=bool(augmentation.flip))
 
     return choose
+
+
+def windows_of(settings: FitSettings) -> Windows | None:
+    """The windows that the settings ask for; None where the whole image is the input."""
+    return None if settings.windows == 1 else Windows(settings.windows, int(settings.backbone.rpartition("@")[2]))
 
 
 def plan_of(settings: FitSettings, images: int) -> FineTuning:
@@ -121,7 +142,12 @@ def probe(table: FeatureTable, context: LearningContext) -> Learned:
 def choice_of(decoder: Decoder, context: LearningContext, *, reason: str = "") -> Choice:
     """A decoder as the model of a fit."""
     title, layers = TITLES[context.settings.architecture or "light"], ", ".join(layer.name for layer in decoder.layers)
-    return Choice(estimator=decoder, evidence=(), out_of_sample=None, reason=reason, description=f"{title} on the maps of {layers}")
+    windows = windows_of(context.settings)
+    through = "" if windows is None else f", through {windows.count} x {windows.count} windows"
+    return Choice(
+        estimator=replace(decoder, windows=windows), evidence=(), out_of_sample=None, reason=reason,
+        description=f"{title} on the maps of {layers}{through}",
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,19 +173,20 @@ class Halves:
             return None
         short = replace(plan, steps=None, epochs=max(1, round(SHARE * (plan.epochs or EPOCHS))))
         alone = replace(context, resumable=Resumable())
-        found: list[dict[bool, npt.NDArray[np.float32]]] = []
+        kinds = (False, True) if maps.mirrored else (False,)
+        logits: list[npt.NDArray[np.float32]] = []
         parts = folds(targets.take(rows).strata, count=2, groups=table.groups_among(rows), seed=context.settings.seed)
         for number, held in enumerate(parts, 1):
             listener = Part(context.listener, f"half {number} of 2: ")
             network, _ = fitted(table, np.delete(rows, held), short, replace(alone, listener=listener))
-            decoder, some = network.decoder(), maps.take(rows[held])
-            found.append({False: apply(decoder, some)})
-            if maps.mirrored:
-                found[-1][True] = apply(replace(decoder, mirrored=True), some)
-        order = np.argsort(np.concatenate(parts))
-        truth = targets.take(rows[np.sort(np.concatenate(parts))])
-        logits = {kind: np.concatenate([one[kind] for one in found])[order] for kind in found[0]}
-        return cls(evaluate(logits[False], truth), evaluate(logits[True], truth) if True in logits else None)
+            decoders = [replace(network.decoder(), mirrored=kind) for kind in kinds]
+            some = applied(decoders, maps.take(rows[held]))
+            logits = logits or [allocated_logits(len(rows), one.shape[1:]) for one in some]
+            for whole, one in zip(logits, some, strict=True):
+                whole[held] = one
+        tested = np.sort(np.concatenate(parts))
+        plain, *mirrored = (evaluate([one[row] for row in tested.tolist()], targets.take(rows[tested])) for one in logits)
+        return cls(plain, mirrored[0] if mirrored else None)
 
     @property
     def gain(self) -> tuple[float, float]:
@@ -230,7 +257,7 @@ def tuned(table: FeatureTable, context: LearningContext, decoder: Decoder, histo
 
     extractor = context.prepared.extractor
     assert table.maps is not None
-    size, views = table.maps.values.nbytes / 1e6, plural(table.maps.request.views, "view")
+    size, views = table.maps.values.nbytes / 1e6, plural(table.maps.request.views, "view" if table.maps.wholes is None else "random window")
     stored = f"the maps of the frozen backbone were computed once, of {views} of each training image ({size:.0f} MB)"
     return FineTuned(
         backbone=extractor.backbone, preprocessing=extractor.preprocessing, head=decoder, history=history, predictions=None, stages=(),
@@ -239,7 +266,17 @@ def tuned(table: FeatureTable, context: LearningContext, decoder: Decoder, histo
 
 
 def apply(model: Decoder, maps: StageMaps) -> npt.NDArray[np.float32]:
-    """Logits, float32 (n, k, h, w), of inputs as they are; of a decoder that is mirrored the mean with those of the mirror images."""
+    """Logits of whole inputs, float32 (n, k, h, w), as a run gives them."""
+    return applied([model], maps)[0]
+
+
+def applied(models: Sequence[Decoder], maps: StageMaps) -> list[npt.NDArray[np.float32]]:
+    """Logits, float32 (n, k, h, w), by each of several decoders on the same maps."""
+    return [of_stored(model, maps) for model in models] if maps.wholes is None else of_wholes(models, maps.wholes, maps.rows)
+
+
+def of_stored(model: Decoder, maps: StageMaps) -> npt.NDArray[np.float32]:
+    """Logits of inputs as they are; of a decoder that is mirrored the mean with those of the mirror images."""
     found, parts = np.zeros((len(maps), *model.shape), np.float32), list(blocks(len(maps), 8))
     for view in (0, 1) if model.mirrored else (0,):
 
@@ -249,6 +286,41 @@ def apply(model: Decoder, maps: StageMaps) -> npt.NDArray[np.float32]:
         for part, logits in zip(parts, model(batches()), strict=True):
             found[part] += (logits[..., ::-1] if view else logits) / (2 if model.mirrored else 1)
     return found
+
+
+def of_wholes(models: Sequence[Decoder], wholes: WholeImages, rows: npt.NDArray[np.int64]) -> list[npt.NDArray[np.float32]]:
+    """Logits of whole images that are seen through windows. ImageError where one cannot be read any more."""
+    found = [allocated_logits(len(rows), wholes.windows.shape(model.shape)) for model in models]
+    for row, outputs in enumerate(through_windows(models, wholes, rows)):
+        if isinstance(outputs, ImageError):
+            raise outputs
+        for logits, output in zip(found, outputs, strict=True):
+            logits[row] = output
+    return found
+
+
+def through_windows(models: Sequence[Decoder], wholes: WholeImages, rows: npt.NDArray[np.int64]) -> Iterator[Outputs | ImageError]:
+    """Logits, float32 (k, H, W), of each whole image by each of several decoders, or why it cannot be read."""
+    shapes = {f"logits{number}": model.shape for number, model in enumerate(models)}
+    layers = dict.fromkeys(name for model in models for name in map_names(model))
+
+    def write(graph: OnnxGraph, maps: Mapping[str, str]) -> None:
+        for name, model in zip(shapes, models, strict=True):
+            write_decoder(graph, model, maps, output=name)
+        graph.share()
+
+    return wholes(rows, tuple(layers), write, shapes)
+
+
+def allocated_logits(rows: int, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """Room for logits (rows, k, h, w), which the system can page out where there is much of it: those of windows are large."""
+    return allocated(rows, math.prod(shape), folder=Path(tempfile.gettempdir())).reshape(rows, *shape)
+
+
+def map_names(model: Decoder) -> tuple[str, ...]:
+    """The layers whose maps a decoder takes; those of the mirror image begin with `MIRRORED`."""
+    names = tuple(layer.name for layer in model.layers)
+    return (*names, *(f"{MIRRORED}{name}" for name in names)) if model.mirrored else names
 
 
 def gain(after: SegmentationEvaluation, before: SegmentationEvaluation) -> tuple[float, float]:

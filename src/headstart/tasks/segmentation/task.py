@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from headstart.backbones.stage_maps import MIRRORED
 from headstart.data.annotations import LABEL, MASK, Annotations
 from headstart.data.masks import Masks, masks_of
 from headstart.errors import DataError, ParameterError, setting
 from headstart.modalities.image.augment import Augmentation
 from headstart.onnx_graph import OnnxGraph
 from headstart.pixels.pictures import hex_colour
+from headstart.pixels.windows import Windows
 from headstart.records import Column, Record
 from headstart.sections import Card, Matrix, TaskReport
 from headstart.tasks.segmentation.coco import FORMS, coco_document
@@ -65,10 +65,12 @@ class Segmentation(Task):
         return masks_of(array, state["classes"])
 
     def state(self, targets: Targets, model: Any = None) -> dict[str, Any]:
-        return {"classes": list(targets.classes), "shape": list(model.shape)}
+        windows = model.windows
+        seen = {"shape": list(model.shape)} if windows is None else {"shape": list(windows.shape(model.shape)), "windows": windows.count}
+        return {"classes": list(targets.classes), **seen}
 
     def settings(self, given: FitSettings) -> FitSettings:
-        """The whole image, squashed to a square: every pixel has a class. By default one of `SIZE` pixels."""
+        """The whole image, squashed to a square: every pixel has a class. By default one of `SIZE` pixels, or several windows of that."""
         for name, value in (("budget", given.budget), ("adapt_to", given.adapt_to), ("folds", given.folds or None)):
             if value is not None:
                 raise ParameterError(f"{setting(name, value)} is not for the task {self.name} yet: leave it out.")
@@ -79,6 +81,8 @@ class Segmentation(Task):
             raise ParameterError(f"{setting('fit_image', 'crop')} would leave pixels at the edge without a class: leave it out.")
         size = None if given.fine_tuning is None else given.fine_tuning.image_size
         backbone = given.backbone if "@" in given.backbone and size is None else f"{given.backbone.partition('@')[0]}@{size or SIZE}"
+        if given.windows != 1 and (side := backbone.rpartition("@")[2]).isdecimal():
+            Windows(given.windows, int(side))
         return replace(given, fit_image="squash", backbone=backbone)
 
     def maps(self, settings: FitSettings, dataset: Dataset) -> ChooseMaps:
@@ -87,8 +91,9 @@ class Segmentation(Task):
         return maps_for(settings, dataset)
 
     def maps_taken(self, model: Any) -> tuple[str, ...]:
-        names = tuple(layer.name for layer in model.layers)
-        return (*names, *(f"{MIRRORED}{name}" for name in names)) if model.mirrored else names
+        from headstart.tasks.segmentation.learning import map_names
+
+        return map_names(model)
 
     def check(self, dataset: Dataset, settings: FitSettings) -> None:
         """There must be two classes, each with a pixel in a training image; and a training must be one that there is."""
