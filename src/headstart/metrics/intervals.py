@@ -69,6 +69,21 @@ def mean_accuracy_interval(correct: Bools, known: Bools) -> tuple[float, float]:
     return share_interval(mean, effective)
 
 
+def percentile_interval(values: Floats, value: float, images: int) -> tuple[float, float]:
+    """The middle 95 % of the values (b,) of a score in resamples; nan where the score itself, `value`, or all of them are undefined.
+
+    Where all are the same, Wilson's interval of a share of so many images: that nothing is wrong with the images at hand does not mean that
+    nothing will be with the next.
+    """
+    values = values[~np.isnan(values)]
+    if not len(values) or math.isnan(value):
+        return math.nan, math.nan
+    if np.ptp(values) <= 1e-9 * max(1.0, float(np.abs(values).max())):
+        return share_interval(value, images)
+    low, high = np.percentile(values, [2.5, 97.5])
+    return float(low), float(high)
+
+
 @dataclass(frozen=True)
 class BootstrapIntervals:
     """Percentile intervals (low, high) of several scores by name, all from the same resamples.

@@ -187,18 +187,19 @@ def roc_curve(positive: Bools, scores: Scores) -> tuple[Floats, Floats, Floats]:
     return _rates(misses[bends]), _rates(hits[bends]), thresholds[bends]
 
 
-def precision_recall_curve(positive: Bools, scores: Scores) -> tuple[Floats, Floats, Floats]:
+def precision_recall_curve(positive: Bools, scores: Scores, *, positives: int | None = None) -> tuple[Floats, Floats, Floats]:
     """Precision, recall and thresholds of vectors (n,), float64 (m,), from (precision 1, recall 0) at threshold infinity downwards.
 
     One point for each distinct score, highest first; of a run of points of the same recall only the first and the last are kept, as those
-    between them lie on their line. The area under its steps is the average precision. Recall without positives is nan.
+    between them lie on their line. The area under its steps is the average precision. Recall without positives is nan. `positives` is how
+    many there are in all, where some of them have no score.
     """
     hits, misses, thresholds = at_thresholds(positive, scores)
     precision = np.append(1.0, hits[1:] / (hits + misses)[1:])
     inside = np.diff(hits) == 0
     inside &= np.append(inside[1:], False)  # neither it nor the next one gains recall
     kept = np.append(True, ~inside)
-    return precision[kept], _rates(hits)[kept], thresholds[kept]
+    return precision[kept], _rates(hits, positives)[kept], thresholds[kept]
 
 
 def defined_mean(values: Floats) -> float:
@@ -232,8 +233,9 @@ def _columns(positive: Bools, scores: Scores) -> tuple[Bools, Scores]:
     return (positive[:, None], scores[:, None]) if positive.ndim == 1 else (positive, scores)
 
 
-def _rates(counts: NDArray[np.int64]) -> Floats:
-    return counts / counts[-1] if counts[-1] else np.full(len(counts), np.nan)
+def _rates(counts: NDArray[np.int64], total: int | None = None) -> Floats:
+    total = counts[-1] if total is None else total
+    return counts / total if total else np.full(len(counts), np.nan)
 
 
 @dataclass(frozen=True, eq=False)

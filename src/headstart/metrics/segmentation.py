@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headstart.errors import ParameterError
-from headstart.metrics.intervals import REPLICATES, resamples, share_interval
+from headstart.metrics.intervals import REPLICATES, percentile_interval, resamples
 from headstart.metrics.scores import Floats, ratio
 
 TOLERANCE = 0.0075
@@ -285,8 +285,8 @@ def segmentation_intervals(statistics: ImageStatistics, *, replicates: int = REP
     scores = segmentation_scores(statistics)
     iou = together.pop("iou", np.full((1, k), np.nan))
     return SegmentationIntervals(
-        {name: _interval(values, scores.means[name], n) for name, values in together.items()},
-        np.array([_interval(iou[:, index], float(scores.iou[index]), n) for index in range(k)]).reshape(k, 2), replicates, seed,
+        {name: percentile_interval(values, scores.means[name], n) for name, values in together.items()},
+        np.array([percentile_interval(iou[:, index], float(scores.iou[index]), n) for index in range(k)]).reshape(k, 2), replicates, seed,
     )  # fmt: skip
 
 
@@ -298,16 +298,6 @@ def _resampled(counts: Floats, edges: Floats) -> dict[str, Floats]:
         "iou": iou, "mean_iou": _means(iou), "mean_dice": _means(dice), "boundary_f1": _means(_divided(edges[:, 0], edges[:, 1])),
         "pixel_accuracy": ratio(hits.sum(axis=1), true.sum(axis=1)),
     }  # fmt: skip
-
-
-def _interval(values: Floats, value: float, images: int) -> tuple[float, float]:
-    values = values[~np.isnan(values)]
-    if not len(values) or math.isnan(value):
-        return math.nan, math.nan
-    if np.ptp(values) <= 1e-9 * max(1.0, float(np.abs(values).max())):
-        return share_interval(value, images)
-    low, high = np.percentile(values, [2.5, 97.5])
-    return float(low), float(high)
 
 
 def _divided(above: Floats, below: Floats) -> Floats:
