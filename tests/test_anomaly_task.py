@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file, save_file
 from scipy.stats import binom
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
@@ -32,6 +34,7 @@ from headstart.tasks.anomaly.learning import AnomalyModel, choose_maps, suited
 from headstart.tasks.anomaly.predictions import AnomalyPredictions, edges, records
 from headstart.tasks.anomaly.synthetic import cut_paste, mirrored, views
 from headstart.tasks.anomaly.task import AnomalyDetection
+from sealed import seal
 
 pytestmark = pytest.mark.cards
 RANDOM = np.random.default_rng(0)
@@ -187,6 +190,47 @@ def test_an_explanation_is_the_map_itself(cli: Callable[..., SimpleNamespace], f
     assert done.out == f"{path}  {expected.line(0)}  why/003.jpg\n"
     assert "missing.png: cannot be read" in done.err
     assert "Heat maps are for runs whose outputs are classes" in cli("explain", fitted.path, path, "--class", "good").err
+
+
+def test_the_list_of_a_run_has_labels_and_masks(fitted: Run) -> None:
+    found = evaluate_run(fitted, fitted.path / "split.csv", part="test")
+    again, first = found.evaluation, fitted.test_evaluation()
+    assert isinstance(again, AnomalyEvaluation)
+    assert isinstance(first, AnomalyEvaluation)
+    assert (again.good, again.defects) == (6, 8)
+    assert again.pixels is not None
+    assert first.pixels is not None
+    assert again.pixels.roc_auc == pytest.approx(first.pixels.roc_auc, abs=2e-3)
+    assert (again.pixels.images, again.pixels.defects) == (first.pixels.images, first.pixels.defects)
+
+
+def test_runs_are_compared(cli: Callable[..., SimpleNamespace], fitted: Run, tmp_path: Path) -> None:
+    other = shutil.copytree(fitted.path, tmp_path / "other")
+    arrays = load_file(other / "evaluation.safetensors")
+    arrays["score"] = np.random.default_rng(1).normal(size=14) - arrays["targets"]
+    save_file(arrays, other / "evaluation.safetensors")
+    seal(other, json.loads((other / "manifest.json").read_text("utf-8")))
+    done = cli("compare", fitted.path, other)
+    assert done.code == 0, done.err
+    lines = done.out.splitlines()
+    assert lines[0] == "14 images that both runs were tested on"
+    assert " ".join(lines[1].split()) == "run backbone AUROC 95 % interval false alarms defects found pixel AUROC AUPRO"
+    assert lines[-1].startswith("tiles is better than other: AUROC +0.")
+    assert "right decisions +" in lines[-1]
+    arrays["score"][0] = np.nan
+    save_file(arrays, other / "evaluation.safetensors")
+    seal(other, json.loads((other / "manifest.json").read_text("utf-8")))
+    done = cli("compare", fitted.path, other)
+    assert done.code == 2
+    assert "damaged: scores (14,) of 14 images" in done.err
+
+
+def test_runs_without_test_images_are_not_compared(cli: Callable[..., SimpleNamespace], flat: Path, cache: Path) -> None:
+    fit(flat, out="one", settings=FitSettings(task="anomaly", backbone="lite0@96", cache=cache))
+    shutil.copytree("one", "two")
+    done = cli("compare", "one", "two")
+    assert done.code == 2
+    assert "one: was not tested on any image, so there is nothing to compare" in done.err
 
 
 def test_the_service_answers_with_scores_and_outlines(fitted: Run, tiles: Path) -> None:

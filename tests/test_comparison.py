@@ -16,21 +16,14 @@ from safetensors.numpy import save_file
 from headstart import FitSettings, fit
 from headstart.errors import DataError, ParameterError, RunError
 from headstart.evaluate import compare_runs, read_compared
-from headstart.files import WRITTEN, file_digest
+from headstart.files import WRITTEN
 from headstart.metrics import auc_difference, paired_difference
+from headstart.metrics.differences import Difference
 from headstart.modalities.image import Preprocessing
-from headstart.run.manifest import digest_of as manifest_digest
+from sealed import seal
 
 Cli = Callable[..., Any]
 ANIMALS = ("cat", "dog", "hare")
-
-
-def seal(folder: Path, entries: dict[str, Any]) -> None:
-    """Write the manifest with the digests of the files that are there."""
-    files = {file.name: file_digest(file) for file in sorted(folder.iterdir()) if file.name != "manifest.json"}
-    manifest = {**entries, "files": files}
-    manifest.pop("digest", None)
-    (folder / "manifest.json").write_text(json.dumps({**manifest, "digest": manifest_digest(manifest)}), encoding="utf-8")
 
 
 def saved(
@@ -74,12 +67,11 @@ def test_the_figures_are_those_of_the_metrics(two: tuple[Path, Path]) -> None:
     (pair,) = found.pairs
     (old, targets), (new, _) = answers(1, skill=1.0), answers(2, skill=2.5)
     expected = paired_difference(old.argmax(axis=1) == targets, new.argmax(axis=1) == targets)
-    assert pair.accuracy == expected
-    assert pair.accuracy_p == expected.p_value  # one pair: nothing to correct
+    assert pair.headline == Difference.of_accuracy(expected)
+    assert pair.p_values[0] == expected.p_value  # one pair: nothing to correct
     chances = [np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True) for logits in (old, new)]
     areas = auc_difference(np.eye(3, dtype=bool)[targets], *chances)
-    assert pair.auc is not None
-    assert (pair.auc.value, pair.auc.p_value) == pytest.approx((areas.value, areas.p_value), abs=1e-6)
+    assert (pair.of("roc_auc").value, pair.of("roc_auc").p_value) == pytest.approx((areas.value, areas.p_value), abs=1e-6)
     assert [run.evaluation.accuracy for run in found.runs] == [(logits.argmax(axis=1) == targets).mean() for logits in (old, new)]
     assert found.best.name == "new"
 
@@ -90,8 +82,9 @@ def test_the_better_one_is_named_whichever_comes_first(two: tuple[Path, Path]) -
     assert forth.summary().startswith("new is better than old: accuracy +")
     pair = forth.pairs[0]
     again = pair.reversed().reversed()
-    assert (again.first, again.second, again.accuracy, again.auc) == (pair.first, pair.second, pair.accuracy, pair.auc)
-    assert f"It alone is right on {pair.accuracy.second_only} images, the other alone on {pair.accuracy.first_only}." in forth.summary()
+    assert (again.first, again.second, again.differences) == (pair.first, pair.second, pair.differences)
+    assert pair.headline.wins is not None
+    assert f"It alone is right on {pair.headline.wins[1]} images, the other alone on {pair.headline.wins[0]}." in forth.summary()
     assert "ROC-AUC +0." in forth.summary()
 
 
@@ -108,14 +101,13 @@ def test_images_are_matched_by_content_and_classes_by_name(two: tuple[Path, Path
     )
     found = compare_runs([two[1], mixed])
     pair = found.pairs[0]
-    assert (pair.accuracy.first_only, pair.accuracy.second_only, pair.accuracy_p) == (0, 0, 1.0)
-    assert pair.auc is not None
-    assert pair.auc.value == pytest.approx(0, abs=1e-12)
+    assert (pair.headline.wins, pair.p_values[0]) == ((0, 0), 1.0)
+    assert pair.of("roc_auc").value == pytest.approx(0, abs=1e-12)
     assert found.runs[0].evaluation.confusion is not None
     assert np.array_equal(found.runs[0].evaluation.confusion, found.runs[1].evaluation.confusion)
     assert found.summary().startswith("No difference between new and mixed is shown: accuracy +0.0 points")
     old, again = compare_runs([two[0], two[1]]).pairs[0], compare_runs([two[0], mixed]).pairs[0]
-    assert old.accuracy == again.accuracy
+    assert old.headline == again.headline
 
 
 def test_only_shared_images_count_and_that_is_said(two: tuple[Path, Path], tmp_path: Path) -> None:
@@ -125,7 +117,7 @@ def test_only_shared_images_count_and_that_is_said(two: tuple[Path, Path], tmp_p
     assert found.images == 100
     old = answers(1)[0][50:150]
     expected = paired_difference(old.argmax(axis=1) == targets[50:150], better[50:150].argmax(axis=1) == targets[50:150])
-    assert found.pairs[0].accuracy == expected
+    assert found.pairs[0].headline == Difference.of_accuracy(expected)
     assert found.notes == ("Only images that both runs were tested on count, each once: 100. Test images of each: old 200 and part 100.",)
 
 
@@ -137,7 +129,7 @@ def test_an_image_that_a_run_has_twice_counts_once(two: tuple[Path, Path], tmp_p
     double = saved(tmp_path / "double", logits, targets[rows], rows)
     found = compare_runs([two[0], double])
     assert found.images == 200
-    assert found.pairs[0].accuracy == compare_runs(two).pairs[0].accuracy
+    assert found.pairs[0].headline == compare_runs(two).pairs[0].headline
 
 
 def test_images_with_different_labels_are_left_out(two: tuple[Path, Path], tmp_path: Path) -> None:
@@ -159,7 +151,7 @@ def test_several_labels(tmp_path: Path) -> None:
     runs = [saved(tmp_path / name, values, targets, range(150)) for name, values in zip("ab", logits, strict=True)]
     found = compare_runs(runs)
     right = [((values > 0) == targets).all(axis=1) for values in logits]
-    assert found.pairs[0].accuracy == paired_difference(*right)
+    assert found.pairs[0].headline == Difference.of_accuracy(paired_difference(*right))
     assert found.summary().startswith("b is better than a: ")
     chances = read_compared(runs[0])[0].evaluation.outcome.probabilities
     assert chances == pytest.approx(1 / (1 + np.exp(-logits[0])), abs=1e-6)
@@ -169,8 +161,8 @@ def test_p_values_of_several_pairs_are_corrected(two: tuple[Path, Path], tmp_pat
     logits, targets = answers(3, skill=1.4)
     third = saved(tmp_path / "third", logits, targets, range(200))
     found = compare_runs([*two, third])
-    raw = sorted(pair.accuracy.p_value for pair in found.pairs)
-    corrected = sorted(pair.accuracy_p for pair in found.pairs)
+    raw = sorted(pair.headline.p_value for pair in found.pairs)
+    corrected = sorted(pair.p_values[0] for pair in found.pairs)
     assert corrected == pytest.approx(
         [min(1, 3 * raw[0]), min(1, max(3 * raw[0], 2 * raw[1])), min(1, max(2 * raw[1], raw[2], 3 * raw[0]))]
     )
@@ -209,7 +201,7 @@ def test_where_nothing_can_be_told_nothing_is_claimed(tmp_path: Path) -> None:
     assert "ROC-AUC" not in found.summary()
     assert found.to_dict()["pairs"][0]["roc_auc"]["interval"] is None
     only = [saved(tmp_path / name, perfect[:2], np.array([0, 0]), range(2), classes=("a", "b")) for name in ("cats", "cats again")]
-    assert compare_runs(only).pairs[0].auc is None
+    assert math.isnan(compare_runs(only).pairs[0].of("roc_auc").value)
     assert json.loads(json.dumps(compare_runs(only).to_dict(), allow_nan=False))["pairs"][0]["roc_auc"] is None
 
 
@@ -231,7 +223,7 @@ def test_compare_prints_a_table_and_a_verdict(cli: Cli, two: tuple[Path, Path]) 
     data = json.loads(Path("comparison.json").read_text(encoding="utf-8"))
     assert data == {**json.loads(json.dumps(found.to_dict())), "about": WRITTEN}
     assert data["best"] == "new"
-    assert data["pairs"][0]["accuracy"]["difference"] == pytest.approx(found.pairs[0].accuracy.value)
+    assert data["pairs"][0]["accuracy"]["difference"] == pytest.approx(found.pairs[0].headline.value)
     assert cli("compare", *two, "-q").out == found.summary() + "\n"
 
 
@@ -297,11 +289,11 @@ def test_runs_of_an_earlier_version_are_named(two: tuple[Path, Path]) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"logits": np.zeros((200, 2), np.float32)}, r"damaged \(logits \(200, 2\), digests \(200, 32\)\)"),
-        ({"logits": np.full((200, 3), math.nan, np.float32)}, "damaged"),
-        ({"digests": np.zeros((200, 16), np.uint8)}, r"digests \(200, 16\)"),
-        ({"targets": np.full(200, 3)}, "damaged .its targets do not fit its 3 classes"),
-        ({"targets": np.zeros(199, np.int64)}, "targets do not fit"),
+        ({"logits": np.zeros((200, 2), np.float32)}, r"damaged: probabilities must have the shape \(images, 3\).*got \(200, 2\)"),
+        ({"logits": np.full((200, 3), math.nan, np.float32)}, "damaged: probabilities must lie between 0 and 1"),
+        ({"digests": np.zeros((200, 16), np.uint8)}, r"damaged: digests \(200, 16\) of 200 images"),
+        ({"targets": np.full(200, 3)}, "damaged: .*3"),
+        ({"targets": np.zeros(199, np.int64)}, r"damaged: targets must be integers of the shape \(200,\)"),
         ({"targets": np.zeros((200, 3), bool)}, "targets do not fit"),
         ({"targets": None}, "damaged: 'targets' is missing"),
     ],

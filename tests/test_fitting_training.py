@@ -23,6 +23,7 @@ from headstart.features import BackboneExtractor
 from headstart.features.table import FeatureTable, groups_of
 from headstart.files import cache_folder
 from headstart.metrics import paired_difference
+from headstart.metrics.differences import Difference
 from headstart.modalities.image.augment import Augmentation
 from headstart.pipeline import augmentation_sheet, settings_to_resume
 from headstart.pipeline.resuming import check_resumable, checkpoints_of, resumable_or_removed
@@ -104,10 +105,10 @@ def test_the_manifest_tells_of_the_training(fitted: FitResult, run: Path) -> Non
     targets = fitted.dataset.targets.array[part]
     before = probe.test.outcome.predicted == targets
     after = fitted.test.outcome.predicted == targets
-    assert probe.gain == paired_difference(after, before)
+    assert probe.gain == Difference.of_accuracy(paired_difference(after, before))
     assert training["probe"]["gain"] == probe.gain.value == pytest.approx(fitted.test.accuracy - probe.test.accuracy)
     assert training["probe"]["accuracy"] == before.mean()
-    assert training["probe"]["auc_gain"] == pytest.approx(fitted.test.scores["roc_auc"] - probe.test.scores["roc_auc"])
+    assert training["probe"]["roc_auc_gain"] == pytest.approx(fitted.test.scores["roc_auc"] - probe.test.scores["roc_auc"])
 
 
 @pytest.mark.torch

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from headstart.data import VOID, ListOptions, read_dataset
+from headstart.data import VOID, Defects, ListOptions, read_annotations, read_dataset
 from headstart.data.class_lists import VOC_NAMES
 from headstart.data.mask_names import role_of
 from headstart.errors import DataError
 from headstart.progress import Warned
+from headstart.tasks import recognise
 from made_masks import BLOCKS, masks_in, pair, photo, write
 
 INSIDE = (BLOCKS == 2).astype(np.uint8)
@@ -307,6 +308,36 @@ def test_lists_of_pairs_with_parts_and_groups(tmp_path: Path) -> None:
     assert data.parts.tolist() == ["train", "test"]
     assert data.groups.tolist() == ["x", "y"]
     assert warned(data.notes) == ["Left out 1 image without a mask: photos/c.jpg."]
+
+
+def test_a_list_with_masks_and_labels_for_all_is_one_of_masks(tmp_path: Path) -> None:
+    path = listed(tmp_path, "path,mask,diagnosis\nphotos/a.jpg,drawn/a.png,ill\nphotos/b.jpg,drawn/b.png,well\n")
+    assert len(masks_in(read_dataset(path))) == 2
+    found = read_annotations(path)
+    task, reason = recognise(found)
+    assert task.name == "segmentation"
+    assert reason == (
+        "masks, from the column 'mask' of pairs.csv; --task classification learns the labels, from the column 'diagnosis' of pairs.csv"
+    )
+    labels = recognise(found, "classification")[0].read_targets(found)
+    assert (labels.classes, labels.array.tolist()) == (("ill", "well"), [0, 1])
+    assert read_dataset(path, lists=ListOptions(labels=("diagnosis",))).classes == ("ill", "well")
+
+
+def test_a_list_with_masks_for_some_is_one_of_labels_that_says_so(tmp_path: Path) -> None:
+    text = "path,label,mask,split\nphotos/a.jpg,good,,train\nphotos/b.jpg,good,,test\nphotos/c.jpg,bent,drawn/c.png,test\n"
+    path = listed(tmp_path, text)
+    found = read_annotations(path)
+    task, reason = recognise(found)
+    assert task.name == "classification"
+    assert reason.endswith("; the masks of 1 of 3 images are left aside, and --task anomaly takes both")
+    defects = recognise(found, "anomaly")[0].read_targets(found)
+    assert isinstance(defects, Defects)
+    assert defects.kinds == ("good", "good", "bent")
+    assert [defects.masks[row] is not None for row in range(3)] == [False, False, True]
+    assert np.array_equal(defects.defective(2)[0], (BLOCKS > 0) & (BLOCKS != VOID))
+    with pytest.raises(DataError, match=r"photos/a\.jpg has two labels: good and bent\. Keep one of the rows"):
+        read_annotations(listed(tmp_path, text + "photos/a.jpg,bent,,train\n"))
 
 
 def test_a_column_of_masks_may_be_named(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from headstart.data import LABEL, MASK, Annotations, read_annotations, read_dataset, read_masks
+from headstart.data import LABEL, MASK, Annotations, read_annotations, read_dataset, read_defects, read_masks
 from headstart.data.annotations import join
 from headstart.data.defect_folders import is_good
 from headstart.errors import DataError
@@ -41,6 +41,37 @@ def test_the_layout_of_mvtec(tmp_path: Path) -> None:
     masks = read_masks(found.take([3, 4]))
     assert masks.classes == ("background", "foreground")
     assert np.array_equal(masks.read(1), SPOT // 255)
+
+
+def test_the_layout_of_mvtec_loco(tmp_path: Path) -> None:
+    """A folder of pictures for each image, one for each defect, with a value for each kind: together they are its mask."""
+    for name in ("train/good/1", "train/good/2", "test/good/1", "test/logical/1", "test/logical/2", "test/logical/3"):
+        photo(tmp_path / f"{name}.jpg")
+    other = np.zeros_like(SPOT)
+    other[12:18, 20:28] = 254
+    truth = tmp_path / "ground_truth" / "logical"
+    write(truth / "1" / "000.png", SPOT)
+    write(truth / "1" / "001.png", other)
+    write(truth / "2" / "000.png", other)
+    write(truth / "9" / "000.png", other)
+    found = read_annotations(tmp_path)
+    assert "1 image with several masks each: a pixel has a defect where any of them has one." in found.notes
+    assert "Passed over 1 mask without an image of that name: ground_truth/logical/9/000.png." in found.notes
+    defects = read_defects(found)
+    named = {name: row for row, name in enumerate(found.names())}
+    for name, expected in (("1", (SPOT > 0) | (other > 0)), ("2", other > 0)):
+        mask, void = defects.defective(named[f"test/logical/{name}.jpg"])
+        assert np.array_equal(mask, expected)
+        assert not void.any()
+    assert not defects.has_mask(named["test/logical/3.jpg"])
+    assert defects.cells(named["test/logical/1.jpg"])["mask"] == str(truth / "1")
+    write(truth / "1" / "002.png", SPOT[:10])
+    with pytest.raises(DataError, match=r"002\.png: is 30x10, and .*000\.png, a mask of the same image, 30x20"):
+        read_defects(read_annotations(tmp_path))
+    (truth / "1" / "002.png").unlink()
+    write(truth / "1_mask.png", SPOT)
+    with pytest.raises(DataError, match=r"test/logical/1\.jpg has two masks: .*1_mask\.png and .*logical/1\. Move one of them away"):
+        read_annotations(tmp_path)
 
 
 def test_what_belongs_to_no_image_is_named(tmp_path: Path) -> None:

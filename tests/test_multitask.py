@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors.numpy import load_file, save_file
 
 from headstart import FitResult, FitSettings, ListOptions, fit, load, read_dataset
 from headstart.data import LabelColumns, Labels, LabelSets, label_columns
@@ -23,6 +25,7 @@ from headstart.errors import DataError, ParameterError
 from headstart.metrics import SIGMOID, SOFTMAX, accuracy_interval, mean_accuracy_interval
 from headstart.tasks.multitask.evaluation import ColumnsEvaluation
 from headstart.text import percent
+from sealed import seal
 
 pytestmark = pytest.mark.cards
 Cli = Callable[..., Any]
@@ -110,6 +113,49 @@ def test_the_headline_is_the_mean_of_the_accuracies(result: FitResult) -> None:
     assert min(accuracies) > 0.8
     assert result.cross_validation is not None
     assert result.cross_validation.scores["mean_accuracy"] > 0.8
+
+
+def changed_run(run: Path, folder: Path, change: Callable[[dict[str, np.ndarray]], None]) -> Path:
+    """A copy of a run with other outputs for its test images."""
+    shutil.copytree(run, folder)
+    arrays = load_file(folder / "evaluation.safetensors")
+    change(arrays)
+    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / "evaluation.safetensors")
+    seal(folder, json.loads((folder / "manifest.json").read_text("utf-8")))
+    return folder
+
+
+def test_runs_are_compared_by_their_mean_and_column_by_column(cli: Callable[..., Any], result: FitResult, tmp_path: Path) -> None:
+    assert result.run is not None
+
+    def turned(arrays: dict[str, np.ndarray]) -> None:
+        arrays["form.logits"] = -arrays["form.logits"]
+
+    worse = changed_run(result.run, tmp_path / "worse", turned)
+    done = cli("compare", worse, result.run, "--out", "comparison.json")
+    assert done.code == 0, done.err
+    first, second = (load(run).test_evaluation() for run in (result.run, worse))
+    pair = json.loads(Path("comparison.json").read_text("utf-8"))["pairs"][0]
+    assert pair["mean_accuracy"]["difference"] == pytest.approx(second.headline[1] - first.headline[1])
+    assert pair["by_class"]["shape"]["difference"] == 0
+    accuracies = [one.columns["form"].accuracy for one in (second, first)]  # type: ignore[attr-defined]
+    assert pair["by_class"]["form"]["difference"] == pytest.approx(accuracies[0] - accuracies[1])
+    assert done.out.splitlines()[-1].startswith("run is better than worse: mean accuracy +")
+
+    def shuffled(arrays: dict[str, np.ndarray]) -> None:
+        order = np.random.default_rng(0).permutation(len(arrays["digests"]))
+        arrays.update({name: array[order] for name, array in arrays.items()})
+
+    same = cli("compare", result.run, changed_run(result.run, tmp_path / "same", shuffled))
+    assert same.code == 0, same.err
+    assert same.out.splitlines()[-1] == "No difference between run and same is shown: mean accuracy +0.0 points."
+
+    def relabelled(arrays: dict[str, np.ndarray]) -> None:
+        arrays["targets"] = arrays["targets"].copy()
+        arrays["targets"][0, 0] = 1 - min(1, arrays["targets"][0, 0])
+
+    other = cli("compare", result.run, changed_run(result.run, tmp_path / "other", relabelled))
+    assert "Left out, as the runs have different labels for it: 1 image." in other.out
 
 
 def test_a_dataset_says_that_it_has_several_columns(listed: Path, cache: Path, result: FitResult) -> None:

@@ -134,6 +134,9 @@ def test_the_service_gives_masks(run: Path, photos: Path) -> None:
         picture = Image.open(io.BytesIO(base64.b64decode(found["png"])))
         np.testing.assert_array_equal(np.asarray(picture), wanted)
         np.testing.assert_array_equal(decoded(found["masks"]["disc"]), wanted == 1)
+        (explained,) = client.post("/predict?explain=1", files={"file": (photos / "51.png").read_bytes()}).json()["predictions"]
+        heat = Image.open(io.BytesIO(base64.b64decode(explained["heat"].removeprefix("data:image/png;base64,"))))
+        assert heat.width == heat.height
         model = client.get("/models").json()["models"][0]
         assert (model["kind"], model["classes"]) == ("mask", list(CLASSES))
         assert 0.5 < model["mean_iou"] <= 1

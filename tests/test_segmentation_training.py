@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +24,7 @@ from headstart.modalities.image.augment import Augmentation
 from headstart.modalities.image.warp import one_thread, render
 from headstart.pipeline import fit
 from headstart.settings import FineTuning, FitSettings
+from headstart.tasks.segmentation import learning
 from headstart.training.decoders import ARCHITECTURES, Light
 from headstart.training.masks import balanced_weights, lovasz_softmax, make_pixel_loss, shrunk, soft_dice, view_in
 
@@ -243,12 +246,44 @@ def test_the_backbone_is_trained_further(
     assert len(result.learned.fine_tuned.history.epochs) == 2
     if backbone == "lite0@64":
         assert result.test.headline[1] > 0.7
+    assert result.probe is not None
+    gain = result.probe.gain
+    assert (gain.score, result.probe.shipped) == ("mean_iou", "trained" if result.learned.is_tuned else "probe")
+    assert gain.value == pytest.approx(result.test.mean_iou - result.probe.test.mean_iou)
     if result.learned.is_tuned:
+        assert "Fine-tuning changed the mean IoU by " in result.probe.summary()
+        stored = headstart.load(tmp_path / "run").record.training.probe
+        assert (stored["score"], stored["mean_iou"], stored["gain"]) == ("mean_iou", result.probe.test.mean_iou, gain.value)
         assert "held-out training images" in result.learned.fine_tuned.facts[-1]
     run = headstart.load(tmp_path / "run")
     found = run.predict(sorted((discs / "images" / "test").iterdir()))
     assert np.allclose(found.logits, result.tested["logits"], atol=2e-2)
     assert run.test_evaluation().to_dict() == result.test.to_dict()
+
+
+def test_folds_score_every_training_image_by_a_decoder_that_did_not_see_it(
+    discs: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, learn = [], learning.learn
+
+    def watched(table: Any, context: Any) -> Any:
+        seen.append([table.digests[row] for row in table.train.tolist()])
+        return learn(table, context)
+
+    monkeypatch.setattr(learning, "learn", watched)
+    monkeypatch.setattr(learning, "LEAST_STEPS", 20)
+    plan = FineTuning(strategy="probe", epochs=4, batch_size=4)
+    result = fit(discs, out=tmp_path / "run", settings=FitSettings(cache=cache, backbone="lite0@64", fine_tuning=plan, folds=2))
+    train, found = result.table.train, result.cross_validation
+    whole, *folds = seen
+    assert sorted(whole) == sorted([*folds[0], *folds[1]])
+    assert not set(folds[0]) & set(folds[1])
+    assert found.images == len(train)
+    assert np.array_equal(found.statistics.confusion.sum(axis=2), result.dataset.targets.take(train).areas[:, :-1])
+    assert len(result.by_fold) == 2
+    assert min(result.by_fold) <= found.mean_iou <= max(result.by_fold) + 0.05
+    stored = json.loads((tmp_path / "run" / "manifest.json").read_text("utf-8"))["metrics"]["cross_validation"]
+    assert (stored["mean_iou"], stored["by_fold"]) == (found.mean_iou, list(result.by_fold))
 
 
 @pytest.mark.slow
@@ -293,7 +328,6 @@ def test_what_does_not_suit_masks_is_refused(discs: Path, cache: Path) -> None:
     for wrong, words in (
         ({"fit_image": "crop"}, "would leave pixels at the edge without a class"),
         ({"budget": 60.0}, "not for the task segmentation yet"),
-        ({"folds": 3}, "not for the task segmentation yet"),
         ({"fine_tuning": FineTuning(augment="mixup=0.2")}, "these have masks"),
         ({"fine_tuning": FineTuning(head_layers=(4,))}, "no --head-layers"),
         ({"backbone": "hog"}, "has no maps"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from headstart.pipeline import FitResult
     from headstart.training.learning_rates import LearningRates
 
+_FOLDS_SHOWN = 10
 _PNG = Limit("the name of a .png file", lambda value: Path(value).suffix.lower() == ".png")
 
 
@@ -206,7 +208,7 @@ def show_result(result: FitResult, terminal: Terminal) -> None:
         terminal.fact("before", f"{name}: {probe.summary().removeprefix('before: ')}")
     terminal.fact("tested on", result.held_out)
     if result.cross_validation is not None:
-        terminal.fact("folds", result.cross_validation.summary("cross-validated"))
+        terminal.fact("folds", f"{result.cross_validation.summary('cross-validated')}; by fold {_by_fold(result.by_fold)}")
     if result.refused:
         left_out = plural(len(result.refused), "unreadable image")
         terminal.fact("left out", f"{left_out}, listed in the run's manifest.json", style="yellow")
@@ -219,6 +221,13 @@ def show_result(result: FitResult, terminal: Terminal) -> None:
         terminal.fact("run", f"{result.run} (open {result.run / 'report.html'})")
         terminal.fact("next", f"headstart predict {shlex.quote(str(result.run))} IMAGE")
     terminal.result(result.test.summary("test"), style="bold green")
+
+
+def _by_fold(scores: Sequence[float]) -> str:
+    """The score of each fold; of many the lowest and the highest."""
+    if len(scores) <= _FOLDS_SHOWN:
+        return ", ".join(f"{score:.4f}" for score in scores)
+    return f"{min(scores):.4f} to {max(scores):.4f}"
 
 
 def _show_reliability(result: FitResult, terminal: Terminal) -> None:

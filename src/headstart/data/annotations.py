@@ -100,6 +100,11 @@ class Annotations:
         """Whether an input may have several labels."""
         return LABEL in self.columns and has_sets(self.columns[LABEL])
 
+    @property
+    def masked(self) -> bool:
+        """Whether the inputs have masks and no labels, or all of them both."""
+        return MASK in self.columns and (LABEL not in self.columns or None not in self.columns[MASK].values)
+
     def names(self) -> tuple[str, ...]:
         """What to call each input, as `Dataset.names` does."""
         return names_of(self.images, self.root)

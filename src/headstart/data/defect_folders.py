@@ -15,7 +15,7 @@ from headstart.data.annotations import LABEL, MASK, Annotations, Column, part_of
 from headstart.data.folders import descend
 from headstart.data.listing import Tree, below_folder, folder_name
 from headstart.data.mask_names import bare_stem, role_of
-from headstart.data.masks import PictureMask
+from headstart.data.masks import JoinedMask, MaskFile, PictureMask
 from headstart.errors import DataError
 from headstart.progress import Warned
 from headstart.text import enumeration, plural, printable
@@ -86,20 +86,36 @@ def _classes(tree: Tree, folder: str) -> dict[str, list[str]]:
     return {label: paths for label, paths in found.items() if paths}
 
 
-def _masks(tree: Tree, truth: str, rows: Sequence[tuple[str, str, str]], root: str, notes: list[str]) -> dict[str, PictureMask]:
-    """The masks by the path of their image, which has the same folder and stem."""
+def _masks(tree: Tree, truth: str, rows: Sequence[tuple[str, str, str]], root: str, notes: list[str]) -> dict[str, MaskFile]:
+    """The masks by the path of their image, which has the same folder and stem.
+
+    Where the name is that of a folder, as in MVTec LOCO AD, it holds a picture for each defect.
+    """
     by_key = defaultdict[tuple[str, str], list[str]](list)
-    for label, paths in _classes(tree, truth).items():
-        for path in paths:
-            by_key[label, bare_stem(Path(path).stem).casefold()].append(path)
-    found: dict[str, PictureMask] = {}
+    joined = dict[tuple[str, str], list[str]]()
+    for below in tree.listing(truth)[0]:
+        label = folder_name(below)
+        several = {folder_name(folder).casefold(): tree.collect(folder, above=[truth, below]) for folder in tree.listing(below)[0]}
+        wanted = {Path(path).stem.casefold() for _, own, path in rows if own == label}
+        joined |= {(label, stem): paths for stem, paths in several.items() if paths and stem in wanted}
+        inside = {path for stem, paths in several.items() if (label, stem) in joined for path in paths}
+        for path in tree.collect(below, above=[truth]):
+            if path not in inside:
+                by_key[label, bare_stem(Path(path).stem).casefold()].append(path)
+    found: dict[str, MaskFile] = {}
     for _, label, path in rows:
-        there = by_key.pop((label, Path(path).stem.casefold()), [])
-        if len(there) > 1:
-            raise DataError(f"{printable(path)} has two masks: {enumeration([printable(one) for one in there])}. Move one of them away.")
+        key = label, Path(path).stem.casefold()
+        there, parts = by_key.pop(key, []), joined.pop(key, [])
+        if len(there) + bool(parts) > 1:
+            both = [*there, *([os.path.dirname(parts[0])] if parts else [])]  # noqa: PTH120
+            raise DataError(f"{printable(path)} has two masks: {enumeration([printable(one) for one in both])}. Move one of them away.")
         if there:
             found[path] = PictureMask(there[0])
-    unused = [below_folder(path, root) for paths in by_key.values() for path in paths]
+        elif parts:
+            found[path] = JoinedMask(tuple(parts))
+    if count := sum(isinstance(one, JoinedMask) and len(one.paths) > 1 for one in found.values()):
+        notes.append(f"{plural(count, 'image')} with several masks each: a pixel has a defect where any of them has one.")
+    unused = [below_folder(path, root) for paths in [*by_key.values(), *joined.values()] for path in paths]
     if unused:
         names = enumeration(unused[:5], count=len(unused))
         notes.append(Warned(f"Passed over {plural(len(unused), 'mask')} without an image of that name: {names}."))

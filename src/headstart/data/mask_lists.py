@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from headstart.data.annotations import MASK, Annotations, Column
+from headstart.data.annotations import LABEL, MASK, Annotations, Column
+from headstart.data.cells import read_cells
 from headstart.data.class_lists import ClassList, find_class_list
 from headstart.data.drawing_files import DrawingFiles
 from headstart.data.lists import existing_files, path_texts, recognise_column, row_groups, row_parts
@@ -31,8 +32,9 @@ _MOST_MISSING = 0.5  # of the images may lack a mask
 def read_mask_list(table: Table, source: Path, options: ListOptions) -> Annotations | None:
     """Read the rows of a list; None where no column holds the paths of masks.
 
-    Rows without a mask are left out, and noted. DataError where files are missing, most rows have no mask, or an image is listed twice with
-    different masks.
+    Where there is a column of labels as well, and every row has one, it is read, too; then rows may lack a mask, and what is learned are
+    the masks only where all of them have one. Else rows without a mask are left out, and noted. DataError where files are missing, most
+    rows have no mask, or an image is listed twice with different masks or labels.
     """
     column = _mask_column(table, options)
     given = options.columns or {}
@@ -43,31 +45,51 @@ def read_mask_list(table: Table, source: Path, options: ListOptions) -> Annotati
     if path is None or path not in table.columns:
         return None  # told where labels are read
     roles = {role: given.get(role, recognise_column(role, [name for name in others if name != path])) for role in ("split", "group")}
+    labels = _labels_beside(table, {column, path, *roles.values()}, source)
     notes = list(table.notes)
     root = source.parent if options.image_root is None else Path(options.image_root).expanduser()
     texts = [text.strip() for text in path_texts(table.columns[path], path, source)]
     masks = [text.strip() for text in path_texts(table.columns[column], column, source)]
     parts = row_parts(table, roles["split"] or None, source, notes, explicit="split" in given)
     groups = row_groups(table, roles["group"] or None, texts, notes)
-    rows = _rows_with_masks(texts, masks, column, source, notes)
+    rows = _rows_with_masks(texts, masks, column, source, notes, labelled=labels is not None)
     images = existing_files(texts, rows, root, source, notes, allow_missing=options.allow_missing)
-    files = existing_files(masks, [row for row in rows if row in images], root, source, notes, allow_missing=options.allow_missing)
-    kept = _distinct(images, files, source, notes)
+    there = [row for row in rows if row in images and masks[row]]
+    files = existing_files(masks, there, root, source, notes, allow_missing=options.allow_missing)
+    kept = _distinct(
+        images, [row for row in images if row in files or (labels is not None and not masks[row])], files, labels, source, notes
+    )
     lists, drawn = dict[str, ClassList | None](), DrawingFiles()
-    values: list[MaskFile] = [
-        drawn.mask(Path(files[row]), images[row]) if _is_document(files[row]) else _mask(files[row], root, lists) for row in kept
-    ]
+    values: list[MaskFile | None] = [
+        None if row not in files
+        else drawn.mask(Path(files[row]), images[row]) if _is_document(files[row])
+        else _mask(files[row], root, lists) for row in kept
+    ]  # fmt: skip
+    columns = {MASK: Column(list(values), [masks[row] for row in kept], f"the column {column!r} of {source.name}")}
     return Annotations(
         images=tuple(Path(images[row]) for row in kept),
-        columns={MASK: Column(list(values), [masks[row] for row in kept], f"the column {column!r} of {source.name}")},
+        columns=columns if labels is None else {LABEL: labels.take(kept), **columns},
         parts=[parts[row] for row in kept],
         groups=None if groups is None else [groups[row] for row in kept],
         grouped_by="" if groups is None else f"the column {roles['group']!r} of {source.name}",
         source=str(source),
         root=root,
         notes=notes,
-        learned=(),
+        learned=() if labels is None or None not in values else (LABEL,),
     )
+
+
+def _labels_beside(table: Table, used: Collection[str | None], source: Path) -> Column | None:
+    """The labels in the column that is called so; None where there is none, or a row has no label."""
+    name = recognise_column("label", [name for name in table.columns if name not in used])
+    if name is None:
+        return None
+    cells = list(table.columns[name])
+    try:
+        values = read_cells(cells, notes=[])
+    except DataError:
+        return None
+    return Column([*values], cells, f"the column {name!r} of {source.name}") if all(values) else None
 
 
 def _mask_column(table: Table, options: ListOptions) -> str | None:
@@ -84,7 +106,10 @@ def _is_document(name: str) -> bool:
     return name.strip().lower().endswith((".json", ".xml"))
 
 
-def _rows_with_masks(texts: Sequence[str], masks: Sequence[str], column: str, source: Path, notes: list[str]) -> list[int]:
+def _rows_with_masks(
+    texts: Sequence[str], masks: Sequence[str], column: str, source: Path, notes: list[str], *, labelled: bool
+) -> list[int]:  # fmt: skip
+    """The rows that have a mask, or a label in its place."""
     lacking = [text for text, mask in zip(texts, masks, strict=True) if text and not mask]
     nameless = [str(row) for row, text in enumerate(texts, 1) if not text]
     if nameless:
@@ -92,6 +117,8 @@ def _rows_with_masks(texts: Sequence[str], masks: Sequence[str], column: str, so
             f"{plural(len(nameless), 'row')} of {source} without the path of an image: {enumeration(nameless[:5], count=len(nameless))}. "
             "Fill it in, or remove the rows."
         )
+    if labelled:
+        return list(range(len(texts)))
     if len(lacking) > _MOST_MISSING * len(texts):
         raise DataError(
             f"{len(lacking)} of {plural(len(texts), 'row')} of {source} have no mask in the column {column!r}, for example "
@@ -103,14 +130,20 @@ def _rows_with_masks(texts: Sequence[str], masks: Sequence[str], column: str, so
     return [row for row, mask in enumerate(masks) if mask]
 
 
-def _distinct(images: dict[int, str], files: dict[int, str], source: Path, notes: list[str]) -> list[int]:
-    """The rows with both files, each image once; DataError for an image with two masks."""
+def _distinct(
+    images: Mapping[int, str], rows: Sequence[int], files: Mapping[int, str], labels: Column | None, source: Path, notes: list[str]
+) -> list[int]:  # fmt: skip
+    """The rows, each image once; DataError for an image with two masks or labels."""
     first: dict[str, int] = {}
     again = list[str]()
-    for row in files:
+    for row in rows:
         other = first.setdefault(images[row], row)
-        if files[other] != files[row]:
-            raise DataError(f"{source}: {images[row]} has two masks: {files[other]} and {files[row]}. Keep one of the rows.")
+        if files.get(other) != files.get(row):
+            raise DataError(f"{source}: {images[row]} has two masks: {files.get(other)} and {files.get(row)}. Keep one of the rows.")
+        if labels is not None and labels.values[other] != labels.values[row]:
+            raise DataError(
+                f"{source}: {images[row]} has two labels: {labels.values[other]} and {labels.values[row]}. Keep one of the rows."
+            )
         if other != row:
             again.append(images[row])
     if again:

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from headstart.data.class_lists import ClassList, colour_text
-from headstart.errors import DataError
+from headstart.errors import DataError, ImageError
 from headstart.metrics.link import Link
-from headstart.modalities.image.values import Values, read_values, unpacked
+from headstart.modalities.image.values import GRAY, Values, read_values, unpacked
 from headstart.text import plural
 
 VOID = 255
@@ -70,6 +70,47 @@ class PictureMask:
     def open(self) -> Values:
         """Decode it; ImageError, with the reason, where that fails."""
         return read_values(self.path)
+
+
+@dataclass(frozen=True)
+class JoinedMask:
+    """The mask of a defective thing in pictures of a folder, one for each of its defects: a pixel has one where any of them is not black.
+
+    Its values are 0 and 255. MVTec LOCO AD gives each kind of defect a value of its own.
+    """
+
+    paths: tuple[str, ...]
+    classes: ClassList | None = None
+
+    @property
+    def name(self) -> str:
+        """The folder of the pictures."""
+        return os.path.dirname(self.paths[0])  # noqa: PTH120
+
+    @property
+    def cell(self) -> str:
+        """The whole path of the folder."""
+        return os.path.abspath(self.name)  # noqa: PTH100
+
+    def open(self) -> Values:
+        """Decode all of them; ImageError, with the reason, where that fails, or they are of different sizes."""
+        first, *others = (read_values(path) for path in self.paths)
+        found = _marked(first)
+        for path, one in zip(self.paths[1:], others, strict=True):
+            if one.array.shape != first.array.shape:
+                raise ImageError(path, f"is {_size(one.array)}, and {self.paths[0]}, a mask of the same image, {_size(first.array)}")
+            found |= _marked(one)
+        return Values(found.astype(np.uint8) * np.uint8(255), (np.arange(256) * GRAY).astype(np.uint32))
+
+
+def _marked(values: Values) -> npt.NDArray[np.bool_]:
+    """Where a mask is not black, whatever its colours."""
+    black = values.array == 0 if values.colours is None else values.colours[values.array] == 0
+    return np.asarray(~black, np.bool_)
+
+
+def _size(array: npt.NDArray[Any]) -> str:
+    return f"{array.shape[1]}x{array.shape[0]}"
 
 
 @dataclass(frozen=True, eq=False)

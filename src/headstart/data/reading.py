@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import reduce
 from pathlib import Path
 
-from headstart.data.annotations import LABEL, MASK, Annotations, dataset_of, join
+from headstart.data.annotations import Annotations, dataset_of, join
 from headstart.data.arrays import read_npz
 from headstart.data.dataset import Dataset
 from headstart.data.defect_folders import read_defect_folder
@@ -74,7 +74,7 @@ def read_dataset(
         MissingExtraError: a public set needs an optional part of Headstart.
     """
     found = read_annotations(source, test=test, group_from=group_from, classes=classes, lists=lists, cache=cache, announce=announce)
-    if not found.learned and MASK in found.columns and LABEL not in found.columns:
+    if not found.learned and found.masked:
         return dataset_of(found, read_masks(found, classes))
     if len(found.learned) <= 1:
         return dataset_of(found, read_labels(found, classes))

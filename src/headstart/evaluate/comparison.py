@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from headstart.errors import DataError, ParameterError, RunError
-from headstart.metrics import AucDifference, PairedDifference, auc_difference, holm, paired_difference
+from headstart.errors import DataError, HeadstartError, ParameterError, RunError
+from headstart.metrics import holm
+from headstart.metrics.differences import SIGNIFICANT, Difference, told
 from headstart.run import EVALUATION, load
-from headstart.tasks.classification.evaluation import ClassEvaluation, evaluate
-from headstart.text import enumeration, number, pad, plural, shorten, visible, width
+from headstart.tasks.comparable import Comparable
+from headstart.text import enumeration, number, pad, plural, shorten, width
 
-SIGNIFICANT = 0.05
 _ALL_PAIRS = 3  # up to so many pairs, each has its sentence
 
 
@@ -27,117 +27,125 @@ class ComparedRun:
 
     name: str
     path: Path
+    task: str
     backbone: str
     tested: int
-    evaluation: ClassEvaluation
+    evaluation: Any
+    """As the task has it; it is also a `headstart.tasks.comparable.Comparable`."""
 
-    def part(self, rows: Sequence[int], classes: Sequence[str]) -> ComparedRun:
-        """The same of some images, with the classes in this order."""
-        outcome = self.evaluation.outcome
-        columns = [self.evaluation.classes.index(name) for name in classes]
-        targets = outcome.targets[:, columns] if outcome.link.independent else np.argsort(columns)[outcome.targets]
-        return replace(self, evaluation=evaluate(outcome.probabilities[list(rows)][:, columns], targets[list(rows)], classes))
+    def part(self, rows: Sequence[int], *, like: ComparedRun) -> ComparedRun:
+        """The same of some images, with the classes in the order of another run."""
+        return replace(self, evaluation=self.evaluation.part(np.asarray(rows, np.int64), like=like.evaluation))
 
 
 def read_compared(path: Path) -> tuple[ComparedRun, list[bytes]]:
     """A run with its scores on its whole test part, and the SHA-256 of each of these images.
 
-    RunError where it is not a whole run folder, or was written before its outputs for the test images were stored.
+    ParameterError where its task has runs that cannot be compared; RunError where it is not a whole run folder, or was written before its
+    outputs for the test images were stored.
     """
     run = load(path)
-    link, count = run.class_link("headstart compare is for"), plural(len(run.classes), "class")
     file, found = path / EVALUATION, run.tested
     if not found:
         raise RunError(
             f"{path}: holds no outputs for the test images (it has no {EVALUATION}): it was written by an earlier version of "
             "Headstart. Fit it again, with the command in its report, to compare it."
         )
-    for name in ("logits", "targets", "digests"):
+    for name in ("targets", "digests"):
         if name not in found:
             raise RunError(f"{file}: damaged: {name!r} is missing. Fit again.")
-    logits, digests = found["logits"], found["digests"]
-    if logits.shape != (len(logits), len(run.classes)) or not np.isfinite(logits).all() or digests.shape != (len(logits), 32):
-        raise RunError(f"{file}: damaged (logits {logits.shape}, digests {digests.shape}). Fit again.")
+    digests = found["digests"]
+    if not len(digests):
+        raise DataError(f"{path}: was not tested on any image, so there is nothing to compare. Test images are given with --test.")
     try:
         evaluation = run.test_evaluation()
-    except (DataError, ParameterError):
-        evaluation = None
-    if not isinstance(evaluation, ClassEvaluation) or evaluation.outcome.link is not link:
-        raise RunError(f"{file}: damaged (its targets do not fit its {count}). Fit again.")
-    compared = ComparedRun(name=path.name, path=path, backbone=run.manifest.backbone.name, tested=len(logits), evaluation=evaluation)
+    except RunError:
+        raise
+    except (HeadstartError, KeyError, TypeError, ValueError, IndexError) as error:
+        said = f"{error} is missing" if isinstance(error, KeyError) else str(error).removesuffix(".")
+        raise RunError(f"{file}: damaged: {said}. Fit again.") from None
+    if not isinstance(evaluation, Comparable):
+        raise ParameterError(f"{path} has learned the task {run.manifest.task}, whose runs cannot be compared image by image.")
+    if digests.shape != (evaluation.images, 32):
+        raise RunError(f"{file}: damaged: digests {digests.shape} of {plural(evaluation.images, 'image')}. Fit again.")
+    compared = ComparedRun(
+        name=path.name, path=path, task=run.manifest.task, backbone=run.manifest.backbone.name, tested=len(digests), evaluation=evaluation
+    )
     return compared, [row.tobytes() for row in digests.astype(np.uint8)]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ComparedPair:
-    """Two of the runs, by name: accuracy and area under the ROC curve of the first, less those of the second; None where there is no area.
+    """Two of the runs, by name: the scores of the first less those of the second, that of the leading score first.
 
-    The p values of the exact McNemar test and of DeLong's test are corrected for the number of pairs; nan where there is none.
+    `p_values` are those of the `differences`, corrected for the number of pairs; nan where there is none. `classes` has the same of the
+    leading score of each class alone, where the task has such; these are not corrected.
     """
 
     first: str
     second: str
-    accuracy: PairedDifference
-    accuracy_p: float
-    auc: AucDifference | None
-    auc_p: float
+    differences: tuple[Difference, ...]
+    p_values: tuple[float, ...]
+    classes: Mapping[str, Difference]
+
+    @property
+    def headline(self) -> Difference:
+        """The difference of the leading score."""
+        return self.differences[0]
+
+    @property
+    def differs(self) -> bool:
+        """Whether a difference of the leading score is shown."""
+        return self.p_values[0] < SIGNIFICANT
+
+    def of(self, score: str) -> Difference:
+        """The difference of a score by its name; KeyError where the runs have no such."""
+        return {one.score: one for one in self.differences}[score]
 
     def reversed(self) -> ComparedPair:
         """The same pair with first and second exchanged."""
-        a, u = self.accuracy, self.auc
-        accuracy = PairedDifference(-a.value, (-a.interval[1], -a.interval[0]), a.p_value, a.second_only, a.first_only)
-        auc = None if u is None else AucDifference(u.second, u.first, -u.value, (-u.interval[1], -u.interval[0]), u.p_value)
-        return replace(self, first=self.second, second=self.first, accuracy=accuracy, auc=auc)
+        turned = tuple(one.reversed() for one in self.differences)
+        classes = {name: one.reversed() for name, one in self.classes.items()}
+        return replace(self, first=self.second, second=self.first, differences=turned, classes=classes)
 
     def sentence(self) -> str:
         """Which is better, by how much, and whether that may be chance."""
-        accurate, ranks = self.accuracy_p < SIGNIFICANT, self.auc is not None and self.auc_p < SIGNIFICANT
-        lead = self.accuracy.value if accurate or not ranks or self.auc is None else self.auc.value
-        if lead < 0:
+        others = [one for one, p in zip(self.differences[1:], self.p_values[1:], strict=True) if p < SIGNIFICANT]
+        lead = self.headline if self.differs or not others else others[0]
+        if lead.value < 0:
             return self.reversed().sentence()
-        accuracy, auc = self._accuracy_text(), self._auc_text()
+        texts = told(self.differences, self.p_values)
+        every = ", ".join(texts)
         first, second = (shorten(name, 40) for name in (self.first, self.second))
-        if accurate:
-            opposed = " It ranks the images worse, though." if ranks and self.auc is not None and self.auc.value < 0 else ""
-            return (
-                f"{first} is better than {second}: {accuracy}{auc}. It alone is right on {plural(self.accuracy.first_only, 'image')}, "
-                f"the other alone on {self.accuracy.second_only}.{opposed}"
-            )
-        if ranks:
-            return (
-                f"{first} ranks the images better than {second}{auc.replace(',', ':', 1)}; no difference in accuracy is shown: {accuracy}."
-            )
-        half = 50 * (self.accuracy.interval[1] - self.accuracy.interval[0])
-        return (
-            f"No difference between {first} and {second} is shown: {accuracy}{auc}. "
-            f"So few images cannot tell differences of less than about {max(half, 0.1):.1f} points."
-        )
-
-    def _accuracy_text(self) -> str:
-        low, high = (100 * bound for bound in self.accuracy.interval)
-        value = 100 * self.accuracy.value + 0.0
-        return f"accuracy {value:+.1f} points (95 % interval {low:+.1f} to {high:+.1f}, McNemar {_p(self.accuracy_p)})"
-
-    def _auc_text(self) -> str:
-        if self.auc is None or math.isnan(self.auc.interval[0]):
-            return ""
-        low, high = self.auc.interval
-        return f", ROC-AUC {self.auc.value + 0.0:+.4f} (95 % interval {low:+.4f} to {high:+.4f}, DeLong {_p(self.auc_p)})"
+        if self.differs:
+            wins = self.headline.wins
+            more = "" if wins is None else f" {self.headline.won.format(plural(wins[0], 'image'), wins[1])}"
+            opposed = "".join(f" It {one.phrases[1]}, though." for one in others if one.value < 0)
+            return f"{first} is better than {second}: {every}.{more}{opposed}"
+        if others:
+            shown = ", ".join(one.text(p) for one, p in zip(self.differences, self.p_values, strict=True) if one in others)
+            return f"{first} {lead.phrases[0]} than {second}: {shown}; no difference in {self.headline.word} is shown: {texts[0]}."
+        half = self.headline.half
+        more = f" So few images cannot tell differences of less than about {half}." if half else ""
+        return f"No difference between {first} and {second} is shown: {every}.{more}"
 
     def to_dict(self) -> dict[str, Any]:
         """As data for JSON; what is unknown is None."""
-        auc = None
-        if self.auc is not None:
-            bounds = None if math.isnan(self.auc.interval[0]) else list(self.auc.interval)
-            auc = {"difference": self.auc.value, "interval": bounds, "p_value": _known(self.auc.p_value), "p_corrected": _known(self.auc_p)}
-        return {
-            "first": self.first, "second": self.second,
-            "accuracy": {
-                "difference": self.accuracy.value, "interval": list(self.accuracy.interval), "p_value": self.accuracy.p_value,
-                "p_corrected": self.accuracy_p, "first_only": self.accuracy.first_only, "second_only": self.accuracy.second_only,
-            },
-            "roc_auc": auc, "sentence": self.sentence(),
-        }  # fmt: skip
+        found: dict[str, Any] = {"first": self.first, "second": self.second}
+        for one, corrected in zip(self.differences, self.p_values, strict=True):
+            own = one.to_dict()
+            found[one.score] = own if own is None else own | {"p_corrected": None if math.isnan(corrected) else corrected}
+        by_class = {name: one.to_dict() for name, one in self.classes.items()}
+        return {**found, **({"by_class": by_class} if by_class else {}), "sentence": self.sentence()}
+
+    def class_lines(self) -> list[str]:
+        """The difference of each class, a line each; none where there is no such."""
+        if not self.classes:
+            return []
+        named = [(shorten(name, 32), one.text(one.p_value)) for name, one in self.classes.items()]
+        column = max(width(name) for name, _ in named)
+        title = f"{shorten(self.first, 40)} less {shorten(self.second, 40)}, one by one:"
+        return [title, *(f"  {pad(name, column)}  {text or '-'}" for name, text in named)]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -151,17 +159,17 @@ class Comparison:
 
     @property
     def best(self) -> ComparedRun:
-        """The run with the highest accuracy; of equal ones the one with the lower log loss."""
-        return max(self.runs, key=lambda run: (run.evaluation.accuracy, -run.evaluation.scores["log_loss"]))
+        """The run with the highest leading score; of equal ones the one that is better by what the task says next."""
+        return max(self.runs, key=lambda run: run.evaluation.rank)
 
     def summary(self) -> str:
         """Which is better, in a sentence or two."""
         if len(self.pairs) == 1:
             return self.pairs[0].sentence()
-        best, accuracy = self.best.name, self.best.evaluation.accuracy
-        beaten = [pair.second for pair in self._of_the_best() if pair.accuracy_p < SIGNIFICANT]
+        best, (word, value, _) = self.best.name, self.best.evaluation.leading
+        beaten = [pair.second for pair in self._of_the_best() if pair.differs]
         others = [run.name for run in self.runs if run.name not in (best, *beaten)]
-        said = f"{shorten(best, 40)} has the highest accuracy, {accuracy:.4f} on {plural(self.images, 'image')}"
+        said = f"{shorten(best, 40)} has the highest {word}, {value:.4f} on {plural(self.images, 'image')}"
         better = f": better than {enumeration([shorten(name, 40) for name in beaten])}" if beaten else ""
         open_ = f"; no difference from {enumeration([shorten(name, 40) for name in others])} is shown" if others else ""
         return f"{said}{better}{open_}."
@@ -169,8 +177,10 @@ class Comparison:
     def lines(self) -> list[str]:
         """Return the comparison as lines of plain text."""
         found = [f"{plural(self.images, 'image')} that {_all_of(len(self.runs))} were tested on", *_table(self.runs), ""]
-        told = self.pairs if len(self.pairs) <= _ALL_PAIRS else self._of_the_best()
-        found += [f"  {pair.sentence()}" for pair in told] if len(self.pairs) > 1 else []
+        shown = self.pairs if len(self.pairs) <= _ALL_PAIRS else self._of_the_best()
+        found += [f"  {pair.sentence()}" for pair in shown] if len(self.pairs) > 1 else []
+        if len(self.pairs) == 1 and (classes := self.pairs[0].class_lines()):
+            found += [*(f"  {line}" for line in classes), ""]
         return [*found, *(f"  {note}" for note in self.notes), *([""] if self.notes or len(self.pairs) > 1 else []), self.summary()]
 
     def to_dict(self) -> dict[str, Any]:
@@ -209,7 +219,7 @@ def compare_runs(paths: Sequence[Path]) -> Comparison:
     names = [place.name for place in places]  # runs of the same name get their paths for names
     read = [read_compared(path) for path in paths]
     runs = [replace(run, name=name if names.count(name) == 1 else str(run.path)) for (run, _), name in zip(read, names, strict=True)]
-    _check_classes(runs)
+    _check_alike(runs)
     shared, notes = _shared(runs, [digests for _, digests in read])
     pairs = _pairs(shared)
     if len(pairs) > 1:
@@ -223,30 +233,23 @@ def compare_runs(paths: Sequence[Path]) -> Comparison:
 def _pairs(runs: Sequence[ComparedRun]) -> tuple[ComparedPair, ...]:
     found = []
     for one, two in combinations(runs, 2):
-        first, second = one.evaluation.outcome, two.evaluation.outcome
-        accuracy = paired_difference(first.correct, second.correct)
-        defined = not math.isnan(one.evaluation.scores["roc_auc"])
-        auc = auc_difference(first.indicators, first.probabilities, second.probabilities) if defined else None
-        found.append(ComparedPair(first=one.name, second=two.name, accuracy=accuracy, accuracy_p=1.0, auc=auc, auc_p=math.nan))
-    accuracies = holm([pair.accuracy.p_value for pair in found])
-    areas = holm([math.nan if pair.auc is None else pair.auc.p_value for pair in found])
-    return tuple(replace(pair, accuracy_p=a, auc_p=u) for pair, a, u in zip(found, accuracies, areas, strict=True))
+        differences, classes = one.evaluation.differences(two.evaluation)
+        p_values = tuple(difference.p_value for difference in differences)
+        found.append(ComparedPair(first=one.name, second=two.name, differences=differences, p_values=p_values, classes=classes))
+    corrected = [holm(values) for values in zip(*(pair.p_values for pair in found), strict=True)]
+    return tuple(replace(pair, p_values=values) for pair, values in zip(found, zip(*corrected, strict=True), strict=True))
 
 
-def _check_classes(runs: Sequence[ComparedRun]) -> None:
+def _check_alike(runs: Sequence[ComparedRun]) -> None:
     first = runs[0]
     for other in runs[1:]:
-        if other.evaluation.outcome.link is not first.evaluation.outcome.link:
-            several, one = (other, first) if other.evaluation.outcome.link.independent else (first, other)
-            raise DataError(f"In {several.path} an image may have several labels, in {one.path} it has one: the two cannot be compared.")
-        own, others = first.evaluation.classes, other.evaluation.classes
-        if set(own) != set(others):
-            said = " and ".join(
-                f"only {run.path} has {enumeration([visible(name) for name in mine if name not in yours])}"
-                for run, mine, yours in ((first, own, others), (other, others, own))
-                if set(mine) - set(yours)
+        if other.task != first.task:
+            raise DataError(
+                f"{first.path} has learned the task {first.task}, and {other.path} the task {other.task}: the two cannot be compared."
             )
-            raise DataError(f"The runs have different classes: {said}. Compare runs that were fitted on the same classes.")
+        reason = first.evaluation.unlike(other.evaluation, mine=str(first.path), theirs=str(other.path))
+        if reason is not None:
+            raise DataError(reason)
 
 
 def _shared(runs: Sequence[ComparedRun], digests: Sequence[Sequence[bytes]]) -> tuple[list[ComparedRun], list[str]]:
@@ -263,44 +266,42 @@ def _shared(runs: Sequence[ComparedRun], digests: Sequence[Sequence[bytes]]) -> 
             f"{enumeration([f'{run.name} has {run.tested}' for run in runs])}. "
             "Fit both with the same --test, or with the same data and --seed."
         )
-    classes = runs[0].evaluation.classes
-    shared = [run.part([place[digest] for digest in common], classes) for run, place in zip(runs, places, strict=True)]
-    first = shared[0].evaluation.outcome
-    agree = np.logical_and.reduce([first.link.correct(run.evaluation.outcome.targets, first.targets) for run in shared])
+    shared = [run.part([place[digest] for digest in common], like=runs[0]) for run, place in zip(runs, places, strict=True)]
+    what = shared[0].evaluation.truth
+    agree = np.logical_and.reduce([run.evaluation.same_truth(shared[0].evaluation) for run in shared])
     differing = len(common) - int(agree.sum())
     if differing == len(common):
-        raise DataError(f"The runs share {plural(len(common), 'test image')}, and agree on the label of none. Check the labels.")
+        raise DataError(f"The runs share {plural(len(common), 'test image')}, and agree on the {what} of none. Check the {what}s.")
     notes = []
     if any(run.tested != len(common) for run in runs):
         own = enumeration([f"{shorten(run.name, 40)} {run.tested}" for run in runs])
         notes.append(f"Only images that {_all_of(len(runs))} were tested on count, each once: {len(common)}. Test images of each: {own}.")
     if differing:
-        shared = [run.part(np.flatnonzero(agree).tolist(), classes) for run in shared]
-        notes.append(f"Left out, as the runs have different labels for {'it' if differing == 1 else 'them'}: {plural(differing, 'image')}.")
+        shared = [run.part(np.flatnonzero(agree).tolist(), like=shared[0]) for run in shared]
+        notes.append(
+            f"Left out, as the runs have different {what}s for {'it' if differing == 1 else 'them'}: {plural(differing, 'image')}."
+        )
     return shared, notes
 
 
 def _table(runs: Sequence[ComparedRun]) -> list[str]:
-    names, backbones = [shorten(run.name, 40) for run in runs], [shorten(run.backbone, 30) for run in runs]
-    columns = [max(width(text) for text in (head, *texts)) for head, texts in (("run", names), ("backbone", backbones))]
-    head = f"  {pad('run', columns[0])}  {pad('backbone', columns[1])}  accuracy     95 % interval  ROC-AUC  log loss     ECE"
+    (word, _, _), beside = runs[0].evaluation.leading, list(runs[0].evaluation.beside)
+    head = ["run", "backbone", word, "95 % interval", *beside]
     rows = [head]
-    for run, name, backbone in zip(runs, names, backbones, strict=True):
-        scores, (low, high) = run.evaluation.scores, run.evaluation.interval
-        rows.append(
-            f"  {pad(name, columns[0])}  {pad(backbone, columns[1])}  {number(scores['accuracy']):>8}  [{low:.4f}, {high:.4f}]"
-            f"  {number(scores['roc_auc']):>7}  {number(scores['log_loss']):>8}  {number(scores['calibration_error']):>6}"
-        )
-    return rows
+    for run in runs:
+        (_, value, (low, high)), others = run.evaluation.leading, run.evaluation.beside
+        known = "-" if math.isnan(low) else f"[{low:.4f}, {high:.4f}]"
+        rows.append([shorten(run.name, 40), shorten(run.backbone, 30), number(value), known, *(number(others[title]) for title in beside)])
+    wide = [max(width(row[column]) for row in rows) for column in range(len(head))]
+    found = []
+    for row in rows:
+        cells = [
+            pad(cell, size) if place < 2 else " " * (size - width(cell)) + cell
+            for place, (cell, size) in enumerate(zip(row, wide, strict=True))
+        ]
+        found.append(f"  {'  '.join(cells)}")
+    return found
 
 
 def _all_of(count: int) -> str:
     return "both runs" if count == 2 else f"all {count} runs"
-
-
-def _p(value: float) -> str:
-    return "p < 0.001" if value < 0.001 else f"p = {value:.2g}"
-
-
-def _known(value: float) -> float | None:
-    return None if math.isnan(value) else value

@@ -19,6 +19,7 @@ from headstart.engine import available_cores, open_engine
 from headstart.errors import ImageError, ParameterError, RunError, nearest
 from headstart.explanation.heat_maps import HeatMaps
 from headstart.features import Images
+from headstart.metrics.link import PlaceLink
 from headstart.modalities.image import ImageSource, Levels, quiet_decoding, read_image
 from headstart.run import MODEL, Run, load
 from headstart.tasks import ClassOutputs, OwnHeat, Task
@@ -64,11 +65,12 @@ class Explanation:
 
     Attributes:
         image: as it was passed; `position`: its place among the images.
-        name: the class that is explained, and its `probability`.
-        best: the most probable class and its probability.
+        name: the class that is explained, and its `probability`; where the model has an output for each place, the share of the places.
+        best: the most probable class and its probability; or the largest that is no background, and its share.
         heat: float32 (S, S) from 0 to 1: where the evidence for the class lies in the prepared image; all 0 where no place has any.
         neighbours: the nearest training images, the nearest first.
         own: the map that the model itself gives, where it has no classes; `probability` is then nan.
+        region: bool (h, w), the part of the prepared image that is explained; None where it is the whole.
     """
 
     image: ImageSource
@@ -80,22 +82,39 @@ class Explanation:
     neighbours: tuple[Neighbour, ...]
     _run: Run = dataclasses.field(repr=False)
     own: OwnHeat | None = None
+    region: npt.NDArray[np.bool_] | None = None
 
     @property
     def line(self) -> str:
         """What the model says, with its figures."""
-        return f"{self.name} {self.probability:.4f}" if self.own is None else self.own.line
+        if self.own is not None:
+            return self.own.line
+        return f"{self.name} {self.probability:.4f}" if self.region is None else f"{self.name} {self._share()}"
+
+    def _share(self) -> str:
+        return f"{percent(self.probability)} of the pixels"
+
+    @property
+    def caption(self) -> str:
+        """What the heat map shows."""
+        if self.own is not None:
+            return self.own.caption
+        file = visible(Path(self.image).name) if isinstance(self.image, str | Path) else f"image {self.position + 1}"
+        if self.region is not None and not self.probability:
+            return f"No pixel of {file} has this class; evidence for the pixels that are most like it"
+        what = "this class" if self.region is None else "the outlined region"
+        found = f"Evidence for {what} in {file}" if self.heat.any() else f"No region of {file} is evidence for {what}"
+        likelier = self.region is None and self.best[0] != self.name
+        return found + (f" (most probable: {visible(self.best[0])}, {percent(self.best[1])})" if likelier else "")
 
     def picture(self) -> Image.Image:
         """Draw the image, its heat map, and five of the nearest training images with their labels."""
-        file = visible(Path(self.image).name) if isinstance(self.image, str | Path) else f"image {self.position + 1}"
         if self.own is not None:
-            return explanation_picture(self._sharp(), self.heat, title=self.own.line, caption=self.own.caption)
-        caption = f"Evidence for this class in {file}" if self.heat.any() else f"No region of {file} is evidence for this class"
-        if self.best[0] != self.name:
-            caption += f" (most probable: {visible(self.best[0])}, {percent(self.best[1])})"
-        title = f"{visible(self.name)}  {percent(self.probability)}"
-        return explanation_picture(self._sharp(), self.heat, title=title, caption=caption, neighbours=self.neighbours)
+            return explanation_picture(self._sharp(), self.heat, title=self.own.line, caption=self.caption)
+        title = f"{visible(self.name)}  {percent(self.probability) if self.region is None else self._share()}"
+        return explanation_picture(
+            self._sharp(), self.heat, title=title, caption=self.caption, neighbours=self.neighbours, region=self.region
+        )  # fmt: skip
 
     def _sharp(self) -> Pixels:
         """The square that the model sees, as sharp as it is drawn."""
@@ -128,13 +147,14 @@ def explain(
     if nearest_images < 0:
         raise ParameterError(f"nearest_images must be 0 or more, got {nearest_images}.")
     opened = run if isinstance(run, Run) else load(run, engine=engine)
-    if not opened.class_outputs and (target, column, method) == (None, None, "auto") and _has_own(opened):
+    every = opened.explainable
+    if not every and (target, column, method) == (None, None, "auto") and _has_own(opened):
         return _own_maps(opened.with_engine(engine), checked_images(images))
-    outputs = opened.outputs_of(column, "Heat maps are for")
+    outputs = opened.explained(column, "Heat maps are for")
     if column is None and target is not None:
-        outputs = next((one for one in opened.class_outputs if target in one.classes), outputs)
+        outputs = next((one for one in every if target in one.classes), outputs)
     if target is not None and target not in outputs.classes:
-        classes = [name for one in ([outputs] if column else opened.class_outputs) for name in one.classes]
+        classes = [name for one in ([outputs] if column else every) for name in one.classes]
         raise ParameterError(f"the run has no class {target!r}.{nearest(target, classes)} It has {enumeration(classes)}.")
     explainer = _Explainer(opened, outputs, method=method, engine=engine, count=nearest_images, target=target)
     return explainer.explained(checked_images(images))
@@ -198,8 +218,10 @@ class _Explainer:
 
     def _together(self, images: Images, readable: Sequence[tuple[int, Pixels]]) -> Iterator[Explanation]:
         run, classes, pixels = self._run, self._outputs.classes, np.stack([image for _, image in readable])
-        features, probabilities = (np.stack(rows) for rows in zip(*self._engine.run(iter(pixels)), strict=True))
-        best = probabilities.argmax(axis=1)
+        features, given = (np.stack(rows) for rows in zip(*self._engine.run(iter(pixels)), strict=True))
+        link = self._outputs.link
+        probabilities = self._outputs.shares(given)
+        best = self._outputs.strongest(probabilities)
         targets = best if self._target is None else np.full(len(pixels), self._target)
         heat = self._maps(pixels, targets)
         rows, similarity = nearest_training_images(run, features, self._count)
@@ -210,16 +232,20 @@ class _Explainer:
                 image=images[position], position=position, name=classes[target], probability=float(probabilities[place, target]),
                 best=(classes[best[place]], float(probabilities[place, best[place]])), heat=heat[place],
                 neighbours=tuple(self._neighbour(row, value, target) for row, value in near), _run=run,
+                region=link.region(given[place], target) if isinstance(link, PlaceLink) else None,
             )  # fmt: skip
 
     def _neighbour(self, row: int, similarity: float, target: int) -> Neighbour:
         run, outputs = self._run, self._outputs
         own = run.task.targets(run.reference["targets"][row : row + 1], run.manifest.state)
-        rows, labels = labels_in(own, outputs.column)
-        assigned = np.empty(0, np.int64) if not len(rows) else np.flatnonzero(labels[0]) if labels.ndim == 2 else labels[:1]
-        names = ", ".join(outputs.classes[index] for index in assigned) if len(rows) else "(no label)"
+        names: tuple[str, ...] | None = own.names(0)
+        if outputs.column:
+            rows, labels = labels_in(own, outputs.column)
+            assigned = np.flatnonzero(labels[0]) if labels.ndim == 2 and len(rows) else labels[:1]
+            names = tuple(outputs.classes[int(index)] for index in assigned) if len(rows) else None
+        label, same = ("(no label)", False) if names is None else (", ".join(names), outputs.classes[target] in names)
         path, levels = run.path / run.training_names[row], run.preprocessing.levels
-        return Neighbour(row=row, path=path, label=names, similarity=similarity, same=target in assigned, levels=levels)
+        return Neighbour(row=row, path=path, label=label, similarity=similarity, same=same, levels=levels)
 
 
 def nearest_training_images(run: Run, features: Floats, count: int) -> tuple[npt.NDArray[np.int64], Floats]:
@@ -281,11 +307,14 @@ def overlay(pixels: Pixels, heat: Floats) -> Image.Image:
     return Image.fromarray(np.round(grey * (1 - cover) + colours(heat) * cover).astype(np.uint8))
 
 
-def explanation_picture(pixels: Pixels, heat: Floats, *, title: str, caption: str, neighbours: Sequence[Neighbour] = ()) -> Image.Image:
+def explanation_picture(
+    pixels: Pixels, heat: Floats, *, title: str, caption: str, neighbours: Sequence[Neighbour] = (),
+    region: npt.NDArray[np.bool_] | None = None,
+) -> Image.Image:  # fmt: skip
     """Draw one explanation: the image, its heat beside it, and the nearest training images, of which five have room, below.
 
     `pixels`, uint8 (S, S, 3), are the square of the image that the model sees, `heat` is float32 (h, w) from 0 to 1. `title` is what the
-    model says, with its probability, `caption` a line below it.
+    model says, with its probability, `caption` a line below it. A `region`, bool (h, w), is outlined in both.
     """
     from PIL import Image, ImageDraw
 
@@ -297,12 +326,24 @@ def explanation_picture(pixels: Pixels, heat: Floats, *, title: str, caption: st
     draw.text((_MARGIN, 20), fitted(title, font_at(30), width - 2 * _MARGIN), font=font_at(30), fill=INK)
     draw.text((_MARGIN, 62), fitted(caption, font_at(17), width - 2 * _MARGIN), font=font_at(17), fill=QUIET)
     sharp = Image.fromarray(pixels).resize((_SIDE, _SIDE), Image.Resampling.BICUBIC)
-    image.paste(sharp, (_MARGIN, 102))
-    image.paste(overlay(np.asarray(sharp), heat), (_MARGIN + _SIDE + _GAP, 102))
+    for left, shown in ((_MARGIN, sharp), (_MARGIN + _SIDE + _GAP, overlay(np.asarray(sharp), heat))):
+        image.paste(shown if region is None else _outlined(shown, region), (left, 102))
     _legend(image, draw, (_MARGIN + _SIDE + _GAP, 102 + _SIDE + 12))
     if neighbours:
         _draw_neighbours(image, draw, neighbours[:5], thumb=thumb, top=below + 56)
     return image
+
+
+def _outlined(picture: Image.Image, region: npt.NDArray[np.bool_]) -> Image.Image:
+    """A picture with the edge of a region in white, within a dark line."""
+    from PIL import Image, ImageChops, ImageFilter
+
+    scaled = Image.fromarray(region.astype(np.float32), mode="F").resize(picture.size, Image.Resampling.BILINEAR)
+    mask = Image.fromarray(np.asarray(np.asarray(scaled) >= 0.5, np.uint8) * 255)
+    found = picture.copy()
+    for wide, colour in ((5, INK), (3, PAPER)):
+        found.paste(colour, mask=ImageChops.subtract(mask.filter(ImageFilter.MaxFilter(wide)), mask.filter(ImageFilter.MinFilter(wide))))
+    return found
 
 
 def _legend(image: Image.Image, draw: ImageDraw.ImageDraw, corner: tuple[int, int]) -> None:

@@ -5,6 +5,9 @@ log-odds of the class change when it has a larger weight in all of these means. 
 exactly, not linearised; for a linear head and an infinitesimal change this is Grad-CAM (Selvaraju et al. 2017), summed over the
 stages. It takes one pass of the network per image. *occlusion* (Zeiler and Fergus 2014): how much the log-odds fall when a window of
 the image is blurred. It works with any network, and takes a pass for every window.
+
+Where the model has an output for each place, the log-odds are the mean over the region that it gives the class, as in Seg-Grad-CAM
+(Vinogradova et al. 2020), and the method is occlusion.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ import numpy.typing as npt
 from headstart.engine import Engine, open_engine
 from headstart.errors import BackboneError, ParameterError
 from headstart.explanation.stage_maps import LOGITS, NetworkGraph, PooledNetwork, UnknownMapError, find_poolings
-from headstart.metrics.link import SOFTMAX, Link
+from headstart.metrics.link import SOFTMAX, Link, PlaceLink
 from headstart.modalities.image import Preprocessing
 from headstart.run import MODEL, Run
 
@@ -75,7 +78,7 @@ class HeatMaps:
     @classmethod
     def of(cls, run: Run, *, method: str = "auto", engine: str = "auto", column: str | None = None) -> Self:
         """Return the heat maps of an opened run, of a `column` of labels where it has several; arguments and errors as of the class."""
-        of = run.outputs_of(column, "Heat maps are for")
+        of = run.explained(column, "Heat maps are for")
         return cls(
             run.path / MODEL, preprocessing=run.preprocessing, classes=of.classes, link=of.link, method=method, engine=engine,
             logits=of.logits,
@@ -95,13 +98,17 @@ class HeatMaps:
             graph = NetworkGraph(self._model.read_bytes())
         except OSError as error:
             raise BackboneError(f"{self._model}: cannot be opened ({error.strerror}).") from None
-        poolings = find_poolings(graph)
+        poolings = None if isinstance(self._link, PlaceLink) else find_poolings(graph)
         if poolings is None:
             self._check_fallback()
             return None
         return PooledNetwork(graph, poolings, size=self._size, cells=self._cells, engine=self._engine_kind, logits=self._logits)
 
     def _check_fallback(self) -> None:
+        if self._asked == "cells" and isinstance(self._link, PlaceLink):
+            raise BackboneError(
+                "The method 'cells' is for one output for a whole image, and this run has one for each place. Use 'occlusion'."
+            )
         if self._asked == "cells":
             raise BackboneError(
                 "The features of this network are not only means over positions (a class token, for one, is none), so the method 'cells' "
@@ -150,18 +157,10 @@ class HeatMaps:
         if len(targets) and not (targets.min() >= 0 and targets.max() < len(self._classes)):
             raise ParameterError(f"targets must be from 0 to {len(self._classes) - 1}, got {targets.min()} to {targets.max()}.")
 
-    def _odds(self, logits: Floats, target: int) -> npt.NDArray[np.float64]:
-        """The log-odds of a class in each row: of its probability against that of all others together."""
-        rows = logits.astype(np.float64)
-        if self._link.independent or rows.shape[1] == 1:
-            return rows[:, target]
-        others: npt.NDArray[np.float64] = np.logaddexp.reduce(np.delete(rows, target, axis=1), axis=1)
-        return rows[:, target] - others
-
     def _by_cells(self, network: PooledNetwork, images: Pixels, targets: npt.NDArray[np.int64]) -> Floats:
         found = np.zeros((len(images), self._cells, self._cells), np.float32)
         for row, maps in enumerate(network.maps(iter(images))):
-            odds = self._odds(network.logits([_upweighted(grid, self._step) for grid in maps]), int(targets[row]))
+            odds = self._link.log_odds(network.logits([_upweighted(grid, self._step) for grid in maps]), int(targets[row]))
             found[row] = ((odds[1:] - odds[0]) / self._step).reshape(self._cells, self._cells)
         return _zero_where_rounding(found)
 
@@ -171,7 +170,7 @@ class HeatMaps:
         found = np.zeros((len(images), self._cells, self._cells), np.float32)
         results = self._whole.run(self._with_windows(images, spacing))
         for row, target in enumerate(targets.tolist()):
-            odds = self._odds(np.stack([logits for (logits,) in islice(results, len(hidden) + 1)]), target)
+            odds = self._link.log_odds(np.stack([logits for (logits,) in islice(results, len(hidden) + 1)]), target)
             fall = (odds[0] - odds[1:]).astype(np.float32)
             found[row] = np.tensordot(fall, hidden, axes=1) / hidden.sum(axis=0)
         return _zero_where_rounding(found)

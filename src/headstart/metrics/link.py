@@ -22,6 +22,9 @@ Floats = NDArray[np.float64]
 THRESHOLD = 0.5
 """A label of several is assigned from this probability on."""
 
+LIKELIEST = 0.05
+"""The share of the places that stand for a class which is nowhere the most probable."""
+
 
 @dataclass(frozen=True)
 class Link:
@@ -80,14 +83,55 @@ class Link:
         same = np.asarray(decisions) == np.asarray(targets)
         return np.asarray(same, dtype=np.float64) if same.ndim == 1 else np.asarray(same.mean(axis=1))
 
+    def log_odds(self, logits: NDArray[Any], target: int) -> Floats:
+        """The log-odds of one output in versions of one input, float64 (m,): its probability against that of all others together.
+
+        `logits` are (m, k); the first row is the input as it is.
+        """
+        rows = np.asarray(logits, np.float64)
+        if self.independent or rows.shape[1] == 1:
+            return rows[:, target]
+        return rows[:, target] - _others(rows, target)
+
     def write_onnx(self, graph: OnnxGraph, logits: str, *, output: str | None = None) -> str:
         """Append the link to a graph and return the name of the probabilities, float32 (N, k)."""
         attributes = {} if self.independent else {"axis": -1}
         return graph.node(self.name.capitalize(), logits, output=output, **attributes)
 
 
+@dataclass(frozen=True)
+class PlaceLink(Link):
+    """A softmax at each place of maps of logits (n, k, h, w). `PLACES` is the one there is."""
+
+    def shares(self, logits: NDArray[Any]) -> Floats:
+        """The share of the places of each input at which each class is the most probable: float64 (n, k)."""
+        count = logits.shape[1]
+        named = np.asarray(logits).argmax(axis=1).reshape(len(logits), -1)
+        return np.array([np.bincount(row, minlength=count) / row.size for row in named]).reshape(-1, count)
+
+    def region(self, logits: NDArray[Any], target: int) -> NDArray[np.bool_]:
+        """Bool (h, w): where a class is the most probable in logits (k, h, w); where that is nowhere, where it is the least improbable."""
+        there = np.asarray(logits.argmax(axis=0) == target)
+        if there.any():
+            return there
+        rows = np.asarray(logits, np.float64)[None]
+        odds = (rows[:, target] - _others(rows, target))[0]
+        return np.asarray(odds >= np.quantile(odds, 1 - LIKELIEST))
+
+    def log_odds(self, logits: NDArray[Any], target: int) -> Floats:
+        """The mean of the log-odds of a class over its `region` in the input as it is, in versions of it: from (m, k, h, w) to (m,)."""
+        rows = np.asarray(logits, np.float64)[:, :, self.region(logits[0], target)]
+        return np.asarray((rows[:, target] - _others(rows, target)).mean(axis=1))
+
+
+def _others(rows: Floats, target: int) -> Floats:
+    """What the logits of all classes but one, on the second axis, come to together."""
+    return np.asarray(np.logaddexp.reduce(np.delete(rows, target, axis=1), axis=1))
+
+
 SOFTMAX = Link("softmax", independent=False)
 SIGMOID = Link("sigmoid", independent=True)
+PLACES = PlaceLink("softmax", independent=False)
 _LINKS = {link.name: link for link in (SOFTMAX, SIGMOID)}
 
 

@@ -223,8 +223,8 @@ def at_thresholds(positive: Bools, scores: Scores) -> tuple[NDArray[np.int64], N
 
 
 def ratio(above: NDArray[Any], below: NDArray[Any]) -> Floats:
-    """Divide vectors, with nan for 0 / 0."""
-    shares: Floats = np.divide(above, below, out=np.full(len(below), np.nan), where=below > 0)
+    """Divide arrays of one shape, with nan for 0 / 0."""
+    shares: Floats = np.divide(above, below, out=np.full(np.shape(below), np.nan), where=below > 0)
     return shares
 
 

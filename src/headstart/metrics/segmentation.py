@@ -6,7 +6,7 @@ Pixels whose true value is no class (`VOID`) count nowhere.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headstart.errors import ParameterError
+from headstart.metrics.differences import SWAPS, ResampledDifferences, resampled_differences
 from headstart.metrics.intervals import REPLICATES, percentile_interval, resamples
 from headstart.metrics.scores import Floats, ratio
 
@@ -71,6 +72,10 @@ class ImageStatistics:
     def take(self, rows: NDArray[Any]) -> Self:
         """Those of some of the images."""
         return type(self)(self.confusion[rows], self.boundaries[rows], self.confidence[rows])
+
+    def reordered(self, order: Sequence[int]) -> Self:
+        """The same with the classes in another order: positions of all of them."""
+        return type(self)(self.confusion[:, order][:, :, order], self.boundaries[:, order], self.confidence)
 
     def stored(self) -> dict[str, NDArray[Any]]:
         """As arrays with n rows, in the smallest types that hold them."""
@@ -269,12 +274,7 @@ def segmentation_intervals(statistics: ImageStatistics, *, replicates: int = REP
     image, or nothing wrong in any), the interval is Wilson's for a share of n images, so that it never says that nothing is unknown.
     """
     n, k = len(statistics), statistics.classes
-    confusion = statistics.confusion
-    counts = np.stack([np.diagonal(confusion, axis1=1, axis2=2), confusion.sum(axis=2), confusion.sum(axis=1)], axis=1)
-    flat = counts.reshape(n, 3 * k).astype(np.float64)
-    f1 = boundary_f1(statistics.boundaries)
-    known = (~np.isnan(f1)).astype(np.float64)
-    edges = np.concatenate([np.nan_to_num(f1), known], axis=1)
+    flat, edges = _additive(statistics)
     found: dict[str, list[Floats]] = {}
     for weights in resamples(n, replicates=replicates, seed=seed) if n else ():
         for start in range(0, weights.shape[1], _REPLICATES_AT_ONCE):
@@ -288,6 +288,34 @@ def segmentation_intervals(statistics: ImageStatistics, *, replicates: int = REP
         {name: percentile_interval(values, scores.means[name], n) for name, values in together.items()},
         np.array([percentile_interval(iou[:, index], float(scores.iou[index]), n) for index in range(k)]).reshape(k, 2), replicates, seed,
     )  # fmt: skip
+
+
+def segmentation_differences(
+    first: ImageStatistics, second: ImageStatistics, *, replicates: int = REPLICATES, swaps: int = SWAPS, seed: int = 0
+) -> ResampledDifferences:
+    """Scores of the first of two models less those of the second on the same images: mean IoU, boundary F1, and the IoU of each class.
+
+    See `headstart.metrics.differences.resampled_differences`.
+    """
+    k = first.classes
+
+    def scores(sums: Floats) -> Floats:
+        found = _resampled(sums[:, : 3 * k].reshape(-1, 3, k), sums[:, 3 * k :].reshape(-1, 2, k))
+        return np.concatenate([found["mean_iou"][:, None], found["boundary_f1"][:, None], found["iou"]], axis=1)
+
+    one, two = (np.concatenate(_additive(statistics), axis=1) for statistics in (first, second))
+    return resampled_differences(one, two, scores, replicates=replicates, swaps=swaps, seed=seed)
+
+
+def _additive(statistics: ImageStatistics) -> tuple[Floats, Floats]:
+    """Of each image what scores of many are sums of: hits, true and named pixels, float64 (n, 3 k); boundary F1, and whether it is
+    defined, (n, 2 k).
+    """
+    confusion = statistics.confusion
+    counts = np.stack([np.diagonal(confusion, axis1=1, axis2=2), confusion.sum(axis=2), confusion.sum(axis=1)], axis=1)
+    f1 = boundary_f1(statistics.boundaries)
+    edges = np.concatenate([np.nan_to_num(f1), (~np.isnan(f1)).astype(np.float64)], axis=1)
+    return counts.reshape(len(confusion), -1).astype(np.float64), edges
 
 
 def _resampled(counts: Floats, edges: Floats) -> dict[str, Floats]:

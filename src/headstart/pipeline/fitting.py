@@ -197,7 +197,7 @@ def _tested(
     with seconds.lap("testing"):
         tested = task.apply(learned.choice.estimator, table.inputs(table.test))
         evaluation = task.evaluate(tested, table.dataset.targets.take(table.test))
-        crossed = cross_validate(task, frozen, context) if context.settings.folds else None
+        crossed, by_fold = cross_validate(task, frozen, context) if context.settings.folds else (None, ())
     listener.stage("Measuring reliability")
     with seconds.lap("reliability"):
         judged = task.judge(learned, evaluation, context)
@@ -208,33 +208,39 @@ def _tested(
     known = {} if correct is None else known_beforehand(table.dataset, table.digests)
     return FitResult(
         run=out, task=task, learned=learned, settings=context.settings, test=evaluation, tested=tested, cross_validation=crossed,
-        findings=judged.findings, judged=judged, leaks=() if correct is None else leak_tests(correct, known),
+        by_fold=by_fold, findings=judged.findings, judged=judged, leaks=() if correct is None else leak_tests(correct, known),
         probe=ProbeTest.of(task, learned, frozen, evaluation), probes=ProbeTest.of_columns(task, learned, frozen, evaluation),
         seconds=seconds,
     )  # fmt: skip
 
 
-def cross_validate(task: Task, table: FeatureTable, context: LearningContext) -> Evaluation:
-    """Nested cross-validation over the training part: in every fold everything is chosen anew from the other folds alone."""
+def cross_validate(task: Task, table: FeatureTable, context: LearningContext) -> tuple[Evaluation, tuple[float, ...]]:
+    """Nested cross-validation over the training part: in every fold everything is chosen anew from the other folds alone.
+
+    Returns the evaluation of all folds together, and the headline score of each alone. Of a fold only what a run stores of a test part is
+    held in memory.
+    """
     listener, count = context.listener, context.settings.folds
     listener.stage(f"Cross-validating, {count} folds")
     training = table.take(table.train)
     rows = np.arange(len(training))
     parts = folds(training.dataset.targets.strata, count=count, groups=training.groups_among(rows), seed=context.settings.seed)
-    found: list[Mapping[str, Any]] = []
+    targets, found, scores = training.dataset.targets, list[Mapping[str, Any]](), list[float]()
     alone = Resumable(processes=Processes.from_environment())  # the folds are not saved, but shared as the training is
     for done, held in enumerate(parts):
         listener.progress(done, len(parts))
         fold = training.tested_on(held)
         named = Part(listener, f"fold {done + 1} of {len(parts)}: ")
         learned = task.fit(fold, replace(context, resumable=alone, listener=named, test_only=True))
-        found.append(task.apply(learned.choice.estimator, learned.table.inputs(learned.table.test)))
+        outputs, truth = task.apply(learned.choice.estimator, learned.table.inputs(learned.table.test)), targets.take(held)
+        evaluation = task.evaluate(outputs, truth)
+        found.append(task.stored(outputs, truth, evaluation))
+        scores.append(evaluation.headline[1])
     listener.progress(len(parts), len(parts))
-    tested = np.concatenate(parts)  # classes of a single image are never tested
-    order = np.argsort(tested)
-    names = set.intersection(*(set(outputs) for outputs in found))
-    joined = {name: np.concatenate([outputs[name] for outputs in found])[order] for name in names}
-    return task.evaluate(joined, training.dataset.targets.take(tested[order]))
+    order = np.argsort(np.concatenate(parts))  # classes of a single image are never tested
+    names = set.intersection(*(set(arrays) for arrays in found))
+    joined = {name: np.concatenate([arrays[name] for arrays in found])[order] for name in names}
+    return task.evaluation_of(joined, task.state(targets, learned.choice.estimator)), tuple(scores)
 
 
 def find_learning_rate(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -15,11 +16,12 @@ from headstart.audit.copies import LeakTest
 from headstart.data import Dataset
 from headstart.errors import ImageError, ParameterError
 from headstart.features.table import FeatureTable
-from headstart.metrics import PairedDifference, paired_difference
+from headstart.metrics.differences import SIGNIFICANT, Difference, told
 from headstart.selection import Baseline, Choice, Tried
 from headstart.selection.choice import describe_head
 from headstart.settings import FitSettings
 from headstart.tasks import Evaluation, Judged, Learned, Outputs, Task
+from headstart.tasks.comparable import Comparable
 
 if TYPE_CHECKING:
     from headstart.classifier import TransferClassifier
@@ -29,20 +31,21 @@ if TYPE_CHECKING:
 class ProbeTest:
     """The head on the frozen backbone, tested beside the model that came of the training.
 
-    That is the fine-tuned one, the mean of both, or the head itself (`shipped`). `gain` is the accuracy of the model minus its own;
-    `auc_gain` the same of the area under the ROC curve, nan where unknown.
+    That is the fine-tuned one, the mean of both, or the head itself (`shipped`). `gains` are the scores of the model less its own on the
+    same images, that of the leading score first.
     """
 
     test: Evaluation
     head: str
-    gain: PairedDifference
-    auc_gain: float
+    gains: tuple[Difference, ...]
     shipped: str = "trained"  # or ``mean`` or ``probe``
 
     @classmethod
     def of(cls, task: Task, learned: Learned, frozen: FeatureTable, tuned: Evaluation) -> Self | None:
-        """Test the model on the frozen backbone on the images that the fine-tuned one was tested on; None where there is no such model."""
-        if learned.probe is None or tuned.correct_rows is None:
+        """Test the model on the frozen backbone on the images that the fine-tuned one was tested on; None where there is no such model, or
+        the task cannot compare two; of several columns of labels see `of_columns`.
+        """
+        if learned.probe is None or learned.columns or not isinstance(tuned, Comparable):
             return None
         outputs = task.apply(learned.probe.estimator, frozen.inputs(frozen.test))
         return cls._of(learned, task.evaluate(outputs, frozen.dataset.targets.take(frozen.test)), tuned)
@@ -58,32 +61,34 @@ class ProbeTest:
         return {name: cls._of(one, before.columns[name], after.columns[name]) for name, one in learned.columns.items()}
 
     @classmethod
-    def _of(cls, learned: Learned, probe: Evaluation, tuned: Evaluation) -> Self:
+    def _of(cls, learned: Learned, probe: Evaluation, tuned: Any) -> Self:
         assert learned.probe is not None
-        assert probe.correct_rows is not None
-        assert tuned.correct_rows is not None
-        auc = tuned.scores.get("roc_auc", float("nan")) - probe.scores.get("roc_auc", float("nan"))
-        gain = paired_difference(tuned.correct_rows, probe.correct_rows)
-        return cls(test=probe, head=describe_head(learned.probe), gain=gain, auc_gain=auc, shipped=learned.fine_tuned.shipped)
+        gains = tuned.differences(probe).scores
+        return cls(test=probe, head=describe_head(learned.probe), gains=gains, shipped=learned.fine_tuned.shipped)
+
+    @property
+    def gain(self) -> Difference:
+        """That of the leading score."""
+        return self.gains[0]
 
     def summary(self) -> str:
         """The comparison in a sentence or two."""
         if self.shipped == "probe":
             return f"before: {self.test.summary('test')}. Fine-tuning changed nothing: the head on the frozen backbone is the model"
-        gain, what = self.gain, {"mean": "The mean with the fine-tuned model"}.get(self.shipped, "Fine-tuning")
-        low, high = (100 * value for value in gain.interval)
-        auc = f", ROC AUC {self.auc_gain:+.4f}" if self.auc_gain == self.auc_gain else ""
-        verdict = "" if gain.p_value < 0.05 else "; on so few test images that may be chance"
-        return (
-            f"before: {self.test.summary('test')}. {what} changed the accuracy by {100 * gain.value:+.1f} points (95 % interval "
-            f"{low:+.1f} to {high:+.1f}, McNemar p = {gain.p_value:.2g}){auc}{verdict}"
-        )
+        what = {"mean": "The mean with the fine-tuned model"}.get(self.shipped, "Fine-tuning")
+        leading, *further = told(self.gains, [one.p_value for one in self.gains])
+        changed = ", ".join([f"changed the {self.gain.word} by {leading.removeprefix(f'{self.gain.word} ')}", *further])
+        verdict = "" if self.gain.p_value < SIGNIFICANT else "; on so few test images that may be chance"
+        return f"before: {self.test.summary('test')}. {what} {changed}{verdict}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for the manifest."""
+        """Plain values for the manifest: those of `gain` under general names, of all further ones under the names of their scores."""
+        name, value, interval = self.test.headline
+        gain = self.gain.to_dict() or {"difference": None, "interval": None, "p_value": None}
+        further = {f"{one.score}_gain": None if math.isnan(one.value) else one.value for one in self.gains[1:]}
         return {
-            "accuracy": self.test.headline[1], "accuracy_interval": list(self.test.headline[2]), "head": self.head, "gain": self.gain.value,
-            "gain_interval": list(self.gain.interval), "p_value": self.gain.p_value, "auc_gain": self.auc_gain, "shipped": self.shipped,
+            "score": name, name: value, f"{name}_interval": list(interval), "head": self.head, "gain": gain["difference"],
+            "gain_interval": gain["interval"], "p_value": gain["p_value"], **further, "shipped": self.shipped,
         }  # fmt: skip
 
 
@@ -101,7 +106,7 @@ class FitResult:
         tried: the backbones that a search within a budget considered; empty where there was none.
         baseline: how far a pre-trained backbone is ahead of handcrafted features, where the fit had such.
         held_out: a sentence on where the test part came from.
-        cross_validation: the evaluation over the folds of the training part, if asked for.
+        cross_validation: the evaluation over the folds of the training part, if asked for; `by_fold` has the headline score of each.
         findings: what is known to be wrong with the data, the gravest first.
         judged: how far the model can be trusted, how well that held on the test part, and the learning curve.
         probe: where the backbone was fine-tuned, the model before that, tested on the same images; of several columns of labels `probes`,
@@ -121,6 +126,7 @@ class FitResult:
     baseline: Baseline | None = None
     held_out: str = ""
     cross_validation: Evaluation | None = None
+    by_fold: tuple[float, ...] = ()
     findings: tuple[Finding, ...] = ()
     probe: ProbeTest | None = None
     probes: Mapping[str, ProbeTest] = field(default_factory=dict)

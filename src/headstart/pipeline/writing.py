@@ -155,7 +155,16 @@ def _training(result: FitResult) -> TrainingRecord | None:
 
 def _metrics(result: FitResult) -> dict[str, Any]:
     name, value, interval = result.test.headline
-    crossed = {} if result.cross_validation is None else {"cross_validation": result.cross_validation.to_dict()}
+    crossed = (
+        {}
+        if result.cross_validation is None
+        else {
+            "cross_validation": {
+                **result.cross_validation.to_dict(),
+                "by_fold": [None if score != score else score for score in result.by_fold],
+            }
+        }
+    )
     tested = {f"test_{name}": value, f"test_{name}_interval": list(interval), "test_images": result.test.images}
     return {**tested, "test": result.test.to_dict(), **crossed}
 

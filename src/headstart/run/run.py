@@ -95,12 +95,17 @@ class Run:
         """The outputs that rank classes, by the column of labels; none where the task has no classes."""
         return self.task.class_outputs(self.manifest.state)
 
-    def outputs_of(self, column: str | None, what: str) -> ClassOutputs:
-        """The outputs that rank the classes of a column of labels, by default of the first.
+    @property
+    def explainable(self) -> tuple[ClassOutputs, ...]:
+        """The outputs whose classes heat maps explain, by the column of labels; none where there is no such."""
+        return self.task.explained(self.manifest.state)
+
+    def explained(self, column: str | None, what: str) -> ClassOutputs:
+        """The outputs whose classes heat maps explain, of a column of labels, by default of the first.
 
         ParameterError, which begins with `what`, where the task has no classes; and for a column that the run does not have.
         """
-        found = self.class_outputs
+        found = self.explainable
         if not found:
             raise self._without_classes(what)
         chosen = [one for one in found if column is None or one.column == column]

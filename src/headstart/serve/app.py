@@ -109,9 +109,9 @@ async def predict_images(
     does not begin like any image.
     """
     with service.models.use(model) as chosen:
-        if explain and column is not None and column not in [one.column for one in chosen.run.class_outputs]:
+        if explain and column is not None and column not in [one.column for one in chosen.run.explainable]:
             raise Refusal(422, "no_heat_maps", f"The model has no column {column[:100]!r} of labels whose evidence could be shown.")
-        if explain and not chosen.run.class_outputs:
+        if explain and not chosen.run.explainable:
             raise Refusal(422, "no_heat_maps", "Heat maps show the evidence for a class, and this model predicts no classes.")
         inputs = await read_inputs(request, limits=service.limits, threads=service.threads)
         if explain and len(inputs) > service.limits.explained:

@@ -75,7 +75,7 @@ class Model:
         """Of a column of labels, where there are several, by default of the first; opened at the first use. Not thread-safe."""
         from headstart.explanation import HeatMaps
 
-        column = self.run.outputs_of(column, "Heat maps are for").column
+        column = self.run.explained(column, "Heat maps are for").column
         if column not in self._heat_maps:
             self._heat_maps[column] = HeatMaps.of(self.run, method="fast", engine=self._engine_kind, column=column)
         return self._heat_maps[column]

@@ -165,16 +165,16 @@ class Service:
         """The heat maps of a request by the positions of its images. Beyond the limits: 429 or 503.
 
         Each is a PNG as a data URI: the square that the model sees, with the heat map for the most probable class, of a `column` of labels
-        where there are several, by default of the first.
+        where there are several, by default of the first; of masks for the region of the largest class.
         """
         preprocessing = model.run.preprocessing
         sharp = dataclasses.replace(preprocessing, size=max(_OVERLAY_SIDE, preprocessing.size))
-        outputs = model.run.outputs_of(column, "Heat maps are for")
+        outputs = model.run.explained(column, "Heat maps are for")
         scores = predictions.outputs[outputs.probabilities]
         found = {}
         async with self._admitted(request, len(inputs)):
             for row, place in enumerate(predictions.kept.tolist()):
-                target = int(scores[row].argmax())
+                target = int(outputs.strongest(outputs.shares(scores[row : row + 1]))[0])
                 data, name = inputs[place].data, inputs[place].name
                 assert not isinstance(data, ImageError)
                 small = await self.threads.decode(data, partial(preprocessing, data, name=name))

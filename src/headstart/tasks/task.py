@@ -17,7 +17,7 @@ import numpy.typing as npt
 from headstart.data import Annotations, Dataset, ListOptions, Targets
 from headstart.errors import ImageError, ParameterError, setting
 from headstart.matrix import FeatureMatrix
-from headstart.metrics.link import Link
+from headstart.metrics.link import Link, PlaceLink
 from headstart.onnx_graph import OnnxGraph
 from headstart.progress import Listener
 from headstart.records import Column, Record
@@ -70,7 +70,8 @@ ExportedOutput = tuple[npt.DTypeLike, tuple[int | str, ...]]
 class ClassOutputs:
     """The outputs of the graph that rank some classes: what heat maps explain, and by which an exported file is compared.
 
-    `column` is the column of labels whose classes they are; empty where there is only one.
+    `column` is the column of labels whose classes they are; empty where there is only one. `background` is the position of a class that is
+    explained only where it is named, or alone.
     """
 
     classes: tuple[str, ...]
@@ -78,6 +79,18 @@ class ClassOutputs:
     column: str = ""
     logits: str = "logits"
     probabilities: str = "probabilities"
+    background: int | None = None
+
+    def shares(self, output: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """How much of each of n inputs each class is, (n, k), from the output `probabilities`: these, or shares of the places."""
+        return self.link.shares(output) if isinstance(self.link, PlaceLink) else output
+
+    def strongest(self, shares: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+        """The class to explain of each input, int64 (n,), by how much of it each class is (n, k)."""
+        counted = np.array(shares, np.float64)
+        if self.background is not None:
+            counted[:, self.background] *= 1e-9
+        return np.asarray(counted.argmax(axis=1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -353,6 +366,13 @@ class Task(ABC):
     def class_outputs(self, state: State) -> tuple[ClassOutputs, ...]:
         """Those of the outputs that rank classes, by the column of labels; none where the task has no classes."""
         return ()
+
+    def explained(self, state: State) -> tuple[ClassOutputs, ...]:
+        """The outputs whose classes heat maps explain, by the column of labels; by default those that rank classes.
+
+        Where `ClassOutputs.link` is a `headstart.metrics.link.PlaceLink`, they have a place in the image, and heat maps explain a region.
+        """
+        return self.class_outputs(state)
 
     @abstractmethod
     def apply(self, model: Any, inputs: Any) -> dict[str, npt.NDArray[Any]]:

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from headstart.data import ANOMALOUS, GOOD, Defects
-from headstart.metrics import accuracy_interval, average_precision, roc_auc
+from headstart.metrics import accuracy_interval, auc_difference, average_precision, paired_difference, roc_auc
 from headstart.metrics.anomaly import PixelStatistics, best_f1, bin_edges, pixel_intervals, roc_auc_interval
+from headstart.metrics.differences import Difference, Differences
 from headstart.pixels.interpolation import resized
+from headstart.tasks.comparable import Comparable
 from headstart.text import number, percent, plural
 
 PIXELS = 256
 """Side of the square at which maps and masks are compared."""
+RIGHT = "right decisions"
+"""The share of images that are called rightly at the threshold."""
 _SAMPLED = 2_000_000  # pixels by which bins are chosen
 
 Interval = tuple[float, float]
@@ -91,7 +95,7 @@ def _nearest(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
 
 
 @dataclass(frozen=True, eq=False)
-class AnomalyEvaluation:
+class AnomalyEvaluation(Comparable):
     """All scores of one set of images.
 
     Attributes:
@@ -245,6 +249,53 @@ class AnomalyEvaluation:
 
     def __str__(self) -> str:
         return "\n".join(self.lines())
+
+    # compared with others
+
+    @property
+    def right(self) -> npt.NDArray[np.bool_]:
+        """Bool (n,): which images are called rightly at the threshold."""
+        return np.asarray(self.called == self.anomalous)
+
+    @property
+    def leading(self) -> tuple[str, float, Interval]:
+        """The area under the ROC curve; where it is undefined, the share of right decisions."""
+        if not math.isnan(self.roc_auc):
+            return "AUROC", self.roc_auc, self.interval
+        return RIGHT, float(self.right.mean()), accuracy_interval(int(self.right.sum()), self.images)
+
+    @property
+    def beside(self) -> Mapping[str, float]:
+        """What is decided at the threshold, and what the maps are worth where they were compared on the same images."""
+        names = {"false alarms": "false_alarm_rate", "defects found": "recall", "pixel AUROC": "pixel_roc_auc", "AUPRO": "aupro"}
+        return {title: self.scores[name] for title, name in names.items()}
+
+    @property
+    def rank(self) -> tuple[float, ...]:
+        """The leading score, then the share of right decisions."""
+        return self.leading[1], float(self.right.mean())
+
+    def unlike(self, other: Self, *, mine: str, theirs: str) -> str | None:
+        """Any two can be compared."""
+        return None
+
+    def part(self, rows: npt.NDArray[np.int64], *, like: Self) -> Self:
+        """The evaluation of some images; scores of pixels remain where it is all of them, as they are stored for all together."""
+        kinds = tuple(self.kinds[row] for row in rows.tolist()) if self.kinds else ()
+        pixels = self.pixels if len(rows) == self.images else None
+        return replace(self, score=self.score[rows], anomalous=self.anomalous[rows], kinds=kinds, pixels=pixels)
+
+    def same_truth(self, other: Self) -> npt.NDArray[np.bool_]:
+        """Which images are good in both, or have a defect in both."""
+        return np.asarray(self.anomalous == other.anomalous)
+
+    def differences(self, other: Self) -> Differences:
+        """Of the area under the ROC curve, by DeLong's test, and of right decisions, each at its own threshold, by McNemar's."""
+        right = Difference.of_accuracy(paired_difference(self.right, other.right), score="right_decisions", word=RIGHT)
+        right = replace(right, phrases=("decides more images rightly", "decides fewer images rightly"))
+        if math.isnan(self.roc_auc):
+            return Differences((right,))
+        return Differences((Difference.of_auc(auc_difference(self.anomalous, self.score, other.score), word="AUROC"), right))
 
 
 def _share(count: int, total: int) -> str:

@@ -307,7 +307,11 @@ def suited(given: FitSettings) -> FitSettings:
         ("--budget", given.budget, "name the backbone with --backbone"),
         ("--adapt-to", given.adapt_to, "add good images of that world to the training images"),
         ("--strategy", given.fine_tuning, "use --strategy probe: detectors need a frozen backbone"),
-        ("--folds", given.folds or None, "leave it out, since good images are scored out of sample anyway"),
+        (
+            "--folds",
+            given.folds or None,
+            "leave it out: there are only good images in the folds, and these are scored out of sample anyway",
+        ),
         ("--class-weight", given.class_weight, "leave it out"),
         ("--head", None if given.head == "auto" else given.head, "leave it out: the detector is chosen on good images"),
         ("--map", None if given.map == "none" else given.map, "leave it out"),

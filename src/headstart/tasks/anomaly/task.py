@@ -134,6 +134,8 @@ class AnomalyDetection(Task):
     def evaluation_of(self, arrays: Outputs, state: State) -> AnomalyEvaluation:
         from headstart.tasks.anomaly.evaluation import PixelScores, evaluate
 
+        if (shape := arrays["score"].shape) != arrays["targets"].shape or not np.isfinite(arrays["score"]).all():
+            raise DataError(f"scores {shape} of {plural(len(arrays['targets']), 'image')}")
         found = evaluate(arrays, self.targets(arrays["targets"], state))
         return replace(found, pixels=PixelScores.from_array(arrays[PIXELS]) if PIXELS in arrays else None)
 

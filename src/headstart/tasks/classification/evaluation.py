@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from html import escape
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headstart import metrics
 from headstart.errors import ParameterError
+from headstart.metrics.differences import Difference, Differences
 from headstart.tasks.classification.scores import CLASS_COLUMNS, MULTI_LABEL, SCORE_WORDS, SINGLE_LABEL, Outcome
+from headstart.tasks.comparable import Comparable, unlike_classes
 from headstart.text import enumeration, number, pad, percent, plural, shorten, visible, width
 
 ALL_SHOWN = 20  # up to so many classes, each has its line
@@ -34,7 +36,7 @@ class Confusion(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class ClassEvaluation:
+class ClassEvaluation(Comparable):
     """All scores of one set of images.
 
     Attributes:
@@ -203,6 +205,49 @@ class ClassEvaluation:
         head = ["class" if few else f"worst {len(chosen)} of {len(self.classes)} classes", *(CLASS_COLUMNS[name] for name in shown)]
         rows = [[shorten(self.classes[i], 32), *(number(self.by_class[name][i].item()) for name in shown)] for i in chosen]
         return [head, *rows]
+
+    # compared with others
+
+    @property
+    def leading(self) -> tuple[str, float, tuple[float, float]]:
+        """The accuracy."""
+        return "accuracy", self.accuracy, self.interval
+
+    @property
+    def beside(self) -> Mapping[str, float]:
+        """ROC-AUC, log loss and calibration error."""
+        return {"ROC-AUC": self.scores["roc_auc"], "log loss": self.scores["log_loss"], "ECE": self.scores["calibration_error"]}
+
+    @property
+    def rank(self) -> tuple[float, ...]:
+        """Accuracy, then log loss."""
+        return self.accuracy, -self.scores["log_loss"]
+
+    def unlike(self, other: Self, *, mine: str, theirs: str) -> str | None:
+        """That one has images of several labels and the other has not, or that they have different classes."""
+        if (several := self.outcome.link.independent) != other.outcome.link.independent:
+            first, second = (mine, theirs) if several else (theirs, mine)
+            return f"In {first} an image may have several labels, in {second} it has one: the two cannot be compared."
+        return unlike_classes(self.classes, other.classes, mine=mine, theirs=theirs)
+
+    def part(self, rows: NDArray[np.int64], *, like: Self) -> Self:
+        """The evaluation of some images, with the classes in the order of another one."""
+        columns, targets = [self.classes.index(name) for name in like.classes], self.outcome.targets
+        targets = targets[:, columns] if self.outcome.link.independent else np.argsort(columns)[targets]
+        found = evaluate(self.outcome.probabilities[rows][:, columns], targets[rows], like.classes)
+        return replace(self, **vars(found))
+
+    def same_truth(self, other: Self) -> NDArray[np.bool_]:
+        """Which images have the same labels."""
+        return self.outcome.link.correct(self.outcome.targets, other.outcome.targets)
+
+    def differences(self, other: Self) -> Differences:
+        """Of accuracy, by McNemar's test, and of the area under the ROC curve, by DeLong's."""
+        first, second = self.outcome, other.outcome
+        defined = not math.isnan(self.scores["roc_auc"])
+        area = metrics.auc_difference(first.indicators, first.probabilities, second.probabilities) if defined else None
+        accuracy = metrics.paired_difference(first.correct, second.correct)
+        return Differences((Difference.of_accuracy(accuracy), Difference.of_auc(area)))
 
     def _repr_html_(self) -> str:
         low, high = self.interval

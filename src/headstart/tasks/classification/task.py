@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from headstart.data import Annotations, Dataset, Labels, LabelSets, class_targets
+from headstart.data import MASK, Annotations, Dataset, Labels, LabelSets, class_targets
 from headstart.data.labels import read_labels
 from headstart.errors import DataError, ParameterError, setting
 from headstart.matrix import FeatureMatrix
@@ -30,7 +30,7 @@ from headstart.tasks.task import (
     State,
     Task,
 )
-from headstart.text import printable
+from headstart.text import plural, printable
 
 if TYPE_CHECKING:
     from headstart.adaptation import AdaptationGain
@@ -53,7 +53,11 @@ class Classification(Task):
         if len(found.learned) != 1:
             return None
         what = "several labels an image" if found.several else "one label an image"
-        return f"{what}, from {found.columns['label'].origin}"
+        masks = ""
+        if MASK in found.columns:
+            count = sum(value is not None for value in found.columns[MASK].values)
+            masks = f"; the masks of {count} of {len(found.parts)} images are left aside, and --task anomaly takes both"
+        return f"{what}, from {found.columns['label'].origin}{masks}"
 
     def read_targets(self, found: Annotations, state: State | None = None) -> Labels | LabelSets:
         """Class labels; with the `state` of a run matched with its classes by name."""
@@ -140,6 +144,13 @@ class Classification(Task):
         assert targets.link is not None
         probabilities = outputs["probabilities"] if "probabilities" in outputs else targets.link.probabilities(outputs["logits"])
         return evaluate(probabilities, targets.array, targets.classes)
+
+    def evaluation_of(self, arrays: Outputs, state: State) -> Evaluation:
+        """The evaluation again; DataError for targets that do not fit the classes, ParameterError for logits that do not."""
+        found = super().evaluation_of(arrays, state)
+        if self.targets(arrays["targets"], state).link is not link_of(state):
+            raise DataError(f"its targets do not fit its {plural(len(state['classes']), 'class')}")
+        return found
 
     def judge(self, learned: Learned, evaluation: Evaluation, context: LearningContext) -> Judged:
         from headstart.tasks.classification.judging import judge

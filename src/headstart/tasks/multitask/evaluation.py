@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headstart.metrics import mean_accuracy_interval
+from headstart.metrics.differences import Difference, Differences, resampled_differences
+from headstart.metrics.scores import ratio
 from headstart.tasks.classification.evaluation import ClassEvaluation
-from headstart.text import number, pad, plural, shorten, width
+from headstart.tasks.comparable import Comparable
+from headstart.text import enumeration, number, pad, plural, shorten, visible, width
 
 SHOWN = {"accuracy": "accuracy", "most_frequent_class_accuracy": "most frequent", "f1_macro": "macro F1", "log_loss": "log loss"}
 """The scores of each column that are named beside each other, and what they are called there."""
 
 
 @dataclass(frozen=True, eq=False)
-class ColumnsEvaluation:
+class ColumnsEvaluation(Comparable):
     """All scores of one set of images.
 
     Attributes:
@@ -53,7 +56,7 @@ class ColumnsEvaluation:
 
     def _correct(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Bool (n, c) twice: which labels are right, and which are known."""
-        count = 1 + max(int(rows.max()) for rows in self.rows.values())
+        count = max(self.images, 1 + max(int(rows.max()) for rows in self.rows.values()))
         correct, known = np.zeros((2, count, len(self.columns)), np.bool_)
         for place, (name, one) in enumerate(self.columns.items()):
             correct[self.rows[name], place], known[self.rows[name], place] = one.correct_rows, True
@@ -112,3 +115,75 @@ class ColumnsEvaluation:
 
     def __str__(self) -> str:
         return "\n".join(self.lines())
+
+    # compared with others
+
+    @property
+    def leading(self) -> tuple[str, float, tuple[float, float]]:
+        """The mean accuracy."""
+        return "mean accuracy", self.mean_accuracy, self.interval
+
+    @property
+    def beside(self) -> Mapping[str, float]:
+        """The accuracy of each column."""
+        return {shorten(name, 20): one.accuracy for name, one in self.columns.items()}
+
+    @property
+    def rank(self) -> tuple[float, ...]:
+        """The mean accuracy."""
+        return (self.mean_accuracy,)
+
+    def unlike(self, other: Self, *, mine: str, theirs: str) -> str | None:
+        """That they have different columns, or a column of different classes."""
+        if set(self.columns) != set(other.columns):
+            own, others = (enumeration([visible(name) for name in one.columns]) for one in (self, other))
+            said = f"{mine} was tested on {own}, and {theirs} on {others}"
+            return f"The runs have different columns: {said}. Compare runs with the same columns."
+        reasons = (one.unlike(other.columns[name], mine=mine, theirs=theirs) for name, one in self.columns.items())
+        return next(filter(None, reasons), None)
+
+    def part(self, rows: NDArray[np.int64], *, like: Self) -> Self:
+        """The evaluation of some images, with columns and classes in the order of another one.
+
+        A column without a label there is left out.
+        """
+        columns, places = dict[str, ClassEvaluation](), dict[str, NDArray[np.int64]]()
+        for name, given in like.columns.items():
+            at = {row: index for index, row in enumerate(self.rows[name].tolist())} if name in self.rows else {}
+            kept = np.array([place for place, row in enumerate(rows.tolist()) if row in at], np.int64)
+            if len(kept):
+                columns[name] = self.columns[name].part(np.array([at[row] for row in rows[kept].tolist()], np.int64), like=given)
+                places[name] = kept
+        return replace(self, columns=columns, rows=places, images=len(rows))
+
+    def same_truth(self, other: Self) -> NDArray[np.bool_]:
+        """Which images have the same labels, and the same ones missing."""
+        same = np.ones(self.images, np.bool_)
+        for name in {**self.columns, **other.columns}:
+            own, others = (one.rows.get(name, np.zeros(0, np.int64)) for one in (self, other))
+            same[np.setxor1d(own, others)] = False
+            both, first, second = np.intersect1d(own, others, return_indices=True)
+            if len(both):
+                outcomes = self.columns[name].outcome, other.columns[name].outcome
+                same[both] &= outcomes[0].link.correct(outcomes[0].targets[first], outcomes[1].targets[second])
+        return same
+
+    def differences(self, other: Self) -> Differences:
+        """Of the mean accuracy and of the accuracy of each column, by resampling images and by exchanging them between the two."""
+        count = len(self.columns)
+
+        def scores(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+            each = ratio(sums[:, :count], sums[:, count:])
+            return np.concatenate([each.mean(axis=1, keepdims=True), each], axis=1)
+
+        one, two = (np.concatenate([correct & known, known], axis=1) for correct, known in (self._correct(), other._correct()))
+        found = resampled_differences(one, two, scores)
+        mean, *each = (
+            Difference(
+                score="accuracy" if index else "mean_accuracy", word="accuracy" if index else "mean accuracy", points=True,
+                value=float(found.values[index]), interval=found.interval(index), p_value=float(found.p_values[index]),
+                test="randomization test",
+            )
+            for index in range(count + 1)
+        )  # fmt: skip
+        return Differences((mean,), dict(zip(self.columns, each, strict=True)))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from headstart.data.masks import Masks
 from headstart.engine import available_cores
 from headstart.errors import ParameterError
+from headstart.metrics.differences import Difference, Differences, ResampledDifferences
 from headstart.metrics.segmentation import (
     ImageStatistics,
     SegmentationIntervals,
@@ -24,10 +25,12 @@ from headstart.metrics.segmentation import (
     image_scores,
     most_frequent_mean_iou,
     pixel_calibration_error,
+    segmentation_differences,
     segmentation_intervals,
     segmentation_scores,
 )
 from headstart.pixels.interpolation import class_strips
+from headstart.tasks.comparable import Comparable, unlike_classes
 from headstart.text import enumeration, number, pad, plural, shorten, visible, width
 
 SCORE_WORDS = {
@@ -44,7 +47,7 @@ CONFUSIONS = 5
 
 
 @dataclass(frozen=True, eq=False)
-class SegmentationEvaluation:
+class SegmentationEvaluation(Comparable):
     """All scores of one set of images.
 
     Attributes:
@@ -56,6 +59,7 @@ class SegmentationEvaluation:
     statistics: ImageStatistics
 
     correct_rows: None = None
+    truth: ClassVar[str] = "mask"
 
     def __post_init__(self) -> None:
         if self.statistics.classes != len(self.classes):
@@ -206,6 +210,46 @@ class SegmentationEvaluation:
     def __str__(self) -> str:
         return "\n".join(self.lines())
 
+    # compared with others
+
+    @property
+    def leading(self) -> tuple[str, float, tuple[float, float]]:
+        """The mean IoU."""
+        return "mean IoU", self.mean_iou, self.intervals.scores["mean_iou"]
+
+    @property
+    def beside(self) -> Mapping[str, float]:
+        """Boundary F1, pixel accuracy and calibration error."""
+        names = {"boundary F1": "boundary_f1", "pixel accuracy": "pixel_accuracy", "ECE": "calibration_error"}
+        return {title: self.scores[name] for title, name in names.items()}
+
+    @property
+    def rank(self) -> tuple[float, ...]:
+        """Mean IoU, then boundary F1; nothing is below what is undefined."""
+        return tuple(-1.0 if math.isnan(value) else value for value in (self.mean_iou, self.scores["boundary_f1"]))
+
+    def unlike(self, other: Self, *, mine: str, theirs: str) -> str | None:
+        """That they have different classes."""
+        return unlike_classes(self.classes, other.classes, mine=mine, theirs=theirs)
+
+    def part(self, rows: NDArray[np.int64], *, like: Self) -> Self:
+        """The evaluation of some images, with the classes in the order of another one."""
+        order = [self.classes.index(name) for name in like.classes]
+        return replace(self, classes=like.classes, statistics=self.statistics.take(rows).reordered(order))
+
+    def same_truth(self, other: Self) -> NDArray[np.bool_]:
+        """Which images have masks with as many pixels of each class: of the masks themselves no more is known."""
+        own, others = (one.statistics.confusion.sum(axis=2) for one in (self, other))
+        return np.asarray((own == others).all(axis=1))
+
+    def differences(self, other: Self) -> Differences:
+        """Of mean IoU, boundary F1 and the IoU of each class, by resampling images and by exchanging them between the two."""
+        found, apart = segmentation_differences(self.statistics, other.statistics), self.image_iou - other.image_iou
+        higher, lower = int((apart > 0).sum()), int((apart < 0).sum())
+        mean = _difference(found, 0, "mean_iou", wins=(higher, lower), won="Its IoU is higher on {}, lower on {}.")
+        outlines = _difference(found, 1, "boundary_f1", phrases=("draws outlines better", "draws outlines worse"))
+        return Differences((mean, outlines), {name: _difference(found, 2 + index, "iou") for index, name in enumerate(self.classes)})
+
     def stored(self) -> dict[str, NDArray[Any]]:
         """What a run stores of it: arrays with a row for each image."""
         return self.statistics.stored()
@@ -214,6 +258,13 @@ class SegmentationEvaluation:
     def of_arrays(cls, arrays: Mapping[str, NDArray[Any]], classes: Sequence[str]) -> SegmentationEvaluation:
         """The evaluation again, from the arrays of `stored`."""
         return cls(tuple(classes), ImageStatistics.of_arrays(arrays))
+
+
+def _difference(found: ResampledDifferences, index: int, score: str, **more: Any) -> Difference:
+    return Difference(
+        score=score, word=SCORE_WORDS.get(score, "IoU"), value=float(found.values[index]), interval=found.interval(index),
+        p_value=float(found.p_values[index]), test="randomization test", points=True, **more,
+    )  # fmt: skip
 
 
 def evaluate(

@@ -70,7 +70,7 @@ def learn_further(table: FeatureTable, context: LearningContext, probe: Learned)
         if not result.learned:
             reason = "training further was no better on held-out images: the decoder on the frozen backbone is kept"
             given_up = result.given_up(extractor.backbone, extractor.preprocessing, probe.choice.estimator)
-            return replace(probe, choice=replace(probe.choice, reason=reason), fine_tuned=given_up, plan=plan)
+            return replace(probe, choice=replace(probe.choice, reason=reason), probe=probe.choice, fine_tuned=given_up, plan=plan)
         prepared = trained(own, stored.backbone, stored.preprocessing, folder)
     after_table = with_maps_of(prepared, table, context)
     assert after_table.maps is not None
@@ -84,7 +84,7 @@ def learn_further(table: FeatureTable, context: LearningContext, probe: Learned)
         f"{100 * points:+.1f} ± {100 * error:.1f} points"
     )
     return Learned(
-        choice=choice_of(decoder, context, reason=fact), table=after_table, prepared=prepared, plan=plan,
+        choice=choice_of(decoder, context, reason=fact), table=after_table, prepared=prepared, plan=plan, probe=probe.choice,
         fine_tuned=replace(stored, head=decoder, facts=(*stored.facts, fact)), beside=probe.beside,
         seconds={**probe.seconds, "training further": time.perf_counter() - began},
     )  # fmt: skip

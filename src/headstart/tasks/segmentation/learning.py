@@ -129,7 +129,7 @@ def probe(table: FeatureTable, context: LearningContext) -> Learned:
     """A decoder on the frozen backbone; whether it is to see mirror images, too, is decided on halves of the training rows."""
     began = time.perf_counter()
     plan = plan_of(context.settings, len(table.train))
-    halves = None if context.test_only else Halves.of(table, plan, context)
+    halves = Halves.of(table, plan, context)
     context.listener.stage("Training the decoder")
     network, history = fitted(table, table.train, plan, context)
     decoder = replace(network.decoder(), mirrored=halves is not None and halves.gains)

@@ -58,12 +58,17 @@ class MaskPredictions(Predictions):
     @property
     def background(self) -> int | None:
         """The position of the class that is the background by its name, which stays clear in overlays; None where there is none."""
-        return next((index for index, name in enumerate(self.classes) if name.casefold() in BACKGROUNDS), None)
+        return background_of(self.classes)
 
     @property
     def masks(self) -> tuple[npt.NDArray[np.uint8], ...]:
         """The class map of each input that could be read."""
         return tuple(self.mask(row) for row in range(len(self)))
+
+
+def background_of(classes: Sequence[str]) -> int | None:
+    """The position of the class that is the background by its name; None where there is none."""
+    return next((index for index, name in enumerate(classes) if name.casefold() in BACKGROUNDS), None)
 
 
 def columns(classes: tuple[str, ...]) -> tuple[Column, ...]:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from headstart.data.annotations import LABEL, MASK, Annotations
 from headstart.data.masks import Masks, masks_of
 from headstart.errors import DataError, ParameterError, setting
+from headstart.metrics.link import PLACES
 from headstart.modalities.image.augment import Augmentation
 from headstart.onnx_graph import OnnxGraph
 from headstart.pixels.pictures import hex_colour
@@ -19,8 +20,20 @@ from headstart.pixels.windows import Windows
 from headstart.records import Column, Record
 from headstart.sections import Card, Matrix, TaskReport
 from headstart.tasks.segmentation.coco import FORMS, coco_document
-from headstart.tasks.segmentation.predictions import MaskPredictions, columns, files, records, suffixes, tensors
-from headstart.tasks.task import ExportedOutput, Judged, Learned, LearningContext, Neighbour, Output, Outputs, Predictions, State, Task
+from headstart.tasks.segmentation.predictions import MaskPredictions, background_of, columns, files, records, suffixes, tensors
+from headstart.tasks.task import (
+    ClassOutputs,
+    ExportedOutput,
+    Judged,
+    Learned,
+    LearningContext,
+    Neighbour,
+    Output,
+    Outputs,
+    Predictions,
+    State,
+    Task,
+)
 from headstart.text import plural
 
 FEWEST = 8
@@ -48,9 +61,10 @@ class Segmentation(Task):
     documents = FORMS
 
     def recognises(self, found: Annotations) -> str | None:
-        if MASK not in found.columns or LABEL in found.columns:
+        if found.learned or not found.masked:
             return None
-        return f"masks, from {found.columns[MASK].origin}"
+        labels = f"; --task classification learns the labels, from {found.columns[LABEL].origin}" if LABEL in found.columns else ""
+        return f"masks, from {found.columns[MASK].origin}{labels}"
 
     def takes(self, targets: Targets) -> bool:
         return isinstance(targets, Masks)
@@ -71,7 +85,7 @@ class Segmentation(Task):
 
     def settings(self, given: FitSettings) -> FitSettings:
         """The whole image, squashed to a square: every pixel has a class. By default one of `SIZE` pixels, or several windows of that."""
-        for name, value in (("budget", given.budget), ("adapt_to", given.adapt_to), ("folds", given.folds or None)):
+        for name, value in (("budget", given.budget), ("adapt_to", given.adapt_to)):
             if value is not None:
                 raise ParameterError(f"{setting(name, value)} is not for the task {self.name} yet: leave it out.")
         if given.head != "auto" or given.map != "none":
@@ -136,6 +150,11 @@ class Segmentation(Task):
 
     def outputs(self, state: State) -> tuple[Output, ...]:
         return (Output("logits", "logits", tuple(state["shape"])),)
+
+    def explained(self, state: State) -> tuple[ClassOutputs, ...]:
+        """Heat maps explain the region of a class, by default of the largest one that is no background."""
+        classes = tuple(state["classes"])
+        return (ClassOutputs(classes=classes, link=PLACES, probabilities="logits", background=background_of(classes)),)
 
     def apply(self, model: Any, inputs: StageMaps) -> dict[str, npt.NDArray[Any]]:
         """Logits, float32 (n, k, h, w)."""
