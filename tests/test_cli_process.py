@@ -104,6 +104,7 @@ def test_no_color(pictures: Path, tmp_path: Path) -> None:
     assert RESULT.fullmatch(_COLOUR.sub("", shown.rstrip().splitlines()[-1]))
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away(run: Path, pictures: Path) -> None:
     command = [*COMMAND, "predict", str(run), str(pictures / "rings" / "rings 00.png"), "--format", "csv"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)

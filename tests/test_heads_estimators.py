@@ -57,15 +57,12 @@ with warnings.catch_warnings():  # they have the interface without being of the 
     each_check = parametrize_with_checks(
         [
             LogisticHead(),
-            LogisticHead(C=1.0),
             RidgeHead(),
             KernelRidgeHead(),
-            KernelRidgeHead(exact_up_to=20, landmarks=15),
             NearestNeighboursHead(),
             NearestCentroidHead(),
             MLPHead(hidden=8, epochs=20, folds=2),
             HeadPipeline(),
-            HeadPipeline(feature_map=LinearDiscriminants(), folds=2),
             LayerMap(),
             PrincipalComponents(),
             LinearDiscriminants(),
@@ -77,8 +74,18 @@ with warnings.catch_warnings():  # they have the interface without being of the 
         ],
         expected_failed_checks=expected_failures,
     )
+    each_check_of_variants = parametrize_with_checks(
+        [LogisticHead(C=1.0), KernelRidgeHead(exact_up_to=20, landmarks=15), HeadPipeline(feature_map=LinearDiscriminants(), folds=2)],
+        expected_failed_checks=expected_failures,
+    )
 
 
 @each_check
 def test_scikit_learn_contract(estimator: Any, check: Any) -> None:
+    check(estimator)
+
+
+@pytest.mark.slow
+@each_check_of_variants
+def test_scikit_learn_contract_of_variants(estimator: Any, check: Any) -> None:
     check(estimator)

@@ -146,12 +146,13 @@ def test_each_column_has_the_model_that_its_validation_images_prefer(
 ) -> None:
     monkeypatch.setattr(fine_tuning, "_chosen", lambda found, both: dict(shipped))
     plan = replace(PLAN, image_size=None if backbone == "both" else 32)  # both networks take the same images
-    settings = FitSettings(labels=("shape", "form"), head="centroid", engine="onnxruntime", cache=cache, fine_tuning=plan)
+    plain = FitSettings(labels=("shape", "form"), backbone="lite0@96", head="centroid", engine="onnxruntime", cache=cache)
+    settings = replace(plain, fine_tuning=plan)
     monkeypatch.setattr("headstart.training.tuning.Trained.learned", True)  # one epoch need not be better than the beginning
     result = fit(listed, out=tmp_path / "run", settings=settings)
     assert {name: one.fine_tuned.shipped for name, one in result.learned.columns.items()} == shipped
     assert {name: probe.shipped for name, probe in result.probes.items()} == shipped
-    frozen = fit(listed, settings=FitSettings(labels=("shape", "form"), head="centroid", engine="onnxruntime", cache=cache))
+    frozen = fit(listed, settings=plain)
     for name, kind in shipped.items():
         head = result.learned.choice.estimator.heads[name]
         assert isinstance(head, MeanHead) == (backbone == "both")
