@@ -186,8 +186,8 @@ def test_a_column_taken_as_group_is_told(lists: Cli, column: str) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
-        ("coco.json", '{"images": [], "annotations": [], "categories": []}', "annotations in COCO's format without a shape of a thing"),
-        ("tasks.json", '[{"data": {"image": "x"}, "annotations": []}]', "Label Studio's JSON (export from there as CSV), which is not"),
+        ("coco.json", '{"images": [], "annotations": [], "categories": []}', "in COCO's format without a shape or a box of a thing"),
+        ("tasks.json", '[{"data": {"image": "x"}, "annotations": []}]', "Label Studio's JSON without a region of an image (export"),
         ("via.json", '{"a.jpg1": {"filename": "a.jpg", "regions": []}}', "holds the project of VGG's Image Annotator"),
         ("labelme.json", '{"shapes": [], "imagePath": "a.jpg"}', "holds the annotations of LabelMe"),
         ("createml.json", '[{"image": "a.jpg", "annotations": [{"label": "a"}]}]', "holds annotations of CreateML"),
@@ -197,8 +197,8 @@ def test_a_column_taken_as_group_is_told(lists: Cli, column: str) -> None:
         ("title.csv", "My list\npath,label\na.jpg,a\n", "the first line, 'My list', is not one of column names"),
         ("vector.csv", 'path,label\na.jpg,"[1, 0]"\nb.jpg,"[0, 1]"\n', "is a vector of 0 and 1, such as [0, 1], which does not name"),
         ("split.csv", "path,label,split\na.jpg,a,train\nb.jpg,b,no\n", "found 'no'. --column split= leaves"),
-        ("cvat.xml", "<annotations/>", "is XML, as CVAT and Pascal VOC write it for boxes, which is not read: export from there as"),
-        ("data.yaml", "names: [a]", "is YAML, as YOLO has it, which is not read"),
+        ("cvat.xml", "<annotations/>", "is XML without a box or a shape of CVAT; of Pascal VOC, which has a file for"),
+        ("data.yaml", "names: [a]", "is YAML without names of classes, as YOLO has them, or without its text files beside it"),
         ("a.tfrecord", "x", "is a TFRecord, which is not read: write the images into folders of classes"),
     ],
 )  # fmt: skip

@@ -11,12 +11,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from headstart.audit.boxes import find_box_faults
 from headstart.audit.copies import find_copies
 from headstart.audit.facts import Fact, Facts, gather
 from headstart.audit.findings import Audit, Finding, Severity, gravest_first
 from headstart.audit.masks import find_mask_faults
 from headstart.audit.shortcuts import find_shortcuts
-from headstart.data import Dataset, Labels, Masks
+from headstart.data import Boxes, Dataset, Labels, Masks
 from headstart.data.labels import shortened
 from headstart.modalities.image.levels import clipped_note, levels_note
 from headstart.progress import Progress, Warned
@@ -39,7 +40,7 @@ def check(dataset: Dataset, *, facts: Facts | None = None, deep: bool = False, p
     Returns:
         the findings, the gravest first: unreadable files, exact copies (within a class, in two classes, on two sides of a split), groups on
         two sides, classes that are missing, small or very unequal, properties of the files that give the class away, groups that the file
-        names tell of, what is wrong with masks, and everything noted while the data were read.
+        names tell of, what is wrong with masks or boxes, and everything noted while the data were read.
     """
     facts = gather(dataset, deep=deep, progress=progress) if facts is None else facts
     findings = [
@@ -52,6 +53,7 @@ def check(dataset: Dataset, *, facts: Facts | None = None, deep: bool = False, p
         *find_suspicious(dataset, facts),
         *find_groups_in_names(dataset),
         *find_mask_faults(dataset),
+        *find_box_faults(dataset),
         *(Finding("reading", "warning" if isinstance(note, Warned) else "note", note) for note in dataset.notes),
     ]
     names = dataset.names()
@@ -130,8 +132,8 @@ def _of_columns(found: Iterable[tuple[str, list[Finding]]]) -> list[Finding]:
 
 def _classes(dataset: Dataset) -> list[Finding]:
     found: list[Finding] = []
-    if not dataset.classes or isinstance(dataset.targets, Masks):
-        return found  # of masks, pixels count
+    if not dataset.classes or isinstance(dataset.targets, Masks | Boxes):
+        return found  # of masks, pixels count, and of boxes these
     counts = {name: count for name, count in dataset.counts("train", "").items() if count}
     text = f"There is only one class, {dataset.classes[0]!r}: a classifier needs at least two. Add a folder of other pictures."
     found += Finding.of("one class", "error", text, dataset.classes, int(len(dataset.classes) == 1))

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from headstart.audit.facts import Facts
 from headstart.audit.findings import Finding, Severity
 from headstart.audit.near_copies import NearCopies
-from headstart.data import Dataset, Masks
+from headstart.data import Boxes, Dataset, Masks
 from headstart.metrics import accuracy_interval
 
 _SEEN = "the model has seen them, so the score is too high"
@@ -40,9 +40,11 @@ def find_copies(dataset: Dataset, facts: Facts) -> list[Finding]:
         surplus += [i for i, place in zip(rows, places, strict=True) if first[place] != i]
     pairs = [" = ".join(f"{names[i]} ({', '.join(dataset.labels(i))})" for i in rows[:3]) for rows in contradictory]
     effect, severity = _of_surplus(dataset, surplus)
-    masked, pictures = isinstance(dataset.targets, Masks), f"({len(contradictory)} different pictures): at least one"
-    model = "model" if masked else "classifier"
-    differing = f"with another mask {pictures} mask" if masked else f"in another class {pictures} label"
+    spatial, pictures = isinstance(dataset.targets, Masks | Boxes), f"({len(contradictory)} different pictures): at least one"
+    model = "model" if spatial else "classifier"
+    differing = f"with another mask {pictures} mask" if spatial else f"in another class {pictures} label"
+    if isinstance(dataset.targets, Boxes):
+        differing = f"with other boxes {pictures} set of boxes"
     return [
         *_copies(
             "contradictory copies", "error", "image file", sum(map(len, contradictory)), pairs,
@@ -55,7 +57,7 @@ def find_copies(dataset: Dataset, facts: Facts) -> list[Finding]:
         ),
         *_copies(
             "copies", severity, "image", len(surplus), [names[i] for i in surplus],
-            f"of another image{'' if masked else ' of the same class'}: {effect}. Delete the copies.",
+            f"of another image{'' if spatial else ' of the same class'}: {effect}. Delete the copies.",
         ),
     ]  # fmt: skip
 
@@ -67,7 +69,7 @@ def find_near_copies(dataset: Dataset, copies: NearCopies, *, digests: Sequence[
         for row in group:
             near = [other for other in group if digests[other] != digests[row]]
             exact = [other for other in group if digests[other] == digests[row] and other != row]
-            if not isinstance(dataset.targets, Masks):  # those of near copies differ by the way
+            if not isinstance(dataset.targets, Masks | Boxes):  # those of near copies differ by the way
                 two_classes += [(row, other) for other in near if not dataset.agree((row, other))][:1]
             part = str(dataset.parts[row])
             known = {"test": ("train", "val"), "val": ("train",)}.get(part, ())

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from headstart.audit.findings import Finding
 from headstart.backbones import Layer
-from headstart.data import Dataset, Labels
+from headstart.data import Boxes, Dataset, Labels
 from headstart.errors import ParameterError
 from headstart.metrics import link_of
 
@@ -57,7 +57,8 @@ def rank_outliers(features: npt.NDArray[np.float32], targets: npt.NDArray[np.gen
 
 def find_outliers(dataset: Dataset, features: npt.NDArray[np.float32], *, layers: Sequence[Layer] = ()) -> list[Finding]:
     """Return one finding that names the images unlike the rest of their class, the most unlike first; none where there are none."""
-    outliers = rank_outliers(features, dataset.targets.array, layers=layers)
+    targets = dataset.targets.strata if isinstance(dataset.targets, Boxes) else dataset.targets.array
+    outliers = rank_outliers(features, targets, layers=layers)
     rows, names, one_label = outliers.rows.tolist(), dataset.names(), isinstance(dataset.targets, Labels)
     rest = "the rest of their class" if one_label else "the other images"
     message = (

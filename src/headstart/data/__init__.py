@@ -2,6 +2,7 @@
 
 from headstart.data.annotations import BOX, LABEL, MASK, Annotations, Column, dataset_of
 from headstart.data.arrays import dataset_from_arrays, dataset_from_paths
+from headstart.data.box_reading import box_reason, read_boxes
 from headstart.data.boxes import Boxes, boxes_of
 from headstart.data.dataset import Dataset
 from headstart.data.defects import ANOMALOUS, GOOD, Defects, read_defects
@@ -15,7 +16,7 @@ from headstart.settings import ListOptions
 
 __all__ = [
     "ANOMALOUS", "BOX", "GOOD", "LABEL", "MASK", "VOID", "Annotations", "Boxes", "Column", "Dataset", "Defects", "LabelColumns",
-    "LabelSets", "Labels", "ListOptions", "MaskSource", "Masks", "Targets", "boxes_of", "class_targets", "dataset_from_arrays",
-    "dataset_from_paths", "dataset_of", "label_columns", "labels_in", "list_images", "masks_of", "read_annotations", "read_dataset",
-    "read_defects", "read_masks", "read_paths",
+    "LabelSets", "Labels", "ListOptions", "MaskSource", "Masks", "Targets", "box_reason", "boxes_of", "class_targets",
+    "dataset_from_arrays", "dataset_from_paths", "dataset_of", "label_columns", "labels_in", "list_images", "masks_of",
+    "read_annotations", "read_boxes", "read_dataset", "read_defects", "read_masks", "read_paths",
 ]  # fmt: skip

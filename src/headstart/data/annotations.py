@@ -133,6 +133,12 @@ class Annotations:
         columns = {name: column.take(rows) for name, column in self.columns.items()}
         return replace(self, images=images, columns=columns, parts=[self.parts[i] for i in rows], groups=groups, notes=[])
 
+    def keep(self, rows: Sequence[int]) -> None:
+        """Leave out all other inputs, here and now; the caller notes which."""
+        if len(rows) < len(self.parts):
+            part = self.take(rows)
+            self.images, self.columns, self.parts, self.groups = part.images, part.columns, part.parts, part.groups
+
     def of_column(self, name: str) -> tuple[list[int], Annotations]:
         """The inputs that have a label in one of several columns, and what is said of them with this column for the labels."""
         rows = [i for i, value in enumerate(self.columns[name].values) if value is not None]

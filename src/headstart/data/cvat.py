@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from headstart.data.annotations import part_of
 from headstart.data.class_lists import ClassList
 from headstart.data.drawings import Drawing, parsing
-from headstart.data.shapes import Bitmap, Ellipse, Outline, Polygons, Shape, box, corners
+from headstart.data.shapes import Bitmap, Ellipse, Outline, Polygons, Rectangle, Shape, corners
+from headstart.data.xml_documents import read_xml
 from headstart.errors import DataError
 
 if TYPE_CHECKING:
@@ -29,14 +30,7 @@ def is_cvat(data: bytes) -> bool:
 
 def read_cvat(data: bytes, path: Path) -> list[Drawing]:
     """The shapes of each image, by their order on top of each other; DataError for what is damaged, or for a video."""
-    from xml.etree import ElementTree
-
-    if b"<!DOCTYPE" in data or b"<!ENTITY" in data:
-        raise DataError(f"{path}: the XML declares entities or a document type, which CVAT never writes and which is not read.")
-    try:
-        root = ElementTree.fromstring(data)  # noqa: S314 - without entities, which are refused above
-    except ElementTree.ParseError as error:
-        raise DataError(f"{path}: damaged XML: {error}. Export it again.") from None
+    root = read_xml(data, path)
     if root.find("track") is not None:
         raise DataError(f"{path} holds the tracks of a video. Export the task from CVAT in the format 'CVAT for images 1.1'.")
     listed = tuple(dict.fromkeys(name for label in root.iterfind("meta//label") if (name := (label.findtext("name") or "").strip())))
@@ -51,8 +45,7 @@ def _drawing(image: Element, path: Path, classes: ClassList | None) -> Drawing:
     passed = Counter(f"of the kind {one.tag}" for one in image if one.tag in _OTHERS and one.tag != "tag")
     size = (int(image.attrib["height"]), int(image.attrib["width"]))
     part = part_of(image.get("subset") or "") or part_of(path.stem) or ""
-    boxes = sum(one.tag == "box" for one in elements)
-    return Drawing(image.attrib["name"].replace("\\", "/"), size, shapes, path, part=part, classes=classes, passed=passed, boxes=boxes)
+    return Drawing(image.attrib["name"].replace("\\", "/"), size, shapes, path, part=part, classes=classes, passed=passed)
 
 
 def _outline(one: Element) -> Outline:
@@ -61,7 +54,7 @@ def _outline(one: Element) -> Outline:
         return Polygons((corners(points),))
     if one.tag == "box":
         left, top, right, bottom = (float(one.attrib[side]) for side in ("xtl", "ytl", "xbr", "ybr"))
-        return box(left, top, right, bottom, angle=float(one.get("rotation") or 0))
+        return Rectangle(left, top, right, bottom, float(one.get("rotation") or 0))
     if one.tag == "ellipse":
         x, y, across, along = corners([float(one.attrib[name]) for name in ("cx", "cy", "rx", "ry")]).ravel().tolist()
         return Ellipse(x, y, across, along, float(one.get("rotation") or 0))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from headstart.data.drawings import Drawing, parsing
-from headstart.data.shapes import Bitmap, Ellipse, Outline, Polygons, Shape, box, corners
+from headstart.data.shapes import Bitmap, Ellipse, Outline, Polygons, Rectangle, Shape, corners
 
 
 def is_labelme(value: Any) -> bool:
@@ -23,7 +23,7 @@ def is_labelme(value: Any) -> bool:
 
 def read_labelme(value: Mapping[str, Any], path: Path) -> Drawing:
     """The shapes of its image, in their order; those without an area (lines, points) are passed over. DataError for what is damaged."""
-    shapes, passed, boxes = list[Shape](), Counter[str](), 0
+    shapes, passed = list[Shape](), Counter[str]()
     with parsing(path, "a shape of LabelMe"):
         for one in value["shapes"]:
             kind = str(one.get("shape_type") or "polygon")
@@ -31,12 +31,11 @@ def read_labelme(value: Mapping[str, Any], path: Path) -> Drawing:
             if outline is None:
                 passed[f"of the kind {kind}"] += 1
                 continue
-            boxes += kind == "rectangle"
-            shapes.append(Shape(str(one["label"]).strip(), outline))
+            shapes.append(Shape(str(one["label"]).strip(), outline, crowd=bool(one.get("difficult"))))
         height, width = value.get("imageHeight"), value.get("imageWidth")
         size = (int(height), int(width)) if height and width else None
         name = str(value["imagePath"]).replace("\\", "/")
-    return Drawing(name, size, tuple(shapes), path, passed=passed, boxes=boxes)
+    return Drawing(name, size, tuple(shapes), path, passed=passed)
 
 
 def _outline(kind: str, one: Mapping[str, Any]) -> Outline | None:
@@ -44,8 +43,10 @@ def _outline(kind: str, one: Mapping[str, Any]) -> Outline | None:
     if kind == "polygon":
         return Polygons((points,)) if len(points) >= 3 else None
     if kind == "rectangle":
-        (x0, y0), (x1, y1) = points.tolist()
-        return box(min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1))
+        if len(points) not in (2, 4):
+            raise ValueError(f"a rectangle with {len(points)} corners")
+        (left, top), (right, bottom) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
+        return Rectangle(left, top, right, bottom)
     if kind == "circle":
         (x, y), (edge_x, edge_y) = points.tolist()
         radius = math.hypot(edge_x - x, edge_y - y)

@@ -14,12 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
-from headstart.data.annotations import MASK, Annotations, Column, part_of
+from headstart.data.annotations import MASK, Annotations, Column
 from headstart.data.class_lists import MOST, VOC, ClassList, find_class_list
 from headstart.data.labels import shortened
 from headstart.data.listing import Tree, below_folder
 from headstart.data.mask_names import Picture, masks_beside, pairs, placed
 from headstart.data.masks import PictureMask
+from headstart.data.part_lists import listed_parts
 from headstart.errors import DataError, ImageError
 from headstart.modalities.image.values import read_values
 from headstart.progress import Warned
@@ -55,7 +56,10 @@ def read_mask_folder(source: Path) -> Annotations | None:
         return None
     notes = list[str]()
     top = os.path.commonpath([os.path.dirname(one.path) for one in (*images, *masks)])  # noqa: PTH120
-    parts, listed = _listed_parts(Path(top), [one for one in images if one.path in found], notes)
+    paired = [one for one in images if one.path in found]
+    parts, listed = dict[str, str](), list[Path]()
+    if not any(one.part for one in paired):  # folders that are called like parts come first
+        parts, listed = listed_parts((Path(top) / one for one in _SPLIT_FOLDERS), [one.path for one in paired], "a mask", notes)
     for file in listed:
         tree.passed.used("non-image file", str(file))
     images = [one for one in images if one.path in found or not _OTHERS.search(below_folder(one.path, root).casefold())]
@@ -130,46 +134,6 @@ def _tell_unused(masks: Sequence[Picture], pairs: Mapping[str, Picture], root: s
     if unused:
         names = enumeration(unused[:5], count=len(unused))
         notes.append(Warned(f"Passed over {plural(len(unused), 'mask')} without an image of that name: {names}."))
-
-
-def _listed_parts(top: Path, images: Sequence[Picture], notes: list[str]) -> tuple[dict[str, str], list[Path]]:
-    """The part of each image, by path, that lists of names give (``train.txt``, ``ImageSets/Segmentation/val.txt``); and these lists.
-
-    Folders that are called like parts come first. Images in no list are left out, and noted.
-    """
-    if any(one.part for one in images):
-        return {}, []
-    lists = next(filter(None, (_part_lists(top / folder) for folder in _SPLIT_FOLDERS)), {})
-    by_stem = {one.stem: one.path for one in images}
-    by_name = {os.path.basename(one.path): one.path for one in images}  # noqa: PTH119
-    parts: dict[str, str] = {}
-    for path, part in lists.items():
-        unknown = list[str]()
-        for line in filter(None, map(str.strip, path.read_text(encoding="utf-8", errors="replace").splitlines())):
-            names = [os.path.basename(text) for text in (line, line.split()[0])]  # noqa: PTH119
-            there = next((found for name in names if (found := by_stem.get(name.casefold()) or by_name.get(name))), None)
-            if there is None:
-                unknown.append(line)
-            elif parts.setdefault(there, part) != part:
-                raise DataError(f"{path}: {line!r} is also in the list of the part {parts[there]!r}. Keep it in one of them.")
-        if unknown:
-            notes.append(Warned(f"{path.name}: no image with a mask for {enumeration(unknown[:5], count=len(unknown))}."))
-    if not parts:
-        return {}, []
-    notes.append(f"Parts from {enumeration([path.name for path in lists])} in {(next(iter(lists)).parent.name)!r}.")
-    if left := len(images) - len(parts):
-        notes.append(f"{plural(left, 'image')} in none of these lists: left out.")
-    return parts, [*lists]
-
-
-def _part_lists(folder: Path) -> dict[Path, str]:
-    """The lists in a folder that are called like parts; one of training and validation together only where these are not there alone."""
-    if not folder.is_dir():
-        return {}
-    found = {path: part for path in sorted(folder.glob("*.txt")) if (part := part_of(path.stem)) and path.stem.casefold() != "trainval"}
-    if "train" not in found.values() and (folder / "trainval.txt").is_file():
-        found = {folder / "trainval.txt": "train", **{path: part for path, part in found.items() if part == "test"}}
-    return found if "train" in found.values() else {}
 
 
 def _class_lists(paths: Iterable[str], top: Path, source: Path) -> dict[str, ClassList | None]:

@@ -102,7 +102,7 @@ def _without_pixels(picture: Values | Named) -> Values | Named:
     return Values(nothing, picture.colours, picture.coloured, picture.lossy, picture.palette, picture.transparent)
 
 
-def _same_aspect(one: tuple[int, int], other: tuple[int, int]) -> bool:
+def same_aspect(one: tuple[int, int], other: tuple[int, int]) -> bool:
     """Whether two sizes are one picture at two scales: sides are rounded to whole pixels, so that they may be off by one."""
     (height, width), (h, w) = one, other
     slack = _ASPECT * height * w + max(height, h, width, w)
@@ -131,7 +131,7 @@ def _fit_sizes(found: Annotations, contents: Sequence[Content]) -> list[int]:
         size = (one.size[1], one.size[0]) if orientations[i] >= 5 else one.size
         if size == (height, width):
             continue
-        (scaled if _same_aspect((height, width), size) else wrong).append(i)
+        (scaled if same_aspect((height, width), size) else wrong).append(i)
     if wrong:
         listed = "; ".join(
             f"{contents[i].file.name} is {_size(contents[i].size)}, {names[i]} is {_upright(contents[i])}" for i in wrong[:3]
@@ -163,7 +163,7 @@ def _as_stored(content: Content) -> bool | None:
     size, turn = content.image
     if turn < 5 or size[0] == size[1]:
         return None
-    upright, stored = _same_aspect(size, content.size), _same_aspect(size[::-1], content.size)
+    upright, stored = same_aspect(size, content.size), same_aspect(size[::-1], content.size)
     return None if upright == stored else stored
 
 

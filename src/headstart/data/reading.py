@@ -8,16 +8,21 @@ from collections.abc import Callable, Sequence
 from functools import reduce
 from pathlib import Path
 
-from headstart.data.annotations import Annotations, dataset_of, join
+from headstart.data.annotations import BOX, Annotations, dataset_of, join
 from headstart.data.arrays import read_npz
+from headstart.data.box_lists import read_box_list
+from headstart.data.box_reading import box_reason, read_boxes
+from headstart.data.box_tables import has_boxes, read_box_table
 from headstart.data.dataset import Dataset
 from headstart.data.defect_folders import read_defect_folder
-from headstart.data.drawing_files import read_drawing_file, read_drawing_folder
+from headstart.data.drawing_files import read_box_file, read_box_folder, read_drawing_file, read_drawing_folder
+from headstart.data.drawings import annotations_of
 from headstart.data.folders import LAYOUT, read_folder
 from headstart.data.labels import read_label_columns, read_labels, shortened
 from headstart.data.lists import read_list
 from headstart.data.mask_folders import read_mask_folder
 from headstart.data.mask_lists import read_mask_list
+from headstart.data.mask_names import IMAGE_WORDS
 from headstart.data.mask_reading import read_masks
 from headstart.data.named import PREFIXES, TORCHVISION, read_named
 from headstart.data.tables import READERS, read_table
@@ -27,9 +32,8 @@ from headstart.settings import ListOptions
 from headstart.text import printable
 
 _FOREIGN = {
-    ".xml": "XML, as CVAT and Pascal VOC write it for boxes, which is not read: export from there as ImageNet (folders of "
-    "classes), or as CSV",
-    **dict.fromkeys((".yaml", ".yml"), "YAML, as YOLO has it, which is not read: export it as folders of classes, or as CSV"),
+    ".xml": "XML without a box or a shape of CVAT; of Pascal VOC, which has a file for each image, give the folder",
+    **dict.fromkeys((".yaml", ".yml"), "YAML without names of classes, as YOLO has them, or without its text files beside it"),
     **dict.fromkeys((".xlsx", ".xlsm", ".xls", ".ods", ".numbers"), "a spreadsheet, which is not read: save it as CSV"),
     **dict.fromkeys((".feather", ".arrow", ".orc"), "a table that is not read: save it as Parquet or CSV"),
     **dict.fromkeys((".pkl", ".pickle", ".pt", ".pth", ".joblib"), "a file of Python objects, which are not loaded: save the table as CSV"),
@@ -59,7 +63,8 @@ def read_dataset(
     Args:
         source: a folder (``DATA/CLASS/*`` or ``DATA/{train,val,test}/CLASS/*``), a list (.csv, .tsv, .jsonl, .parquet), a NumPy archive
             (.npz), or a public set by name (``torchvision:Flowers102``, ``hf:owner/name``), which is downloaded. Images with masks:
-            a folder of both, a list of pairs, or annotations of COCO, LabelMe or CVAT.
+            a folder of both, a list of pairs, or annotations of COCO, LabelMe or CVAT. Images with boxes: annotations of Pascal VOC, COCO,
+            YOLO, LabelMe, CVAT or Label Studio, or a table.
         test: separate test data, in any of these forms; their classes are matched by name.
         classes: the classes of a model, in its order: labels are matched with these by name, and others refused.
         group_from: a regular expression on each image's path below the data folder; images with the same first group (or whole match) stay
@@ -76,6 +81,8 @@ def read_dataset(
     found = read_annotations(source, test=test, group_from=group_from, classes=classes, lists=lists, cache=cache, announce=announce)
     if not found.learned and found.masked:
         return dataset_of(found, read_masks(found, classes))
+    if not found.learned and box_reason(found) is not None:
+        return dataset_of(found, read_boxes(found, classes))
     if len(found.learned) <= 1:
         return dataset_of(found, read_labels(found, classes))
     if classes is not None:
@@ -93,11 +100,13 @@ def read_annotations(
     cache: str | os.PathLike[str] | None = None,
     announce: Callable[[str], None] | None = None,
     columns: Sequence[str] = (),
+    prefer: str = "",
 ) -> Annotations:
     """Read what the data say of each input, whatever the task; arguments and errors as of `read_dataset`.
 
     `columns` are those of labels in which an input may have none, even if there is only one; by default those that `lists` names, if they
-    are several.
+    are several. Of data that say several things, `prefer` is the column to read: with `BOX`, shapes are read as boxes, not as masks, and
+    boxes beside folders of classes are read.
     """
     lists = lists or ListOptions()
     columns = columns or (lists.labels if len(lists.labels) > 1 else ())
@@ -116,7 +125,7 @@ def read_annotations(
             found.append(read_named(os.fspath(given), cache=cache, announce=announce))
         elif given is not None:
             known = classes or [name for before in found for name in before.known_labels()]
-            found.append(_read_path(given, lists, known=known, columns=columns))
+            found.append(_read_path(given, lists, known=known, columns=columns, prefer=prefer))
     if group_from is not None:
         for one in found:
             one.group_by_names(group_from)
@@ -127,23 +136,68 @@ def _is_list(given: str | os.PathLike[str]) -> bool:
     return not os.fspath(given).startswith(PREFIXES) and not Path(given).expanduser().is_dir() and Path(given).suffix.lower() != ".npz"
 
 
-def _read_path(source: str | os.PathLike[str], lists: ListOptions, *, known: Sequence[str], columns: Sequence[str]) -> Annotations:
+def _read_path(
+    source: str | os.PathLike[str], lists: ListOptions, *, known: Sequence[str], columns: Sequence[str], prefer: str
+) -> Annotations:  # fmt: skip
     text = os.fspath(source)
     if not text.strip():
         raise DataError(f"the name of the data is empty; give a folder, a list or the name of a public set. {LAYOUT}")
     path = Path(text).expanduser()
     if path.is_dir():
-        return read_defect_folder(path) or read_mask_folder(path) or read_drawing_folder(path) or read_folder(path)
-    if path.is_file() and path.suffix.lower() in (".json", ".xml"):
-        root = None if lists.image_root is None else Path(lists.image_root).expanduser()
-        if (found := read_drawing_file(path, root)) is not None:
+        return _read_directory(path, prefer)
+    root = None if lists.image_root is None else Path(lists.image_root).expanduser()
+    if path.is_file() and path.suffix.lower() in (".json", ".xml", ".yaml", ".yml"):
+        found = None if prefer == BOX or path.suffix.lower() in (".yaml", ".yml") else read_drawing_file(path, root)
+        if (found := found or read_box_file(path, root)) is not None:
             return found
     _check_file(path, text)
     if path.suffix.lower() == ".npz":
         return read_npz(path)
     table = read_table(path)
-    found = None if columns else read_mask_list(table, path, lists)
+    found = None if columns or prefer == BOX else read_mask_list(table, path, lists)
+    if found is None and not columns and not lists.labels:
+        found = read_box_list(table, path, lists)
+        if found is None and has_boxes([*table.columns]):
+            boxes = read_box_table(path, lists, table)
+            found = annotations_of(boxes, path, path.parent if root is None else root, column=BOX, kind="the boxes")
+            found.notes[:0] = table.notes
     return found or read_list(path, lists, known=frozenset(known), several=columns, table=table)
+
+
+def _read_directory(path: Path, prefer: str) -> Annotations:
+    if prefer == BOX:
+        return read_box_folder(path) or read_folder(path)
+    found = read_defect_folder(path) or read_mask_folder(path) or read_drawing_folder(path)
+    return found or _with_classes_or_boxes(path)
+
+
+def _with_classes_or_boxes(path: Path) -> Annotations:
+    """Folders of classes are that, also where boxes lie beside their images; all else with boxes is for these."""
+    try:
+        classes, error = read_folder(path), None
+    except DataError as refused:
+        classes, error = None, refused
+    several = classes is not None and classes.learned and len(classes.known_labels()) > 1
+    try:
+        boxes = read_box_folder(path)
+    except DataError:
+        if not several:
+            raise
+        boxes = None
+    if boxes is not None and (not several or _beside_annotations(boxes)):
+        return boxes
+    if classes is None:
+        assert error is not None
+        raise error
+    if boxes is not None:
+        classes.notes.append(f"There are boxes as well ({boxes.columns[BOX].origin}): not read for whole images.")
+    return classes
+
+
+def _beside_annotations(boxes: Annotations) -> bool:
+    """Whether all images lie in folders called like images, as those of several years or places do: these are no classes."""
+    images = boxes.images if isinstance(boxes.images, tuple) else ()
+    return all(re.sub(r"[\W_\d]+", "", image.parent.name.casefold()) in IMAGE_WORDS for image in images)
 
 
 def _check_file(path: Path, text: str) -> None:

@@ -1,4 +1,4 @@
-"""Shapes that people draw on images: polygons, ellipses, boxes of pixels, run lengths; and masks made of them when they are opened."""
+"""Shapes that people draw on images: boxes, polygons, ellipses, run lengths; and masks made of them when they are opened."""
 
 from __future__ import annotations
 
@@ -21,6 +21,9 @@ from headstart.pixels.runs import decoded
 Points = npt.NDArray[np.float32]
 """Corners (m, 2), x and y in pixels; the first pixel lies between 0 and 1."""
 
+Sides = tuple[float, float, float, float]
+"""Left, top, right and bottom of a box in pixels."""
+
 Patch = tuple[int, int, npt.NDArray[np.bool_]]
 """The first row, the first column, and which pixels from there on are inside."""
 
@@ -29,10 +32,42 @@ _FARTHEST = 1_000_000  # pixels
 
 
 class Outline(Protocol):
-    """What can be filled."""
+    """What can be filled, and has a box around it."""
 
     def filled(self, size: tuple[int, int]) -> Patch:
         """The pixels inside, of an image of this height and width; DataError for what is damaged."""
+
+    def bounds(self, size: tuple[int, int]) -> Sides:
+        """The box around it, in an image of this height and width; DataError for what is damaged, or empty."""
+
+
+@dataclass(frozen=True)
+class Rectangle:
+    """A box, turned clockwise about its centre by an angle in degrees. Its sides are as in the data, swapped perhaps."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+    angle: float = 0.0
+
+    def filled(self, size: tuple[int, int]) -> Patch:
+        """The pixels whose centre is inside."""
+        return filled_polygon(self._ring(), size)
+
+    def bounds(self, size: tuple[int, int]) -> Sides:
+        """The box itself; of one that is turned, the upright box around it."""
+        return (self.left, self.top, self.right, self.bottom) if self.angle == 0 else _around([self._ring()])
+
+    def times(self, across: float, along: float) -> Rectangle:
+        """The box with other units."""
+        return Rectangle(self.left * across, self.top * along, self.right * across, self.bottom * along, self.angle)
+
+    def _ring(self) -> Points:
+        ring = corners([(self.left, self.top), (self.right, self.top), (self.right, self.bottom), (self.left, self.bottom)])
+        centre, turn = ring.mean(axis=0), math.radians(self.angle)
+        sine, cosine = math.sin(turn), math.cos(turn)
+        return np.asarray((ring - centre) @ np.array([[cosine, sine], [-sine, cosine]], np.float32) + centre, np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +80,29 @@ class Polygons:
         """The pixels whose centre is inside one of them."""
         patches = [filled_polygon(ring, size) for ring in self.rings]
         return patches[0] if len(patches) == 1 else _together(patches)
+
+    def bounds(self, size: tuple[int, int]) -> Sides:
+        """The box around all of them."""
+        return _around(self.rings)
+
+    def times(self, across: float, along: float) -> Polygons:
+        """The polygons with other units."""
+        return Polygons(tuple((ring * np.array([across, along], np.float32)) for ring in self.rings))
+
+
+@dataclass(frozen=True, eq=False)
+class Relative:
+    """A shape whose sides are parts of the width and height of its image."""
+
+    shape: Rectangle | Polygons
+
+    def filled(self, size: tuple[int, int]) -> Patch:
+        """The pixels whose centre is inside."""
+        return self.shape.times(size[1], size[0]).filled(size)
+
+    def bounds(self, size: tuple[int, int]) -> Sides:
+        """The box around it."""
+        return self.shape.times(size[1], size[0]).bounds(size)
 
 
 @dataclass(frozen=True)
@@ -68,6 +126,12 @@ class Ellipse:
         inside = ((x * cosine + y * sine) / max(self.across, 1e-9)) ** 2 + ((y * cosine - x * sine) / max(self.along, 1e-9)) ** 2 <= 1
         return top, left, inside
 
+    def bounds(self, size: tuple[int, int]) -> Sides:
+        """The box around it."""
+        sine, cosine = math.sin(math.radians(self.angle)), math.cos(math.radians(self.angle))
+        reach, height = math.hypot(self.across * cosine, self.along * sine), math.hypot(self.across * sine, self.along * cosine)
+        return self.x - reach, self.y - height, self.x + reach, self.y + height
+
 
 @dataclass(frozen=True, eq=False)
 class Runs:
@@ -81,6 +145,10 @@ class Runs:
         if inside.shape != size:
             raise DataError(f"run lengths of a mask of {inside.shape[1]}x{inside.shape[0]} in an image of {size[1]}x{size[0]}")
         return 0, 0, inside
+
+    def bounds(self, size: tuple[int, int]) -> Sides:
+        """The box around the pixels inside; DataError as of `filled`, or where there are none."""
+        return _around_pixels(self.filled(size))
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +177,10 @@ class Bitmap:
             raise DataError(f"a mask that ends outside the image of {size[1]}x{size[0]}")
         return self.top, self.left, inside
 
+    def bounds(self, size: tuple[int, int]) -> Sides:
+        """The box around the pixels inside; DataError as of `filled`, or where there are none."""
+        return _around_pixels(self.filled(size))
+
 
 def corners(points: Any) -> Points:
     """Numbers x, y, x, y, ... in lists of any depth, as corners (m, 2); ValueError for others, infinite ones and ones far outside."""
@@ -118,12 +190,18 @@ def corners(points: Any) -> Points:
     return found.astype(np.float32)
 
 
-def box(left: float, top: float, right: float, bottom: float, *, angle: float = 0.0) -> Polygons:
-    """A box, turned clockwise about its centre by an angle in degrees."""
-    ring = corners([(left, top), (right, top), (right, bottom), (left, bottom)])
-    centre, turn = ring.mean(axis=0), math.radians(angle)
-    sine, cosine = math.sin(turn), math.cos(turn)
-    return Polygons(((ring - centre) @ np.array([[cosine, sine], [-sine, cosine]], np.float32) + centre,))
+def _around(rings: Sequence[Points]) -> Sides:
+    points = np.concatenate([np.asarray(ring, np.float64).reshape(-1, 2) for ring in rings])
+    (left, top), (right, bottom) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
+    return left, top, right, bottom
+
+
+def _around_pixels(patch: Patch) -> Sides:
+    top, left, inside = patch
+    rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
+    if not rows.size:
+        raise DataError("a mask without a pixel")
+    return left + int(columns[0]), top + int(rows[0]), left + int(columns[-1]) + 1, top + int(rows[-1]) + 1
 
 
 def _within(value: float, limit: int) -> int:
@@ -167,15 +245,35 @@ def filled_polygon(ring: npt.NDArray[Any], size: tuple[int, int]) -> Patch:
 
 @dataclass(frozen=True, eq=False)
 class Shape:
-    """An outline and the name of the class of what is in it."""
+    """An outline and the name of the class of what is in it.
+
+    Attributes:
+        label: the name of the class.
+        outline: what is drawn.
+        given: the box that the file has beside the outline.
+        crowd: whether it is a region of many things, or one too difficult to tell.
+        drawn: whether it belongs into a mask; not so a box beside shapes that say more.
+    """
 
     label: str
     outline: Outline
+    given: Rectangle | None = None
+    crowd: bool = False
+    drawn: bool = True
+
+    def bounds(self, size: tuple[int, int]) -> Sides:
+        """The box of it, in an image of this height and width; DataError for an outline that is damaged, or empty."""
+        return (self.given or self.outline).bounds(size)
+
+    @property
+    def is_box(self) -> bool:
+        """Whether it is a box and no more."""
+        return isinstance(self.outline, Rectangle) or (isinstance(self.outline, Relative) and isinstance(self.outline.shape, Rectangle))
 
 
 @dataclass(frozen=True, eq=False)
-class ShapeMask:
-    """A mask that is drawn from shapes when it is opened, the last on top.
+class DrawnShapes:
+    """The shapes on one image: a mask that is drawn from them when it is opened, the last on top; or boxes.
 
     Attributes:
         file: the annotation file, for messages.
@@ -210,11 +308,12 @@ class ShapeMask:
             raise ImageError(self.name, "the size of the image is not in the file, and the image cannot be opened")
         if not 0 < size[0] * size[1] <= MAX_PIXELS:
             raise ImageError(self.name, f"{size[1]}x{size[0]} pixels; allowed are 1 to {MAX_PIXELS / 1e6:.0f} megapixels")
-        names = ["", *dict.fromkeys(shape.label for shape in self.shapes)]
+        drawn = [shape for shape in self.shapes if shape.drawn]
+        names = ["", *dict.fromkeys(shape.label for shape in drawn)]
         if len(names) > MOST_SHAPES_CLASSES:
             raise ImageError(self.name, f"{len(names)} classes in one image; at most {MOST_SHAPES_CLASSES} can be drawn")
         mask = np.zeros(size, np.uint8)
-        for shape in self.shapes:
+        for shape in drawn:
             try:
                 top, left, inside = shape.outline.filled(size)
             except (DataError, ValueError, OverflowError) as error:  # infinite coordinates, for one

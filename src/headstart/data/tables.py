@@ -17,8 +17,8 @@ from headstart.modalities.image import is_image_name
 _DELIMITERS = (",", ";", "\t", "|")
 _SNIFFED_LINES = 50
 _ANNOTATIONS = (  # the keys of an object, and what writes it
-    ({"images", "annotations"}, "annotations in COCO's format without a shape of a thing"),
-    ({"data", "annotations"}, "Label Studio's JSON (export from there as CSV)"),
+    ({"images", "annotations"}, "annotations in COCO's format without a shape or a box of a thing"),
+    ({"data", "annotations"}, "Label Studio's JSON without a region of an image (export from there as CSV)"),
     ({"shapes", "imagePath"}, "the annotations of LabelMe for one image (give the folder of all of them)"),
     ({"image", "annotations"}, "annotations of CreateML"),
     ({"source-ref"}, "a manifest of SageMaker, with addresses"),
@@ -137,6 +137,8 @@ def _names_for(row: list[str], path: Path) -> list[str]:
     """Name the columns of a list without a line of names: the one with an image in it, and the other."""
     if len(row) == 1:
         return ["path"]
+    if len(row) == 6 and is_image_name(row[0].strip()):  # of a box, as Keras has it
+        return ["path", "xmin", "ymin", "xmax", "ymax", "class"]
     if len(row) != 2:
         raise DataError(
             f"{path} has {len(row)} columns and no line of column names; "

@@ -30,7 +30,8 @@ def read(data: str | Path | Dataset, settings: FitSettings) -> tuple[Task, Datas
                 f"{data}: is a run folder, which an earlier `headstart fit` wrote, and holds no labelled images. "
                 f"To use it: headstart predict {shlex.quote(str(data))} IMAGE"
             )
-        found = read_annotations(data, test=settings.test, group_from=settings.group_from, lists=settings)
+        prefer = "" if settings.task == "auto" else task_named(settings.task).prefers
+        found = read_annotations(data, test=settings.test, group_from=settings.group_from, lists=settings, prefer=prefer)
         found.background = settings.background or ""
         task, reason = recognise(found, settings.task)
         if task is not TASKS[0]:  # the usual one goes without saying

@@ -290,7 +290,7 @@ class Run:
         """Read data as this run understands their targets: classes are matched by name. Options and errors as of `read_annotations`."""
         columns = self.task.columns_read(self.manifest.state, lists or ListOptions())
         known = [name for one in self.class_outputs for name in one.classes]
-        found = read_annotations(data, classes=known or None, columns=columns, lists=lists, **options)
+        found = read_annotations(data, classes=known or None, columns=columns, lists=lists, prefer=self.task.prefers, **options)
         return dataset_of(found, self.task.read_targets(found, self.manifest.state))
 
     def evaluate(

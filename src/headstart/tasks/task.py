@@ -261,6 +261,9 @@ class Task(ABC):
     spatial: ClassVar[bool] = False
     """Whether its outputs are about places in an input, so that its predictions come with the size of each."""
 
+    prefers: ClassVar[str] = ""
+    """The column of annotations that is read of data which say several things; by default the likeliest."""
+
     needs_test: ClassVar[bool] = True
     """Whether there must be inputs to test on: what is known of a model may also come from inputs that it was not fitted on, in turn."""
 
