@@ -25,7 +25,7 @@ from headstart.features.stage_maps import MIRROR, PLAIN, MapRequest
 from headstart.features.table import taken
 from headstart.modalities.image import upright_size
 from headstart.pixels.interpolation import class_map, resized
-from headstart.progress import Listener, Seconds, to_warnings
+from headstart.progress import Seconds, to_warnings
 from headstart.settings import Cache, FineTuning, FitSettings
 from headstart.tasks import LearningContext
 from headstart.tasks.segmentation.learning import Decoder, through_windows
@@ -130,7 +130,7 @@ class TransferSegmenter(FittedOn, BaseEstimator):  # type: ignore[misc]
         task.check(dataset, settings)
         prepared = prepare(ExtractorSettings.of(settings, dataset.levels))
         table = prepared.table(dataset, seconds=Seconds(), maps=task.maps(settings, dataset))
-        learned = task.fit(table, LearningContext(settings=settings, prepared=prepared, listener=_Quiet()))
+        learned = task.fit(table, LearningContext(settings=settings, prepared=prepared))
         self.decoder_: Decoder = learned.choice.estimator
         self.classes_ = np.array(dataset.classes)
         self.history_ = learned.fine_tuned.history
@@ -195,10 +195,6 @@ class TransferSegmenter(FittedOn, BaseEstimator):  # type: ignore[misc]
             if isinstance(found, ImageError):
                 raise DataError(unread([found], len(images), "have no mask. Leave them out and try again"))
             yield found[0], upright_size(images[row])
-
-
-class _Quiet(Listener):
-    """Says nothing but warnings."""
 
 
 def _images_of(X: Any) -> Images:

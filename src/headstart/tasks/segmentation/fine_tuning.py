@@ -12,7 +12,7 @@ from headstart.features.stage_maps import StageMaps
 from headstart.features.table import FeatureTable, taken
 from headstart.modalities.image.augment import Augmentation
 from headstart.settings import FineTuning
-from headstart.tasks.segmentation.learning import LIGHT, TARGET_SIDE, apply, choice_of, fitted, gain, loss_of, plan_of
+from headstart.tasks.segmentation.learning import TARGET_SIDE, apply, augment_of, choice_of, fitted, gain, loss_of, plan_of
 from headstart.tasks.task import Learned, LearningContext
 from headstart.training.job import Pretrained, Resumable, TrainingJob
 
@@ -26,9 +26,8 @@ EPOCHS = 10
 def plan_further(given: FineTuning, images: int) -> FineTuning:
     """How backbone and decoder are trained together: as the settings say, and as measured to be good where they say nothing."""
     epochs = given.epochs or (None if given.steps is not None else EPOCHS)
-    augment = LIGHT if given.augment == "light" else given.augment
     plan = given.for_images(images)
-    return replace(plan, lr=given.lr or LR, epochs=epochs, start="random", ship="trained", augment=augment, refit=False)
+    return replace(plan, lr=given.lr or LR, epochs=epochs, start="random", ship="trained", augment=augment_of(given), refit=False)
 
 
 def learn_further(table: FeatureTable, context: LearningContext, probe: Learned) -> Learned:

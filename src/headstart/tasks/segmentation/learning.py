@@ -100,6 +100,11 @@ def windows_of(settings: FitSettings) -> Windows | None:
     return None if settings.windows == 1 else Windows(settings.windows, int(settings.backbone.rpartition("@")[2]))
 
 
+def augment_of(given: FineTuning) -> str:
+    """The augmentation that is asked for, in the words of `Augmentation.parse`."""
+    return LIGHT if given.augment == "light" else given.augment
+
+
 def plan_of(settings: FitSettings, images: int) -> FineTuning:
     """How the decoder is trained: as the settings say, and as measured to be good where they say nothing."""
     asked = settings.fine_tuning or FineTuning(strategy="probe")
@@ -111,7 +116,7 @@ def plan_of(settings: FitSettings, images: int) -> FineTuning:
     epochs = given.epochs or (None if given.steps is not None else usual)
     return replace(
         given, lr=given.lr or LR, epochs=epochs, warmup=0.25, validation_share=0.0, keep="last", ship="trained", start="random",
-        batchnorm="train", augment=LIGHT if given.augment == "light" else given.augment,
+        batchnorm="train", augment=augment_of(given),
     )  # fmt: skip
 
 
