@@ -17,7 +17,7 @@ from headstart.tasks.task import Judged, Learned, LearningContext
 _FEWEST = 50  # images that novelty needs
 _SMALL = 8.0  # px: the light decoder has a cell for every fourth
 _MOST_WINDOWS = 8
-_LOOKED_AT, _FINE, _SPECK = 24, 1024, 4  # masks, the side that they are brought to, and the pixels of a region that counts there
+_LOOKED_AT, _FINE = 16, 512  # masks, and the side that they are brought to
 _WRONG, _SPREADS = 0.5, 4.0
 
 
@@ -50,31 +50,35 @@ def small_objects(learned: Learned) -> list[Finding]:
         return []
     width, named = max(1, math.ceil(seen)), enough[0] if enough else max(squares)
     message = (
-        f"Half of the objects in the training masks are less than {width} px wide as the network sees them, at {side} px: "
+        f"Most of the labelled pixels lie in objects less than {width} px wide as the network sees them, at {side} px: "
         f"try --windows {named}."
     )
     return [Finding("small objects", "note", message, (), len(targets))]
 
 
 def object_side(masks: Masks) -> float:
-    """The median side of the connected regions of all classes but the most frequent one, as a share of the side of the image.
+    """How wide the objects in masks are, as a share of the side of the image; 0 where there are none.
 
-    The side is that of a square of the region's area. A sample of the masks is looked at; 0 where they have no such region.
+    An object is a connected region of a class, but of the most frequent one, and its side that of a square of its area. For each class
+    it is the side up to which objects have half of its pixels, since specks are many and matter little; over the classes the median. A
+    sample of the masks is looked at.
     """
     from scipy import ndimage
 
     from headstart.training.masks import shrunk
 
     most = int(masks.areas[:, : len(masks.classes)].sum(axis=0).argmax())
-    areas: list[int] = []
+    areas: dict[int, list[int]] = {}
     for index in np.unique(np.linspace(0, len(masks) - 1, _LOOKED_AT).astype(int)).tolist():
         mask = shrunk(masks.read(index), _FINE)
         for number in np.unique(mask).tolist():
             if number not in (most, VOID):
-                found, _ = ndimage.label(mask == number)
-                areas += np.bincount(found.ravel())[1:].tolist()
-    known = [area for area in areas if area >= _SPECK]
-    return float(np.sqrt(np.median(known))) / _FINE if known else 0.0
+                areas.setdefault(number, []).extend(np.bincount(ndimage.label(mask == number)[0].ravel())[1:].tolist())
+    sides = []
+    for found in areas.values():
+        ordered = np.sort(found)
+        sides.append(np.sqrt(ordered[np.searchsorted(ordered.cumsum(), ordered.sum() / 2)]))
+    return float(np.median(sides)) / _FINE if sides else 0.0
 
 
 def wrong_masks(learned: Learned, halves: Halves) -> list[Finding]:

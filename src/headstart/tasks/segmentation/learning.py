@@ -18,7 +18,7 @@ from headstart.data import Dataset
 from headstart.data.masks import Masks
 from headstart.data.split import folds
 from headstart.engine import Outputs
-from headstart.errors import ImageError
+from headstart.errors import DataError, ImageError
 from headstart.features.stage_maps import MIRROR, PLAIN, ChooseMaps, MapRequest, StageMaps
 from headstart.features.table import FeatureTable
 from headstart.features.windows import WholeImages, window_view
@@ -294,11 +294,11 @@ def of_stored(model: Decoder, maps: StageMaps) -> npt.NDArray[np.float32]:
 
 
 def of_wholes(models: Sequence[Decoder], wholes: WholeImages, rows: npt.NDArray[np.int64]) -> list[npt.NDArray[np.float32]]:
-    """Logits of whole images that are seen through windows. ImageError where one cannot be read any more."""
+    """Logits of whole images that are seen through windows. DataError where one cannot be read any more."""
     found = [allocated_logits(len(rows), wholes.windows.shape(model.shape)) for model in models]
     for row, outputs in enumerate(through_windows(models, wholes, rows)):
         if isinstance(outputs, ImageError):
-            raise outputs
+            raise DataError(f"An image can no longer be read: {outputs}. Do not change the images during a fit.")
         for logits, output in zip(found, outputs, strict=True):
             logits[row] = output
     return found
