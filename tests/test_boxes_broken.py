@@ -290,12 +290,26 @@ def labelme_with_lines(root: Path) -> None:
     write_text(root / "a.json", json.dumps(document))
 
 
-@case(None, r"a\.json: damaged: ValueError a rectangle with 1 corners")
+@case(without("a.jpg"), r"annotations cannot be read: a\.jpg .*a\.json: damaged: ValueError a rectangle with 1 corners")
 def labelme_with_half_a_rectangle(root: Path) -> None:
     labelme(root)
     document = json.loads((root / "a.json").read_text())
     document["shapes"][0]["points"].pop()
     write_text(root / "a.json", json.dumps(document))
+
+
+@case(without("a.jpg"), r"a\.json: the annotations are not JSON")
+def labelme_that_is_cut_off(root: Path) -> None:
+    labelme(root)
+    (root / "a.json").write_bytes((root / "a.json").read_bytes()[:-10])
+
+
+@case(TRUE, r"Passed over 1 image listed again with the same boxes: \./images/a\.jpg \(of instances\.json\)")
+def coco_of_one_image_twice_with_the_same_boxes(root: Path) -> None:
+    document = coco_document(SAMPLE)
+    images = [*document["images"], {"id": 50, "file_name": "./images/a.jpg", "height": 40, "width": 60}]
+    again = [{**one, "image_id": 50} for one in document["annotations"][:2]]
+    document_of(root, images=images, annotations=[*document["annotations"], *again])
 
 
 @pytest.fixture(params=CASES)

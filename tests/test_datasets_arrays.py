@@ -310,6 +310,25 @@ def test_hub_set_with_several_labels(tmp_path, monkeypatch):
     assert data.parts.tolist() == [""] * 3  # a single split says nothing
 
 
+@pytest.mark.parametrize("listed", [False, True])
+def test_hub_set_with_boxes(tmp_path, monkeypatch, listed):
+    objects = {"bbox": Feature(feature=Feature()), "category": ClassLabel(names=["cat", "dog"])}
+    features = {"image": Image(), "objects": [objects] if listed else Feature(feature=objects)}
+    boxes = [[([[1, 0, 2, 2], [0, 0, 4, 3]], [1, 0])], [([], [])]]
+    rows = []
+    for i, ((sides, labels),) in enumerate(boxes):
+        of = {"bbox": sides, "category": labels}
+        several = [{"bbox": side, "category": label} for side, label in zip(sides, labels, strict=True)]
+        rows.append({"image": {"bytes": png(i), "path": "a.png"}, "objects": several if listed else of})
+    fake_hub(monkeypatch, lambda *_, cache_dir: {"train": Rows(features, rows)})
+    data = read_dataset("hf:x/y", cache=tmp_path, announce=str)
+    assert data.classes == ("cat", "dog")
+    assert data.targets.boxes.tolist() == [[1, 0, 3, 2], [0, 0, 4, 3]]
+    assert data.targets.labels.tolist() == [1, 0]
+    assert data.targets.starts.tolist() == [0, 2, 2]
+    assert data.targets.ids == (0, 1)
+
+
 def test_hub_errors(tmp_path, monkeypatch):
     def offline(*_, cache_dir):
         raise ConnectionError("Couldn't reach the Hub")

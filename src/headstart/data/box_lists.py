@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ def read_box_list(table: Table, source: Path, options: ListOptions) -> Annotatio
     images = existing_files(texts, range(len(texts)), root, source, notes, allow_missing=options.allow_missing)
     drawn, kept = dict[str, DrawnShapes](), list[int]()
     for row, image in images.items():
-        found = DrawnShapes(str(source), image, None, _shapes(table.columns[column][row], source, row + 1))
+        found = DrawnShapes(str(source), image, None, shapes_in(table.columns[column][row], source, row + 1))
         if image not in drawn:
             drawn[image] = found
             kept.append(row)
@@ -77,21 +77,25 @@ def _box_column(table: Table) -> str | None:
     return named if cells and all(isinstance(cell, list | dict) or str(cell).lstrip()[:1] in ("[", "{") for cell in cells) else None
 
 
-def _shapes(cell: Any, source: Path, row: int) -> tuple[Shape, ...]:
-    """The boxes in a cell: ``[{"label": "cat", "box": [left, top, right, bottom]}]``, or ``bbox`` with x, y, width and height."""
+def shapes_in(cell: Any, source: Path, row: int, *, names: Sequence[str] | None = None) -> tuple[Shape, ...]:
+    """The boxes in a cell: ``[{"label": "cat", "box": [left, top, right, bottom]}]``, or ``bbox`` with x, y, width and height.
+
+    Labels are positions in `names`, where these are given. DataError, with the row, for what is damaged.
+    """
     if cell is None or cell == "":
         return ()
     with parsing(source, f'in row {row} a list of boxes such as [{{"label": "cat", "box": [left, top, right, bottom]}}]'):
         value = json.loads(cell) if isinstance(cell, str) else cell
         if isinstance(value, Mapping):  # lists side by side: {"bbox": [...], "category": [...]}
             boxes = value["bbox"] if "bbox" in value else value["boxes"]
-            names = next(value[name] for name in (*_LABELS, "categories", "labels", "classes") if name in value)
-            value = [{"label": name, "bbox": box} for name, box in zip(names, boxes, strict=True)]
-        return tuple(_shape(one) for one in value)
+            labels = next((value[name] for name in (*_LABELS, "categories", "labels", "classes") if name in value), [None] * len(boxes))
+            value = [{"label": label, "bbox": box} for label, box in zip(labels, boxes, strict=True)]
+        return tuple(_shape(one, names) for one in value)
 
 
-def _shape(one: Mapping[str, Any]) -> Shape:
-    label = next((label_text(one[name]) for name in _LABELS if name in one), "")
+def _shape(one: Mapping[str, Any], names: Sequence[str] | None) -> Shape:
+    given = next((one[name] for name in _LABELS if name in one), None)
+    label = label_text(given) if names is None or given is None else names[int(given)]
     if not label:
         raise ValueError("a box without a label")
     if "box" in one:

@@ -36,6 +36,7 @@ _CORNERS, _CORNER_AND_SIZE, _CENTRE = range(3)
 _IMAGE_SIZE = (("imageheight", "imgheight", "height"), ("imagewidth", "imgwidth", "width"))
 _CROWDS = ("isgroupof", "iscrowd", "difficult", "isdifficult")
 _DESCRIPTIONS = ("class-descriptions-boxable.csv", "class-descriptions.csv", "oidv7-class-descriptions-boxable.csv")
+_LABELS = ("categoryname", "objectname", "objectclass", "object", "name", "classid", "categoryid", "labelid", "type")
 _TRUE = ("1", "true", "yes")
 
 
@@ -81,9 +82,15 @@ def _side_columns(names: Sequence[str]) -> tuple[int, list[str]] | None:
     return (_CORNER_AND_SIZE, [plain["bbox"]]) if "bbox" in plain else None
 
 
-def read_box_table(path: Path, options: ListOptions | None = None, table: Table | None = None) -> list[Drawing]:
-    """The boxes of each image; DataError where columns are missing. A row with a path alone is an image without boxes."""
+def read_box_table(
+    path: Path, notes: list[str], *, options: ListOptions | None = None, table: Table | None = None
+) -> list[Drawing]:  # fmt: skip
+    """The boxes of each image; DataError where columns are missing. A row with a path alone is an image without boxes.
+
+    What was guessed goes into `notes`. The `table` in the file may have been read before.
+    """
     table = table or read_table(path)
+    notes += table.notes
     names, given = [*table.columns], (options.columns if options else None) or {}
     sides = _side_columns(names)
     image = given.get("path") or recognise_column("path", names)
@@ -91,14 +98,19 @@ def read_box_table(path: Path, options: ListOptions | None = None, table: Table 
         raise DataError(f"{path} has no columns of boxes: xmin, ymin, xmax, ymax and a path are needed; columns found: {', '.join(names)}.")
     kind, columns = sides
     free = [name for name in names if name not in (image, *columns)]
-    label = given.get("label") or recognise_column("label", free)
-    roles = {role: given.get(role, recognise_column(role, [name for name in free if name != label])) for role in ("split", "group")}
-    notes, texts = list[str](), path_texts(table.columns[image], image, path)
+    label = given.get("label") or recognise_column("label", free) or _label_column(free)
+    others = [name for name in free if name != label and name.casefold() != "source"]  # who drew it, or where the image came from
+    roles = {role: given.get(role, recognise_column(role, others)) for role in ("split", "group")}
+    texts = path_texts(table.columns[image], image, path)
     parts = row_parts(table, roles["split"] or None, path, notes, explicit="split" in given)
     groups = row_groups(table, roles["group"] or None, texts, notes) or [""] * len(table)
     boxes = _boxes(table, kind, columns)
     relative = _are_relative(boxes)
     labels = _labels(table, label, path)
+    if label is None:
+        notes.append(f"{path.name} has no column of classes: all boxes are of the class {ONLY!r}. Columns: {', '.join(names)}.")
+    if relative:
+        notes.append(f"No side of a box in {path.name} is above 1: they are read as parts of the width and height of the image.")
     size, crowd = _sizes(table, free), _crowd(table, free)
     nameless = [row + 1 for row, box in enumerate(boxes) if box is not None and not labels[row]]
     if nameless:
@@ -164,6 +176,12 @@ def _are_relative(boxes: Sequence[tuple[float, ...] | None]) -> bool:
     """Whether the sides are parts of the image: none is above 1, and some are not whole."""
     sides = [side for box in boxes if box is not None for side in box if math.isfinite(side)]
     return bool(sides) and max(sides) <= 1.01 and any(side != int(side) for side in sides)
+
+
+def _label_column(names: Sequence[str]) -> str | None:
+    """A column of classes that is called otherwise than those of whole images."""
+    plain = _plain(names)
+    return next((plain[name] for name in _LABELS if name in plain), None)
 
 
 def _labels(table: Table, label: str | None, path: Path) -> list[str]:

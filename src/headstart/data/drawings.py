@@ -84,13 +84,14 @@ def annotations_of(
     """
     tree = Tree()
     places = Places(tree.collect(os.fspath(root)), os.fspath(root), drawings)
-    found, missing = _placed(drawings, places)
+    notes = list[str]()
+    found, missing = _placed(drawings, places, notes)
     if len(missing) > _MOST_MISSING * len(drawings):
         raise DataError(
             f"{source}: {len(missing)} of the {plural(len(drawings), 'image')} in the annotations are not below {root}, for example "
             f"{enumeration(missing[:3])}. Put the images there, with these names."
         )
-    notes, said = list[str](), {*found}
+    said = {*found}
     found = _without_damaged(found, source, os.fspath(root), notes)
     if silence:
         found |= _silent(found, [path for path in places.paths if path not in said], places, os.fspath(root), notes)
@@ -125,13 +126,15 @@ def annotations_of(
 _Found = dict[str, tuple[Drawing, str]]
 
 
-def _placed(drawings: Sequence[Drawing], places: Places) -> tuple[_Found, list[str]]:
-    """The drawing of each image, by path, with its part; and the images that are not there."""
-    found, missing = _Found(), list[str]()
+def _placed(drawings: Sequence[Drawing], places: Places, notes: list[str]) -> tuple[_Found, list[str]]:
+    """The drawing of each image, by path, with its part; and the images that are not there. What is said twice alike is noted."""
+    found, missing, again = _Found(), list[str](), list[str]()
     for drawing in drawings:
         path, part = places.find(drawing)
         if not path:
             missing.append(f"{drawing.image} (of {drawing.file.name})")
+        elif path in found and drawing.shapes and _said(found[path][0]) == _said(drawing):
+            again.append(f"{drawing.image} (of {drawing.file.name})")
         elif path in found:
             first = found[path][0].file
             raise DataError(
@@ -140,7 +143,14 @@ def _placed(drawings: Sequence[Drawing], places: Places) -> tuple[_Found, list[s
             )
         else:
             found[path] = drawing, part
+    if again:
+        names = enumeration(again[:5], count=len(again))
+        notes.append(f"Passed over {plural(len(again), 'image')} listed again with the same boxes: {names}.")
     return found, missing
+
+
+def _said(drawing: Drawing) -> list[tuple[str, object]]:
+    return [(shape.label, shape.outline) for shape in drawing.shapes]
 
 
 def _without_damaged(found: _Found, source: Path, root: str, notes: list[str]) -> _Found:

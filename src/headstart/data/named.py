@@ -12,10 +12,13 @@ from typing import Any, cast
 
 import numpy as np
 
-from headstart.data.annotations import Annotations, Labels, part_of
+from headstart.data.annotations import BOX, Annotations, Column, Labels, part_of
+from headstart.data.box_lists import shapes_in
+from headstart.data.class_lists import ClassList
 from headstart.data.dataset import Images
 from headstart.data.labels import shortened
 from headstart.data.lists import recognise_column
+from headstart.data.shapes import DrawnShapes
 from headstart.data.values import image_array
 from headstart.errors import DataError, MissingExtraError, nearest
 from headstart.files import cache_folder, create_folder, replacing, write_file
@@ -38,15 +41,18 @@ TORCHVISION: Mapping[str, tuple[tuple[str, dict[str, Any]], ...]] = {
 """The sets of torchvision with one label per image that it can download itself, with the arguments for each part."""
 
 
-def read_named(source: str, *, cache: str | os.PathLike[str] | None = None, announce: Announce | None = None) -> Annotations:
+def read_named(
+    source: str, *, cache: str | os.PathLike[str] | None = None, announce: Announce | None = None, prefer: str = ""
+) -> Annotations:  # fmt: skip
     """Read ``torchvision:NAME`` or ``hf:NAME`` (``hf:NAME:CONFIGURATION``), downloading what is missing below the cache folder.
 
     DataError where the name is not known, or the data cannot be downloaded and are not there; MissingExtraError without torchvision or
-    datasets. `announce` is called before a download; by default it prints on stderr, so that output stays clean.
+    datasets. `announce` is called before a download; by default it prints on stderr, so that output stays clean. With `prefer`, boxes are
+    read where a set has labels as well.
     """
     kind, _, name = source.partition(":")
     folder = cache_folder(cache) / "datasets" / kind
-    reader = read_torchvision if kind == "torchvision" else read_hub
+    reader = read_torchvision if kind == "torchvision" else partial(read_hub, prefer=prefer)
     return reader(name, folder=folder, announce=announce or partial(print, file=sys.stderr))
 
 
@@ -125,8 +131,11 @@ def _unavailable(source: str, folder: Path, error: Exception) -> DataError:
     )
 
 
-def read_hub(name: str, *, folder: Path, announce: Announce) -> Annotations:
-    """Read an image data set of the Hugging Face hub (or a local folder in its format); images keep their original bytes."""
+def read_hub(name: str, *, folder: Path, announce: Announce, prefer: str = "") -> Annotations:
+    """Read an image data set of the Hugging Face hub (or a local folder in its format); images keep their original bytes.
+
+    Boxes are read of one with a column ``objects`` and no labels, or where they are preferred.
+    """
     name, _, configuration = name.partition(":")
     try:
         import datasets as hub
@@ -146,7 +155,7 @@ def read_hub(name: str, *, folder: Path, announce: Announce) -> Annotations:
             notes.append(f"The split {split!r} is neither train nor val nor test, and is passed over.")
             continue
         target = folder / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}-images" / configuration / str(split)
-        samples = list(hub_samples(rows, name, target, hub.Image(decode=False)))
+        samples = list(hub_samples(rows, name, target, hub.Image(decode=False), boxes=prefer == BOX))
         labelled = [(path, label) for path, label in samples if label is not None]
         paths += [path for path, _ in labelled]
         labels += [label for _, label in labelled]
@@ -155,18 +164,31 @@ def read_hub(name: str, *, folder: Path, announce: Announce) -> Annotations:
             notes.append(f"Passed over {len(samples) - len(labelled)} images without a label in the split {split!r}.")
     if not paths:
         raise DataError(f"hf:{name} has no labelled images in the splits {shortened([str(s) for s in splits])}")
-    return Annotations.labelled(
-        tuple(paths), cast("Labels", labels), origin=f"the labels of hf:{name}", parts=parts, source=f"hf:{name}", root=folder, notes=notes
-    )
+    known: dict[str, Any] = {"parts": parts, "source": f"hf:{name}", "root": folder, "notes": notes}
+    if isinstance(labels[0], DrawnShapes):
+        column = Column(labels, [one.cell for one in labels], f"the objects of hf:{name}")
+        reason = f"hf:{name} has boxes, and nothing says which class an image as a whole has."
+        return Annotations(tuple(paths), {BOX: column}, learned=(), reason=reason, **known)
+    return Annotations.labelled(tuple(paths), cast("Labels", labels), origin=f"the labels of hf:{name}", **known)
 
 
-def hub_samples(rows: Any, name: str, folder: Path, undecoded: Any) -> Iterator[tuple[Path, str | tuple[str, ...] | None]]:
-    """Yield (path, label or labels) for each row of one split; bytes are written below `folder` as they came."""
+def hub_samples(
+    rows: Any, name: str, folder: Path, undecoded: Any, *, boxes: bool = False
+) -> Iterator[tuple[Path, str | tuple[str, ...] | DrawnShapes | None]]:
+    """Yield (path, label or labels) for each row of one split; bytes are written below `folder` as they came.
+
+    Of a split with ``objects`` and without labels, or with `boxes`, the objects in place of labels.
+    """
     features = rows.features
     image = next((key for key, feature in features.items() if type(feature).__name__ == "Image"), None)
     label = next((key for key, feature in features.items() if _label_names(feature) is not None), None) or recognise_column(
         "label", features
     )
+    if image is not None and "objects" in features and (boxes or label is None):
+        yield from _hub_boxes(
+            rows.cast_column(image, undecoded).select_columns([image, "objects"]), features["objects"], image, name, folder
+        )
+        return
     if image is None or label is None:
         missing = "images" if image is None else "labels"
         raise DataError(
@@ -176,6 +198,18 @@ def hub_samples(rows: Any, name: str, folder: Path, undecoded: Any) -> Iterator[
     create_folder(folder)
     for i, row in enumerate(rows.cast_column(image, undecoded).select_columns([image, label])):
         yield _saved(row[image], folder, i), _hub_label(row[label], names)
+
+
+def _hub_boxes(rows: Any, feature: Any, image: str, name: str, folder: Path) -> Iterator[tuple[Path, DrawnShapes]]:
+    """The objects of each row, with ``bbox`` (x, y, width, height) and a category."""
+    inner = getattr(feature, "feature", feature[0] if isinstance(feature, list) else feature)
+    names = next((found for one in (inner.values() if isinstance(inner, Mapping) else ()) if (found := _label_names(one))), None)
+    classes = None if names is None else ClassList(tuple(names), tuple(range(len(names))), None, f"hf:{name}")
+    create_folder(folder)
+    for i, row in enumerate(rows):
+        path = _saved(row[image], folder, i)
+        shapes = shapes_in(row["objects"], Path(f"hf:{name}"), i + 1, names=names)
+        yield path, DrawnShapes(f"hf:{name}", str(path), None, shapes, classes)
 
 
 def _label_names(feature: Any) -> list[str] | None:

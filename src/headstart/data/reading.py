@@ -10,12 +10,13 @@ from pathlib import Path
 
 from headstart.data.annotations import BOX, Annotations, dataset_of, join
 from headstart.data.arrays import read_npz
+from headstart.data.box_files import read_box_file, read_box_folder
 from headstart.data.box_lists import read_box_list
 from headstart.data.box_reading import box_reason, read_boxes
 from headstart.data.box_tables import has_boxes, read_box_table
 from headstart.data.dataset import Dataset
 from headstart.data.defect_folders import read_defect_folder
-from headstart.data.drawing_files import read_box_file, read_box_folder, read_drawing_file, read_drawing_folder
+from headstart.data.drawing_files import read_drawing_file, read_drawing_folder
 from headstart.data.drawings import annotations_of
 from headstart.data.folders import LAYOUT, read_folder
 from headstart.data.labels import read_label_columns, read_labels, shortened
@@ -122,7 +123,7 @@ def read_annotations(
                 "labels into a list (CSV, TSV, JSONL or Parquet) with a column for the path of each image, and give that."
             )
         if given is not None and os.fspath(given).startswith(PREFIXES):
-            found.append(read_named(os.fspath(given), cache=cache, announce=announce))
+            found.append(read_named(os.fspath(given), cache=cache, announce=announce, prefer=prefer))
         elif given is not None:
             known = classes or [name for before in found for name in before.known_labels()]
             found.append(_read_path(given, lists, known=known, columns=columns, prefer=prefer))
@@ -158,9 +159,10 @@ def _read_path(
     if found is None and not columns and not lists.labels:
         found = read_box_list(table, path, lists)
         if found is None and has_boxes([*table.columns]):
-            boxes = read_box_table(path, lists, table)
+            notes = list[str]()
+            boxes = read_box_table(path, notes, options=lists, table=table)
             found = annotations_of(boxes, path, path.parent if root is None else root, column=BOX, kind="the boxes")
-            found.notes[:0] = table.notes
+            found.notes[:0] = notes
     return found or read_list(path, lists, known=frozenset(known), several=columns, table=table)
 
 
