@@ -327,7 +327,7 @@ def test_a_mirrored_decoder_is_the_mean_in_the_run_too(discs: Path, cache: Path,
 def test_what_does_not_suit_masks_is_refused(discs: Path, cache: Path) -> None:
     for wrong, words in (
         ({"fit_image": "crop"}, "would leave pixels at the edge without a class"),
-        ({"budget": 60.0}, "not for the task segmentation yet"),
+        ({"budget": 60.0}, "not for the task segmentation: it chooses heads on features; name the backbone with --backbone"),
         ({"fine_tuning": FineTuning(augment="mixup=0.2")}, "these have masks"),
         ({"fine_tuning": FineTuning(head_layers=(4,))}, "no --head-layers"),
         ({"backbone": "hog"}, "has no maps"),

@@ -85,9 +85,16 @@ class Segmentation(Task):
 
     def settings(self, given: FitSettings) -> FitSettings:
         """The whole image, squashed to a square: every pixel has a class. By default one of `SIZE` pixels, or several windows of that."""
-        for name, value in (("budget", given.budget), ("adapt_to", given.adapt_to)):
+        for name, value, instead in (
+            (
+                "budget",
+                given.budget,
+                "it chooses heads on features; name the backbone with --backbone, and the decoder with --architecture",
+            ),
+            ("adapt_to", given.adapt_to, "add images of that world, with their masks, to those to learn from"),
+        ):
             if value is not None:
-                raise ParameterError(f"{setting(name, value)} is not for the task {self.name} yet: leave it out.")
+                raise ParameterError(f"{setting(name, value)} is not for the task {self.name}: {instead}.")
         if given.head != "auto" or given.map != "none":
             name, value = ("head", given.head) if given.head != "auto" else ("map", given.map)
             raise ParameterError(f"{setting(name, value)} is for features, and masks are learned by a decoder: leave it out.")
