@@ -227,6 +227,7 @@ YOLO: dict[str, tuple[str | bytes, str | None, Any, str]] = {
     "words": ("dog 0.25 0.25 0.5 0.5", None, without("b.jpg"), r"line 1 is not the number of a class"),
     "pixels": ("1 12 12 25 25", None, without("b.jpg"), r"line 1 has 25 where parts of the image, 0 to 1, are expected"),
     "half a polygon": ("1 0.1 0.1 0.5 0.5 0.2 0.3 0.3", None, without("b.jpg"), "line 1 has 8 numbers: neither a box nor the corners"),
+    "an infinite class": ("1e400 0.25 0.25 0.5 0.5", None, without("b.jpg"), "line 1 is not the number of a class"),
     "nan": ("1 nan 0.25 0.5 0.5", None, without("b.jpg"), r"line 1 has numbers that are none"),
     "an empty file": ("", None, {**TRUE, "b.jpg": []}, "2 images without a box: learned and tested as such"),
     "blank lines and a byte order mark": (b"\xef\xbb\xbf\r\n" + B.encode() + b"\r\n\r\n", None, TRUE, ""),
@@ -280,6 +281,28 @@ TABLES: dict[str, tuple[tuple[str, ...], Any, str]] = {
 }  # fmt: skip
 for _name, (_lines, _expected, _message) in TABLES.items():
     CASES[f"CSV: {_name}"] = csv_of(*_lines), _expected, _message
+
+
+@case({"a.jpg": TRUE["a.jpg"]})
+def a_table_with_sizes_that_are_none(root: Path) -> None:
+    photos(root, {"a.jpg": A})
+    lines = ["filename,width,height,class,xmin,ymin,xmax,ymax", "a.jpg,60,nan,cat,10,5,30,35", "a.jpg,x,1e999,dog,30,10,60,40"]
+    write_text(root / "boxes.csv", "\n".join(lines))
+
+
+@case(without("a.jpg"), r"Left out 1 image of another size than in the annotation file: a\.jpg")
+def a_size_beyond_all_bounds(root: Path) -> None:
+    labelme(root)
+    document = json.loads((root / "a.json").read_text())
+    write_text(root / "a.json", json.dumps(document | {"imageWidth": 10**21}))
+
+
+@case(None, "3 of 4 annotation files cannot be read")
+def yolo_with_words_in_most_files(root: Path) -> None:
+    yolo(root)
+    for name in "abd":
+        write_text(root / f"labels/train/{name}.txt", "dog 1 2 3 4")
+    write_text(root / "labels/train/c.txt", "0 0.5 0.5 0.1 0.1")
 
 
 @case(TRUE, "Passed over, being no boxes: 1 of the kind line")

@@ -6,6 +6,7 @@ import json
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -317,6 +318,19 @@ def test_boxes_to_test_on_are_given_apart(tmp_path: Path) -> None:
     assert boxes.of(4)[0].tolist() == [[1, 2, 3, 4]]
     assert boxes.files[4].endswith("instances.json")
     assert boxes.ids == (1, 7)  # the only numbers that there are
+
+
+@pytest.mark.parametrize("order", ["images categories annotations", "annotations categories images", "categories images annotations"])
+def test_large_files_of_coco_are_told_by_their_ends(tmp_path: Path, order: str) -> None:
+    coco(tmp_path)
+    document: dict[str, Any] = coco_document(SAMPLE)
+    document["images"] += [{"id": 1000 + i, "file_name": f"none/{i:060}.jpg", "height": 9, "width": 9} for i in range(3)]
+    for key in ("images", "annotations"):
+        document[key][1]["note"] = "x" * 140_000
+    write_text(tmp_path / "annotations/instances.json", json.dumps({key: document[key] for key in order.split()}))
+    boxes, names, notes = read(tmp_path)
+    assert listed(boxes, names) == written(SAMPLE)
+    assert any(note.startswith("Left out 3 images that are not there") for note in notes)
 
 
 def test_a_file_that_is_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,17 @@ from pathlib import Path
 from headstart.data.annotations import BOX, Annotations
 from headstart.data.box_tables import is_box_table, read_box_table
 from headstart.data.coco import is_coco, read_coco
-from headstart.data.drawing_files import MARKS, PREFERRED, cvat_drawings, documents, images_of, may_be_annotations, read_bytes, read_json
+from headstart.data.drawing_files import (
+    COCO_MARKS,
+    LABELME_MARKS,
+    PREFERRED,
+    cvat_drawings,
+    documents,
+    images_of,
+    may_be_annotations,
+    read_bytes,
+    read_json,
+)  # fmt: skip
 from headstart.data.drawings import Drawing, annotations_of
 from headstart.data.label_studio import is_label_studio, read_label_studio
 from headstart.data.labelme import is_labelme, read_labelme
@@ -22,7 +32,6 @@ from headstart.errors import DataError
 from headstart.progress import Warned
 from headstart.text import enumeration, plural
 
-_COCO, _LABELME = MARKS
 _LABEL_STUDIO = ((b'"annotations"', b'"result"'), (b'"original_width"', b'"original_height"'), (b'"image"', b'"rectanglelabels"'))
 _TABLES = (".csv", ".tsv")
 _FORMATS = ("COCO", "Pascal VOC", "CVAT", "LabelMe", "Label Studio", "YOLO", "CSV")
@@ -74,14 +83,14 @@ def read_box_file(path: Path, image_root: Path | None) -> Annotations | None:
 
 def _of_json(files: Sequence[Path]) -> dict[str, list[Drawing]]:
     """What JSON files say, by format, each opened once; of COCO's the files of things, where there are such."""
-    instances = any(path.name.startswith(PREFERRED) and may_be_annotations(path, [_COCO]) for path in files)
+    instances = any(path.name.startswith(PREFERRED) and may_be_annotations(path, COCO_MARKS) for path in files)
     found: dict[str, list[Drawing]] = {"COCO": [], "LabelMe": [], "Label Studio": []}
     for path in files:
-        if instances and not path.name.startswith(PREFERRED) and may_be_annotations(path, [_COCO]):
+        if instances and not path.name.startswith(PREFERRED) and may_be_annotations(path, COCO_MARKS):
             continue
-        if may_be_annotations(path, [_LABELME]):
+        if may_be_annotations(path, LABELME_MARKS):
             found["LabelMe"] += [one for one in (_or_damage(_labelme, path),) if one is not None]
-        elif may_be_annotations(path, [_COCO, *_LABEL_STUDIO]):
+        elif may_be_annotations(path, (*COCO_MARKS, *_LABEL_STUDIO)):
             value = read_json(path)
             if is_coco(value, boxes=True):
                 found["COCO"] += read_coco(value, path)

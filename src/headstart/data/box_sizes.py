@@ -103,7 +103,7 @@ def _as_stored(one: Frame) -> bool | None:
 
 def _fits(sides: npt.NDArray[np.float64], size: Size) -> bool:
     known = sides[np.isfinite(sides).all(axis=1)]
-    return not len(known) or bool((known <= np.array([size[1], size[0]] * 2) + _SLACK).all())
+    return not len(known) or bool((known <= np.array([size[1], size[0]] * 2, np.float64) + _SLACK).all())
 
 
 def placed(one: Frame, odd: dict[str, list[str]]) -> tuple[npt.NDArray[np.float64], list[str]]:
@@ -115,7 +115,7 @@ def placed(one: Frame, odd: dict[str, list[str]]) -> tuple[npt.NDArray[np.float6
         text = f"{one.name} ({said[1]}x{said[0]} in the file, {own[1]}x{own[0]})"
         if inside and (same_aspect(own, said) or not there):
             odd["scaled"].append(text)
-            sides = sides * (np.array([own[1], own[0]] * 2) / np.array([said[1], said[0]] * 2))
+            sides = sides * (np.array([own[1], own[0]] * 2, np.float64) / np.array([said[1], said[0]] * 2, np.float64))
         elif there and (not inside or said == own[::-1]):
             odd["unscaled"].append(text)
         else:

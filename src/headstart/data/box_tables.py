@@ -212,7 +212,7 @@ def _sizes(table: Table, free: Sequence[str]) -> list[tuple[int, int] | None]:
     if None in columns:
         return [None] * len(table)
     pairs = zip(*(map(_number, table.columns[name]) for name in columns if name is not None), strict=True)
-    return [(int(height), int(width)) if min(height, width) >= 1 and max(height, width) < math.inf else None for height, width in pairs]
+    return [(int(height), int(width)) if 1 <= height < math.inf and 1 <= width < math.inf else None for height, width in pairs]
 
 
 def _crowd(table: Table, free: Sequence[str]) -> list[bool]:

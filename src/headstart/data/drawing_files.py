@@ -20,8 +20,16 @@ from headstart.data.xml_documents import MOST_BYTES
 from headstart.errors import DataError
 
 _DEPTH = 3  # folders below the one given
-MARKS = ((b'"images"', b'"annotations"', b'"categories"'), (b'"shapes"', b'"imagePath"'))
-"""What a file of COCO, and one of LabelMe, has in it."""
+COCO_MARKS = (
+    (b'"images"', b'"annotations"', b'"categories"'),
+    (b'"images"', b'"category_id"'),  # where the others are in the middle of a large file
+    (b'"categories"', b'"category_id"'),
+    (b'"annotations"', b'"file_name"'),
+)
+"""What a file of COCO has in it: two entries of one of these lines."""
+LABELME_MARKS = ((b'"shapes"', b'"imagePath"'),)
+"""What a file of LabelMe has in it."""
+_MARKS = (*COCO_MARKS, *LABELME_MARKS)
 _ENDS = 1 << 16  # bytes at each end of a file in which some of the marks stand
 PREFERRED = "instances"
 """What COCO calls the file of things, beside those of key points and captions."""
@@ -30,7 +38,7 @@ _DOCUMENTS = (".json", ".xml")
 
 def read_drawing_folder(source: Path) -> Annotations | None:
     """Read the annotation files in a folder of images; None where there are none with shapes. DataError for what is damaged."""
-    files = [path for path in documents(os.fspath(source), _DOCUMENTS) if may_be_annotations(path, MARKS)]
+    files = [path for path in documents(os.fspath(source), _DOCUMENTS) if may_be_annotations(path, _MARKS)]
     if instances := [path for path in files if path.name.startswith(PREFERRED)]:
         files = instances
     drawings = [drawing for path in files for drawing in _drawings(path)]
@@ -42,7 +50,7 @@ def read_drawing_file(path: Path, image_root: Path | None) -> Annotations | None
 
     None for a file of another kind, one of boxes only, and one of LabelMe, which is for a single image.
     """
-    drawings = _drawings(path) if may_be_annotations(path, MARKS) else []
+    drawings = _drawings(path) if may_be_annotations(path, _MARKS) else []
     if not any(one.has_mask for one in drawings) or (_suffix(path) == ".json" and is_labelme(read_json(path))):
         return None
     return annotations_of(drawings, path, images_of(path) if image_root is None else image_root)

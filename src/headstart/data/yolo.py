@@ -25,6 +25,7 @@ from headstart.text import plural
 
 MOST_BYTES = 1 << 26
 _LOOKED_AT = 50  # files with lines, to tell what they are
+_MOST_OTHERS = 0.5  # of the files may have other lines, where nothing else tells that these are files of YOLO
 _FARTHEST = 1.5  # parts of the image: what lies farther outside is in other units
 
 
@@ -36,9 +37,12 @@ def read_yolo(images: Sequence[str], texts: Sequence[Path], folder: Path) -> lis
     """
     stems = {_stem(path) for path in images}
     files = [path for path in texts if path.stem.casefold() in stems and not is_names_file(path)]
-    if not files or not _are_yolo(files):
+    share = _share_of_yolo(files)
+    if share == 0:
         return []
     listed, keypoints = find_names(folder, sorted({path.parent for path in files}))
+    if share <= _MOST_OTHERS and listed is None:
+        return []
     drawings = [_drawing(path, listed, keypoints) for path in files]
     if listed is None:
         most = max((int(shape.label.removeprefix("class ")) for one in drawings for shape in one.shapes), default=0)
@@ -50,8 +54,8 @@ def _stem(path: str) -> str:
     return os.path.splitext(os.path.basename(path))[0].casefold()  # noqa: PTH119, PTH122 - called for every file
 
 
-def _are_yolo(files: Sequence[Path]) -> bool:
-    """Whether the first files with lines have numbers in them as YOLO has, most of them."""
+def _share_of_yolo(files: Sequence[Path]) -> float:
+    """The share of the first files with lines that have numbers in them as YOLO has."""
     told = list[bool]()
     for path in files:
         if len(told) == _LOOKED_AT:
@@ -63,7 +67,7 @@ def _are_yolo(files: Sequence[Path]) -> bool:
             continue
         if line:
             told.append(_numbers(line.decode("utf-8", "replace").lstrip("\ufeff")) is not None)
-    return 2 * sum(told) > len(told)
+    return sum(told) / max(len(told), 1)
 
 
 def _numbers(line: str) -> list[float] | None:
@@ -72,7 +76,7 @@ def _numbers(line: str) -> list[float] | None:
         numbers = [float(text) for text in line.replace(",", " ").split()]
     except ValueError:
         return None
-    return numbers if len(numbers) >= 5 and numbers[0] == math.floor(numbers[0]) else None
+    return numbers if len(numbers) >= 5 and numbers[0].is_integer() else None
 
 
 def _drawing(path: Path, listed: ClassList | None, keypoints: int) -> Drawing:
