@@ -320,6 +320,44 @@ def test_boxes_to_test_on_are_given_apart(tmp_path: Path) -> None:
     assert boxes.ids == (1, 7)  # the only numbers that there are
 
 
+def test_darknet_with_lists_of_parts(tmp_path: Path) -> None:
+    folder = tmp_path / "obj_train_data"
+    photos(folder, SAMPLE)
+    for name, (size, things) in SAMPLE.items():
+        write_text(folder / f"{name[0]}.txt", yolo_lines(size, things))
+    write_text(tmp_path / "obj.names", "cat\ndog\n")
+    write_text(tmp_path / "obj.data", "classes = 2\ntrain = data/train.txt\nnames = data/obj.names\n")
+    write_text(tmp_path / "train.txt", "data/obj_train_data/a.jpg\ndata/obj_train_data/b.jpg\n")
+    write_text(tmp_path / "valid.txt", "data/obj_train_data/c.jpg\ndata/obj_train_data/d.jpg\n")
+    data = read_dataset(tmp_path)
+    assert listed(boxes_in(data), data.names()) == written(SAMPLE)
+    assert {name[-5:]: part for name, part in zip(data.names(), data.parts.tolist(), strict=True)} == {
+        "a.jpg": "train", "b.jpg": "train", "c.jpg": "val", "d.jpg": "val"}  # fmt: skip
+
+
+def test_files_belong_to_the_images_of_their_folder(tmp_path: Path) -> None:
+    """Sets of several places, with the same names in each."""
+    for place, image in (("north", "a.jpg"), ("south", "d.jpg")):
+        size, things = SAMPLE[image]
+        photo(tmp_path / place / "images" / "1.jpg", size)
+        write_text(tmp_path / place / "labels" / "1.txt", yolo_lines(size, things))
+        write_text(tmp_path / place / "classes.txt", "cat\ndog\n")
+    data = read_dataset(tmp_path)
+    assert data.names() == ("north/images/1.jpg", "south/images/1.jpg")
+    found = [sorted(boxes_in(data).classes[label] for label in boxes_in(data).of(row)[1]) for row in range(2)]
+    assert found == [["cat", "dog"], ["cat"]]
+
+
+def test_captions_are_no_boxes(tmp_path: Path) -> None:
+    for kind in ("cats", "dogs"):
+        for number in range(3):
+            photo(tmp_path / kind / f"{number}.jpg")
+            write_text(tmp_path / kind / f"{number}.txt", "a cat on a mat\n")
+    data = read_dataset(tmp_path)
+    assert data.classes == ("cats", "dogs")
+    assert not any("boxes" in note for note in data.notes)
+
+
 @pytest.mark.parametrize("order", ["images categories annotations", "annotations categories images", "categories images annotations"])
 def test_large_files_of_coco_are_told_by_their_ends(tmp_path: Path, order: str) -> None:
     coco(tmp_path)

@@ -178,8 +178,8 @@ def _silent(found: _Found, unsaid: Sequence[str], places: Places, root: str, not
 
 
 def _with_listed_parts(found: _Found, tree: Tree, root: Path, notes: list[str]) -> _Found:
-    """With the parts of lists of names beside the images, where neither files nor folders name any."""
-    if any(part for _, part in found.values()) or not found:
+    """With the parts of lists of names beside the images, where files and folders name none, or one for all."""
+    if len({part for _, part in found.values()}) != 1:
         return found
     top = Path(os.path.commonpath([os.path.dirname(path) for path in found]))  # noqa: PTH120
     above = [one for one in (top, top.parent, root) if one == root or root in one.parents]
