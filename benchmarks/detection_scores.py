@@ -1,6 +1,7 @@
 """Scores of object detection: are they those of pycocotools, and how much faster?
 
     python benchmarks/detection_scores.py [--cases 1000] [--images 5000]        (needs pycocotools)
+    python benchmarks/detection_scores.py --coverage                            how many intervals hold what they should
     python benchmarks/detection_scores.py ANNOTATIONS.json RESULTS.json         the same on files in COCO's form
 
 The cases are random: one to four classes, crowds, equal scores and equal overlaps, images without boxes or without detections, boxes of all
@@ -26,8 +27,8 @@ from typing import Any
 
 import numpy as np
 
-from headstart.metrics.boxes import Detections
-from headstart.metrics.detection import DetectionScores, detection_intervals, detection_scores
+from headstart.metrics.boxes import Detections, rows_of_images
+from headstart.metrics.detection import DetectionScores, detection_intervals, detection_scores, resampled_scores
 from headstart.metrics.matching import match
 
 
@@ -214,13 +215,40 @@ def intervals(name: str, case: tuple[Detections, Truth, int], goal: str) -> None
     print(f"intervals of {name}: {seconds:.2f} s ({goal}); AP [{low:.4f}, {high:.4f}], AP50 [{low50:.4f}, {high50:.4f}]")
 
 
+def coverage(images: int, classes: int, sets: int = 200, whole: int = 12000) -> None:
+    """Of sets drawn from many images: how often the mean AP of such sets, and the AP of all images, are in the interval of 95 %."""
+    found, truth, _ = large_case(whole, classes=classes)
+    generator, scores, own, plain = np.random.default_rng(0), [], [], []
+    for _ in range(sets):
+        drawn = generator.integers(0, whole, images)
+        rows, starts = rows_of_images(truth.starts, drawn)
+        part = Truth(truth.boxes[rows], truth.labels[rows], truth.crowd[rows], starts)
+        matches = match(found.take(drawn), part, classes=classes)
+        scores.append(detection_scores(matches).means["ap"])
+        own.append(detection_intervals(matches, replicates=200).scores["ap"])
+        plain.append(np.percentile(resampled_scores(matches, replicates=200)["ap"], [2.5, 97.5]))
+    population = ours((found, truth, classes)).means["ap"]
+    for name, ends in (("centred on the score", own), ("plain percentiles", plain)):
+        low, high = np.array(ends).T
+        held = [float(((low <= value) & (value <= high)).mean()) for value in (np.mean(scores), population)]
+        print(
+            f"{images} images, classes: {classes}, {name}: {held[0]:.2f} hold the mean AP of such sets, {np.mean(scores):.3f}; "
+            f"{held[1]:.2f} the AP of all images, {population:.3f} (goal 0.95)"
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="*", type=Path, help="annotations and results, in COCO's form")
     parser.add_argument("--cases", type=int, default=1000)
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--coverage", action="store_true")
     arguments = parser.parse_args()
+    if arguments.coverage:
+        for images, classes in ((40, 1), (60, 3), (100, 10)):
+            coverage(images, classes)
+        return
     if arguments.files:
         if len(arguments.files) != 2:
             parser.error("give two files, or none: annotations and results")

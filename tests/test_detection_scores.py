@@ -13,6 +13,8 @@ import pytest
 from headstart.errors import ParameterError
 from headstart.metrics.boxes import Detections, image_of_each, rows_of_images
 from headstart.metrics.detection import (
+    RECALLS,
+    _levels_reached,
     best_threshold,
     detection_curve,
     detection_difference,
@@ -53,6 +55,11 @@ def test_the_cases_hold_what_is_easily_wrong() -> None:
     assert any((one.outcomes[..., 0] == IGNORED).any() for one in matches)
     assert all((np.sum([one.objects() for one in matches if one.classes == 3], axis=(0, 1)) > 0).tolist())
     assert any(math.isnan(detection_scores(one).means["ap"]) for one in matches)
+
+
+def test_levels_of_recall_are_reached_to_the_last_bit() -> None:
+    recall = np.concatenate([np.arange(count + 1) / count for count in range(1, 1500)])
+    np.testing.assert_array_equal(_levels_reached(recall), np.searchsorted(RECALLS, recall, side="right"))
 
 
 def test_files_of_coco_are_read_back() -> None:
@@ -165,7 +172,30 @@ def test_intervals_hold_the_scores_and_narrow_with_more_images() -> None:
         assert ((intervals.ap50[:, 0] < scores.ap50) & (scores.ap50 < intervals.ap50[:, 1])).all()
         widths.append(np.diff(intervals.scores["ap"])[0])
     assert 2 < widths[0] / widths[1] < 8  # the root of 16 is 4
-    assert intervals.method == "percentile bootstrap over images, 95 %, 200 resamples, seed 0"
+    assert intervals.method == "percentile bootstrap over images, centred on the score, 95 %, 200 resamples, seed 0"
+
+
+def test_intervals_hold_what_other_images_give() -> None:
+    found, truth, classes = large_case(3000, classes=10)
+    generator, drawn, intervals = np.random.default_rng(0), [], []
+    for _ in range(60):
+        images = generator.integers(0, 3000, 60)
+        matches = match(found.take(images), _drawn(truth, images), classes=classes)
+        drawn.append(detection_scores(matches).means["ap50"])
+        intervals.append(detection_intervals(matches, replicates=100).scores["ap50"])
+    low, high = np.array(intervals).T
+    assert ((low <= np.mean(drawn)) & (np.mean(drawn) <= high)).mean() > 0.85
+    assert ((low < drawn) & (drawn < high)).all()
+
+
+def test_matches_of_equal_overlap_go_to_the_last_box() -> None:
+    # As in pycocotools: the box in the middle takes the true box on the right, which the other one would need.
+    truth = _truth([([0.0, 0.0, 10.0, 10.0], 0), ([4.0, 0.0, 14.0, 10.0], 0)])
+    found = _found([([2.0, 0.0, 12.0, 10.0], 0.9, 0), ([5.0, 0.0, 15.0, 10.0], 0.8, 0)])
+    assert match(found, truth, classes=1).outcomes[:, 0, 0].tolist() == [RIGHT, WRONG]
+    pytest.importorskip("pycocotools")
+    case = (found, truth, 1)
+    assert largest_difference(ours(case), pycocotools_scores(*as_coco(*case))[0]) < 1e-12
 
 
 def test_intervals_of_the_perfect_and_of_nothing() -> None:
@@ -207,5 +237,7 @@ def test_what_does_not_fit_together_is_refused() -> None:
         match(found, truth, classes=2)
     with pytest.raises(ParameterError, match="the detections are of 1 images, and the true boxes of 2"):
         match(found, _truth([(BOX, 0)], []), classes=4)
+    with pytest.raises(ParameterError, match=r"1 boxes have labels of shape \(1,\); got \(2,\)"):
+        Detections(truth.boxes, np.zeros(1), np.zeros(2, np.int64), truth.starts)
     with pytest.raises(ParameterError, match=r"1 boxes have crowd of shape \(1,\); got \(2,\)"):
         match(found, SimpleNamespace(boxes=truth.boxes, labels=truth.labels, crowd=np.zeros(2, bool), starts=truth.starts), classes=4)
