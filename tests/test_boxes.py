@@ -139,9 +139,9 @@ def test_overlaps_are_those_of_pixels() -> None:
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_boxes_turn_like_pixels(orientation: int) -> None:
     stored = np.zeros((7, 11, 1), np.uint8)
-    stored[2:5, 3:9] = 1
+    stored[1:4, 3:9] = 1
     upright = turned(stored, orientation)[:, :, 0]
-    ((left, top, right, bottom),) = turned_boxes(np.array([[3, 2, 9, 5]]), orientation, upright.shape).astype(int)
+    ((left, top, right, bottom),) = turned_boxes(np.array([[3, 1, 9, 4]]), orientation, upright.shape).astype(int)
     again = np.zeros_like(upright)
     again[top:bottom, left:right] = 1
     np.testing.assert_array_equal(again, upright)

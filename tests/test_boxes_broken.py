@@ -351,6 +351,7 @@ def test_what_is_broken_is_read_right_or_refused_by_name(broken: tuple[Path, Any
     boxes, names, notes = read(root)
     assert listed(boxes, names) == expected
     assert len(names) == len(boxes) == len(boxes.files)
+    assert sum(note.startswith("Left out") for note in notes) <= 1  # nothing is told twice
     if message:
         text = "\n".join(notes)
         assert re.search(message, text), text
@@ -382,6 +383,7 @@ def test_boxes_of_turned_images(tmp_path: Path, orientation: int) -> None:
         assert boxes.sizes.tolist() == [[*size], [60, 40]]
         told = "in the pixels as stored, by the sizes in the files" if name == "s" else "the boxes are taken to be upright"
         assert any(told in note for note in notes)
+        assert not any("another size" in note for note in notes)
 
 
 def test_where_boxes_lie_tells_how_they_are_meant(tmp_path: Path) -> None:

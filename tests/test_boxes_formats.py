@@ -95,6 +95,16 @@ def test_category_numbers_are_those_of_the_data(tmp_path: Path) -> None:
     assert read(tmp_path / "voc")[0].ids == (1, 2)
 
 
+def test_category_numbers_that_differ_between_files_are_given_up(tmp_path: Path) -> None:
+    for part, ids in (("train", {"cat": 3, "dog": 4}), ("valid", {"dog": 9, "cat": 4})):
+        images = {"a.jpg": SAMPLE["a.jpg"]}
+        photos(tmp_path / part, images)
+        write_text(tmp_path / part / "_annotations.coco.json", json.dumps(coco_document(images, ids)))
+    boxes, _, _ = read(tmp_path)
+    assert (boxes.classes, boxes.ids) == (("cat", "dog"), (1, 2))
+    assert [boxes.classes[label] for label in boxes.labels] == ["dog", "cat"] * 2  # the larger first
+
+
 def test_classes_of_a_run_are_matched_by_name(tmp_path: Path) -> None:
     yolo(tmp_path)
     boxes, names, _ = read(tmp_path, ("dog", "bird", "cat"))
