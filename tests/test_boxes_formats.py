@@ -36,7 +36,7 @@ from made_boxes import (
     yolo,
     yolo_lines,
 )  # fmt: skip
-from made_masks import photo
+from made_masks import photo, write
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -328,6 +328,37 @@ def test_boxes_to_test_on_are_given_apart(tmp_path: Path) -> None:
     assert boxes.of(4)[0].tolist() == [[1, 2, 3, 4]]
     assert boxes.files[4].endswith("instances.json")
     assert boxes.ids == (1, 7)  # the only numbers that there are
+
+
+YAML_PARTS = {
+    "the ends of paths of another machine": ("train: /content/birds/fold1/images\nval: /content/birds/fold2/images", ["train", "val"]),
+    "labels are meant": ("train: ..\\\\fold1\\\\images\ntest: 'fold2/images'  # held out", ["train", "test"]),
+    "lists": ("train:\n  - ../fold1/images\nval: [../fold2/images]", ["train", "val"]),
+    "one folder for both": ("train: fold1/images\nval: fold1/images", ["", ""]),
+    "folders that are not there": ("train: a/images\nval: b/images", ["", ""]),
+}
+
+
+@pytest.mark.parametrize("case", YAML_PARTS)
+def test_parts_of_yolo_by_the_paths_that_are_there(tmp_path: Path, case: str) -> None:
+    text, parts = YAML_PARTS[case]
+    for fold, image in (("fold1", "a.jpg"), ("fold2", "d.jpg")):
+        size, things = SAMPLE[image]
+        photo(tmp_path / fold / "images" / image, size)
+        write_text(tmp_path / fold / "labels" / f"{image[0]}.txt", yolo_lines(size, things))
+    write_text(tmp_path / "data.yaml", f"names: [cat, dog]\n{text}\n")
+    data = read_dataset(tmp_path)
+    assert data.parts.tolist() == parts
+    assert listed(boxes_in(data), data.names()) == {name: written(SAMPLE)[name] for name in ("a.jpg", "d.jpg")}
+
+
+def test_boxes_beside_masks_are_read_where_they_are_asked_for(tmp_path: Path) -> None:
+    voc(tmp_path)
+    write(tmp_path / "SegmentationClass/a.png", np.ones((40, 60), np.uint8))
+    write(tmp_path / "SegmentationClass/b.png", np.zeros((50, 50), np.uint8))
+    assert [*read_annotations(tmp_path).columns] == [MASK]
+    boxes, names, _ = read(tmp_path)
+    assert listed(boxes, names) == written(SAMPLE)
 
 
 def test_darknet_with_lists_of_parts(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """Annotations of YOLO: a text file for each image, with a line for each thing: the number of its class and parts of the image's sides.
 
 A line has the centre, width and height of a box, or the corners of a polygon. The names of the classes are in ``data.yaml``,
-``classes.txt``, ``obj.names`` or the like. The paths in ``data.yaml`` are those of another machine mostly, and are not used: the files are
-found by their names.
+``classes.txt``, ``obj.names`` or the like. The paths in ``data.yaml`` are those of another machine mostly: the files are
+found by their names, and the ends of the paths say which part they are.
 
 Source: https://docs.ultralytics.com/datasets/detect/
 """
@@ -19,7 +19,7 @@ from pathlib import Path
 from headstart.data.class_lists import ClassList
 from headstart.data.drawings import Drawing
 from headstart.data.shapes import Outline, Polygons, Rectangle, Relative, Shape, corners
-from headstart.data.yolo_names import find_names, is_names_file
+from headstart.data.yolo_names import find_names, is_names_file, parts_by_folder
 from headstart.errors import DataError
 from headstart.text import plural
 
@@ -44,6 +44,9 @@ def read_yolo(images: Sequence[str], texts: Sequence[Path], folder: Path) -> lis
     if share <= _MOST_OTHERS and listed is None:
         return []
     drawings = [_drawing(path, listed, keypoints) for path in files]
+    if listed is not None and listed.source.lower().endswith((".yaml", ".yml")):
+        parts = parts_by_folder(Path(listed.source), sorted({path.parent for path in files}))
+        drawings = [replace(one, part=parts.get(one.file.parent, "")) for one in drawings]
     if listed is None:
         most = max((int(shape.label.removeprefix("class ")) for one in drawings for shape in one.shapes), default=0)
         listed = ClassList(tuple(f"class {number}" for number in range(most + 1)), tuple(range(most + 1)), None, "")

@@ -70,11 +70,7 @@ def _read_list(path: Path) -> ClassList:
 
 def read_yaml_names(path: Path) -> tuple[ClassList, int] | None:
     """The names in a file of YOLO, and the number of key points; None for other files. DataError where the names cannot be understood."""
-    try:
-        lines = path.read_bytes().decode("utf-8-sig", "replace").splitlines()
-    except OSError:
-        return None
-    blocks = _blocks([_without_comment(line) for line in lines])
+    blocks = _read_blocks(path)
     if "names" not in blocks:
         return None
     names = _names(blocks["names"])
@@ -84,6 +80,36 @@ def read_yaml_names(path: Path) -> tuple[ClassList, int] | None:
         raise DataError(f"{path}: {what}. Expected: names: [cat, dog]")
     points = re.findall(r"[0-9]+", " ".join(blocks.get("kpt_shape", [])))
     return ClassList(tuple(names.values()), tuple(names), None, str(path)), int(points[0]) if points else 0
+
+
+def parts_by_folder(path: Path, folders: Sequence[Path]) -> dict[Path, str]:
+    """The part of each folder of annotations that the paths ``train``, ``val`` and ``test`` in a file of YOLO mean.
+
+    A path is that of another machine mostly: its end tells, as far as it is there. Nothing where two parts are one folder.
+    """
+    blocks, found = _read_blocks(path), dict[Path, str]()
+    for key in ("train", "val", "valid", "test"):
+        pieces = _pieces(Path(_unquoted(blocks.get(key, [""])[0].strip("[]- ")).replace("\\", "/")))
+        for count in range(len(pieces), 0, -1):
+            there = [folder for folder in folders if _pieces(folder)[-count:] == pieces[-count:]]
+            if there and pieces[-count:] != ["images"]:
+                if any(folder in found for folder in there):
+                    return {}
+                found |= dict.fromkeys(there, "val" if key == "valid" else key)
+                break
+    return found if len({*found.values()}) > 1 else {}
+
+
+def _pieces(folder: Path) -> list[str]:
+    return ["images" if name == "labels" else name for name in folder.parts if name not in ("", ".", "..", "/")]
+
+
+def _read_blocks(path: Path) -> dict[str, list[str]]:
+    try:
+        lines = path.read_bytes().decode("utf-8-sig", "replace").splitlines()
+    except OSError:
+        return {}
+    return _blocks([_without_comment(line) for line in lines])
 
 
 def _blocks(lines: Sequence[str]) -> dict[str, list[str]]:
