@@ -118,11 +118,7 @@ def read_box_table(
             f"{path}: {plural(len(nameless), 'row')} with a box and no class in the column {label!r}, the first is row {nameless[0]}. "
             f"Fill it in, or remove the rows; {setting('columns', {'label': 'NAME'})} names another column."
         )
-    rows = defaultdict[str, list[int]](list)
-    for row, text in enumerate(texts):
-        if not text.strip():
-            raise DataError(f"{path}: row {row + 1} has a box and no path in the column {image!r}. Fill it in, or remove the row.")
-        rows[posixpath.normpath(text.strip().replace("\\", "/"))].append(row)
+    rows = _rows_by_image(texts, image, path)
     return [
         Drawing(
             name,
@@ -134,6 +130,16 @@ def read_box_table(
         )
         for name, of in rows.items()
     ]
+
+
+def _rows_by_image(texts: Sequence[str], column: str, path: Path) -> dict[str, list[int]]:
+    """The rows of each image, however its path is spelled; DataError for a row without one."""
+    rows = defaultdict[str, list[int]](list)
+    for row, text in enumerate(texts):
+        if not text.strip():
+            raise DataError(f"{path}: row {row + 1} has a box and no path in the column {column!r}. Fill it in, or remove the row.")
+        rows[posixpath.normpath(text.strip().replace("\\", "/"))].append(row)
+    return rows
 
 
 def _shape(label: str, sides: Sequence[float] | None, *, relative: bool, crowd: bool) -> Shape:
