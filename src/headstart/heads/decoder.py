@@ -112,14 +112,14 @@ class GraphDecoder:
     Attributes:
         name: of the architecture.
         layers: the maps that it takes, the finest first.
-        shape: of the logits of one input, (k, height, width).
+        shape: of the logits of one input: (k, height, width) where they are of pixels.
         graph: the serialised graph.
         mirrored, windows: as of `MapDecoder`.
     """
 
     name: str
     layers: tuple[MapLayer, ...]
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     graph: bytes
     mirrored: bool = False
     windows: Windows | None = None
@@ -142,8 +142,8 @@ class GraphDecoder:
     def from_state(cls, settings: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> Self:
         """The inverse of `state`; RunError where an entry is missing."""
         with damage_named("The saved decoder is"):
-            classes, height, width = settings["shape"]
-            return cls(name=str(settings["decoder"]), shape=(classes, height, width), graph=arrays["graph"].tobytes(), **_read(settings))
+            shape = tuple(int(side) for side in settings["shape"])
+            return cls(name=str(settings["decoder"]), shape=shape, graph=arrays["graph"].tobytes(), **_read(settings))
 
 
 def _described(decoder: MapDecoder | GraphDecoder) -> dict[str, Any]:

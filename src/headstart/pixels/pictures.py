@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -99,6 +100,32 @@ def error_png(truth: NDArray[np.uint8], predicted: NDArray[np.uint8]) -> bytes:
     file = io.BytesIO()
     picture.save(file, format="PNG", transparency=bytes([0, 200, 160]))
     return file.getvalue()
+
+
+def with_boxes(picture: NDArray[np.uint8], boxes: Sequence[tuple[Sequence[float], str, str]]) -> NDArray[np.uint8]:
+    """A picture uint8 (H, W, 3) with boxes on it: left, top, right and bottom in pixels, a label and a colour ``#rrggbb`` each.
+
+    The first of them lies on top. Lines and labels are as large as suits the picture.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    image = Image.fromarray(picture)
+    draw, side = ImageDraw.Draw(image), max(image.size)
+    line, font = max(2, side // 300), ImageFont.load_default(max(11, side // 45))
+    for box, label, colour in reversed(boxes):
+        left, top, right, bottom = box
+        draw.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=colour, width=line)
+        wide, high = draw.textbbox((0, 0), label, font=font)[2:]
+        above = top - high - 2 * line if top >= high + 2 * line else top
+        draw.rectangle((left, above, left + wide + 2 * line, above + high + 2 * line), fill=colour)
+        draw.text((left + line, above + line), label, fill=readable(colour), font=font)
+    return np.asarray(image)
+
+
+def readable(colour: str) -> str:
+    """Black or white, whichever is the easier to read on a colour ``#rrggbb``."""
+    light = float(_lab(np.array([list(bytes.fromhex(colour[1:]))]))[0, 0])
+    return "#000000" if light > 55 else "#ffffff"
 
 
 def thumbnail(picture: NDArray[np.uint8], size: tuple[int, int], *, smooth: bool = True) -> NDArray[np.uint8]:

@@ -76,14 +76,19 @@ class DecoderNetwork(nn.Module):  # type: ignore[misc]
 
     def decoder(self) -> MapDecoder | GraphDecoder:
         """What was learned, without PyTorch: here as a graph."""
-        names, stream = [layer.name for layer in self.layers], io.BytesIO()
-        self.cpu().eval().to(memory_format=torch.contiguous_format)
-        with silence(), torch.inference_mode():
-            torch.onnx.export(
-                self, (tuple(torch.zeros(2, *layer.shape) for layer in self.layers),), stream, input_names=names, output_names=[LOGITS],
-                opset_version=OPSET, dynamo=False, dynamic_axes={name: {0: "N"} for name in (*names, LOGITS)},
-            )  # fmt: skip
-        return GraphDecoder(type(self).__name__.lower(), self.layers, self.shape, stream.getvalue())
+        return graph_of(self, type(self).__name__.lower(), self.layers, self.shape)
+
+
+def graph_of(network: Any, name: str, layers: Sequence[MapLayer], shape: tuple[int, ...]) -> GraphDecoder:
+    """A network that takes a tuple of maps, (N, C, h, w) of each layer, as a graph with outputs of this `shape` for each input."""
+    names, stream = [layer.name for layer in layers], io.BytesIO()
+    network.cpu().eval().to(memory_format=torch.contiguous_format)
+    with silence(), torch.inference_mode():
+        torch.onnx.export(
+            network, (tuple(torch.zeros(2, *layer.shape) for layer in layers),), stream, input_names=names, output_names=[LOGITS],
+            opset_version=OPSET, dynamo=False, dynamic_axes={name: {0: "N"} for name in (*names, LOGITS)},
+        )  # fmt: skip
+    return GraphDecoder(name, tuple(layers), shape, stream.getvalue())
 
 
 class Light(DecoderNetwork):

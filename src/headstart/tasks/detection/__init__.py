@@ -1,0 +1,1 @@
+"""Detection: where things of which class are."""

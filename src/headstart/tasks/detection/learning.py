@@ -1,0 +1,209 @@
+"""Learning boxes: a one-stage head on the stored maps of the frozen backbone, trained in the one loop."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from headstart.backbones.stage_maps import MIRRORED, MapLayer
+from headstart.data import Dataset
+from headstart.data.boxes import Boxes
+from headstart.features.stage_maps import ChooseMaps, StageMaps
+from headstart.features.table import FeatureTable
+from headstart.heads.boxes import THRESHOLD, BoxDecoder
+from headstart.heads.decoder import one_of_each_size
+from headstart.matrix import blocks
+from headstart.metrics.boxes import Detections
+from headstart.metrics.confidence import fit_calibration
+from headstart.metrics.detection import BestThreshold, best_threshold, detection_scores
+from headstart.metrics.matching import Matches, match
+from headstart.selection import Choice
+from headstart.settings import FineTuning, FitSettings
+from headstart.tasks.detection.predictions import detections_of
+from headstart.tasks.stored_maps import Half, MapRecipe, halves, train_head
+from headstart.tasks.task import Learned, LearningContext
+from headstart.text import plural
+
+if TYPE_CHECKING:
+    from headstart.training.history import History
+
+RECIPE = MapRecipe(views=8, light="flip=0.5,crop=0.3", lr=4e-3, epochs=30, fewest=6, steps=(300, 2400))
+FINEST = 8
+"""The finest map has a position for every so-many-th row and column of the input."""
+FEWEST, SHARE = 16, 0.4
+"""Of at least so many images, each is tested from outside, by a training of this share of the epochs."""
+
+Rows = npt.NDArray[np.int64]
+
+
+def map_names(layers: tuple[MapLayer, ...], side: int) -> tuple[str, ...]:
+    """The deepest map of each size, the finest first."""
+    return one_of_each_size(layers, finest=FINEST, side=side)
+
+
+def maps_for(settings: FitSettings, dataset: Dataset) -> ChooseMaps:
+    """The maps that the head learns from."""
+    return RECIPE.request(settings, dataset, map_names)
+
+
+def learn(table: FeatureTable, context: LearningContext) -> Learned:
+    """A head on the frozen backbone; what half of the training rows say of the other half decides on mirror images and the threshold."""
+    began = time.perf_counter()
+    plan = RECIPE.plan(context.settings, len(table.train))
+    crossed = None if context.test_only else Crossed.of(table, plan, context)
+    context.listener.stage("Training the detection head")
+    network, history = fitted(table, table.train, plan, context)
+    decoder = network.decoder()
+    if crossed is not None:
+        decoder = replace(decoder, mirrored=crossed.gains, calibration=crossed.calibration, threshold=crossed.threshold)
+    return Learned(
+        choice=choice_of(decoder), table=table, prepared=context.prepared, plan=plan, beside=crossed,
+        fine_tuned=tuned(table, context, decoder, history, crossed), seconds={"training": time.perf_counter() - began},
+    )  # fmt: skip
+
+
+def choice_of(decoder: BoxDecoder, *, reason: str = "") -> Choice:
+    """A detection head as the model of a fit."""
+    layers = ", ".join(layer.name for layer in decoder.layers)
+    return Choice(estimator=decoder, evidence=(), out_of_sample=None, reason=reason, description=f"one-stage head on the maps of {layers}")
+
+
+def fitted(table: FeatureTable, rows: Rows, plan: FineTuning, context: LearningContext) -> tuple[Any, History]:
+    """The network of a head that learned from the stored maps of some rows, and how its training went; Interrupted at Ctrl-C."""
+    from headstart.training.boxes import BoxTraining, PositionTargets, StageViews
+    from headstart.training.detectors import BoxNetwork
+
+    targets, maps = table.dataset.targets, table.maps
+    assert isinstance(targets, Boxes)
+    assert maps is not None
+    mine, own = targets.take(rows), maps.take(rows)
+    network = BoxNetwork(maps.layers, len(targets.classes), seed=context.settings.seed)
+    task = BoxTraining(positions=PositionTargets(mine, maps.layers, StageViews(own)), network=network, shape=network.shape)
+    return network, train_head(task, own, plan, context)
+
+
+@dataclass(frozen=True, eq=False)
+class Crossed:
+    """What heads found in training images that they had not learned from.
+
+    Attributes:
+        plain: matched with the truth, of the images as they are; `mirrored`: of the mean over them and their mirror images, None without.
+    """
+
+    plain: Matches
+    mirrored: Matches | None
+
+    @classmethod
+    def of(cls, table: FeatureTable, plan: FineTuning, context: LearningContext) -> Self | None:
+        """None where there are too few images."""
+        rows, targets, maps = table.train, table.dataset.targets, table.maps
+        assert isinstance(targets, Boxes)
+        assert maps is not None
+
+        def fit(some: Rows, short: FineTuning, alone: LearningContext) -> BoxDecoder:
+            decoder: BoxDecoder = fitted(table, some, short, alone)[0].decoder()
+            return decoder
+
+        parts = halves(table, plan, context, fit, share=SHARE, epochs=RECIPE.epochs, fewest=FEWEST)
+        if not parts:
+            return None
+        found = {kind: _found(parts, maps, targets, rows, mirrored=kind) for kind in ((False, True) if maps.mirrored else (False,))}
+        truth = targets.take(rows)
+        matched = {kind: match(one, truth, classes=len(truth.classes)) for kind, one in found.items()}
+        return cls(matched[False], matched.get(True))
+
+    @property
+    def gain(self) -> float:
+        """What mirror images add to the average precision (AP)."""
+        return 0.0 if self.mirrored is None else ap(self.mirrored) - ap(self.plain)
+
+    @property
+    def gains(self) -> bool:
+        """Whether mirror images help."""
+        return self.gain > 0
+
+    @property
+    def chosen(self) -> Matches:
+        """Those by which threshold and calibration are chosen."""
+        return self.mirrored if self.mirrored is not None and self.gains else self.plain
+
+    @property
+    def calibration(self) -> Any:
+        """From a score to the share of boxes with it that are right at an overlap of one half."""
+        right, scores, _ = self.chosen.at_half()
+        return fit_calibration(scores, right)
+
+    @property
+    def best(self) -> BestThreshold:
+        """The score with the best F1 at an overlap of one half."""
+        return best_threshold(self.chosen)
+
+    @property
+    def threshold(self) -> float:
+        """The same as a calibrated confidence."""
+        best = self.best.threshold
+        return THRESHOLD if math.isnan(best) else float(self.calibration(np.array([best]))[0])
+
+    def facts(self) -> tuple[str, ...]:
+        """What came of it, in words."""
+        found = [
+            f"threshold {self.threshold:.2f}: on halves of the training images it has the best F1, {self.best.f1:.2f} "
+            f"(precision {self.best.precision:.2f}, recall {self.best.recall:.2f})"
+        ]
+        if self.mirrored is not None:
+            verdict = "the mean over an image and its mirror image is taken" if self.gains else "mirror images are left out in testing"
+            found.append(f"{verdict}: on halves of the training images that adds {100 * self.gain:+.1f} points of AP")
+        return tuple(found)
+
+
+def ap(matches: Matches) -> float:
+    """The mean average precision over overlaps from 0.50 to 0.95."""
+    value = detection_scores(matches).means["ap"]
+    return value if np.isfinite(value) else 0.0
+
+
+def _found(parts: tuple[Half, ...], maps: StageMaps, targets: Boxes, rows: Rows, *, mirrored: bool) -> Detections:
+    """What the heads of the halves found in the training rows, in their order, in pixels."""
+    found: dict[int, Any] = {}
+    for half in parts:
+        boxes, probabilities = apply(replace(half.head, mirrored=mirrored), maps.take(rows[half.held])).values()
+        some = detections_of(boxes, probabilities, targets.take(rows[half.held]).sizes)
+        found |= dict(zip(half.held.tolist(), some, strict=True))
+    return Detections.joined(found[place] for place in range(len(rows)))
+
+
+def apply(model: BoxDecoder, maps: StageMaps) -> dict[str, npt.NDArray[np.float32]]:
+    """Boxes, float32 (n, c, 4) as shares of width and height, and probabilities (n, c, k)."""
+    count = model.candidates
+    boxes, probabilities = np.zeros((len(maps), count, 4), np.float32), np.zeros((len(maps), count, model.classes), np.float32)
+    parts = list(blocks(len(maps), 8))
+
+    def batches() -> Iterator[dict[str, npt.NDArray[Any]]]:
+        for part in parts:
+            rows = np.arange(part.start, part.stop)
+            found = maps.batch(rows)
+            yield found | ({f"{MIRRORED}{name}": value for name, value in maps.batch(rows, 1).items()} if model.mirrored else {})
+
+    for part, (own, sure) in zip(parts, model(batches()), strict=True):
+        boxes[part], probabilities[part] = own, sure
+    return {"boxes": boxes, "probabilities": probabilities}
+
+
+def tuned(table: FeatureTable, context: LearningContext, decoder: BoxDecoder, history: History, crossed: Crossed | None) -> Any:
+    """What the training says of itself, for the report."""
+    from headstart.training.tuning import FineTuned
+
+    extractor = context.prepared.extractor
+    assert table.maps is not None
+    size, views = table.maps.values.nbytes / 1e6, plural(table.maps.request.views, "view")
+    stored = f"the maps of the frozen backbone were computed once, of {views} of each training image ({size:.0f} MB)"
+    return FineTuned(
+        backbone=extractor.backbone, preprocessing=extractor.preprocessing, head=decoder, history=history, predictions=None, stages=(),
+        trained=(), facts=(stored, *(() if crossed is None else crossed.facts())),
+    )  # fmt: skip
