@@ -28,6 +28,7 @@ class OnnxGraph:
         self._prefix = prefix
         self._nodes: list[Any] = []
         self._constants: list[Any] = []
+        self._defaults: list[Any] = []
         self._count = 0
         self._opset = OPSET
 
@@ -41,6 +42,13 @@ class OnnxGraph:
 
         name = self._fresh("constant")
         self._constants.append(numpy_helper.from_array(np.ascontiguousarray(value, dtype=dtype), name))
+        return name
+
+    def default(self, name: str, value: float) -> str:
+        """Add an input of the graph, float32 without dimensions, that need not be given: it then has this value. Returns its name."""
+        from onnx import numpy_helper
+
+        self._defaults.append(numpy_helper.from_array(np.array(value, np.float32), name))
         return name
 
     def integers(self, *values: int) -> str:
@@ -129,7 +137,10 @@ class OnnxGraph:
             kinds = {name: helper.np_dtype_to_tensor_dtype(np.dtype(dtype)) for name, (dtype, _) in values.items()}
             return [helper.make_tensor_value_info(name, kinds[name], list(shape)) for name, (_, shape) in values.items()]
 
-        graph = helper.make_graph(self._nodes, "headstart", infos(inputs), infos(outputs), initializer=self._constants)
+        optional = infos({tensor.name: (np.float32, ()) for tensor in self._defaults})
+        graph = helper.make_graph(
+            self._nodes, "headstart", [*infos(inputs), *optional], infos(outputs), initializer=[*self._constants, *self._defaults]
+        )
         model = helper.make_model(
             graph, opset_imports=[helper.make_opsetid("", self._opset)], ir_version=IR_VERSION, producer_name="headstart"
         )

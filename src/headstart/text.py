@@ -44,8 +44,8 @@ def duration(seconds: float) -> str:
 
 
 def plural(count: int, noun: str) -> str:
-    """Return ``1 image``, ``300 images`` or ``2 classes``."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}{'es' if noun.endswith('s') else 's'}"
+    """Return ``1 image``, ``300 images`` ``2 classes`` or ``3 boxes``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}{'es' if noun.endswith(('s', 'x')) else 's'}"
 
 
 def unread(errors: Sequence[object], images: int, then: str, *, count: int = 0) -> str:

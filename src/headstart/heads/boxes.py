@@ -31,7 +31,7 @@ OVERLAP = 0.6
 VOTING = 0.65
 """A box that is kept is the mean of those that overlap it by more (IoU), weighted by their confidence (Gidaris and Komodakis 2015)."""
 CANDIDATES, MOST = 300, 100
-"""Boxes of an input that are looked at, those with the highest confidence, and that are kept, at most."""
+"""Positions of an input that are looked at, those with the highest confidence, and boxes that are kept, at most."""
 SURE = 1e-6
 """Probabilities are calibrated as if they were at least so far from 0 and 1."""
 THRESHOLD = 0.3
@@ -173,8 +173,6 @@ def kept_boxes(
     """
     boxes, probabilities = np.asarray(boxes, np.float32), np.asarray(probabilities, np.float32)
     place, label = np.nonzero(probabilities >= max(least, 1e-6))
-    order = np.argsort(-probabilities[place, label], kind="stable")[:CANDIDATES]
-    place, label = place[order], label[order]
     scores, own = probabilities[place, label], boxes[place]
     kept = nms(own, scores, label, iou=OVERLAP, most=most)
     near = (iou(own[kept], own) > VOTING) & (label[kept][:, None] == label)

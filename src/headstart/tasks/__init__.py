@@ -10,6 +10,7 @@ from headstart.errors import DataError, ParameterError, setting
 from headstart.settings.field import one_of, require
 from headstart.tasks.anomaly.task import AnomalyDetection
 from headstart.tasks.classification.task import Classification
+from headstart.tasks.detection.task import Detection
 from headstart.tasks.multitask.task import Multitask
 from headstart.tasks.segmentation.task import Segmentation
 from headstart.tasks.task import (
@@ -34,7 +35,7 @@ __all__ = [
     "Outputs", "OwnHeat", "Predictions", "State", "Task", "recognise", "task_for", "task_named",
 ]  # fmt: skip
 
-TASKS: list[Task] = [Classification(), Multitask(), Segmentation(), AnomalyDetection()]
+TASKS: list[Task] = [Classification(), Multitask(), Segmentation(), AnomalyDetection(), Detection()]
 """All tasks. Of several that recognise the data, the first one is taken; the first of all is the usual one."""
 
 

@@ -5,9 +5,9 @@ import { save } from "./files.js";
 
 const LONGEST = 1024; // pixels of the longer side of what is laid over a picture
 const NAMED = 3; // classes in the text of a result
-const numberOf = (value) => (typeof value === "number" && Number.isFinite(value) ? value : 0);
+export const numberOf = (value) => (typeof value === "number" && Number.isFinite(value) ? value : 0);
 const short = (value) => String(Number(numberOf(value).toPrecision(4)));
-const stemOf = (name) => name.replace(/\.[^./\\]*$/, "") || "picture";
+export const stemOf = (name) => name.replace(/\.[^./\\]*$/, "") || "picture";
 
 /** What is remembered of an entry between two drawings: how opaque the layer is, and which classes are hidden, at first the background. */
 const layerOf = (entry) =>
@@ -23,7 +23,7 @@ function fileOf(text, type) {
 }
 
 /** The size at which a layer is drawn: that of the picture, or smaller. */
-function drawnSize({ width, height }) {
+export function drawnSize({ width, height }) {
   const scale = Math.min(1, LONGEST / Math.max(1, numberOf(width), numberOf(height)));
   return [Math.max(1, Math.round(numberOf(width) * scale)), Math.max(1, Math.round(numberOf(height) * scale))];
 }
@@ -35,7 +35,7 @@ async function pictureOf(text) {
   return found;
 }
 
-function layer(frame, size) {
+export function layer(frame, size) {
   const canvas = el("canvas", { class: "layer", width: size[0], height: size[1], "aria-hidden": "true" });
   frame.append(canvas);
   return canvas;
@@ -55,7 +55,7 @@ function slider(entry, canvas, words) {
   return el("label", { class: "slider" }, el("span", { text: words.overlay }), input);
 }
 
-const button = (text, act, onclick) => el("button", { type: "button", "data-act": act, text, onclick });
+export const button = (text, act, onclick) => el("button", { type: "button", "data-act": act, text, onclick });
 
 // --- masks ---
 

@@ -1,5 +1,6 @@
 // Draws one picture's result: its row in the table, and the details below it. Only ever text and elements, never markup from outside.
 
+import { boxDetails, boxLayer, boxText } from "./boxes.js";
 import { bar, el } from "./elements.js";
 import { maskDetails, maskLayer, maskText, scoreDetails, scoreLayer, scoreText } from "./pixels.js";
 
@@ -27,6 +28,7 @@ const RENDERERS = {
     cells: plain.cells,
     details: columnsDetails,
   },
+  boxes: { text: boxText, cells: plain.cells, details: boxDetails, layer: boxLayer },
   mask: { text: maskText, cells: plain.cells, details: maskDetails, layer: maskLayer },
   score: { text: scoreText, cells: plain.cells, details: scoreDetails, layer: scoreLayer },
   number: { ...plain, text: ({ values }) => String(values.value ?? "") },

@@ -96,7 +96,7 @@ async function json(path, options) {
 }
 
 /**
- * The models: {name, title, kind, classes, columns, accuracy, meanIou, images, created, coverage, multilabel, report, card} each.
+ * The models: {name, title, kind, classes, columns, accuracy, meanIou, ap50, images, created, coverage, multilabel, report, card} each.
  *
  * What the server does not tell is null or empty; a page that it does not mention is taken to be there.
  */
@@ -110,6 +110,7 @@ export async function models() {
     columns: model.columns && typeof model.columns === "object" ? model.columns : {}, // of labels, where there are several
     accuracy: numberOr(model.accuracy),
     meanIou: numberOr(model.mean_iou),
+    ap50: numberOr(model.ap50),
     images: numberOr(model.test_images),
     created: String(model.created ?? "").slice(0, 10),
     coverage: numberOr(model.coverage),

@@ -79,13 +79,17 @@ const english = {
   pixels: (count) => plural(count, "pixel", "pixels"),
   downloadPng: "Download PNG",
   downloadCoco: "Download COCO",
+  leastConfidence: "Lowest confidence",
+  confidence: "Confidence",
+  nothingFound: "nothing found",
   score: "Score",
   threshold: "Threshold",
   scoreLabels: { good: "good", anomalous: "anomalous" },
   regions: (count) => `${plural(count, "region is", "regions are")} above the threshold; the outlines show where.`,
   noRegions: "No region is above the threshold.",
-  about: ({ accuracy, meanIou, images, classes, created }) =>
+  about: ({ accuracy, meanIou, ap50, images, classes, created }) =>
     [
+      ap50 === null ? "" : `AP50 ${ap50.toFixed(3)}${images ? ` on ${plural(images, "test image", "test images")}` : ""}`,
       meanIou === null ? "" : `mean IoU ${meanIou.toFixed(3)}${images ? ` on ${plural(images, "test image", "test images")}` : ""}`,
       accuracy === null ? "" : `${figure(accuracy)} % right${images ? ` on ${plural(images, "test image", "test images")}` : ""}`,
       classes.length ? `${plural(classes.length, "class", "classes")}: ${some(classes, ", ", ", …")}` : "",
@@ -200,13 +204,17 @@ const chinese = {
   pixels: (count) => `${count.toLocaleString("en")} 像素`,
   downloadPng: "下载 PNG",
   downloadCoco: "下载 COCO",
+  leastConfidence: "最低置信度",
+  confidence: "置信度",
+  nothingFound: "没有找到",
   score: "分数",
   threshold: "阈值",
   scoreLabels: { good: "正常", anomalous: "异常" },
   regions: (count) => `${count} 个区域高于阈值；轮廓标出其位置。`,
   noRegions: "没有区域高于阈值。",
-  about: ({ accuracy, meanIou, images, classes, created }) =>
+  about: ({ accuracy, meanIou, ap50, images, classes, created }) =>
     [
+      ap50 === null ? "" : `${images ? `在 ${images.toLocaleString("en")} 张测试图片上` : ""} AP50 ${ap50.toFixed(3)}`,
       meanIou === null ? "" : `${images ? `在 ${images.toLocaleString("en")} 张测试图片上` : ""}平均 IoU ${meanIou.toFixed(3)}`,
       accuracy === null ? "" : `${images ? `在 ${images.toLocaleString("en")} 张测试图片上` : ""}正确率 ${figure(accuracy)}%`,
       classes.length ? `${classes.length} 个类别：${some(classes, "、", "……")}` : "",

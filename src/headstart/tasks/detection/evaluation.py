@@ -165,7 +165,7 @@ class DetectionEvaluation:
         """The evaluation as lines of plain text, without colours."""
         boxes, empty = int(self.counts.true.sum()), int((self.counts.true == 0).sum())
         without = f", {empty} of them without any" if empty else ""
-        found = [f"{title}: {plural(self.images, 'image')}{without}, {plural(len(self.classes), 'class')}, {plural(boxes, 'box', 'boxes')}"]
+        found = [f"{title}: {plural(self.images, 'image')}{without}, {plural(len(self.classes), 'class')}, {plural(boxes, 'box')}"]
         column = max(width(word) for word in SCORE_WORDS.values())
         for name, word in SCORE_WORDS.items():
             interval = self.intervals.scores.get(name)

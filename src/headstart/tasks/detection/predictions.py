@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from headstart.errors import ParameterError
 from headstart.files import WRITTEN
 from headstart.heads.boxes import LEAST, kept_boxes
 from headstart.metrics.boxes import Detections
@@ -24,6 +25,15 @@ KIND = "boxes"
 
 DRAWN = "_boxes.jpg"
 """Ends the name of an image with its boxes on it."""
+
+FORMS = ("coco",)
+"""Formats of documents: COCO's list of results."""
+
+FOUND = ("found_boxes", "found_scores", "found_classes")
+"""What an exported file calls the boxes that remain, their confidence and their classes."""
+
+UNSURE = 0.05
+"""Boxes with a lower confidence than the threshold, but this one, are in a record as ``unsure``: for a page with a slider."""
 
 _DIGITS, _PIXEL = 4, 1  # decimals of a confidence, and of a coordinate in pixels
 _NAMED = 4  # classes in the line of a record
@@ -62,6 +72,12 @@ class BoxPredictions(Predictions):
     classes: tuple[str, ...]
     ids: tuple[int, ...]
     threshold: float
+
+    @classmethod
+    def of(cls, given: Predictions, classes: tuple[str, ...], ids: tuple[int, ...], threshold: float) -> Self:
+        """Predictions with the threshold also among the outputs, as evaluating them needs it."""
+        outputs = {**given.outputs, "threshold": np.full(len(given), threshold)}
+        return cls(**vars(replace(given, outputs=outputs)), classes=classes, ids=ids, threshold=threshold)
 
     @cached_property
     def found(self) -> tuple[Found, ...]:
@@ -107,11 +123,13 @@ def columns(classes: tuple[str, ...]) -> tuple[Column, ...]:
 def record(name: Any, predictions: BoxPredictions, row: int, *, least: float | None = None) -> Record:
     """The record of one row: boxes above the threshold or `least`, how many of each class, and the size of the input."""
     threshold = predictions.threshold if least is None else least
-    boxes = predictions.boxes(row, threshold=threshold)
+    known = predictions.boxes(row, threshold=min(UNSURE, threshold))
+    boxes, unsure = ([box for box in known if (box["confidence"] >= threshold) == named] for named in (True, False))
     counts = {label: sum(box["label"] == label for box in boxes) for label in predictions.classes}
     height, width = (None, None) if predictions.sizes is None else predictions.sizes[row].tolist()
     values = {
-        "height": height, "width": width, "count": len(boxes), "counts": counts, "boxes": boxes, "threshold": threshold,
+        "height": height, "width": width, "count": len(boxes), "counts": counts, "boxes": boxes, "unsure": unsure,
+        "threshold": threshold,
         "colours": {label: hex_colour(index + 1) for index, label in enumerate(predictions.classes)},
         "ids": dict(zip(predictions.classes, predictions.ids, strict=True)),
         "text": json.dumps(boxes, ensure_ascii=False),
@@ -149,3 +167,24 @@ def tensors(predictions: BoxPredictions) -> dict[str, npt.NDArray[Any] | list[st
     return {"detections": texts, "counts": np.array([len(json.loads(text)) for text in texts], np.float32).reshape(len(texts), 1)}
 
 
+
+
+def document(form: str, records: Sequence[Record]) -> str:
+    """Records as COCO's list of results: an entry a box, its image by name, [x, y, width, height] in pixels of the upright image.
+
+    Source: https://cocodataset.org/#format-results
+    """
+    if form not in FORMS:
+        raise ParameterError(f"the format of boxes must be one of {', '.join(FORMS)}; got {form!r}.")
+    found = []
+    for one in records:
+        for box in () if one.error else one.values["boxes"]:
+            left, top, right, bottom = box["box"]
+            sides = [left, top, round(right - left, _PIXEL), round(bottom - top, _PIXEL)]
+            found.append(
+                {
+                    "image_id": one.name, "category_id": one.values["ids"][box["label"]], "category_name": box["label"], "bbox": sides,
+                    "score": box["confidence"],
+                }
+            )  # fmt: skip
+    return json.dumps(found, ensure_ascii=False)

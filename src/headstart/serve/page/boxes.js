@@ -1,0 +1,126 @@
+// Results that are boxes: drawn over the picture, with a slider for the lowest confidence, counts by class, and files of them.
+
+import { cell } from "./csv.js";
+import { bar, el } from "./elements.js";
+import { save } from "./files.js";
+import { button, drawnSize, layer, numberOf, stemOf } from "./pixels.js";
+
+const NAMED = 3; // classes in the text of a result
+const LISTED = 12; // boxes in the details
+const STEP = 0.01; // of the slider
+
+/** Everything that was found, also with a lower confidence than the model's threshold; the most confident first. */
+const found = ({ boxes = [], unsure = [] }) => [...boxes, ...unsure];
+/** What is remembered of an entry between two drawings: the lowest confidence that is shown, and whether names stand beside the boxes. */
+const stateOf = (entry) => (entry.layer ??= { least: numberOf(entry.answer.values.threshold) });
+const shownOf = (entry) => found(entry.answer.values).filter(({ confidence }) => confidence >= stateOf(entry).least - STEP / 2);
+const colourOf = ({ colours = {} }, label) => (/^#[0-9a-f]{6}$/.test(colours[label]) ? colours[label] : "#808080");
+
+/** How many there are of each class, the most frequent first. */
+function counted(boxes) {
+  const counts = new Map();
+  for (const { label } of boxes) counts.set(label, (counts.get(label) ?? 0) + 1);
+  return [...counts].sort((one, other) => other[1] - one[1]);
+}
+
+export function boxText({ values }, words) {
+  const counts = counted(values.boxes ?? []);
+  if (!counts.length) return words?.nothingFound ?? "nothing found";
+  return counts.slice(0, NAMED).map(([label, count]) => `${count} ${label}`).join(", ") + (counts.length > NAMED ? ", …" : "");
+}
+
+/** Draw the boxes over the picture in a frame; below it, the slider. */
+export function boxLayer(entry, { words }, frame) {
+  const state = stateOf(entry);
+  entry.canvas = layer(frame, drawnSize(entry.answer.values));
+  paintBoxes(entry);
+  const value = el("output", { class: "figure", text: words.percent(state.least) });
+  const input = el("input", {
+    type: "range", min: "5", max: "95", step: String(100 * STEP), value: String(Math.round(state.least * 100)), "data-act": "confidence",
+    oninput: () => {
+      state.least = Number(input.value) / 100;
+      value.textContent = words.percent(state.least);
+      paintBoxes(entry);
+      entry.listed?.replaceChildren(...listing(entry, words));
+    },
+  });
+  return [el("label", { class: "slider" }, el("span", { text: words.leastConfidence }), input, value)];
+}
+
+function paintBoxes(entry) {
+  const { canvas, answer: { values } } = entry;
+  const context = canvas.getContext("2d");
+  const scale = canvas.width / Math.max(1, numberOf(values.width));
+  const line = Math.max(2, Math.max(canvas.width, canvas.height) / 250);
+  const letters = Math.max(11, Math.round(Math.max(canvas.width, canvas.height) / 42));
+  context.clearRect(0, 0, canvas.width, canvas.height);
+  Object.assign(context, { lineWidth: line, font: `${letters}px sans-serif`, textBaseline: "top" });
+  for (const { label, confidence, box } of shownOf(entry).toReversed()) {
+    const [left, top, right, bottom] = box.map((side) => numberOf(side) * scale);
+    const colour = colourOf(values, label);
+    Object.assign(context, { strokeStyle: colour, fillStyle: colour });
+    context.strokeRect(left + line / 2, top + line / 2, Math.max(1, right - left - line), Math.max(1, bottom - top - line));
+    const text = `${label} ${Math.round(confidence * 100)} %`;
+    const [wide, high] = [context.measureText(text).width + 2 * line, letters + 2 * line];
+    const at = top >= high ? top - high : top;
+    context.fillRect(left, at, wide, high);
+    context.fillStyle = light(colour) ? "#000" : "#fff";
+    context.fillText(text, left + line, at + line);
+  }
+  canvas.dataset.painted = String((Number(canvas.dataset.painted) || 0) + 1);
+}
+
+/** Whether black is easier to read on a colour than white. */
+function light(colour) {
+  const [red, green, blue] = [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16));
+  return 0.299 * red + 0.587 * green + 0.114 * blue > 140;
+}
+
+export function boxDetails(entry, { words }) {
+  entry.listed = el("div", { class: "listed" }, ...listing(entry, words));
+  return [
+    entry.answer.unlike && el("p", { class: "serious", text: words.unlikeLong }),
+    entry.listed,
+    entry.shrunk && el("p", { class: "remark", text: words.shrunk(entry.shrunk) }),
+    el("p", { class: "downloads" },
+      button(words.downloadCoco, "coco", () => save(fileOf(JSON.stringify(cocoOf(entry)), "application/json"), `${stemOf(entry.name)}.json`)),
+      button(words.csv, "csv", () => save(fileOf(csvOf(entry), "text/csv"), `${stemOf(entry.name)}.csv`))),
+  ].filter(Boolean);
+}
+
+const fileOf = (text, type) => new Blob([text], { type });
+
+function listing(entry, words) {
+  const { values } = entry.answer;
+  const shown = shownOf(entry);
+  const counts = counted(shown);
+  const line = ({ label, confidence }) => {
+    const swatch = el("i", { class: "swatch", "aria-hidden": "true" });
+    swatch.style.background = colourOf(values, label);
+    return el("tr", { class: confidence >= numberOf(values.threshold) ? "in" : "out" },
+      el("th", { scope: "row" }, swatch, el("span", { text: label })),
+      el("td", {}, bar(confidence)),
+      el("td", { class: "figure", text: words.percent(confidence) }));
+  };
+  return [
+    el("h2", { text: counts.length ? counts.map(([label, count]) => `${count} ${label}`).join(", ") : words.nothingFound }),
+    shown.length > 0 && el("table", { class: "bars areas" },
+      el("caption", { class: "unseen", text: words.confidence }), el("tbody", {}, ...shown.slice(0, LISTED).map(line))),
+    shown.length > LISTED && el("p", { class: "quiet", text: words.rest(shown.length - LISTED) }),
+  ].filter(Boolean);
+}
+
+/** COCO's list of results for the boxes that are shown. */
+export function cocoOf(entry) {
+  return shownOf(entry).map(({ label, confidence, box: [left, top, right, bottom] }) => ({
+    image_id: entry.name, category_id: entry.answer.values.ids?.[label] ?? null, category_name: label,
+    bbox: [left, top, right - left, bottom - top], score: confidence,
+  }));
+}
+
+/** The boxes that are shown as a table. */
+export function csvOf(entry) {
+  const rows = shownOf(entry).map(({ label, confidence, box }) => [entry.name, label, confidence, ...box]);
+  const lines = [["name", "label", "confidence", "left", "top", "right", "bottom"], ...rows];
+  return `\ufeff${lines.map((row) => row.map(cell).join(",")).join("\r\n")}\r\n`;
+}

@@ -1,0 +1,217 @@
+"""`Detection`: the task whose targets are boxes, where things of which class are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from headstart.backbones.stage_maps import MIRRORED
+from headstart.data.annotations import Annotations
+from headstart.data.boxes import Boxes, boxes_of
+from headstart.errors import DataError, ParameterError, setting
+from headstart.heads.boxes import BOXES, PROBABILITIES
+from headstart.modalities.image.augment import Augmentation
+from headstart.onnx_graph import OnnxGraph
+from headstart.records import Column, Record
+from headstart.sections import Card, Matrix, TaskReport
+from headstart.tasks.detection import predictions as predicted
+from headstart.tasks.detection.predictions import BoxPredictions
+from headstart.tasks.task import ExportedOutput, Learned, LearningContext, Neighbour, Output, Outputs, Predictions, State, Task
+from headstart.text import plural
+
+if TYPE_CHECKING:
+    from headstart.data import Dataset, Targets
+    from headstart.features.stage_maps import ChooseMaps, StageMaps
+    from headstart.features.table import FeatureTable
+    from headstart.reliability import Reliability
+    from headstart.settings import FitSettings
+    from headstart.tasks.detection.evaluation import DetectionEvaluation
+    from headstart.tasks.task import Evaluation
+
+SIZE = 320
+"""Side of the network's input in pixels, where neither settings nor the name of the backbone give another."""
+
+
+class Detection(Task):
+    """Where in an input things of which class are."""
+
+    name = "detection"
+    spatial = True
+    documents = predicted.FORMS
+
+    def recognises(self, found: Annotations) -> str | None:
+        from headstart.data.box_reading import why_boxes
+
+        return why_boxes(found)
+
+    def takes(self, targets: Targets) -> bool:
+        return isinstance(targets, Boxes)
+
+    def read_targets(self, found: Annotations, state: State | None = None) -> Boxes:
+        """The boxes; with the `state` of a run matched with its classes by name."""
+        from headstart.data.box_reading import read_boxes
+
+        return read_boxes(found, None if state is None else state["classes"])
+
+    def targets(self, array: npt.NDArray[Any], state: State) -> Boxes:
+        return boxes_of(array, state["classes"], state["ids"])
+
+    def state(self, targets: Targets, model: Any = None) -> dict[str, Any]:
+        assert isinstance(targets, Boxes)
+        return {
+            "classes": list(targets.classes), "ids": list(targets.ids), "threshold": model.threshold, "candidates": model.candidates
+        }  # fmt: skip
+
+    def settings(self, given: FitSettings) -> FitSettings:
+        """The whole image, squashed to a square: a box may lie anywhere. By default one of `SIZE` pixels."""
+        for name, value in (("budget", given.budget), ("adapt_to", given.adapt_to), ("folds", given.folds or None)):
+            if value is not None:
+                raise ParameterError(f"{setting(name, value)} is not for the task {self.name} yet: leave it out.")
+        if given.architecture not in (None, "light"):
+            raise ParameterError(f"{setting('architecture', given.architecture)} is not for boxes: use light.")
+        if given.head != "auto" or given.map != "none":
+            name, value = ("head", given.head) if given.head != "auto" else ("map", given.map)
+            raise ParameterError(f"{setting(name, value)} is for features, and boxes are learned by a head on maps: leave it out.")
+        if given.fit_image == "crop":
+            raise ParameterError(f"{setting('fit_image', 'crop')} would cut off boxes at the edge: leave it out.")
+        size = None if given.fine_tuning is None else given.fine_tuning.image_size
+        backbone = given.backbone if "@" in given.backbone and size is None else f"{given.backbone.partition('@')[0]}@{size or SIZE}"
+        return replace(given, fit_image="squash", backbone=backbone)
+
+    def maps(self, settings: FitSettings, dataset: Dataset) -> ChooseMaps:
+        from headstart.tasks.detection.learning import maps_for
+
+        return maps_for(settings, dataset)
+
+    def maps_taken(self, model: Any) -> tuple[str, ...]:
+        names = tuple(layer.name for layer in model.layers)
+        return (*names, *(f"{MIRRORED}{name}" for name in names)) if model.mirrored else names
+
+    def check(self, dataset: Dataset, settings: FitSettings) -> None:
+        """Each class must have a box in a training image; and a training must be one that there is."""
+        targets = dataset.targets
+        assert isinstance(targets, Boxes)
+        known = targets.take(dataset.part("train", "val", ""))
+        lacking = [name for name, boxes in known.objects().items() if not boxes]
+        if not targets.classes or len(lacking) == len(targets.classes):
+            raise DataError(f"{dataset.source}: no training image has a box, so there is nothing to learn.")
+        if lacking:
+            more = f" and {len(lacking) - 5} more" if len(lacking) > 5 else ""
+            raise DataError(
+                f"{dataset.source}: no training image has a box of {', '.join(lacking[:5])}{more}: it cannot be learned. Add images, or "
+                "remove the class."
+            )
+        if len(known) < 2:
+            raise DataError(f"{dataset.source}: {plural(len(known), 'training image')}; a detection head needs two or more.")
+        from headstart.backbones import timm_models
+
+        timm_models.require("Learning boxes")
+        if (plan := settings.fine_tuning) is not None:
+            augmentation = Augmentation.parse(plan.augment)
+            if augmentation.mixup or augmentation.cutmix:
+                raise ParameterError("MixUp and CutMix mix images with one label each, and these have boxes: leave them out of --augment.")
+            if plan.head_layers or plan.pooling != "avg":
+                raise ParameterError("Boxes are learned by a head on maps, which has no --head-layers and no --pooling: leave them out.")
+            if plan.loss != "auto" or settings.class_weight is not None:
+                raise ParameterError("The loss of boxes is not chosen: leave --loss and --class-weight out.")
+            if plan.strategy != "probe":
+                raise ParameterError(f"{setting('strategy', plan.strategy)} is not for boxes yet: use --strategy probe.")
+
+    def fit(self, table: FeatureTable, context: LearningContext) -> Learned:
+        from headstart.tasks.detection.learning import learn
+
+        return learn(table, context)
+
+    def outputs(self, state: State) -> tuple[Output, ...]:
+        count, classes = int(state["candidates"]), len(state["classes"])
+        return Output(BOXES, "boxes", (count, 4)), Output(PROBABILITIES, "probabilities", (count, classes))
+
+    def apply(self, model: Any, inputs: StageMaps) -> dict[str, npt.NDArray[Any]]:
+        """Proposals, with the ``threshold`` (n,) that evaluating them needs."""
+        from headstart.tasks.detection.learning import apply
+
+        return {**apply(model, inputs), "threshold": np.full(len(inputs), model.threshold)}
+
+    def write_onnx(self, graph: OnnxGraph, model: Any, features: str, state: State, *, maps: Mapping[str, str]) -> None:
+        for value, output in zip(model.write_onnx(graph, maps), (BOXES, PROBABILITIES), strict=True):
+            graph.node("Identity", value, output=output)
+
+    def write_export(self, graph: OnnxGraph, images: str, state: State) -> dict[str, ExportedOutput]:
+        """The boxes that remain, in pixels of the images, the most confident first; ``threshold`` is an input that need not be given.
+
+        ``found_boxes`` float32 (N, m, 4), left, top, right and bottom; ``found_scores`` (N, m); ``found_classes`` int64 (N, m), with -1
+        where an image has fewer than m.
+        """
+        from headstart.heads.box_graph import FLOAT, write_kept_boxes
+
+        sides = graph.node("Slice", graph.node("Shape", images), graph.integers(1), graph.integers(3))
+        order = graph.constant([1, 0, 1, 0], dtype=np.int64)
+        scale = graph.node("Cast", graph.node("Gather", sides, order), to=FLOAT)
+        found = write_kept_boxes(
+            graph, graph.node("Mul", BOXES, scale), PROBABILITIES, threshold=graph.default("threshold", state["threshold"]),
+            candidates=int(state["candidates"]), classes=len(state["classes"]),
+        )  # fmt: skip
+        for value, output in zip(found, predicted.FOUND, strict=True):
+            graph.node("Identity", value, output=output)
+        boxes, scores, labels = predicted.FOUND
+        return {boxes: (np.float32, ("N", "m", 4)), scores: (np.float32, ("N", "m")), labels: (np.int64, ("N", "m"))}
+
+    def evaluate(self, outputs: Outputs, targets: Targets) -> DetectionEvaluation:
+        from headstart.metrics.boxes import Detections
+        from headstart.tasks.detection.evaluation import DetectionEvaluation
+
+        assert isinstance(targets, Boxes)
+        found = predicted.detections_of(outputs[BOXES], outputs[PROBABILITIES], targets.sizes)
+        return DetectionEvaluation(Detections.joined(found), targets, float(outputs["threshold"][0]))
+
+    def stored(self, outputs: Outputs, targets: Targets, evaluation: Evaluation) -> dict[str, npt.NDArray[Any]]:
+        """What was found and what is there."""
+        return evaluation.stored()  # type: ignore[attr-defined, no-any-return]
+
+    def evaluation_of(self, arrays: Outputs, state: State) -> DetectionEvaluation:
+        from headstart.tasks.detection.evaluation import DetectionEvaluation
+
+        return DetectionEvaluation.of_arrays(arrays, self.targets(arrays["targets"], state), float(state["threshold"]))
+
+    def predictions(self, given: Predictions, state: State) -> BoxPredictions:
+        return BoxPredictions.of(given, tuple(state["classes"]), tuple(state["ids"]), float(state["threshold"]))
+
+    def columns(self, state: State, *, top: int = 1) -> tuple[Column, ...]:
+        return predicted.columns(tuple(state["classes"]))
+
+    def records(
+        self, names: Sequence[Any], predictions: Any, neighbour: Neighbour, *, top: int = 1, least: float | None = None, nearest: int = 1
+    ) -> list[Record]:
+        return predicted.records(names, predictions, least=least)
+
+    def matrix(self, evaluation: Evaluation) -> Matrix:
+        from headstart.tasks.detection.sections import confusion_matrix
+
+        return confusion_matrix(evaluation)  # type: ignore[arg-type]
+
+    def report(self, run: Any, record: Any, *, cards: Callable[..., dict[int, Card]]) -> TaskReport:
+        from headstart.tasks.detection.sections import task_report
+
+        return task_report(run, record, cards=cards)
+
+    def suffixes(self, *, overlay: bool = False) -> tuple[str, ...]:
+        return (predicted.DRAWN,) if overlay else ()
+
+    def files(self, predictions: Any, row: int, picture: Callable[[], npt.NDArray[np.uint8]], *, overlay: bool = False) -> dict[str, bytes]:
+        return predicted.files(predictions, row, picture) if overlay else {}
+
+    def document(self, form: str, records: Sequence[Record], state: State) -> str:
+        return predicted.document(form, records)
+
+    def tensors(self, predictions: Any) -> dict[str, npt.NDArray[Any] | list[str]]:
+        return predicted.tensors(predictions)
+
+    def facts(self, state: State, metrics: Mapping[str, Any], reliability: Reliability | None) -> dict[str, Any]:
+        return {
+            "classes": list(state["classes"]), "threshold": state["threshold"], "ap50": metrics.get("test_ap50"),
+            "ap50_interval": metrics.get("test_ap50_interval"), "ap": metrics.get("test_ap"), "test_images": metrics.get("test_images"),
+        }  # fmt: skip
