@@ -20,7 +20,8 @@ def write_kept_boxes(
         boxes: names proposals (N, c, 4), left, top, right and bottom in pixels.
         probabilities: names those of the classes (N, c, k).
         threshold: names the lowest confidence, float32 without dimensions.
-        candidates: c; `classes`: k.
+        candidates: c.
+        classes: k.
 
     Returns the names of boxes (N, m, 4), confidence (N, m) and class int64 (N, m), the most confident first; where an image has fewer
     boxes, the rest have the confidence 0 and the class -1. m is `MOST`, or fewer where there cannot be so many.

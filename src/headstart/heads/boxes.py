@@ -1,6 +1,6 @@
 """`BoxDecoder`: from the maps of a backbone's stages to boxes with the probability of each class, without PyTorch.
 
-Every position of every map proposes one box: a one-stage head without anchors, in the line of FCOS (Tian et al. 2019). Most of them overlap;
+Every position of every map proposes one box: a one-stage head without anchors, in the line of FCOS (Tian et al. 2019). Many of them overlap:
 `kept_boxes` leaves one of those that show the same thing. It is trained by `headstart.training.detectors`.
 """
 
@@ -132,10 +132,11 @@ class BoxDecoder:
         for value, output in zip(self.write_onnx(graph, {name: name for name in names}), (BOXES, PROBABILITIES), strict=True):
             graph.node("Identity", value, output=output)
         count = self.candidates
-        return graph.model(
+        made: bytes = graph.model(
             inputs={name: (np.float32, ("N", *layer.shape)) for name, layer in names.items()},
             outputs={BOXES: (np.float32, ("N", count, 4)), PROBABILITIES: (np.float32, ("N", count, self.classes))},
         ).SerializeToString()
+        return made
 
     def __call__(self, batches: Iterator[Mapping[str, npt.NDArray[Any]]]) -> Iterator[tuple[Array, Array]]:
         """Boxes (n, c, 4) and probabilities (n, c, k) of each batch of maps (n, C, h, w), by the names of the graph's inputs."""

@@ -26,7 +26,7 @@ TOGETHER = 8
 """Windows that are in memory with all their activations."""
 
 Pixels = NDArray[np.uint8]
-Shape = tuple[int, int, int]
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)

@@ -38,9 +38,11 @@ class HasBoxes(Protocol):
     """Boxes of n inputs, as `headstart.data.boxes.Boxes` has them."""
 
     @property
-    def sizes(self) -> npt.NDArray[np.int64]: ...
+    def sizes(self) -> npt.NDArray[np.int64]:
+        """Height and width of each image (n, 2)."""
 
-    def of(self, index: int) -> tuple[Array, npt.NDArray[np.int64], npt.NDArray[np.bool_]]: ...
+    def of(self, index: int) -> tuple[Array, npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+        """Boxes in pixels (m, 4), labels (m,) and crowd (m,) of one image."""
 
     def __len__(self) -> int: ...
 
@@ -73,7 +75,7 @@ class Positions:
             lowest = 0.0 if finer is None else FARTHEST * layer.width / finer.width
             limits.append(np.full((count, 2), (lowest, math.inf if number + 1 == len(layers) else FARTHEST)))
         low, high = np.concatenate(limits).T
-        return cls(*(np.concatenate(one).astype(np.float32) for one in (centres, strides)), low.astype(np.float32), high.astype(np.float32))
+        return cls(*(np.asarray(one, np.float32) for one in (np.concatenate(centres), np.concatenate(strides), low, high)))
 
     def assign(self, boxes: Array, labels: npt.NDArray[np.int64], crowd: npt.NDArray[np.bool_]) -> Array:
         """What each position is to give of boxes (m, 4), shares of width and height: float32 (A, 5), the class and the box.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -236,7 +236,6 @@ def unpacked(array: NDArray[Any]) -> Detections:
     there = array[..., 5] >= 0
     rows, starts = array[there], np.append(0, np.cumsum(there.sum(axis=1))).astype(np.int64)
     return Detections(rows[:, :4].astype(np.float32), rows[:, 4], rows[:, 5].astype(np.int64), starts)
-
 
 
 def _plain(value: float) -> float | None:

@@ -167,8 +167,6 @@ def tensors(predictions: BoxPredictions) -> dict[str, npt.NDArray[Any] | list[st
     return {"detections": texts, "counts": np.array([len(json.loads(text)) for text in texts], np.float32).reshape(len(texts), 1)}
 
 
-
-
 def document(form: str, records: Sequence[Record]) -> str:
     """Records as COCO's list of results: an entry a box, its image by name, [x, y, width, height] in pixels of the upright image.
 

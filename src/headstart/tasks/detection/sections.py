@@ -45,7 +45,7 @@ from headstart.tasks.detection.evaluation import BACKGROUND, SCORE_WORDS, Detect
 from headstart.text import enumeration, number, percent, plural, shorten
 
 if TYPE_CHECKING:
-    from headstart.data import Targets
+    pass
 
 WORST, BEST = 18, 3
 """At most so many examples."""
@@ -107,8 +107,8 @@ def result_section(found: DetectionEvaluation, *, held_out: str = "") -> Section
         interval=(low, high) if known else None, legend="The band is the 95 % interval of AP50.",
     )  # fmt: skip
     what = Paragraph(
-        "AP50: the area below the curve of precision against recall, where a box is right that overlaps a true one of its class by one half "
-        "or more (intersection over union). AP: the mean over overlaps from 0.50 to 0.95, as of COCO; it asks for boxes that fit closely. "
+        "AP50: the area below the curve of precision against recall, where a box is right that overlaps a true one of its class by a half or "
+        "more (intersection over union). AP: the mean over overlaps from 0.50 to 0.95, as of COCO; it asks for boxes that fit closely. "
         "AP75: at 0.75. AR: recall, averaged in the same way. Small numbers are intervals: " + found.intervals.method + ".",
         "quiet",
     )  # fmt: skip
@@ -240,7 +240,12 @@ def examples_section(found: DetectionEvaluation, pictured: Mapping[int, Card]) -
 def _described(found: DetectionEvaluation, row: int, card: Card) -> Card:
     """The card with what is wrong in the image."""
     counts = found.counts
-    kinds = {"missed": counts.missed, "invented": counts.invented, "of the wrong class": counts.wrong_class, "badly placed": counts.misplaced}
+    kinds = {
+        "missed": counts.missed,
+        "invented": counts.invented,
+        "of the wrong class": counts.wrong_class,
+        "badly placed": counts.misplaced,
+    }
     told = [f"{int(one[row])} {word}" for word, one in kinds.items() if one[row]]
     right, true = int(counts.right[row]), int(counts.true[row])
     return replace(card, text=", ".join([f"{right} of {true} found", *told]), right=not told)
@@ -300,7 +305,8 @@ def confidence_section(found: DetectionEvaluation) -> Section:
             Series(name="perfect calibration", x=[0.0, 1.0], y=[0.0, 1.0], colour=4, dashed=True),
             Series(name="the model", x=[a for a, _, _ in groups], y=[b for _, b, _ in groups], dots=True),
         ),
-        x=Axis(label="confidence of the box", low=0.0, high=1.0, percent=True), y=Axis(label="share right", low=0.0, high=1.0, percent=True),
+        x=Axis(label="confidence of the box", low=0.0, high=1.0, percent=True),
+        y=Axis(label="share right", low=0.0, high=1.0, percent=True),
     )  # fmt: skip
     rows = tuple((percent(a), percent(b), str(int(count))) for a, b, count in groups)
     table = Table(head=("confidence", "right", "boxes"), rows=rows, layout="numbers")
@@ -317,7 +323,7 @@ def images_section(found: DetectionEvaluation, counts: Mapping[str, Mapping[str,
         return Section(anchor="images", heading="Images", word="Images", blocks=())
     first = next(iter(parts.values()))
     most = max([first.get(name, 0) for name in found.classes] + [1])
-    rows = tuple(
+    rows: tuple[tuple[str | Bar, ...], ...] = tuple(
         (shorten(name, 40), Bar(((first.get(name, 0) / most, 0),)), *(str(own.get(name, 0)) for own in parts.values()))
         for name in found.classes
     )
