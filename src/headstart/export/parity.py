@@ -27,6 +27,7 @@ from headstart.metrics.link import SOFTMAX, Link, link_of
 from headstart.modalities.image import Levels, image_digest, read_image, source_bytes
 from headstart.pixels.interpolation import class_map
 from headstart.run import Run
+from headstart.tasks.task import Disagreement
 
 TOLERANCE = 1e-3  # by more, no probability of a file may differ from that of the run in the same engine; of a number, as a share
 _BEYOND = 0.0011  # the first number of two digits above it
@@ -108,15 +109,19 @@ class Comparison:
 
     `parts` are these outputs with their links, of which there are several where several columns of labels are predicted. Numbers, which
     have no link, are compared by their difference as a share of the largest number. Logits of maps (k, h, w) decide about `pixels`: what
-    differs is the mean probability of a class over the map, and the decisions are the classes of all pixels of the images.
+    differs is the mean probability of a class over the map, and the decisions are the classes of all pixels of the images. Some tasks
+    compare outputs themselves: those of `run`.
     """
 
     parts: tuple[tuple[str, Link | None], ...]
     pixels: bool = False
+    run: Run | None = None
 
     @classmethod
     def of(cls, run: Run) -> Self:
         """Of the outputs of the run that rank classes, or else the first number. Raises ParameterError where it has none of them."""
+        if run.task.compared:
+            return cls((), run=run)
         if classes := run.class_outputs:
             return cls(tuple((one.probabilities, one.link) for one in classes))
         for output in run.manifest.outputs:
@@ -132,11 +137,15 @@ class Comparison:
     @property
     def output(self) -> str:
         """The names of what is compared."""
+        if self.run is not None:
+            return " and ".join(output.name for output in self.run.manifest.outputs)
         return "probabilities" if self.pixels else " and ".join(name for name, _ in self.parts)
 
     @property
     def decision(self) -> str:
-        """What must be the same: the label, the class of each pixel, or the value itself."""
+        """What must be the same: the label, the class of each pixel, the value itself, or what the task calls it."""
+        if self.run is not None:
+            return self.run.task.compared
         return PIXEL_CLASS if self.pixels else "value" if self.parts[0][1] is None else "label"
 
     def keep(self, outputs: Outputs) -> Outputs:
@@ -148,8 +157,15 @@ class Comparison:
         packed[()] = _Packed.of(outputs[CLASS_MAP])
         return {name: values for name, values in outputs.items() if name in kept} | {CLASS_MAP: packed}
 
+    def disagreement(self, file: Outputs, own: Outputs) -> Disagreement:
+        """What the task says of an exported file."""
+        assert self.run is not None
+        return self.run.task.disagreement(file, own, own[SIZES], self.run.manifest.state)
+
     def differences(self, one: Outputs, other: Outputs) -> npt.NDArray[Any]:
         """The largest of each image, float (n,)."""
+        if self.run is not None:
+            return self.disagreement(one, other).differences
         if self.pixels:
             name = self.parts[0][0]
             return np.array([_probability_difference(a, b) for a, b in zip(one[name], other[name], strict=True)])
@@ -162,6 +178,9 @@ class Comparison:
 
     def same(self, one: Outputs, other: Outputs) -> float:
         """Share of the images with the same label, all the same labels, or the same number within `TOLERANCE`; or of their pixels."""
+        if self.run is not None:
+            found = self.disagreement(one, other)
+            return float(found.same.sum() / found.decisions.sum()) if found.decisions.any() else 1.0
         if self.pixels:
             name, equal, total = self.parts[0][0], 0, 0
             for row in range(len(one[name])):
@@ -323,7 +342,8 @@ class Gate:
         lost, gained: how many only the run, or only the file, gets right.
         max_drop: how much `before` may exceed `after`.
         column: of labels, where there are several; all others are no worse.
-        unit: what is counted; of ``pixels``, those count as right that have the class that the run gives them: no more of them can be lost.
+        unit: what is counted, or the name of a score that `before` and `after` are; of ``pixels``, those count as right that have the class
+            that the run gives them: no more of them can be lost.
         in_float, layers: how many layers are left in float32, of how many.
     """
 
@@ -353,6 +373,13 @@ class Gate:
                 part=sample.part, images=len(sample), before=1.0, after=same, agreement=same, lost=0, gained=0, unit="pixels", **settings
             )  # fmt: skip
         targets = run.task.targets(sample.targets, run.manifest.state)
+        if run.task.compared:
+            own = reference.outputs()
+            unit, score, lowered = run.task.gate(outputs, own, own[SIZES], targets, run.manifest.state)
+            same = reference.comparison.same(outputs, own)
+            return cls(
+                part=sample.part, images=len(sample), before=score, after=lowered, agreement=same, lost=0, gained=0, unit=unit, **settings
+            )  # fmt: skip
         for one in run.class_outputs:
             rows, labels = labels_in(targets, one.column)
             if not len(rows):
@@ -375,7 +402,12 @@ class Gate:
     @property
     def passed(self) -> bool:
         """Whether the file may be written."""
-        return self.before - self.after <= self.max_drop + 1e-12 and self.agreement >= AGREEMENT
+        return self.before - self.after <= self.max_drop + 1e-12 and (self.scored or self.agreement >= AGREEMENT)
+
+    @property
+    def scored(self) -> bool:
+        """Whether `before` and `after` are a score of the task and not a share of what is counted; `unit` is then its name."""
+        return self.unit not in ("images", "pixels")
 
     def summary(self) -> str:
         """One sentence for the user."""
@@ -385,6 +417,11 @@ class Gate:
             return (
                 f"int8{in_float}: {self.agreement:.2%} of the pixels of {self.images} {self.part} images keep the class that the run gives "
                 f"them (at least {max(AGREEMENT, 1 - self.max_drop):.2%}), so that no more than the others can be lost: {outcome}."
+            )
+        if self.scored:
+            return (
+                f"int8{in_float}: {self.unit} {self.after:.4f} against {self.before:.4f} of the run on {self.images} {self.part} images "
+                f"(drop {self.before - self.after:+.4f}, allowed {self.max_drop:.4f}): {outcome}."
             )
         return (
             f"int8{in_float}: accuracy{of} {self.after:.2%} against {self.before:.2%} of the run on {self.images} {self.part} images "

@@ -56,7 +56,9 @@ class WholeImages:
         """
         size = self.windows.square
         graph = through_windows(graph_on_maps(self.backbone, layers, write), self.windows, outputs, features=self.backbone.dim)
-        shapes = {name: (np.float32, ("N", *self.windows.shape(shape))) for name, shape in outputs.items()}
+        shapes: dict[str, tuple[npt.DTypeLike, tuple[int | str, ...]]] = {
+            name: (np.float32, ("N", *self.windows.shape(shape))) for name, shape in outputs.items()
+        }
         model = graph.model(inputs={"images": (np.uint8, ("N", size, size, 3))}, outputs=shapes)
         with tempfile.TemporaryDirectory(prefix="headstart-windows-") as folder, quiet_decoding():
             path = Path(folder) / "windows.onnx"

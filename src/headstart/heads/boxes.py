@@ -1,6 +1,6 @@
 """`BoxDecoder`: from the maps of a backbone's stages to boxes with the probability of each class, without PyTorch.
 
-Every position of every map proposes one box: a one-stage head without anchors, in the line of FCOS (Tian et al. 2019). Many of them overlap:
+Every position of every map proposes one box: a one-stage head without anchors, in the line of FCOS (Tian et al. 2019). Many overlap, and
 `kept_boxes` leaves one of those that show the same thing. It is trained by `headstart.training.detectors`.
 """
 

@@ -94,6 +94,20 @@ class ClassOutputs:
 
 
 @dataclass(frozen=True, eq=False)
+class Disagreement:
+    """How far the outputs of an exported file are from those of its run, of n inputs.
+
+    Attributes:
+        differences: float64 (n,), the largest of each input, on a scale on which 0.001 is nothing.
+        same: int64 (n,), decisions of each input that are the same, of `decisions` (n,).
+    """
+
+    differences: npt.NDArray[np.float64]
+    same: npt.NDArray[np.int64]
+    decisions: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
 class Judgement:
     """What a run says of n inputs beside its outputs; each is None where the run cannot tell.
 
@@ -394,6 +408,17 @@ class Task(ABC):
         `images` names the images, uint8 (N, height, width, 3); the outputs of the run have their names.
         """
         return {}
+
+    compared: ClassVar[str] = ""
+    """What a decision is called where `disagreement` compares exported files; empty where they are compared by the kinds of the outputs."""
+
+    def disagreement(self, file: Outputs, own: Outputs, sizes: npt.NDArray[np.int64], state: State) -> Disagreement:
+        """Compare the outputs of an exported `file` with the run's `own`, of inputs of these heights and widths (n, 2)."""
+        raise NotImplementedError(f"exported files of the task {self.name} are compared by the kinds of their outputs")
+
+    def gate(self, file: Outputs, own: Outputs, sizes: npt.NDArray[np.int64], targets: Targets, state: State) -> tuple[str, float, float]:
+        """By what an int8 file is admitted where `compared` is not empty: a score, its value for the run, and that for the file."""
+        raise NotImplementedError(f"exported files of the task {self.name} are compared by the kinds of their outputs")
 
     @abstractmethod
     def evaluate(self, outputs: Outputs, targets: Targets) -> Evaluation:

@@ -107,7 +107,7 @@ def result_section(found: DetectionEvaluation, *, held_out: str = "") -> Section
         interval=(low, high) if known else None, legend="The band is the 95 % interval of AP50.",
     )  # fmt: skip
     what = Paragraph(
-        "AP50: the area below the curve of precision against recall, where a box is right that overlaps a true one of its class by a half or "
+        "AP50: the area below the curve of precision against recall, where a box is right that overlaps a true one of its class by half or "
         "more (intersection over union). AP: the mean over overlaps from 0.50 to 0.95, as of COCO; it asks for boxes that fit closely. "
         "AP75: at 0.75. AR: recall, averaged in the same way. Small numbers are intervals: " + found.intervals.method + ".",
         "quiet",

@@ -20,7 +20,18 @@ from headstart.records import Column, Record
 from headstart.sections import Card, Matrix, TaskReport
 from headstart.tasks.detection import predictions as predicted
 from headstart.tasks.detection.predictions import BoxPredictions
-from headstart.tasks.task import ExportedOutput, Learned, LearningContext, Neighbour, Output, Outputs, Predictions, State, Task
+from headstart.tasks.task import (
+    Disagreement,
+    ExportedOutput,
+    Learned,
+    LearningContext,
+    Neighbour,
+    Output,
+    Outputs,
+    Predictions,
+    State,
+    Task,
+)  # fmt: skip
 from headstart.text import plural
 
 if TYPE_CHECKING:
@@ -44,9 +55,9 @@ class Detection(Task):
     documents = predicted.FORMS
 
     def recognises(self, found: Annotations) -> str | None:
-        from headstart.data.box_reading import why_boxes
+        from headstart.data.box_reading import box_reason
 
-        return why_boxes(found)
+        return box_reason(found)
 
     def takes(self, targets: Targets) -> bool:
         return isinstance(targets, Boxes)
@@ -159,6 +170,20 @@ class Detection(Task):
             graph.node("Identity", value, output=output)
         boxes, scores, labels = predicted.FOUND
         return {boxes: (np.float32, ("N", "m", 4)), scores: (np.float32, ("N", "m")), labels: (np.int64, ("N", "m"))}
+
+    compared = "box"
+
+    def disagreement(self, file: Outputs, own: Outputs, sizes: npt.NDArray[np.int64], state: State) -> Disagreement:
+        from headstart.tasks.detection.comparing import disagreement
+
+        return disagreement(file, own, sizes, float(state["threshold"]))
+
+    def gate(self, file: Outputs, own: Outputs, sizes: npt.NDArray[np.int64], targets: Targets, state: State) -> tuple[str, float, float]:
+        """AP50."""
+        from headstart.tasks.detection.comparing import gate
+
+        assert isinstance(targets, Boxes)
+        return "AP50", *gate(file, own, sizes, targets)
 
     def evaluate(self, outputs: Outputs, targets: Targets) -> DetectionEvaluation:
         from headstart.metrics.boxes import Detections
