@@ -14,21 +14,27 @@ from headstart.files import is_ours
 from headstart.modalities.image import upright_size
 from headstart.progress import Listener
 from headstart.records import Record
+from headstart.tasks import FileOptions
 from headstart.tasks.segmentation.predictions import MaskPredictions, files, records, suffixes
 
 CLASSES = ("background", "person")
 
 
 class _Task:
-    def suffixes(self, *, overlay: bool = False) -> tuple[str, ...]:
-        return suffixes(overlay=overlay)
+    def suffixes(self, asked: FileOptions) -> tuple[str, ...]:
+        return suffixes(overlay=asked.overlay)
 
-    def files(self, *given: object, overlay: bool) -> dict[str, bytes]:
-        return files(*given, clear=0, overlay=overlay)  # type: ignore[arg-type]
+    def files(self, *given: object) -> dict[str, bytes]:
+        *first, asked = given
+        assert isinstance(asked, FileOptions)
+        return files(*first, clear=0, overlay=asked.overlay)  # type: ignore[arg-type]
+
+    def files_of_all(self, asked: FileOptions, state: object) -> dict[str, bytes]:
+        return {}
 
 
 class _Pictureless(_Task):
-    def suffixes(self, *, overlay: bool = False) -> tuple[str, ...]:
+    def suffixes(self, asked: FileOptions) -> tuple[str, ...]:
         return ()
 
 
@@ -37,7 +43,7 @@ class _Run:
 
     def __init__(self, task: _Task) -> None:
         self.task = task
-        self.manifest = type("Manifest", (), {"task": "made up"})
+        self.manifest = type("Manifest", (), {"task": "made up", "state": {}})
         self.preprocessing = type("Preprocessing", (), {"levels": None})
 
     def predict(self, paths: list[Path], **_: object) -> MaskPredictions:
@@ -89,13 +95,13 @@ def test_a_png_for_each_image_below_the_same_folders(photos: Path, tmp_path: Pat
 
 
 def test_overlays_show_the_image(photos: Path, tmp_path: Path) -> None:
-    _predict(photos, tmp_path / "masks", overlay=True)
+    _predict(photos, tmp_path / "masks", asked=FileOptions(overlay=True))
     picture = np.asarray(Image.open(tmp_path / "masks" / "a_overlay.jpg").convert("RGB")).astype(int)
     assert picture.shape == (10, 20, 3)
     assert np.abs(picture[:, :8] - 200).max() < 12  # the first class stays clear
     assert np.abs(picture[:, 12:].mean(axis=(0, 1)) - [143, 190, 216]).max() < 12
     assert is_ours(tmp_path / "masks" / "a_overlay.jpg")
-    _predict(photos, tmp_path / "masks", overlay=True)
+    _predict(photos, tmp_path / "masks", asked=FileOptions(overlay=True))
 
 
 def test_an_image_that_cannot_be_read_is_told(photos: Path, tmp_path: Path) -> None:

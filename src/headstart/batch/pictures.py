@@ -18,6 +18,7 @@ from headstart.modalities.image import read_image
 from headstart.progress import Listener
 from headstart.records import Record
 from headstart.run import Run
+from headstart.tasks import FileOptions
 from headstart.text import unread
 
 _AT_ONCE = 32  # inputs whose predictions are in memory
@@ -34,12 +35,12 @@ class PicturesResult:
 
 
 def predict_pictures(
-    run: Run, sources: Sequence[str | Path], *, out: Path, overlay: bool = False, listener: Listener | None = None, top: int = 1
+    run: Run, sources: Sequence[str | Path], *, out: Path, asked: FileOptions | None = None, listener: Listener | None = None, top: int = 1
 ) -> PicturesResult:
-    """Predict the inputs of files and folders, and write the pictures of each into the folder `out`.
+    """Predict the inputs of files and folders, and write the files of each that are `asked` for into the folder `out`.
 
-    A picture has the name of its input below the folder given, with another suffix; where two inputs differ in their suffix alone, it
-    stays, so that both have one. An `overlay` is written beside it if asked for.
+    A file has the name of its input below the folder given, with another suffix; where two inputs differ in their suffix alone, it
+    stays, so that both have one.
 
     Raises:
         ParameterError: the task writes no pictures; one would replace an input, or a file that Headstart did not write; two inputs would
@@ -47,7 +48,8 @@ def predict_pictures(
         DataError: a source that does not exist, or has no images.
     """
     listener = listener or Listener()
-    suffixes = run.task.suffixes(overlay=overlay)
+    asked = asked or FileOptions()
+    suffixes = run.task.suffixes(asked)
     if not suffixes:
         raise ParameterError(
             f"--out {out}: a folder is for pictures, and the task {run.manifest.task} predicts none. For a table add --batch, and let "
@@ -68,15 +70,20 @@ def predict_pictures(
         for start in range(0, len(found), _AT_ONCE):
             paths = [path for path, _ in found[start : start + _AT_ONCE]]
             predictions = run.predict(paths, warn=lambda message: None, progress=partial(_tell, listener, start, len(found)))
-            records += run.records(paths, predictions, top=top)
+            records += run.records(paths, predictions, top=top, least=asked.least)
             refused += predictions.refused
             predicted += len(predictions)
             if predictions.novel is not None:
                 novel = (novel or 0) + predictions.novel
 
-            write = partial(_write, run, predictions, out, paths, stems[start : start + _AT_ONCE], overlay)
+            write = partial(_write, run, predictions, out, paths, stems[start : start + _AT_ONCE], asked)
             for some in pool.map(write, range(len(predictions))):
                 files += some
+    for name, data in run.task.files_of_all(asked, run.manifest.state).items() if predicted else ():
+        with writable(out / name):
+            check_writable(out / name)
+            write_file(out / name, data, durable=False)
+        files.append(out / name)
     if refused:
         listener.left_out(unread(refused, len(found), "have no prediction"))
     return PicturesResult(records=tuple(records), predicted=predicted, novel=novel, files=tuple(files))
@@ -117,12 +124,12 @@ def _tell(listener: Listener, before: int, total: int, done: int, _: int) -> Non
     listener.progress(before + done, total)
 
 
-def _write(run: Run, predictions: Any, out: Path, paths: Sequence[Path], stems: Sequence[str], overlay: bool, row: int) -> list[Path]:
+def _write(run: Run, predictions: Any, out: Path, paths: Sequence[Path], stems: Sequence[str], asked: FileOptions, row: int) -> list[Path]:
     """Write the files of one row."""
     place = int(predictions.kept[row])
     picture = partial(read_image, paths[place], levels=run.preprocessing.levels)
     found = []
-    for suffix, data in run.task.files(predictions, row, picture, overlay=overlay).items():
+    for suffix, data in run.task.files(predictions, row, picture, asked).items():
         target = out / f"{stems[place]}{suffix}"
         with writable(target):
             target.parent.mkdir(parents=True, exist_ok=True)

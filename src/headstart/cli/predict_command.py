@@ -6,7 +6,7 @@ import json
 import os
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,14 +20,15 @@ from headstart.files import WRITTEN, is_ours, writable, write_file
 from headstart.records import Column, Record, csv_header, csv_records, json_object
 from headstart.settings import ListOptions
 from headstart.settings.batch import TABLE_SUFFIXES, BatchSettings
-from headstart.settings.field import PATH, SWITCH, TEXT, Settings, one_of, option, whole
+from headstart.settings.field import PATH, SWITCH, TEXT, Settings, number, one_of, option, whole
 from headstart.text import pad, plural, visible, width
 
 if TYPE_CHECKING:
     from headstart.run import Run
+    from headstart.tasks import FileOptions
 
 
-_TABLES, _DOCUMENTS = ("table", "csv", "json"), ("coco", "coco-polygons")
+_TABLES, _DOCUMENTS, _EACH = ("table", "csv", "json"), ("coco", "coco-polygons"), ("voc", "yolo")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,12 +36,16 @@ class _Predict(BatchSettings):
     """How images are predicted, what is printed or written, and whether that is a batch job."""
 
     format: str | None = option(
-        None, "How to print; the last two are for masks: COCO's run lengths, or polygons.", one_of(*_TABLES, *_DOCUMENTS),
-        metavar="|".join((*_TABLES, *_DOCUMENTS)), shown="table",
+        None, "How to print; coco is for boxes and masks (run lengths, or polygons), voc and yolo are files with boxes, in --out DIR.",
+        one_of(*_TABLES, *_DOCUMENTS, *_EACH), metavar="|".join((*_TABLES, *_DOCUMENTS, *_EACH)), shown="table",
     )  # fmt: skip
     out: Path | None = option(
-        None, "Folder for predictions that are pictures, such as masks; of --batch and --merge the table: .parquet, .csv or .jsonl.", PATH,
-        metavar="DIR|FILE",
+        None, "Folder for predictions that are pictures, such as masks, or files; of others the file for what is printed; of --batch and "
+        "--merge the table: .parquet, .csv or .jsonl.", PATH, metavar="DIR|FILE",
+    )  # fmt: skip
+    draw: Path | None = option(None, "Folder for each image with its prediction over it, such as boxes.", PATH, metavar="DIR")
+    confidence: float | None = option(
+        None, "Lowest confidence of what is named. [default: for boxes the threshold of the run]", number(least=0, most=1), metavar="SHARE"
     )  # fmt: skip
     overlay: bool = option(False, "Of --out DIR: write each image with its prediction over it as well.", SWITCH)
     batch: bool = option(False, "Write a table to --out, for folders of any size.", SWITCH)
@@ -52,6 +57,13 @@ class _Predict(BatchSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         of_batch = {"--out": self._table, "--resume": self.resume, "--shard": self.shard, "--ray": self.ray}
+        if (self.draw is not None or self.confidence is not None) and (self.batch or self.merge):
+            name = "--confidence" if self.draw is None else "--draw"
+            raise ParameterError(f"{name} is not for --batch and --merge, which write a table with what the run names. Leave {name} out.")
+        if self.confidence is not None and self.accuracy is not None:
+            raise ParameterError("--confidence and --accuracy are two ways to say how sure the model must be. Give one of them.")
+        if self.format in _EACH and self.out is None:
+            raise ParameterError(f"--format {self.format} writes a file for each image: give a folder for them as --out DIR.")
         if self.overlay and (self.batch or self.merge or self.out is None):
             raise ParameterError(
                 "--overlay is for pictures, which are written into a folder: give it as --out DIR, without --batch or --merge."
@@ -85,6 +97,9 @@ def predict_command(
     CSV has the columns path,label,probability,error,set,unlike,nearest. Images that cannot be read are named on stderr and have
     an empty label; the exit code is 2 when that is all of them.
 
+    A run that finds things says where: each with its class, its confidence and its box in pixels; with --draw DIR also each image with
+    its boxes, with --format voc or yolo and --out DIR a file for each image.
+
     A run that says which class each pixel has writes masks: with --out DIR a PNG for each image, of its size, whose values are positions of
     classes; with --format coco all of them as run lengths, and with --format coco-polygons as outlines.
 
@@ -96,11 +111,13 @@ def predict_command(
       headstart predict runs/photos new.jpg --top 3 --format json
       headstart predict runs/photos archive/ --batch --out archive.parquet --resume
       headstart predict runs/people photos/ --out masks/ --overlay
+      headstart predict runs/animals photos/ --format coco --confidence 0.4 --draw drawn/
       headstart predict runs/people photos/ --format coco-polygons > people.json
     """
     from headstart.data import list_images, read_paths
     from headstart.data.tables import READERS
     from headstart.run import load
+    from headstart.tasks import FileOptions
 
     _check_order("predict", run, images)
     if not how.merge:
@@ -113,12 +130,16 @@ def predict_command(
         _run_batch(run, images, how.out, how, terminal)
         return
     opened = load(run, engine=how.engine)
-    if how.format in _DOCUMENTS and how.format not in opened.task.documents:
+    if how.format in (*_DOCUMENTS, *_EACH) and how.format not in (*opened.task.documents, *opened.task.forms):
         opened.task.document(how.format, [], opened.manifest.state)  # refuses it
-    if how.out is not None:
-        _write_pictures(opened, images, how.out, how, terminal)
+    asked = FileOptions(overlay=how.overlay, form=how.format if how.format in _EACH else "", least=how.confidence)
+    if how.draw is not None and (how.out is None or not opened.task.suffixes(asked)):
+        _write_pictures(opened, images, how.draw, replace(asked, overlay=True), how, terminal)
         return
-    least = None if how.accuracy is None else opened.threshold_for(how.accuracy)
+    if how.out is not None and (how.overlay or opened.task.suffixes(asked)):
+        _write_pictures(opened, images, how.out, asked, how, terminal)
+        return
+    least = how.confidence if how.accuracy is None else opened.threshold_for(how.accuracy)
     paths = list_images(images, terminal)
     if len(paths) > 1:
         terminal.stage(f"Predicting {len(paths)} images")
@@ -126,31 +147,48 @@ def predict_command(
     records = opened.records(paths, predictions, top=how.top, least=least)
     if warning := opened.shift(predictions.novel, len(predictions)).warning():
         terminal.warn(warning)
-    terminal.result(_text(opened, records, how))
+    _tell(opened, records, how, terminal)
     if not len(predictions):
         raise typer.Exit(BAD_INPUT)
+
+
+def _tell(run: Run, records: Sequence[Record], how: _Predict, terminal: Terminal) -> None:
+    """Print the records, or write what would be printed into the file --out."""
+    text = _text(run, records, how)
+    if how.out is None:
+        terminal.result(text)
+        return
+    if how.out.is_dir():
+        raise ParameterError(
+            f"--out {how.out}: is a folder, and what a run of the task {run.manifest.task} says goes into one file. Name it."
+        )
+    with writable(how.out):
+        write_file(how.out, f"{text}\n".encode())
+    terminal.say(f"{plural(len(records), 'image')} in {how.out}")
 
 
 def _text(run: Run, records: Sequence[Record], how: _Predict) -> str:
     """Records in the format that is asked for."""
     form = how.format or "table"
-    if form in _DOCUMENTS:
+    if form in run.task.documents:
         return run.task.document(form, records, run.manifest.state)
     return _WRITERS[form](run.columns(top=how.top), list(records))
 
 
-def _write_pictures(run: Run, images: list[Path], out: Path, how: _Predict, terminal: Terminal) -> None:
-    """Write pictures into a folder; what is printed beside them, or written there, is what --format says."""
+def _write_pictures(run: Run, images: list[Path], out: Path, asked: FileOptions, how: _Predict, terminal: Terminal) -> None:
+    """Write files into a folder; what is printed beside them, or written there or to --out, is what --format says."""
     from headstart.batch import predict_pictures
 
-    result = predict_pictures(run, images, out=out, overlay=how.overlay, listener=terminal, top=how.top)
+    result = predict_pictures(run, images, out=out, asked=asked, listener=terminal, top=how.top)
     if warning := run.shift(result.novel, result.predicted).warning():
         terminal.warn(warning)
-    if how.format in _DOCUMENTS and result.predicted:
+    if out != how.out and (how.out is not None or how.format is not None):
+        _tell(run, result.records, how, terminal)
+    elif how.format in _DOCUMENTS and result.predicted:
         document = out / "annotations.json"
         with writable(document):
             write_file(document, _text(run, result.records, how).encode())
-    elif how.format is not None:
+    elif how.format is not None and not asked.form:
         terminal.result(_text(run, result.records, how))
     refused = len(result.records) - result.predicted
     said = f"{plural(result.predicted, 'image')}: {plural(len(result.files), 'file')} in {out}" + (

@@ -17,6 +17,7 @@ from headstart.tasks.task import (
     FEATURES,
     ClassOutputs,
     Evaluation,
+    FileOptions,
     Judged,
     Judgement,
     Learned,
@@ -31,8 +32,8 @@ from headstart.tasks.task import (
 )  # fmt: skip
 
 __all__ = [
-    "FEATURES", "TASKS", "ClassOutputs", "Evaluation", "Judged", "Judgement", "Learned", "LearningContext", "Neighbour", "Output",
-    "Outputs", "OwnHeat", "Predictions", "State", "Task", "recognise", "task_for", "task_named",
+    "FEATURES", "TASKS", "ClassOutputs", "Evaluation", "FileOptions", "Judged", "Judgement", "Learned", "LearningContext", "Neighbour",
+    "Output", "Outputs", "OwnHeat", "Predictions", "State", "Task", "recognise", "task_for", "task_named",
 ]  # fmt: skip
 
 TASKS: list[Task] = [Classification(), Multitask(), Segmentation(), AnomalyDetection(), Detection()]

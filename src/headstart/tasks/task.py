@@ -157,6 +157,21 @@ class Predictions:
         return None if self.judgement is None or self.judgement.unlike is None else int(self.judgement.unlike.sum())
 
 
+@dataclass(frozen=True, kw_only=True)
+class FileOptions:
+    """Which files of predictions are asked for.
+
+    Attributes:
+        overlay: each input with its prediction over it.
+        form: a format of which each input has a file of its own, one of `Task.forms`; empty for none.
+        least: lowest confidence of what is in them; None for what the run has for it.
+    """
+
+    overlay: bool = False
+    form: str = ""
+    least: float | None = None
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class OwnHeat:
     """A heat map that is an output of the model.
@@ -271,6 +286,9 @@ class Task(ABC):
 
     documents: ClassVar[tuple[str, ...]] = ()
     """The names of formats beside tables that its records can be written in, for ``--format``."""
+
+    forms: ClassVar[tuple[str, ...]] = ()
+    """The names of formats of which each input has a file of its own, for ``--format`` with a folder."""
 
     spatial: ClassVar[bool] = False
     """Whether its outputs are about places in an input, so that its predictions come with the size of each."""
@@ -488,15 +506,16 @@ class Task(ABC):
         """The map of one input where the outputs themselves are such; None where heat maps are made of the evidence for a class."""
         return None
 
-    def suffixes(self, *, overlay: bool = False) -> tuple[str, ...]:
-        """What ends the names of the files that `files` makes of one input, such as ``.png``; none where predictions are not pictures."""
+    def suffixes(self, asked: FileOptions) -> tuple[str, ...]:
+        """What ends the names of the files that `files` makes of one input, such as ``.png``; none where predictions are no files."""
         return ()
 
-    def files(self, predictions: Any, row: int, picture: Callable[[], npt.NDArray[np.uint8]], *, overlay: bool = False) -> dict[str, bytes]:
-        """The pictures of one input by what ends their names: `suffixes`.
+    def files(self, predictions: Any, row: int, picture: Callable[[], npt.NDArray[np.uint8]], asked: FileOptions) -> dict[str, bytes]:
+        """The files of one input by what ends their names: `suffixes`. `picture` reads the input, uint8 (H, W, 3), to draw on it."""
+        return {}
 
-        `picture` reads the input, uint8 (H, W, 3), for an `overlay` on it.
-        """
+    def files_of_all(self, asked: FileOptions, state: State) -> dict[str, bytes]:
+        """Files that stand beside those of the inputs, by name, such as a list of classes."""
         return {}
 
     def document(self, form: str, records: Sequence[Record], state: State) -> str:

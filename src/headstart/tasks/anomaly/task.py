@@ -18,7 +18,7 @@ from headstart.reliability.false_alarms import FalseAlarms
 from headstart.sections import Card, TaskReport
 from headstart.tasks.anomaly import predictions as predicted
 from headstart.tasks.anomaly.predictions import AnomalyPredictions
-from headstart.tasks.task import Learned, LearningContext, Neighbour, Output, Outputs, OwnHeat, Predictions, State, Task
+from headstart.tasks.task import FileOptions, Learned, LearningContext, Neighbour, Output, Outputs, OwnHeat, Predictions, State, Task
 from headstart.text import plural
 
 if TYPE_CHECKING:
@@ -161,11 +161,11 @@ class AnomalyDetection(Task):
             caption=f"Where it differs from the good images; from half the threshold to {predicted.HIGH:g} times",
         )  # fmt: skip
 
-    def suffixes(self, *, overlay: bool = False) -> tuple[str, ...]:
-        return predicted.suffixes(overlay=overlay)
+    def suffixes(self, asked: FileOptions) -> tuple[str, ...]:
+        return predicted.suffixes(overlay=asked.overlay)
 
-    def files(self, predictions: Any, row: int, picture: Callable[[], npt.NDArray[np.uint8]], *, overlay: bool = False) -> dict[str, bytes]:
-        return predicted.files(predictions, row, picture, overlay=overlay)
+    def files(self, predictions: Any, row: int, picture: Callable[[], npt.NDArray[np.uint8]], asked: FileOptions) -> dict[str, bytes]:
+        return predicted.files(predictions, row, picture, overlay=asked.overlay)
 
     def tensors(self, predictions: Any) -> dict[str, npt.NDArray[Any] | list[str]]:
         return {"labels": list(predictions.labels), "anomalous": predictions.anomalous}

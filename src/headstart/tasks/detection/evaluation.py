@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +14,19 @@ from numpy.typing import NDArray
 from headstart.data.boxes import Boxes
 from headstart.errors import ParameterError
 from headstart.metrics.boxes import Detections
-from headstart.metrics.detection import DetectionIntervals, DetectionScores, detection_intervals, detection_scores
+from headstart.metrics.detection import (
+    DetectionDifference,
+    DetectionIntervals,
+    DetectionScores,
+    detection_difference,
+    detection_intervals,
+    detection_scores,
+)  # fmt: skip
+from headstart.metrics.differences import Difference, Differences
 from headstart.metrics.matching import Matches, match
 from headstart.metrics.mistakes import ImageCounts, Mistakes, find_mistakes
 from headstart.metrics.scores import expected_calibration_error
+from headstart.tasks.comparable import Comparable, unlike_classes
 from headstart.text import enumeration, number, pad, plural, shorten, visible, width
 
 SCORE_WORDS = {
@@ -35,34 +44,35 @@ _PACKED = 6  # of a detection: left, top, right, bottom, confidence, class
 
 
 @dataclass(frozen=True, eq=False)
-class DetectionEvaluation:
+class DetectionEvaluation(Comparable):
     """All scores of one set of n images.
 
     Attributes:
         detections: what was found, in pixels.
-        truth: what is there.
+        boxes: what is there.
         threshold: lowest confidence of a box that is named.
     """
 
     detections: Detections
-    truth: Boxes
+    boxes: Boxes
     threshold: float
 
     correct_rows: None = None
+    truth: ClassVar[str] = "box"
 
     def __post_init__(self) -> None:
-        if not len(self.truth):
+        if not len(self.boxes):
             raise ParameterError("there are no images to evaluate. Give at least one image with its boxes.")
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the k classes."""
-        return self.truth.classes
+        return self.boxes.classes
 
     @cached_property
     def matches(self) -> Matches:
         """Which detections are right, at overlaps from 0.50 to 0.95."""
-        return match(self.detections, self.truth, classes=len(self.classes))
+        return match(self.detections, self.boxes, classes=len(self.classes))
 
     @cached_property
     def result(self) -> DetectionScores:
@@ -77,7 +87,7 @@ class DetectionEvaluation:
     @cached_property
     def mistakes(self) -> Mistakes:
         """What is wrong at the threshold."""
-        return find_mistakes(self.detections, self.truth, threshold=self.threshold)
+        return find_mistakes(self.detections, self.boxes, threshold=self.threshold)
 
     @cached_property
     def counts(self) -> ImageCounts:
@@ -92,7 +102,7 @@ class DetectionEvaluation:
     @property
     def images(self) -> int:
         """How many images were tested."""
-        return len(self.truth)
+        return len(self.boxes)
 
     @property
     def headline(self) -> tuple[str, float, tuple[float, float]]:
@@ -149,7 +159,7 @@ class DetectionEvaluation:
                 f"With only {plural(self.images, 'image')}, AP50 is known to about ± {50 * (high - low):.0f} percentage points: more "
                 "images with boxes would narrow it."
             )
-        if crowds := int(self.truth.crowd.sum()):
+        if crowds := int(self.boxes.crowd.sum()):
             found.append(f"{plural(crowds, 'region')} of many or difficult things: what is found there counts neither as right nor wrong.")
         return tuple(found)
 
@@ -212,14 +222,67 @@ class DetectionEvaluation:
     def __str__(self) -> str:
         return "\n".join(self.lines())
 
+    # compared with others
+
+    @property
+    def leading(self) -> tuple[str, float, tuple[float, float]]:
+        """AP, which asks for boxes that fit closely."""
+        return "AP", self.result.means["ap"], self.intervals.scores["ap"]
+
+    @property
+    def beside(self) -> Mapping[str, float]:
+        """AP50, and precision and recall at the threshold."""
+        return {"AP50": self.scores["ap50"], "precision": self.scores["precision"], "recall": self.scores["recall"]}
+
+    @property
+    def rank(self) -> tuple[float, ...]:
+        """AP, then AP50; nothing is below what is undefined."""
+        return tuple(-1.0 if math.isnan(value) else value for value in (self.scores["ap"], self.scores["ap50"]))
+
+    def unlike(self, other: Self, *, mine: str, theirs: str) -> str | None:
+        """That they have different classes."""
+        return unlike_classes(self.classes, other.classes, mine=mine, theirs=theirs)
+
+    def part(self, rows: NDArray[np.int64], *, like: Self) -> Self:
+        """The evaluation of some images, with the classes in the order of another one."""
+        places = np.array([like.classes.index(name) for name in self.classes], np.int64)
+        found, boxes = self.detections.take(rows), self.boxes.take(rows)
+        return replace(
+            self, detections=replace(found, labels=places[found.labels]),
+            boxes=replace(boxes, labels=places[boxes.labels], classes=like.classes, ids=like.boxes.ids),
+        )  # fmt: skip
+
+    def same_truth(self, other: Self) -> NDArray[np.bool_]:
+        """Which images have the same boxes of the same classes."""
+        return np.array([_same(self.boxes.of(row), other.boxes.of(row)) for row in range(self.images)], np.bool_)
+
+    def differences(self, other: Self) -> Differences:
+        """Of AP and AP50, by resampling images."""
+        found = detection_difference(self.matches, other.matches)
+        wrong, others = self.counts.wrong, other.counts.wrong
+        wins = int((wrong < others).sum()), int((wrong > others).sum())
+        ap = _difference(found["ap"], "ap", wins=wins, won="It makes fewer mistakes on {}, more on {}.")
+        return Differences((ap, _difference(found["ap50"], "ap50", phrases=("finds things better", "finds things worse"))))
+
     def stored(self) -> dict[str, NDArray[Any]]:
         """What a run stores of it: arrays with a row for each image."""
-        return {"detections": packed(self.detections), "targets": self.truth.array}
+        return {"detections": packed(self.detections), "targets": self.boxes.array}
 
     @classmethod
     def of_arrays(cls, arrays: Mapping[str, NDArray[Any]], truth: Boxes, threshold: float) -> DetectionEvaluation:
         """The evaluation again, from the arrays of `stored` and the targets in them."""
         return cls(unpacked(arrays["detections"]), truth, threshold)
+
+
+def _difference(found: DetectionDifference, score: str, **more: Any) -> Difference:
+    return Difference(
+        score=score, word=SCORE_WORDS[score], value=found.value, interval=found.interval,
+        p_value=min(1.0, 2 * min(found.above, 1 - found.above)), test="bootstrap", points=True, **more,
+    )  # fmt: skip
+
+
+def _same(one: Sequence[NDArray[Any]], other: Sequence[NDArray[Any]]) -> bool:
+    return all(a.shape == b.shape and np.allclose(a, b) for a, b in zip(one, other, strict=True))
 
 
 def packed(found: Detections) -> NDArray[np.float32]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Self
@@ -11,11 +11,10 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from headstart.errors import ParameterError
 from headstart.files import WRITTEN
 from headstart.heads.boxes import LEAST, kept_boxes
 from headstart.metrics.boxes import Detections
-from headstart.pixels.pictures import hex_colour, jpeg_bytes, with_boxes
+from headstart.pixels.pictures import VOID, hex_colour, jpeg_bytes, with_boxes
 from headstart.records import Column, Record
 from headstart.tasks.task import Predictions
 from headstart.text import printable, shorten
@@ -25,9 +24,6 @@ KIND = "boxes"
 
 DRAWN = "_boxes.jpg"
 """Ends the name of an image with its boxes on it."""
-
-FORMS = ("coco",)
-"""Formats of documents: COCO's list of results."""
 
 FOUND = ("found_boxes", "found_scores", "found_classes")
 """What an exported file calls the boxes that remain, their confidence and their classes."""
@@ -88,6 +84,11 @@ class BoxPredictions(Predictions):
         sizes = np.ones((len(self), 2), np.int64) if self.sizes is None else self.sizes
         return tuple(detections_of(self.outputs["boxes"], self.outputs["probabilities"], sizes))
 
+    def size(self, row: int) -> tuple[int, int]:
+        """Height and width of one input, upright."""
+        height, width = (1, 1) if self.sizes is None else self.sizes[row].tolist()
+        return int(height), int(width)
+
     def boxes(self, row: int, *, threshold: float | None = None) -> list[dict[str, Any]]:
         """The boxes of one input whose confidence is at least the threshold: ``label``, ``confidence`` and ``box`` each.
 
@@ -130,7 +131,7 @@ def record(name: Any, predictions: BoxPredictions, row: int, *, least: float | N
     values = {
         "height": height, "width": width, "count": len(boxes), "counts": counts, "boxes": boxes, "unsure": unsure,
         "threshold": threshold,
-        "colours": {label: hex_colour(index + 1) for index, label in enumerate(predictions.classes)},
+        "colours": {label: colour_of(index) for index, label in enumerate(predictions.classes)},
         "ids": dict(zip(predictions.classes, predictions.ids, strict=True)),
         "text": json.dumps(boxes, ensure_ascii=False),
     }  # fmt: skip
@@ -152,37 +153,18 @@ def records(names: Sequence[Any], predictions: BoxPredictions, *, least: float |
     return [found[index] for index in sorted(found)]
 
 
-def files(predictions: BoxPredictions, row: int, picture: Callable[[], npt.NDArray[np.uint8]]) -> dict[str, bytes]:
-    """The input with its boxes on it, as a JPEG, by what ends its name."""
-    marks = []
-    for box in predictions.boxes(row):
-        colour = hex_colour(predictions.classes.index(box["label"]) + 1)
-        marks.append((box["box"], f"{box['label']} {100 * box['confidence']:.0f} %", colour))
-    return {DRAWN: jpeg_bytes(with_boxes(picture(), marks), comment=WRITTEN)}
+def drawn(classes: Sequence[str], boxes: Sequence[Mapping[str, Any]], picture: npt.NDArray[np.uint8]) -> bytes:
+    """A picture, uint8 (H, W, 3), with boxes on it, as a JPEG which says that Headstart wrote it."""
+    marks = [(box["box"], f"{box['label']} {100 * box['confidence']:.0f} %", colour_of(classes.index(box["label"]))) for box in boxes]
+    return jpeg_bytes(with_boxes(picture, marks), comment=WRITTEN)
+
+
+def colour_of(label: int) -> str:
+    """The colour of a class, ``#rrggbb``; the first of the palette, black, is for what is no class."""
+    return hex_colour(label % (VOID - 1) + 1)
 
 
 def tensors(predictions: BoxPredictions) -> dict[str, npt.NDArray[Any] | list[str]]:
     """What is known of n inputs beside the outputs of the graph, in the service: ``detections`` is a text of JSON each, its boxes."""
     texts = [json.dumps(predictions.boxes(row), ensure_ascii=False) for row in range(len(predictions))]
     return {"detections": texts, "counts": np.array([len(json.loads(text)) for text in texts], np.float32).reshape(len(texts), 1)}
-
-
-def document(form: str, records: Sequence[Record]) -> str:
-    """Records as COCO's list of results: an entry a box, its image by name, [x, y, width, height] in pixels of the upright image.
-
-    Source: https://cocodataset.org/#format-results
-    """
-    if form not in FORMS:
-        raise ParameterError(f"the format of boxes must be one of {', '.join(FORMS)}; got {form!r}.")
-    found = []
-    for one in records:
-        for box in () if one.error else one.values["boxes"]:
-            left, top, right, bottom = box["box"]
-            sides = [left, top, round(right - left, _PIXEL), round(bottom - top, _PIXEL)]
-            found.append(
-                {
-                    "image_id": one.name, "category_id": one.values["ids"][box["label"]], "category_name": box["label"], "bbox": sides,
-                    "score": box["confidence"],
-                }
-            )  # fmt: skip
-    return json.dumps(found, ensure_ascii=False)

@@ -198,14 +198,14 @@ def pictures(found: DetectionEvaluation, row: int, source: ImageSource, levels: 
     height, width = own.shape[:2]
     share = min(1.0, _SIDE / max(height, width))
     base = jpeg_bytes(thumbnail(own, (max(1, round(height * share)), max(1, round(width * share)))), quality=80)
-    true, labels, crowd = found.truth.of(row)
+    true, labels, crowd = found.boxes.of(row)
     there = tuple(
-        _box(box, found.truth.sizes[row], f"{shorten(found.classes[label], 20)}{' (many)' if many else ''}", _TRUE)
+        _box(box, found.boxes.sizes[row], f"{shorten(found.classes[label], 20)}{' (many)' if many else ''}", _TRUE)
         for box, label, many in zip(true, labels.tolist(), crowd.tolist(), strict=True)
     )
     rows = slice(*found.detections.starts[row : row + 2].tolist())
     named = tuple(
-        _box(box, found.truth.sizes[row], f"{shorten(found.classes[label], 20)} {100 * score:.0f} %", _RIGHT if right else _WRONG)
+        _box(box, found.boxes.sizes[row], f"{shorten(found.classes[label], 20)} {100 * score:.0f} %", _RIGHT if right else _WRONG)
         for box, score, label, right in zip(
             found.detections.boxes[rows], found.detections.scores[rows].tolist(), found.detections.labels[rows].tolist(),
             (found.mistakes.found[rows] == Kind.RIGHT).tolist(), strict=True,

@@ -18,11 +18,13 @@ from headstart.modalities.image.augment import Augmentation
 from headstart.onnx_graph import OnnxGraph
 from headstart.records import Column, Record
 from headstart.sections import Card, Matrix, TaskReport
+from headstart.tasks.detection import forms
 from headstart.tasks.detection import predictions as predicted
 from headstart.tasks.detection.predictions import BoxPredictions
 from headstart.tasks.task import (
     Disagreement,
     ExportedOutput,
+    FileOptions,
     Learned,
     LearningContext,
     Neighbour,
@@ -52,7 +54,7 @@ class Detection(Task):
 
     name = "detection"
     spatial = True
-    documents = predicted.FORMS
+    documents, forms = forms.DOCUMENTS, forms.FORMS
 
     def recognises(self, found: Annotations) -> str | None:
         from headstart.data.box_reading import box_reason
@@ -223,14 +225,19 @@ class Detection(Task):
 
         return task_report(run, record, cards=cards)
 
-    def suffixes(self, *, overlay: bool = False) -> tuple[str, ...]:
-        return (predicted.DRAWN,) if overlay else ()
+    def suffixes(self, asked: FileOptions) -> tuple[str, ...]:
+        return (*((predicted.DRAWN,) if asked.overlay else ()), *((forms.SUFFIXES[asked.form],) if asked.form else ()))
 
-    def files(self, predictions: Any, row: int, picture: Callable[[], npt.NDArray[np.uint8]], *, overlay: bool = False) -> dict[str, bytes]:
-        return predicted.files(predictions, row, picture) if overlay else {}
+    def files(self, predictions: Any, row: int, picture: Callable[[], npt.NDArray[np.uint8]], asked: FileOptions) -> dict[str, bytes]:
+        boxes = predictions.boxes(row, threshold=asked.least)
+        drawn = {predicted.DRAWN: predicted.drawn(predictions.classes, boxes, picture())} if asked.overlay else {}
+        return drawn | (forms.file_of(asked.form, boxes, predictions.size(row), predictions.classes) if asked.form else {})
+
+    def files_of_all(self, asked: FileOptions, state: State) -> dict[str, bytes]:
+        return forms.files_of_all(asked.form, state["classes"])
 
     def document(self, form: str, records: Sequence[Record], state: State) -> str:
-        return predicted.document(form, records)
+        return forms.document(form, records)
 
     def tensors(self, predictions: Any) -> dict[str, npt.NDArray[Any] | list[str]]:
         return predicted.tensors(predictions)

@@ -24,6 +24,7 @@ from headstart.tasks.segmentation.predictions import MaskPredictions, background
 from headstart.tasks.task import (
     ClassOutputs,
     ExportedOutput,
+    FileOptions,
     Judged,
     Learned,
     LearningContext,
@@ -230,11 +231,11 @@ class Segmentation(Task):
 
         return task_report(run, record, cards=cards)
 
-    def suffixes(self, *, overlay: bool = False) -> tuple[str, ...]:
-        return suffixes(overlay=overlay)
+    def suffixes(self, asked: FileOptions) -> tuple[str, ...]:
+        return suffixes(overlay=asked.overlay)
 
-    def files(self, predictions: Any, row: int, picture: Callable[[], npt.NDArray[np.uint8]], *, overlay: bool = False) -> dict[str, bytes]:
-        return files(predictions, row, picture, clear=predictions.background, overlay=overlay)
+    def files(self, predictions: Any, row: int, picture: Callable[[], npt.NDArray[np.uint8]], asked: FileOptions) -> dict[str, bytes]:
+        return files(predictions, row, picture, clear=predictions.background, overlay=asked.overlay)
 
     def document(self, form: str, records: Sequence[Record], state: State) -> str:
         return coco_document(records, state["classes"], form=form)
