@@ -173,11 +173,12 @@ def kept_boxes(
         most: how many are kept.
     """
     boxes, probabilities = np.asarray(boxes, np.float32), np.asarray(probabilities, np.float32)
-    place, label = np.nonzero(probabilities >= max(least, 1e-6))
+    place, label = np.nonzero(probabilities >= LEAST)  # all of them vote, whatever is kept
     scores, own = probabilities[place, label], boxes[place]
     kept = nms(own, scores, label, iou=OVERLAP, most=most)
     near = (iou(own[kept], own) > VOTING) & (label[kept][:, None] == label)
     near[np.arange(len(kept)), kept] = True  # a box without an area overlaps not even itself
     weights = near * scores
     voted = (weights @ own) / weights.sum(axis=1, keepdims=True)
-    return voted.astype(np.float32), scores[kept], label[kept].astype(np.int64)
+    named = scores[kept] >= least
+    return voted[named].astype(np.float32), scores[kept][named], label[kept][named].astype(np.int64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 from xml.etree import ElementTree
 
@@ -26,17 +27,18 @@ def document(form: str, records: Sequence[Record]) -> str:
 
 
 def _coco(records: Sequence[Record]) -> str:
-    """COCO's list of results: an entry a box, its image by name, [x, y, width, height] in pixels of the upright image.
+    """COCO's list of results: an entry a box, its image by the name of its file, [x, y, width, height] in pixels of the upright image.
 
     Source: https://cocodataset.org/#format-results
     """
-    found = []
-    for one in records:
+    found, names = [], [PurePath(one.name).name for one in records]
+    alone = len(set(names)) == len(names)  # else names alone would not say which image is meant
+    for one, name in zip(records, names, strict=True):
         for box in () if one.error else one.values["boxes"]:
             left, top, right, bottom = box["box"]
             found.append(
                 {
-                    "image_id": one.name, "category_id": one.values["ids"][box["label"]], "category_name": box["label"],
+                    "image_id": name if alone else one.name, "category_id": one.values["ids"][box["label"]], "category_name": box["label"],
                     "bbox": [left, top, round(right - left, 1), round(bottom - top, 1)], "score": box["confidence"],
                 }
             )  # fmt: skip
