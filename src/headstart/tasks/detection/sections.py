@@ -55,6 +55,7 @@ _CURVES = 6  # classes with a curve of their own
 _POINTS = 200  # of a curve
 _SIZES = {"small": "small (below 32 x 32 pixels)", "medium": "medium (to 96 x 96)", "large": "large"}
 _TRUE, _RIGHT, _WRONG = 0, 2, 1  # colours of boxes: what is there; found rightly; found wrongly
+_KEYS = ("#0d8066", "#c95a08")  # the same, of what is found
 
 
 def task_report(run: Any, record: Any, *, cards: Callable[..., dict[int, Card]]) -> TaskReport:
@@ -230,7 +231,7 @@ def examples_section(found: DetectionEvaluation, pictured: Mapping[int, Card]) -
     if right := tuple(cards[row] for row in rows if not found.counts.wrong[row]):
         groups.append(Group(title="Without a mistake", cards=right))
     legend = (
-        "On the left the true boxes, on the right those found: ", Span("right", "key2"), ", ", Span("wrong", "key1"),
+        "On the left the true boxes, on the right those found: ", Span("right", "key", colour=_KEYS[0]), ", ", Span("wrong", "key", colour=_KEYS[1]),
         f". Named are those with a confidence of {found.threshold:.2f} and more.",
     )  # fmt: skip
     blocks = (Paragraph(legend), Gallery(tuple(groups))) if groups else ()
