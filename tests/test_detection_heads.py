@@ -88,7 +88,7 @@ def test_the_votes_do_not_depend_on_what_is_kept() -> None:
 
 def test_classes_do_not_suppress_each_other_and_boxes_without_area_stay() -> None:
     boxes = np.array([[0, 0, 10, 10], [0, 0, 10, 10], [4, 4, 4, 4]], np.float32)
-    kept, scores, labels = kept_boxes(boxes, np.array([[0.9, 0], [0, 0.8], [0.5, 0]], np.float32))
+    kept, _, labels = kept_boxes(boxes, np.array([[0.9, 0], [0, 0.8], [0.5, 0]], np.float32))
     assert labels.tolist() == [0, 1, 0]
     np.testing.assert_allclose(kept, boxes)
     assert len(kept_boxes(np.tile(boxes, (100, 1)) + 20 * np.arange(300)[:, None], np.full((300, 1), 0.5))[1]) == MOST

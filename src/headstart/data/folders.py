@@ -26,6 +26,7 @@ NO_CLASSES = frozenset({
 """Folders that hold images to be predicted; one of these beside classes is read as a class, and told to be."""
 
 
+_BESIDE = (".xml", ".json", ".txt")  # of annotations, each named as its image, or one of all
 _MAX_DESCENT = 5
 _RANK = {"train": 0, "": 0, "val": 1, "test": 2}  # in this order images are listed
 Row = tuple[str, str, str]  # part, class, path
@@ -105,12 +106,14 @@ def _read_unlabelled(tree: Tree, source: Path, root: str, parts: list[_Part], re
 
 
 def is_unlabelled(data: str | Path) -> bool:
-    """Whether this is a folder of images that has no folders in it, so that nothing says what they show."""
+    """Whether this is a folder of images that has no folders in it, nor a file for each image or for all that says what they show."""
     folder = Path(data).expanduser()
     if not folder.is_dir():
         return False
     entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
-    return any(is_image_name(entry.name) for entry in entries) and not any(entry.is_dir() for entry in entries)
+    images = {entry.stem for entry in entries if is_image_name(entry.name)}
+    beside = (entry for entry in entries if entry.suffix.lower() in _BESIDE and (entry.stem in images or entry.suffix.lower() == ".json"))
+    return bool(images) and not any(entry.is_dir() for entry in entries) and next(beside, None) is None
 
 
 def descend(tree: Tree, start: str, notes: list[str]) -> str:

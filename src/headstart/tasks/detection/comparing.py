@@ -27,7 +27,7 @@ def disagreement(file: Outputs, own: Outputs, sizes: npt.NDArray[np.int64], thre
     A pair has the same class, and overlaps; it is the same box where the sides differ by at most a pixel and the confidence by at most
     0.001. A box without a partner counts with its confidence, unless it is at the threshold.
     """
-    found = [_pairs(*both, threshold) for both in zip(_of_file(file), _of_run(own, sizes, threshold), strict=True)]
+    found = [_pairs(*both, threshold) for both in zip(_boxes(file, sizes, threshold), _boxes(own, sizes, threshold), strict=True)]
     differences, same, total = (np.array(column) for column in zip(*found, strict=True))
     return Disagreement(differences.astype(np.float64), same.astype(np.int64), total.astype(np.int64))
 
@@ -39,11 +39,10 @@ def gate(file: Outputs, own: Outputs, sizes: npt.NDArray[np.int64], targets: Box
     return before, after
 
 
-def _of_run(outputs: Outputs, sizes: npt.NDArray[np.int64], threshold: float) -> Sequence[Found]:
-    return detections_of(outputs[BOXES], outputs[PROBABILITIES], sizes, least=threshold)
-
-
-def _of_file(outputs: Outputs) -> Sequence[Found]:
+def _boxes(outputs: Outputs, sizes: npt.NDArray[np.int64], threshold: float) -> Sequence[Found]:
+    """Those that an exported file has found, or what remains of the proposals of a run."""
+    if FOUND[0] not in outputs:
+        return detections_of(outputs[BOXES], outputs[PROBABILITIES], sizes, least=threshold)
     boxes, scores, labels = (outputs[name] for name in FOUND)
     return [(one[there], sure[there], label[there]) for one, sure, label, there in zip(boxes, scores, labels, labels >= 0, strict=True)]
 

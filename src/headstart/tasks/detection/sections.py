@@ -231,7 +231,8 @@ def examples_section(found: DetectionEvaluation, pictured: Mapping[int, Card]) -
     if right := tuple(cards[row] for row in rows if not found.counts.wrong[row]):
         groups.append(Group(title="Without a mistake", cards=right))
     legend = (
-        "On the left the true boxes, on the right those found: ", Span("right", "key", colour=_KEYS[0]), ", ", Span("wrong", "key", colour=_KEYS[1]),
+        "On the left the true boxes, on the right those found: ",
+        Span("right", "key", colour=_KEYS[0]), ", ", Span("wrong", "key", colour=_KEYS[1]),
         f". Named are those with a confidence of {found.threshold:.2f} and more.",
     )  # fmt: skip
     blocks = (Paragraph(legend), Gallery(tuple(groups))) if groups else ()

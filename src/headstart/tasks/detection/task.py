@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headstart.backbones.stage_maps import MIRRORED
-from headstart.data.annotations import Annotations
+from headstart.data.annotations import BOX, Annotations
 from headstart.data.boxes import Boxes, boxes_of
 from headstart.errors import DataError, ParameterError, setting
 from headstart.heads.boxes import BOXES, PROBABILITIES
@@ -53,6 +53,7 @@ class Detection(Task):
     """Where in an input things of which class are."""
 
     name = "detection"
+    prefers = BOX
     spatial = True
     documents, forms = forms.DOCUMENTS, forms.FORMS
 
