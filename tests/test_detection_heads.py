@@ -10,8 +10,9 @@ import pytest
 
 from headstart.backbones.stage_maps import MIRRORED, MapLayer
 from headstart.heads.box_graph import write_kept_boxes
-from headstart.heads.boxes import BOXES, LEAST, MOST, PROBABILITIES, BoxDecoder, kept_boxes
+from headstart.heads.boxes import BoxDecoder
 from headstart.metrics.confidence import BetaCalibration
+from headstart.metrics.proposals import BOXES, LEAST, MOST, PROBABILITIES, kept_boxes
 from headstart.onnx_graph import OnnxGraph
 
 LAYERS = (MapLayer("fine", 3, 6, 8), MapLayer("coarse", 5, 3, 4))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from headstart.heads.boxes import LEAST, MOST, OVERLAP, VOTING
+from headstart.metrics.proposals import LEAST, MOST, OVERLAP, VOTING
 from headstart.onnx_graph import OnnxGraph
 
 INT64, FLOAT = 7, 1  # of ONNX's table of types

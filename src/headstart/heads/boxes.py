@@ -1,7 +1,7 @@
 """`BoxDecoder`: from the maps of a backbone's stages to boxes with the probability of each class, without PyTorch.
 
 Every position of every map proposes one box: a one-stage head without anchors, in the line of FCOS (Tian et al. 2019). Many overlap, and
-`kept_boxes` leaves one of those that show the same thing. It is trained by `headstart.training.detectors`.
+`headstart.metrics.proposals.kept_boxes` leaves one of those that show the same thing. It is trained by `headstart.training.detectors`.
 """
 
 from __future__ import annotations
@@ -17,28 +17,15 @@ from headstart.backbones.stage_maps import MIRRORED, MapLayer
 from headstart.engine import open_session
 from headstart.errors import damage_named
 from headstart.heads.decoder import GraphDecoder
-from headstart.metrics.boxes import iou, nms
 from headstart.metrics.confidence import BetaCalibration
+from headstart.metrics.proposals import BOXES, CANDIDATES, PROBABILITIES, THRESHOLD
 from headstart.onnx_graph import OnnxGraph
 
 Array = npt.NDArray[np.float32]
 
-BOXES, PROBABILITIES = "boxes", "probabilities"
-"""Names of the two outputs."""
-
-OVERLAP = 0.6
-"""Of two boxes of a class that overlap by more (IoU), the one with the lower confidence is left out."""
-VOTING = 0.65
-"""A box that is kept is the mean of those that overlap it by more (IoU), weighted by their confidence (Gidaris and Komodakis 2015)."""
-CANDIDATES, MOST = 300, 100
-"""Positions of an input that are looked at, those with the highest confidence, and boxes that are kept, at most."""
 SURE = 1e-6
 """Probabilities are calibrated as if they were at least so far from 0 and 1."""
-THRESHOLD = 0.3
-"""The threshold of confidence where none could be chosen."""
 UNCHANGED = BetaCalibration(1.0, 1.0, 0.0)
-LEAST = 0.02
-"""Lowest confidence of a box that is looked at: what is below counts for nothing in average precision."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,29 +143,3 @@ class BoxDecoder:
         network = GraphDecoder.from_state({**settings, "mirrored": False}, arrays)
         with damage_named("The saved detection head is"):
             return cls(network, bool(settings["mirrored"]), BetaCalibration(**settings["calibration"]), float(settings["threshold"]))
-
-
-def kept_boxes(
-    boxes: npt.NDArray[Any], probabilities: npt.NDArray[Any], *, least: float = LEAST, most: int = MOST
-) -> tuple[Array, Array, npt.NDArray[np.int64]]:
-    """The boxes of one input that remain of its proposals: (m, 4), with their confidence (m,) and class (m,), the most confident first.
-
-    By class, the box of the highest confidence suppresses those that overlap it by more than `OVERLAP`, and so on; then each is the mean
-    of those that overlap it by more than `VOTING`.
-
-    Args:
-        boxes: (c, 4), left, top, right and bottom.
-        probabilities: (c, k).
-        least: lowest confidence of a box that is kept.
-        most: how many are kept.
-    """
-    boxes, probabilities = np.asarray(boxes, np.float32), np.asarray(probabilities, np.float32)
-    place, label = np.nonzero(probabilities >= LEAST)  # all of them vote, whatever is kept
-    scores, own = probabilities[place, label], boxes[place]
-    kept = nms(own, scores, label, iou=OVERLAP, most=most)
-    near = (iou(own[kept], own) > VOTING) & (label[kept][:, None] == label)
-    near[np.arange(len(kept)), kept] = True  # a box without an area overlaps not even itself
-    weights = near * scores
-    voted = (weights @ own) / weights.sum(axis=1, keepdims=True)
-    named = scores[kept] >= least
-    return voted[named].astype(np.float32), scores[kept][named], label[kept][named].astype(np.int64)

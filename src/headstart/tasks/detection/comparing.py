@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from headstart.data.boxes import Boxes
-from headstart.heads.boxes import BOXES, PROBABILITIES
 from headstart.metrics.boxes import Detections, iou
 from headstart.metrics.detection import detection_scores
 from headstart.metrics.matching import match
+from headstart.metrics.proposals import BOXES, PROBABILITIES
 from headstart.tasks.detection.predictions import FOUND, Found, detections_of
 from headstart.tasks.task import Disagreement, Outputs
 

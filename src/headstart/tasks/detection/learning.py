@@ -16,13 +16,14 @@ from headstart.data import Dataset
 from headstart.data.boxes import Boxes
 from headstart.features.stage_maps import ChooseMaps, StageMaps
 from headstart.features.table import FeatureTable
-from headstart.heads.boxes import THRESHOLD, BoxDecoder
+from headstart.heads.boxes import BoxDecoder
 from headstart.heads.decoder import one_of_each_size
 from headstart.matrix import blocks
 from headstart.metrics.boxes import Detections
 from headstart.metrics.confidence import fit_calibration
 from headstart.metrics.detection import BestThreshold, best_threshold, detection_scores
 from headstart.metrics.matching import Matches, match
+from headstart.metrics.proposals import THRESHOLD
 from headstart.selection import Choice
 from headstart.settings import FineTuning, FitSettings
 from headstart.tasks.detection.predictions import detections_of

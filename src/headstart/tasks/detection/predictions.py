@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from headstart.files import WRITTEN
-from headstart.heads.boxes import LEAST, kept_boxes
 from headstart.metrics.boxes import Detections
+from headstart.metrics.proposals import LEAST, kept_boxes
 from headstart.pixels.pictures import VOID, hex_colour, jpeg_bytes, with_boxes
 from headstart.records import Column, Record
 from headstart.tasks.task import Predictions

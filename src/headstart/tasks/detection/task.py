@@ -13,7 +13,7 @@ from headstart.backbones.stage_maps import MIRRORED
 from headstart.data.annotations import BOX, Annotations
 from headstart.data.boxes import Boxes, boxes_of
 from headstart.errors import DataError, ParameterError, setting
-from headstart.heads.boxes import BOXES, PROBABILITIES
+from headstart.metrics.proposals import BOXES, PROBABILITIES
 from headstart.modalities.image.augment import Augmentation
 from headstart.onnx_graph import OnnxGraph
 from headstart.records import Column, Record
