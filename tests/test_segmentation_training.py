@@ -238,7 +238,7 @@ def test_a_fit_with_another_decoder(discs: Path, cache: Path, tmp_path: Path, ar
 def test_the_backbone_is_trained_further(
     discs: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str, backbone: str, architecture: str | None
 ) -> None:
-    monkeypatch.setattr("headstart.tasks.segmentation.learning.LEAST_STEPS", 60)
+    monkeypatch.setattr(learning, "RECIPE", replace(learning.RECIPE, steps=(60, 2800)))
     plan = FineTuning(strategy=strategy, epochs=2, batch_size=4, lr=1e-3)
     weights = "random" if backbone.startswith("resnet") else None
     settings = FitSettings(cache=cache, backbone=backbone, weights=weights, architecture=architecture, fine_tuning=plan)
@@ -271,7 +271,7 @@ def test_folds_score_every_training_image_by_a_decoder_that_did_not_see_it(
         return learn(table, context)
 
     monkeypatch.setattr(learning, "learn", watched)
-    monkeypatch.setattr(learning, "LEAST_STEPS", 20)
+    monkeypatch.setattr(learning, "RECIPE", replace(learning.RECIPE, steps=(20, 2800)))
     plan = FineTuning(strategy="probe", epochs=4, batch_size=4)
     result = fit(discs, out=tmp_path / "run", settings=FitSettings(cache=cache, backbone="lite0@64", fine_tuning=plan, folds=2))
     train, found = result.table.train, result.cross_validation
@@ -291,7 +291,7 @@ def test_folds_score_every_training_image_by_a_decoder_that_did_not_see_it(
 def test_views_without_mirror_images_are_not_taken_for_such(
     discs: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, augment: str
 ) -> None:
-    monkeypatch.setattr("headstart.tasks.segmentation.learning.LEAST_STEPS", 20)
+    monkeypatch.setattr(learning, "RECIPE", replace(learning.RECIPE, steps=(20, 2800)))
     monkeypatch.setattr("headstart.training.tuning.Trained.learned", True)
     plan = FineTuning(strategy="partial", epochs=1, batch_size=4, augment=augment)
     result = fit(discs, settings=FitSettings(cache=cache, backbone="lite0@64", fine_tuning=plan))

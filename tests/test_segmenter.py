@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 from headstart import TransferSegmenter
 from headstart.errors import DataError, ParameterError
 from headstart.settings import FineTuning
+from headstart.tasks.segmentation import learning
 
 PLAN = FineTuning(strategy="probe", epochs=10, batch_size=4)
 
@@ -57,7 +59,7 @@ def test_a_copy_predicts_the_same(fitted: TransferSegmenter) -> None:
 
 @pytest.mark.slow
 def test_a_copy_carries_a_trained_backbone_along(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("headstart.tasks.segmentation.learning.LEAST_STEPS", 10)
+    monkeypatch.setattr(learning, "RECIPE", replace(learning.RECIPE, steps=(10, 2800)))
     monkeypatch.setattr("headstart.training.tuning.Trained.learned", True)
     images, masks = discs(12, seed=5)
     plan = FineTuning(strategy="partial", epochs=1, batch_size=4, lr=1e-3)

@@ -30,6 +30,7 @@ from headstart.pixels.windows import Windows, through_windows
 from headstart.run import Run
 from headstart.settings import FineTuning, FitSettings
 from headstart.tasks import task_named
+from headstart.tasks.segmentation import learning
 from headstart.tasks.segmentation.judging import object_side
 
 pytest.importorskip("torch", reason="the decoder is trained with PyTorch")
@@ -305,8 +306,7 @@ def test_a_training_from_pixels_sees_the_windows_that_its_masks_show(discs: Path
 def test_the_backbone_is_trained_through_windows(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, architecture: str | None
 ) -> None:
-    for name, value in {"LEAST_STEPS": 10, "EPOCHS": 3, "LEAST_EPOCHS": 3}.items():
-        monkeypatch.setattr(f"headstart.tasks.segmentation.learning.{name}", value)
+    monkeypatch.setattr(learning, "RECIPE", replace(learning.RECIPE, epochs=3, fewest=3, steps=(10, 2800)))
     monkeypatch.setattr("headstart.training.tuning.Trained.learned", True)
     data = small_discs(tmp_path / "data", count=16, tested=3)
     plan = FineTuning(strategy="partial", epochs=1, batch_size=4, lr=1e-3)

@@ -12,25 +12,27 @@ import numpy.typing as npt
 from headstart.backbones.stage_maps import MapLayer
 from headstart.data import Dataset
 from headstart.data.split import folds
-from headstart.features.stage_maps import MIRROR, PLAIN, ChooseMaps, MapRequest, StageMaps
+from headstart.features.stage_maps import MIRROR, PLAIN, ChooseMaps, DrawView, MapRequest, StageMaps
 from headstart.features.table import FeatureTable
+from headstart.features.windows import window_view
 from headstart.modalities.image.augment import Augmentation
 from headstart.modalities.image.warp import View
-from headstart.progress import Listener, Part
+from headstart.pixels.windows import Windows
+from headstart.progress import Part
 from headstart.settings import FineTuning, FitSettings
 from headstart.tasks.task import LearningContext
+from headstart.text import plural
 from headstart.training.job import Resumable, TrainingJob
 from headstart.training.schedule import Phase
 
 if TYPE_CHECKING:
     from headstart.training.history import History
+    from headstart.training.tuning import FineTuned
 
 ROOM = 4 << 30
 """Bytes that the maps of all views may take."""
 
 Rows = npt.NDArray[np.int64]
-FitHead = Callable[[Rows, FineTuning, Listener], Any]
-"""Fits a head to some rows by a plan."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,28 +78,60 @@ class MapRecipe:
     ) -> ChooseMaps:  # fmt: skip
         """The maps with these `names`, which depend on the layers and the side of the input: of every input and its mirror image; to
         learn from, also of random views, as many as have room in `ROOM`.
+
+        Through windows the views are random windows, by default `views` for each one of the grid.
         """
-        size, tested = int(settings.backbone.rpartition("@")[2]), dataset.parts == "test"
-        plan, seed = self.plan(settings, len(dataset)), settings.seed
+        tested, windows = dataset.parts == "test", windows_of(settings)
+        plan = self.plan(settings, len(dataset))
         augmentation = Augmentation.parse(plan.augment)
 
-        def draw(index: int, number: int) -> View | None:
-            if number == 0:
-                return PLAIN
-            if number == 1 and augmentation.flip:
-                return MIRROR
-            return None if tested[index] else augmentation.view(key=index, seed=seed, view=number)
-
         def choose(layers: tuple[MapLayer, ...]) -> MapRequest:
-            chosen = names(layers, size)
+            chosen = names(layers, side_of(settings))
             each = 2 * sum(layer.size for layer in layers if layer.name in chosen)
             room = max(1, ROOM // (each * max(1, int((~tested).sum()))))
-            return MapRequest(chosen, 1 if augmentation.still else min(plan.views or self.views, room), draw)
+            if windows is None:
+                views = 1 if augmentation.still else min(plan.views or self.views, room)
+                return MapRequest(chosen, views, _whole_views(augmentation, tested, seed=settings.seed))
+            views = plan.views or min(self.views * len(windows.places), plan.epochs or self.epochs)
+            draw = _window_views(augmentation, windows, tested, seed=settings.seed)
+            return MapRequest(chosen, min(views, room), draw, mirrored=bool(augmentation.flip))
 
         return choose
 
 
-def train_head(task: Any, maps: StageMaps, plan: FineTuning, context: LearningContext, *, listener: Listener | None = None) -> History:
+def side_of(settings: FitSettings) -> int:
+    """Side of the network's input in pixels, of settings that name it with the backbone."""
+    return int(settings.backbone.rpartition("@")[2])
+
+
+def windows_of(settings: FitSettings) -> Windows | None:
+    """The windows that the settings ask for; None where the whole image is the input."""
+    return None if settings.windows == 1 else Windows(settings.windows, side_of(settings))
+
+
+def _whole_views(augmentation: Augmentation, tested: npt.NDArray[np.bool_], *, seed: int) -> DrawView:
+    """The image as it is, mirrored where the augmentation mirrors, then random views; of a tested one none of these."""
+
+    def draw(index: int, number: int) -> View | None:
+        if number == 0:
+            return PLAIN
+        if number == 1 and augmentation.flip:
+            return MIRROR
+        return None if tested[index] else augmentation.view(key=index, seed=seed, view=number)
+
+    return draw
+
+
+def _window_views(augmentation: Augmentation, windows: Windows, tested: npt.NDArray[np.bool_], *, seed: int) -> DrawView:
+    """Random windows; none of a tested image, which is seen as a whole."""
+
+    def draw(index: int, number: int) -> View | None:
+        return None if tested[index] else window_view(augmentation, windows, key=index, seed=seed, view=number)
+
+    return draw
+
+
+def train_head(task: Any, maps: StageMaps, plan: FineTuning, context: LearningContext) -> History:
     """Train the network of a `TrainingTask` on the stored maps of its inputs, all of them; Interrupted at Ctrl-C."""
     from headstart.training.loop import Training
     from headstart.training.masks import MapInputs
@@ -109,7 +143,7 @@ def train_head(task: Any, maps: StageMaps, plan: FineTuning, context: LearningCo
     everything, device = np.arange(len(maps)), device_of(plan)
     job = TrainingJob(
         **vars(context.resumable or Resumable()), plan=plan, task=task, images=(), train=everything, select_best=False,
-        seed=context.settings.seed, listener=listener or context.listener, deadline=context.until,
+        seed=context.settings.seed, listener=context.listener, deadline=context.until,
     )  # fmt: skip
     with place_of(job) as placed:
         import torch
@@ -145,3 +179,19 @@ def halves(
         alone = replace(context, resumable=Resumable(), listener=Part(context.listener, f"half {number} of 2: "))
         found.append(Half(np.sort(held), fit(np.delete(rows, held), short, alone)))
     return tuple(found)
+
+
+def tuned(
+    table: FeatureTable, context: LearningContext, head: Any, history: History, *, facts: tuple[str, ...] = ()
+) -> FineTuned:  # fmt: skip
+    """What a training on stored maps says of itself, for the report."""
+    from headstart.training.tuning import FineTuned
+
+    extractor, maps = context.prepared.extractor, table.maps
+    assert maps is not None
+    size, views = maps.values.nbytes / 1e6, plural(maps.request.views, "view" if maps.wholes is None else "random window")
+    stored = f"the maps of the frozen backbone were computed once, of {views} of each training image ({size:.0f} MB)"
+    return FineTuned(
+        backbone=extractor.backbone, preprocessing=extractor.preprocessing, head=head, history=history, predictions=None, stages=(),
+        trained=(), facts=(stored, *facts),
+    )  # fmt: skip

@@ -27,9 +27,8 @@ from headstart.metrics.proposals import THRESHOLD
 from headstart.selection import Choice
 from headstart.settings import FineTuning, FitSettings
 from headstart.tasks.detection.predictions import detections_of
-from headstart.tasks.stored_maps import Half, MapRecipe, halves, train_head
+from headstart.tasks.stored_maps import Half, MapRecipe, Rows, halves, train_head, tuned
 from headstart.tasks.task import Learned, LearningContext
-from headstart.text import plural
 
 if TYPE_CHECKING:
     from headstart.training.history import History
@@ -39,8 +38,6 @@ FINEST = 8
 """The finest map has a position for every so-many-th row and column of the input."""
 FEWEST, SHARE = 16, 0.4
 """Of at least so many images, each is tested from outside, by a training of this share of the epochs."""
-
-Rows = npt.NDArray[np.int64]
 
 
 def map_names(layers: tuple[MapLayer, ...], side: int) -> tuple[str, ...]:
@@ -60,12 +57,12 @@ def learn(table: FeatureTable, context: LearningContext) -> Learned:
     crossed = None if context.test_only else Crossed.of(table, plan, context)
     context.listener.stage("Training the detection head")
     network, history = fitted(table, table.train, plan, context)
-    decoder = network.decoder()
+    decoder, facts = network.decoder(), () if crossed is None else crossed.facts()
     if crossed is not None:
         decoder = replace(decoder, mirrored=crossed.gains, calibration=crossed.calibration, threshold=crossed.threshold)
     return Learned(
         choice=choice_of(decoder), table=table, prepared=context.prepared, plan=plan, beside=crossed,
-        fine_tuned=tuned(table, context, decoder, history, crossed), seconds={"training": time.perf_counter() - began},
+        fine_tuned=tuned(table, context, decoder, history, facts=facts), seconds={"training": time.perf_counter() - began},
     )  # fmt: skip
 
 
@@ -194,17 +191,3 @@ def apply(model: BoxDecoder, maps: StageMaps) -> dict[str, npt.NDArray[np.float3
     for part, (own, sure) in zip(parts, model(batches()), strict=True):
         boxes[part], probabilities[part] = own, sure
     return {"boxes": boxes, "probabilities": probabilities}
-
-
-def tuned(table: FeatureTable, context: LearningContext, decoder: BoxDecoder, history: History, crossed: Crossed | None) -> Any:
-    """What the training says of itself, for the report."""
-    from headstart.training.tuning import FineTuned
-
-    extractor = context.prepared.extractor
-    assert table.maps is not None
-    size, views = table.maps.values.nbytes / 1e6, plural(table.maps.request.views, "view")
-    stored = f"the maps of the frozen backbone were computed once, of {views} of each training image ({size:.0f} MB)"
-    return FineTuned(
-        backbone=extractor.backbone, preprocessing=extractor.preprocessing, head=decoder, history=history, predictions=None, stages=(),
-        trained=(), facts=(stored, *(() if crossed is None else crossed.facts())),
-    )  # fmt: skip

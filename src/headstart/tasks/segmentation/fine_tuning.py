@@ -12,7 +12,7 @@ from headstart.features.stage_maps import StageMaps
 from headstart.features.table import FeatureTable, taken
 from headstart.modalities.image.augment import Augmentation
 from headstart.settings import FineTuning
-from headstart.tasks.segmentation.learning import TARGET_SIDE, apply, augment_of, choice_of, fitted, gain, loss_of, plan_of
+from headstart.tasks.segmentation.learning import RECIPE, TARGET_SIDE, apply, choice_of, fitted, gain, loss_of
 from headstart.tasks.task import Learned, LearningContext
 from headstart.training.job import Pretrained, Resumable, TrainingJob
 
@@ -27,7 +27,7 @@ def plan_further(given: FineTuning, images: int) -> FineTuning:
     """How backbone and decoder are trained together: as the settings say, and as measured to be good where they say nothing."""
     epochs = given.epochs or (None if given.steps is not None else EPOCHS)
     plan = given.for_images(images)
-    return replace(plan, lr=given.lr or LR, epochs=epochs, start="random", ship="trained", augment=augment_of(given), refit=False)
+    return RECIPE.augmented(replace(plan, lr=given.lr or LR, epochs=epochs, start="random", ship="trained", refit=False))
 
 
 def learn_further(table: FeatureTable, context: LearningContext, probe: Learned) -> Learned:
@@ -45,7 +45,7 @@ def learn_further(table: FeatureTable, context: LearningContext, probe: Learned)
     assert maps is not None
     rows, held = table.hold_out(train_rows, share=plan.validation_share or 0.0, seed=settings.seed)
     context.listener.stage("Training a decoder to start from")
-    network, _ = fitted(table, train_rows[rows], plan_of(settings, len(rows)), replace(context, resumable=Resumable()))
+    network, _ = fitted(table, train_rows[rows], RECIPE.plan(settings, len(rows)), replace(context, resumable=Resumable()))
     before = of_maps(network.decoder(), maps.take(train_rows[held]), targets.take(train_rows[held]))
     layers, mine, extractor = maps.layers, targets.take(train_rows), context.prepared.extractor
     masks = ViewedMasks(

@@ -16,43 +16,29 @@ import numpy.typing as npt
 from headstart.backbones.stage_maps import MIRRORED, MapLayer
 from headstart.data import Dataset
 from headstart.data.masks import Masks
-from headstart.data.split import folds
 from headstart.engine import Outputs
 from headstart.errors import DataError, ImageError
-from headstart.features.stage_maps import MIRROR, PLAIN, ChooseMaps, MapRequest, StageMaps
+from headstart.features.stage_maps import ChooseMaps, StageMaps
 from headstart.features.table import FeatureTable
-from headstart.features.windows import WholeImages, window_view
+from headstart.features.windows import WholeImages
 from headstart.heads.decoder import GraphDecoder, MapDecoder, one_of_each_size, write_decoder
 from headstart.matrix import allocated, blocks
-from headstart.modalities.image.augment import Augmentation
-from headstart.modalities.image.warp import View
 from headstart.onnx_graph import OnnxGraph
-from headstart.pixels.windows import Windows
-from headstart.progress import Part
 from headstart.selection import Choice
 from headstart.settings import FineTuning, FitSettings
+from headstart.tasks.stored_maps import MapRecipe, Rows, halves, train_head, tuned, windows_of
 from headstart.tasks.task import Learned, LearningContext
-from headstart.text import plural
-from headstart.training.job import Resumable, TrainingJob
-from headstart.training.schedule import Phase
+from headstart.training.job import Resumable
 
 if TYPE_CHECKING:
     from headstart.tasks.segmentation.evaluation import SegmentationEvaluation
     from headstart.training.history import History
 
-VIEWS = 6
-"""Views of each training image: as it is, mirrored, and random ones."""
-LIGHT = "flip=0.5,crop=0.4"
-"""What the augmentation ``light`` is for masks, which say where things are after any crop."""
-ROOM = 4 << 30
-"""Bytes that the maps of all views may take."""
+RECIPE = MapRecipe(views=6, light="flip=0.5,crop=0.4", lr=6e-3, epochs=28, fewest=6, steps=(400, 2800))
 Decoder = MapDecoder | GraphDecoder
 FINEST = {"light": 4, "unet": 2, "deeplabv3plus": 4}
 """By architecture: the finest map has a position for each so-many-th row and column of the input; finer ones are left out."""
 TITLES = {"light": "light decoder", "unet": "U-Net", "deeplabv3plus": "DeepLabV3+"}
-LR = 6e-3
-EPOCHS, LEAST_EPOCHS = 28, 6
-LEAST_STEPS, MOST_STEPS = 400, 2800
 FEWEST, SHARE = 16, 0.2
 """Of at least so many images, each is scored from outside by a training of this share of the epochs."""
 TARGET_SIDE = 2
@@ -60,64 +46,14 @@ TARGET_SIDE = 2
 
 
 def maps_for(settings: FitSettings, dataset: Dataset) -> ChooseMaps:
-    """The deepest map of each size, of every input and its mirror image; to learn from, also of random views.
+    """The deepest map of each size."""
+    architecture = settings.architecture or "light"
 
-    There are as many views as have room in `ROOM`, at most as many as the plan has, by default `VIEWS`. Through windows they are
-    random windows, by default `VIEWS` for each one of the grid.
-    """
-    size, tested = int(settings.backbone.rpartition("@")[2]), dataset.parts == "test"
-    plan, seed, windows = plan_of(settings, len(dataset)), settings.seed, windows_of(settings)
-    augmentation = Augmentation.parse(plan.augment)
+    def names(layers: tuple[MapLayer, ...], side: int) -> tuple[str, ...]:
+        found = one_of_each_size(layers, finest=FINEST[architecture], side=side)
+        return tuple(dict.fromkeys((found[0], *found[-2:]))) if architecture == "deeplabv3plus" else found
 
-    def draw_window(index: int, number: int) -> View | None:
-        assert windows is not None
-        return None if tested[index] else window_view(augmentation, windows, key=index, seed=seed, view=number)
-
-    def draw(index: int, number: int) -> View | None:
-        if number == 0:
-            return PLAIN
-        if number == 1 and augmentation.flip:
-            return MIRROR
-        return None if tested[index] else augmentation.view(key=index, seed=seed, view=number)
-
-    def choose(layers: tuple[MapLayer, ...]) -> MapRequest:
-        architecture = settings.architecture or "light"
-        names = one_of_each_size(layers, finest=FINEST[architecture], side=size)
-        if architecture == "deeplabv3plus":
-            names = tuple(dict.fromkeys((names[0], *names[-2:])))
-        each = 2 * sum(layer.size for layer in layers if layer.name in names)
-        room = max(1, ROOM // (each * max(1, int((~tested).sum()))))
-        if windows is None:
-            return MapRequest(names, 1 if augmentation.still else min(plan.views or VIEWS, room), draw)
-        views = plan.views or min(VIEWS * len(windows.places), plan.epochs or EPOCHS)
-        return MapRequest(names, min(views, room), draw_window, mirrored=bool(augmentation.flip))
-
-    return choose
-
-
-def windows_of(settings: FitSettings) -> Windows | None:
-    """The windows that the settings ask for; None where the whole image is the input."""
-    return None if settings.windows == 1 else Windows(settings.windows, int(settings.backbone.rpartition("@")[2]))
-
-
-def augment_of(given: FineTuning) -> str:
-    """The augmentation that is asked for, in the words of `Augmentation.parse`."""
-    return LIGHT if given.augment == "light" else given.augment
-
-
-def plan_of(settings: FitSettings, images: int) -> FineTuning:
-    """How the decoder is trained: as the settings say, and as measured to be good where they say nothing."""
-    asked = settings.fine_tuning or FineTuning(strategy="probe")
-    given = replace(asked, strategy="probe", unfreeze=None, retain="none")
-    if asked.strategy != "probe":  # its length and rates are those of the training that follows
-        given = replace(given, epochs=None, steps=None, lr=None, early_stop=None, average=0)
-    each = max(1, -(-images // given.batch_size))
-    usual = max(LEAST_EPOCHS, min(MOST_STEPS // each, max(EPOCHS, LEAST_STEPS // each)))
-    epochs = given.epochs or (None if given.steps is not None else usual)
-    return replace(
-        given, lr=given.lr or LR, epochs=epochs, warmup=0.25, validation_share=0.0, keep="last", ship="trained", start="random",
-        batchnorm="train", augment=augment_of(given),
-    )  # fmt: skip
+    return RECIPE.request(settings, dataset, names)
 
 
 def learn(table: FeatureTable, context: LearningContext) -> Learned:
@@ -133,14 +69,15 @@ def learn(table: FeatureTable, context: LearningContext) -> Learned:
 def probe(table: FeatureTable, context: LearningContext) -> Learned:
     """A decoder on the frozen backbone; whether it is to see mirror images, too, is decided on halves of the training rows."""
     began = time.perf_counter()
-    plan = plan_of(context.settings, len(table.train))
-    halves = Halves.of(table, plan, context)
+    plan = RECIPE.plan(context.settings, len(table.train))
+    crossed = Halves.of(table, plan, context)
     context.listener.stage("Training the decoder")
     network, history = fitted(table, table.train, plan, context)
-    decoder = replace(network.decoder(), mirrored=halves is not None and halves.gains)
+    decoder = replace(network.decoder(), mirrored=crossed is not None and crossed.gains)
+    facts = () if crossed is None or crossed.mirrored is None else (crossed.fact(),)
     return Learned(
-        choice=choice_of(decoder, context), table=table, prepared=context.prepared, plan=plan, beside=halves,
-        fine_tuned=tuned(table, context, decoder, history, halves), seconds={"training": time.perf_counter() - began},
+        choice=choice_of(decoder, context), table=table, prepared=context.prepared, plan=plan, beside=crossed,
+        fine_tuned=tuned(table, context, decoder, history, facts=facts), seconds={"training": time.perf_counter() - began},
     )  # fmt: skip
 
 
@@ -174,22 +111,22 @@ class Halves:
         rows, targets, maps = table.train, table.dataset.targets, table.maps
         assert isinstance(targets, Masks)
         assert maps is not None
-        if len(rows) < FEWEST:
+
+        def fit(some: Rows, short: FineTuning, alone: LearningContext) -> Decoder:
+            decoder: Decoder = fitted(table, some, short, alone)[0].decoder()
+            return decoder
+
+        parts = halves(table, plan, context, fit, share=SHARE, epochs=RECIPE.epochs, fewest=FEWEST)
+        if not parts:
             return None
-        short = replace(plan, steps=None, epochs=max(1, round(SHARE * (plan.epochs or EPOCHS))))
-        alone = replace(context, resumable=Resumable())
         kinds = (False, True) if maps.mirrored else (False,)
         logits: list[npt.NDArray[np.float32]] = []
-        parts = folds(targets.take(rows).strata, count=2, groups=table.groups_among(rows), seed=context.settings.seed)
-        for number, held in enumerate(parts, 1):
-            listener = Part(context.listener, f"half {number} of 2: ")
-            network, _ = fitted(table, np.delete(rows, held), short, replace(alone, listener=listener))
-            decoders = [replace(network.decoder(), mirrored=kind) for kind in kinds]
-            some = applied(decoders, maps.take(rows[held]))
+        for half in parts:
+            some = applied([replace(half.head, mirrored=kind) for kind in kinds], maps.take(rows[half.held]))
             logits = logits or [allocated_logits(len(rows), one.shape[1:]) for one in some]
             for whole, one in zip(logits, some, strict=True):
-                whole[held] = one
-        tested = np.sort(np.concatenate(parts))
+                whole[half.held] = one
+        tested = np.sort(np.concatenate([half.held for half in parts]))
         plain, *mirrored = (evaluate([one[row] for row in tested.tolist()], targets.take(rows[tested])) for one in logits)
         return cls(plain, mirrored[0] if mirrored else None)
 
@@ -211,41 +148,19 @@ class Halves:
         return f"{verdict}: on halves of the training images that adds {100 * gain:+.2f} ± {100 * error:.2f} points of IoU"
 
 
-def fitted(table: FeatureTable, rows: npt.NDArray[np.int64], plan: FineTuning, context: LearningContext) -> tuple[Any, History]:
+def fitted(table: FeatureTable, rows: Rows, plan: FineTuning, context: LearningContext) -> tuple[Any, History]:
     """The network of a decoder that learned from the stored maps of some rows, and how its training went; Interrupted at Ctrl-C."""
     from headstart.training.decoders import ARCHITECTURES
-    from headstart.training.loop import Training
-    from headstart.training.masks import MapInputs, MaskTraining, SmallMasks
-    from headstart.training.memory import reuse_memory
-    from headstart.training.network import Network
-    from headstart.training.preparation import Trainable, device_of
-    from headstart.training.tuning import place_of
+    from headstart.training.masks import MaskTraining, SmallMasks
 
     settings, maps, targets = context.settings, table.maps, table.dataset.targets
     assert maps is not None
     assert isinstance(targets, Masks)
-    mine, layers, device = targets.take(rows), maps.layers, device_of(plan)
-    decoder = ARCHITECTURES[settings.architecture or "light"](layers, len(targets.classes), seed=settings.seed)
-    task = MaskTraining(
-        masks=SmallMasks(mine, TARGET_SIDE * layers[0].height, maps.take(rows)), loss=loss_of(mine, plan, settings), network=decoder,
-        shape=decoder.shape,
-    )  # fmt: skip
-    everything = np.arange(len(rows))
-    job = TrainingJob(
-        **vars(context.resumable or Resumable()), plan=plan, task=task, images=(), train=everything, select_best=False,
-        seed=settings.seed, listener=context.listener, deadline=context.until,
-    )  # fmt: skip
-    with place_of(job) as placed:
-        import torch
-
-        reuse_memory()
-        inputs = MapInputs(maps.take(rows), device=device)
-        network = Network(None, decoder).to(device).to(memory_format=torch.channels_last)
-        decoder.standardise(inputs.plain(everything[:: -(-len(rows) // 64)]))
-        model = Trainable(network=network, inputs=inputs, stages=(), augmentation=Augmentation.parse("none"), device=device)
-        training = Training(placed, model, phases=(Phase(0, ()),), rates={"head": plan.highest_lr})
-        history = training.run()
-    return decoder, history
+    mine, own = targets.take(rows), maps.take(rows)
+    decoder = ARCHITECTURES[settings.architecture or "light"](maps.layers, len(targets.classes), seed=settings.seed)
+    masks = SmallMasks(mine, TARGET_SIDE * maps.layers[0].height, own)
+    task = MaskTraining(masks=masks, loss=loss_of(mine, plan, settings), network=decoder, shape=decoder.shape)
+    return decoder, train_head(task, own, plan, context)
 
 
 def loss_of(targets: Masks, plan: FineTuning, settings: FitSettings) -> Any:
@@ -254,20 +169,6 @@ def loss_of(targets: Masks, plan: FineTuning, settings: FitSettings) -> Any:
 
     weights = None if settings.class_weight is None else balanced_weights(targets.areas[:, : len(targets.classes)])
     return make_pixel_loss(plan.loss, class_weights=weights, gamma=plan.focal_gamma, label_smoothing=plan.label_smoothing or 0.0)
-
-
-def tuned(table: FeatureTable, context: LearningContext, decoder: Decoder, history: History, halves: Halves | None) -> Any:
-    """What the training says of itself, for the report."""
-    from headstart.training.tuning import FineTuned
-
-    extractor = context.prepared.extractor
-    assert table.maps is not None
-    size, views = table.maps.values.nbytes / 1e6, plural(table.maps.request.views, "view" if table.maps.wholes is None else "random window")
-    stored = f"the maps of the frozen backbone were computed once, of {views} of each training image ({size:.0f} MB)"
-    return FineTuned(
-        backbone=extractor.backbone, preprocessing=extractor.preprocessing, head=decoder, history=history, predictions=None, stages=(),
-        trained=(), facts=(stored, *(() if halves is None or halves.mirrored is None else (halves.fact(),))),
-    )  # fmt: skip
 
 
 def apply(model: Decoder, maps: StageMaps) -> npt.NDArray[np.float32]:
