@@ -1,0 +1,187 @@
+"""Detection measured: accuracy and time against FCOS of torchvision, exported files, and a photograph of a phone.
+
+    python benchmarks/detection.py fit [SET] [options of `headstart fit`]
+    python benchmarks/detection.py peer [SET] --seconds 60 [--size 320]
+    python benchmarks/detection.py photo RUN [--megapixels 12]
+
+``peer`` is a plain script with FCOS of torchvision (feature pyramid of 256 channels) on the same pre-trained EfficientNet-Lite0: all of
+it is trained from pixels with AdamW, one cycle, mirror images and random crops, for so many seconds of all cores: time of the CPU is what counts,
+so that other programs change nothing. Both are scored by the same code. Without a SET, det_raccoon of the measurement data is taken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from headstart.backbones import load_backbone, torch_network
+from headstart.data import dataset_of, read_annotations
+from headstart.data.box_reading import read_boxes
+from headstart.engine import available_cores
+from headstart.files import cache_folder
+from headstart.metrics.boxes import Detections
+from headstart.modalities.image.augment import Augmentation
+from headstart.modalities.image.preprocessing import Preprocessing
+from headstart.modalities.image.warp import one_thread, render
+from headstart.tasks.detection.evaluation import DetectionEvaluation
+from headstart.training.boxes import boxes_in
+from measurement_data import DATA
+
+SETS = ("det_raccoon",)
+
+
+def parts(path: Path) -> tuple[Any, np.ndarray, np.ndarray]:
+    """The data with their rows to learn from and to test on."""
+    found = read_annotations(path, prefer="boxes")
+    data = dataset_of(found, read_boxes(found))
+    return data, data.part("train", "val", ""), data.part("test")
+
+
+def fit(path: Path, options: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        command = [sys.executable, "-m", "headstart", "fit", str(path), "--out", f"{folder}/run", *options]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        cpu = resource.getrusage(resource.RUSAGE_CHILDREN)
+        spent = f"{time.perf_counter() - began:.0f} s, {cpu.ru_utime + cpu.ru_stime:.0f} s of CPU"
+        print(f"{path.name}: {done.stdout.splitlines()[-1]}; {spent}")
+
+
+def fcos(classes: int, size: int) -> Any:
+    """FCOS of torchvision on the stages of EfficientNet-Lite0 at strides 8, 16 and 32."""
+    import timm
+    import torch
+    from torchvision.models.detection.fcos import FCOS
+    from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelP6P7
+
+    body = timm.create_model("tf_efficientnet_lite0", features_only=True, out_indices=(2, 3, 4), pretrained=False)
+    weights = torch_network(load_backbone("lite0", cache=cache_folder(None))).model.state_dict()
+    own = body.state_dict()
+    assert not set(own) - set(weights)
+    body.load_state_dict({name: weights[name] for name in own})
+
+    class Pyramid(torch.nn.Module):
+        out_channels = 256
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = body
+            self.pyramid = FeaturePyramidNetwork(body.feature_info.channels(), 256, extra_blocks=LastLevelP6P7(256, 256))
+
+        def forward(self, value: Any) -> Any:
+            return self.pyramid(OrderedDict(enumerate(self.body(value))))
+
+    half = [0.5, 0.5, 0.5]
+    return FCOS(Pyramid(), classes, min_size=size, max_size=size, image_mean=half, image_std=half)
+
+
+def peer(path: Path, *, seconds: float, size: int, batch: int = 8, lr: float = 5e-4) -> None:
+    import torch
+
+    data, train, test = parts(path)
+    torch.manual_seed(0)
+    network = fcos(len(data.classes), size)
+    larger, plain = Preprocessing(size=round(1.25 * size), fit="squash"), Preprocessing(size=size, fit="squash")
+    images = {int(row): larger(data.images[row]) for row in train}
+    shares = 1 / np.tile(data.targets.sizes[:, ::-1], 2)
+    augmentation, rng = Augmentation(flip=0.5, crop=0.3), np.random.default_rng(0)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=0.01)
+
+    def sample(row: int, epoch: int) -> tuple[Any, dict[str, Any]]:
+        view = augmentation.view(key=row, seed=0, view=epoch)
+        with one_thread():
+            pixels = render(images[row], view, size=size)
+        boxes, labels, _ = data.targets.of(row)
+        moved, seen = boxes_in(view, (boxes * shares[row]).astype(np.float32))
+        sides = moved[:, 2:] - moved[:, :2]
+        kept = seen & (sides.min(axis=1) * size > 1)
+        truth = {"boxes": torch.from_numpy(moved[kept] * size), "labels": torch.from_numpy(labels[kept])}
+        return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1).float() / 255, truth
+
+    network.train()
+    began, step, epoch, share = time.process_time(), 0, 0, 0.0
+    while share < 1:
+        order = rng.permutation(train)
+        for start in range(0, len(order) - len(order) % batch, batch):
+            share = (time.process_time() - began) / (seconds * available_cores())
+            if share >= 1:
+                break
+            rate = min(share / 0.2, 0.5 * (1 + math.cos(math.pi * max(0.0, (share - 0.2) / 0.8))))
+            for group in optimizer.param_groups:
+                group["lr"] = lr * max(rate, 0.01)
+            pixels, truth = zip(*(sample(int(row), epoch) for row in order[start : start + batch]), strict=True)
+            loss = sum(network(list(pixels), list(truth)).values())
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), 10.0)
+            optimizer.step()
+            step += 1
+        epoch += 1
+    network.eval()
+    found = []
+    with torch.inference_mode():
+        for row in test.tolist():
+            given = torch.from_numpy(plain(data.images[row])).permute(2, 0, 1).float() / 255
+            (said,) = network([given])
+            found.append((said["boxes"].numpy() / size / shares[row], said["scores"].numpy(), said["labels"].numpy()))
+    result = DetectionEvaluation(Detections.joined(found), data.targets.take(test), 0.3).summary()
+    print(f"{path.name}: FCOS for {seconds:.0f} s ({step} steps, {step * batch / len(train):.1f} epochs): {result}")
+
+
+def photo(run: Path, *, megapixels: float, times: int = 20) -> None:
+    """One large photograph, warm: the whole, and decoding alone."""
+    import headstart
+    from headstart.modalities.image import read_image
+
+    opened = headstart.load(run)
+    height = int(math.sqrt(megapixels * 1e6 * 3 / 4))
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "photo.jpg"
+        small = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+        Image.fromarray(small).resize((height * 4 // 3, height), Image.Resampling.BICUBIC).save(file, quality=90)
+        whole, decoding = [], []
+        for _ in range(times):
+            began = time.perf_counter()
+            opened.predict([file])
+            whole.append(time.perf_counter() - began)
+            began = time.perf_counter()
+            read_image(file, at_least=opened.preprocessing.size)
+            decoding.append(time.perf_counter() - began)
+    print(
+        f"a photograph of {megapixels:g} megapixels: {1000 * np.median(whole):.0f} ms, of which decoding at reduced size "
+        f"{1000 * np.median(decoding):.0f} ms"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("fit", "peer", "photo"))
+    parser.add_argument("paths", nargs="*", type=Path, help="names of sets of the measurement data, folders, or a run")
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--size", type=int, default=320)
+    parser.add_argument("--megapixels", type=float, default=12.0)
+    options, further = parser.parse_known_args()
+    sets = [path if path.exists() else DATA / path for path in options.paths] or [DATA / name for name in SETS]
+    if options.what == "photo":
+        photo(sets[0], megapixels=options.megapixels)
+        return
+    for path in sets:
+        if options.what == "fit":
+            fit(path, further)
+        else:
+            peer(path, seconds=options.seconds, size=options.size)
+
+
+if __name__ == "__main__":
+    main()
