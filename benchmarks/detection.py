@@ -5,8 +5,9 @@
     python benchmarks/detection.py photo RUN [--megapixels 12]
 
 ``peer`` is a plain script with FCOS of torchvision (feature pyramid of 256 channels) on the same pre-trained EfficientNet-Lite0: all of
-it is trained from pixels with AdamW, one cycle, mirror images and random crops, for so many seconds of all cores: time of the CPU is what counts,
-so that other programs change nothing. Both are scored by the same code. Without a SET, det_raccoon of the measurement data is taken.
+it is trained from pixels with AdamW, one cycle, mirror images and random crops, for so many seconds of all cores: time of the CPU is
+what counts, so that other programs change nothing. Both are scored by the same code. Without a SET, det_raccoon of the measurement
+data is taken.
 """
 
 from __future__ import annotations

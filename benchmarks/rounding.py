@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from headstart import load
-from headstart.export.parity import Comparison, sample_of
+from headstart.export.comparison import Comparison
+from headstart.export.sample import sample_of
 from headstart.run import Run
 
 SHARE = 1 / 50

@@ -184,7 +184,9 @@ def test_the_threshold_of_a_file_can_be_changed(exported: Path) -> None:
 
 
 def test_int8_is_admitted_by_its_precision(opened: Run) -> None:
-    from headstart.export.parity import Gate, Reference, some_sample_of
+    from headstart.export.gate import Gate
+    from headstart.export.parity import Reference
+    from headstart.export.sample import some_sample_of
 
     reference = Reference(opened, some_sample_of(opened, 8))
     own = reference.outputs()

@@ -22,7 +22,8 @@ from headstart.errors import BackboneError, DataError, ParameterError
 from headstart.export import ExportError, Gate, Parity, export, int8, job, onnx_model, read_drop, snippet
 from headstart.export.formats import ExportedModel, engines_for
 from headstart.export.onnx_file import IMAGES
-from headstart.export.parity import Reference, Sample, rounded_up, sample_of, some_sample_of
+from headstart.export.parity import Reference, rounded_up
+from headstart.export.sample import Sample, sample_of, some_sample_of
 from headstart.run import Run, uses_of
 
 Cli = Callable[..., Any]

@@ -20,9 +20,12 @@ from drawn_shapes import CLASSES, drawn
 from headstart import load
 from headstart.errors import ParameterError
 from headstart.export import export, onnx_model, snippet
+from headstart.export.comparison import Comparison
 from headstart.export.formats import ExportedModel, engines_for
+from headstart.export.gate import Gate
 from headstart.export.onnx_file import IMAGES
-from headstart.export.parity import Comparison, Gate, Parity, Reference, some_sample_of
+from headstart.export.parity import Parity, Reference
+from headstart.export.sample import some_sample_of
 from headstart.pixels.runs import decoded
 from headstart.run import Run
 

@@ -20,8 +20,10 @@ import numpy.typing as npt
 from headstart.engine import same_signal_stack
 from headstart.errors import DataError, ParameterError
 from headstart.export.formats import ExportedModel, Outputs, openvino_model, write_openvino
+from headstart.export.gate import Gate
 from headstart.export.onnx_file import IMAGES, onnx_model
-from headstart.export.parity import Gate, Reference, sample_of
+from headstart.export.parity import Reference
+from headstart.export.sample import sample_of
 from headstart.progress import Listener, Progress, quiet
 
 FLOAT_SHARES = (0.0, 0.1, 0.25, 0.5)  # of the layers, left in float32 one after the other until the gate is passed

@@ -14,10 +14,13 @@ from typing import Any
 
 import headstart
 from headstart.errors import HeadstartError, MissingExtraError, ParameterError, setting
+from headstart.export.comparison import TOLERANCE
 from headstart.export.formats import ExportedModel, add_entry, engines_for, find_converter, openvino_model, write_litert, write_openvino
+from headstart.export.gate import MAX_DROP, Gate
 from headstart.export.int8 import write_int8
 from headstart.export.onnx_file import onnx_model
-from headstart.export.parity import MAX_DROP, TOLERANCE, Gate, Parity, Reference, Sample, rounded_up, some_sample_of
+from headstart.export.parity import Parity, Reference, rounded_up
+from headstart.export.sample import Sample, some_sample_of
 from headstart.files import file_digest, folder_beside, move_files
 from headstart.progress import Listener
 from headstart.run import Run, Use, record_use

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from headstart.errors import ParameterError, nearest
-from headstart.export.parity import CLASS_MAP, Comparison
+from headstart.export.comparison import CLASS_MAP, Comparison
 from headstart.metrics.link import THRESHOLD
 from headstart.modalities import image
 from headstart.run import Run

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from headstart.errors import ParameterError
 from headstart.export.formats import ExportedModel, engines_for
-from headstart.export.parity import some_sample_of
+from headstart.export.sample import some_sample_of
 from headstart.progress import Listener
 from headstart.run import Run
 
