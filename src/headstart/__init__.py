@@ -14,7 +14,7 @@ _PUBLIC = {
     "Dataset": "data", "ListOptions": "data", "read_dataset": "data", "dataset_from_arrays": "data", "dataset_from_paths": "data",
     "Preprocessing": "modalities.image", "catalogue": "backbones", "load_backbone": "backbones",
     "BackboneExtractor": "features", "FeatureStore": "features", "TransferClassifier": "classifier",
-    "AnomalyDetector": "detector", "TransferSegmenter": "segmenter",
+    "AnomalyDetector": "detector", "TransferDetector": "box_detector", "TransferSegmenter": "segmenter",
     "FineTuning": "settings", "FitSettings": "settings", "FitResult": "pipeline", "fit": "pipeline", "deep_check": "pipeline",
     "ClassEvaluation": "tasks.classification.evaluation", "compare_runs": "evaluate", "evaluate_run": "evaluate",
     "check": "audit", "recommend": "pipeline.recommending", "Wishes": "settings.wishes",
@@ -24,6 +24,7 @@ _PUBLIC = {
 if TYPE_CHECKING:
     from headstart.audit import check
     from headstart.backbones import catalogue, load_backbone
+    from headstart.box_detector import TransferDetector
     from headstart.classifier import TransferClassifier
     from headstart.data import Dataset, ListOptions, dataset_from_arrays, dataset_from_paths, read_dataset
     from headstart.detector import AnomalyDetector
@@ -42,9 +43,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AnomalyDetector", "BackboneExtractor", "ClassEvaluation", "Dataset", "FeatureStore", "FineTuning", "FitResult", "FitSettings",
-    "HeadstartError", "ListOptions", "Preprocessing", "Run", "TransferClassifier", "TransferSegmenter", "Wishes", "__version__",
-    "catalogue", "check", "compare_runs", "dataset_from_arrays", "dataset_from_paths", "deep_check", "evaluate_run", "explain", "fit",
-    "load", "load_backbone", "read_dataset", "recommend",
+    "HeadstartError", "ListOptions", "Preprocessing", "Run", "TransferClassifier", "TransferDetector", "TransferSegmenter", "Wishes",
+    "__version__", "catalogue", "check", "compare_runs", "dataset_from_arrays", "dataset_from_paths", "deep_check", "evaluate_run",
+    "explain", "fit", "load", "load_backbone", "read_dataset", "recommend",
 ]  # fmt: skip
 
 

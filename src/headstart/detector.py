@@ -11,18 +11,15 @@ from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from headstart.data import Dataset, Defects
-from headstart.data.values import checked_groups, checked_images
-from headstart.errors import DataError
+from headstart.data.values import checked_groups, some_images
 from headstart.features import Images
 from headstart.features.fitted import FittedOn
 from headstart.features.prepared import ExtractorSettings, prepare
-from headstart.features.table import taken
 from headstart.progress import Listener, Seconds, to_warnings
 from headstart.reliability.false_alarms import FalseAlarms
 from headstart.settings import Cache, FitSettings
 from headstart.tasks import LearningContext
 from headstart.tasks.anomaly.learning import AnomalyModel, Comparison, Detector, choose_maps, learn, suited
-from headstart.text import unread
 
 _TOGETHER = 256  # images whose maps are in memory
 
@@ -80,7 +77,7 @@ class AnomalyDetector(OutlierMixin, FittedOn, BaseEstimator):  # type: ignore[mi
             DataError: no image that can be read.
             ParameterError: a parameter outside its limits.
         """
-        settings, images = self._settings(), _images_of(X)
+        settings, images = self._settings(), some_images(X, kind="good image")
         names, notes = checked_groups(groups, len(images))
         for note in notes:
             to_warnings(note)
@@ -129,16 +126,8 @@ class AnomalyDetector(OutlierMixin, FittedOn, BaseEstimator):  # type: ignore[mi
         DataError where an image cannot be read; the message lists them.
         """
         check_is_fitted(self, "model_")
-        images, prepared = _images_of(X), self._as_fitted()
-        found = []
-        for start in range(0, len(images), _TOGETHER):
-            rows = np.arange(start, min(start + _TOGETHER, len(images)))
-            features = prepared.extract(taken(images, rows), maps=choose_maps(self._chosen))
-            if features.refused:
-                raise DataError(unread(features.refused, len(rows), "have no score. Leave them out and try again"))
-            assert features.maps is not None
-            found.append(self.model_.scores(features.maps)[0])
-        return np.concatenate(found)
+        parts = self._maps_of(some_images(X, kind="good image"), choose_maps(self._chosen), lacking="score", together=_TOGETHER)
+        return np.concatenate([self.model_.scores(maps)[0] for _, maps in parts])
 
     def score_samples(self, X: Images) -> npt.NDArray[np.float64]:
         """Minus the anomaly score of each image, float64 (n,): the lower, the less like the good images. Raises like `score_maps`."""
@@ -172,10 +161,3 @@ class _Quiet(Listener):
 
     def warn(self, message: str) -> None:
         """Nothing."""
-
-
-def _images_of(X: Any) -> Images:
-    images = checked_images(X, name="X")
-    if not len(images):
-        raise DataError("X is empty; at least one good image is needed.")
-    return images

@@ -12,22 +12,21 @@ import numpy.typing as npt
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
-from headstart.data.annotations import MASK, Annotations, Column, dataset_of
+from headstart.data.annotations import MASK, Column, dataset_of
+from headstart.data.arrays import annotations_given
 from headstart.data.class_lists import ClassList
 from headstart.data.mask_reading import read_masks
 from headstart.data.masks import VOID, Mask, Named, PictureMask
-from headstart.data.values import checked_groups, checked_images
+from headstart.data.values import some_images
 from headstart.errors import DataError, ImageError
 from headstart.features import Images
 from headstart.features.fitted import FittedOn
-from headstart.features.prepared import ExtractorSettings, Prepared, prepare
-from headstart.features.stage_maps import MIRROR, PLAIN, MapRequest
-from headstart.features.table import taken
+from headstart.features.prepared import Prepared
+from headstart.features.stage_maps import maps_named
 from headstart.modalities.image import upright_size
 from headstart.pixels.interpolation import class_map, resized
-from headstart.progress import Seconds, to_warnings
 from headstart.settings import Cache, FineTuning, FitSettings
-from headstart.tasks import LearningContext
+from headstart.tasks.learned import learned_from
 from headstart.tasks.segmentation.learning import Decoder, through_windows
 from headstart.tasks.segmentation.task import Segmentation
 from headstart.text import plural, unread
@@ -111,30 +110,21 @@ class TransferSegmenter(FittedOn, BaseEstimator):  # type: ignore[misc]
             ParameterError: a parameter outside its limits.
             MissingExtraError: PyTorch is not installed.
         """
-        task, images = Segmentation(), _images_of(X)
+        task, images = Segmentation(), some_images(X)
         settings = task.settings(
             FitSettings(
                 backbone=self.backbone, weights=self.weights, architecture=self.architecture, class_weight=self.class_weight,
                 fine_tuning=self.fine_tuning, cache=self.cache, engine=self.engine, seed=self.seed, windows=self.windows,
             )
         )  # fmt: skip
-        names, notes = checked_groups(groups, len(images))
-        for note in notes:
-            to_warnings(note)
-        found = Annotations(
-            images if isinstance(images, np.ndarray) else tuple(images),  # type: ignore[arg-type]
-            {MASK: _column(y, len(images), classes)}, ["train"] * len(images), source="y", groups=names, learned=(),
-        )  # fmt: skip
+        found = annotations_given(images, MASK, _column(y, len(images), classes), groups=groups)
         given = [one.names for one in found.columns[MASK].values if isinstance(one, ArrayMask)]
-        dataset = dataset_of(found, read_masks(found, given[0] if given else classes))
-        task.check(dataset, settings)
-        prepared = prepare(ExtractorSettings.of(settings, dataset.levels))
-        table = prepared.table(dataset, seconds=Seconds(), maps=task.maps(settings, dataset))
-        learned = task.fit(table, LearningContext(settings=settings, prepared=prepared))
+        masks = read_masks(found, given[0] if given else classes)
+        learned = learned_from(task, dataset_of(found, masks), settings)
         self.decoder_: Decoder = learned.choice.estimator
-        self.classes_ = np.array(dataset.classes)
+        self.classes_ = np.array(masks.classes)
         self.history_ = learned.fine_tuned.history
-        self.refused_ = table.refused
+        self.refused_ = learned.table.refused
         self._fit_on(learned.prepared)
         return self
 
@@ -158,12 +148,9 @@ class TransferSegmenter(FittedOn, BaseEstimator):  # type: ignore[misc]
         """The mean IoU over the classes that are in the masks or were predicted; masks as of `fit`, of these classes."""
         from headstart.tasks.segmentation.evaluation import evaluate
 
-        images = _images_of(X)
-        found = Annotations(
-            images if isinstance(images, np.ndarray) else tuple(images),  # type: ignore[arg-type]
-            {MASK: _column(y, len(images), self.classes_.tolist())}, ["test"] * len(images), source="y", learned=(),
-        )  # fmt: skip
-        return evaluate([logits for logits, _ in self._logits(images)], read_masks(found, self.classes_.tolist())).mean_iou
+        images, names = some_images(X), self.classes_.tolist()
+        found = annotations_given(images, MASK, _column(y, len(images), names), part="test")
+        return evaluate([logits for logits, _ in self._logits(images)], read_masks(found, names)).mean_iou
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -174,19 +161,13 @@ class TransferSegmenter(FittedOn, BaseEstimator):  # type: ignore[misc]
     def _logits(self, X: Images) -> Iterator[tuple[npt.NDArray[np.float32], tuple[int, int]]]:
         """Logits float32 (k, h, w) and the size of each image."""
         check_is_fitted(self, "decoder_")
-        images, prepared = _images_of(X), self._as_fitted()
+        images = some_images(X)
         if self.decoder_.windows is not None:
-            yield from self._through_windows(images, prepared)
+            yield from self._through_windows(images, self._as_fitted())
             return
-        names, task = tuple(layer.name for layer in self.decoder_.layers), Segmentation()
-        request = MapRequest(names, 2, lambda index, number: (PLAIN, MIRROR)[number]) if self.decoder_.mirrored else MapRequest(names)
-        for start in range(0, len(images), _TOGETHER):
-            part = taken(images, np.arange(start, min(start + _TOGETHER, len(images))))
-            features = prepared.extract(part, maps=lambda layers: request)
-            if features.refused:
-                raise DataError(unread(features.refused, len(part), "have no mask. Leave them out and try again"))
-            assert features.maps is not None
-            logits = task.apply(self.decoder_, features.maps)["logits"]
+        choose = maps_named([layer.name for layer in self.decoder_.layers], mirrored=self.decoder_.mirrored)
+        for part, maps in self._maps_of(images, choose, lacking="mask", together=_TOGETHER):
+            logits = Segmentation().apply(self.decoder_, maps)["logits"]
             yield from ((logits[row], upright_size(part[row])) for row in range(len(part)))
 
     def _through_windows(self, images: Images, prepared: Prepared) -> Iterator[tuple[npt.NDArray[np.float32], tuple[int, int]]]:
@@ -195,13 +176,6 @@ class TransferSegmenter(FittedOn, BaseEstimator):  # type: ignore[misc]
             if isinstance(found, ImageError):
                 raise DataError(unread([found], len(images), "have no mask. Leave them out and try again"))
             yield found[0], upright_size(images[row])
-
-
-def _images_of(X: Any) -> Images:
-    images = checked_images(X, name="X")
-    if not len(images):
-        raise DataError("X is empty; at least one image is needed.")
-    return images
 
 
 def _column(y: Any, count: int, classes: Sequence[str] | None) -> Column:

@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from headstart.data.annotations import Annotations, Labels, dataset_of, part_of
+from headstart.data.annotations import Annotations, Column, Labels, dataset_of, part_of
 from headstart.data.cells import SEVERAL, label_text, label_texts
 from headstart.data.dataset import Dataset, Images
 from headstart.data.labels import read_labels, shortened
@@ -54,6 +54,18 @@ def dataset_from_arrays(
         raise DataError("images must be arrays or images of Pillow, and files came: give their paths to dataset_from_paths.")
     pixels = found if isinstance(found, np.ndarray) else _pixels(found)
     return _dataset(pixels, labels, parts, groups, classes, source)
+
+
+def annotations_given(images: Any, name: str, column: Column, *, part: str = "train", groups: Any = None) -> Annotations:
+    """What an estimator is given: images as of `checked_images`, one column of what is known of them, and their `groups`."""
+    names, notes = checked_groups(groups, len(images))
+    for note in notes:
+        to_warnings(note)
+    listed = [Path(image) if isinstance(image, str | os.PathLike) else image for image in images]
+    return Annotations(
+        images if isinstance(images, np.ndarray) else tuple(listed), {name: column}, [part] * len(images), source="y", groups=names,
+        learned=(),
+    )  # fmt: skip
 
 
 def _pixels(images: Sequence[Any]) -> npt.NDArray[np.uint8]:

@@ -76,6 +76,14 @@ def checked_images(images: Any, *, name: str = "images") -> Sequence[ImageSource
     return found
 
 
+def some_images(images: Any, *, name: str = "X", kind: str = "image") -> Sequence[ImageSource] | npt.NDArray[np.uint8]:
+    """As `checked_images`, of an estimator's ``X``; DataError also where there is none."""
+    found = checked_images(images, name=name)
+    if not len(found):
+        raise DataError(f"{name} is empty; at least one {kind} is needed.")
+    return found
+
+
 def image_array(images: Any, *, name: str = "images") -> npt.NDArray[np.uint8]:
     """Images as uint8 (n, H, W, 3); DataError for a shape or type that cannot be taken for images without guessing."""
     try:

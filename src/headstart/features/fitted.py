@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 from headstart.backbones import Backbone
-from headstart.errors import BackboneError
+from headstart.errors import BackboneError, DataError
 from headstart.features.prepared import ExtractorSettings, Prepared, prepare, prepare_trained
+from headstart.features.running import Images
+from headstart.features.stage_maps import ChooseMaps, StageMaps
+from headstart.features.table import taken
 from headstart.modalities.image import Preprocessing
+from headstart.text import unread
 
 
 class FittedOn:
@@ -41,6 +48,17 @@ class FittedOn:
                 )
             self._fit_on(prepared)
         return self._fitted
+
+    def _maps_of(self, images: Images, choose: ChooseMaps, *, lacking: str, together: int) -> Iterator[tuple[Images, StageMaps]]:
+        """Yield `together` images at a time, and their maps; DataError where one cannot be read, which then is `lacking` something."""
+        prepared = self._as_fitted()
+        for start in range(0, len(images), together):
+            part = taken(images, np.arange(start, min(start + together, len(images))))
+            features = prepared.extract(part, maps=choose)
+            if features.refused:
+                raise DataError(unread(features.refused, len(part), f"have no {lacking}. Leave them out and try again"))
+            assert features.maps is not None
+            yield part, features.maps
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what belongs to this process."""

@@ -54,6 +54,12 @@ ChooseMaps: TypeAlias = Callable[[tuple[MapLayer, ...]], MapRequest]
 """From the maps that a backbone has to those that are needed."""
 
 
+def maps_named(names: Sequence[str], *, mirrored: bool = False) -> ChooseMaps:
+    """The maps of these layers, of every input as it is; with `mirrored` also of its mirror image."""
+    request = MapRequest(tuple(names), 2, lambda index, number: (PLAIN, MIRROR)[number]) if mirrored else MapRequest(tuple(names))
+    return lambda layers: request
+
+
 @dataclass(frozen=True, eq=False)
 class StageMaps:
     """Maps of n inputs in v views.
