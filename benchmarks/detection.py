@@ -108,7 +108,7 @@ def peer(path: Path, *, seconds: float, size: int, batch: int = 8, lr: float = 5
         sides = moved[:, 2:] - moved[:, :2]
         kept = seen & (sides.min(axis=1) * size > 1)
         truth = {"boxes": torch.from_numpy(moved[kept] * size), "labels": torch.from_numpy(labels[kept])}
-        return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1).float() / 255, truth
+        return torch.from_numpy(np.array(pixels)).permute(2, 0, 1).float() / 255, truth
 
     network.train()
     began, step, epoch, share = time.process_time(), 0, 0, 0.0

@@ -79,7 +79,7 @@ def _as_backbone(typed: Typed) -> Typed:
     return {**rest, "backbone": "+".join([*named, *typed["features"]])}
 
 
-@command("fit", "Learn a classifier from labelled images, and test it.")
+@command("fit", "Learn from labelled images, and test the model.")
 def fit_command(
     terminal: Terminal,
     data: Data,
@@ -88,10 +88,12 @@ def fit_command(
     typed: Annotated[Typed, OptionsOf((FitSettings, _Features, FineTuning), default={"strategy": "probe"})],
     instead: _Instead,
 ) -> None:
-    r"""Learn a classifier from labelled images, test it on images it has not seen, and write a run folder.
+    r"""Learn from labelled images, test the model on images it has not seen, and write a run folder.
 
     DATA is a folder (DATA/CLASS/*, or DATA/{train,val,test}/CLASS/*), a list (CSV, TSV, JSONL or Parquet with the columns path and label,
     and optionally split and group), an .npz file, or a named public set (torchvision:Flowers102, hf:NAME), which is downloaded.
+    What is learned follows from the data, and is said in one line: classes; where there are masks, the class of each pixel; where there are
+    boxes, to find things; from good images alone (--task anomaly), what is not as it should be.
 
     Examples:
       headstart fit photos/

@@ -86,12 +86,12 @@ class _Predict(BatchSettings):
         return self.out if self.out is not None and self.out.suffix.lower() in TABLE_SUFFIXES else None
 
 
-@command("predict", "The classes of new images.")
+@command("predict", "What a run says of new images.")
 def predict_command(
     terminal: Terminal, run: RunFolder, images: Images, *, how: _Predict,
     lists: Annotated[Typed, OptionsOf((ListOptions,), only=("columns", "image_root"))],
 ) -> None:  # fmt: skip
-    """Predict the classes of new images.
+    """Predict new images: their classes, or what else the run has learned.
 
     Beside the class: the prediction set, where it holds more than one class, and whether the image is unlike anything seen in training.
     CSV has the columns path,label,probability,error,set,unlike,nearest. Images that cannot be read are named on stderr and have
