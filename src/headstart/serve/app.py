@@ -97,6 +97,9 @@ async def predict_images(
     service: Served,
     model: Annotated[str | None, Query(max_length=300, description="The model to use; the first by default.")] = None,
     top: Annotated[int, Query(ge=1, le=MAX_CLASSES, description="How many classes of each image.")] = 5,
+    confidence: Annotated[
+        float | None, Query(ge=0, le=1, description="Lowest confidence of what is named; for boxes the threshold of the model by default.")
+    ] = None,
     nearest: Annotated[int, Query(ge=0, le=MAX_NEIGHBOURS, description="How many of the nearest training images to name.")] = 3,
     explain: Annotated[bool, Query(description="Whether to add heat maps.")] = False,
     column: Annotated[
@@ -120,7 +123,7 @@ async def predict_images(
         names, neighbour = [one.name for one in inputs], chosen.training_image
         # Not on the loop that serves all clients: masks of large images take a while.
         records = await service.threads.run(
-            "compute", partial(chosen.run.records, names, predictions, top=top, nearest=nearest, neighbour=neighbour)
+            "compute", partial(chosen.run.records, names, predictions, top=top, least=confidence, nearest=nearest, neighbour=neighbour)
         )
         if len(records) == 1 and records[0].error:
             data = inputs[0].data

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -56,6 +56,36 @@ class Prediction(BaseModel):
     error: str | None = Field(None, description="Why the image is refused; the other fields but `name` are missing then.")
 
 
+class FoundBox(BaseModel):
+    """A thing and where it is."""
+
+    label: str
+    confidence: float = Field(description="Calibrated; 0 to 1.")
+    box: list[float] = Field(
+        min_length=4,
+        max_length=4,
+        description="Left, top, right and bottom in pixels of the upright image; from 0, right and bottom outside.",
+    )
+
+
+class BoxPrediction(BaseModel):
+    """What a model of the kind `boxes` finds in one image."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+    kind: Literal["boxes"]
+    width: int = Field(description="Of the upright image in pixels, as `height`.")
+    height: int
+    count: int = Field(description="How many `boxes`.")
+    counts: dict[str, int] = Field(description="How many of each class.")
+    boxes: list[FoundBox] = Field(description="Those of the threshold and more, the most confident first.")
+    unsure: list[FoundBox] = Field(description="Those of a lower confidence, but 0.05 and more.")
+    threshold: float = Field(description="The lowest confidence of `boxes`.")
+    ids: dict[str, int] = Field(description="The number of each class in COCO's form.")
+    colours: dict[str, str] = Field(description="Of each class, #rrggbb, to draw with.")
+
+
 class Recent(BaseModel):
     """The last images of a model, of all clients."""
 
@@ -72,7 +102,7 @@ class Predictions(BaseModel):
 
     model: str
     drift: Recent | None = Field(None, description="There where the last images come from another world than the training images.")
-    predictions: list[Prediction] = Field(description="One for each image, in the order of the request.")
+    predictions: list[BoxPrediction | Prediction] = Field(description="One for each image, in the order of the request.")
 
 
 class ModelFacts(BaseModel):

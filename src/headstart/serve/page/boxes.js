@@ -8,13 +8,18 @@ import { button, drawnSize, layer, numberOf, stemOf } from "./pixels.js";
 const NAMED = 3; // classes in the text of a result
 const LISTED = 12; // boxes in the details
 const STEP = 0.01; // of the slider
+const [LOWEST, HIGHEST] = [0.05, 0.95]; // of the slider
+const ROUNDED = 0.00005; // confidence comes with four decimals
+const LONGEST_NAME = 24; // letters of a class beside a box
 
+const isBox = (one) => Array.isArray(one?.box) && one.box.length === 4 && [...one.box, one.confidence].every(Number.isFinite);
+const boxesOf = (list) => (Array.isArray(list) ? list.filter(isBox).map((one) => ({ ...one, label: String(one.label) })) : []);
 /** Everything that was found, also with a lower confidence than the model's threshold; the most confident first. */
-const found = ({ boxes = [], unsure = [] }) => [...boxes, ...unsure];
-/** What is remembered of an entry between two drawings: the lowest confidence that is shown, and whether names stand beside the boxes. */
-const stateOf = (entry) => (entry.layer ??= { least: numberOf(entry.answer.values.threshold) });
-const shownOf = (entry) => found(entry.answer.values).filter(({ confidence }) => confidence >= stateOf(entry).least - STEP / 2);
-const colourOf = ({ colours = {} }, label) => (/^#[0-9a-f]{6}$/.test(colours[label]) ? colours[label] : "#808080");
+const found = ({ boxes, unsure }) => [...boxesOf(boxes), ...boxesOf(unsure)];
+/** What is remembered of an entry between two drawings: the lowest confidence that is shown, at first the model's threshold. */
+const stateOf = (entry) => (entry.layer ??= { least: numberOf(entry.answer.values.threshold) || LOWEST });
+const shownOf = (entry) => found(entry.answer.values).filter(({ confidence }) => confidence >= stateOf(entry).least - ROUNDED);
+const colourOf = ({ colours }, label) => (/^#[0-9a-f]{6}$/.test(colours?.[label]) ? colours[label] : "#808080");
 
 /** How many there are of each class, the most frequent first. */
 function counted(boxes) {
@@ -24,7 +29,7 @@ function counted(boxes) {
 }
 
 export function boxText({ values }, words) {
-  const counts = counted(values.boxes ?? []);
+  const counts = counted(boxesOf(values.boxes));
   if (!counts.length) return words?.nothingFound ?? "nothing found";
   return counts.slice(0, NAMED).map(([label, count]) => `${count} ${label}`).join(", ") + (counts.length > NAMED ? ", …" : "");
 }
@@ -32,11 +37,12 @@ export function boxText({ values }, words) {
 /** Draw the boxes over the picture in a frame; below it, the slider. */
 export function boxLayer(entry, { words }, frame) {
   const state = stateOf(entry);
-  entry.canvas = layer(frame, drawnSize(entry.answer.values));
+  entry.canvas = layer(frame, drawnSize(entry.answer.values, { enlarge: true })); // lines and letters are as sharp on a small picture
+  entry.canvas.classList.add("lines");
   paintBoxes(entry);
   const value = el("output", { class: "figure", text: words.percent(state.least) });
   const input = el("input", {
-    type: "range", min: "5", max: "95", step: String(100 * STEP), value: String(Math.round(state.least * 100)), "data-act": "confidence",
+    type: "range", min: String(100 * LOWEST), max: String(100 * HIGHEST), step: String(100 * STEP), value: String(Math.round(state.least * 100)), "data-act": "confidence",
     oninput: () => {
       state.least = Number(input.value) / 100;
       value.textContent = words.percent(state.least);
@@ -51,8 +57,8 @@ function paintBoxes(entry) {
   const { canvas, answer: { values } } = entry;
   const context = canvas.getContext("2d");
   const scale = canvas.width / Math.max(1, numberOf(values.width));
-  const line = Math.max(2, Math.max(canvas.width, canvas.height) / 250);
-  const letters = Math.max(11, Math.round(Math.max(canvas.width, canvas.height) / 42));
+  const line = Math.max(2, Math.max(canvas.width, canvas.height) / 200);
+  const letters = Math.round(Math.max(canvas.width, canvas.height) / 28);
   context.clearRect(0, 0, canvas.width, canvas.height);
   Object.assign(context, { lineWidth: line, font: `${letters}px sans-serif`, textBaseline: "top" });
   for (const { label, confidence, box } of shownOf(entry).toReversed()) {
@@ -60,12 +66,13 @@ function paintBoxes(entry) {
     const colour = colourOf(values, label);
     Object.assign(context, { strokeStyle: colour, fillStyle: colour });
     context.strokeRect(left + line / 2, top + line / 2, Math.max(1, right - left - line), Math.max(1, bottom - top - line));
-    const text = `${label} ${Math.round(confidence * 100)} %`;
+    const name = label.length > LONGEST_NAME ? `${label.slice(0, LONGEST_NAME - 1)}…` : label;
+    const text = `${name} ${Math.round(confidence * 100)} %`;
     const [wide, high] = [context.measureText(text).width + 2 * line, letters + 2 * line];
-    const at = top >= high ? top - high : top;
-    context.fillRect(left, at, wide, high);
+    const [x, y] = [Math.max(0, Math.min(left, canvas.width - wide)), Math.max(0, top >= high ? top - high : top)]; // inside the picture
+    context.fillRect(x, y, wide, high);
     context.fillStyle = light(colour) ? "#000" : "#fff";
-    context.fillText(text, left + line, at + line);
+    context.fillText(text, x + line, y + line, canvas.width - 2 * line);
   }
   canvas.dataset.painted = String((Number(canvas.dataset.painted) || 0) + 1);
 }
@@ -84,10 +91,11 @@ export function boxDetails(entry, { words }) {
     entry.shrunk && el("p", { class: "remark", text: words.shrunk(entry.shrunk) }),
     el("p", { class: "downloads" },
       button(words.downloadCoco, "coco", () => save(fileOf(JSON.stringify(cocoOf(entry)), "application/json"), `${stemOf(entry.name)}.json`)),
-      button(words.csv, "csv", () => save(fileOf(csvOf(entry), "text/csv"), `${stemOf(entry.name)}.csv`))),
+      button(words.downloadBoxes, "boxes", () => save(fileOf(csvOf(entry), "text/csv"), `${stemOf(entry.name)}.csv`))),
   ].filter(Boolean);
 }
 
+const tenth = (pixels) => Math.round(10 * pixels) / 10;
 const fileOf = (text, type) => new Blob([text], { type });
 
 function listing(entry, words) {
@@ -114,7 +122,7 @@ function listing(entry, words) {
 export function cocoOf(entry) {
   return shownOf(entry).map(({ label, confidence, box: [left, top, right, bottom] }) => ({
     image_id: entry.name, category_id: entry.answer.values.ids?.[label] ?? null, category_name: label,
-    bbox: [left, top, right - left, bottom - top], score: confidence,
+    bbox: [left, top, tenth(right - left), tenth(bottom - top)], score: confidence,
   }));
 }
 

@@ -22,9 +22,9 @@ function fileOf(text, type) {
   return new Blob([bytes], { type });
 }
 
-/** The size at which a layer is drawn: that of the picture, or smaller. */
-export function drawnSize({ width, height }) {
-  const scale = Math.min(1, LONGEST / Math.max(1, numberOf(width), numberOf(height)));
+/** The size at which a layer is drawn: that of the picture or smaller; with `enlarge` always the largest. */
+export function drawnSize({ width, height }, { enlarge = false } = {}) {
+  const scale = Math.min(enlarge ? Infinity : 1, LONGEST / Math.max(1, numberOf(width), numberOf(height)));
   return [Math.max(1, Math.round(numberOf(width) * scale)), Math.max(1, Math.round(numberOf(height) * scale))];
 }
 

@@ -124,8 +124,8 @@ def columns(classes: tuple[str, ...]) -> tuple[Column, ...]:
 def record(name: Any, predictions: BoxPredictions, row: int, *, least: float | None = None) -> Record:
     """The record of one row: boxes above the threshold or `least`, how many of each class, and the size of the input."""
     threshold = predictions.threshold if least is None else least
-    known = predictions.boxes(row, threshold=min(UNSURE, threshold))
-    boxes, unsure = ([box for box in known if (box["confidence"] >= threshold) == named] for named in (True, False))
+    boxes = predictions.boxes(row, threshold=threshold)
+    unsure = predictions.boxes(row, threshold=min(UNSURE, threshold))[len(boxes) :]  # the surest come first
     counts = {label: sum(box["label"] == label for box in boxes) for label in predictions.classes}
     height, width = (None, None) if predictions.sizes is None else predictions.sizes[row].tolist()
     values = {

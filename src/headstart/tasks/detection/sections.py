@@ -166,15 +166,19 @@ def mistakes_section(found: DetectionEvaluation) -> Section:
     counts = found.counts
     true, named = int(counts.true.sum()), int(counts.found.sum())
     told = [
-        ("right", counts.right, "a true box of the class, overlapped by one half or more"), ("missed", counts.missed, "nothing is there"),
-        ("of the wrong class", counts.wrong_class, ""), ("badly placed", counts.misplaced, "overlapped by less than one half"),
-        ("invented", counts.invented, "there is nothing, or it was found already"),
+        ("right", counts.right), ("missed", counts.missed), ("wrong class", counts.wrong_class), ("badly placed", counts.misplaced),
+        ("invented", counts.invented),
     ]  # fmt: skip
     total = max(1, true + int(counts.invented.sum()))
-    rows = tuple((name, Bar(((int(one.sum()) / total, 0),)), str(int(one.sum())), note) for name, one, note in told)
-    table = Table(head=("boxes", "", "number", ""), rows=rows, layout="numbers bars")
+    rows = tuple((name, Bar(((int(one.sum()) / total, 0),)), str(int(one.sum()))) for name, one in told)
+    table = Table(head=("boxes", "", "number"), rows=rows, layout="numbers bars")
     said = f"At a confidence of {found.threshold:.2f} and more, the model names {named} boxes in images with {true}."
-    blocks: list[Block] = [Paragraph(said), table]
+    what = Paragraph(
+        "Right: overlaps a true box of its class by one half or more. Badly placed: by less, but a tenth or more. Missed: a true box that "
+        "none overlaps. Invented: there is nothing, or it was found already.",
+        "quiet",
+    )
+    blocks: list[Block] = [Paragraph(said), table, what]
     if len(found.classes) > 1:
         blocks += [Heading("Confusion matrix"), confusion_matrix(found)]
     missed, invented = int(counts.missed.sum()), int(counts.invented.sum())

@@ -244,7 +244,8 @@ class Detection(Task):
         return predicted.tensors(predictions)
 
     def facts(self, state: State, metrics: Mapping[str, Any], reliability: Reliability | None) -> dict[str, Any]:
+        scores = metrics.get("test") or {}
         return {
-            "classes": list(state["classes"]), "threshold": state["threshold"], "ap50": metrics.get("test_ap50"),
-            "ap50_interval": metrics.get("test_ap50_interval"), "ap": metrics.get("test_ap"), "test_images": metrics.get("test_images"),
+            "classes": list(state["classes"]), "threshold": state["threshold"], "test_images": metrics.get("test_images"),
+            **{name: scores.get(name) for name in ("ap50", "ap50_interval", "ap", "ap_interval")},
         }  # fmt: skip
