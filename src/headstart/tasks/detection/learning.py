@@ -132,6 +132,11 @@ class Crossed:
         return self.mirrored if self.mirrored is not None and self.gains else self.plain
 
     @property
+    def ap50(self) -> float:
+        """The average precision at an overlap of one half; nan without boxes."""
+        return float(detection_scores(self.chosen).means["ap50"])
+
+    @property
     def calibration(self) -> Any:
         """From a score to the share of boxes with it that are right at an overlap of one half."""
         right, scores, _ = self.chosen.at_half()

@@ -25,6 +25,7 @@ from headstart.tasks.task import (
     Disagreement,
     ExportedOutput,
     FileOptions,
+    Judged,
     Learned,
     LearningContext,
     Neighbour,
@@ -215,6 +216,11 @@ class Detection(Task):
         self, names: Sequence[Any], predictions: Any, neighbour: Neighbour, *, top: int = 1, least: float | None = None, nearest: int = 1
     ) -> list[Record]:
         return predicted.records(names, predictions, least=least)
+
+    def judge(self, learned: Learned, evaluation: Evaluation, context: LearningContext) -> Judged:
+        from headstart.tasks.detection.judging import judge
+
+        return judge(learned, context)
 
     def matrix(self, evaluation: Evaluation) -> Matrix:
         from headstart.tasks.detection.sections import confusion_matrix

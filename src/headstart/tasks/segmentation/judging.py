@@ -10,11 +10,10 @@ from headstart.audit import Finding
 from headstart.data.masks import VOID, Masks
 from headstart.pixels.windows import LARGEST, STEP, Windows
 from headstart.reliability import Reliability
-from headstart.reliability.novelty import Novelty
+from headstart.tasks.learned import novelty_of
 from headstart.tasks.segmentation.learning import Halves
 from headstart.tasks.task import Judged, Learned, LearningContext
 
-_FEWEST = 50  # images that novelty needs
 _SMALL = 8.0  # px: the light decoder has a cell for every fourth
 _MOST_WINDOWS = 8
 _LOOKED_AT, _FINE = 16, 512  # masks, and the side that they are brought to
@@ -23,15 +22,12 @@ _WRONG, _SPREADS = 0.5, 4.0
 
 def judge(learned: Learned, context: LearningContext) -> Judged:
     """Novelty by the pooled features of the training inputs; and the masks with which outside decoders disagree most."""
-    table, halves = learned.table, learned.beside
-    train, novelty = table.train, None
-    if len(train) >= _FEWEST:
-        novelty = Novelty.fit(
-            table.features(train), table.dataset.targets.take(train).strata, layers=table.layers, groups=table.groups_among(train),
-            seed=context.settings.seed,
-        )  # fmt: skip
+    halves = learned.beside
     findings = () if halves is None else tuple(wrong_masks(learned, halves))
-    return Judged(reliability=Reliability(novelty=novelty), findings=(*findings, *small_objects(learned)))
+    return Judged(
+        reliability=Reliability(novelty=novelty_of(learned.table, seed=context.settings.seed)),
+        findings=(*findings, *small_objects(learned)),
+    )
 
 
 def small_objects(learned: Learned) -> list[Finding]:
