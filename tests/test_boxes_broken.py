@@ -111,7 +111,7 @@ def an_image_without_a_file(root: Path) -> None:
     (root / "Annotations/c.xml").unlink()
 
 
-@case(without("d.jpg"), r"Left out 1 image that are not there: d\.jpg \(of d\.xml\)")
+@case(without("d.jpg"), r"Left out 1 image that is not there: d\.jpg \(of d\.xml\)")
 def a_file_without_an_image(root: Path) -> None:
     voc(root)
     (root / "JPEGImages/d.jpg").unlink()
@@ -325,6 +325,13 @@ def labelme_with_half_a_rectangle(root: Path) -> None:
 def labelme_that_is_cut_off(root: Path) -> None:
     labelme(root)
     (root / "a.json").write_bytes((root / "a.json").read_bytes()[:-10])
+
+
+@case(without("a.jpg"), r"Left out 1 image whose annotations cannot be read: a\.jpg \(.*a\.json: the annotations are not JSON")
+def labelme_that_is_cut_off_at_its_beginning(root: Path) -> None:
+    labelme(root)
+    (root / "a.json").write_bytes((root / "a.json").read_bytes()[:20])
+    write_text(root / "settings.json", '{"theme": "dark"}')
 
 
 @case(TRUE, r"Passed over 1 image listed again with the same boxes: \./images/a\.jpg \(of instances\.json\)")

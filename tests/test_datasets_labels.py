@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from headstart.data import Dataset, class_targets, dataset_from_paths
 from headstart.data.cells import detect_separator
-from headstart.data.labels import natural_order
+from headstart.data.labels import natural_order, spelling_notes
 from headstart.errors import DataError
 
 
@@ -75,3 +76,28 @@ def test_natural_order_of_words():
 )
 def test_separators(cells, separator):
     assert detect_separator(cells) == separator
+
+
+@pytest.mark.parametrize(
+    ("rare", "frequent", "slip"),
+    [
+        ("caat", "cat", True), ("ct", "cat", False), ("cats", "cat", True), ("act", "cat", True), ("car", "cat", False),
+        ("tigre", "tiger", True), ("tiher", "tiger", True), ("Zebrra", "zebra", True), ("class1", "class2", False),
+        ("plate12", "plate1", False),
+        ("horse", "mouse", False), ("", "cat", False), ("wolf", "tiger", False),
+    ],
+)  # fmt: skip
+def test_a_rare_class_a_slip_of_the_pen_away_is_told(rare: str, frequent: str, slip: bool) -> None:
+    notes = spelling_notes({rare: 1, frequent: 7, "something else": 30})
+    told = f"Only 1 image has the class '{rare}', and 7 have '{frequent}': if that is a slip of the pen, give them the same name."
+    assert notes == ([told] if slip else [])
+    assert spelling_notes({rare: 3, frequent: 40}) == []
+    assert spelling_notes({rare: 2, frequent: 9}) == []
+    assert bool(spelling_notes({rare: 2, frequent: 10})) == slip
+
+
+def test_names_that_differ_by_a_letter_on_purpose_are_no_slips() -> None:
+    names = {f"species {chr(97 + i % 26)}{chr(97 + i // 26 % 26)}{chr(97 + i // 676)} of the field": 1 + 9 * (i % 2) for i in range(6000)}
+    began = time.process_time()
+    assert spelling_notes(names) == []
+    assert time.process_time() - began < 10

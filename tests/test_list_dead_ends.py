@@ -219,3 +219,29 @@ def test_settings_in_the_words_of_the_entrance() -> None:
         assert setting("allow_missing", True) == "--allow-missing"
         assert setting("image_root") == "--image-root"
     assert setting("image_root") == "image_root=..."
+
+
+def test_an_object_over_several_lines_is_named(lists: Cli) -> None:
+    """As LabelMe writes it, which has a file for each image."""
+    document = {"shapes": [], "imagePath": "bar0.png", "imageHeight": 48, "imageWidth": 48}
+    for indent in (None, 2):
+        Path("bar0.json").write_text(json.dumps(document, indent=indent), "utf-8")
+        done = lists("check", "bar0.json")
+        assert done.code == 2
+        assert "annotations of LabelMe for one image (give the folder of all of them)" in re.sub(r"\s+", " ", done.err)
+    Path("labels.json").write_text(json.dumps({file: Path(file).parent.name for file in FILES}, indent=2), "utf-8")
+    assert lists("check", "labels.json").code == 0
+
+
+def test_what_is_passed_over_is_named_and_counted() -> None:
+    from headstart.data.listing import PassedOver
+
+    passed = PassedOver()
+    for index in range(9):
+        passed.add("non-image file", f"{index}.json")
+    for index in range(8):
+        passed.used("non-image file", f"{index}.json")
+    passed.used("link", "0.json")
+    assert passed.notes() == ["Passed over 1 non-image file: 8.json."]
+    passed.used("non-image file", "8.json")
+    assert passed.notes() == []

@@ -210,7 +210,7 @@ def test_images_that_are_missing_or_not_annotated_are_named(tmp_path: Path) -> N
     (tmp_path / "images" / "b.jpg").unlink()
     data = read_dataset(path)
     assert data.names() == ("images/a.jpg",)
-    assert "Left out 1 image that are not there: b.jpg (of instances.json)." in data.notes
+    assert "Left out 1 image that is not there: b.jpg (of instances.json)." in data.notes
     assert "Left out 1 image of which no annotation file says anything: images/c.jpg." in data.notes
     coco(tmp_path, [np.array(SQUARE).ravel().tolist()], name="annotations/instances2.json")
     with pytest.raises(DataError, match=r"images/a\.jpg is annotated twice, in .*instances\.json and in .*instances2\.json"):

@@ -96,7 +96,15 @@ def _of_json(files: Sequence[Path]) -> dict[str, list[Drawing]]:
                 found["COCO"] += read_coco(value, path)
             elif is_label_studio(value):
                 found["Label Studio"] += read_label_studio(value, path)
+    found["LabelMe"] += _cut_off(files, found["LabelMe"])
     return found
+
+
+def _cut_off(files: Sequence[Path], read: Sequence[Drawing]) -> list[Drawing]:
+    """Of files beside those that were read for one image each, the ones that are no JSON at all: cut off before it shows what they are."""
+    folders, known = {one.file.parent for one in read}, {one.file for one in read}
+    beside = [path for path in files if path.parent in folders and path not in known and not may_be_annotations(path, COCO_MARKS)]
+    return [one for path in beside if (one := _or_damage(_labelme, path)) is not None and one.damage]
 
 
 def _or_damage(read: Callable[[Path], Drawing | None], path: Path) -> Drawing | None:

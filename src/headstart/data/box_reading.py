@@ -14,7 +14,7 @@ from headstart.data.annotations import BOX, LABEL, MASK, Annotations
 from headstart.data.box_sizes import Frame, placed, settle, tell
 from headstart.data.boxes import Boxes
 from headstart.data.class_lists import ClassList
-from headstart.data.labels import look_alikes, match_names, natural_order, shortened
+from headstart.data.labels import match_names, natural_order, shortened, spelling_notes
 from headstart.errors import DataError
 from headstart.modalities.image.values import upright_size
 from headstart.progress import Warned
@@ -176,11 +176,7 @@ def _classes(
     names = tuple([name for name in listed if name in present] + natural_order(name for name in present if name not in listed))
     if absent := [name for name in listed if name not in present]:
         found.notes.append(f"Left out, since no box is of them: {shortened(absent)}.")
-    found.notes += [
-        f"Classes {' and '.join(map(repr, group))} differ only by case, spaces or spelling of the same letters: probably one class; "
-        "give both the same name if so."
-        for group in look_alikes(names)
-    ]
+    found.notes += spelling_notes({name: present[name] for name in names})
     return names, _ids(names, lists), {name: name for name in names}
 
 

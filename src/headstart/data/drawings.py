@@ -193,7 +193,10 @@ def _notes(found: Mapping[str, tuple[Drawing, str]], missing: Sequence[str], uns
     notes = list[str]()
     if missing:
         notes.append(
-            Warned(f"Left out {plural(len(missing), 'image')} that are not there: {enumeration([*missing[:5]], count=len(missing))}.")
+            Warned(
+                f"Left out {plural(len(missing), 'image')} that {'is' if len(missing) == 1 else 'are'} not there: "
+                f"{enumeration([*missing[:5]], count=len(missing))}."
+            )
         )
     if unsaid:
         names = enumeration([*unsaid[:5]], count=len(unsaid))

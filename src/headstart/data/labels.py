@@ -23,6 +23,11 @@ from headstart.text import plural
 _MISSING = ("nan", "nat", "<na>", "n/a", "#n/a", "null")
 _MANY_NUMBERS = 5  # classes
 _NUMBER = re.compile(r"[+-]?[0-9]{1,15}(\.[0-9]+)?")
+_RARE, _FREQUENT, _SLIPS = (
+    2,
+    5,
+    5,
+)  # images with a class whose name may be a slip of the pen; and how many times as many have the right one; how many slips
 
 
 def natural_order(names: Iterable[str]) -> list[str]:
@@ -51,6 +56,51 @@ def look_alikes(names: Iterable[str]) -> list[tuple[str, ...]]:
         plain = whole_number(re.sub(r"[\s_]+|-+(?=\D|$)|(?<=\w)-+", " ", unicodedata.normalize("NFKC", name)).strip().casefold())
         alike[plain].append(name)
     return [tuple(group) for group in alike.values() if len(group) > 1]
+
+
+def spelling_notes(images: Mapping[str, int]) -> list[str]:
+    """Sentences about classes that may be one, by their names; `images` has the number of images of each.
+
+    They are `look_alikes`, or a rare one is a slip of the pen away from a frequent one: a letter too many, too few, swapped or wrong.
+    """
+    notes = [
+        f"Classes {' and '.join(map(repr, group))} differ only by case, spaces or spelling of the same letters: probably one class; "
+        "give both the same name if so."
+        for group in look_alikes(images)
+    ]
+    frequent, slips = defaultdict[str, list[str]](list), list[str]()
+    for name in (name for name, count in images.items() if count >= _FREQUENT):
+        for form in _without_a_letter(name):
+            frequent[form].append(name)
+    for name, count in images.items():
+        near = sorted({one for form in _without_a_letter(name) for one in frequent[form]}) if 0 < count <= _RARE else []
+        slips += [
+            f"Only {plural(count, 'image')} {'has' if count == 1 else 'have'} the class {name!r}, and {images[one]} have {one!r}: if that "
+            "is a slip of the pen, give them the same name."
+            for one in near
+            if images[one] >= _FREQUENT * count and _is_slip(name.casefold(), one.casefold())
+        ]
+    return notes + (slips if len(slips) <= _SLIPS else [])  # names that all differ by a letter do so on purpose
+
+
+def _without_a_letter(name: str) -> set[str]:
+    """The name, and all that is left of it without one letter."""
+    folded = name.casefold()
+    return {folded, *(folded[:at] + folded[at + 1 :] for at in range(len(folded)))}
+
+
+def _is_slip(name: str, other: str) -> bool:
+    """Whether a letter is too many, missing, swapped with its neighbour or, in words of five and more, another; digits mean something."""
+    short, long = sorted((name, other), key=len)
+    if len(short) < 3 or name == other:
+        return False
+    at = next((at for at, (one, two) in enumerate(zip(short, long, strict=False)) if one != two), len(short))
+    if len(short) < len(long):
+        return short[at:] == long[at + 1 :] and long[at].isalpha()
+    if not (short[at].isalpha() and long[at].isalpha()):
+        return False
+    swapped = short[at : at + 2] == long[at : at + 2][::-1] and short[at + 2 :] == long[at + 2 :]
+    return swapped or (len(short) >= 5 and short[at + 1 :] == long[at + 1 :])
 
 
 def match_names(found: Mapping[str, int], classes: Sequence[str], *, where: str, known: str) -> dict[str, str]:
@@ -172,11 +222,7 @@ def _doubtful(classes: Sequence[str], source: str) -> list[str]:
 
 
 def _class_notes(found: Annotations, classes: Sequence[str]) -> list[str]:
-    notes = [
-        f"Classes {' and '.join(map(repr, group))} differ only by case, spaces or spelling of the same letters: probably one class; "
-        "give both the same name if so."
-        for group in look_alikes(classes)
-    ]
+    notes = spelling_notes({name: found.label_counts().get(name, 0) for name in classes})
     single = [name for name, count in found.label_counts(("train", "")).items() if count == 1]
     if single:
         notes.append(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import heapq
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
@@ -27,31 +29,30 @@ _USUAL = (_HIDDEN, "non-image file", "repeated folder", "run folder")  # what is
 
 
 class PassedOver:
-    """What was passed over, by kind: how many, and the first five paths."""
+    """What was passed over, by kind: the paths, and how often each."""
 
     def __init__(self) -> None:
-        self._kinds: dict[str, list[Any]] = {}
+        self._kinds: dict[str, Counter[str]] = {}
 
     def add(self, kind: str, path: str) -> None:
         """Count something of a kind, such as ``link``."""
-        count, *names = self._kinds.get(kind, [0])
-        self._kinds[kind] = [count + 1, *sorted([*names, path])[:5]]
+        self._kinds.setdefault(kind, Counter())[path] += 1
 
     def used(self, kind: str, path: str) -> None:
         """One of a kind was not passed over after all."""
-        count, *names = self._kinds.get(kind, [0])
-        if count > 1:
-            self._kinds[kind] = [count - 1, *(name for name in names if name != path)]
-        else:
+        paths = self._kinds.get(kind, Counter())
+        paths.pop(path, None)
+        if not paths:
             self._kinds.pop(kind, None)
 
     def notes(self, root: str = "") -> list[str]:
         """A sentence for each kind, with the paths below a folder; warnings of what may have been meant as an input."""
         return [
             (str if kind in _USUAL else Warned)(
-                f"Passed over {plural(count, kind)}: {first_names([below_folder(path, root) or path for path in paths], count)}."
+                f"Passed over {plural(paths.total(), kind)}: "
+                f"{first_names([below_folder(path, root) or path for path in heapq.nsmallest(5, paths.elements())], paths.total())}."
             )
-            for kind, (count, *paths) in self._kinds.items()
+            for kind, paths in self._kinds.items()
         ]
 
 

@@ -175,7 +175,7 @@ def _json_columns(value: dict[str, Any], path: Path) -> dict[str, list[Any]] | N
 def _json_rows(text: str, path: Path) -> list[Any]:
     """Parse one value per line, or the one array that some write into a .json file."""
     rows: list[Any] = []
-    for number, line in enumerate([text] if text.lstrip().startswith("[") else text.split("\n"), 1):
+    for number, line in enumerate([text] if _is_one_value(text) else text.split("\n"), 1):
         try:
             value = json.loads(line) if line.strip() else []
         except (ValueError, RecursionError) as error:
@@ -183,6 +183,19 @@ def _json_rows(text: str, path: Path) -> list[Any]:
         rows += value if isinstance(value, list) else [value]
     _refuse_annotations(rows, path)
     return rows
+
+
+def _is_one_value(text: str) -> bool:
+    """Whether it is an array, or an object over several lines, and not an object a line."""
+    if text.lstrip().startswith("["):
+        return True
+    if text.lstrip().partition("\n")[0].strip() not in ("{", "{}"):
+        return False
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _refuse_annotations(rows: list[Any], path: Path) -> None:
