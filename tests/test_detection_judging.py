@@ -76,7 +76,7 @@ def test_it_is_silent_where_little_is_found() -> None:
     truth = boxes_of([[("disc", BOX)]] * 20)
     right, wrong = [("disc", BOX, 0.9)], [("disc", FAR, 0.9)]
     for found, kinds in (([right] * 19 + [wrong], {"missing boxes", "unconfirmed boxes"}), ([right] * 9 + [wrong] * 11, set())):
-        crossed = Crossed(match(detections(found), truth, classes=2), None)
+        crossed = Crossed(match(detections(found), truth, classes=2), None, np.arange(len(truth)))
         assert {one.kind for one in doubtful_boxes(crossed, truth, [str(row) for row in range(20)])} == kinds
 
 

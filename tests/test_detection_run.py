@@ -200,7 +200,7 @@ def test_int8_is_admitted_by_its_precision(opened: Run) -> None:
 
 def test_settings_that_do_not_suit_boxes_are_refused(scenes: Path, cli: Cli) -> None:
     for options, said in (
-        (["--folds", "3"], "--folds"), (["--architecture", "unet"], "use light"), (["--fit-image", "crop"], "cut off boxes"),
+        (["--windows", "2"], "for masks"), (["--architecture", "unet"], "use light"), (["--fit-image", "crop"], "cut off boxes"),
         (["--head", "ridge"], "boxes are learned by a head on maps"),
     ):  # fmt: skip
         done = cli("fit", scenes, *options)

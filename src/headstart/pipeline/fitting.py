@@ -238,8 +238,7 @@ def cross_validate(task: Task, table: FeatureTable, context: LearningContext) ->
         scores.append(evaluation.headline[1])
     listener.progress(len(parts), len(parts))
     order = np.argsort(np.concatenate(parts))  # classes of a single image are never tested
-    names = set.intersection(*(set(arrays) for arrays in found))
-    joined = {name: np.concatenate([arrays[name] for arrays in found])[order] for name in names}
+    joined = {name: array[order] for name, array in task.joined(found).items()}
     return task.evaluation_of(joined, task.state(targets, learned.choice.estimator)), tuple(scores)
 
 

@@ -446,6 +446,11 @@ class Task(ABC):
         """What a run stores of its test part, arrays with a row for each input: by default outputs and targets."""
         return {**outputs, "targets": targets.array}
 
+    def joined(self, parts: Sequence[Outputs]) -> dict[str, npt.NDArray[Any]]:
+        """What `stored` returned of several parts as one; arrays that only some of them have are left out."""
+        names = set.intersection(*(set(arrays) for arrays in parts))
+        return {name: np.concatenate([arrays[name] for arrays in parts]) for name in names}
+
     def evaluation_of(self, arrays: Outputs, state: State) -> Evaluation:
         """The evaluation of the test part again, from what `stored` returned."""
         outputs = {name: array.astype(np.float64) for name, array in arrays.items() if name not in ("targets", "digests")}

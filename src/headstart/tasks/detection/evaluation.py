@@ -301,5 +301,11 @@ def unpacked(array: NDArray[Any]) -> Detections:
     return Detections(rows[:, :4].astype(np.float32), rows[:, 4], rows[:, 5].astype(np.int64), starts)
 
 
+def padded(arrays: Sequence[NDArray[Any]], fill: int) -> NDArray[Any]:
+    """Arrays (n, most, d) one after the other, the second axis of each filled up to the longest."""
+    most = max(array.shape[1] for array in arrays)
+    return np.concatenate([np.pad(one, ((0, 0), (0, most - one.shape[1]), (0, 0)), constant_values=fill) for one in arrays])
+
+
 def _plain(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None

@@ -35,8 +35,10 @@ def judge(learned: Learned, context: LearningContext) -> Judged:
     table, crossed = learned.table, learned.beside
     targets = table.dataset.targets
     assert isinstance(targets, Boxes)
-    names = [table.dataset.names()[row] for row in table.train.tolist()]
-    findings = () if crossed is None else tuple(doubtful_boxes(crossed, targets.take(table.train), names))
+    findings: tuple[Finding, ...] = ()
+    if crossed is not None:
+        rows, names = table.train[crossed.places], table.dataset.names()
+        findings = tuple(doubtful_boxes(crossed, targets.take(rows), [names[row] for row in rows.tolist()]))
     return Judged(reliability=Reliability(novelty=novelty_of(table, seed=context.settings.seed)), findings=findings)
 
 
@@ -52,14 +54,15 @@ class Doubt:
 def doubtful_boxes(crossed: Crossed, truth: Boxes, names: Sequence[str]) -> list[Finding]:
     """Boxes that may be missing, of a wrong class, or of nothing, by heads that had not learned from the image; each kind worst first.
 
-    Nothing where these heads find too little to be right about it: AP50 below one half. `truth` has the boxes of the training images, and
-    `names` what these are called.
+    Nothing where these heads find too little to be right about it: AP50 below one half. `truth` has the boxes of the images that they
+    were tested on, and `names` what these are called.
     """
     if not crossed.ap50 >= _TOLD_FROM:
         return []
     found = crossed.chosen.detections
-    found = Detections(found.boxes, crossed.calibration(found.scores), found.labels, found.starts)
-    sure = found.at_least(max(crossed.threshold, min((1 + crossed.threshold) / 2, _SURE)))
+    confidence = crossed.confidence
+    found = Detections(found.boxes, confidence.calibration(found.scores), found.labels, found.starts)
+    sure = found.at_least(max(confidence.threshold, min((1 + confidence.threshold) / 2, _SURE)))
     return [
         *_told("missing boxes", missing(sure, truth), names, lambda count, them: (
             f"{plural(count, 'thing')} without a box in training images, surely found by what was learned from the others: look at {them}. "

@@ -20,15 +20,16 @@ from headstart.heads.boxes import BoxDecoder
 from headstart.heads.decoder import one_of_each_size
 from headstart.matrix import blocks
 from headstart.metrics.boxes import Detections
-from headstart.metrics.confidence import fit_calibration
+from headstart.metrics.confidence import BetaCalibration, fit_calibration
 from headstart.metrics.detection import BestThreshold, best_threshold, detection_scores
 from headstart.metrics.matching import Matches, match
-from headstart.metrics.proposals import THRESHOLD
+from headstart.metrics.proposals import BOXES, PROBABILITIES, THRESHOLD
 from headstart.selection import Choice
 from headstart.settings import FineTuning, FitSettings
-from headstart.tasks.detection.predictions import detections_of
-from headstart.tasks.stored_maps import Half, MapRecipe, Rows, halves, train_head, tuned
+from headstart.tasks.detection.predictions import Found, detections_of
+from headstart.tasks.stored_maps import MapRecipe, Rows, halves, train_head, tuned
 from headstart.tasks.task import Learned, LearningContext
+from headstart.training.job import Resumable
 
 if TYPE_CHECKING:
     from headstart.training.history import History
@@ -51,15 +52,26 @@ def maps_for(settings: FitSettings, dataset: Dataset) -> ChooseMaps:
 
 
 def learn(table: FeatureTable, context: LearningContext) -> Learned:
+    """Train a head on all training rows, and the backbone further where the plan says so."""
+    plan = context.settings.fine_tuning
+    if plan is None or plan.strategy == "probe":
+        return probe(table, context)
+    from headstart.tasks.detection.fine_tuning import BoxHead
+    from headstart.tasks.trained_maps import learn_further
+
+    return learn_further(BoxHead(table, context), probe(table, replace(context, resumable=Resumable())))
+
+
+def probe(table: FeatureTable, context: LearningContext) -> Learned:
     """A head on the frozen backbone; what half of the training rows say of the other half decides on mirror images and the threshold."""
     began = time.perf_counter()
     plan = RECIPE.plan(context.settings, len(table.train))
-    crossed = None if context.test_only else Crossed.of(table, plan, context)
+    crossed = Crossed.of(table, plan, context)
     context.listener.stage("Training the detection head")
     network, history = fitted(table, table.train, plan, context)
     decoder, facts = network.decoder(), () if crossed is None else crossed.facts()
     if crossed is not None:
-        decoder = replace(decoder, mirrored=crossed.gains, calibration=crossed.calibration, threshold=crossed.threshold)
+        decoder = crossed.confidence.given_to(replace(decoder, mirrored=crossed.gains))
     return Learned(
         choice=choice_of(decoder), table=table, prepared=context.prepared, plan=plan, beside=crossed,
         fine_tuned=tuned(table, context, decoder, history, facts=facts), seconds={"training": time.perf_counter() - began},
@@ -86,16 +98,54 @@ def fitted(table: FeatureTable, rows: Rows, plan: FineTuning, context: LearningC
     return network, train_head(task, own, plan, context)
 
 
+@dataclass(frozen=True)
+class Confidence:
+    """What the confidence of a head is worth, from what it found in images that it had not learned from.
+
+    Attributes:
+        calibration: from a score to the share of boxes with it that are right at an overlap of one half.
+        best: the score with the best F1 at that overlap.
+    """
+
+    calibration: BetaCalibration
+    best: BestThreshold
+
+    @classmethod
+    def of(cls, matches: Matches) -> Self:
+        """By detections that are matched with the truth."""
+        right, scores, _ = matches.at_half()
+        return cls(fit_calibration(scores, right), best_threshold(matches))
+
+    @property
+    def threshold(self) -> float:
+        """The best score as a calibrated confidence; `THRESHOLD` where nothing was right."""
+        best = self.best.threshold
+        return THRESHOLD if math.isnan(best) else float(self.calibration(np.array([best]))[0])
+
+    def given_to(self, head: BoxDecoder) -> BoxDecoder:
+        """The head with this calibration and threshold."""
+        return replace(head, calibration=self.calibration, threshold=self.threshold)
+
+    def fact(self, where: str) -> str:
+        """What was chosen `where`, in words."""
+        if math.isnan(self.best.threshold):
+            return f"threshold {self.threshold:.2f}, as always where nothing was found {where}"
+        found = f"{self.best.f1:.2f} (precision {self.best.precision:.2f}, recall {self.best.recall:.2f})"
+        return f"threshold {self.threshold:.2f}: {where} it has the best F1, {found}"
+
+
 @dataclass(frozen=True, eq=False)
 class Crossed:
     """What heads found in training images that they had not learned from.
 
     Attributes:
         plain: matched with the truth, of the images as they are; `mirrored`: of the mean over them and their mirror images, None without.
+        places: of these images among the training images, ascending: all but those that alone have a class.
     """
 
     plain: Matches
     mirrored: Matches | None
+    places: Rows
 
     @classmethod
     def of(cls, table: FeatureTable, plan: FineTuning, context: LearningContext) -> Self | None:
@@ -111,10 +161,18 @@ class Crossed:
         parts = halves(table, plan, context, fit, share=SHARE, epochs=RECIPE.epochs, fewest=FEWEST)
         if not parts:
             return None
-        found = {kind: _found(parts, maps, targets, rows, mirrored=kind) for kind in ((False, True) if maps.mirrored else (False,))}
-        truth = targets.take(rows)
-        matched = {kind: match(one, truth, classes=len(truth.classes)) for kind, one in found.items()}
-        return cls(matched[False], matched.get(True))
+        places = np.sort(np.concatenate([half.held for half in parts]))
+        truth = targets.take(rows[places])
+
+        def found(*, mirrored: bool) -> Matches:
+            own: dict[int, Found] = {}
+            for half in parts:
+                some = rows[half.held]
+                listed = found_in(replace(half.head, mirrored=mirrored), maps.take(some), targets.take(some))
+                own |= dict(zip(half.held.tolist(), listed, strict=True))
+            return match(Detections.joined(own[place] for place in places.tolist()), truth, classes=len(truth.classes))
+
+        return cls(found(mirrored=False), found(mirrored=True) if maps.mirrored else None, places)
 
     @property
     def gain(self) -> float:
@@ -137,28 +195,13 @@ class Crossed:
         return float(detection_scores(self.chosen).means["ap50"])
 
     @property
-    def calibration(self) -> Any:
-        """From a score to the share of boxes with it that are right at an overlap of one half."""
-        right, scores, _ = self.chosen.at_half()
-        return fit_calibration(scores, right)
-
-    @property
-    def best(self) -> BestThreshold:
-        """The score with the best F1 at an overlap of one half."""
-        return best_threshold(self.chosen)
-
-    @property
-    def threshold(self) -> float:
-        """The same as a calibrated confidence."""
-        best = self.best.threshold
-        return THRESHOLD if math.isnan(best) else float(self.calibration(np.array([best]))[0])
+    def confidence(self) -> Confidence:
+        """By the chosen ones."""
+        return Confidence.of(self.chosen)
 
     def facts(self) -> tuple[str, ...]:
         """What came of it, in words."""
-        found = [
-            f"threshold {self.threshold:.2f}: on halves of the training images it has the best F1, {self.best.f1:.2f} "
-            f"(precision {self.best.precision:.2f}, recall {self.best.recall:.2f})"
-        ]
+        found = [self.confidence.fact("on halves of the training images")]
         if self.mirrored is not None:
             verdict = "the mean over an image and its mirror image is taken" if self.gains else "mirror images are left out in testing"
             found.append(f"{verdict}: on halves of the training images that adds {100 * self.gain:+.1f} points of AP")
@@ -171,14 +214,10 @@ def ap(matches: Matches) -> float:
     return value if np.isfinite(value) else 0.0
 
 
-def _found(parts: tuple[Half, ...], maps: StageMaps, targets: Boxes, rows: Rows, *, mirrored: bool) -> Detections:
-    """What the heads of the halves found in the training rows, in their order, in pixels."""
-    found: dict[int, Any] = {}
-    for half in parts:
-        boxes, probabilities = apply(replace(half.head, mirrored=mirrored), maps.take(rows[half.held])).values()
-        some = detections_of(boxes, probabilities, targets.take(rows[half.held]).sizes)
-        found |= dict(zip(half.held.tolist(), some, strict=True))
-    return Detections.joined(found[place] for place in range(len(rows)))
+def found_in(head: BoxDecoder, maps: StageMaps, targets: Boxes) -> list[Found]:
+    """What a head finds in the images of some maps, in pixels, image by image."""
+    outputs = apply(head, maps)
+    return list(detections_of(outputs[BOXES], outputs[PROBABILITIES], targets.sizes))
 
 
 def apply(model: BoxDecoder, maps: StageMaps) -> dict[str, npt.NDArray[np.float32]]:
@@ -195,4 +234,4 @@ def apply(model: BoxDecoder, maps: StageMaps) -> dict[str, npt.NDArray[np.float3
 
     for part, (own, sure) in zip(parts, model(batches()), strict=True):
         boxes[part], probabilities[part] = own, sure
-    return {"boxes": boxes, "probabilities": probabilities}
+    return {BOXES: boxes, PROBABILITIES: probabilities}

@@ -83,9 +83,11 @@ class Detection(Task):
 
     def settings(self, given: FitSettings) -> FitSettings:
         """The whole image, squashed to a square: a box may lie anywhere. By default one of `SIZE` pixels."""
-        for name, value in (("budget", given.budget), ("adapt_to", given.adapt_to), ("folds", given.folds or None)):
+        for name, value in (("budget", given.budget), ("adapt_to", given.adapt_to)):
             if value is not None:
                 raise ParameterError(f"{setting(name, value)} is not for the task {self.name} yet: leave it out.")
+        if given.windows != 1:
+            raise ParameterError(f"{setting('windows', given.windows)} is for masks, not for boxes: give a larger image size instead.")
         if given.architecture not in (None, "light"):
             raise ParameterError(f"{setting('architecture', given.architecture)} is not for boxes: use light.")
         if given.head != "auto" or given.map != "none":
@@ -123,6 +125,7 @@ class Detection(Task):
         if len(known) < 2:
             raise DataError(f"{dataset.source}: {plural(len(known), 'training image')}; a detection head needs two or more.")
         from headstart.backbones import timm_models
+        from headstart.tasks.trained_maps import check_enough
 
         timm_models.require("Learning boxes")
         if (plan := settings.fine_tuning) is not None:
@@ -133,8 +136,7 @@ class Detection(Task):
                 raise ParameterError("Boxes are learned by a head on maps, which has no --head-layers and no --pooling: leave them out.")
             if plan.loss != "auto" or settings.class_weight is not None:
                 raise ParameterError("The loss of boxes is not chosen: leave --loss and --class-weight out.")
-            if plan.strategy != "probe":
-                raise ParameterError(f"{setting('strategy', plan.strategy)} is not for boxes yet: use --strategy probe.")
+            check_enough(len(known), plan, source=dataset.source)
 
     def fit(self, table: FeatureTable, context: LearningContext) -> Learned:
         from headstart.tasks.detection.learning import learn
@@ -200,6 +202,12 @@ class Detection(Task):
     def stored(self, outputs: Outputs, targets: Targets, evaluation: Evaluation) -> dict[str, npt.NDArray[Any]]:
         """What was found and what is there."""
         return evaluation.stored()  # type: ignore[attr-defined, no-any-return]
+
+    def joined(self, parts: Sequence[Outputs]) -> dict[str, npt.NDArray[Any]]:
+        """See `Task`; every image has room for as many boxes as one of any part needs."""
+        from headstart.tasks.detection.evaluation import padded
+
+        return {name: padded([one[name] for one in parts], fill) for name, fill in (("detections", -1), ("targets", 0))}
 
     def evaluation_of(self, arrays: Outputs, state: State) -> DetectionEvaluation:
         from headstart.tasks.detection.evaluation import DetectionEvaluation

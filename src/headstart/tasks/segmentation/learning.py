@@ -61,9 +61,10 @@ def learn(table: FeatureTable, context: LearningContext) -> Learned:
     plan = context.settings.fine_tuning
     if plan is None or plan.strategy == "probe":
         return probe(table, context)
-    from headstart.tasks.segmentation.fine_tuning import learn_further
+    from headstart.tasks.segmentation.fine_tuning import MaskHead
+    from headstart.tasks.trained_maps import learn_further
 
-    return learn_further(table, context, probe(table, replace(context, resumable=Resumable())))
+    return learn_further(MaskHead(table, context), probe(table, replace(context, resumable=Resumable())))
 
 
 def probe(table: FeatureTable, context: LearningContext) -> Learned:

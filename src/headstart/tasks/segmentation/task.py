@@ -37,9 +37,6 @@ from headstart.tasks.task import (
 )
 from headstart.text import plural
 
-FEWEST = 8
-"""Training images of which some can be held out."""
-
 if TYPE_CHECKING:
     from headstart.data import Dataset, Targets
     from headstart.features.stage_maps import ChooseMaps, StageMaps
@@ -137,6 +134,7 @@ class Segmentation(Task):
         if len(known) < 2:
             raise DataError(f"{dataset.source}: {plural(len(known), 'training image')}; a decoder needs two or more.")
         from headstart.backbones import timm_models
+        from headstart.tasks.trained_maps import check_enough
 
         timm_models.require("Learning masks")
         if (plan := settings.fine_tuning) is not None:
@@ -145,11 +143,7 @@ class Segmentation(Task):
                 raise ParameterError("MixUp and CutMix mix images with one label each, and these have masks: leave them out of --augment.")
             if plan.head_layers or plan.pooling != "avg":
                 raise ParameterError("Masks are learned by a decoder, which has no --head-layers and no --pooling: leave them out.")
-            if plan.strategy != "probe" and len(known) < FEWEST:
-                raise DataError(
-                    f"{dataset.source}: {plural(len(known), 'training image')}; to train the backbone, some are held out: "
-                    f"{FEWEST} are needed. Use --strategy probe."
-                )
+            check_enough(len(known), plan, source=dataset.source)
 
     def fit(self, table: FeatureTable, context: LearningContext) -> Learned:
         from headstart.tasks.segmentation.learning import learn
