@@ -252,7 +252,10 @@ def yolo_without_a_file(root: Path) -> None:
     (root / "labels/train/c.txt").unlink()
 
 
-@case({name: [Thing(f"class {('cat', 'dog').index(one.label)}", one.box) for one in things] for name, things in TRUE.items()})
+@case(
+    {name: [Thing(f"class {('cat', 'dog').index(one.label)}", one.box) for one in things] for name, things in TRUE.items()},
+    r"No file names the classes of YOLO: write their names, one a line from that of class 0, into .*classes\.txt\.",
+)
 def yolo_without_names(root: Path) -> None:
     yolo(root)
     (root / "data.yaml").unlink()

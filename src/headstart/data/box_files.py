@@ -57,6 +57,10 @@ def read_box_folder(source: Path) -> Annotations | None:
         return None
     read = annotations_of(found[kinds[0]], source, source, column=BOX, kind=f"the annotations of {kinds[0]}", silence=kinds[0] == "YOLO")
     read.notes[:0] = notes if kinds[0] == "CSV" else []
+    if any(one.classes is not None and not one.classes.source for one in (found["YOLO"] if kinds[0] == "YOLO" else ())):
+        read.notes.append(
+            f"No file names the classes of YOLO: write their names, one a line from that of class 0, into {source / 'classes.txt'}."
+        )
     if others := kinds[1:]:
         counts = [f"{plural(len({one.file for one in found[name]}), 'file')} of {name}" for name in others]
         read.notes.append(Warned(f"Boxes are read from {kinds[0]}; passed over: {enumeration(counts)}."))
