@@ -129,6 +129,19 @@ def test_files_of_boxes_have_their_pixels_and_numbers(visit: Open, say: Callable
     ]  # fmt: skip
 
 
+def test_files_have_pixels_of_the_file_where_a_smaller_picture_was_sent(visit: Open, say: Callable[..., None], canned: Any) -> None:
+    large = picture("large.png", side=3072, kind="PNG")  # the page sends a longer side of 2048 pixels
+    canned.behaviour.most_bytes = len(large["buffer"]) - 1000
+    say(height=2048, width=2048, boxes=[{"label": "disc", "confidence": 0.9, "box": [100, 200, 301, 400]}], unsure=[])
+    page = visit()
+    give(page, large)
+    page.wait_for_selector(".opened canvas.layer[data-painted]")
+    assert page.locator(".remark").count() == 1
+    (found,) = json.loads(_downloaded(page, "coco")[1])
+    assert found["bbox"] == [150, 300, 301.5, 300]
+    assert list(csv.reader(io.StringIO(_downloaded(page, "boxes")[1])))[1][3:] == ["150", "300", "451.5", "600"]
+
+
 def test_many_pictures_have_a_row_each(visit: Open, say: Callable[..., None]) -> None:
     page = visit()
     give(page, picture("a.jpg"), picture("b.jpg"))

@@ -239,8 +239,9 @@ async function asked(entry, { signal, explain = false }) {
       if (error.status === 413) state.tooMuch = Math.min(state.tooMuch, entry.file.size); // need not be tried again
     }
   }
-  entry.small = await smaller(entry.file, LONGER_SIDE);
-  if (!entry.small) throw problem ?? new Refusal("tooLarge");
+  const made = await smaller(entry.file, LONGER_SIDE);
+  if (!made) throw problem ?? new Refusal("tooLarge");
+  [entry.small, entry.enlarge] = [made.blob, made.enlarge];
   const found = await predict(entry.small, request);
   entry.shrunk = LONGER_SIDE;
   return found;

@@ -118,9 +118,16 @@ function listing(entry, words) {
   ].filter(Boolean);
 }
 
+/** The boxes that are shown, in pixels of the file, also where a smaller picture was sent. */
+function inFile(entry) {
+  const [across, down] = entry.shrunk ? entry.enlarge : [1, 1];
+  const enlarged = ([left, top, right, bottom]) => [left * across, top * down, right * across, bottom * down].map(tenth);
+  return shownOf(entry).map((one) => (entry.shrunk ? { ...one, box: enlarged(one.box) } : one));
+}
+
 /** COCO's list of results for the boxes that are shown. */
 export function cocoOf(entry) {
-  return shownOf(entry).map(({ label, confidence, box: [left, top, right, bottom] }) => ({
+  return inFile(entry).map(({ label, confidence, box: [left, top, right, bottom] }) => ({
     image_id: entry.name, category_id: entry.answer.values.ids?.[label] ?? null, category_name: label,
     bbox: [left, top, tenth(right - left), tenth(bottom - top)], score: confidence,
   }));
@@ -128,7 +135,7 @@ export function cocoOf(entry) {
 
 /** The boxes that are shown as a table. */
 export function csvOf(entry) {
-  const rows = shownOf(entry).map(({ label, confidence, box }) => [entry.name, label, confidence, ...box]);
+  const rows = inFile(entry).map(({ label, confidence, box }) => [entry.name, label, confidence, ...box]);
   const lines = [["name", "label", "confidence", "left", "top", "right", "bottom"], ...rows];
   return `\ufeff${lines.map((row) => row.map(cell).join(",")).join("\r\n")}\r\n`;
 }

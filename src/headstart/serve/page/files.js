@@ -90,7 +90,7 @@ function pasted(transfer) {
   );
 }
 
-/** A JPEG of the picture with a longer side of at most `side` pixels; null where the browser cannot read it. */
+/** A JPEG of the picture with a longer side of at most `side` pixels, and how many times as wide and high the picture is; null where the browser cannot read it. */
 export async function smaller(file, side) {
   try {
     const picture = await createImageBitmap(file);
@@ -103,8 +103,10 @@ export async function smaller(file, side) {
     brush.fillStyle = "#fff"; // a JPEG has no transparency
     brush.fillRect(0, 0, canvas.width, canvas.height);
     brush.drawImage(picture, 0, 0, canvas.width, canvas.height);
+    const enlarge = [picture.width / canvas.width, picture.height / canvas.height];
     picture.close();
-    return await new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg", 0.92));
+    const blob = await new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg", 0.92));
+    return blob && { blob, enlarge };
   } catch {
     return null;
   }
