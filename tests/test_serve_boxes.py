@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import json
@@ -154,3 +155,11 @@ def test_batch_jobs_write_boxes_and_resume(scenes_run: Path, photos: list[Path],
         if form != "jsonl":
             assert [int(entry[f"{name}.count"]) for name in CLASSES] == [sum(box["label"] == name for box in boxes) for name in CLASSES]
     assert "not an image" in rows[3]["error"]
+
+
+def test_the_service_explains_the_surest_box(client: TestClient, photos: list[Path]) -> None:
+    for found in _sent(client, photos, "?explain=1"):
+        kind, _, data = found["heat"].partition(",")
+        assert kind == "data:image/png;base64"
+        with Image.open(io.BytesIO(base64.b64decode(data))) as picture:
+            assert picture.width == picture.height >= 96

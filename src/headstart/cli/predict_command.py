@@ -255,8 +255,9 @@ class _Explain(Settings):
 
     out: Path = option(Path("explained"), "Folder for the pictures; created if needed.", PATH, metavar="DIR")
     name: str | None = option(
-        None, "The class whose evidence to show. [default: the most probable class; of masks the largest]", TEXT, flag="--class",
-        metavar="NAME",
+        None, "The class whose evidence to show. [default: the most probable class; of masks the largest, of boxes that of the surest]",
+        TEXT,
+        flag="--class", metavar="NAME",
     )  # fmt: skip
     label: str | None = option(
         None, "The column of labels, where the run has several. [default: that of --class, or the first]", TEXT, metavar="NAME"
@@ -273,7 +274,8 @@ def explain_command(terminal: Terminal, run: RunFolder, images: Images, *, how: 
     """Show where in an image the evidence for its class lies, and which training images are nearest.
 
     For each image a picture is written: the image, its heat map, and the nearest training images with their labels. Of a run that learned
-    masks, the region of a class is explained; of anomaly detection, the picture shows its own map.
+    masks, the region of a class is explained; of boxes, the surest one, or that of a class; of anomaly detection, the picture shows its own
+    map.
 
     Examples:
       headstart explain runs/photos new.jpg

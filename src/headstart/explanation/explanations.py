@@ -19,7 +19,7 @@ from headstart.engine import available_cores, open_engine
 from headstart.errors import ImageError, ParameterError, RunError, nearest
 from headstart.explanation.heat_maps import HeatMaps
 from headstart.features import Images
-from headstart.metrics.link import PlaceLink
+from headstart.metrics.link import PlaceLink, joined
 from headstart.modalities.image import ImageSource, Levels, quiet_decoding, read_image
 from headstart.run import MODEL, Run, load
 from headstart.tasks import ClassOutputs, OwnHeat, Task
@@ -65,12 +65,14 @@ class Explanation:
 
     Attributes:
         image: as it was passed; `position`: its place among the images.
-        name: the class that is explained, and its `probability`; where the model has an output for each place, the share of the places.
+        name: the class that is explained, and its `probability`; where the model has an output for each place, the share of the
+            places, and of a box the confidence.
         best: the most probable class and its probability; or the largest that is no background, and its share.
         heat: float32 (S, S) from 0 to 1: where the evidence for the class lies in the prepared image; all 0 where no place has any.
         neighbours: the nearest training images, the nearest first.
         own: the map that the model itself gives, where it has no classes; `probability` is then nan.
         region: bool (h, w), the part of the prepared image that is explained; None where it is the whole.
+        place: what kind of part that is, and how much of the class is there.
     """
 
     image: ImageSource
@@ -83,16 +85,14 @@ class Explanation:
     _run: Run = dataclasses.field(repr=False)
     own: OwnHeat | None = None
     region: npt.NDArray[np.bool_] | None = None
+    place: PlaceLink | None = None
 
     @property
     def line(self) -> str:
         """What the model says, with its figures."""
         if self.own is not None:
             return self.own.line
-        return f"{self.name} {self.probability:.4f}" if self.region is None else f"{self.name} {self._share()}"
-
-    def _share(self) -> str:
-        return f"{percent(self.probability)} of the pixels"
+        return f"{self.name} {self.probability:.4f}" if self.place is None else f"{self.name} {self.place.told(self.probability)}"
 
     @property
     def caption(self) -> str:
@@ -100,18 +100,18 @@ class Explanation:
         if self.own is not None:
             return self.own.caption
         file = visible(Path(self.image).name) if isinstance(self.image, str | Path) else f"image {self.position + 1}"
-        if self.region is not None and not self.probability:
-            return f"No pixel of {file} has this class; evidence for the pixels that are most like it"
-        what = "this class" if self.region is None else "the outlined region"
+        if self.place is not None and not self.probability:
+            return self.place.unfound.format(file)
+        what = "this class" if self.place is None else f"the outlined {self.place.place}"
         found = f"Evidence for {what} in {file}" if self.heat.any() else f"No region of {file} is evidence for {what}"
-        likelier = self.region is None and self.best[0] != self.name
+        likelier = self.place is None and self.best[0] != self.name
         return found + (f" (most probable: {visible(self.best[0])}, {percent(self.best[1])})" if likelier else "")
 
     def picture(self) -> Image.Image:
         """Draw the image, its heat map, and five of the nearest training images with their labels."""
         if self.own is not None:
             return explanation_picture(self._sharp(), self.heat, title=self.own.line, caption=self.caption)
-        title = f"{visible(self.name)}  {percent(self.probability) if self.region is None else self._share()}"
+        title = f"{visible(self.name)}  {percent(self.probability) if self.place is None else self.place.told(self.probability)}"
         return explanation_picture(
             self._sharp(), self.heat, title=title, caption=self.caption, neighbours=self.neighbours, region=self.region
         )  # fmt: skip
@@ -191,7 +191,7 @@ class _Explainer:
         self._run, self._count, self._outputs = run, count, outputs
         self._target = None if target is None else outputs.classes.index(target)
         self._maps = HeatMaps.of(run, method=method, engine=engine, column=outputs.column)
-        names = ("features", outputs.probabilities)
+        names = ("features", *outputs.ranked)
         self._engine = open_engine(run.path / MODEL, kind=engine, outputs=names, size=run.preprocessing.size)
         if count and len(run.training_names) != len(run.reference["targets"]):
             raise RunError(
@@ -218,8 +218,9 @@ class _Explainer:
 
     def _together(self, images: Images, readable: Sequence[tuple[int, Pixels]]) -> Iterator[Explanation]:
         run, classes, pixels = self._run, self._outputs.classes, np.stack([image for _, image in readable])
-        features, given = (np.stack(rows) for rows in zip(*self._engine.run(iter(pixels)), strict=True))
-        link = self._outputs.link
+        features, *outputs = (np.stack(rows) for rows in zip(*self._engine.run(iter(pixels)), strict=True))
+        given, link = joined(outputs), self._outputs.link
+        placed = link if isinstance(link, PlaceLink) else None
         probabilities = self._outputs.shares(given)
         best = self._outputs.strongest(probabilities)
         targets = best if self._target is None else np.full(len(pixels), self._target)
@@ -232,7 +233,7 @@ class _Explainer:
                 image=images[position], position=position, name=classes[target], probability=float(probabilities[place, target]),
                 best=(classes[best[place]], float(probabilities[place, best[place]])), heat=heat[place],
                 neighbours=tuple(self._neighbour(row, value, target) for row, value in near), _run=run,
-                region=link.region(given[place], target) if isinstance(link, PlaceLink) else None,
+                region=None if placed is None else placed.region(given[place], target), place=placed,
             )  # fmt: skip
 
     def _neighbour(self, row: int, similarity: float, target: int) -> Neighbour:

@@ -7,7 +7,7 @@ stages. It takes one pass of the network per image. *occlusion* (Zeiler and Ferg
 the image is blurred. It works with any network, and takes a pass for every window.
 
 Where the model has an output for each place, the log-odds are the mean over the region that it gives the class, as in Seg-Grad-CAM
-(Vinogradova et al. 2020), and the method is occlusion.
+(Vinogradova et al. 2020), and the method is occlusion. Of boxes, they are those of the surest proposal that overlaps the box.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import numpy.typing as npt
 from headstart.engine import Engine, open_engine
 from headstart.errors import BackboneError, ParameterError
 from headstart.explanation.stage_maps import LOGITS, NetworkGraph, PooledNetwork, UnknownMapError, find_poolings
-from headstart.metrics.link import SOFTMAX, Link, PlaceLink
+from headstart.metrics.link import SOFTMAX, Link, PlaceLink, joined
 from headstart.modalities.image import Preprocessing
 from headstart.run import MODEL, Run
 
@@ -51,6 +51,7 @@ class HeatMaps:
             means over positions and the head answers to small changes; else occlusion with a quarter of the windows, side by side.
         engine: ``auto``, ``openvino`` or ``onnxruntime``.
         cells: height and width of the grid on which evidence is found.
+        logits: the outputs that the link takes, joined.
         step: by how much more a place counts in *cells*: 1 would be an image that is this place only.
 
     Raises:
@@ -60,7 +61,7 @@ class HeatMaps:
 
     def __init__(
         self, model: str | Path, *, preprocessing: Preprocessing, classes: Sequence[str], link: Link = SOFTMAX, method: str = "auto",
-        engine: str = "auto", cells: int = CELLS, step: float = STEP, logits: str = LOGITS,
+        engine: str = "auto", cells: int = CELLS, step: float = STEP, logits: Sequence[str] = (LOGITS,),
     ) -> None:  # fmt: skip
         if method not in METHODS:
             raise ParameterError(f"method must be one of {', '.join(METHODS)}, got {method!r}.")
@@ -70,7 +71,7 @@ class HeatMaps:
         if not (np.isfinite(step) and -0.5 <= step <= 1 and step):
             raise ParameterError(f"step must be from -0.5 to 1 and not 0, got {step!r}.")
         self._model, self._size, self._classes, self._link = Path(model), size, tuple(classes), link
-        self._engine_kind, self._cells, self._step, self._asked, self._logits = engine, cells, step, method, logits
+        self._engine_kind, self._cells, self._step, self._asked, self._logits = engine, cells, step, method, tuple(logits)
         self._network = self._pooled() if method in ("fast", "cells") else None
         if self._network is None:
             _ = self._whole  # so that a model that cannot be opened is refused at once
@@ -81,7 +82,7 @@ class HeatMaps:
         of = run.explained(column, "Heat maps are for")
         return cls(
             run.path / MODEL, preprocessing=run.preprocessing, classes=of.classes, link=of.link, method=method, engine=engine,
-            logits=of.logits,
+            logits=of.explained,
         )  # fmt: skip
 
     @property
@@ -91,7 +92,7 @@ class HeatMaps:
 
     @cached_property
     def _whole(self) -> Engine:
-        return open_engine(self._model, kind=self._engine_kind, outputs=(self._logits,), size=self._size)
+        return open_engine(self._model, kind=self._engine_kind, outputs=self._logits, size=self._size)
 
     def _pooled(self) -> PooledNetwork | None:
         try:
@@ -102,7 +103,7 @@ class HeatMaps:
         if poolings is None:
             self._check_fallback()
             return None
-        return PooledNetwork(graph, poolings, size=self._size, cells=self._cells, engine=self._engine_kind, logits=self._logits)
+        return PooledNetwork(graph, poolings, size=self._size, cells=self._cells, engine=self._engine_kind, logits=self._logits[0])
 
     def _check_fallback(self) -> None:
         if self._asked == "cells" and isinstance(self._link, PlaceLink):
@@ -170,7 +171,7 @@ class HeatMaps:
         found = np.zeros((len(images), self._cells, self._cells), np.float32)
         results = self._whole.run(self._with_windows(images, spacing))
         for row, target in enumerate(targets.tolist()):
-            odds = self._link.log_odds(np.stack([logits for (logits,) in islice(results, len(hidden) + 1)]), target)
+            odds = self._link.log_odds(np.stack([joined(outputs) for outputs in islice(results, len(hidden) + 1)]), target)
             fall = (odds[0] - odds[1:]).astype(np.float32)
             found[row] = np.tensordot(fall, hidden, axes=1) / hidden.sum(axis=0)
         return _zero_where_rounding(found)

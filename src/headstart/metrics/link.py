@@ -5,14 +5,15 @@ Heads, training, prediction, evaluation, export and parity all ask the link, so 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from headstart.errors import ParameterError
+from headstart.text import percent
 
 if TYPE_CHECKING:
     from headstart.onnx_graph import OnnxGraph
@@ -101,7 +102,17 @@ class Link:
 
 @dataclass(frozen=True)
 class PlaceLink(Link):
-    """A softmax at each place of maps of logits (n, k, h, w). `PLACES` is the one there is."""
+    """A softmax at each place of maps of logits (n, k, h, w): `PLACES`. Subclasses say it of other outputs with places.
+
+    `place` is what is explained, `unfound` what is said of an image, ``{}``, without such a one.
+    """
+
+    place: ClassVar[str] = "region"
+    unfound: ClassVar[str] = "No pixel of {} has this class; evidence for the pixels that are most like it"
+
+    def told(self, share: float) -> str:
+        """What a share of `shares` is."""
+        return f"{percent(share)} of the pixels"
 
     def shares(self, logits: NDArray[Any]) -> Floats:
         """The share of the places of each input at which each class is the most probable: float64 (n, k)."""
@@ -122,6 +133,11 @@ class PlaceLink(Link):
         """The mean of the log-odds of a class over its `region` in the input as it is, in versions of it: from (m, k, h, w) to (m,)."""
         rows = np.asarray(logits, np.float64)[:, :, self.region(logits[0], target)]
         return np.asarray((rows[:, target] - _others(rows, target)).mean(axis=1))
+
+
+def joined(outputs: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Several outputs of one graph as one, side by side on their last axis, as a link takes them."""
+    return np.asarray(outputs[0]) if len(outputs) == 1 else np.concatenate(outputs, axis=-1)
 
 
 def _others(rows: Floats, target: int) -> Floats:

@@ -18,6 +18,7 @@ from fastapi import Depends, FastAPI, Request
 
 from headstart.engine import Outputs
 from headstart.errors import ImageError
+from headstart.metrics.link import joined
 from headstart.modalities.image import upright_size
 from headstart.run import Collected
 from headstart.serve.models import Model, Models
@@ -165,12 +166,12 @@ class Service:
         """The heat maps of a request by the positions of its images. Beyond the limits: 429 or 503.
 
         Each is a PNG as a data URI: the square that the model sees, with the heat map for the most probable class, of a `column` of labels
-        where there are several, by default of the first; of masks for the region of the largest class.
+        where there are several, by default of the first; of masks for the region of the largest class, of boxes for the surest one.
         """
         preprocessing = model.run.preprocessing
         sharp = dataclasses.replace(preprocessing, size=max(_OVERLAY_SIDE, preprocessing.size))
         outputs = model.run.explained(column, "Heat maps are for")
-        scores = predictions.outputs[outputs.probabilities]
+        scores = joined([predictions.outputs[name] for name in outputs.ranked])
         found = {}
         async with self._admitted(request, len(inputs)):
             for row, place in enumerate(predictions.kept.tolist()):

@@ -71,7 +71,8 @@ class ClassOutputs:
     """The outputs of the graph that rank some classes: what heat maps explain, and by which an exported file is compared.
 
     `column` is the column of labels whose classes they are; empty where there is only one. `background` is the position of a class that is
-    explained only where it is named, or alone.
+    explained only where it is named, or alone. `boxes` names the output with the box of each place, where that is no cell of a map; the
+    link then takes it beside the logits, as of `headstart.metrics.link.joined`.
     """
 
     classes: tuple[str, ...]
@@ -80,9 +81,20 @@ class ClassOutputs:
     logits: str = "logits"
     probabilities: str = "probabilities"
     background: int | None = None
+    boxes: str = ""
+
+    @property
+    def explained(self) -> tuple[str, ...]:
+        """The outputs whose change heat maps show, joined."""
+        return (self.logits, *filter(None, [self.boxes]))
+
+    @property
+    def ranked(self) -> tuple[str, ...]:
+        """The outputs that `shares` takes, joined."""
+        return (self.probabilities, *filter(None, [self.boxes]))
 
     def shares(self, output: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """How much of each of n inputs each class is, (n, k), from the output `probabilities`: these, or shares of the places."""
+        """How much of each of n inputs each class is, (n, k), from the outputs `ranked`: probabilities, or what a link with places says."""
         return self.link.shares(output) if isinstance(self.link, PlaceLink) else output
 
     def strongest(self, shares: npt.NDArray[Any]) -> npt.NDArray[np.int64]:

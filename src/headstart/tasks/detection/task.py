@@ -22,6 +22,7 @@ from headstart.tasks.detection import forms
 from headstart.tasks.detection import predictions as predicted
 from headstart.tasks.detection.predictions import BoxPredictions
 from headstart.tasks.task import (
+    ClassOutputs,
     Disagreement,
     ExportedOutput,
     FileOptions,
@@ -146,6 +147,12 @@ class Detection(Task):
     def outputs(self, state: State) -> tuple[Output, ...]:
         count, classes = int(state["candidates"]), len(state["classes"])
         return Output(BOXES, "boxes", (count, 4)), Output(PROBABILITIES, "probabilities", (count, classes))
+
+    def explained(self, state: State) -> tuple[ClassOutputs, ...]:
+        """Heat maps explain the surest box, by default of all classes."""
+        from headstart.metrics.box_link import PROPOSED
+
+        return (ClassOutputs(classes=tuple(state["classes"]), link=PROPOSED, logits=PROBABILITIES, boxes=BOXES),)
 
     def apply(self, model: Any, inputs: StageMaps) -> dict[str, npt.NDArray[Any]]:
         """Proposals, with the ``threshold`` (n,) that evaluating them needs."""
