@@ -26,7 +26,7 @@ from headstart.tasks.detection import learning
 from headstart.tasks.detection.evaluation import DetectionEvaluation
 from headstart.tasks.detection.fine_tuning import BoxHead
 from headstart.tasks.detection.task import Detection
-from headstart.training.boxes import DrawnViews, PositionTargets
+from headstart.training.boxes import BoxTraining, DrawnViews, PositionTargets
 from headstart.training.inputs import Pixels
 
 pytest_plugins = ["boxes_run"]
@@ -158,6 +158,25 @@ def test_parts_are_joined_whatever_boxes_they_have() -> None:
     np.testing.assert_array_equal(found.detections.starts, expected.starts)
     np.testing.assert_array_equal(found.boxes.starts, expected.starts)
     assert found.result.means["ap"] == 1.0
+
+
+def test_the_epoch_with_the_highest_precision_is_the_best() -> None:
+    import torch
+
+    layers = (MapLayer("only", 1, 4, 4),)
+    positions = PositionTargets(one_box((100, 100), (30, 30, 70, 70)), layers, DrawnViews(Augmentation(), 0))
+    seen: list[Any] = []
+
+    def precision(predictions: Any) -> float:
+        seen.append(predictions)
+        return 0.75
+
+    loss_alone = BoxTraining(positions=positions, network=None, shape=(16, 5))
+    predictions, targets = torch.zeros(1, 16, 5), loss_alone.targets(np.array([0]))
+    found = replace(loss_alone, precision=precision).validate(predictions, targets)
+    assert found.criterion == -0.75
+    assert found.loss == loss_alone.validate(predictions, targets).criterion
+    np.testing.assert_array_equal(seen[0], predictions)
 
 
 def test_confidence_is_as_before_where_nothing_is_found() -> None:

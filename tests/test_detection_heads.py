@@ -12,7 +12,7 @@ from headstart.backbones.stage_maps import MIRRORED, MapLayer
 from headstart.heads.box_graph import write_kept_boxes
 from headstart.heads.boxes import BoxDecoder
 from headstart.metrics.confidence import BetaCalibration
-from headstart.metrics.proposals import BOXES, LEAST, MOST, PROBABILITIES, kept_boxes
+from headstart.metrics.proposals import BOXES, LEAST, MOST, PROBABILITIES, kept_boxes, proposals_of
 from headstart.onnx_graph import OnnxGraph
 
 LAYERS = (MapLayer("fine", 3, 6, 8), MapLayer("coarse", 5, 3, 4))
@@ -61,6 +61,19 @@ def test_the_graph_leaves_the_same_boxes(count: int, classes: int, threshold: fl
         assert not found[1][row][~there].any()
 
 
+def test_proposals_are_the_surest_positions() -> None:
+    rng = np.random.default_rng(0)
+    predictions = rng.normal(0, 2, (2, 500, 3 + 4)).astype(np.float32)
+    boxes, sure = proposals_of(predictions)
+    assert (boxes.shape, sure.shape) == ((2, 300, 4), (2, 300, 3))
+    assert (boxes >= 0).all()
+    assert (boxes <= 1).all()
+    for row, (own, chances) in enumerate(zip(boxes, sure, strict=True)):
+        order = np.argsort(-predictions[row, :, :3].max(axis=1))[:300]
+        np.testing.assert_allclose(np.log(chances / (1 - chances)), predictions[row, order, :3], atol=1e-3)
+        np.testing.assert_array_equal(own, predictions[row, order, 3:].clip(0, 1))
+
+
 def test_nothing_is_found_where_nothing_is_sure() -> None:
     boxes, sure = proposals(20, 2)
     _, scores, labels = graph_of(20, 2).run(None, {"boxes": boxes, "sure": sure * 0.05})
@@ -103,7 +116,7 @@ def network(layers: Sequence[MapLayer] = LAYERS, *, classes: int = 2, seed: int 
     maps = tuple(torch.randn(4, *layer.shape, generator=torch.Generator().manual_seed(1)) for layer in layers)
     made.standardise(maps)
     made.train()(maps)  # statistics of the normalisations
-    torch.nn.init.normal_(made.logits.weight, std=0.3)
+    torch.nn.init.normal_(made.logits.weight, std=0.3, generator=torch.Generator().manual_seed(2))
     return made.eval(), maps
 
 

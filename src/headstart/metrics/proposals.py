@@ -48,3 +48,14 @@ def kept_boxes(
     voted = (weights @ own) / weights.sum(axis=1, keepdims=True)
     named = scores[kept] >= least
     return voted[named].astype(np.float32), scores[kept][named], label[kept][named].astype(np.int64)
+
+
+def proposals_of(predictions: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Boxes (n, c, 4) and probabilities (n, c, k) of what a head says at all positions: (n, A, k + 4), logits and then the box.
+
+    They are of the c positions that are the most probable to show something, `CANDIDATES` at most, these first.
+    """
+    probabilities = 1 / (1 + np.exp(-np.asarray(predictions[..., :-4], np.float64)))
+    places = np.argsort(-probabilities.max(axis=2), axis=1, kind="stable")[:, :CANDIDATES, None]
+    boxes = np.take_along_axis(predictions[..., -4:].clip(0, 1), places, axis=1)
+    return boxes.astype(np.float32), np.take_along_axis(probabilities, places, axis=1).astype(np.float32)

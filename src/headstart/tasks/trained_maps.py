@@ -44,8 +44,10 @@ class HeadOnMaps(ABC):
         """A network that learned from the stored maps of these rows."""
 
     @abstractmethod
-    def training(self, network: Any, plan: FineTuning, *, train: Rows) -> TrainingTask:
-        """The training of a network with the backbone on the training rows, of which it learns from those at the places `train`."""
+    def training(self, network: Any, plan: FineTuning, *, train: Rows, held: Rows) -> TrainingTask:
+        """The training of a network with the backbone on the training rows: it learns from those at the places `train`, and those at the
+        places `held` say which epoch is best.
+        """
 
     @abstractmethod
     def tested(self, head: Any, maps: StageMaps, rows: Rows) -> Any:
@@ -64,7 +66,7 @@ class HeadOnMaps(ABC):
         """A head as the model of a fit."""
 
     def pays(self, after: Any, before: Any) -> bool:
-        """Whether the trained backbone is to be shipped where the loss on held-out images fell."""
+        """Whether the trained backbone is to be shipped where some epoch was better than the beginning."""
         return True
 
     def finished(self, head: Any, tested: Any) -> tuple[Any, tuple[str, ...]]:
@@ -108,13 +110,8 @@ def learn_further(kind: HeadOnMaps, probe: Learned) -> Learned:
     network = kind.fitted(train_rows[rows], kind.recipe.plan(context.settings, len(rows)))
     before = kind.tested(network.decoder(), kind.maps.take(outside), outside)
     extractor, own = context.prepared.extractor, context.prepared.settings
-    job = TrainingJob(
-        **vars(context.resumable or Resumable()), plan=plan, task=kind.training(network, plan, train=rows),
-        images=taken(table.dataset.images, train_rows), train=rows, validation=held, seed=context.settings.seed, listener=context.listener,
-        deadline=context.until, windows=extractor.windows,
-    )  # fmt: skip
     start = Pretrained(backbone=extractor.backbone, preprocessing=extractor.preprocessing, weights=own.weights, engine=own.engine)
-    with place_of(job) as placed:
+    with place_of(_job(kind, network, plan, train=rows, held=held)) as placed:
         result = train(placed, start)
         if not result.learned:
             reason = "training further was no better on held-out images: the head on the frozen backbone is kept"
@@ -124,16 +121,10 @@ def learn_further(kind: HeadOnMaps, probe: Learned) -> Learned:
             prepared = trained(own, stored.backbone, stored.preprocessing, folder)
     after_table = with_maps_of(prepared, table, context)
     assert after_table.maps is not None
-    maps = after_table.maps.take(outside)
-    plain = kind.tested(stored.head, maps, outside)
-    chosen = [(stored.head, plain)]
-    if maps.mirrored:
-        both = replace(stored.head, mirrored=True)
-        chosen.append((both, kind.tested(both, maps, outside)))
-    head, tested = chosen[-1] if kind.gain(chosen[-1][1], plain) > 0 else chosen[0]
+    after, (head, tested) = _with_mirror_images(kind, stored.head, after_table.maps.take(outside), outside)
     where = f"on {len(held)} held-out training images, from which the epoch was chosen, training further changed the "
-    fact = where + kind.gain_told(plain, before)
-    if not kind.pays(plain, before):
+    fact = where + kind.gain_told(after, before)
+    if not kind.pays(after, before):
         return _kept(kind, probe, result, plan=plan, reason=f"{fact}: the head on the frozen backbone is kept")
     head, facts = kind.finished(head, tested)
     return Learned(
@@ -141,6 +132,27 @@ def learn_further(kind: HeadOnMaps, probe: Learned) -> Learned:
         fine_tuned=replace(stored, head=head, facts=(*stored.facts, *facts, fact)),
         seconds={**probe.seconds, "training further": time.perf_counter() - began},
     )  # fmt: skip
+
+
+def _job(kind: HeadOnMaps, network: Any, plan: FineTuning, *, train: Rows, held: Rows) -> TrainingJob:
+    """The training of a network with its backbone; `train` and `held` are places among the training rows."""
+    table, context = kind.table, kind.context
+    return TrainingJob(
+        **vars(context.resumable or Resumable()), plan=plan, task=kind.training(network, plan, train=train, held=held),
+        images=taken(table.dataset.images, table.train), train=train, validation=held, seed=context.settings.seed,
+        listener=context.listener, deadline=context.until, windows=context.prepared.extractor.windows,
+    )  # fmt: skip
+
+
+def _with_mirror_images(kind: HeadOnMaps, head: Any, maps: StageMaps, rows: Rows) -> tuple[Any, tuple[Any, Any]]:
+    """What a head is worth on rows as they are; and the head, mirrored where that is better, with what that is worth."""
+    plain = kind.tested(head, maps, rows)
+    if maps.mirrored:
+        both = replace(head, mirrored=True)
+        turned = kind.tested(both, maps, rows)
+        if kind.gain(turned, plain) > 0:
+            return plain, (both, turned)
+    return plain, (head, plain)
 
 
 def _kept(kind: HeadOnMaps, probe: Learned, result: Trained, *, plan: FineTuning, reason: str) -> Learned:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -212,6 +212,7 @@ class BoxTraining:
     shape: tuple[int, ...]  # of the predictions of one input
     loss: BoxLoss = BoxLoss()
     maps: tuple[str, ...] = ()  # the stages whose maps it takes, where the backbone is trained too
+    precision: Callable[[Array], float] | None = None  # of predictions for the validation images: selects the best epoch, the higher
 
     def head(self, features: int, plan: Any, *, seed: int) -> Any:
         """The detection head."""
@@ -239,10 +240,11 @@ class BoxTraining:
         return right.sum(dim=1) / given.sum(dim=1).clamp(min=1)
 
     def validate(self, predictions: Any, targets: Any) -> Validation:
-        """Loss, and share of right positions; the best epoch is selected by the loss."""
+        """Loss, and share of right positions; the best epoch is selected by the `precision`, or without by the loss."""
         weight = float(self.loss.weights(targets).sum())
         loss = sum(float(self.loss(*part).sum()) for part in zip(predictions.split(16), targets.split(16), strict=True)) / weight
-        return Validation(loss, float(self.scores(predictions, targets).mean()), loss, predictions.numpy())
+        criterion = loss if self.precision is None else -self.precision(predictions.numpy())
+        return Validation(loss, float(self.scores(predictions, targets).mean()), criterion, predictions.numpy())
 
     def model(self, head: Any, layer: Any, dim: int, predictions: Any, rows: Rows | None) -> tuple[Any, None]:
         """The head without PyTorch."""

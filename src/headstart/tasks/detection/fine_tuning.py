@@ -5,23 +5,28 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from headstart.data.boxes import Boxes
 from headstart.features.stage_maps import StageMaps
 from headstart.heads.boxes import BoxDecoder
 from headstart.metrics.boxes import Detections
 from headstart.metrics.detection import detection_difference
 from headstart.metrics.matching import Matches, match
+from headstart.metrics.proposals import proposals_of
 from headstart.modalities.image.augment import Augmentation
 from headstart.selection import Choice
 from headstart.settings import FineTuning
 from headstart.tasks.detection.learning import RECIPE, Confidence, ap, choice_of, fitted, found_in
+from headstart.tasks.detection.predictions import detections_of
 from headstart.tasks.stored_maps import Rows
 from headstart.tasks.trained_maps import HeadOnMaps
 from headstart.training.job import Resumable, TrainingTask
 
 
 class BoxHead(HeadOnMaps):
-    """See `HeadOnMaps`; a trained backbone is shipped where average precision (AP) on held-out images is higher."""
+    """See `HeadOnMaps`; average precision (AP) on held-out images decides which epoch is best, and whether it is shipped."""
 
     recipe = RECIPE
 
@@ -36,15 +41,22 @@ class BoxHead(HeadOnMaps):
         """See `HeadOnMaps`."""
         return fitted(self.table, rows, plan, replace(self.context, resumable=Resumable()))[0]
 
-    def training(self, network: Any, plan: FineTuning, *, train: Rows) -> TrainingTask:
+    def training(self, network: Any, plan: FineTuning, *, train: Rows, held: Rows) -> TrainingTask:
         """See `HeadOnMaps`."""
         from headstart.training.boxes import BoxTraining, DrawnViews, PositionTargets
         from headstart.training.decoders import OfFlat
 
+        mine = self.targets.take(self.table.train)
+        truth = mine.take(held)
+
+        def precision(predictions: npt.NDArray[np.float32]) -> float:
+            found = detections_of(*proposals_of(predictions), truth.sizes)
+            return ap(match(Detections.joined(found), truth, classes=len(truth.classes)))
+
         layers, views = self.maps.layers, DrawnViews(Augmentation.parse(plan.augment), self.context.settings.seed)
         return BoxTraining(
-            positions=PositionTargets(self.targets.take(self.table.train), layers, views), network=OfFlat(network), shape=network.shape,
-            maps=tuple(layer.name for layer in layers),
+            positions=PositionTargets(mine, layers, views), network=OfFlat(network), shape=network.shape,
+            maps=tuple(layer.name for layer in layers), precision=precision,
         )  # fmt: skip
 
     def tested(self, head: BoxDecoder, maps: StageMaps, rows: Rows) -> Matches:

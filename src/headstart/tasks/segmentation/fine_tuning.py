@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class MaskHead(HeadOnMaps):
-    """See `HeadOnMaps`; the loss on held-out images decides alone."""
+    """See `HeadOnMaps`; the loss on held-out images decides."""
 
     recipe = RECIPE
 
@@ -35,7 +35,7 @@ class MaskHead(HeadOnMaps):
         """See `HeadOnMaps`."""
         return fitted(self.table, rows, plan, replace(self.context, resumable=Resumable()))[0]
 
-    def training(self, network: Any, plan: FineTuning, *, train: Rows) -> TrainingTask:
+    def training(self, network: Any, plan: FineTuning, *, train: Rows, held: Rows) -> TrainingTask:
         """See `HeadOnMaps`."""
         from headstart.training.decoders import OfFlat
         from headstart.training.masks import MaskTraining, ViewedMasks
