@@ -15,7 +15,7 @@ from headstart.export.onnx_file import NOVELTY
 from headstart.metrics.link import SOFTMAX, Link
 from headstart.pixels.interpolation import class_map
 from headstart.run import Run
-from headstart.tasks.task import Disagreement
+from headstart.tasks.outputs import Disagreement
 
 AGREEMENT = 0.98  # share of images that must keep their label where it may change: a file that errs on others is another model
 TOLERANCE = 1e-3  # by more, no probability of a file may differ from that of the run in the same engine; of a number, as a share

@@ -12,24 +12,9 @@ from headstart.tasks.anomaly.task import AnomalyDetection
 from headstart.tasks.classification.task import Classification
 from headstart.tasks.detection.task import Detection
 from headstart.tasks.multitask.task import Multitask
+from headstart.tasks.outputs import FEATURES, ClassOutputs, FileOptions, Judgement, Neighbour, Output, Outputs, OwnHeat, Predictions, State
 from headstart.tasks.segmentation.task import Segmentation
-from headstart.tasks.task import (
-    FEATURES,
-    ClassOutputs,
-    Evaluation,
-    FileOptions,
-    Judged,
-    Judgement,
-    Learned,
-    LearningContext,
-    Neighbour,
-    Output,
-    Outputs,
-    OwnHeat,
-    Predictions,
-    State,
-    Task,
-)  # fmt: skip
+from headstart.tasks.task import Evaluation, Judged, Learned, LearningContext, Task
 
 __all__ = [
     "FEATURES", "TASKS", "ClassOutputs", "Evaluation", "FileOptions", "Judged", "Judgement", "Learned", "LearningContext", "Neighbour",

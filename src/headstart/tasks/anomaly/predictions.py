@@ -16,7 +16,7 @@ from headstart.pixels.interpolation import resized
 from headstart.pixels.outlines import regions
 from headstart.pixels.pictures import base64_text, heat_png, jpeg_bytes
 from headstart.records import Column, Record
-from headstart.tasks.task import Predictions
+from headstart.tasks.outputs import Predictions
 from headstart.text import plural, printable
 
 KIND = "score"

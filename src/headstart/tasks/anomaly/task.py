@@ -18,7 +18,8 @@ from headstart.reliability.false_alarms import FalseAlarms
 from headstart.sections import Card, TaskReport
 from headstart.tasks.anomaly import predictions as predicted
 from headstart.tasks.anomaly.predictions import AnomalyPredictions
-from headstart.tasks.task import FileOptions, Learned, LearningContext, Neighbour, Output, Outputs, OwnHeat, Predictions, State, Task
+from headstart.tasks.outputs import FileOptions, Neighbour, Output, Outputs, OwnHeat, Predictions, State
+from headstart.tasks.task import Learned, LearningContext, Task
 from headstart.text import plural
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from headstart.files import packed, unpacked
 from headstart.reliability import Abstention, Reliability, ReliabilityTest, confidence
 from headstart.selection import LearningCurve, learning_curve
 from headstart.tasks.classification.evaluation import ClassEvaluation
-from headstart.tasks.task import Evaluation, Judged, Learned, LearningContext, Predictions
+from headstart.tasks.outputs import Predictions
+from headstart.tasks.task import Evaluation, Judged, Learned, LearningContext
 
 _FEW = 40  # training images: a curve of fewer tells nothing
 

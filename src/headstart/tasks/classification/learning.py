@@ -25,7 +25,8 @@ from headstart.selection import Choice, choose_head, unfitted
 from headstart.settings import GRADUAL, FitSettings
 from headstart.tasks.classification.evaluation import ClassEvaluation
 from headstart.tasks.classification.fine_tuning import job_of, learn_further, pretrained
-from headstart.tasks.task import Evaluation, Learned, LearningContext, Predictions
+from headstart.tasks.outputs import Predictions
+from headstart.tasks.task import Evaluation, Learned, LearningContext
 from headstart.training.history import require_tensorboard
 from headstart.training.job import Processes, Resumable
 from headstart.training.learning_rates import LearningRates, find_lr

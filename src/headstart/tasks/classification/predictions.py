@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from headstart.metrics.link import Link
 from headstart.records import Column, Record, Writing
-from headstart.tasks.task import Judgement, Neighbour, Predictions
+from headstart.tasks.outputs import Judgement, Neighbour, Predictions
 from headstart.text import printable
 
 _DIGITS = 6  # of probabilities

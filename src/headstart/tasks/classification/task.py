@@ -17,19 +17,8 @@ from headstart.onnx_graph import OnnxGraph
 from headstart.records import Column, Record
 from headstart.sections import Card, Matrix, TaskReport
 from headstart.tasks.classification.predictions import ClassPredictions, columns, record
-from headstart.tasks.task import (
-    ClassOutputs,
-    Judged,
-    Judgement,
-    Learned,
-    LearningContext,
-    Neighbour,
-    Output,
-    Outputs,
-    Predictions,
-    State,
-    Task,
-)
+from headstart.tasks.outputs import ClassOutputs, Judgement, Neighbour, Output, Outputs, Predictions, State
+from headstart.tasks.task import Judged, Learned, LearningContext, Task
 from headstart.text import plural, printable
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from headstart.metrics.detection import detection_scores
 from headstart.metrics.matching import match
 from headstart.metrics.proposals import BOXES, PROBABILITIES
 from headstart.tasks.detection.predictions import FOUND, Found, detections_of
-from headstart.tasks.task import Disagreement, Outputs
+from headstart.tasks.outputs import Disagreement, Outputs
 
 PIXEL = 1e-3
 """What a pixel counts, as a difference of confidence does: both of these may differ."""

@@ -16,7 +16,7 @@ from headstart.metrics.boxes import Detections
 from headstart.metrics.proposals import LEAST, kept_boxes
 from headstart.pixels.pictures import VOID, hex_colour, jpeg_bytes, with_boxes
 from headstart.records import Column, Record
-from headstart.tasks.task import Predictions
+from headstart.tasks.outputs import Predictions
 from headstart.text import printable, shorten
 
 KIND = "boxes"

@@ -21,21 +21,8 @@ from headstart.sections import Card, Matrix, TaskReport
 from headstart.tasks.detection import forms
 from headstart.tasks.detection import predictions as predicted
 from headstart.tasks.detection.predictions import BoxPredictions
-from headstart.tasks.task import (
-    ClassOutputs,
-    Disagreement,
-    ExportedOutput,
-    FileOptions,
-    Judged,
-    Learned,
-    LearningContext,
-    Neighbour,
-    Output,
-    Outputs,
-    Predictions,
-    State,
-    Task,
-)  # fmt: skip
+from headstart.tasks.outputs import ClassOutputs, Disagreement, ExportedOutput, FileOptions, Neighbour, Output, Outputs, Predictions, State
+from headstart.tasks.task import Judged, Learned, LearningContext, Task
 from headstart.text import plural
 
 if TYPE_CHECKING:

@@ -26,7 +26,8 @@ from headstart.tasks.classification.task import Classification
 from headstart.tasks.multitask.evaluation import ColumnsEvaluation
 from headstart.tasks.multitask.fine_tuning import job_of, learn_further
 from headstart.tasks.multitask.tables import column_table
-from headstart.tasks.task import Evaluation, Judged, Learned, LearningContext, Predictions
+from headstart.tasks.outputs import Predictions
+from headstart.tasks.task import Evaluation, Judged, Learned, LearningContext
 from headstart.training.job import Resumable
 from headstart.training.learning_rates import LearningRates, find_lr
 

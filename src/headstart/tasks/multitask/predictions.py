@@ -12,7 +12,7 @@ import numpy.typing as npt
 from headstart.records import Column, Record
 from headstart.tasks.classification.predictions import ClassPredictions, record
 from headstart.tasks.classification.predictions import columns as class_columns
-from headstart.tasks.task import ClassOutputs, Judgement, Neighbour, Predictions
+from headstart.tasks.outputs import ClassOutputs, Judgement, Neighbour, Predictions
 from headstart.text import printable
 
 KIND = "columns"

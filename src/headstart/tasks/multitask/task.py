@@ -18,19 +18,8 @@ from headstart.records import Column, Record
 from headstart.sections import Card, TaskReport
 from headstart.tasks.classification.task import Classification, write_classes
 from headstart.tasks.multitask.predictions import ColumnsPredictions, columns, image_record
-from headstart.tasks.task import (
-    ClassOutputs,
-    Judged,
-    Judgement,
-    Learned,
-    LearningContext,
-    Neighbour,
-    Output,
-    Outputs,
-    Predictions,
-    State,
-    Task,
-)
+from headstart.tasks.outputs import ClassOutputs, Judgement, Neighbour, Output, Outputs, Predictions, State
+from headstart.tasks.task import Judged, Learned, LearningContext, Task
 from headstart.text import enumeration, printable
 
 if TYPE_CHECKING:

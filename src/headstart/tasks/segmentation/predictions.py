@@ -16,7 +16,7 @@ from headstart.pixels.pictures import base64_text, hex_colour, indexed_png, jpeg
 from headstart.pixels.pictures import overlay as overlaid
 from headstart.pixels.runs import class_run_lengths, text_of
 from headstart.records import Column, Record
-from headstart.tasks.task import Predictions
+from headstart.tasks.outputs import Predictions
 from headstart.text import percent, printable
 
 KIND = "mask"

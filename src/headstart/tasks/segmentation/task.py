@@ -19,22 +19,10 @@ from headstart.pixels.pictures import hex_colour
 from headstart.pixels.windows import Windows
 from headstart.records import Column, Record
 from headstart.sections import Card, Matrix, TaskReport
+from headstart.tasks.outputs import ClassOutputs, ExportedOutput, FileOptions, Neighbour, Output, Outputs, Predictions, State
 from headstart.tasks.segmentation.coco import FORMS, coco_document
 from headstart.tasks.segmentation.predictions import MaskPredictions, background_of, columns, files, records, suffixes, tensors
-from headstart.tasks.task import (
-    ClassOutputs,
-    ExportedOutput,
-    FileOptions,
-    Judged,
-    Learned,
-    LearningContext,
-    Neighbour,
-    Output,
-    Outputs,
-    Predictions,
-    State,
-    Task,
-)
+from headstart.tasks.task import Judged, Learned, LearningContext, Task
 from headstart.text import plural
 
 if TYPE_CHECKING:
