@@ -103,7 +103,7 @@ def test_wrong_predictions(cli: Cli, run: Path, pictures: Path, photo: Path) -> 
         (run, "empty"): r"no images at any depth below this folder",
         (run,): r"Missing argument",
         (run, photo, "--top", "0"): r"top must be a whole number of at least 1, got 0",
-        (run, photo, "--format", "xml"): r"format must be one of table, csv, json, coco, coco-polygons, got 'xml'",
+        (run, photo, "--format", "xml"): r"format must be one of table, csv, json, coco, coco-polygons, voc, yolo, got 'xml'",
         (run, photo, "--format", "coco"): r"classification has no format 'coco': use table, csv or json",
         (run, photo, "--out", "masks"): r"the task classification predicts none. For a table add --batch",
         (run, photo, "--overlay"): r"--overlay is for pictures, which are written into a folder: give it as --out DIR",

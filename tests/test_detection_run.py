@@ -118,7 +118,7 @@ def test_boxes_are_drawn_and_the_confidence_can_be_chosen(scenes_run: Path, phot
         (["--format", "coco-polygons"], "boxes can be written as table, csv, json or coco"),
         (["--confidence", "2"], "must be a number of at least 0 and at most 1"),
         (["--confidence", "0.5", "--accuracy", "0.9"], "Give one of them"),
-        (["--format", "coco", "--out", "photos"], "is a folder"),
+        (["--format", "coco", "--out", "photos"], "a folder is for pictures, and the task detection predicts none"),
         (["--batch", "--out", "a.csv", "--draw", "drawn"], "--draw is not for --batch"),
     ],
 )

@@ -82,8 +82,8 @@ class _Predict(BatchSettings):
 
     @property
     def _table(self) -> Path | None:
-        """What --out names, where that is a table."""
-        return self.out if self.out is not None and self.out.suffix.lower() in TABLE_SUFFIXES else None
+        """What --out names, where that is a table; with --format it is a file for what would be printed."""
+        return self.out if self.out is not None and self.format is None and self.out.suffix.lower() in TABLE_SUFFIXES else None
 
 
 @command("predict", "What a run says of new images.")
@@ -139,6 +139,11 @@ def predict_command(
     if how.out is not None and (how.overlay or opened.task.suffixes(asked)):
         _write_pictures(opened, images, how.out, asked, how, terminal)
         return
+    if how.out is not None and not how.out.suffix:
+        raise ParameterError(
+            f"--out {how.out}: a folder is for pictures, and the task {opened.manifest.task} predicts none. For a table add --batch, and "
+            "let --out end in .parquet, .csv or .jsonl; or name a file, such as predictions.json, with --format."
+        )
     least = how.confidence if how.accuracy is None else opened.threshold_for(how.accuracy)
     paths = list_images(images, terminal)
     if len(paths) > 1:
