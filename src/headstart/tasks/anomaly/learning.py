@@ -6,7 +6,7 @@ Real defects take no part in it, not even those of the training part: what is ch
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -30,6 +30,7 @@ from headstart.reliability.false_alarms import FalseAlarms
 from headstart.selection import Choice
 from headstart.settings import FitSettings
 from headstart.tasks.anomaly.synthetic import cut_paste, mirrored, views
+from headstart.tasks.squares import on_square
 from headstart.tasks.task import Learned, LearningContext
 from headstart.text import number, plural
 
@@ -302,7 +303,6 @@ def _compared(found: dict[str, npt.NDArray[np.float64]], spoilt: dict[str, npt.N
 
 def suited(given: FitSettings) -> FitSettings:
     """The settings with the whole image squashed to a square of `SIZE`; ParameterError for those that mean nothing here."""
-    asked = Specification.parse(given.backbone)
     for flag, value, instead in (
         ("--budget", given.budget, "name the backbone with --backbone"),
         ("--adapt-to", given.adapt_to, "add good images of that world to the training images"),
@@ -321,7 +321,4 @@ def suited(given: FitSettings) -> FitSettings:
     ):
         if value is not None:
             raise ParameterError(f"{flag} does not go with the task anomaly: {instead}.")
-    if not asked.plain:
-        raise ParameterError(f"The task anomaly takes one network without mirror images, not {given.backbone}: name one with --backbone.")
-    backbone = given.backbone if asked.size else str(replace(asked, size=SIZE))
-    return replace(given, backbone=backbone, fit_image="squash")
+    return on_square(given, "anomaly", size=SIZE)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from headstart.tasks.detection import forms
 from headstart.tasks.detection import predictions as predicted
 from headstart.tasks.detection.predictions import BoxPredictions
 from headstart.tasks.outputs import ClassOutputs, Disagreement, ExportedOutput, FileOptions, Neighbour, Output, Outputs, Predictions, State
+from headstart.tasks.squares import on_square
 from headstart.tasks.task import Judged, Learned, LearningContext, Task
 from headstart.text import plural
 
@@ -83,9 +83,8 @@ class Detection(Task):
             raise ParameterError(f"{setting(name, value)} is for features, and boxes are learned by a head on maps: leave it out.")
         if given.fit_image == "crop":
             raise ParameterError(f"{setting('fit_image', 'crop')} would cut off boxes at the edge: leave it out.")
-        size = None if given.fine_tuning is None else given.fine_tuning.image_size
-        backbone = given.backbone if "@" in given.backbone and size is None else f"{given.backbone.partition('@')[0]}@{size or SIZE}"
-        return replace(given, fit_image="squash", backbone=backbone)
+        asked = None if given.fine_tuning is None else given.fine_tuning.image_size
+        return on_square(given, self.name, size=SIZE, asked=asked)
 
     def maps(self, settings: FitSettings, dataset: Dataset) -> ChooseMaps:
         from headstart.tasks.detection.learning import maps_for

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from headstart.sections import Card, Matrix, TaskReport
 from headstart.tasks.outputs import ClassOutputs, ExportedOutput, FileOptions, Neighbour, Output, Outputs, Predictions, State
 from headstart.tasks.segmentation.coco import FORMS, coco_document
 from headstart.tasks.segmentation.predictions import MaskPredictions, background_of, columns, files, records, suffixes, tensors
+from headstart.tasks.squares import on_square
 from headstart.tasks.task import Judged, Learned, LearningContext, Task
 from headstart.text import plural
 
@@ -86,11 +86,11 @@ class Segmentation(Task):
             raise ParameterError(f"{setting(name, value)} is for features, and masks are learned by a decoder: leave it out.")
         if given.fit_image == "crop":
             raise ParameterError(f"{setting('fit_image', 'crop')} would leave pixels at the edge without a class: leave it out.")
-        size = None if given.fine_tuning is None else given.fine_tuning.image_size
-        backbone = given.backbone if "@" in given.backbone and size is None else f"{given.backbone.partition('@')[0]}@{size or SIZE}"
-        if given.windows != 1 and (side := backbone.rpartition("@")[2]).isdecimal():
-            Windows(given.windows, int(side))
-        return replace(given, fit_image="squash", backbone=backbone)
+        asked = None if given.fine_tuning is None else given.fine_tuning.image_size
+        squared = on_square(given, self.name, size=SIZE, asked=asked)
+        if given.windows != 1:
+            Windows(given.windows, int(squared.backbone.rpartition("@")[2]))
+        return squared
 
     def maps(self, settings: FitSettings, dataset: Dataset) -> ChooseMaps:
         from headstart.tasks.segmentation.learning import maps_for
