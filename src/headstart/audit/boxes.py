@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from headstart.audit.findings import Finding
 from headstart.data import Boxes, Dataset
-from headstart.pixels.boxes import areas, ious
+from headstart.metrics.boxes import areas, iou
 from headstart.text import enumeration, percent, plural
 
 _SAME = 0.9  # the intersection over union of two boxes of one thing
@@ -50,7 +50,7 @@ def _pairs(boxes: Boxes) -> Iterator[tuple[int, int, int]]:
     for row in np.flatnonzero(np.diff(boxes.starts) > 1).tolist():
         found, _, crowd = boxes.of(row)
         for start in range(0, len(found), _BLOCK):
-            near = ious(found[start : start + _BLOCK], found) > _SAME
+            near = iou(found[start : start + _BLOCK], found) > _SAME
             for first, second in np.argwhere(near).tolist():
                 if first + start < second and not crowd[first + start] and not crowd[second]:
                     yield row, first + start, second

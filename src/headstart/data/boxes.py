@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from headstart.errors import DataError
+from headstart.metrics.boxes import iou
 from headstart.metrics.link import Link
-from headstart.pixels.boxes import ious
 from headstart.text import plural
 
 _SAME = 0.9  # the intersection over union of two boxes that agree
@@ -132,7 +132,7 @@ def _same(one: tuple[npt.NDArray[Any], npt.NDArray[np.int64]], other: tuple[npt.
     (boxes, labels), (others, other_labels) = one, other
     if not np.array_equal(np.sort(labels), np.sort(other_labels)):
         return False
-    near = (ious(boxes, others) >= _SAME) & (labels[:, None] == other_labels)
+    near = (iou(boxes, others) >= _SAME) & (labels[:, None] == other_labels)
     for row in np.argsort(near.sum(axis=1)):
         free = np.flatnonzero(near[row])
         if not free.size:

@@ -15,7 +15,7 @@ from headstart.export.onnx_file import NOVELTY
 from headstart.metrics.link import SOFTMAX, Link
 from headstart.pixels.interpolation import class_map
 from headstart.run import Run
-from headstart.tasks.outputs import Disagreement
+from headstart.tasks.outputs import Disagreement, FileComparison
 
 AGREEMENT = 0.98  # share of images that must keep their label where it may change: a file that errs on others is another model
 TOLERANCE = 1e-3  # by more, no probability of a file may differ from that of the run in the same engine; of a number, as a share
@@ -40,7 +40,7 @@ class Comparison:
     @classmethod
     def of(cls, run: Run) -> Self:
         """Of the outputs of the run that rank classes, or else the first number. Raises ParameterError where it has none of them."""
-        if run.task.compared:
+        if run.task.comparison() is not None:
             return cls((), run=run)
         if classes := run.class_outputs:
             return cls(tuple((one.probabilities, one.link) for one in classes))
@@ -55,6 +55,11 @@ class Comparison:
         )
 
     @property
+    def task(self) -> FileComparison | None:
+        """What compares the outputs of a task that does so itself."""
+        return None if self.run is None else self.run.task.comparison()
+
+    @property
     def output(self) -> str:
         """The names of what is compared."""
         if self.run is not None:
@@ -64,8 +69,8 @@ class Comparison:
     @property
     def decision(self) -> str:
         """What must be the same: the label, the class of each pixel, the value itself, or what the task calls it."""
-        if self.run is not None:
-            return self.run.task.compared
+        if self.task is not None:
+            return self.task.decision
         return PIXEL_CLASS if self.pixels else "value" if self.parts[0][1] is None else "label"
 
     def keep(self, outputs: Outputs) -> Outputs:
@@ -79,12 +84,13 @@ class Comparison:
 
     def disagreement(self, file: Outputs, own: Outputs) -> Disagreement:
         """What the task says of an exported file."""
+        assert self.task is not None
         assert self.run is not None
-        return self.run.task.disagreement(file, own, own[SIZES], self.run.manifest.state)
+        return self.task.disagreement(file, own, own[SIZES], self.run.manifest.state)
 
     def differences(self, one: Outputs, other: Outputs) -> npt.NDArray[Any]:
         """The largest of each image, float (n,)."""
-        if self.run is not None:
+        if self.task is not None:
             return self.disagreement(one, other).differences
         if self.pixels:
             name = self.parts[0][0]
@@ -98,7 +104,7 @@ class Comparison:
 
     def same(self, one: Outputs, other: Outputs) -> float:
         """Share of the images with the same label, all the same labels, or the same number within `TOLERANCE`; or of their pixels."""
-        if self.run is not None:
+        if self.task is not None:
             found = self.disagreement(one, other)
             return float(found.same.sum() / found.decisions.sum()) if found.decisions.any() else 1.0
         if self.pixels:

@@ -60,9 +60,9 @@ class Gate:
                 part=sample.part, images=len(sample), before=1.0, after=same, agreement=same, lost=0, gained=0, unit="pixels", **settings
             )  # fmt: skip
         targets = run.task.targets(sample.targets, run.manifest.state)
-        if run.task.compared:
+        if (task := reference.comparison.task) is not None:
             own = reference.outputs()
-            unit, score, lowered = run.task.gate(outputs, own, own[SIZES], targets, run.manifest.state)
+            unit, score, lowered = task.gate(outputs, own, own[SIZES], targets)
             same = reference.comparison.same(outputs, own)
             return cls(
                 part=sample.part, images=len(sample), before=score, after=lowered, agreement=same, lost=0, gained=0, unit=unit, **settings

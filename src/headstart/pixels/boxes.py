@@ -8,25 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def areas(boxes: NDArray[Any]) -> NDArray[np.float64]:
-    """The areas of boxes (..., 4), float64 (...); 0 for those whose sides are swapped."""
-    sides = np.maximum(np.asarray(boxes, np.float64)[..., 2:] - np.asarray(boxes, np.float64)[..., :2], 0)
-    return np.asarray(sides[..., 0] * sides[..., 1])
-
-
-def overlaps(boxes: NDArray[Any], others: NDArray[Any]) -> NDArray[np.float64]:
-    """The areas that boxes (m, 4) and others (n, 4) have in common, float64 (m, n)."""
-    first, second = np.asarray(boxes, np.float64)[:, None], np.asarray(others, np.float64)[None]
-    return areas(np.concatenate([np.maximum(first[..., :2], second[..., :2]), np.minimum(first[..., 2:], second[..., 2:])], axis=-1))
-
-
-def ious(boxes: NDArray[Any], others: NDArray[Any]) -> NDArray[np.float64]:
-    """The intersection over union of boxes (m, 4) with others (n, 4), float64 (m, n); 0 where both have no area."""
-    common = overlaps(boxes, others)
-    union = areas(boxes)[:, None] + areas(others)[None] - common
-    return np.asarray(common / np.maximum(union, np.finfo(np.float64).tiny))
-
-
 def turned_boxes(boxes: NDArray[Any], orientation: int, size: tuple[int, int]) -> NDArray[np.float64]:
     """Boxes (m, 4) in the pixels of an image as stored, when the image of this upright `size` (height, width) is upright.
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
+from headstart.data import Targets
 from headstart.errors import ImageError
 from headstart.metrics.link import Link, PlaceLink
 
@@ -93,6 +95,24 @@ class Disagreement:
     differences: npt.NDArray[np.float64]
     same: npt.NDArray[np.int64]
     decisions: npt.NDArray[np.int64]
+
+
+class FileComparison(ABC):
+    """How a task compares an exported file with its run, where the kinds of its outputs do not say it.
+
+    Of `file` and `own`, the outputs of the file and of the run, `sizes` (n, 2) are the heights and widths of the inputs.
+    """
+
+    decision: ClassVar[str]
+    """What must be the same."""
+
+    @abstractmethod
+    def disagreement(self, file: Outputs, own: Outputs, sizes: npt.NDArray[np.int64], state: State) -> Disagreement:
+        """How far the file is from the run."""
+
+    @abstractmethod
+    def gate(self, file: Outputs, own: Outputs, sizes: npt.NDArray[np.int64], targets: Targets) -> tuple[str, float, float]:
+        """By what an int8 file is admitted: the name of a score, its value for the run, and that for the file."""
 
 
 @dataclass(frozen=True, eq=False)

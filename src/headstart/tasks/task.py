@@ -23,8 +23,8 @@ from headstart.records import Column, Record
 from headstart.sections import Card, Headline, Matrix, Section, TaskReport
 from headstart.tasks.outputs import (
     ClassOutputs,
-    Disagreement,
     ExportedOutput,
+    FileComparison,
     FileOptions,
     Neighbour,
     Output,
@@ -289,16 +289,9 @@ class Task(ABC):
         """
         return {}
 
-    compared: ClassVar[str] = ""
-    """What a decision is called where `disagreement` compares exported files; empty where they are compared by the kinds of the outputs."""
-
-    def disagreement(self, file: Outputs, own: Outputs, sizes: npt.NDArray[np.int64], state: State) -> Disagreement:
-        """Compare the outputs of an exported `file` with the run's `own`, of inputs of these heights and widths (n, 2)."""
-        raise NotImplementedError(f"exported files of the task {self.name} are compared by the kinds of their outputs")
-
-    def gate(self, file: Outputs, own: Outputs, sizes: npt.NDArray[np.int64], targets: Targets, state: State) -> tuple[str, float, float]:
-        """By what an int8 file is admitted where `compared` is not empty: a score, its value for the run, and that for the file."""
-        raise NotImplementedError(f"exported files of the task {self.name} are compared by the kinds of their outputs")
+    def comparison(self) -> FileComparison | None:
+        """How exported files are compared with their run; None where the kinds of the outputs say it."""
+        return None
 
     @abstractmethod
     def evaluate(self, outputs: Outputs, targets: Targets) -> Evaluation:

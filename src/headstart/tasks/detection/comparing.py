@@ -7,13 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from headstart.data import Targets
 from headstart.data.boxes import Boxes
 from headstart.metrics.boxes import Detections, iou
 from headstart.metrics.detection import detection_scores
 from headstart.metrics.matching import match
 from headstart.metrics.proposals import BOXES, PROBABILITIES
 from headstart.tasks.detection.predictions import FOUND, Found, detections_of
-from headstart.tasks.outputs import Disagreement, Outputs
+from headstart.tasks.outputs import Disagreement, FileComparison, Outputs, State
 
 PIXEL = 1e-3
 """What a pixel counts, as a difference of confidence does: both of these may differ."""
@@ -21,22 +22,30 @@ _ALIKE = 0.5  # IoU of two boxes that are of the same thing
 _EDGE = 1e-3  # a box may be on either side of the threshold that is so near to it
 
 
-def disagreement(file: Outputs, own: Outputs, sizes: npt.NDArray[np.int64], threshold: float) -> Disagreement:
-    """Compare the boxes of a file with those of its run, pair by pair.
+class BoxComparison(FileComparison):
+    """The boxes of a file beside those of its run, pair by pair.
 
     A pair has the same class, and overlaps; it is the same box where the sides differ by at most a pixel and the confidence by at most
     0.001. A box without a partner counts with its confidence, unless it is at the threshold.
     """
-    found = [_pairs(*both, threshold) for both in zip(_boxes(file, sizes, threshold), _boxes(own, sizes, threshold), strict=True)]
-    differences, same, total = (np.array(column) for column in zip(*found, strict=True))
-    return Disagreement(differences.astype(np.float64), same.astype(np.int64), total.astype(np.int64))
 
+    decision = "box"
 
-def gate(file: Outputs, own: Outputs, sizes: npt.NDArray[np.int64], targets: Boxes) -> tuple[float, float]:
-    """AP50 of the run and of the proposals of a file."""
-    found = [detections_of(outputs[BOXES], outputs[PROBABILITIES], sizes) for outputs in (own, file)]
-    before, after = (detection_scores(match(Detections.joined(one), targets, classes=len(targets.classes))).means["ap50"] for one in found)
-    return before, after
+    def disagreement(self, file: Outputs, own: Outputs, sizes: npt.NDArray[np.int64], state: State) -> Disagreement:
+        """See `FileComparison`."""
+        threshold = float(state["threshold"])
+        found = [_pairs(*both, threshold) for both in zip(_boxes(file, sizes, threshold), _boxes(own, sizes, threshold), strict=True)]
+        differences, same, total = (np.array(column) for column in zip(*found, strict=True))
+        return Disagreement(differences.astype(np.float64), same.astype(np.int64), total.astype(np.int64))
+
+    def gate(self, file: Outputs, own: Outputs, sizes: npt.NDArray[np.int64], targets: Targets) -> tuple[str, float, float]:
+        """AP50 of the proposals."""
+        assert isinstance(targets, Boxes)
+        scores = []
+        for outputs in (own, file):
+            found = Detections.joined(detections_of(outputs[BOXES], outputs[PROBABILITIES], sizes))
+            scores.append(detection_scores(match(found, targets, classes=len(targets.classes))).means["ap50"])
+        return "AP50", scores[0], scores[1]
 
 
 def _boxes(outputs: Outputs, sizes: npt.NDArray[np.int64], threshold: float) -> Sequence[Found]:

@@ -20,7 +20,7 @@ from headstart.sections import Card, Matrix, TaskReport
 from headstart.tasks.detection import forms
 from headstart.tasks.detection import predictions as predicted
 from headstart.tasks.detection.predictions import BoxPredictions
-from headstart.tasks.outputs import ClassOutputs, Disagreement, ExportedOutput, FileOptions, Neighbour, Output, Outputs, Predictions, State
+from headstart.tasks.outputs import ClassOutputs, ExportedOutput, FileOptions, Neighbour, Output, Outputs, Predictions, State
 from headstart.tasks.squares import on_square
 from headstart.tasks.task import Judged, Learned, LearningContext, Task
 from headstart.text import plural
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from headstart.features.table import FeatureTable
     from headstart.reliability import Reliability
     from headstart.settings import FitSettings
+    from headstart.tasks.detection.comparing import BoxComparison
     from headstart.tasks.detection.evaluation import DetectionEvaluation
     from headstart.tasks.task import Evaluation
 
@@ -170,19 +171,10 @@ class Detection(Task):
         boxes, scores, labels = predicted.FOUND
         return {boxes: (np.float32, ("N", "m", 4)), scores: (np.float32, ("N", "m")), labels: (np.int64, ("N", "m"))}
 
-    compared = "box"
+    def comparison(self) -> BoxComparison:
+        from headstart.tasks.detection.comparing import BoxComparison
 
-    def disagreement(self, file: Outputs, own: Outputs, sizes: npt.NDArray[np.int64], state: State) -> Disagreement:
-        from headstart.tasks.detection.comparing import disagreement
-
-        return disagreement(file, own, sizes, float(state["threshold"]))
-
-    def gate(self, file: Outputs, own: Outputs, sizes: npt.NDArray[np.int64], targets: Targets, state: State) -> tuple[str, float, float]:
-        """AP50."""
-        from headstart.tasks.detection.comparing import gate
-
-        assert isinstance(targets, Boxes)
-        return "AP50", *gate(file, own, sizes, targets)
+        return BoxComparison()
 
     def evaluate(self, outputs: Outputs, targets: Targets) -> DetectionEvaluation:
         from headstart.metrics.boxes import Detections
