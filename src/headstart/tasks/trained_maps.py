@@ -7,7 +7,6 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from headstart.errors import DataError
 from headstart.features.prepared import Prepared, trained, trained_folder
 from headstart.features.stage_maps import StageMaps
 from headstart.features.table import FeatureTable, taken
@@ -15,7 +14,6 @@ from headstart.selection import Choice
 from headstart.settings import FineTuning
 from headstart.tasks.stored_maps import MapRecipe, Rows
 from headstart.tasks.task import Learned, LearningContext
-from headstart.text import plural
 from headstart.training.job import Pretrained, Resumable, TrainingJob, TrainingTask
 
 if TYPE_CHECKING:
@@ -23,8 +21,6 @@ if TYPE_CHECKING:
 
 LR = 5e-4
 EPOCHS = 10
-FEWEST = 8
-"""Training images of which some can be held out."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,15 +80,6 @@ class HeadOnMaps(ABC):
         """Those of the frozen backbone."""
         assert self.table.maps is not None
         return self.table.maps
-
-
-def check_enough(images: int, plan: FineTuning, *, source: str) -> None:
-    """DataError where there are too few training images to hold some out, as training the backbone needs."""
-    if plan.strategy != "probe" and images < FEWEST:
-        raise DataError(
-            f"{source}: {plural(images, 'training image')}; to train the backbone, some are held out: {FEWEST} are needed. "
-            "Use --strategy probe."
-        )
 
 
 def learn_further(kind: HeadOnMaps, probe: Learned) -> Learned:

@@ -30,7 +30,7 @@ from headstart.reliability.false_alarms import FalseAlarms
 from headstart.selection import Choice
 from headstart.settings import FitSettings
 from headstart.tasks.anomaly.synthetic import cut_paste, mirrored, views
-from headstart.tasks.squares import on_square
+from headstart.tasks.map_settings import on_square
 from headstart.tasks.task import Learned, LearningContext
 from headstart.text import number, plural
 

@@ -13,17 +13,15 @@ from headstart.data.annotations import BOX, Annotations
 from headstart.data.boxes import Boxes, boxes_of
 from headstart.errors import DataError, ParameterError, setting
 from headstart.metrics.proposals import BOXES, PROBABILITIES
-from headstart.modalities.image.augment import Augmentation
 from headstart.onnx_graph import OnnxGraph
 from headstart.records import Column, Record
 from headstart.sections import Card, Matrix, TaskReport
 from headstart.tasks.detection import forms
 from headstart.tasks.detection import predictions as predicted
 from headstart.tasks.detection.predictions import BoxPredictions
+from headstart.tasks.map_settings import HeadOfTask
 from headstart.tasks.outputs import ClassOutputs, ExportedOutput, FileOptions, Neighbour, Output, Outputs, Predictions, State
-from headstart.tasks.squares import on_square
 from headstart.tasks.task import Judged, Learned, LearningContext, Task
-from headstart.text import plural
 
 if TYPE_CHECKING:
     from headstart.data import Dataset, Targets
@@ -35,8 +33,10 @@ if TYPE_CHECKING:
     from headstart.tasks.detection.evaluation import DetectionEvaluation
     from headstart.tasks.task import Evaluation
 
-SIZE = 320
-"""Side of the network's input in pixels, where neither settings nor the name of the backbone give another."""
+HEAD = HeadOfTask(
+    task="detection", size=320, targets="boxes", part="a box", head="a detection head", learned="boxes are learned by a head on maps",
+    cropped="cut off boxes at the edge",
+)  # fmt: skip
 
 
 class Detection(Task):
@@ -71,7 +71,7 @@ class Detection(Task):
         }  # fmt: skip
 
     def settings(self, given: FitSettings) -> FitSettings:
-        """The whole image, squashed to a square: a box may lie anywhere. By default one of `SIZE` pixels."""
+        """The whole image, squashed to a square: a box may lie anywhere. See `HEAD`."""
         for name, value in (("budget", given.budget), ("adapt_to", given.adapt_to)):
             if value is not None:
                 raise ParameterError(f"{setting(name, value)} is not for the task {self.name} yet: leave it out.")
@@ -79,13 +79,7 @@ class Detection(Task):
             raise ParameterError(f"{setting('windows', given.windows)} is for masks, not for boxes: give a larger image size instead.")
         if given.architecture not in (None, "light"):
             raise ParameterError(f"{setting('architecture', given.architecture)} is not for boxes: use light.")
-        if given.head != "auto" or given.map != "none":
-            name, value = ("head", given.head) if given.head != "auto" else ("map", given.map)
-            raise ParameterError(f"{setting(name, value)} is for features, and boxes are learned by a head on maps: leave it out.")
-        if given.fit_image == "crop":
-            raise ParameterError(f"{setting('fit_image', 'crop')} would cut off boxes at the edge: leave it out.")
-        asked = None if given.fine_tuning is None else given.fine_tuning.image_size
-        return on_square(given, self.name, size=SIZE, asked=asked)
+        return HEAD.settings(given)
 
     def maps(self, settings: FitSettings, dataset: Dataset) -> ChooseMaps:
         from headstart.tasks.detection.learning import maps_for
@@ -101,30 +95,12 @@ class Detection(Task):
         targets = dataset.targets
         assert isinstance(targets, Boxes)
         known = targets.take(dataset.part("train", "val", ""))
-        lacking = [name for name, boxes in known.objects().items() if not boxes]
-        if not targets.classes or len(lacking) == len(targets.classes):
+        counts, plan = known.objects(), settings.fine_tuning
+        if not any(counts.values()):
             raise DataError(f"{dataset.source}: no training image has a box, so there is nothing to learn.")
-        if lacking:
-            more = f" and {len(lacking) - 5} more" if len(lacking) > 5 else ""
-            raise DataError(
-                f"{dataset.source}: no training image has a box of {', '.join(lacking[:5])}{more}: it cannot be learned. Add images, or "
-                "remove the class."
-            )
-        if len(known) < 2:
-            raise DataError(f"{dataset.source}: {plural(len(known), 'training image')}; a detection head needs two or more.")
-        from headstart.backbones import timm_models
-        from headstart.tasks.trained_maps import check_enough
-
-        timm_models.require("Learning boxes")
-        if (plan := settings.fine_tuning) is not None:
-            augmentation = Augmentation.parse(plan.augment)
-            if augmentation.mixup or augmentation.cutmix:
-                raise ParameterError("MixUp and CutMix mix images with one label each, and these have boxes: leave them out of --augment.")
-            if plan.head_layers or plan.pooling != "avg":
-                raise ParameterError("Boxes are learned by a head on maps, which has no --head-layers and no --pooling: leave them out.")
-            if plan.loss != "auto" or settings.class_weight is not None:
-                raise ParameterError("The loss of boxes is not chosen: leave --loss and --class-weight out.")
-            check_enough(len(known), plan, source=dataset.source)
+        HEAD.check(dataset.source, counts, images=len(known), plan=plan)
+        if plan is not None and (plan.loss != "auto" or settings.class_weight is not None):
+            raise ParameterError("The loss of boxes is not chosen: leave --loss and --class-weight out.")
 
     def fit(self, table: FeatureTable, context: LearningContext) -> Learned:
         from headstart.tasks.detection.learning import learn

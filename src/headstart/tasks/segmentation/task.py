@@ -12,18 +12,16 @@ from headstart.data.annotations import LABEL, MASK, Annotations
 from headstart.data.masks import Masks, masks_of
 from headstart.errors import DataError, ParameterError, setting
 from headstart.metrics.link import PLACES
-from headstart.modalities.image.augment import Augmentation
 from headstart.onnx_graph import OnnxGraph
 from headstart.pixels.pictures import hex_colour
 from headstart.pixels.windows import Windows
 from headstart.records import Column, Record
 from headstart.sections import Card, Matrix, TaskReport
+from headstart.tasks.map_settings import HeadOfTask
 from headstart.tasks.outputs import ClassOutputs, ExportedOutput, FileOptions, Neighbour, Output, Outputs, Predictions, State
 from headstart.tasks.segmentation.coco import FORMS, coco_document
 from headstart.tasks.segmentation.predictions import MaskPredictions, background_of, columns, files, records, suffixes, tensors
-from headstart.tasks.squares import on_square
 from headstart.tasks.task import Judged, Learned, LearningContext, Task
-from headstart.text import plural
 
 if TYPE_CHECKING:
     from headstart.data import Dataset, Targets
@@ -35,8 +33,10 @@ if TYPE_CHECKING:
     from headstart.tasks.task import Evaluation
 
 UINT8 = 2  # of ONNX's table of types
-SIZE = 256
-"""Side of the network's input in pixels, where neither settings nor the name of the backbone give another."""
+HEAD = HeadOfTask(
+    task="segmentation", size=256, targets="masks", part="a pixel", head="a decoder", learned="masks are learned by a decoder",
+    cropped="leave pixels at the edge without a class",
+)  # fmt: skip
 
 
 class Segmentation(Task):
@@ -70,7 +70,7 @@ class Segmentation(Task):
         return {"classes": list(targets.classes), **seen}
 
     def settings(self, given: FitSettings) -> FitSettings:
-        """The whole image, squashed to a square: every pixel has a class. By default one of `SIZE` pixels, or several windows of that."""
+        """The whole image, squashed to a square: every pixel has a class. Or several windows of that."""
         for name, value, instead in (
             (
                 "budget",
@@ -81,13 +81,7 @@ class Segmentation(Task):
         ):
             if value is not None:
                 raise ParameterError(f"{setting(name, value)} is not for the task {self.name}: {instead}.")
-        if given.head != "auto" or given.map != "none":
-            name, value = ("head", given.head) if given.head != "auto" else ("map", given.map)
-            raise ParameterError(f"{setting(name, value)} is for features, and masks are learned by a decoder: leave it out.")
-        if given.fit_image == "crop":
-            raise ParameterError(f"{setting('fit_image', 'crop')} would leave pixels at the edge without a class: leave it out.")
-        asked = None if given.fine_tuning is None else given.fine_tuning.image_size
-        squared = on_square(given, self.name, size=SIZE, asked=asked)
+        squared = HEAD.settings(given)
         if given.windows != 1:
             Windows(given.windows, int(squared.backbone.rpartition("@")[2]))
         return squared
@@ -112,26 +106,7 @@ class Segmentation(Task):
                 f"If the rest is background, name it with {setting('background', 'background')}."
             )
         known = targets.take(dataset.part("train", "val", ""))
-        lacking = [name for name, pixels in known.pixels().items() if not pixels]
-        if lacking:
-            more = f" and {len(lacking) - 5} more" if len(lacking) > 5 else ""
-            raise DataError(
-                f"{dataset.source}: no training image has a pixel of {', '.join(lacking[:5])}{more}: it cannot be learned. Add images, or "
-                "remove the class."
-            )
-        if len(known) < 2:
-            raise DataError(f"{dataset.source}: {plural(len(known), 'training image')}; a decoder needs two or more.")
-        from headstart.backbones import timm_models
-        from headstart.tasks.trained_maps import check_enough
-
-        timm_models.require("Learning masks")
-        if (plan := settings.fine_tuning) is not None:
-            augmentation = Augmentation.parse(plan.augment)
-            if augmentation.mixup or augmentation.cutmix:
-                raise ParameterError("MixUp and CutMix mix images with one label each, and these have masks: leave them out of --augment.")
-            if plan.head_layers or plan.pooling != "avg":
-                raise ParameterError("Masks are learned by a decoder, which has no --head-layers and no --pooling: leave them out.")
-            check_enough(len(known), plan, source=dataset.source)
+        HEAD.check(dataset.source, known.pixels(), images=len(known), plan=settings.fine_tuning)
 
     def fit(self, table: FeatureTable, context: LearningContext) -> Learned:
         from headstart.tasks.segmentation.learning import learn
