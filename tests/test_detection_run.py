@@ -119,6 +119,7 @@ def test_boxes_are_drawn_and_the_confidence_can_be_chosen(scenes_run: Path, phot
         (["--confidence", "2"], "must be a number of at least 0 and at most 1"),
         (["--confidence", "0.5", "--accuracy", "0.9"], "Give one of them"),
         (["--format", "coco", "--out", "photos"], "a folder is for pictures, and the task detection predicts none"),
+        (["--format", "yolo", "--out", "photos", "--draw", "drawn"], "--draw DIR and --out DIR are both for files of each image"),
         (["--batch", "--out", "a.csv", "--draw", "drawn"], "--draw is not for --batch"),
     ],
 )

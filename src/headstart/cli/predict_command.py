@@ -114,7 +114,7 @@ def predict_command(
       headstart predict runs/animals photos/ --format coco --confidence 0.4 --draw drawn/
       headstart predict runs/people photos/ --format coco-polygons > people.json
     """
-    from headstart.data import list_images, read_paths
+    from headstart.data import read_paths
     from headstart.data.tables import READERS
     from headstart.run import load
     from headstart.tasks import FileOptions
@@ -133,26 +133,42 @@ def predict_command(
     if how.format in (*_DOCUMENTS, *_EACH) and how.format not in (*opened.task.documents, *opened.task.forms):
         opened.task.document(how.format, [], opened.manifest.state)  # refuses it
     asked = FileOptions(overlay=how.overlay, form=how.format if how.format in _EACH else "", least=how.confidence)
-    if how.draw is not None and (how.out is None or not opened.task.suffixes(asked)):
-        _write_pictures(opened, images, how.draw, replace(asked, overlay=True), how, terminal)
-        return
-    if how.out is not None and (how.overlay or opened.task.suffixes(asked)):
-        _write_pictures(opened, images, how.out, asked, how, terminal)
-        return
+    if (folder := _folder(opened, how, asked)) is not None:
+        _write_pictures(opened, images, folder, replace(asked, overlay=asked.overlay or folder == how.draw), how, terminal)
+    else:
+        _print(opened, images, how, terminal)
+
+
+def _folder(run: Run, how: _Predict, asked: FileOptions) -> Path | None:
+    """The folder for files of each image; None where what is said of all is printed, or written into one file."""
+    pictures = how.out is not None and (how.overlay or bool(run.task.suffixes(asked)))
+    if how.draw is not None:
+        if pictures:
+            raise ParameterError("--draw DIR and --out DIR are both for files of each image. Give one, or --out DIR with --overlay.")
+        return how.draw
+    if pictures:
+        return how.out
     if how.out is not None and not how.out.suffix:
         raise ParameterError(
-            f"--out {how.out}: a folder is for pictures, and the task {opened.manifest.task} predicts none. For a table add --batch, and "
+            f"--out {how.out}: a folder is for pictures, and the task {run.manifest.task} predicts none. For a table add --batch, and "
             "let --out end in .parquet, .csv or .jsonl; or name a file, such as predictions.json, with --format."
         )
-    least = how.confidence if how.accuracy is None else opened.threshold_for(how.accuracy)
+    return None
+
+
+def _print(run: Run, images: list[Path], how: _Predict, terminal: Terminal) -> None:
+    """Predict, and tell what is said of the images."""
+    from headstart.data import list_images
+
+    least = how.confidence if how.accuracy is None else run.threshold_for(how.accuracy)
     paths = list_images(images, terminal)
     if len(paths) > 1:
         terminal.stage(f"Predicting {len(paths)} images")
-    predictions = opened.predict(paths, progress=terminal.progress if len(paths) > 1 else None, warn=terminal.warn)
-    records = opened.records(paths, predictions, top=how.top, least=least)
-    if warning := opened.shift(predictions.novel, len(predictions)).warning():
+    predictions = run.predict(paths, progress=terminal.progress if len(paths) > 1 else None, warn=terminal.warn)
+    records = run.records(paths, predictions, top=how.top, least=least)
+    if warning := run.shift(predictions.novel, len(predictions)).warning():
         terminal.warn(warning)
-    _tell(opened, records, how, terminal)
+    _tell(run, records, how, terminal)
     if not len(predictions):
         raise typer.Exit(BAD_INPUT)
 

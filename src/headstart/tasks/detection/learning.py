@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -174,7 +175,7 @@ class Crossed:
 
         return cls(found(mirrored=False), found(mirrored=True) if maps.mirrored else None, places)
 
-    @property
+    @cached_property
     def gain(self) -> float:
         """What mirror images add to the average precision (AP)."""
         return 0.0 if self.mirrored is None else ap(self.mirrored) - ap(self.plain)
@@ -194,7 +195,7 @@ class Crossed:
         """The average precision at an overlap of one half; nan without boxes."""
         return float(detection_scores(self.chosen).means["ap50"])
 
-    @property
+    @cached_property
     def confidence(self) -> Confidence:
         """By the chosen ones."""
         return Confidence.of(self.chosen)

@@ -166,5 +166,6 @@ def colour_of(label: int) -> str:
 
 def tensors(predictions: BoxPredictions) -> dict[str, npt.NDArray[Any] | list[str]]:
     """What is known of n inputs beside the outputs of the graph, in the service: ``detections`` is a text of JSON each, its boxes."""
-    texts = [json.dumps(predictions.boxes(row), ensure_ascii=False) for row in range(len(predictions))]
-    return {"detections": texts, "counts": np.array([len(json.loads(text)) for text in texts], np.float32).reshape(len(texts), 1)}
+    found = [predictions.boxes(row) for row in range(len(predictions))]
+    counts = np.array([len(boxes) for boxes in found], np.float32).reshape(len(found), 1)
+    return {"detections": [json.dumps(boxes, ensure_ascii=False) for boxes in found], "counts": counts}
