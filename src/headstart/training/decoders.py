@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import io
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -40,30 +41,66 @@ class _Block(nn.Module):  # type: ignore[misc]
         return functional.relu(self.norm(self.pointwise(self.depthwise(value))), inplace=True)
 
 
-class DecoderNetwork(nn.Module):  # type: ignore[misc]
-    """Maps, a tuple of (N, C, h, w) in the order of `layers`, the finest first, to logits (N, k, h', w')."""
+class MapNetwork(nn.Module, ABC):  # type: ignore[misc]
+    """A head in training that takes maps, a tuple of (N, C, h, w) in the order of `layers`, the finest first."""
 
-    output: nn.Conv2d
-
-    def __init__(self, layers: Sequence[MapLayer], classes: int, *, dropout: float = DROPOUT, seed: int = 0) -> None:
+    def __init__(self, layers: Sequence[MapLayer], classes: int, *, seed: int = 0) -> None:
         super().__init__()
-        self.layers, self.classes, self.dropout, self._mask = tuple(layers), classes, dropout, None
+        self.layers, self.classes = tuple(layers), classes
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.build()
 
+    @abstractmethod
     def build(self) -> None:
         """Make the layers, from PyTorch's own generator."""
-        raise NotImplementedError
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """Of the outputs of one input."""
+
+    @abstractmethod
+    def decoder(self) -> Any:
+        """What was learned, without PyTorch."""
+
+    def draw(self, seed: int, step: int, rows: slice, count: int) -> None:
+        """Draw what is random in a batch of `count` inputs, of which this process has `rows`; here nothing."""
+
+    def standardise(self, maps: Any) -> None:
+        """Told of some maps to come, a tuple of (N, C, h, w), before the training; here nothing."""
+
+
+class Standardised(MapNetwork):
+    """A head that learns from (map - mean) / scale of each channel, those of some maps; (C,) each."""
+
+    def register(self) -> None:
+        """Means of 0 and scales of 1, for `build`."""
+        for number, layer in enumerate(self.layers):
+            self.register_buffer(f"mean{number}", torch.zeros(layer.channels), persistent=False)
+            self.register_buffer(f"scale{number}", torch.ones(layer.channels), persistent=False)
+
+    def standardise(self, maps: Any) -> None:
+        """Take those of some maps, a tuple of (N, C, h, w), from now on."""
+        for number, one in enumerate(maps):
+            self._buffers[f"mean{number}"].copy_(one.mean(dim=(0, 2, 3)))
+            self._buffers[f"scale{number}"].copy_(one.std(dim=(0, 2, 3)).clamp(min=1e-3))
+
+
+class DecoderNetwork(MapNetwork):
+    """Maps to logits (N, k, h', w')."""
+
+    output: nn.Conv2d
+
+    def __init__(self, layers: Sequence[MapLayer], classes: int, *, dropout: float = DROPOUT, seed: int = 0) -> None:
+        super().__init__(layers, classes, seed=seed)
+        self.dropout, self._mask = dropout, None
 
     def draw(self, seed: int, step: int, rows: slice, count: int) -> None:
         """Draw which channels are dropped for a batch of `count` inputs, of which this process has `rows`."""
         generator = torch.Generator().manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0]) >> 1)
         kept = torch.rand(count, self.output.in_channels, generator=generator)[rows] >= self.dropout
         self._mask = kept.to(self.output.weight.device)[:, :, None, None] / (1 - self.dropout)
-
-    def standardise(self, maps: Any) -> None:
-        """Told of some maps to come, a tuple of (N, C, h, w), before the training; here nothing."""
 
     def dropped(self, value: Any) -> Any:
         """What the output takes: in training without the channels that were drawn."""
@@ -91,7 +128,7 @@ def graph_of(network: Any, name: str, layers: Sequence[MapLayer], shape: tuple[i
     return GraphDecoder(name, tuple(layers), shape, stream.getvalue())
 
 
-class Light(DecoderNetwork):
+class Light(Standardised, DecoderNetwork):
     """The small top-down decoder that `MapDecoder` describes; logits at the finest map."""
 
     widths = WIDTHS
@@ -105,15 +142,7 @@ class Light(DecoderNetwork):
         self.context = nn.Linear(layers[-1].channels, widths[-1], bias=False)
         self.blocks = nn.ModuleList(_Block(width, finer) for width, finer in zip(widths, [widths[0], *widths[:-1]], strict=True))
         self.output = nn.Conv2d(widths[0], self.classes, 1)
-        for number, layer in enumerate(layers):
-            self.register_buffer(f"mean{number}", torch.zeros(layer.channels), persistent=False)
-            self.register_buffer(f"scale{number}", torch.ones(layer.channels), persistent=False)
-
-    def standardise(self, maps: Any) -> None:
-        """Learn from (map - mean) / scale of each channel from now on, those of some maps: a tuple of (N, C, h, w)."""
-        for number, one in enumerate(maps):
-            self._buffers[f"mean{number}"].copy_(one.mean(dim=(0, 2, 3)))
-            self._buffers[f"scale{number}"].copy_(one.std(dim=(0, 2, 3)).clamp(min=1e-3))
+        self.register()
 
     def _lateral(self, number: int) -> tuple[Any, Any]:
         """Weight and bias of a 1x1 convolution for maps as they are."""
@@ -156,7 +185,7 @@ class Light(DecoderNetwork):
 class OfFlat(nn.Module):  # type: ignore[misc]
     """A decoder as a head of the training loop: maps, flat and side by side (N, D), to its logits."""
 
-    def __init__(self, decoder: DecoderNetwork) -> None:
+    def __init__(self, decoder: MapNetwork) -> None:
         super().__init__()
         self.inner = decoder
         self.draw, self.decoder = decoder.draw, decoder.decoder

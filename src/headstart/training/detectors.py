@@ -5,7 +5,6 @@ Once trained it does without PyTorch: `headstart.heads.boxes.BoxDecoder`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from torch.nn import functional
 
 from headstart.backbones.stage_maps import MapLayer
 from headstart.heads.boxes import BoxDecoder
-from headstart.training.decoders import graph_of
+from headstart.training.decoders import Standardised, graph_of
 
 WIDTH, SIDE = 96, 5
 """Channels of all maps, and side of the depthwise convolutions in positions: a box is told from what is around its middle."""
@@ -36,7 +35,7 @@ class _Block(nn.Module):  # type: ignore[misc]
         return functional.relu(self.norm(self.pointwise(self.depthwise(value))), inplace=True)
 
 
-class BoxNetwork(nn.Module):  # type: ignore[misc]
+class BoxNetwork(Standardised):
     """Maps, a tuple of (N, C, h, w) in the order of `layers`, the finest first, to (N, A, k + 4).
 
     For each position, those of the finest map first, the logits of k classes, and left, top, right and bottom of a box as shares of width
@@ -44,14 +43,8 @@ class BoxNetwork(nn.Module):  # type: ignore[misc]
     same for all maps, end in 1x1 convolutions. The distances of the sides from the position are in strides of the map.
     """
 
-    def __init__(self, layers: Sequence[MapLayer], classes: int, *, seed: int = 0) -> None:
-        super().__init__()
-        self.layers, self.classes = tuple(layers), classes
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self._build()
-
-    def _build(self) -> None:
+    def build(self) -> None:
+        """See `MapNetwork`."""
         layers = self.layers
         self.lateral = nn.ModuleList(nn.Conv2d(layer.channels, WIDTH, 1) for layer in layers)
         self.context = nn.Linear(layers[-1].channels, WIDTH, bias=False)
@@ -61,28 +54,21 @@ class BoxNetwork(nn.Module):  # type: ignore[misc]
         nn.init.constant_(self.logits.bias, float(np.log(RARE / (1 - RARE))))
         nn.init.constant_(self.sides.bias, 1.0)
         self.scale = nn.Parameter(torch.ones(len(layers)))
+        self.register()
         for number, layer in enumerate(layers):
-            self.register_buffer(f"mean{number}", torch.zeros(layer.channels, 1, 1), persistent=False)
-            self.register_buffer(f"scale{number}", torch.ones(layer.channels, 1, 1), persistent=False)
             self.register_buffer(f"grid{number}", torch.from_numpy(grid(layer)), persistent=False)
-
-    def draw(self, seed: int, step: int, rows: slice, count: int) -> None:
-        """Nothing in it is random."""
-
-    def standardise(self, maps: Any) -> None:
-        """Learn from (map - mean) / scale of each channel from now on, those of some maps: a tuple of (N, C, h, w)."""
-        for number, one in enumerate(maps):
-            self._buffers[f"mean{number}"].copy_(one.mean(dim=(0, 2, 3))[:, None, None])
-            self._buffers[f"scale{number}"].copy_(one.std(dim=(0, 2, 3)).clamp(min=1e-3)[:, None, None])
 
     @property
     def shape(self) -> tuple[int, int]:
         """Of the outputs of one input: (A, k + 4)."""
         return sum(layer.height * layer.width for layer in self.layers), self.classes + 4
 
+    def _standard(self, number: int, value: Any) -> Any:
+        return (value - self._buffers[f"mean{number}"][:, None, None]) / self._buffers[f"scale{number}"][:, None, None]
+
     def pyramid(self, maps: Any) -> list[Any]:
         """The maps joined, (N, WIDTH, h, w) each."""
-        taken = [(one - self._buffers[f"mean{number}"]) / self._buffers[f"scale{number}"] for number, one in enumerate(maps)]
+        taken = [self._standard(number, one) for number, one in enumerate(maps)]
         found = [lateral(one) for lateral, one in zip(self.lateral, taken, strict=True)]
         found[-1] = found[-1] + self.context(taken[-1].mean(dim=(2, 3)))[:, :, None, None]
         found[-1] = self.down[-1](functional.relu(found[-1]))
