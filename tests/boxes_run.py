@@ -28,13 +28,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def scenes_run(scenes: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was fitted on them; its report has the pictures of the test images."""
-    from conftest import CARDS_OF
-    from headstart import FineTuning, FitSettings, fit
-    from headstart.report import run_report
+    from fitted_run import fitted
 
     folder = tmp_path_factory.mktemp("runs") / "scenes"
-    training = FineTuning(strategy="probe", epochs=25, batch_size=8, label_smoothing=0)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_report, "cards_of", CARDS_OF)
-        fit(scenes, out=folder, settings=FitSettings(cache=cache, backbone="lite0@96", fine_tuning=training))
-    return folder
+    return fitted(scenes, folder, cache=cache, backbone="lite0@96", epochs=25, batch_size=8)

@@ -27,13 +27,7 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def shapes_run(shapes: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was fitted on them; its report has the pictures of the test images."""
-    from conftest import CARDS_OF
-    from headstart import FineTuning, FitSettings, fit
-    from headstart.report import run_report
+    from fitted_run import fitted
 
     folder = tmp_path_factory.mktemp("runs") / "shapes"
-    training = FineTuning(strategy="probe", epochs=6, batch_size=4, label_smoothing=0)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_report, "cards_of", CARDS_OF)
-        fit(shapes, out=folder, settings=FitSettings(cache=cache, backbone="lite0@64", fine_tuning=training))
-    return folder
+    return fitted(shapes, folder, cache=cache, backbone="lite0@64", epochs=6, batch_size=4)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from PIL import Image
 from drawn_scenes import scene
 from headstart import load
 from page_server import give
+from serving_thread import serving
 
 pytest_plugins = ["boxes_run", "page_browser"]
 Open = Callable[..., Any]
@@ -25,21 +24,8 @@ Open = Callable[..., Any]
 @pytest.fixture(scope="module")
 def service(scenes_run: Path) -> Iterator[str]:
     """The address of a service with one model."""
-    uvicorn = pytest.importorskip("uvicorn", reason="the service needs headstart[serve]")
-    pytest.importorskip("fastapi", reason="the service needs headstart[serve]")
-    from headstart.serve.app import create_app
-
-    server = uvicorn.Server(uvicorn.Config(create_app([scenes_run]), port=0, log_level="error"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    until = time.monotonic() + 20
-    while not server.started:
-        assert thread.is_alive(), "the service did not start"
-        assert time.monotonic() < until, "the service did not start"
-        time.sleep(0.02)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
-    server.should_exit = True
-    thread.join(20)
+    with serving(scenes_run) as address:
+        yield address
 
 
 def test_boxes_of_a_photograph_on_its_side_lie_on_its_things(visit: Open, service: str, scenes_run: Path) -> None:

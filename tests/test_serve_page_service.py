@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import pytest
 
 from headstart import load
 from page_server import give, picture, rows
+from serving_thread import serving
 
 pytest_plugins = ["page_browser"]
 Open = Callable[..., Any]
@@ -23,21 +22,8 @@ TOKEN = "a-token-that-is-long-enough"
 @pytest.fixture(scope="module")
 def service(run: Path) -> Iterator[str]:
     """The address of a service with one model, which wants a token."""
-    uvicorn = pytest.importorskip("uvicorn", reason="the service needs headstart[serve]")
-    pytest.importorskip("fastapi", reason="the service needs headstart[serve]")
-    from headstart.serve.app import create_app
-
-    server = uvicorn.Server(uvicorn.Config(create_app([run], token=TOKEN), port=0, log_level="error"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    until = time.monotonic() + 20
-    while not server.started:
-        assert thread.is_alive(), "the service did not start"
-        assert time.monotonic() < until, "the service did not start"
-        time.sleep(0.02)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
-    server.should_exit = True
-    thread.join(20)
+    with serving(run, token=TOKEN) as address:
+        yield address
 
 
 def test_the_page_and_the_service_agree(visit: Open, service: str, run: Path, pictures: Path) -> None:
