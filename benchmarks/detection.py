@@ -14,9 +14,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import resource
-import subprocess
-import sys
 import tempfile
 import time
 from collections import OrderedDict
@@ -29,7 +26,6 @@ from PIL import Image
 from headstart.backbones import load_backbone, torch_network
 from headstart.data import dataset_of, read_annotations
 from headstart.data.box_reading import read_boxes
-from headstart.engine import available_cores
 from headstart.files import cache_folder
 from headstart.metrics.boxes import Detections
 from headstart.modalities.image.augment import Augmentation
@@ -38,6 +34,7 @@ from headstart.modalities.image.warp import one_thread, render
 from headstart.tasks.detection.evaluation import DetectionEvaluation
 from headstart.training.boxes import boxes_in
 from measurement_data import DATA
+from plain_training import fit, one_cycle
 
 SETS = ("det_raccoon",)
 
@@ -47,16 +44,6 @@ def parts(path: Path) -> tuple[Any, np.ndarray, np.ndarray]:
     found = read_annotations(path, prefer="boxes")
     data = dataset_of(found, read_boxes(found))
     return data, data.part("train", "val", ""), data.part("test")
-
-
-def fit(path: Path, options: list[str]) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        began = time.perf_counter()
-        command = [sys.executable, "-m", "headstart", "fit", str(path), "--out", f"{folder}/run", *options]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-        cpu = resource.getrusage(resource.RUSAGE_CHILDREN)
-        spent = f"{time.perf_counter() - began:.0f} s, {cpu.ru_utime + cpu.ru_stime:.0f} s of CPU"
-        print(f"{path.name}: {done.stdout.splitlines()[-1]}; {spent}")
 
 
 def fcos(classes: int, size: int) -> Any:
@@ -96,8 +83,7 @@ def peer(path: Path, *, seconds: float, size: int, batch: int = 8, lr: float = 5
     larger, plain = Preprocessing(size=round(1.25 * size), fit="squash"), Preprocessing(size=size, fit="squash")
     images = {int(row): larger(data.images[row]) for row in train}
     shares = 1 / np.tile(data.targets.sizes[:, ::-1], 2)
-    augmentation, rng = Augmentation(flip=0.5, crop=0.3), np.random.default_rng(0)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=0.01)
+    augmentation = Augmentation(flip=0.5, crop=0.3)
 
     def sample(row: int, epoch: int) -> tuple[Any, dict[str, Any]]:
         view = augmentation.view(key=row, seed=0, view=epoch)
@@ -110,26 +96,11 @@ def peer(path: Path, *, seconds: float, size: int, batch: int = 8, lr: float = 5
         truth = {"boxes": torch.from_numpy(moved[kept] * size), "labels": torch.from_numpy(labels[kept])}
         return torch.from_numpy(np.array(pixels)).permute(2, 0, 1).float() / 255, truth
 
-    network.train()
-    began, step, epoch, share = time.process_time(), 0, 0, 0.0
-    while share < 1:
-        order = rng.permutation(train)
-        for start in range(0, len(order) - len(order) % batch, batch):
-            share = (time.process_time() - began) / (seconds * available_cores())
-            if share >= 1:
-                break
-            rate = min(share / 0.2, 0.5 * (1 + math.cos(math.pi * max(0.0, (share - 0.2) / 0.8))))
-            for group in optimizer.param_groups:
-                group["lr"] = lr * max(rate, 0.01)
-            pixels, truth = zip(*(sample(int(row), epoch) for row in order[start : start + batch]), strict=True)
-            loss = sum(network(list(pixels), list(truth)).values())
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(network.parameters(), 10.0)
-            optimizer.step()
-            step += 1
-        epoch += 1
-    network.eval()
+    def loss_of(rows: list[int], epoch: int) -> Any:
+        pixels, truth = zip(*(sample(row, epoch) for row in rows), strict=True)
+        return sum(network(list(pixels), list(truth)).values())
+
+    spent = one_cycle(network, train, loss_of, seconds=seconds, batch=batch, lr=lr, clip=10.0)
     found = []
     with torch.inference_mode():
         for row in test.tolist():
@@ -137,7 +108,7 @@ def peer(path: Path, *, seconds: float, size: int, batch: int = 8, lr: float = 5
             (said,) = network([given])
             found.append((said["boxes"].numpy() / size / shares[row], said["scores"].numpy(), said["labels"].numpy()))
     result = DetectionEvaluation(Detections.joined(found), data.targets.take(test), 0.3).summary()
-    print(f"{path.name}: FCOS for {seconds:.0f} s ({step} steps, {step * batch / len(train):.1f} epochs): {result}")
+    print(f"{path.name}: FCOS for {spent}: {result}")
 
 
 def photo(run: Path, *, megapixels: float, times: int = 20) -> None:

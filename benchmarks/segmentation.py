@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import resource
 import subprocess
 import sys
 import tempfile
@@ -30,7 +29,6 @@ from PIL import Image
 from headstart.backbones import load_backbone, torch_network
 from headstart.data import dataset_of, read_annotations
 from headstart.data.mask_reading import read_masks
-from headstart.engine import available_cores
 from headstart.features import BackboneExtractor
 from headstart.features.stage_maps import MapRequest
 from headstart.files import cache_folder
@@ -42,6 +40,7 @@ from headstart.tasks.segmentation.evaluation import evaluate
 from headstart.training.masks import MapInputs, SmallMasks, make_pixel_loss, shrunk
 from headstart.training.memory import reuse_memory
 from measurement_data import DATA
+from plain_training import fit, one_cycle
 
 SETS = ("seg_human", "seg_camvid_small")
 MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
@@ -52,17 +51,6 @@ def parts(path: Path) -> tuple[Any, np.ndarray, np.ndarray]:
     found = read_annotations(path)
     data = dataset_of(found, read_masks(found))
     return data, data.part("train", "val", ""), data.part("test")
-
-
-def fit(path: Path, options: list[str]) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        began = time.perf_counter()
-        command = [sys.executable, "-m", "headstart", "fit", str(path), "--out", f"{folder}/run", *options]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-        cpu = resource.getrusage(resource.RUSAGE_CHILDREN)
-        print(
-            f"{path.name}: {done.stdout.splitlines()[-1]}; {time.perf_counter() - began:.0f} s, {cpu.ru_utime + cpu.ru_stime:.0f} s of CPU"
-        )
 
 
 def peer(path: Path, *, seconds: float, size: int, batch: int = 8, lr: float = 1e-3) -> None:
@@ -79,40 +67,24 @@ def peer(path: Path, *, seconds: float, size: int, batch: int = 8, lr: float = 1
     plain, larger = Preprocessing(size=size, fit="squash"), Preprocessing(size=round(1.25 * size), fit="squash")
     images = {int(row): larger(data.images[row]) for row in train}
     masks = {int(row): data.targets.read(row) for row in train}
-    augmentation, rng = Augmentation(flip=0.5, crop=0.4), np.random.default_rng(0)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=0.01)
+    augmentation = Augmentation(flip=0.5, crop=0.4)
 
     def normalised(pixels: list[np.ndarray]) -> torch.Tensor:
         stacked = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float() / 255
         return (stacked - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
 
-    network.train()
-    began, step, epoch, share = time.process_time(), 0, 0, 0.0
-    while share < 1:
-        order = rng.permutation(train)
-        for start in range(0, len(order) - len(order) % batch, batch):
-            share = (time.process_time() - began) / (seconds * available_cores())
-            if share >= 1:
-                break
-            rate = min(share / 0.2, 0.5 * (1 + math.cos(math.pi * max(0.0, (share - 0.2) / 0.8))))
-            for group in optimizer.param_groups:
-                group["lr"] = lr * max(rate, 0.01)
-            rows = order[start : start + batch].tolist()
-            views = [augmentation.view(key=row, seed=0, view=epoch) for row in rows]
-            with one_thread():
-                pixels = [render(images[row], view, size=size) for row, view in zip(rows, views, strict=True)]
-            truth = torch.from_numpy(np.stack([shrunk(masks[row], size, view) for row, view in zip(rows, views, strict=True)])).long()
-            loss = torch.nn.functional.cross_entropy(network(normalised(pixels)), truth, ignore_index=255)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            step += 1
-        epoch += 1
-    network.eval()
+    def loss_of(rows: list[int], epoch: int) -> torch.Tensor:
+        views = [augmentation.view(key=row, seed=0, view=epoch) for row in rows]
+        with one_thread():
+            pixels = [render(images[row], view, size=size) for row, view in zip(rows, views, strict=True)]
+        truth = torch.from_numpy(np.stack([shrunk(masks[row], size, view) for row, view in zip(rows, views, strict=True)])).long()
+        return torch.nn.functional.cross_entropy(network(normalised(pixels)), truth, ignore_index=255)
+
+    spent = one_cycle(network, train, loss_of, seconds=seconds, batch=batch, lr=lr, clip=math.inf)
     with torch.inference_mode():
         logits = [network(normalised([plain(data.images[row])]))[0].numpy() for row in test.tolist()]
     found = evaluate(logits, data.targets.take(test)).summary()
-    print(f"{path.name}: U-Net for {seconds:.0f} s ({step} steps, {step * batch / len(train):.1f} epochs): {found}")
+    print(f"{path.name}: U-Net for {spent}: {found}")
 
 
 def epoch(path: Path, *, size: int = 256, batch: int = 16) -> None:

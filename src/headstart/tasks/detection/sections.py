@@ -41,6 +41,7 @@ from headstart.sections import (
     TaskReport,
     Tiles,
 )  # fmt: skip
+from headstart.tasks.blocks import images_by_class, reliability_chart
 from headstart.tasks.detection.evaluation import BACKGROUND, SCORE_WORDS, DetectionEvaluation
 from headstart.text import enumeration, number, percent, plural, shorten
 
@@ -305,14 +306,9 @@ def confidence_section(found: DetectionEvaluation) -> Section:
     filled = bins.images > 0
     groups = list(zip(bins.confidence[filled].tolist(), bins.accuracy[filled].tolist(), bins.images[filled].tolist(), strict=True))
     said = f"Confidence and share of right boxes differ by {100 * found.scores['calibration_error']:.1f} points on average."
-    chart = LineChart(
-        title="Reliability", description="Share of right boxes by confidence. " + ", ".join(f"{a:.2f}: {b:.2f}" for a, b, _ in groups),
-        series=(
-            Series(name="perfect calibration", x=[0.0, 1.0], y=[0.0, 1.0], colour=4, dashed=True),
-            Series(name="the model", x=[a for a, _, _ in groups], y=[b for _, b, _ in groups], dots=True),
-        ),
-        x=Axis(label="confidence of the box", low=0.0, high=1.0, percent=True),
-        y=Axis(label="share right", low=0.0, high=1.0, percent=True),
+    chart = reliability_chart(
+        [a for a, _, _ in groups], [b for _, b, _ in groups], low=0.0, of="confidence of the box", share="share right",
+        description="Share of right boxes by confidence. " + ", ".join(f"{a:.2f}: {b:.2f}" for a, b, _ in groups),
     )  # fmt: skip
     rows = tuple((percent(a), percent(b), str(int(count))) for a, b, count in groups)
     table = Table(head=("confidence", "right", "boxes"), rows=rows, layout="numbers")
@@ -324,16 +320,7 @@ def confidence_section(found: DetectionEvaluation) -> Section:
 
 def images_section(found: DetectionEvaluation, counts: Mapping[str, Mapping[str, int]]) -> Section:
     """How many images of each part have each class."""
-    parts = {part: own for part, own in counts.items() if any(own.values())}
-    if not parts:
-        return Section(anchor="images", heading="Images", word="Images", blocks=())
-    first = next(iter(parts.values()))
-    most = max([first.get(name, 0) for name in found.classes] + [1])
-    rows: tuple[tuple[str | Bar, ...], ...] = tuple(
-        (shorten(name, 40), Bar(((first.get(name, 0) / most, 0),)), *(str(own.get(name, 0)) for own in parts.values()))
-        for name in found.classes
-    )
-    table = Table(head=("images with the class", "", *parts), rows=rows, layout="numbers bars")
+    table = images_by_class({name: shorten(name, 40) for name in found.classes}, counts)
     empty = int((found.counts.true == 0).sum())
-    note = (Paragraph(f"{plural(empty, 'test image')} without any box: what is found there is invented.", "quiet"),) if empty else ()
-    return Section(anchor="images", heading="Images", word="Images", blocks=(table, *note))
+    note = (Paragraph(f"{plural(empty, 'test image')} without any box: what is found there is invented.", "quiet"),)
+    return Section(anchor="images", heading="Images", word="Images", blocks=(*table, *(note if table and empty else ())))

@@ -16,7 +16,6 @@ from headstart.modalities.image import ImageSource, read_image
 from headstart.pixels.pictures import VOID, error_png, hex_colour, indexed_png, jpeg_bytes, thumbnail
 from headstart.sections import (
     Axis,
-    Bar,
     Block,
     Bullets,
     Card,
@@ -41,6 +40,7 @@ from headstart.sections import (
     Text,
     Tiles,
 )  # fmt: skip
+from headstart.tasks.blocks import images_by_class, reliability_chart
 from headstart.tasks.segmentation.evaluation import CLASS_COLUMNS, SCORE_WORDS, SegmentationEvaluation
 from headstart.text import enumeration, number, percent, plural, shorten
 
@@ -281,7 +281,7 @@ def confidence_section(found: SegmentationEvaluation) -> Section:
         "intervals."
     )
     blocks = (
-        Paragraph(said), Charts((reliability_chart(found), coverage_chart(found))), Paragraph(legend, "quiet"),
+        Paragraph(said), Charts((pixel_chart(found), coverage_chart(found))), Paragraph(legend, "quiet"),
         Fold("The numbers of the reliability curve", (_bins(found),)),
     )  # fmt: skip
     return Section(
@@ -298,19 +298,14 @@ def _groups(found: SegmentationEvaluation) -> list[tuple[float, float, float]]:
     return [(a, b, share) for a, b, share in found_bins if share >= _FEW]
 
 
-def reliability_chart(found: SegmentationEvaluation) -> LineChart:
+def pixel_chart(found: SegmentationEvaluation) -> LineChart:
     """Share right by confidence."""
     groups = _groups(found)
-    low = math.floor(10 / len(found.classes)) / 10
     told = ", ".join(f"{percent(a)} confident: {percent(b)} right" for a, b, _ in groups)
-    return LineChart(
-        title="Reliability", description=f"Share of pixels right by their confidence. {told}.",
-        series=(
-            Series(name="perfect calibration", x=[low, 1.0], y=[low, 1.0], colour=4, dashed=True),
-            Series(name="the model", x=[a for a, _, _ in groups], y=[b for _, b, _ in groups], dots=True),
-        ),
-        x=Axis(label="probability of the predicted class", low=low, high=1.0, percent=True),
-        y=Axis(label="share of pixels right", high=1.0, percent=True),
+    return reliability_chart(
+        [a for a, _, _ in groups], [b for _, b, _ in groups], low=math.floor(10 / len(found.classes)) / 10,
+        description=f"Share of pixels right by their confidence. {told}.", of="probability of the predicted class",
+        share="share of pixels right",
     )  # fmt: skip
 
 
@@ -332,12 +327,5 @@ def _bins(found: SegmentationEvaluation) -> Table:
 
 def images_section(found: SegmentationEvaluation, counts: Mapping[str, Mapping[str, int]]) -> Section:
     """How many images of each part have each class."""
-    parts = {part: own for part, own in counts.items() if any(own.values())}
-    most = max([own.get(name, 0) for own in parts.values() for name in found.classes] + [1])
-    rows = tuple(
-        (_name(index, name), Bar(((next(iter(parts.values())).get(name, 0) / most, 0),)) if parts else "",
-         *(str(own.get(name, 0)) for own in parts.values()))
-        for index, name in enumerate(found.classes)
-    )  # fmt: skip
-    table = Table(head=("images with the class", "", *parts), rows=rows, layout="numbers bars")
-    return Section(anchor="images", heading="Images", word="Images", blocks=(table,) if parts else ())
+    blocks = images_by_class({name: _name(index, name) for index, name in enumerate(found.classes)}, counts)
+    return Section(anchor="images", heading="Images", word="Images", blocks=blocks)
