@@ -121,6 +121,7 @@ def test_boxes_are_drawn_and_the_confidence_can_be_chosen(scenes_run: Path, phot
         (["--format", "coco", "--out", "photos"], "a folder is for pictures, and the task detection predicts none"),
         (["--format", "yolo", "--out", "photos", "--draw", "drawn"], "--draw DIR and --out DIR are both for files of each image"),
         (["--batch", "--out", "a.csv", "--draw", "drawn"], "--draw is not for --batch"),
+        (["--merge", "--out", "a.csv", "--confidence", "0.5"], "leave --shard, --ray, --resume and --confidence out"),
     ],
 )
 def test_what_cannot_be_is_refused(scenes_run: Path, photos: Path, cli: Cli, options: list[str], said: str) -> None:

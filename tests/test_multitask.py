@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import json
@@ -349,6 +350,15 @@ def test_the_service(result: FitResult, images: list[Path]) -> None:
         found = load(result.run).predict([images[0]])
         assert prediction["kind"] == "columns"
         assert {name: one["label"] for name, one in prediction["columns"].items()} == {name: found.labels[name][0] for name in BOTH}
+        sure = float(min(own.max() for own in found.probabilities.values()))
+        for least in (0.0, sure, 1.0):
+            (record,) = load(result.run).records([""], found, least=least)
+            tensor = {"name": "images", "shape": [1], "datatype": "BYTES", "data": [base64.b64encode(images[0].read_bytes()).decode()]}
+            asked = {"inputs": [tensor], "parameters": {"confidence": least}}
+            said = client.post(f"/v2/models/{result.run.name}/infer", json=asked).json()
+            labels = {entry["name"]: entry["data"][0] for entry in said["outputs"] if entry["name"].endswith(".labels")}
+            assert labels == {f"{name}.labels": "" if record.abstained else found.labels[name][0] for name in BOTH}
+        assert record.abstained
         (model,) = client.get("/models").json()["models"]
         assert model["columns"]["form"]["classes"] == ["round", "straight"]
         assert model["columns"]["form"]["accuracy"] == result.test.columns["form"].accuracy

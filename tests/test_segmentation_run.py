@@ -125,6 +125,16 @@ def test_a_rewritten_report_finds_the_masks_again(run: Path, cli: Cli) -> None:
     assert Path("again.html").read_text().count("class=over") == 3 * 6
 
 
+@pytest.mark.parametrize("options", [(), ("--out", "masks"), ("--batch", "--out", "masks.csv")])
+def test_masks_have_no_lowest_confidence(run: Path, photos: Path, cli: Cli, options: tuple[str, ...]) -> None:
+    done = cli("predict", run, photos, *options, "--confidence", "0.5")
+    assert done.code == 2
+    said = "A run of the task segmentation has no lowest confidence to choose: leave out --confidence 0.5."
+    assert said in " ".join(done.err.split())
+    assert not Path("masks").exists()
+    assert not Path("masks.csv").exists()
+
+
 def test_the_service_gives_masks(run: Path, photos: Path) -> None:
     pytest.importorskip("fastapi")
     from headstart.serve.app import create_app
@@ -146,6 +156,11 @@ def test_the_service_gives_masks(run: Path, photos: Path) -> None:
         image = base64.b64encode((photos / "51.png").read_bytes()).decode()
         asked = {"inputs": [{"name": "images", "datatype": "BYTES", "shape": [1], "data": [image]}]}
         outputs = {entry["name"]: entry for entry in client.post("/v2/models/shapes/infer", json=asked).json()["outputs"]}
+        said = "A run of the task segmentation has no lowest confidence to choose: leave out confidence=0.5."
+        refused = client.post("/v2/models/shapes/infer", json=asked | {"parameters": {"confidence": 0.5}})
+        assert (refused.status_code, refused.json()["error"]) == (422, said)
+        refused = client.post("/predict?confidence=0.5", content=(photos / "51.png").read_bytes(), headers={"content-type": "image/png"})
+        assert (refused.status_code, refused.json()) == (422, {"error": said, "code": "bad_parameter"})
         assert outputs["logits"]["shape"][:2] == [1, 3]
         assert outputs["areas"]["data"] == [(wanted == index).sum() for index in range(3)]
         assert outputs["sizes"]["data"] == [150, 200]

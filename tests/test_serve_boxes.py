@@ -126,6 +126,13 @@ def test_open_inference_has_detections_as_json(client: TestClient, photos: list[
     assert {"boxes", "probabilities"} <= set(outputs)
     said = client.get(f"/v2/models/{scenes_run.name}").json()
     assert {"detections", "counts"} <= {entry["name"] for entry in said["outputs"]}
+    for confidence in (0.05, 1):
+        asked = {"inputs": [tensor], "parameters": {"confidence": confidence}}
+        answer = client.post(f"/v2/models/{scenes_run.name}/infer", json=asked).json()
+        outputs = {entry["name"]: entry["data"] for entry in answer["outputs"]}
+        own = expected.boxes(0, threshold=confidence)
+        _check_boxes(json.loads(outputs["detections"][0]), own)
+        assert outputs["counts"] == [len(own)]
     few = client.post(f"/v2/models/{scenes_run.name}/infer", json={"inputs": [tensor], "outputs": [{"name": "counts"}]}).json()
     assert [entry["name"] for entry in few["outputs"]] == ["counts"]
 
@@ -155,6 +162,18 @@ def test_batch_jobs_write_boxes_and_resume(scenes_run: Path, photos: list[Path],
         if form != "jsonl":
             assert [int(entry[f"{name}.count"]) for name in CLASSES] == [sum(box["label"] == name for box in boxes) for name in CLASSES]
     assert "not an image" in rows[3]["error"]
+
+
+def test_batch_jobs_can_choose_the_confidence(scenes_run: Path, photos: list[Path], expected: BoxPredictions, cli: Cli) -> None:
+    job = ("predict", scenes_run, *photos, "--batch", "--out", "found.jsonl", "--resume")
+    assert cli(*job, "--confidence", 0.05).code == 0
+    rows = [json.loads(line) for line in Path("found.jsonl").read_text().splitlines()]
+    for row, entry in enumerate(rows):
+        _check_boxes(entry["boxes"], expected.boxes(row, threshold=0.05))
+    assert sum(len(entry["boxes"]) for entry in rows) > sum(len(expected.boxes(row)) for row in range(3))
+    done = cli(*job, "--confidence", 0.5)
+    assert done.code == 2
+    assert "its 'least confidence' is 0.05, and now 0.5 is asked for" in " ".join(done.err.split())
 
 
 def test_the_service_explains_the_surest_box(client: TestClient, photos: list[Path]) -> None:

@@ -100,6 +100,16 @@ def test_files_are_predicted_in_json_and_in_binary_form(client: TestClient, run:
     np.testing.assert_allclose(np.frombuffer(behind[first:], "<f4").reshape(2, 3), np.repeat(expected, 2, axis=0), rtol=1e-5)
 
 
+def test_a_request_can_choose_the_confidence(client: TestClient, run: Path, pixels: np.ndarray) -> None:
+    opened = load(run)
+    sure = float(np.sort(opened.predict(pixels).probabilities.max(axis=1))[1])
+    for least in (0, sure, 1.0):
+        records = opened.records(["", "", ""], opened.predict(pixels), least=least)
+        found = outputs(client.post(INFER, json=as_json(pixels, parameters={"confidence": least})).json())
+        assert found["labels"]["data"] == ["" if one.abstained else one.values["label"] for one in records]
+    assert found["labels"]["data"].count("") == 3
+
+
 def test_pixels_in_binary_form(client: TestClient, pixels: np.ndarray) -> None:
     by_json = outputs(client.post(INFER, json=as_json(pixels)).json())["probabilities"]["data"]
     entry = {"name": "pixels", "shape": list(pixels.shape), "datatype": "UINT8", "parameters": {"binary_data_size": pixels.nbytes}}
@@ -138,6 +148,10 @@ GOOD = {"name": "pixels", "shape": [1, 8, 8, 3], "datatype": "UINT8", "data": [0
         ({"inputs": [{"name": "images", "shape": [1], "datatype": "BYTES", "data": ["aGVsbG8="]}]}, "Image 0 is refused: not an image"),
         ({"inputs": [GOOD], "outputs": [{"name": "nothing"}]}, "'outputs' may name"),
         ({"inputs": [GOOD], "outputs": {"name": "labels"}}, "'outputs' may name"),
+        ({"inputs": [GOOD], "parameters": {"confidence": 1.5}}, "'confidence' must be a number of at least 0 and at most 1, got 1.5"),
+        ({"inputs": [GOOD], "parameters": {"confidence": True}}, "at most 1, got True"),
+        ({"inputs": [GOOD], "parameters": {"confidence": "high"}}, "at most 1, got 'high'"),
+        ({"inputs": [GOOD], "parameters": {"confidence": [0.5]}}, "at most 1."),
     ],
 )
 def test_what_does_not_follow_the_protocol_is_refused(client: TestClient, request_: Any, words: str) -> None:

@@ -48,7 +48,7 @@ class BatchResult:
 class Work:
     """What is done with every image of a job, by whichever process, so that a part has the same bytes wherever it is made.
 
-    `digest` is that of the run's manifest, `least` the probability below which the model abstains, None where it never does.
+    `digest` is that of the run's manifest, `least` as of `Run.least`.
     """
 
     run: Path
@@ -100,14 +100,14 @@ def predict_folder(
         compute: who makes the parts; this process by default. See `headstart.batch.on_ray`.
 
     Raises:
-        ParameterError: `out` cannot be written, already exists, or belongs to another job.
+        ParameterError: `out` cannot be written, already exists, or belongs to another job; a confidence where the task has none.
         DataError: a source that does not exist, or has no images.
         Interrupted: Ctrl-C; finished parts stay.
     """
     out, run = Path(out), Path(run)
     settings = settings or BatchSettings()
     opened = load(run, engine=settings.engine)
-    least = None if settings.accuracy is None else opened.threshold_for(settings.accuracy)
+    least = opened.least(confidence=settings.confidence, accuracy=settings.accuracy)
     top = min(settings.top, max([len(one.classes) for one in opened.class_outputs], default=1))
     table = format_for(out, opened.columns(top=top))
     work = Work(run=run, digest=opened.manifest.digest, engine=settings.engine, top=top, least=least, table=table)

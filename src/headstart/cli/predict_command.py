@@ -20,7 +20,7 @@ from headstart.files import WRITTEN, is_ours, writable, write_file
 from headstart.records import Column, Record, csv_header, csv_records, json_object
 from headstart.settings import ListOptions
 from headstart.settings.batch import TABLE_SUFFIXES, BatchSettings
-from headstart.settings.field import PATH, SWITCH, TEXT, Settings, number, one_of, option, whole
+from headstart.settings.field import PATH, SWITCH, TEXT, Settings, one_of, option, whole
 from headstart.text import pad, plural, visible, width
 
 if TYPE_CHECKING:
@@ -44,9 +44,6 @@ class _Predict(BatchSettings):
         "--merge the table: .parquet, .csv or .jsonl.", PATH, metavar="DIR|FILE",
     )  # fmt: skip
     draw: Path | None = option(None, "Folder for each image with its prediction over it, such as boxes.", PATH, metavar="DIR")
-    confidence: float | None = option(
-        None, "Lowest confidence of what is named. [default: for boxes the threshold of the run]", number(least=0, most=1), metavar="SHARE"
-    )  # fmt: skip
     overlay: bool = option(False, "Of --out DIR: write each image with its prediction over it as well.", SWITCH)
     batch: bool = option(False, "Write a table to --out, for folders of any size.", SWITCH)
     ray: str | None = option(
@@ -57,11 +54,8 @@ class _Predict(BatchSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         of_batch = {"--out": self._table, "--resume": self.resume, "--shard": self.shard, "--ray": self.ray}
-        if (self.draw is not None or self.confidence is not None) and (self.batch or self.merge):
-            name = "--confidence" if self.draw is None else "--draw"
-            raise ParameterError(f"{name} is not for --batch and --merge, which write a table with what the run names. Leave {name} out.")
-        if self.confidence is not None and self.accuracy is not None:
-            raise ParameterError("--confidence and --accuracy are two ways to say how sure the model must be. Give one of them.")
+        if self.draw is not None and (self.batch or self.merge):
+            raise ParameterError("--draw is not for --batch and --merge, which write a table. Leave --draw out.")
         if self.format in _EACH and self.out is None:
             raise ParameterError(f"--format {self.format} writes a file for each image: give a folder for them as --out DIR.")
         if self.overlay and (self.batch or self.merge or self.out is None):
@@ -77,8 +71,8 @@ class _Predict(BatchSettings):
             raise ParameterError(
                 f"--format says how to print, and --batch writes what the suffix of --out says ({self.out}). Leave --format out."
             )
-        elif self.merge and (self.shard or self.ray or self.resume):
-            raise ParameterError("--merge reads tables that are done: leave --shard, --ray and --resume out.")
+        elif self.merge and (self.shard or self.ray or self.resume or self.confidence is not None):
+            raise ParameterError("--merge reads tables that are done: leave --shard, --ray, --resume and --confidence out.")
 
     @property
     def _table(self) -> Path | None:
@@ -132,11 +126,12 @@ def predict_command(
     opened = load(run, engine=how.engine)
     if how.format in (*_DOCUMENTS, *_EACH) and how.format not in (*opened.task.documents, *opened.task.forms):
         opened.task.document(how.format, [], opened.manifest.state)  # refuses it
-    asked = FileOptions(overlay=how.overlay, form=how.format if how.format in _EACH else "", least=how.confidence)
+    least = opened.least(confidence=how.confidence, accuracy=how.accuracy)
+    asked = FileOptions(overlay=how.overlay, form=how.format if how.format in _EACH else "", least=least)
     if (folder := _folder(opened, how, asked)) is not None:
         _write_pictures(opened, images, folder, replace(asked, overlay=asked.overlay or folder == how.draw), how, terminal)
     else:
-        _print(opened, images, how, terminal)
+        _print(opened, images, how, terminal, least=least)
 
 
 def _folder(run: Run, how: _Predict, asked: FileOptions) -> Path | None:
@@ -156,11 +151,10 @@ def _folder(run: Run, how: _Predict, asked: FileOptions) -> Path | None:
     return None
 
 
-def _print(run: Run, images: list[Path], how: _Predict, terminal: Terminal) -> None:
+def _print(run: Run, images: list[Path], how: _Predict, terminal: Terminal, *, least: float | None) -> None:
     """Predict, and tell what is said of the images."""
     from headstart.data import list_images
 
-    least = how.confidence if how.accuracy is None else run.threshold_for(how.accuracy)
     paths = list_images(images, terminal)
     if len(paths) > 1:
         terminal.stage(f"Predicting {len(paths)} images")

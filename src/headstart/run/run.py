@@ -223,6 +223,14 @@ class Run:
             )
         return found[0]
 
+    def least(self, *, confidence: float | None = None, accuracy: float | None = None) -> float | None:
+        """The lowest confidence of what `records` names: as given, or for an accuracy as of `threshold_for`; None for the default.
+
+        ParameterError for a confidence where the task has none, and errors as of `threshold_for`.
+        """
+        self.task.check_confidence(confidence)
+        return confidence if accuracy is None else self.threshold_for(accuracy)
+
     def predict(
         self, images: Images, *, progress: Progress | None = None, neighbours: int = 1, warn: Say = to_warnings, sample: int = 0
     ) -> Any:
@@ -272,8 +280,9 @@ class Run:
     ) -> list[Record]:  # fmt: skip
         """Decode predictions: what `predict`, batch jobs and the service write; see `headstart.tasks.Task.records`.
 
-        `neighbour` names a training input, by default `training_image`.
+        `neighbour` names a training input, by default `training_image`. ParameterError for `least` where the task has no confidence.
         """
+        self.task.check_confidence(least)
         return self.task.records(names, predictions, neighbour or self.training_image, top=top, least=least, nearest=nearest)
 
     def training_image(self, index: int) -> tuple[str, str]:

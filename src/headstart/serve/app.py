@@ -116,6 +116,7 @@ async def predict_images(
             raise Refusal(422, "no_heat_maps", f"The model has no column {column[:100]!r} of labels whose evidence could be shown.")
         if explain and not chosen.run.explainable:
             raise Refusal(422, "no_heat_maps", "Heat maps show the evidence for a class, and this model predicts no classes.")
+        least = chosen.least(confidence)
         inputs = await read_inputs(request, limits=service.limits, threads=service.threads)
         if explain and len(inputs) > service.limits.explained:
             raise Refusal(413, "too_many_images", f"Heat maps are made for at most {service.limits.explained} images in one request.")
@@ -123,7 +124,7 @@ async def predict_images(
         names, neighbour = [one.name for one in inputs], chosen.training_image
         # Not on the loop that serves all clients: masks of large images take a while.
         records = await service.threads.run(
-            "compute", partial(chosen.run.records, names, predictions, top=top, least=confidence, nearest=nearest, neighbour=neighbour)
+            "compute", partial(chosen.run.records, names, predictions, top=top, least=least, nearest=nearest, neighbour=neighbour)
         )
         if len(records) == 1 and records[0].error:
             data = inputs[0].data

@@ -67,9 +67,19 @@ class Model:
         name, label = self.run.training_image(index)
         return name.replace("\\", "/").rpartition("/")[2], label
 
-    def tensors_of(self, predictions: Predictions) -> dict[str, Array | list[str]]:
-        """The outputs of the network but the features, which stay here, and what the task knows beside them: all with a row an image."""
-        return {**predictions.outputs, **self.run.task.tensors(predictions)}
+    def tensors_of(self, predictions: Predictions, *, least: float | None = None) -> dict[str, Array | list[str]]:
+        """The outputs of the network but the features, which stay here, and what the task knows beside them: all with a row an image.
+
+        `least` is the lowest confidence of what the task names, None for its default.
+        """
+        return {**predictions.outputs, **self.run.task.tensors(predictions, least=least)}
+
+    def least(self, confidence: float | None) -> float | None:
+        """The lowest confidence that a request asks for; refused with 422 where the task has none."""
+        try:
+            return self.run.least(confidence=confidence)
+        except ParameterError as error:
+            raise Refusal(422, "bad_parameter", str(error)) from None
 
     def heat_maps(self, column: str | None = None) -> HeatMaps:
         """Of a column of labels, where there are several, by default of the first; opened at the first use. Not thread-safe."""

@@ -1,7 +1,8 @@
 """The Open Inference Protocol, version 2: what Triton, KServe and their clients speak.
 
 A model takes one of two inputs: ``images``, BYTES [n], files of images as they are; or ``pixels``, UINT8 [n, height, width, 3]. It returns
-the outputs of its network but the features, and what its task knows beside them: see the metadata of the model.
+the outputs of its network but the features, and what its task knows beside them: see the metadata of the model. The parameter
+``confidence`` of a request is the lowest confidence of what the task names, a number from 0 to 1.
 
 Protocol: https://github.com/kserve/open-inference-protocol; binary form: the extension ``binary_tensor_data`` of Triton.
 """
@@ -91,10 +92,11 @@ async def infer(request: Request, service: Served, model: NamedModel) -> Respons
     """Predict all images of the input; one that cannot be read refuses the request, as the protocol has no place for it."""
     body, length = await request.body(), request.headers.get(HEADER_LENGTH)
     header, inputs = await service.threads.run("decode", lambda: _read(body, length))
+    least = model.least(_confidence(header))
     predictions = await service.predict(request, model, inputs)
     if predictions.refused:
         raise _bad(f"Image {predictions.refused_at[0]} is refused: {predictions.refused[0].reason}.")
-    return await service.threads.run("compute", lambda: _response(header, model, predictions))
+    return await service.threads.run("compute", lambda: _response(header, model, predictions, least=least))
 
 
 def _bad(message: str) -> Refusal:
@@ -182,8 +184,17 @@ def _parameters(entry: dict[str, Any]) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _response(header: dict[str, Any], model: Model, predictions: Predictions) -> Response:
-    outputs = model.tensors_of(predictions)
+def _confidence(header: dict[str, Any]) -> float | None:
+    """The lowest confidence that the parameters of a request ask for; None for the default of the model."""
+    confidence = _parameters(header).get("confidence")
+    if confidence is not None and (type(confidence) not in (int, float) or not 0 <= confidence <= 1):
+        got = f", got {confidence!r:.60}" if isinstance(confidence, str | int | float) else ""
+        raise _bad(f"'parameters': 'confidence' must be a number of at least 0 and at most 1{got}.")
+    return confidence
+
+
+def _response(header: dict[str, Any], model: Model, predictions: Predictions, *, least: float | None) -> Response:
+    outputs = model.tensors_of(predictions, least=least)
     entries, behind = [], []
     for name, binary in _requested(header, outputs).items():
         value = outputs[name]

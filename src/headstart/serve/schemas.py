@@ -194,7 +194,10 @@ _TENSOR = _object({
 _OUTPUTS = _list(_object({"name": {"type": "string"}}, "name"))
 INFER_BODY = _body(**{
     "application/json": _object(
-        {"id": {"type": "string"}, "inputs": _list(_TENSOR, minItems=1, maxItems=1), "outputs": _OUTPUTS}, "inputs"
+        {
+            "id": {"type": "string"}, "inputs": _list(_TENSOR, minItems=1, maxItems=1), "outputs": _OUTPUTS,
+            "parameters": _object({"confidence": {"type": "number", "minimum": 0, "maximum": 1}}),
+        }, "inputs",
     ),
     "application/octet-stream": _BYTES | {"minLength": 1},
 })  # fmt: skip

@@ -155,6 +155,9 @@ class Task(ABC):
     spatial: ClassVar[bool] = False
     """Whether its outputs are about places in an input, so that its predictions come with the size of each."""
 
+    has_confidence: ClassVar[bool] = False
+    """Whether a lowest confidence can be chosen for what its `records` name."""
+
     prefers: ClassVar[str] = ""
     """The column of annotations that is read of data which say several things; by default the likeliest."""
 
@@ -358,7 +361,8 @@ class Task(ABC):
             predictions: of these inputs.
             neighbour: names a training input.
             top: how many of the most probable to name, of what can be ranked.
-            least: abstain where the model is less sure than this, or the input is unlike the training inputs; None to abstain never.
+            least: lowest confidence of what is named; of classes, the model abstains below it, and from inputs that are unlike the
+                training inputs. None to abstain never, and for the default of the task.
             nearest: how many of the nearest training inputs to name.
         """
 
@@ -382,8 +386,18 @@ class Task(ABC):
         """Records in one of the `documents`, which are not tables, as text."""
         raise ParameterError(f"A run of the task {self.name} has no format {form!r}: use table, csv or json.")
 
-    def tensors(self, predictions: Any) -> dict[str, npt.NDArray[Any] | list[str]]:
-        """What is known of n inputs beside the outputs of the graph: arrays with n rows and lists of n texts, by name."""
+    def check_confidence(self, least: float | None) -> None:
+        """Refuse with a ParameterError a lowest confidence of what is named, where the task has none."""
+        if least is not None and not self.has_confidence:
+            raise ParameterError(
+                f"A run of the task {self.name} has no lowest confidence to choose: leave out {setting('confidence', least)}."
+            )
+
+    def tensors(self, predictions: Any, *, least: float | None = None) -> dict[str, npt.NDArray[Any] | list[str]]:
+        """What is known of n inputs beside the outputs of the graph: arrays with n rows and lists of n texts, by name.
+
+        `least` is as of `records`.
+        """
         return {}
 
     def facts(self, state: State, metrics: Mapping[str, Any], reliability: Reliability | None) -> dict[str, Any]:

@@ -168,7 +168,7 @@ class AnomalyDetection(Task):
     def files(self, predictions: Any, row: int, picture: Callable[[], npt.NDArray[np.uint8]], asked: FileOptions) -> dict[str, bytes]:
         return predicted.files(predictions, row, picture, overlay=asked.overlay)
 
-    def tensors(self, predictions: Any) -> dict[str, npt.NDArray[Any] | list[str]]:
+    def tensors(self, predictions: Any, *, least: float | None = None) -> dict[str, npt.NDArray[Any] | list[str]]:
         return {"labels": list(predictions.labels), "anomalous": predictions.anomalous}
 
     def facts(self, state: State, metrics: Mapping[str, Any], reliability: Reliability | None) -> dict[str, Any]:

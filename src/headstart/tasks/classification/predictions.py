@@ -59,6 +59,13 @@ class ClassPredictions(Predictions):
         chosen = np.flatnonzero(self.link.decisions(chances))
         return tuple(self.classes[j] for j in chosen), float(chances[chosen].min()) if len(chosen) else 1 - float(chances.max())
 
+    def unsure(self, least: float | None) -> npt.NDArray[np.bool_]:
+        """From which rows the model abstains, bool (n,): less sure than `least`, or unlike the training inputs; with None from none."""
+        if least is None:
+            return np.zeros(len(self), np.bool_)
+        unlike = False if self.judgement is None or self.judgement.unlike is None else self.judgement.unlike
+        return np.asarray((self.probabilities.astype(np.float64).max(axis=1, initial=0) < least) | unlike)
+
     def candidates(self, row: int) -> list[str] | None:
         """The classes in the prediction set of one row; None where the run cannot tell."""
         if self.judgement is None or self.judgement.sets is None:

@@ -37,6 +37,7 @@ class Classification(Task):
     """Which class an input has; or which of several classes it has."""
 
     name = "classification"
+    has_confidence = True
 
     def recognises(self, found: Annotations) -> str | None:
         if len(found.learned) != 1:
@@ -184,9 +185,11 @@ class Classification(Task):
             found[index] = Record(name=printable(str(names[index])), error=error.reason)
         return [found[index] for index in sorted(found)]
 
-    def tensors(self, predictions: Any) -> dict[str, npt.NDArray[Any] | list[str]]:
-        known = predictions.judgement or Judgement()
+    def tensors(self, predictions: Any, *, least: float | None = None) -> dict[str, npt.NDArray[Any] | list[str]]:
+        """The label of an input from which the model abstains is empty."""
+        known, unsure = predictions.judgement or Judgement(), predictions.unsure(least)
         labels = [";".join(label) if isinstance(label, tuple) else label for label in predictions.labels]
+        labels = ["" if doubted else label for doubted, label in zip(unsure, labels, strict=True)]
         unlikeness = None if known.unlikeness is None else known.unlikeness.astype(np.float32)
         found = {"labels": labels, "sets": known.sets, "unlike": known.unlike, "unlikeness": unlikeness}
         return {name: value for name, value in found.items() if value is not None}

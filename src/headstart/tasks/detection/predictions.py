@@ -164,8 +164,11 @@ def colour_of(label: int) -> str:
     return hex_colour(label % (VOID - 1) + 1)
 
 
-def tensors(predictions: BoxPredictions) -> dict[str, npt.NDArray[Any] | list[str]]:
-    """What is known of n inputs beside the outputs of the graph, in the service: ``detections`` is a text of JSON each, its boxes."""
-    found = [predictions.boxes(row) for row in range(len(predictions))]
+def tensors(predictions: BoxPredictions, *, least: float | None = None) -> dict[str, npt.NDArray[Any] | list[str]]:
+    """What is known of n inputs beside the outputs of the graph, in the service: ``detections`` is a text of JSON each, its boxes.
+
+    They are those above the threshold or `least`; ``counts``, float32 (n, 1), says how many.
+    """
+    found = [predictions.boxes(row, threshold=least) for row in range(len(predictions))]
     counts = np.array([len(boxes) for boxes in found], np.float32).reshape(len(found), 1)
     return {"detections": [json.dumps(boxes, ensure_ascii=False) for boxes in found], "counts": counts}

@@ -45,6 +45,7 @@ class Detection(Task):
     name = "detection"
     prefers = BOX
     spatial = True
+    has_confidence = True
     documents, forms = forms.DOCUMENTS, forms.FORMS
 
     def recognises(self, found: Annotations) -> str | None:
@@ -215,8 +216,8 @@ class Detection(Task):
     def document(self, form: str, records: Sequence[Record], state: State) -> str:
         return forms.document(form, records)
 
-    def tensors(self, predictions: Any) -> dict[str, npt.NDArray[Any] | list[str]]:
-        return predicted.tensors(predictions)
+    def tensors(self, predictions: Any, *, least: float | None = None) -> dict[str, npt.NDArray[Any] | list[str]]:
+        return predicted.tensors(predictions, least=least)
 
     def facts(self, state: State, metrics: Mapping[str, Any], reliability: Reliability | None) -> dict[str, Any]:
         scores = metrics.get("test") or {}

@@ -45,6 +45,13 @@ class ColumnsPredictions(Predictions):
         """The most probable class of each row, by column; see `ClassPredictions.labels`."""
         return {name: one.labels for name, one in self.columns.items()}
 
+    def unsure(self, least: float | None) -> npt.NDArray[np.bool_]:
+        """From which rows the model abstains, bool (n,): unsure in any column, or unlike the training inputs; with None from none."""
+        unlike = np.zeros(len(self), np.bool_)
+        if least is not None and self.judgement is not None and self.judgement.unlike is not None:
+            unlike = self.judgement.unlike
+        return np.asarray(np.any([unlike, *(one.unsure(least) for one in self.columns.values())], axis=0), np.bool_)
+
     @property
     def probabilities(self) -> dict[str, npt.NDArray[np.float32]]:
         """By column float32 (n, k), a row for each input that could be read."""

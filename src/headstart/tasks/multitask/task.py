@@ -40,6 +40,7 @@ class Multitask(Task):
 
     name = "multitask"
     several_columns = True
+    has_confidence = True
 
     def recognises(self, found: Annotations) -> str | None:
         return f"the columns {enumeration(list(found.learned))} of labels" if len(found.learned) > 1 else None
@@ -178,10 +179,13 @@ class Multitask(Task):
             found[index] = Record(name=printable(str(names[index])), kind="columns", error=error.reason)
         return [found[index] for index in sorted(found)]
 
-    def tensors(self, predictions: Any) -> dict[str, npt.NDArray[Any] | list[str]]:
+    def tensors(self, predictions: Any, *, least: float | None = None) -> dict[str, npt.NDArray[Any] | list[str]]:
+        """The labels of an input from which the model abstains in any column are empty."""
         known, found = predictions.judgement or Judgement(), dict[str, npt.NDArray[Any] | list[str]]()
+        unsure = predictions.unsure(least)
         for name, one in predictions.columns.items():
             found |= {f"{name}.{key}": value for key, value in ONE.tensors(one).items()}
+            found[f"{name}.labels"] = ["" if doubted else label for doubted, label in zip(unsure, found[f"{name}.labels"], strict=True)]
         of_image = {"unlike": known.unlike, "unlikeness": None if known.unlikeness is None else known.unlikeness.astype(np.float32)}
         return found | {key: value for key, value in of_image.items() if value is not None}
 

@@ -197,7 +197,7 @@ class Segmentation(Task):
     def document(self, form: str, records: Sequence[Record], state: State) -> str:
         return coco_document(records, state["classes"], form=form)
 
-    def tensors(self, predictions: Any) -> dict[str, npt.NDArray[Any] | list[str]]:
+    def tensors(self, predictions: Any, *, least: float | None = None) -> dict[str, npt.NDArray[Any] | list[str]]:
         """The masks of all classes of each input as run lengths, in JSON; and how many pixels each class has, float32 (n, k)."""
         return tensors(predictions)
 
