@@ -32,7 +32,7 @@ from headstart.modalities.image.augment import Augmentation
 from headstart.modalities.image.preprocessing import Preprocessing
 from headstart.modalities.image.warp import one_thread, render
 from headstart.tasks.detection.evaluation import DetectionEvaluation
-from headstart.training.boxes import boxes_in
+from headstart.training.box_targets import boxes_in
 from measurement_data import DATA
 from plain_training import fit, one_cycle
 

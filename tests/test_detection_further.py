@@ -23,10 +23,12 @@ from headstart.modalities.image.augment import Augmentation
 from headstart.pipeline import fit
 from headstart.settings import FineTuning, FitSettings
 from headstart.tasks.detection import learning
+from headstart.tasks.detection.architectures import ARCHITECTURES
 from headstart.tasks.detection.evaluation import DetectionEvaluation
 from headstart.tasks.detection.fine_tuning import BoxHead
 from headstart.tasks.detection.task import Detection
-from headstart.training.boxes import BoxTraining, DrawnViews, PositionTargets
+from headstart.training.box_targets import DrawnViews, PositionTargets
+from headstart.training.boxes import BoxLoss, BoxTraining, Objective
 from headstart.training.inputs import Pixels
 
 pytest_plugins = ["boxes_run"]
@@ -74,8 +76,8 @@ def few(scenes: Path) -> Any:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """Heads are trained for a few steps."""
-    monkeypatch.setattr(learning, "RECIPE", replace(learning.RECIPE, steps=(40, 40), views=3))
-    monkeypatch.setattr(BoxHead, "recipe", learning.RECIPE)
+    light = ARCHITECTURES["light"]
+    monkeypatch.setitem(ARCHITECTURES, "light", replace(light, recipe=replace(light.recipe, steps=(40, 40), views=3)))
     return monkeypatch
 
 
@@ -171,7 +173,7 @@ def test_the_epoch_with_the_highest_precision_is_the_best() -> None:
         seen.append(predictions)
         return 0.75
 
-    loss_alone = BoxTraining(positions=positions, network=None, shape=(16, 5))
+    loss_alone = BoxTraining(objective=Objective(positions, BoxLoss()), network=None, shape=(16, 5))
     predictions, targets = torch.zeros(1, 16, 5), loss_alone.targets(np.array([0]))
     found = replace(loss_alone, precision=precision).validate(predictions, targets)
     assert found.criterion == -0.75

@@ -17,8 +17,9 @@ from headstart.metrics.matching import match
 from headstart.progress import Seconds
 from headstart.settings import FineTuning, FitSettings
 from headstart.tasks import Judged, Learned, LearningContext
+from headstart.tasks.detection.architectures import ARCHITECTURES
 from headstart.tasks.detection.judging import doubtful_boxes, judge, missing, of_another_class, unconfirmed
-from headstart.tasks.detection.learning import RECIPE, Crossed
+from headstart.tasks.detection.learning import Crossed
 from headstart.tasks.detection.task import Detection
 
 
@@ -102,7 +103,7 @@ def planted(cache: Path) -> Judged:
         prepared.table(dataset, seconds=Seconds(), maps=task.maps(settings, dataset)),
         LearningContext(settings=settings, prepared=prepared),
     )
-    crossed = Crossed.of(table, RECIPE.plan(settings, len(scenes)), context)
+    crossed = Crossed.of(table, ARCHITECTURES["light"].recipe.plan(settings, len(scenes)), context)
     learned = Learned(choice=None, table=table, prepared=prepared, beside=crossed)  # type: ignore[arg-type]
     return judge(learned, context)
 

@@ -12,7 +12,8 @@ torch = pytest.importorskip("torch")
 from headstart.backbones.stage_maps import MapLayer  # noqa: E402
 from headstart.modalities.image.augment import Augmentation  # noqa: E402
 from headstart.modalities.image.warp import View, one_thread, render  # noqa: E402
-from headstart.training.boxes import IGNORED, NOTHING, BoxLoss, Positions, boxes_in, iou_of_pairs  # noqa: E402
+from headstart.training.box_targets import IGNORED, NOTHING, Positions, boxes_in  # noqa: E402
+from headstart.training.boxes import BoxLoss, iou_of_pairs  # noqa: E402
 
 LAYERS = (MapLayer("fine", 1, 40, 40), MapLayer("middle", 1, 20, 20), MapLayer("coarse", 1, 10, 10))
 NEVER = np.zeros(8, np.bool_)

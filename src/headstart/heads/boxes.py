@@ -2,6 +2,7 @@
 
 Every position of every map proposes one box: a one-stage head without anchors, in the line of FCOS (Tian et al. 2019). Many overlap, and
 `headstart.metrics.proposals.kept_boxes` leaves one of those that show the same thing. It is trained by `headstart.training.detectors`.
+Other architectures give their proposals as a set (`headstart.training.own_loss`).
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ class BoxDecoder:
 
     Attributes:
         network: from maps to logits (N, A, k + 4): of the classes, and left, top, right and bottom as shares of width and height.
-        mirrored: whether the outputs of an input are the mean over it and its mirror image.
+        mirrored: whether the outputs of an input are joined with those of its mirror image.
+        grid: whether each position of the maps has one proposal, in their order, so that it can be joined with that of the mirror image;
+            otherwise proposals are a set, and the sets of both are one.
         calibration: makes of a probability the share of boxes that are right.
         threshold: lowest confidence of a box that is named.
     """
@@ -43,6 +46,7 @@ class BoxDecoder:
     mirrored: bool = False
     calibration: BetaCalibration = UNCHANGED
     threshold: float = THRESHOLD
+    grid: bool = True
 
     @property
     def layers(self) -> tuple[MapLayer, ...]:
@@ -63,7 +67,7 @@ class BoxDecoder:
         """Append the head to a graph: `maps` names a float32 value (N, C, h, w) for each layer.
 
         Where it is mirrored, they have those of the mirror image too, under names that begin with `MIRRORED`. Returns the names of the
-        boxes (N, c, 4), left, top, right and bottom from 0 to 1, and of the probabilities (N, c, k): of the c positions that are the
+        boxes (N, c, 4), left, top, right and bottom from 0 to 1, and of the probabilities (N, c, k): of the c proposals that are the
         most probable to show something, these first.
         """
         probabilities, boxes = self._of_view(graph, maps)
@@ -89,12 +93,17 @@ class BoxDecoder:
         return graph.node("Sigmoid", part(0, classes)), part(classes, classes + 4)
 
     def _joined(self, graph: OnnxGraph, plain: tuple[str, str], turned: tuple[str, str]) -> tuple[str, str]:
-        """The mean with the outputs of the mirror image, position by position; that of the boxes weighted by their confidence."""
-        order = graph.constant(self._mirrored_positions(), dtype=np.int64)
-        probabilities, boxes = (graph.node("Gather", value, order, axis=1) for value in turned)
+        """The proposals of both; where they are a grid the mean, position by position, of the boxes weighted by their confidence."""
+        probabilities, boxes = turned
+        if self.grid:
+            order = graph.constant(self._mirrored_positions(), dtype=np.int64)
+            probabilities, boxes = (graph.node("Gather", value, order, axis=1) for value in turned)
         swapped = graph.node("Gather", boxes, graph.constant([2, 1, 0, 3], dtype=np.int64), axis=2)  # left and right change places
         back = graph.constant([-1.0, 1.0, -1.0, 1.0]), graph.constant([1.0, 0.0, 1.0, 0.0])
         boxes = graph.node("Add", graph.node("Mul", swapped, back[0]), back[1])
+        if not self.grid:
+            both = (plain[0], probabilities), (plain[1], boxes)
+            return graph.node("Concat", *both[0], axis=1), graph.node("Concat", *both[1], axis=1)
         weights = [graph.node("ReduceMax", value, axes=[2], keepdims=1) for value in (plain[0], probabilities)]
         total = graph.node("Add", graph.node("Add", *weights), graph.constant(1e-9))
         weighted = [graph.node("Mul", value, weight) for value, weight in zip((plain[1], boxes), weights, strict=True)]
@@ -135,11 +144,15 @@ class BoxDecoder:
     def state(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
         """JSON values and arrays from which `from_state` makes it again."""
         described, arrays = self.network.state()
-        return {**described, "mirrored": self.mirrored, "calibration": vars(self.calibration), "threshold": self.threshold}, arrays
+        own = {"mirrored": self.mirrored, "grid": self.grid, "calibration": vars(self.calibration), "threshold": self.threshold}
+        return {**described, **own}, arrays
 
     @classmethod
     def from_state(cls, settings: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> Self:
         """The inverse of `state`; RunError where an entry is missing."""
         network = GraphDecoder.from_state({**settings, "mirrored": False}, arrays)
         with damage_named("The saved detection head is"):
-            return cls(network, bool(settings["mirrored"]), BetaCalibration(**settings["calibration"]), float(settings["threshold"]))
+            return cls(
+                network, bool(settings["mirrored"]), BetaCalibration(**settings["calibration"]), float(settings["threshold"]),
+                bool(settings.get("grid", True)),
+            )  # fmt: skip

@@ -30,6 +30,9 @@ from headstart.settings.fine_tuning import FineTuning
 MAPS = ("none", "linear", "kernel", "deep", "auto")
 ADAPTATIONS = ("auto", "none", "standardised", "coral", "subspace", "ot", "tca", "self-training", "dann")
 Cache = str | Path | Literal["auto"] | None
+DECODERS = ("light", "unet", "deeplabv3plus")
+DETECTORS = ("light", "fcos")
+"""Architectures of heads on maps: decoders of masks, and detectors; the tasks have their tables."""
 _COLUMNS = ("path", "label", "split", "group")
 
 
@@ -127,8 +130,9 @@ class FitSettings(ListOptions):
         parse=lambda typed: typed.replace("-", "_"), details="`auto` chooses layers and head by out-of-sample scores.",
     )  # fmt: skip
     architecture: str | None = option(
-        None, "Decoder of masks: light, unet or deeplabv3plus.", one_of("light", "unet", "deeplabv3plus"), metavar="NAME", shown="light",
-        details="`light` is small and quick on stored maps; the others are as in their papers (Ronneberger et al. 2015; Chen et al. 2018).",
+        None, f"Head on maps. Masks: {', '.join(DECODERS)}. Boxes: {', '.join(DETECTORS)}.",
+        one_of(*dict.fromkeys((*DECODERS, *DETECTORS))), metavar="NAME", shown="light",
+        details="`light` is small and quick on stored maps; the others are as in their papers.",
     )  # fmt: skip
     windows: int = option(
         1, "Of masks: see each image through N x N overlapping windows, each at the image size.", whole(1, 8), metavar="N",

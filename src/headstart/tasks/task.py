@@ -194,7 +194,9 @@ class Task(ABC):
     def settings(self, given: FitSettings) -> FitSettings:
         """The settings of a fit with what this task needs where they leave it open; ParameterError for those that do not suit it."""
         if given.architecture is not None:
-            raise ParameterError(f"{setting('architecture', given.architecture)} is for masks, not for the task {self.name}: leave it out.")
+            raise ParameterError(
+                f"{setting('architecture', given.architecture)} is for masks and boxes, not for the task {self.name}: leave it out."
+            )
         if given.windows != 1:
             raise ParameterError(f"{setting('windows', given.windows)} is for masks, not for the task {self.name}: leave it out.")
         if (plan := given.fine_tuning) is not None and plan.closed_form:

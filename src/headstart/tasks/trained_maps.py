@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from headstart.features.prepared import Prepared, trained, trained_folder
 from headstart.features.stage_maps import StageMaps
@@ -33,7 +33,10 @@ class HeadOnMaps(ABC):
     table: FeatureTable
     context: LearningContext
 
-    recipe: ClassVar[MapRecipe]
+    @property
+    @abstractmethod
+    def recipe(self) -> MapRecipe:
+        """How a head is trained on stored maps."""
 
     @abstractmethod
     def fitted(self, rows: Rows, plan: FineTuning) -> Any:

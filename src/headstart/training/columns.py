@@ -34,7 +34,7 @@ class ColumnsNetwork(nn.Module):  # type: ignore[misc]
         self.heads = nn.ModuleList(heads)
         self.log_variances = nn.Parameter(torch.zeros(len(heads)))
 
-    def draw(self, seed: int, step: int, rows: slice, count: int) -> None:
+    def draw(self, seed: int, step: int, rows: slice, count: int, *, targets: Any = None) -> None:
         """As of `HeadNetwork.draw`, with masks of its own for each head."""
         for place, head in enumerate(self.heads):
             head.draw(seed + _FAR * place, step, rows, count)

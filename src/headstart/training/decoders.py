@@ -64,8 +64,8 @@ class MapNetwork(nn.Module, ABC):  # type: ignore[misc]
     def decoder(self) -> Any:
         """What was learned, without PyTorch."""
 
-    def draw(self, seed: int, step: int, rows: slice, count: int) -> None:
-        """Draw what is random in a batch of `count` inputs, of which this process has `rows`; here nothing."""
+    def draw(self, seed: int, step: int, rows: slice, count: int, *, targets: Any = None) -> None:
+        """Draw what is random in a batch of `count` inputs, of which this process has `rows`, with these `targets`; here nothing."""
 
     def standardise(self, maps: Any) -> None:
         """Told of some maps to come, a tuple of (N, C, h, w), before the training; here nothing."""
@@ -79,6 +79,10 @@ class Standardised(MapNetwork):
         for number, layer in enumerate(self.layers):
             self.register_buffer(f"mean{number}", torch.zeros(layer.channels), persistent=False)
             self.register_buffer(f"scale{number}", torch.ones(layer.channels), persistent=False)
+
+    def standard(self, number: int, value: Any) -> Any:
+        """The map of a layer, standardised."""
+        return (value - self._buffers[f"mean{number}"][:, None, None]) / self._buffers[f"scale{number}"][:, None, None]
 
     def standardise(self, maps: Any) -> None:
         """Take those of some maps, a tuple of (N, C, h, w), from now on."""
@@ -96,7 +100,7 @@ class DecoderNetwork(MapNetwork):
         super().__init__(layers, classes, seed=seed)
         self.dropout, self._mask = dropout, None
 
-    def draw(self, seed: int, step: int, rows: slice, count: int) -> None:
+    def draw(self, seed: int, step: int, rows: slice, count: int, *, targets: Any = None) -> None:
         """Draw which channels are dropped for a batch of `count` inputs, of which this process has `rows`."""
         generator = torch.Generator().manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0]) >> 1)
         kept = torch.rand(count, self.output.in_channels, generator=generator)[rows] >= self.dropout

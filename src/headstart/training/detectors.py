@@ -5,6 +5,7 @@ Once trained it does without PyTorch: `headstart.heads.boxes.BoxDecoder`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from torch.nn import functional
 
 from headstart.backbones.stage_maps import MapLayer
 from headstart.heads.boxes import BoxDecoder
+from headstart.training.box_targets import DrawnViews, HasBoxes, PositionTargets, StageViews
+from headstart.training.boxes import BoxLoss, Objective
 from headstart.training.decoders import Standardised, graph_of
 
 WIDTH, SIDE = 96, 5
@@ -43,6 +46,9 @@ class BoxNetwork(Standardised):
     same for all maps, end in 1x1 convolutions. The distances of the sides from the position are in strides of the map.
     """
 
+    def __init__(self, layers: Sequence[MapLayer], classes: int, *, side: int | None = None, seed: int = 0) -> None:
+        super().__init__(layers, classes, seed=seed)  # the side of the input makes no difference to it
+
     def build(self) -> None:
         """See `MapNetwork`."""
         layers = self.layers
@@ -63,12 +69,9 @@ class BoxNetwork(Standardised):
         """Of the outputs of one input: (A, k + 4)."""
         return sum(layer.height * layer.width for layer in self.layers), self.classes + 4
 
-    def _standard(self, number: int, value: Any) -> Any:
-        return (value - self._buffers[f"mean{number}"][:, None, None]) / self._buffers[f"scale{number}"][:, None, None]
-
     def pyramid(self, maps: Any) -> list[Any]:
         """The maps joined, (N, WIDTH, h, w) each."""
-        taken = [self._standard(number, one) for number, one in enumerate(maps)]
+        taken = [self.standard(number, one) for number, one in enumerate(maps)]
         found = [lateral(one) for lateral, one in zip(self.lateral, taken, strict=True)]
         found[-1] = found[-1] + self.context(taken[-1].mean(dim=(2, 3)))[:, :, None, None]
         found[-1] = self.down[-1](functional.relu(found[-1]))
@@ -87,6 +90,10 @@ class BoxNetwork(Standardised):
             boxes = place[:4] + place[4:] * sides
             outputs.append(torch.cat([self.logits(self.of_class(value)), boxes], dim=1).flatten(2).transpose(1, 2))
         return torch.cat(outputs, dim=1)
+
+    def objective(self, targets: HasBoxes, views: StageViews | DrawnViews) -> Objective:
+        """See `Detector`."""
+        return Objective(PositionTargets(targets, self.layers, views), BoxLoss())
 
     def decoder(self) -> BoxDecoder:
         """What was learned, without PyTorch."""

@@ -22,7 +22,7 @@ from headstart.errors import ParameterError
 from headstart.training.checkpoint import Checkpoint, State, deferred_interrupt, from_checkpoint, to_checkpoint
 from headstart.training.history import Epoch, History
 from headstart.training.job import Rows, TrainingJob, Validation
-from headstart.training.network import STATISTICS, make_optimizer, set_mode
+from headstart.training.network import STATISTICS, make_optimizer, mapped, set_mode
 from headstart.training.preparation import Trainable
 from headstart.training.schedule import Phase, Schedule
 
@@ -192,7 +192,7 @@ class Training:
         """One step of the optimizer. Returns what went wrong, or None."""
         state, size, total = self._state, self.job.processes.size, batch.weight or 1.0  # a batch may have no weight
         share = self.schedule.share(state.step)
-        self.network.head.draw(self.job.seed, state.step, batch.rows, batch.count)
+        self.network.head.draw(self.job.seed, state.step, batch.rows, batch.count, targets=batch.targets)
         for group in self._optimizer.param_groups:
             group["lr"] = share * group["highest"]
         with torch.autocast(self.model.device, torch.bfloat16, enabled=self._bf16):
@@ -206,7 +206,7 @@ class Training:
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
         with torch.no_grad():
-            scores = self.task.scores(self.task.predictions(outputs.detach()), batch.targets)
+            scores = self.task.scores(self.task.predictions(mapped(outputs, torch.Tensor.detach)), batch.targets)
             sums = torch.tensor([float(each.sum()), float(scores.sum()), float(len(scores)), float(loss)], dtype=torch.float64)
         lost, right, seen, whole = self.job.processes.sum(sums.to(self.model.device)).tolist()
         norm = torch.nn.utils.clip_grad_norm_(
@@ -335,7 +335,9 @@ def _in_evaluation_mode(network: Any) -> Iterator[None]:
 
 
 def _line(epoch: Epoch, count: int, *, best: bool) -> str:
-    validation = "" if epoch.val_loss is None else f"; validation: loss {epoch.val_loss:.4f}, accuracy {epoch.val_accuracy:.1%}"
+    found = [] if epoch.val_loss is None else [f"loss {epoch.val_loss:.4f}"]
+    found += [] if epoch.val_accuracy is None else [f"accuracy {epoch.val_accuracy:.1%}"]
+    validation = f"; validation: {', '.join(found)}" if found else ""
     return (
         f"epoch {epoch.number:>{len(str(count))}}/{count}: loss {epoch.loss:.4f}, accuracy {epoch.accuracy:.1%}{validation}"
         f"{' (best)' if best else ''}, {epoch.seconds:.1f} s"

@@ -52,8 +52,10 @@ class HeadNetwork(nn.Module):  # type: ignore[misc]
             nn.init.xavier_uniform_(layer.weight, generator=generator)
             nn.init.zeros_(layer.bias)
 
-    def draw(self, seed: int, step: int, rows: slice, count: int) -> None:
+    def draw(self, seed: int, step: int, rows: slice, count: int, *, targets: Any = None) -> None:
         """Draw the dropout masks of a batch of `count` images, of which this process has `rows`; they hold until they are drawn again.
+
+        Other heads may draw for the `targets` of these rows, too, as `headstart.training.own_loss` does.
 
         The masks of each layer are drawn on the CPU for the whole batch from (seed, step, number of the layer), and the rows of this
         process taken: each image gets the same mask however the batch is divided, and on whatever device.
@@ -132,6 +134,17 @@ class Network(nn.Module):  # type: ignore[misc]
             return self.head(value), value
         features, last_map = self.tail(value)
         return self.head(features), last_map
+
+
+def mapped(outputs: Any, change: Callable[[Any], Any]) -> Any:
+    """What a network gives, a tensor or tensors in dictionaries, lists and tuples, with each of them changed."""
+    if isinstance(outputs, torch.Tensor):
+        return change(outputs)
+    if isinstance(outputs, Mapping):
+        return {name: mapped(value, change) for name, value in outputs.items()}
+    if isinstance(outputs, list | tuple):
+        return type(outputs)(mapped(value, change) for value in outputs)
+    return outputs
 
 
 def set_mode(network: Network, trained: Sequence[Stage], *, batchnorm: str) -> None:

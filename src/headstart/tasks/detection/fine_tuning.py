@@ -18,9 +18,10 @@ from headstart.metrics.proposals import proposals_of
 from headstart.modalities.image.augment import Augmentation
 from headstart.selection import Choice
 from headstart.settings import FineTuning
-from headstart.tasks.detection.learning import RECIPE, Confidence, ap, choice_of, fitted, found_in
+from headstart.tasks.detection.architectures import architecture_of
+from headstart.tasks.detection.learning import Confidence, ap, choice_of, fitted, found_in
 from headstart.tasks.detection.predictions import detections_of
-from headstart.tasks.stored_maps import Rows
+from headstart.tasks.stored_maps import MapRecipe, Rows
 from headstart.tasks.trained_maps import HeadOnMaps
 from headstart.training.job import Resumable, TrainingTask
 
@@ -28,7 +29,10 @@ from headstart.training.job import Resumable, TrainingTask
 class BoxHead(HeadOnMaps):
     """See `HeadOnMaps`; average precision (AP) on held-out images decides which epoch is best, and whether it is shipped."""
 
-    recipe = RECIPE
+    @property
+    def recipe(self) -> MapRecipe:
+        """That of the architecture."""
+        return architecture_of(self.context.settings).recipe
 
     @property
     def targets(self) -> Boxes:
@@ -43,7 +47,8 @@ class BoxHead(HeadOnMaps):
 
     def training(self, network: Any, plan: FineTuning, *, train: Rows, held: Rows) -> TrainingTask:
         """See `HeadOnMaps`."""
-        from headstart.training.boxes import BoxTraining, DrawnViews, PositionTargets
+        from headstart.training.box_targets import DrawnViews
+        from headstart.training.boxes import BoxTraining
         from headstart.training.decoders import OfFlat
 
         mine = self.targets.take(self.table.train)
@@ -55,7 +60,7 @@ class BoxHead(HeadOnMaps):
 
         layers, views = self.maps.layers, DrawnViews(Augmentation.parse(plan.augment), self.context.settings.seed)
         return BoxTraining(
-            positions=PositionTargets(mine, layers, views), network=OfFlat(network), shape=network.shape,
+            objective=network.objective(mine, views), network=OfFlat(network), shape=network.shape,
             maps=tuple(layer.name for layer in layers), precision=precision,
         )  # fmt: skip
 
@@ -85,4 +90,4 @@ class BoxHead(HeadOnMaps):
 
     def choice(self, head: Any, *, reason: str) -> Choice:
         """See `HeadOnMaps`."""
-        return choice_of(head, reason=reason)
+        return choice_of(head, self.context, reason=reason)

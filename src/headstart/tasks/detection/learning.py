@@ -1,4 +1,4 @@
-"""Learning boxes: a one-stage head on the stored maps of the frozen backbone, trained in the one loop."""
+"""Learning boxes: a detection head on the stored maps of the frozen backbone, trained in the one loop."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from headstart.backbones.stage_maps import MIRRORED, MapLayer
+from headstart.backbones.stage_maps import MIRRORED
 from headstart.data import Dataset
 from headstart.data.boxes import Boxes
 from headstart.features.stage_maps import ChooseMaps, StageMaps
 from headstart.features.table import FeatureTable
 from headstart.heads.boxes import BoxDecoder
-from headstart.heads.decoder import one_of_each_size
 from headstart.matrix import blocks
 from headstart.metrics.boxes import Detections
 from headstart.metrics.confidence import BetaCalibration, fit_calibration
@@ -27,29 +26,23 @@ from headstart.metrics.matching import Matches, match
 from headstart.metrics.proposals import BOXES, PROBABILITIES, THRESHOLD
 from headstart.selection import Choice
 from headstart.settings import FineTuning, FitSettings
+from headstart.tasks.detection.architectures import architecture_of
 from headstart.tasks.detection.predictions import Found, detections_of
-from headstart.tasks.stored_maps import MapRecipe, Rows, halves, train_head, tuned
+from headstart.tasks.stored_maps import Rows, halves, train_head, tuned
 from headstart.tasks.task import Learned, LearningContext
 from headstart.training.job import Resumable
 
 if TYPE_CHECKING:
     from headstart.training.history import History
 
-RECIPE = MapRecipe(views=8, light="flip=0.5,crop=0.3", lr=4e-3, epochs=30, fewest=6, steps=(300, 2400))
-FINEST = 8
-"""The finest map has a position for every so-many-th row and column of the input."""
 FEWEST, SHARE = 16, 0.4
 """Of at least so many images, each is tested from outside, by a training of this share of the epochs."""
 
 
-def map_names(layers: tuple[MapLayer, ...], side: int) -> tuple[str, ...]:
-    """The deepest map of each size, the finest first."""
-    return one_of_each_size(layers, finest=FINEST, side=side)
-
-
 def maps_for(settings: FitSettings, dataset: Dataset) -> ChooseMaps:
     """The maps that the head learns from."""
-    return RECIPE.request(settings, dataset, map_names)
+    architecture = architecture_of(settings)
+    return architecture.recipe.request(settings, dataset, architecture.maps)
 
 
 def learn(table: FeatureTable, context: LearningContext) -> Learned:
@@ -66,7 +59,7 @@ def learn(table: FeatureTable, context: LearningContext) -> Learned:
 def probe(table: FeatureTable, context: LearningContext) -> Learned:
     """A head on the frozen backbone; what half of the training rows say of the other half decides on mirror images and the threshold."""
     began = time.perf_counter()
-    plan = RECIPE.plan(context.settings, len(table.train))
+    plan = architecture_of(context.settings).recipe.plan(context.settings, len(table.train))
     crossed = Crossed.of(table, plan, context)
     context.listener.stage("Training the detection head")
     network, history = fitted(table, table.train, plan, context)
@@ -74,28 +67,28 @@ def probe(table: FeatureTable, context: LearningContext) -> Learned:
     if crossed is not None:
         decoder = crossed.confidence.given_to(replace(decoder, mirrored=crossed.gains))
     return Learned(
-        choice=choice_of(decoder), table=table, prepared=context.prepared, plan=plan, beside=crossed,
+        choice=choice_of(decoder, context), table=table, prepared=context.prepared, plan=plan, beside=crossed,
         fine_tuned=tuned(table, context, decoder, history, facts=facts), seconds={"training": time.perf_counter() - began},
     )  # fmt: skip
 
 
-def choice_of(decoder: BoxDecoder, *, reason: str = "") -> Choice:
+def choice_of(decoder: BoxDecoder, context: LearningContext, *, reason: str = "") -> Choice:
     """A detection head as the model of a fit."""
-    layers = ", ".join(layer.name for layer in decoder.layers)
-    return Choice(estimator=decoder, evidence=(), out_of_sample=None, reason=reason, description=f"one-stage head on the maps of {layers}")
+    title, layers = architecture_of(context.settings).title, ", ".join(layer.name for layer in decoder.layers)
+    return Choice(estimator=decoder, evidence=(), out_of_sample=None, reason=reason, description=f"{title} on the maps of {layers}")
 
 
 def fitted(table: FeatureTable, rows: Rows, plan: FineTuning, context: LearningContext) -> tuple[Any, History]:
     """The network of a head that learned from the stored maps of some rows, and how its training went; Interrupted at Ctrl-C."""
-    from headstart.training.boxes import BoxTraining, PositionTargets, StageViews
-    from headstart.training.detectors import BoxNetwork
+    from headstart.training.box_targets import StageViews
+    from headstart.training.boxes import BoxTraining
 
     targets, maps = table.dataset.targets, table.maps
     assert isinstance(targets, Boxes)
     assert maps is not None
     mine, own = targets.take(rows), maps.take(rows)
-    network = BoxNetwork(maps.layers, len(targets.classes), seed=context.settings.seed)
-    task = BoxTraining(positions=PositionTargets(mine, maps.layers, StageViews(own)), network=network, shape=network.shape)
+    network = architecture_of(context.settings).made(maps.layers, len(targets.classes), context.settings)
+    task = BoxTraining(objective=network.objective(mine, StageViews(own)), network=network, shape=network.shape)
     return network, train_head(task, own, plan, context)
 
 
@@ -159,7 +152,7 @@ class Crossed:
             decoder: BoxDecoder = fitted(table, some, short, alone)[0].decoder()
             return decoder
 
-        parts = halves(table, plan, context, fit, share=SHARE, epochs=RECIPE.epochs, fewest=FEWEST)
+        parts = halves(table, plan, context, fit, share=SHARE, epochs=architecture_of(context.settings).recipe.epochs, fewest=FEWEST)
         if not parts:
             return None
         places = np.sort(np.concatenate([half.held for half in parts]))
@@ -204,7 +197,7 @@ class Crossed:
         """What came of it, in words."""
         found = [self.confidence.fact("on halves of the training images")]
         if self.mirrored is not None:
-            verdict = "the mean over an image and its mirror image is taken" if self.gains else "mirror images are left out in testing"
+            verdict = "an image and its mirror image are both seen" if self.gains else "mirror images are left out in testing"
             found.append(f"{verdict}: on halves of the training images that adds {100 * self.gain:+.1f} points of AP")
         return tuple(found)
 

@@ -16,6 +16,7 @@ from headstart.metrics.proposals import BOXES, PROBABILITIES
 from headstart.onnx_graph import OnnxGraph
 from headstart.records import Column, Record
 from headstart.sections import Card, Matrix, TaskReport
+from headstart.settings.fit import DETECTORS
 from headstart.tasks.detection import forms
 from headstart.tasks.detection import predictions as predicted
 from headstart.tasks.detection.predictions import BoxPredictions
@@ -78,8 +79,8 @@ class Detection(Task):
                 raise ParameterError(f"{setting(name, value)} is not for the task {self.name} yet: leave it out.")
         if given.windows != 1:
             raise ParameterError(f"{setting('windows', given.windows)} is for masks, not for boxes: give a larger image size instead.")
-        if given.architecture not in (None, "light"):
-            raise ParameterError(f"{setting('architecture', given.architecture)} is not for boxes: use light.")
+        if (given.architecture or "light") not in DETECTORS:
+            raise ParameterError(f"{setting('architecture', given.architecture)} is not for boxes: use {', '.join(DETECTORS)}.")
         return HEAD.settings(given)
 
     def maps(self, settings: FitSettings, dataset: Dataset) -> ChooseMaps:

@@ -11,7 +11,7 @@ from headstart.modalities.image.augment import Augmentation
 from headstart.selection import Choice
 from headstart.settings import FineTuning
 from headstart.tasks.segmentation.learning import RECIPE, TARGET_SIDE, apply, choice_of, fitted, gain, loss_of
-from headstart.tasks.stored_maps import Rows
+from headstart.tasks.stored_maps import MapRecipe, Rows
 from headstart.tasks.trained_maps import HeadOnMaps
 from headstart.training.job import Resumable, TrainingTask
 
@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 class MaskHead(HeadOnMaps):
     """See `HeadOnMaps`; the loss on held-out images decides."""
 
-    recipe = RECIPE
+    @property
+    def recipe(self) -> MapRecipe:
+        """The one that there is."""
+        return RECIPE
 
     @property
     def targets(self) -> Masks:

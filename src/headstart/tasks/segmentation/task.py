@@ -17,6 +17,7 @@ from headstart.pixels.pictures import hex_colour
 from headstart.pixels.windows import Windows
 from headstart.records import Column, Record
 from headstart.sections import Card, Matrix, TaskReport
+from headstart.settings.fit import DECODERS
 from headstart.tasks.map_settings import HeadOfTask
 from headstart.tasks.outputs import ClassOutputs, ExportedOutput, FileOptions, Neighbour, Output, Outputs, Predictions, State
 from headstart.tasks.segmentation.coco import FORMS, coco_document
@@ -81,6 +82,8 @@ class Segmentation(Task):
         ):
             if value is not None:
                 raise ParameterError(f"{setting(name, value)} is not for the task {self.name}: {instead}.")
+        if (given.architecture or "light") not in DECODERS:
+            raise ParameterError(f"{setting('architecture', given.architecture)} is not for masks: use {', '.join(DECODERS)}.")
         squared = HEAD.settings(given)
         if given.windows != 1:
             Windows(given.windows, int(squared.backbone.rpartition("@")[2]))

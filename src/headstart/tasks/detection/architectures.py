@@ -1,0 +1,71 @@
+"""The architectures of a detection head: a table, read without PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from headstart.backbones.stage_maps import MapLayer
+from headstart.heads.decoder import one_of_each_size
+from headstart.settings import FitSettings
+from headstart.tasks.stored_maps import MapRecipe, side_of
+
+if TYPE_CHECKING:
+    from headstart.training.boxes import Detector
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """A detection head on the maps of a backbone.
+
+    Attributes:
+        title: what people call it.
+        paper: where it is described.
+        implementation: the package whose code it is; `licence`: that of this code.
+        network: ``module:class`` of the network in training, a `headstart.training.boxes.Detector`.
+        recipe: how it is trained on stored maps where the settings leave it open.
+        finest: the finest map has a position for every so-many-th row and column of the input.
+    """
+
+    title: str
+    paper: str
+    implementation: str
+    licence: str
+    network: str
+    recipe: MapRecipe
+    finest: int = 8
+
+    def maps(self, layers: tuple[MapLayer, ...], side: int) -> tuple[str, ...]:
+        """The maps that it takes, the deepest of each size, the finest first."""
+        return one_of_each_size(layers, finest=self.finest, side=side)
+
+    def made(self, layers: Sequence[MapLayer], classes: int, settings: FitSettings) -> Detector:
+        """The network at the start of the training."""
+        module, name = self.network.split(":")
+        network: Any = getattr(import_module(module), name)
+        made: Detector = network(layers, classes, side=side_of(settings), seed=settings.seed)
+        return made
+
+
+def recipe(*, lr: float, epochs: int) -> MapRecipe:
+    """What the architectures share, at this learning rate."""
+    return MapRecipe(views=8, light="flip=0.5,crop=0.3", lr=lr, epochs=epochs, fewest=6, steps=(300, 2400))
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "light": Architecture(
+        title="one-stage head", paper="in the line of FCOS", implementation="headstart", licence="Apache-2.0",
+        network="headstart.training.detectors:BoxNetwork", recipe=recipe(lr=4e-3, epochs=30),
+    ),
+    "fcos": Architecture(
+        title="FCOS", paper="Tian et al. 2019, arXiv:1904.01355", implementation="torchvision", licence="BSD-3-Clause",
+        network="headstart.training.torchvision_detectors:Fcos", recipe=recipe(lr=1e-3, epochs=30),
+    ),
+}  # fmt: skip
+
+
+def architecture_of(settings: FitSettings) -> Architecture:
+    """The one that the settings name, by default ``light``."""
+    return ARCHITECTURES[settings.architecture or "light"]
