@@ -3,7 +3,7 @@
 A network is an ONNX file that takes uint8 images (N, H, W, 3) and normalises inside. On a CPU every image is computed alone, on as many
 streams as there are cores: that is faster than batches here (the activations stay in the cache), and it makes the result of an image
 independent of its neighbours, bit for bit. OpenVINO is used where it can be imported, else ONNX Runtime; PyTorch is for GPUs. All give the
-same numbers to about 1e-5, so features computed by one may be used with another.
+same numbers to about 1e-5, so features computed by one may be used with another. With OpenVINO an image that comes alone has all cores.
 
 Every engine has threads, and a process that is forked has none of its parent's: whatever waits for them would wait for ever. So an engine
 opens its network again in a child (see `OfProcess`).
@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
@@ -199,7 +199,7 @@ def same_signal_stack() -> Iterator[None]:
 
 
 class OpenVinoEngine:
-    """Runs an ONNX network with OpenVINO on the CPU: one image per request, one request per core and a few waiting.
+    """Runs an ONNX network with OpenVINO on the CPU: several images at once, on one core each; one image alone on all cores.
 
     The fastest engine on the processors measured so far (x86-64, two cores).
     """
@@ -207,43 +207,75 @@ class OpenVinoEngine:
     name = "openvino"
 
     def __init__(self, network: Callable[[], Path], *, outputs: tuple[str, ...], size: int) -> None:
-        self._opened = OfProcess(lambda: self._open(network(), outputs, size))
-
-    @staticmethod
-    def _open(network: Path, outputs: tuple[str, ...], size: int) -> dict[str, Any]:
-        import openvino as ov
-
-        settings: dict[str, Any] = {
-            "PERFORMANCE_HINT": "THROUGHPUT",
-            # The default on recent processors is bfloat16, which is off by several per cent.
-            "INFERENCE_PRECISION_HINT": "f32",
-            # The default is one thread for each physical core of the machine, whatever the container allows.
-            "INFERENCE_NUM_THREADS": available_cores(),
-        }
-        core = ov.Core()
-        try:
-            model = core.read_model(network)
-            model.reshape({model.inputs[0]: [1, size, size, 3]})
-            with same_signal_stack():
-                compiled = core.compile_model(model, "CPU", settings)
-            indices = [compiled.outputs.index(compiled.output(name)) for name in outputs]
-        except RuntimeError as error:
-            raise BackboneError(f"{network}: OpenVINO cannot load this network ({str(error).splitlines()[-1][:200]}).") from None
-        _log.debug("%s: OpenVINO %s, %d threads", network, ov.__version__, available_cores())
-        # The thread that runs the last callback may still hold references when wait_all() returns. Were they the last ones, it would
-        # destroy the queue, join itself and abort the process. So the engine keeps its last queue, and open_engine caches engines.
-        return {"queue": lambda: ov.AsyncInferQueue(compiled, available_cores() + 2), "indices": indices, "last queue": None}
+        self._opened = OfProcess(lambda: _OfOpenVino(network(), outputs, size))
 
     def run(self, images: Iterable[npt.NDArray[np.uint8]]) -> Iterator[Outputs]:
         """Yield the outputs of each image, in order (see `Engine`)."""
+        opened, waiting = self._opened(), iter(images)
+        first = list(islice(waiting, 2))
+        if len(first) == 2:
+            yield from opened.many(chain(first, waiting))
+        elif first:
+            yield opened.alone(first[0])
+
+
+class _OfOpenVino:
+    """A network for images of `size` pixels, compiled in one way or the other when it is first needed so; both give the same bits."""
+
+    def __init__(self, network: Path, outputs: tuple[str, ...], size: int) -> None:
+        import openvino as ov
+
+        self._network, self._core, self._lock = network, ov.Core(), threading.Lock()
+        with self._reading():
+            self._model = self._core.read_model(network)
+            self._model.reshape({self._model.inputs[0]: [1, size, size, 3]})
+            self._indices = [self._model.outputs.index(self._model.output(name)) for name in outputs]
+        self._compiled: dict[str, Any] = {}
+        # The thread that runs the last callback may still hold references when wait_all() returns. Were they the last ones, it would
+        # destroy the queue, join itself and abort the process. So the last queue is kept, and open_engine caches engines.
+        self._last_queue: Any = None
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            trouble = str(error).splitlines()[-1][:200]
+            raise BackboneError(f"{self._network}: OpenVINO cannot load this network ({trouble}).") from None
+
+    def _for(self, hint: str) -> Any:
+        """Compiled for the throughput of many images, or for the latency of one."""
+        with self._lock:
+            if hint not in self._compiled:
+                settings: dict[str, Any] = {
+                    "PERFORMANCE_HINT": hint,
+                    # The default on recent processors is bfloat16, which is off by several per cent.
+                    "INFERENCE_PRECISION_HINT": "f32",
+                    # The default is one thread for each physical core of the machine, whatever the container allows.
+                    "INFERENCE_NUM_THREADS": available_cores(),
+                }
+                with self._reading(), same_signal_stack():
+                    self._compiled[hint] = self._core.compile_model(self._model, "CPU", settings)
+                _log.debug("%s: OpenVINO, %d threads, for %s", self._network, available_cores(), hint.lower())
+            return self._compiled[hint]
+
+    def alone(self, image: npt.NDArray[np.uint8]) -> Outputs:
+        """The outputs of one image."""
+        request = self._for("LATENCY").create_infer_request()
+        request.infer({0: check_image(image)})
+        return _taken(request, self._indices)
+
+    def many(self, images: Iterable[npt.NDArray[np.uint8]]) -> Iterator[Outputs]:
+        """Yield the outputs of each image, in order: one image per request, one request per core and a few waiting."""
+        import openvino as ov
+
         done: dict[int, Outputs] = {}
-        opened = self._opened()
-        indices = opened["indices"]
+        indices = self._indices
 
-        def store(request: Any, index: int) -> None:  # refers to nothing of OpenVINO's: see "last queue"
-            done[index] = tuple(request.get_output_tensor(output).data[0].copy() for output in indices)
+        def store(request: Any, index: int) -> None:  # refers to nothing of OpenVINO's: see `_last_queue`
+            done[index] = _taken(request, indices)
 
-        opened["last queue"] = queue = opened["queue"]()
+        self._last_queue = queue = ov.AsyncInferQueue(self._for("THROUGHPUT"), available_cores() + 2)
         queue.set_callback(store)
         following = 0
         try:
@@ -257,6 +289,11 @@ class OpenVinoEngine:
         while following in done:
             yield done.pop(following)
             following += 1
+
+
+def _taken(request: Any, indices: Sequence[int]) -> Outputs:
+    """The outputs at these places of a request of OpenVINO that is done, without the batch dimension."""
+    return tuple(request.get_output_tensor(index).data[0].copy() for index in indices)
 
 
 class OnnxRuntimeEngine:
