@@ -2,21 +2,26 @@
 
     python benchmarks/detection.py fit [SET] [options of `headstart fit`]
     python benchmarks/detection.py peer [SET] --seconds 60 [--size 320]
+    python benchmarks/detection.py views [SET] [--views 4] [--size 320]
     python benchmarks/detection.py photo RUN [--megapixels 12]
 
 ``peer`` is a plain script with FCOS of torchvision (feature pyramid of 256 channels) on the same pre-trained EfficientNet-Lite0: all of
 it is trained from pixels with AdamW, one cycle, mirror images and random crops, for so many seconds of all cores: time of the CPU is
-what counts, so that other programs change nothing. Both are scored by the same code. Without a SET, det_raccoon of the measurement
-data is taken.
+what counts, so that other programs change nothing. Both are scored by the same code. ``views`` stores the maps of so many views of each
+image, and does the same with a plain script: Pillow and torchvision in a DataLoader, the same network in PyTorch. Without a SET,
+det_raccoon of the measurement data is taken.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import resource
 import tempfile
 import time
 from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +31,17 @@ from PIL import Image
 from headstart.backbones import load_backbone, torch_network
 from headstart.data import dataset_of, read_annotations
 from headstart.data.box_reading import read_boxes
+from headstart.engine import available_cores
 from headstart.files import cache_folder
 from headstart.metrics.boxes import Detections
 from headstart.modalities.image.augment import Augmentation
 from headstart.modalities.image.preprocessing import Preprocessing
 from headstart.modalities.image.warp import one_thread, render
+from headstart.pipeline.fitting import extract
+from headstart.progress import Listener
+from headstart.settings import FineTuning, FitSettings
 from headstart.tasks.detection.evaluation import DetectionEvaluation
+from headstart.tasks.detection.task import Detection
 from headstart.training.box_targets import boxes_in
 from measurement_data import DATA
 from plain_training import fit, one_cycle
@@ -48,24 +58,17 @@ def parts(path: Path) -> tuple[Any, np.ndarray, np.ndarray]:
 
 def fcos(classes: int, size: int) -> Any:
     """FCOS of torchvision on the stages of EfficientNet-Lite0 at strides 8, 16 and 32."""
-    import timm
     import torch
     from torchvision.models.detection.fcos import FCOS
     from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelP6P7
-
-    body = timm.create_model("tf_efficientnet_lite0", features_only=True, out_indices=(2, 3, 4), pretrained=False)
-    weights = torch_network(load_backbone("lite0", cache=cache_folder(None))).model.state_dict()
-    own = body.state_dict()
-    assert not set(own) - set(weights)
-    body.load_state_dict({name: weights[name] for name in own})
 
     class Pyramid(torch.nn.Module):
         out_channels = 256
 
         def __init__(self) -> None:
             super().__init__()
-            self.body = body
-            self.pyramid = FeaturePyramidNetwork(body.feature_info.channels(), 256, extra_blocks=LastLevelP6P7(256, 256))
+            self.body = body()
+            self.pyramid = FeaturePyramidNetwork(self.body.feature_info.channels(), 256, extra_blocks=LastLevelP6P7(256, 256))
 
         def forward(self, value: Any) -> Any:
             return self.pyramid(OrderedDict(enumerate(self.body(value))))
@@ -111,6 +114,70 @@ def peer(path: Path, *, seconds: float, size: int, batch: int = 8, lr: float = 5
     print(f"{path.name}: FCOS for {spent}: {result}")
 
 
+def body() -> Any:
+    """The stages of EfficientNet-Lite0 at strides 8, 16 and 32 in PyTorch, with the weights of the pre-training."""
+    import timm
+
+    found = timm.create_model("tf_efficientnet_lite0", features_only=True, out_indices=(2, 3, 4), pretrained=False)
+    weights, own = torch_network(load_backbone("lite0", cache=cache_folder(None))).model.state_dict(), found.state_dict()
+    assert not set(own) - set(weights)
+    found.load_state_dict({name: weights[name] for name in own})
+    return found
+
+
+class PlainViews:
+    """Each image as it is and in random crops, decoded anew for each, as a data set for a DataLoader."""
+
+    def __init__(self, images: Sequence[Path], *, views: int, size: int) -> None:
+        import torch
+        from torchvision.transforms import v2
+
+        half, square = [0.5, 0.5, 0.5], {"size": (size, size), "antialias": True}
+        last = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(half, half)]
+        crop = v2.RandomResizedCrop(scale=(0.3, 1.0), interpolation=v2.InterpolationMode.BICUBIC, **square)
+        self.plain = v2.Compose([v2.Resize(interpolation=v2.InterpolationMode.BICUBIC, **square), *last])
+        self.random = v2.Compose([crop, v2.RandomHorizontalFlip(), *last])
+        self.images, self.views = images, views
+
+    def __len__(self) -> int:
+        return len(self.images) * self.views
+
+    def __getitem__(self, index: int) -> Any:
+        with Image.open(self.images[index // self.views]) as image:
+            return (self.random if index % self.views else self.plain)(image.convert("RGB"))
+
+
+def views(path: Path, *, count: int, size: int) -> None:
+    """Stored maps of several views, and the same by a plain script."""
+    import torch
+    from torch.utils.data import DataLoader
+
+    data, train, _ = parts(path)
+    data = replace(data, images=tuple(data.images[row] for row in train), targets=data.targets.take(train), parts=np.full(len(train), ""),
+                   groups=None)  # fmt: skip
+    task = Detection()
+    settings = task.settings(FitSettings(backbone=f"lite0@{size}", fine_tuning=FineTuning(strategy="probe", views=count), cache=None))
+    began, cpu = time.perf_counter(), time.process_time()
+    _, table = extract(data, settings, Listener(), maps=task.maps(settings, data))
+    ours, ours_cpu = time.perf_counter() - began, time.process_time() - cpu
+    assert table.maps is not None
+    print(f"{path.name}: {len(train)} images in {count} views at {size} px: {ours:.1f} s, {ours_cpu:.0f} s of CPU", flush=True)
+    network = body().eval()
+    began, cpu = time.perf_counter(), resource_seconds()
+    loader = DataLoader(PlainViews(data.images, views=count, size=size), batch_size=16, num_workers=available_cores())
+    with torch.inference_mode():
+        stored = [torch.cat([one.flatten(1) for one in network(batch)], dim=1).half() for batch in loader]
+    plain, plain_cpu = time.perf_counter() - began, resource_seconds() - cpu
+    assert len(torch.cat(stored)) == len(train) * count
+    print(f"plain PyTorch: {plain:.1f} s, {plain_cpu:.0f} s of CPU: {plain / ours:.1f} times as long, {plain_cpu / ours_cpu:.1f} of CPU")
+
+
+def resource_seconds() -> float:
+    """Seconds of processors that this process and its ended children have used."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
+
+
 def photo(run: Path, *, megapixels: float, times: int = 20) -> None:
     """One large photograph, warm: the whole, and decoding alone."""
     import headstart
@@ -138,10 +205,11 @@ def photo(run: Path, *, megapixels: float, times: int = 20) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("fit", "peer", "photo"))
+    parser.add_argument("what", choices=("fit", "peer", "views", "photo"))
     parser.add_argument("paths", nargs="*", type=Path, help="names of sets of the measurement data, folders, or a run")
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--size", type=int, default=320)
+    parser.add_argument("--views", type=int, default=4)
     parser.add_argument("--megapixels", type=float, default=12.0)
     options, further = parser.parse_known_args()
     sets = [path if path.exists() else DATA / path for path in options.paths] or [DATA / name for name in SETS]
@@ -151,6 +219,8 @@ def main() -> None:
     for path in sets:
         if options.what == "fit":
             fit(path, further)
+        elif options.what == "views":
+            views(path, count=options.views, size=options.size)
         else:
             peer(path, seconds=options.seconds, size=options.size)
 
