@@ -216,8 +216,8 @@ def rich_report(classes: tuple[str, ...] = ("cats", "dogs"), **changes: Any) -> 
 def history(length: int = 3, *, best: int | None = 2, validated: bool = True, stages: tuple[str, ...] = ("stage5", "stage6")) -> History:
     epochs = tuple(
         Epoch(
-            number=number, loss=0.6 / number, accuracy=1 - 0.3 / number, val_loss=0.5 / number if validated else None,
-            val_accuracy=1 - 0.2 / number if validated else None, lr=0.001 / number, seconds=1.5, trained=stages,
+            number=number, loss=0.6 / number, score=1 - 0.3 / number, val_loss=0.5 / number if validated else None,
+            val_score=1 - 0.2 / number if validated else None, lr=0.001 / number, seconds=1.5, trained=stages,
         )
         for number in range(1, length + 1)
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from headstart.metrics.proposals import THRESHOLD
 from headstart.modalities.image import Preprocessing
 from headstart.modalities.image.augment import Augmentation
 from headstart.pipeline import fit
+from headstart.progress import Listener
 from headstart.settings import FineTuning, FitSettings
 from headstart.tasks.detection import learning
 from headstart.tasks.detection.architectures import ARCHITECTURES
@@ -81,6 +83,15 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
+class Told(Listener):
+    """Remembers what was said."""
+
+    text = ""
+
+    def say(self, message: str) -> None:
+        self.text += message + "\n"
+
+
 @pytest.mark.parametrize("strategy", ["partial", pytest.param("full", marks=pytest.mark.slow)])
 def test_a_trained_backbone_finds_in_its_run_what_it_found_in_the_fit(
     few: Any, cache: Path, tmp_path: Path, quick: pytest.MonkeyPatch, strategy: str
@@ -88,8 +99,13 @@ def test_a_trained_backbone_finds_in_its_run_what_it_found_in_the_fit(
     quick.setattr("headstart.training.tuning.Trained.learned", True)
     quick.setattr(BoxHead, "pays", lambda self, after, before: True)
     settings = FitSettings(cache=cache, backbone="lite0@64", fine_tuning=replace(PLAN, strategy=strategy))
-    result = fit(few, out=tmp_path / "run", settings=settings)
+    told = Told()
+    result = fit(few, out=tmp_path / "run", settings=settings, listener=told)
     assert result.learned.is_tuned
+    assert re.search(r"^epoch +1/\d+: loss [\d.]+, localisation accuracy [\d.]+%; validation: loss ", told.text, re.MULTILINE)
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "The localisation accuracy by epoch: training from" in page
+    assert "The accuracy by epoch" not in page
     threshold, fact = result.learned.fine_tuned.facts[-2:]
     assert threshold.startswith(f"threshold {result.choice.estimator.threshold:.2f}")
     assert "held-out training images" in threshold

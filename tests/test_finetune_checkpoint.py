@@ -183,7 +183,7 @@ def test_a_state_and_an_optimizer_come_back_to_the_bit(folder: CheckpointFolder,
     weights, one = begun()
     for _ in range(3):
         step(weights, one)
-    epoch = Epoch(number=1, loss=float("nan"), accuracy=0.5, lr=0.1, seconds=1.5, trained=("last",))
+    epoch = Epoch(number=1, loss=float("nan"), score=0.5, lr=0.1, seconds=1.5, trained=("last",))
     state = State(step=3, loss=0.1 + 0.2, best_loss=float("inf"), best=0, window=[1 / 3], history=History((epoch,)))
     folder.save(to_checkpoint(state, {"weights": dict(zip("abc", weights, strict=True)), "kept": {}}, one))
     read = folder.load()

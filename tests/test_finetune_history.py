@@ -22,7 +22,7 @@ NUMBERS = st.floats(allow_nan=False) | st.just(math.nan)
 
 
 def epoch(number: int = 1, **changes: Any) -> Epoch:
-    scores: dict[str, Any] = {"loss": 0.5, "accuracy": 0.75, "val_loss": 0.25, "val_accuracy": 0.875}
+    scores: dict[str, Any] = {"loss": 0.5, "score": 0.75, "val_loss": 0.25, "val_score": 0.875}
     return Epoch(number=number, **{**scores, "lr": 0.001, "seconds": 2.0, "trained": ("stage6",), **changes})
 
 
@@ -31,13 +31,13 @@ def histories(draw: st.DrawFn) -> History:
     numbers = sorted(draw(st.sets(st.integers(1, 500), max_size=6)))
     epochs = tuple(
         Epoch(
-            number=number, loss=draw(NUMBERS), accuracy=draw(NUMBERS), val_loss=draw(st.none() | NUMBERS),
-            val_accuracy=draw(st.none() | NUMBERS), lr=draw(NUMBERS), seconds=draw(NUMBERS),
+            number=number, loss=draw(NUMBERS), score=draw(NUMBERS), val_loss=draw(st.none() | NUMBERS),
+            val_score=draw(st.none() | NUMBERS), lr=draw(NUMBERS), seconds=draw(NUMBERS),
             trained=tuple(draw(st.lists(st.text(), max_size=3))),
         )
         for number in numbers
     )  # fmt: skip
-    return History(epochs, draw(st.sampled_from([None, *numbers])), draw(st.text()))
+    return History(epochs, draw(st.sampled_from([None, *numbers])), draw(st.text()), score=draw(st.text()))
 
 
 @given(histories())
@@ -48,14 +48,22 @@ def test_strict_json_keeps_every_number_also_those_that_it_does_not_know(history
 
 
 def test_not_measured_and_not_a_number_stay_different_things() -> None:
-    plain = History((epoch(val_loss=None, val_accuracy=math.nan, loss=math.inf),)).to_dict()
+    plain = History((epoch(val_loss=None, val_score=math.nan, loss=math.inf),)).to_dict()
     assert plain["epochs"][0]["val_loss"] is None
-    assert plain["epochs"][0]["val_accuracy"] == "nan"
+    assert plain["epochs"][0]["val_score"] == "nan"
     assert plain["epochs"][0]["loss"] == "inf"
     (read,) = History.from_dict(plain).epochs
     assert read.val_loss is None
-    assert read.val_accuracy is not None
-    assert math.isnan(read.val_accuracy)
+    assert read.val_score is not None
+    assert math.isnan(read.val_score)
+
+
+def test_records_of_earlier_versions_call_every_score_accuracy() -> None:
+    now = History((epoch(),)).to_dict()
+    before = {name: value for name, value in now.items() if name != "score"}
+    renamed = {"score": "accuracy", "val_score": "val_accuracy"}
+    before["epochs"] = [{renamed.get(name, name): value for name, value in now["epochs"][0].items()}]
+    assert History.from_dict(before) == History((epoch(),), score="accuracy")
 
 
 def test_the_kept_epoch_and_the_time_of_all() -> None:
@@ -124,7 +132,7 @@ def test_tensorboard_reads_back_what_was_written(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="needs headstart[torch]")
     with closing(EventFiles(tmp_path / "events")) as files:
         for number in (1, 2, 3):
-            files.epoch(epoch(number, loss=1 / number, val_loss=2 / number, accuracy=number / 4, val_accuracy=number / 8, lr=10.0**-number))
+            files.epoch(epoch(number, loss=1 / number, val_loss=2 / number, score=number / 4, val_score=number / 8, lr=10.0**-number))
     found = _scalars(tmp_path / "events")
     expected = {
         "loss/train": [1.0, 1 / 2, 1 / 3],
@@ -142,17 +150,19 @@ def test_tensorboard_reads_back_what_was_written(tmp_path: Path) -> None:
 def test_without_validation_there_are_no_scalars_of_it_and_closing_twice_does_no_harm(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason="needs headstart[tensorboard]")
     pytest.importorskip("torch", reason="needs headstart[torch]")
-    files = EventFiles(tmp_path)
-    files.epoch(epoch(1, val_loss=None, val_accuracy=None))
+    files = EventFiles(tmp_path, score="pixel accuracy")
+    files.epoch(epoch(1, val_loss=None, val_score=None))
     files.close()
     files.close()
-    assert {tag: len(values) for tag, values in _scalars(tmp_path).items()} == {"loss/train": 1, "accuracy/train": 1, "learning_rate": 1}
+    assert {tag: len(values) for tag, values in _scalars(tmp_path).items()} == {
+        "loss/train": 1, "pixel_accuracy/train": 1, "learning_rate": 1,
+    }  # fmt: skip
 
 
 def two_epochs_and_no_end(folder: Path) -> None:
     files = EventFiles(folder)
     for number in (1, 2):
-        files.epoch(Epoch(number=number, loss=1.0, accuracy=0.5, lr=0.1, seconds=1.0))
+        files.epoch(Epoch(number=number, loss=1.0, score=0.5, lr=0.1, seconds=1.0))
     os._exit(0)
 
 

@@ -213,7 +213,7 @@ def test_validation_is_scored_in_evaluation_mode() -> None:
         logits, _ = one.network.eval()(torch.from_numpy(IMAGES[:9]).permute(0, 3, 1, 2).float() / 128 - 1)
     (epoch,) = history.epochs
     assert epoch.val_loss == pytest.approx(float(nn.functional.cross_entropy(logits, torch.from_numpy(LABELS[:9]))), rel=1e-5)
-    assert epoch.val_accuracy == pytest.approx(float((logits.argmax(1).numpy() == LABELS[:9]).mean()))
+    assert epoch.val_score == pytest.approx(float((logits.argmax(1).numpy() == LABELS[:9]).mean()))
     np.testing.assert_allclose(one.validation.predictions, logits.numpy(), rtol=1e-5, atol=1e-6)
 
 
@@ -223,7 +223,7 @@ def test_without_validation_images_the_last_epoch_is_kept() -> None:
     history = one.run()
     assert history.best is None
     assert one.validation.predictions is None
-    assert all(epoch.val_loss is None and epoch.val_accuracy is None for epoch in history.epochs)
+    assert all(epoch.val_loss is None and epoch.val_score is None for epoch in history.epochs)
 
 
 # Trouble --------------------------------------------------------------------------------------------------------------------------------
@@ -297,5 +297,5 @@ def test_no_step_is_begun_after_the_deadline_and_the_best_so_far_is_kept() -> No
     history = one.run()
     assert history.stopped == "The time was up in epoch 1 of 50."
     assert one._state.step == 1
-    assert one.validation.accuracy is not None
+    assert one.validation.score is not None
     assert training(deadline=math.inf).run().stopped == "All epochs were done."

@@ -120,7 +120,7 @@ def test_each_head_starts_from_and_ends_as_that_of_its_column_alone() -> None:
         for place, (part, column) in enumerate(zip((slice(0, 3), slice(3, 5)), task.columns.values(), strict=True))
     ]
     assert validation.criterion == pytest.approx(np.mean([one.criterion for one in each]))
-    assert validation.accuracy == pytest.approx(np.mean([one.accuracy for one in each]))
+    assert validation.score == pytest.approx(np.mean([one.score for one in each]))
 
 
 @pytest.fixture(scope="module")

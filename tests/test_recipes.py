@@ -324,6 +324,6 @@ def test_exact_from_pictures_to_curves(cli: Cli, pictures: Path) -> None:
     assert training["trained"] == []
     assert training["history"]["watched"] == "test"
     # What the curves show last is what was tested.
-    assert training["history"]["epochs"][-1]["val_accuracy"] == pytest.approx(float(last[1]), abs=5e-5)
+    assert training["history"]["epochs"][-1]["val_score"] == pytest.approx(float(last[1]), abs=5e-5)
     assert "random weights, seed 0" in json.dumps(manifest)
     assert sorted(path.name for path in Path("runs").iterdir()) == ["quick-exact"]

@@ -253,6 +253,13 @@ def test_the_training_is_told_in_sentences_curves_and_numbers() -> None:
     assert "The test images were not used." in text
 
 
+def test_the_score_has_the_name_that_the_task_has_for_it() -> None:
+    _, text = _training(run_report(history=dataclasses.replace(history(), score="pixel accuracy")))
+    assert "are kept: validation pixel accuracy 90.0 %," in text
+    assert "The pixel accuracy by epoch: training from 70.0 % to 90.0 %" in text
+    assert "epoch pixel accuracy validation pixel accuracy" in text
+
+
 def test_an_unvalidated_training_of_the_head_alone_shows_no_column_of_dashes() -> None:
     source, text = _training(run_report(history=history(1, best=None, validated=False, stages=())))
     assert "The head alone was trained for 1 epoch, in 1.5 s. The validation" in text
@@ -275,7 +282,7 @@ def test_stages_that_join_later_are_told_by_epoch() -> None:
 def test_a_loss_over_many_powers_of_ten_has_a_logarithmic_axis_and_a_diverged_one_is_still_told() -> None:
     epochs = [dataclasses.replace(epoch, loss=1000.0 ** (1 - epoch.number)) for epoch in history().epochs]
     assert "lower is better (logarithmic)" in _training(run_report(history=History(tuple(epochs))))[1]
-    epochs = [dataclasses.replace(epoch, loss=math.nan, val_loss=math.inf, accuracy=math.nan) for epoch in history().epochs]
+    epochs = [dataclasses.replace(epoch, loss=math.nan, val_loss=math.inf, score=math.nan) for epoch in history().epochs]
     source, text = _training(run_report(history=History(tuple(epochs))))
     assert "logarithmic" not in text
     assert "1 - 80.0 % - inf 1.00e-03" in text

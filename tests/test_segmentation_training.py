@@ -244,6 +244,7 @@ def test_the_backbone_is_trained_further(
     settings = FitSettings(cache=cache, backbone=backbone, weights=weights, architecture=architecture, fine_tuning=plan)
     result = fit(discs, out=tmp_path / "run", settings=settings)
     assert len(result.learned.fine_tuned.history.epochs) == 2
+    assert "The pixel accuracy by epoch: training from" in (tmp_path / "run" / "report.html").read_text()
     if backbone == "lite0@64":
         assert result.test.headline[1] > 0.7
     assert result.probe is not None

@@ -87,7 +87,7 @@ def summary(history: History) -> str:
     """Return the training in sentences: what was trained and for how long, which weights are kept, why it ended."""
     sentences = [f"{_stages(history.epochs)} trained for {plural(len(history.epochs), 'epoch')}, in {duration(history.seconds)}."]
     if kept := history.kept:
-        scores = [] if kept.val_accuracy is None else [f"validation accuracy {percent(kept.val_accuracy)}"]
+        scores = [] if kept.val_score is None else [f"validation {history.score} {percent(kept.val_score)}"]
         scores += [] if kept.val_loss is None else [f"validation loss {number(kept.val_loss)}"]
         sentences.append(f"The weights of epoch {kept.number} are kept{': ' if scores else ''}{', '.join(scores)}.")
     return " ".join(filter(None, [*sentences, history.stopped]))
@@ -102,7 +102,7 @@ def _stages(epochs: Sequence[Epoch]) -> str:
 
 
 def training_charts(history: History) -> tuple[LineChart, LineChart]:
-    """Return the charts of accuracy and loss by epoch; there must be at least one epoch."""
+    """Return the charts of score and loss by epoch; there must be at least one epoch."""
     epochs = history.epochs
     room = 0.02 * max(1, epochs[-1].number - epochs[0].number)
     x = Axis(label="epoch", low=max(0.5, epochs[0].number - room), high=epochs[-1].number + room, whole=True)
@@ -118,7 +118,7 @@ def training_charts(history: History) -> tuple[LineChart, LineChart]:
         return LineChart(title=what.capitalize(), description=description, series=series, x=x, y=y, mark=mark)
 
     return (
-        chart("accuracy", [epoch.accuracy for epoch in epochs], [epoch.val_accuracy for epoch in epochs],
+        chart(history.score, [epoch.score for epoch in epochs], [epoch.val_score for epoch in epochs],
               Axis(label="higher is better", high=1.0, percent=True)),
         chart("loss", [epoch.loss for epoch in epochs], [epoch.val_loss for epoch in epochs], lower),
     )  # fmt: skip
@@ -139,8 +139,8 @@ def _numbers(history: History) -> Table:
     epochs = history.epochs
     columns: dict[Text, list[Text]] = {
         "epoch": [(str(one.number), " ", Span("kept", "tag")) if one.number == history.best else str(one.number) for one in epochs],
-        "accuracy": [percent(one.accuracy) for one in epochs],
-        "validation accuracy": ["-" if one.val_accuracy is None else percent(one.val_accuracy) for one in epochs],
+        history.score: [percent(one.score) for one in epochs],
+        f"validation {history.score}": ["-" if one.val_score is None else percent(one.val_score) for one in epochs],
         "loss": [number(one.loss) for one in epochs],
         "validation loss": ["-" if one.val_loss is None else number(one.val_loss) for one in epochs],
         "learning rate": [f"{one.lr:.2e}" for one in epochs],
@@ -148,7 +148,7 @@ def _numbers(history: History) -> Table:
         "trained": [", ".join(one.trained) or "head alone" for one in epochs],
     }
     if not _validated(history):
-        del columns["validation accuracy"], columns["validation loss"]
+        del columns[f"validation {history.score}"], columns["validation loss"]
     if len({one.trained for one in epochs}) == 1:
         del columns["trained"]
     marked = frozenset(index for index, one in enumerate(epochs) if one.number == history.best)
@@ -156,7 +156,7 @@ def _numbers(history: History) -> Table:
 
 
 def _validated(history: History) -> bool:
-    return any(epoch.val_loss is not None or epoch.val_accuracy is not None for epoch in history.epochs)
+    return any(epoch.val_loss is not None or epoch.val_score is not None for epoch in history.epochs)
 
 
 def lr_chart(found: LearningRates) -> LineChart:

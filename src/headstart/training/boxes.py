@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,10 @@ class DetectorLoss(TaskLoss, Protocol):
     @property
     def guessing(self) -> float:
         """About the loss of a head that has learned nothing."""
+
+    @property
+    def score(self) -> str:
+        """What `scores` are called."""
 
     def predictions(self, outputs: Any) -> Any:
         """What the outputs of the network, as the loss takes them, say: (N, A, k + 4)."""
@@ -66,6 +70,7 @@ class BoxLoss:
 
     box_weight: float = BOX_WEIGHT
     guessing: float = 4.0
+    score: ClassVar[str] = "localisation accuracy"
 
     def __call__(self, predictions: Any, targets: Any) -> Any:
         """Float32 (N,)."""
@@ -124,6 +129,11 @@ class BoxTraining:
     def loss(self) -> DetectorLoss:
         """That of the objective."""
         return self.objective.loss
+
+    @property
+    def score(self) -> str:
+        """As its loss calls it."""
+        return self.loss.score
 
     def head(self, features: int, plan: Any, *, seed: int) -> Any:
         """The detection head."""

@@ -15,6 +15,7 @@ from torch import nn
 from headstart.backbones import Layer
 from headstart.heads.columns import ColumnHeads
 from headstart.settings import FineTuning
+from headstart.training.history import ACCURACY
 from headstart.training.job import Rows, Validation
 from headstart.training.labels import LabelTraining, Loss
 from headstart.training.network import HeadNetwork
@@ -124,6 +125,7 @@ class ColumnsTraining:
             column.fit_head(own, features[there], rows[there], layers=layers, seed=seed)
 
     maps: ClassVar[tuple[str, ...]] = ()
+    score: ClassVar[str] = ACCURACY
 
     def targets(self, rows: Rows, view: int | None = None) -> torch.Tensor:
         """Float32 (N, k + c): the targets of all columns, and whether they are known."""
@@ -164,9 +166,9 @@ class ColumnsTraining:
             there = known > 0.5
             if there.any():
                 found.append(column.validate(own[there], labels[there]))
-        losses, accuracies, criteria = zip(*((one.loss, one.accuracy, one.criterion) for one in found), strict=True)
+        losses, scores, criteria = zip(*((one.loss, one.score, one.criterion) for one in found), strict=True)
         logits = predictions.numpy().astype(np.float32)
-        return Validation(float(np.mean(losses)), float(np.mean(accuracies)), float(np.mean(criteria)), logits)
+        return Validation(float(np.mean(losses)), float(np.mean(scores)), float(np.mean(criteria)), logits)
 
     def model(
         self, head: ColumnsNetwork, layer: Layer, dim: int, predictions: npt.NDArray[np.float32] | None, rows: Rows | None

@@ -11,6 +11,11 @@ from typing import Any, Self
 
 from headstart.errors import MissingExtraError, ParameterError
 
+ACCURACY = "accuracy"
+"""The score of a training on labels."""
+
+_EARLIER = {"accuracy": "score", "val_accuracy": "val_score"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Epoch:
@@ -18,9 +23,9 @@ class Epoch:
 
     number: int  # from 1
     loss: float  # mean over the training images, during the epoch; nan or infinite where the training diverged
-    accuracy: float  # share of the training images classified correctly, during the epoch
+    score: float  # mean of the training images, from 0 to 1, during the epoch: of labels the accuracy; see `History.score`
     val_loss: float | None = None  # the same after the epoch, over the validation images; None without them
-    val_accuracy: float | None = None
+    val_score: float | None = None
     lr: float  # the highest learning rate of any parameter, at the end of the epoch
     seconds: float  # validation included
     trained: tuple[str, ...] = ()  # names of the stages of the backbone that were trained in it, in order; empty where only the head was
@@ -39,12 +44,16 @@ class Epoch:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The inverse of `to_dict`. Raises ParameterError where an entry is missing, unknown or not a number."""
-        numbers = ("loss", "accuracy", "lr", "seconds", *(name for name in ("val_loss", "val_accuracy") if values.get(name) is not None))
+        """The inverse of `to_dict`. Raises ParameterError where an entry is missing, unknown or not a number.
+
+        Earlier versions called every score ``accuracy``.
+        """
         try:
+            values = {_EARLIER.get(name, name): value for name, value in values.items()}
+            numbers = ("loss", "score", "lr", "seconds", *(name for name in ("val_loss", "val_score") if values.get(name) is not None))
             return cls(**{**values, **{name: float(values[name]) for name in numbers}})
-        except (KeyError, TypeError, ValueError) as error:
-            raise ParameterError(f"This is not the record of an epoch ({type(error).__name__}: {error}): {dict(values)!r:.200}") from error
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ParameterError(f"This is not the record of an epoch ({type(error).__name__}: {error}): {values!r:.200}") from error
 
 
 @dataclass(frozen=True)
@@ -55,6 +64,7 @@ class History:
     best: int | None = None  # number of the epoch whose weights are kept; None where no single epoch was selected
     stopped: str = ""  # a sentence on why the training ended; empty while it runs
     watched: str = "validation"  # or ``test``: the images scored after each epoch, and nothing was selected on them
+    score: str = ACCURACY  # what the score of the epochs is called
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "epochs", tuple(self.epochs))
@@ -76,7 +86,8 @@ class History:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; see `Epoch.to_dict` on numbers that are not finite."""
-        return {"epochs": [epoch.to_dict() for epoch in self.epochs], "best": self.best, "stopped": self.stopped, "watched": self.watched}
+        of_all = {"best": self.best, "stopped": self.stopped, "watched": self.watched, "score": self.score}
+        return {"epochs": [epoch.to_dict() for epoch in self.epochs], **of_all}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -85,8 +96,8 @@ class History:
             epochs, best, stopped = values["epochs"], values["best"], values["stopped"]
         except (KeyError, TypeError) as error:
             raise ParameterError(f"The history of a training needs epochs, best and stopped; got {values!r:.200}") from error
-        watched = str(values.get("watched", "validation"))
-        return cls(epochs=tuple(map(Epoch.from_dict, epochs)), best=best, stopped=str(stopped), watched=watched)
+        watched, score = str(values.get("watched", "validation")), str(values.get("score", ACCURACY))
+        return cls(epochs=tuple(map(Epoch.from_dict, epochs)), best=best, stopped=str(stopped), watched=watched, score=score)
 
 
 def require_tensorboard() -> None:
@@ -98,15 +109,15 @@ def require_tensorboard() -> None:
 class EventFiles:
     """A folder of event files, one for each training: ``tensorboard --logdir FOLDER`` draws them. The steps are the numbers of the epochs.
 
-    Nothing is written before the first epoch. Scalars of validation are left out if nothing was held out.
+    Nothing is written before the first epoch. Scalars of validation are left out if nothing was held out. `score` is as of `History`.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, *, score: str = ACCURACY) -> None:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise MissingExtraError("Writing event files for TensorBoard", extra="tensorboard") from error
-        self._open, self._folder = SummaryWriter, str(folder)
+        self._open, self._folder, self._score = SummaryWriter, str(folder), score.replace(" ", "_")
         self._writer: Any = None
 
     def epoch(self, epoch: Epoch) -> None:
@@ -117,8 +128,8 @@ class EventFiles:
         if self._writer is None:
             self._writer = self._open(self._folder, purge_step=epoch.number if epoch.number > 1 else None)
         scalars = {
-            "loss/train": epoch.loss, "loss/validation": epoch.val_loss, "accuracy/train": epoch.accuracy,
-            "accuracy/validation": epoch.val_accuracy, "learning_rate": epoch.lr,
+            "loss/train": epoch.loss, "loss/validation": epoch.val_loss, f"{self._score}/train": epoch.score,
+            f"{self._score}/validation": epoch.val_score, "learning_rate": epoch.lr,
         }  # fmt: skip
         for name, value in scalars.items():
             if value is not None:

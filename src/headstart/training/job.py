@@ -180,8 +180,8 @@ class Resumable:
 class Validation:
     """The network on images that it does not learn from."""
 
-    loss: float | None = None  # None without images, as is the accuracy
-    accuracy: float | None = None
+    loss: float | None = None  # None without images, as is the score
+    score: float | None = None
     criterion: float = math.inf  # what the best epoch is selected by; the lower the better
     predictions: npt.NDArray[np.float32] | None = None  # (n, *shape), see `TrainingTask`
 
@@ -226,8 +226,12 @@ class TrainingTask(Protocol):
     def predictions(self, outputs: Any) -> Any:
         """The predictions (N, *shape)."""
 
+    @property
+    def score(self) -> str:
+        """What `scores` are called: for classification ``accuracy``."""
+
     def scores(self, predictions: Any, targets: Any) -> Any:
-        """The score of each image (N,), from 0 to 1: for classification its accuracy."""
+        """The score of each image (N,), from 0 to 1."""
 
     def validate(self, predictions: Any, targets: Any) -> Validation:
         """The scores over all validation images."""

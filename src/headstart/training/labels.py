@@ -19,6 +19,7 @@ from headstart.heads.calibration import calibrate
 from headstart.maps import LayerMap
 from headstart.metrics.link import Link
 from headstart.settings import LABEL_SMOOTHING, FineTuning
+from headstart.training.history import ACCURACY
 from headstart.training.job import Rows, Validation
 from headstart.training.network import HeadNetwork
 from headstart.training.trained_head import TrainedHead
@@ -187,6 +188,7 @@ class LabelTraining:
         return replace(self, soft=soft)
 
     maps: ClassVar[tuple[str, ...]] = ()
+    score: ClassVar[str] = ACCURACY
 
     def targets(self, rows: Rows, view: int | None = None) -> torch.Tensor:
         """Float32 (N, k)."""

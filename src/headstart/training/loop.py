@@ -230,8 +230,8 @@ class Training:
         """Validate, keep the best weights, write the history and the checkpoint."""
         state, found = self._state, self.validate()
         done = Epoch(
-            number=epoch + 1, loss=state.loss / (state.weight or 1.0), accuracy=state.right / max(state.seen, 1), val_loss=found.loss,
-            val_accuracy=found.accuracy, lr=max(group["lr"] for group in self._optimizer.param_groups),
+            number=epoch + 1, loss=state.loss / (state.weight or 1.0), score=state.right / max(state.seen, 1), val_loss=found.loss,
+            val_score=found.score, lr=max(group["lr"] for group in self._optimizer.param_groups),
             seconds=state.seconds + time.perf_counter() - self._began, trained=self._phase.stages if self._phase else (),
         )  # fmt: skip
         better = self.job.select_best and found.criterion < state.best_loss
@@ -250,11 +250,11 @@ class Training:
             stopped = f"The time was up in epoch {done.number} of {self.schedule.epochs}."
         elif done.number == self.schedule.epochs:
             stopped = "All epochs were done."
-        state.history = History((*state.history.epochs, done), state.best or None, stopped)
+        state.history = History((*state.history.epochs, done), state.best or None, stopped, score=self.task.score)
         state.loss = state.weight = state.right = state.seconds = 0.0
         state.seen = 0
         self._save(ended=True)
-        self.job.listener.say(_line(done, self.schedule.epochs, best=state.best == done.number))
+        self.job.listener.say(_line(done, self.schedule.epochs, score=self.task.score, best=state.best == done.number))
         self._on_epoch(done)
 
     def _finish(self) -> History:
@@ -318,7 +318,8 @@ class Training:
     def _tell(self, done: int, steps: int) -> None:
         state = self._state
         self.job.listener.progress(done, steps)
-        self.job.listener.detail(f"loss {state.loss / (state.weight or 1.0):.4f}, accuracy {state.right / max(state.seen, 1):.1%}")
+        score = f"{self.task.score} {state.right / max(state.seen, 1):.1%}"
+        self.job.listener.detail(f"loss {state.loss / (state.weight or 1.0):.4f}, {score}")
 
 
 @contextmanager
@@ -334,11 +335,11 @@ def _in_evaluation_mode(network: Any) -> Iterator[None]:
             module.training = training
 
 
-def _line(epoch: Epoch, count: int, *, best: bool) -> str:
+def _line(epoch: Epoch, count: int, *, score: str, best: bool) -> str:
     found = [] if epoch.val_loss is None else [f"loss {epoch.val_loss:.4f}"]
-    found += [] if epoch.val_accuracy is None else [f"accuracy {epoch.val_accuracy:.1%}"]
+    found += [] if epoch.val_score is None else [f"{score} {epoch.val_score:.1%}"]
     validation = f"; validation: {', '.join(found)}" if found else ""
     return (
-        f"epoch {epoch.number:>{len(str(count))}}/{count}: loss {epoch.loss:.4f}, accuracy {epoch.accuracy:.1%}{validation}"
+        f"epoch {epoch.number:>{len(str(count))}}/{count}: loss {epoch.loss:.4f}, {score} {epoch.score:.1%}{validation}"
         f"{' (best)' if best else ''}, {epoch.seconds:.1f} s"
     )

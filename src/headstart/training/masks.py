@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -195,6 +195,7 @@ class MaskTraining:
     network: Any  # the decoder at the start of the training
     shape: tuple[int, ...]  # of the logits of one input
     maps: tuple[str, ...] = ()  # the stages whose maps it takes, where the backbone is trained too
+    score: ClassVar[str] = "pixel accuracy"
 
     def head(self, features: int, plan: Any, *, seed: int) -> Any:
         """The decoder."""

@@ -92,6 +92,7 @@ class OwnLoss:
     """The loss of a `DetectorNetwork`: each image has that of its batch, since the libraries divide by what all images have together."""
 
     network: DetectorNetwork
+    score: ClassVar[str] = "recall"
 
     @property
     def guessing(self) -> float:

@@ -150,7 +150,7 @@ def train(job: TrainingJob, start: Pretrained, *, prepared: Prepared | None = No
         if plan.logger == "tensorboard":
             require_tensorboard()
             if job.events is not None and job.processes.is_first:
-                on_epoch = stack.enter_context(contextlib.closing(EventFiles(job.events))).epoch
+                on_epoch = stack.enter_context(contextlib.closing(EventFiles(job.events, score=job.task.score))).epoch
         prepared = prepared or Preparation(job, start, folder=job.checkpoints.activations).run()
         head_first, epochs = not prepared.fitted_head and plan.start == "probe", Schedule.of(plan, len(job.train)).epochs
         training = Training(
