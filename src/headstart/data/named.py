@@ -18,6 +18,7 @@ from headstart.data.class_lists import ClassList
 from headstart.data.dataset import Images
 from headstart.data.labels import shortened
 from headstart.data.lists import recognise_column
+from headstart.data.named_boxes import BOX_SETS, read_torchvision_boxes
 from headstart.data.shapes import DrawnShapes
 from headstart.data.values import image_array
 from headstart.errors import DataError, MissingExtraError, nearest
@@ -57,21 +58,35 @@ def read_named(
 
 
 def read_torchvision(name: str, *, folder: Path, announce: Announce) -> Annotations:
-    """Read one of the sets in `TORCHVISION`, all parts of it."""
-    if name not in TORCHVISION:
-        raise DataError(f"torchvision:{name} is not known.{nearest(name, TORCHVISION)} Known: {', '.join(TORCHVISION)}")
+    """Read one of the sets in `TORCHVISION` or `BOX_SETS`, all parts of it."""
+    kind, known = name.partition(":")[0], (*TORCHVISION, *BOX_SETS)
+    if name not in TORCHVISION and kind not in BOX_SETS:
+        raise DataError(f"torchvision:{name} is not known.{nearest(kind, known)} Known: {', '.join(known)}")
     try:
         from torchvision import datasets as sets
     except ImportError:
         raise MissingExtraError(f"Reading torchvision:{name}", extra="torch") from None
     announce(f"torchvision:{name}: what is not yet in {folder} is downloaded from its publisher.")
     create_folder(folder)
-    found, labels, parts = list[Images](), list[str](), list[str]()
-    for part, arguments in TORCHVISION[name]:
+
+    def opened(kind: str, arguments: dict[str, Any], *, download: bool = True) -> Any:
         try:
-            data = getattr(sets, name)(root=str(folder), download=True, **arguments)
+            return getattr(sets, kind)(root=str(folder), download=download, **arguments)
         except Exception as error:  # torchvision raises RuntimeError, URLError, ValueError and more
             raise _unavailable(f"torchvision:{name}", folder, error) from error
+
+    def there(kind: str, arguments: dict[str, Any]) -> Any:
+        """Sets with boxes are large, and torchvision unpacks some again whenever it is to download them."""
+        try:
+            return opened(kind, arguments, download=False)
+        except DataError:
+            return opened(kind, arguments)
+
+    if kind in BOX_SETS:
+        return read_torchvision_boxes(name, there, folder)
+    found, labels, parts = list[Images](), list[str](), list[str]()
+    for part, arguments in TORCHVISION[name]:
+        data = opened(name, arguments)
         texts = class_names(data)
         images, numbers = torchvision_samples(data, folder / f"{name}-images" / (part or "all"))
         parts += [part] * len(numbers)
