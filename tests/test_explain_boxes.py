@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from drawn_scenes import scene
+from drawn_scenes import CLASSES, scene
 from headstart import explain, load
-from headstart.errors import BackboneError
+from headstart.errors import BackboneError, ParameterError
 from headstart.explanation import Explanation, HeatMaps
 from headstart.metrics.box_link import PROPOSED
 from headstart.metrics.boxes import iou
@@ -112,6 +113,38 @@ def test_the_evidence_for_a_box_lies_mostly_in_it(opened: Run, target: str) -> N
         pairs.append(inside(found.heat, surest["box"]))
     within, outside = np.mean(pairs, axis=0)
     assert within > 2 * outside
+
+
+def test_a_link_can_be_about_one_box() -> None:
+    given = (0.6, 0.2, 0.9, 0.8)
+    link = replace(PROPOSED, given=given)
+    assert link.box(proposals()[0], 0) == pytest.approx(given)
+    assert link.log_odds(proposals(), 1) == pytest.approx(np.log([0.9 / 0.1]), abs=1e-5)
+    assert link.log_odds(proposals(), 0) == pytest.approx(np.log([0.2 / 0.8]), abs=1e-5)  # of its class there, not of its surest box
+
+
+@pytest.mark.cards
+def test_every_box_has_its_own_heat_map(opened: Run) -> None:
+    pixels = scene(NUMBER)[0]
+    predictions, maps = opened.predict([pixels]), HeatMaps.of(opened)
+    boxes = predictions.boxes(0, threshold=0.9)  # one for each thing
+    assert len(boxes) == len(scene(NUMBER)[1]) > 1
+    prepared, heats = opened.preprocessing(pixels)[None], []
+    for number, box in enumerate(boxes):
+        label, place = opened.task.located(predictions, 0, number)
+        assert CLASSES[label] == box["label"]
+        assert np.array(place) * [128, 96, 128, 96] == pytest.approx(box["box"], abs=0.06)
+        heats.append(maps.at(place)(prepared, [label])[0])
+    for box, heat in zip(boxes, heats, strict=True):
+        within = [inside(one, box["box"])[0] for one in heats]
+        assert inside(heat, box["box"])[0] == max(within)
+    assert np.mean([np.subtract(*inside(heat, box["box"])) for box, heat in zip(boxes, heats, strict=True)]) > 0.1
+    assert opened.task.located(predictions, 0, 1000) is None
+
+
+def test_only_boxes_have_a_heat_map_each(run: Path) -> None:
+    with pytest.raises(ParameterError, match="for runs that find boxes"):
+        HeatMaps.of(load(run)).at((0, 0, 1, 1))
 
 
 @pytest.mark.cards

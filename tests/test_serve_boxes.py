@@ -176,6 +176,21 @@ def test_batch_jobs_can_choose_the_confidence(scenes_run: Path, photos: list[Pat
     assert "its 'least confidence' is 0.05, and now 0.5 is asked for" in " ".join(done.err.split())
 
 
+def test_the_service_explains_each_box(client: TestClient, photos: list[Path], expected: BoxPredictions) -> None:
+    own = expected.boxes(1, threshold=0.05)
+    sent = {"content": photos[1].read_bytes(), "headers": {"content-type": "image/png"}}
+    heats = []
+    for number in (0, len(expected.boxes(1)) - 1):
+        (found,) = client.post(f"/predict?explain=1&box={number}", **sent).json()["predictions"]
+        _check_boxes([*found["boxes"], *found["unsure"]], own)
+        heats.append(found["heat"])
+    assert heats[0] == _sent(client, photos[1:2], "?explain=1")[0]["heat"]  # the surest by default
+    assert heats[0] != heats[1]
+    answer = client.post("/predict?explain=1&box=900", **sent)
+    assert (answer.status_code, answer.json()["error"]) == (422, "box: The model finds no box with the number 900 in this image.")
+    assert client.post("/predict?box=0", **sent).json()["code"] == "bad_parameter"
+
+
 def test_the_service_explains_the_surest_box(client: TestClient, photos: list[Path]) -> None:
     for found in _sent(client, photos, "?explain=1"):
         kind, _, data = found["heat"].partition(",")

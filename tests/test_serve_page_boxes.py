@@ -142,6 +142,61 @@ def test_files_have_pixels_of_the_file_where_a_smaller_picture_was_sent(visit: O
     assert list(csv.reader(io.StringIO(_downloaded(page, "boxes")[1])))[1][3:] == ["150", "300", "451.5", "600"]
 
 
+@pytest.fixture
+def warm(say: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Heat maps are given, too."""
+
+    def said(name: str, *, explain: str = "", box: str = "", **_: Any) -> dict[str, Any]:
+        found = {"name": name, "kind": "boxes", **VALUES}
+        return {**found, "heat": page_server.heat_png()} if explain == "1" and box else found
+
+    monkeypatch.setattr(page_server, "answer", said)
+
+
+def _asked(canned: Any) -> list[str]:
+    """The numbers of the boxes that heat maps were asked for."""
+    return [one["box"] for one in canned.behaviour.asked if one.get("explain") == "1"]
+
+
+def test_a_box_that_is_clicked_shows_its_heat_map(visit: Open, warm: None, canned: Any) -> None:
+    page = _opened(visit())
+    assert "Click a box" in page.inner_text(".said")
+    frame = page.locator(".opened .frame")
+    across, down = (frame.bounding_box()[side] / 40 for side in ("width", "height"))
+    frame.click(position={"x": 39.0 * across, "y": 1 * down})  # nothing is there
+    assert _asked(canned) == []
+    frame.click(position={"x": 30 * across, "y": 30 * down})
+    page.wait_for_selector(".opened canvas.warm[data-painted]")
+    assert _asked(canned) == ["1"]
+    assert page.locator(".pick").evaluate_all("(all) => all.map((one) => one.ariaPressed)") == ["false", "true"]
+    assert "Where the evidence for the chosen box lies." in page.inner_text("figure")
+    drawn = "([x, y]) => document.querySelector('.opened canvas.lines').getContext('2d').getImageData(x, y, 1, 1).data[3]"
+    assert page.evaluate(drawn, [round(39.2 * SCALE), round(35 * SCALE)]) == 255  # the chosen box
+    assert page.evaluate(drawn, [round(4.1 * SCALE), round(30 * SCALE)]) == 0  # and no other
+    frame.click(position={"x": 30 * across, "y": 30 * down})
+    assert page.locator("canvas.warm").count() == 0
+    assert _pixel(page, 4.1, 30) == _colour(DISC)
+
+
+def test_a_box_of_the_list_shows_its_heat_map_and_the_last_choice_counts(visit: Open, warm: None, canned: Any) -> None:
+    page = _opened(visit())
+    page.locator("[data-act=confidence]").fill("20")
+    canned.behaviour.hold.clear()
+    page.locator(".pick").nth(0).click()
+    page.wait_for_selector("figure [role=status]")
+    page.locator(".pick").nth(2).click()  # one that is not sure
+    canned.behaviour.hold.set()
+    page.wait_for_selector(".opened canvas.warm[data-painted]")
+    assert _asked(canned) == ["0", "2"]
+    assert page.locator(".pick").evaluate_all("(all) => all.map((one) => one.ariaPressed)") == ["false", "false", "true"]
+
+
+def test_a_heat_map_that_cannot_be_had_says_why(visit: Open, say: Callable[..., None], canned: Any) -> None:
+    page = _opened(visit())
+    page.locator(".pick").first.click()
+    page.wait_for_selector("figure [role=status]:has-text('No heat map')")
+
+
 def test_many_pictures_have_a_row_each(visit: Open, say: Callable[..., None]) -> None:
     page = visit()
     give(page, picture("a.jpg"), picture("b.jpg"))

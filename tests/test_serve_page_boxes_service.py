@@ -54,3 +54,15 @@ def test_boxes_of_a_photograph_on_its_side_lie_on_its_things(visit: Open, servic
     code = "([x, y]) => document.querySelector('canvas.layer').getContext('2d').getImageData(x, y, 1, 1).data[3]"
     for left, _, right, bottom in sides:  # the lower side of each box is painted
         assert page.evaluate(code, [round((left + right) / 2 * width / 200), min(round(bottom * height / 120) - 2, height - 2)]) == 255
+
+
+def test_a_box_shows_its_heat_map_over_the_picture(visit: Open, service: str) -> None:
+    file = io.BytesIO()
+    Image.fromarray(scene(50)[0]).save(file, "PNG")
+    page = visit(address=service)
+    give(page, {"name": "scene.png", "mimeType": "image/png", "buffer": file.getvalue()})
+    page.wait_for_selector(".opened canvas.layer[data-painted]")
+    page.locator(".pick").nth(1).click()
+    page.wait_for_selector(".opened canvas.warm[data-painted]")
+    width, height = page.evaluate("(() => { const one = document.querySelector('canvas.warm'); return [one.width, one.height] })()")
+    assert width / height == pytest.approx(128 / 96, rel=0.01)

@@ -13,6 +13,8 @@ Where the model has an output for each place, the log-odds are the mean over the
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from copy import copy
+from dataclasses import replace
 from functools import cached_property, lru_cache
 from itertools import islice
 from pathlib import Path
@@ -24,6 +26,7 @@ import numpy.typing as npt
 from headstart.engine import Engine, open_engine
 from headstart.errors import BackboneError, ParameterError
 from headstart.explanation.stage_maps import LOGITS, NetworkGraph, PooledNetwork, UnknownMapError, find_poolings
+from headstart.metrics.box_link import BoxLink
 from headstart.metrics.link import SOFTMAX, Link, PlaceLink, joined
 from headstart.modalities.image import Preprocessing
 from headstart.run import MODEL, Run
@@ -84,6 +87,17 @@ class HeatMaps:
             run.path / MODEL, preprocessing=run.preprocessing, classes=of.classes, link=of.link, method=method, engine=engine,
             logits=of.explained,
         )  # fmt: skip
+
+    def at(self, box: tuple[float, float, float, float]) -> Self:
+        """The heat maps of one box, left, top, right and bottom as shares of the sides, in place of the surest of a class.
+
+        ParameterError where the model finds no boxes.
+        """
+        if not isinstance(self._link, BoxLink):
+            raise ParameterError("Heat maps of a box are for runs that find boxes.")
+        own = copy(self)
+        own._link = replace(self._link, given=box)
+        return own
 
     @property
     def method(self) -> str:

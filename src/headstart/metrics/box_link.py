@@ -21,7 +21,12 @@ _SURE = 1e-6  # confidence counts as no nearer to 0 or 1 than float32 can tell: 
 
 @dataclass(frozen=True)
 class BoxLink(PlaceLink):
-    """Proposals (n, c, k + 4), the probability of each class and then the box, as shares of the sides. `PROPOSED` is the one there is."""
+    """Proposals (n, c, k + 4), the probability of each class and then the box, as shares of the sides.
+
+    `PROPOSED` is about the surest box of a class; with `given`, left, top, right and bottom, a link is about that box.
+    """
+
+    given: tuple[float, float, float, float] | None = None
 
     place: ClassVar[str] = "box"
     unfound: ClassVar[str] = "Nothing of this class is found in {}; evidence for the place that is most like it"
@@ -35,7 +40,9 @@ class BoxLink(PlaceLink):
         return np.asarray(np.asarray(logits[..., :-4], np.float64).max(axis=1))
 
     def box(self, logits: NDArray[Any], target: int) -> NDArray[np.float32]:
-        """The surest box of a class among the proposals (c, k + 4) of one input, as predictions have it: (4,), shares of the sides."""
+        """The box that is explained, the surest of a class among the proposals (c, k + 4) of one input: (4,), shares of the sides."""
+        if self.given is not None:
+            return np.array(self.given, np.float32)
         probabilities, boxes = logits[:, target : target + 1], logits[:, -4:]
         kept, _, _ = kept_boxes(boxes, probabilities, most=1)
         return np.asarray(kept[0] if len(kept) else boxes[probabilities[:, 0].argmax()], np.float32)

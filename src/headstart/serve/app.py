@@ -102,6 +102,10 @@ async def predict_images(
     ] = None,
     nearest: Annotated[int, Query(ge=0, le=MAX_NEIGHBOURS, description="How many of the nearest training images to name.")] = 3,
     explain: Annotated[bool, Query(description="Whether to add heat maps.")] = False,
+    box: Annotated[
+        int | None,
+        Query(ge=0, lt=MAX_CLASSES, description="Of one image, the box that its heat map explains: its place in `boxes` and `unsure`."),
+    ] = None,
     column: Annotated[
         str | None, Query(max_length=300, description="Of a model with several columns of labels, the one that heat maps explain.")
     ] = None,
@@ -112,14 +116,14 @@ async def predict_images(
     does not begin like any image.
     """
     with service.models.use(model) as chosen:
-        if explain and column is not None and column not in [one.column for one in chosen.run.explainable]:
-            raise Refusal(422, "no_heat_maps", f"The model has no column {column[:100]!r} of labels whose evidence could be shown.")
-        if explain and not chosen.run.explainable:
-            raise Refusal(422, "no_heat_maps", "Heat maps show the evidence for a class, and this model predicts no classes.")
         least = chosen.least(confidence)
+        if explain:
+            _check_explainable(chosen, column)
         inputs = await read_inputs(request, limits=service.limits, threads=service.threads)
         if explain and len(inputs) > service.limits.explained:
             raise Refusal(413, "too_many_images", f"Heat maps are made for at most {service.limits.explained} images in one request.")
+        if box is not None and not (explain and len(inputs) == 1):
+            raise Refusal(422, "bad_parameter", "box: Names what explain=1 is to explain, in a request with one image.")
         predictions = await service.predict(request, chosen, inputs, neighbours=nearest)
         names, neighbour = [one.name for one in inputs], chosen.training_image
         # Not on the loop that serves all clients: masks of large images take a while.
@@ -133,10 +137,18 @@ async def predict_images(
             raise Refusal(status, code, f"The image is refused: {records[0].error}.")
         entries = [_entry(record) for record in records]
         if explain:
-            for place, heat_map in (await service.explain(request, chosen, inputs, predictions, column=column)).items():
+            for place, heat_map in (await service.explain(request, chosen, inputs, predictions, column=column, box=box)).items():
                 entries[place]["heat"] = heat_map
         drift = {"drift": chosen.watch.to_dict()} if chosen.watch is not None and chosen.watch.drifted else {}
         return JSONResponse({"model": chosen.name, **drift, "predictions": entries})
+
+
+def _check_explainable(model: Model, column: str | None) -> None:
+    """Refuse heat maps where there are none, of a model or of a column of labels."""
+    if column is not None and column not in [one.column for one in model.run.explainable]:
+        raise Refusal(422, "no_heat_maps", f"The model has no column {column[:100]!r} of labels whose evidence could be shown.")
+    if not model.run.explainable:
+        raise Refusal(422, "no_heat_maps", "Heat maps show the evidence for a class, and this model predicts no classes.")
 
 
 def _entry(record: Record) -> dict[str, Any]:

@@ -32,6 +32,8 @@ from headstart.tasks import Predictions
 if TYPE_CHECKING:
     from headstart.explanation import HeatMaps
 
+Box = tuple[float, float, float, float]
+
 _log = logging.getLogger(__name__)
 _OVERLAY_SIDE = 384  # pixels of a heat map's picture, whatever the network takes
 
@@ -161,12 +163,14 @@ class Service:
             )  # fmt: skip
 
     async def explain(
-        self, request: Request, model: Model, inputs: Sequence[Input], predictions: Predictions, *, column: str | None = None
+        self, request: Request, model: Model, inputs: Sequence[Input], predictions: Predictions, *, column: str | None = None,
+        box: int | None = None,
     ) -> dict[int, str]:  # fmt: skip
         """The heat maps of a request by the positions of its images. Beyond the limits: 429 or 503.
 
         Each is a PNG as a data URI: the square that the model sees, with the heat map for the most probable class, of a `column` of labels
-        where there are several, by default of the first; of masks for the region of the largest class, of boxes for the surest one.
+        where there are several, by default of the first; of masks for the region of the largest class, of boxes for the surest one, or for
+        that with the number `box`; refused with 422 where there is no such.
         """
         preprocessing = model.run.preprocessing
         sharp = dataclasses.replace(preprocessing, size=max(_OVERLAY_SIDE, preprocessing.size))
@@ -175,12 +179,16 @@ class Service:
         found = {}
         async with self._admitted(request, len(inputs)):
             for row, place in enumerate(predictions.kept.tolist()):
-                target = int(outputs.strongest(outputs.shares(scores[row : row + 1]))[0])
+                target, where = int(outputs.strongest(outputs.shares(scores[row : row + 1]))[0]), None
+                if box is not None:
+                    target, where = _located(model, predictions, row, box)
                 data, name = inputs[place].data, inputs[place].name
                 assert not isinstance(data, ImageError)
                 small = await self.threads.decode(data, partial(preprocessing, data, name=name))
                 large = await self.threads.decode(data, partial(sharp, data, name=name))
-                found[place] = await self.threads.run("explain", partial(_heat_map, model.heat_maps, small, large, target, outputs.column))
+                found[place] = await self.threads.run(
+                    "explain", partial(_heat_map, model.heat_maps, small, large, target, outputs.column, where)
+                )
         return found
 
     @asynccontextmanager
@@ -201,10 +209,19 @@ def _collect(model: Model, results: Sequence[tuple[Outputs | ImageError, tuple[i
     return collected.predictions()
 
 
-def _heat_map(maps: Callable[[str], HeatMaps], pixels: Pixels, sharp: Pixels, target: int, column: str) -> str:
+def _located(model: Model, predictions: Predictions, row: int, number: int) -> tuple[int, Box]:
+    """The class of a box, and where it is."""
+    found = model.run.task.located(predictions, row, number)
+    if found is None:
+        raise Refusal(422, "bad_parameter", f"box: The model finds no box with the number {number} in this image.")
+    return found
+
+
+def _heat_map(maps: Callable[[str], HeatMaps], pixels: Pixels, sharp: Pixels, target: int, column: str, place: Box | None) -> str:
     from headstart.explanation import overlay
 
-    heat = maps(column)(pixels[None], [target])[0]
+    own = maps(column) if place is None else maps(column).at(place)
+    heat = own(pixels[None], [target])[0]
     file = io.BytesIO()
     overlay(sharp, heat).save(file, format="PNG", compress_level=3)
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")

@@ -372,6 +372,13 @@ class Task(ABC):
         """The map of one input where the outputs themselves are such; None where heat maps are made of the evidence for a class."""
         return None
 
+    def located(self, predictions: Any, row: int, number: int) -> tuple[int, tuple[float, float, float, float]] | None:
+        """One of the things that the record of an input lists, by its `number` from 0: its class, and its box as shares of the sides.
+
+        None where there is no such thing.
+        """
+        return None
+
     def suffixes(self, asked: FileOptions) -> tuple[str, ...]:
         """What ends the names of the files that `files` makes of one input, such as ``.png``; none where predictions are no files."""
         return ()

@@ -144,6 +144,12 @@ const context = {
       warm(other);
     }
   },
+  /** Show the heat map of one of the things that were found, by its number; of the one whose map is shown already, show it no longer. */
+  explain(entry, number) {
+    Object.assign(entry, { chosen: entry.chosen === number ? null : number, heat: null, heatTrouble: null });
+    draw(entry);
+    warm(entry);
+  },
 };
 
 const draw = (entry) => paint(entry, context);
@@ -176,7 +182,7 @@ function add(files) {
 function renew(entry) {
   entry.round = (entry.round ?? 0) + 1;
   Object.assign(entry, { state: "waiting", model: state.model?.name ?? "", answer: null, trouble: null, shrunk: 0 });
-  Object.assign(entry, { heat: null, heatTrouble: null, warming: false, layer: null });
+  Object.assign(entry, { heat: null, heatTrouble: null, warming: false, layer: null, chosen: null });
   if (!mayBePicture(entry.file)) entry.trouble = { word: "notPicture", type: entry.file.type };
   else if (entry.file.size === 0) entry.trouble = { word: "empty" };
   if (entry.trouble) entry.state = "failed";
@@ -226,8 +232,8 @@ function tell(entry) {
 }
 
 /** The server's answer; a picture that is too large for it is made smaller and sent once more. */
-async function asked(entry, { signal, explain = false }) {
-  const request = { name: entry.name, model: state.model.name, explain, signal };
+async function asked(entry, { signal, explain = false, box = null }) {
+  const request = { name: entry.name, model: state.model.name, explain, box, signal };
   if (entry.shrunk) return predict(entry.small, request);
   let problem = null;
   if (entry.file.size < state.tooMuch) {
@@ -249,20 +255,26 @@ async function asked(entry, { signal, explain = false }) {
 
 const tooLarge = async (error, file) => error.status === 413 || (error.word === "gone" && file.size > PERHAPS_TOO_LARGE && (await alive()));
 
-/** Fetch the heat map of an open entry, if heat maps are wanted. */
+/** Fetch the heat map of an open entry, if heat maps are wanted: for its class, or for the one of its boxes that was chosen. */
 async function warm(entry) {
-  if (!state.heatOn || !entry.open || !entry.answer || entry.heat || entry.heatTrouble || entry.warming) return;
+  if (!entry.open || !entry.answer || entry.heat || entry.heatTrouble || entry.warming) return;
+  if (!(entry.chosen !== null || (state.heatOn && entry.answer.kind === "classes"))) return;
   entry.warming = true;
-  const round = entry.round;
+  const { round, chosen } = entry;
   let [heat, problem] = [null, null];
   try {
-    heat = (await asked(entry, { explain: true })).heat;
+    heat = (await asked(entry, { explain: true, box: chosen })).heat;
     if (!heat) problem = { word: "odd", status: 200 };
   } catch (error) {
     problem = error instanceof Refusal ? error : { word: "gone" };
   }
   if (round !== entry.round) return;
-  Object.assign(entry, { heat, heatTrouble: problem, warming: false });
+  entry.warming = false;
+  if (chosen !== entry.chosen) { // another was chosen in the meantime, or none
+    warm(entry);
+    return;
+  }
+  Object.assign(entry, { heat, heatTrouble: problem });
   draw(entry);
 }
 

@@ -14,8 +14,8 @@ const LONGEST_NAME = 24; // letters of a class beside a box
 
 const isBox = (one) => Array.isArray(one?.box) && one.box.length === 4 && [...one.box, one.confidence].every(Number.isFinite);
 const boxesOf = (list) => (Array.isArray(list) ? list.filter(isBox).map((one) => ({ ...one, label: String(one.label) })) : []);
-/** Everything that was found, also with a lower confidence than the model's threshold; the most confident first. */
-const found = ({ boxes, unsure }) => [...boxesOf(boxes), ...boxesOf(unsure)];
+/** Everything that was found, also with a lower confidence than the model's threshold, with its number for the server; the most confident first. */
+const found = ({ boxes, unsure }) => boxesOf([boxes, unsure].flatMap((list) => (Array.isArray(list) ? list : [])).map((one, number) => ({ ...one, number })));
 /** What is remembered of an entry between two drawings: the lowest confidence that is shown, at first the model's threshold. */
 const stateOf = (entry) => (entry.layer ??= { least: numberOf(entry.answer.values.threshold) || LOWEST });
 const shownOf = (entry) => found(entry.answer.values).filter(({ confidence }) => confidence >= stateOf(entry).least - ROUNDED);
@@ -34,11 +34,17 @@ export function boxText({ values }, words) {
   return counts.slice(0, NAMED).map(([label, count]) => `${count} ${label}`).join(", ") + (counts.length > NAMED ? ", …" : "");
 }
 
-/** Draw the boxes over the picture in a frame; below it, the slider. */
-export function boxLayer(entry, { words }, frame) {
+/** Draw the boxes over the picture in a frame, and below them the heat map of the one that was chosen; below the frame, the slider. */
+export function boxLayer(entry, context, frame) {
+  const { words } = context;
   const state = stateOf(entry);
+  if (entry.chosen !== null && entry.heat) frame.append(heatLayer(entry, words));
   entry.canvas = layer(frame, drawnSize(entry.answer.values, { enlarge: true })); // lines and letters are as sharp on a small picture
   entry.canvas.classList.add("lines");
+  frame.onclick = (event) => {
+    const hit = boxAt(entry, event);
+    if (hit !== null) context.explain(entry, hit);
+  };
   paintBoxes(entry);
   const value = el("output", { class: "figure", text: words.percent(state.least) });
   const input = el("input", {
@@ -47,10 +53,35 @@ export function boxLayer(entry, { words }, frame) {
       state.least = Number(input.value) / 100;
       value.textContent = words.percent(state.least);
       paintBoxes(entry);
-      entry.listed?.replaceChildren(...listing(entry, words));
+      entry.listed?.replaceChildren(...listing(entry, context));
     },
   });
   return [el("label", { class: "slider" }, el("span", { text: words.leastConfidence }), input, value)];
+}
+
+/** The heat map, a square of the whole picture, with the sides of the picture. */
+function heatLayer(entry, words) {
+  const canvas = el("canvas", { class: "layer warm", role: "img", "aria-label": words.altHeat(entry.name) });
+  [canvas.width, canvas.height] = drawnSize(entry.answer.values, { enlarge: true });
+  const picture = new Image();
+  picture.onload = () => {
+    canvas.getContext("2d").drawImage(picture, 0, 0, canvas.width, canvas.height);
+    canvas.dataset.painted = "1";
+  };
+  picture.src = entry.heat;
+  return canvas;
+}
+
+/** The number of the smallest box that is shown where the pointer is; null where there is none. */
+function boxAt(entry, { clientX, clientY }) {
+  const { values } = entry.answer;
+  const frame = entry.canvas.getBoundingClientRect();
+  const scale = Math.min(frame.width / Math.max(1, numberOf(values.width)), frame.height / Math.max(1, numberOf(values.height))); // as object-fit: contain
+  const x = (clientX - frame.left - (frame.width - numberOf(values.width) * scale) / 2) / scale;
+  const y = (clientY - frame.top - (frame.height - numberOf(values.height) * scale) / 2) / scale;
+  const inside = shownOf(entry).filter(({ box: [left, top, right, bottom] }) => x >= left && x <= right && y >= top && y <= bottom);
+  const area = ({ box: [left, top, right, bottom] }) => (right - left) * (bottom - top);
+  return inside.sort((one, other) => area(one) - area(other))[0]?.number ?? null;
 }
 
 function paintBoxes(entry) {
@@ -61,7 +92,8 @@ function paintBoxes(entry) {
   const letters = Math.round(Math.max(canvas.width, canvas.height) / 28);
   context.clearRect(0, 0, canvas.width, canvas.height);
   Object.assign(context, { lineWidth: line, font: `${letters}px sans-serif`, textBaseline: "top" });
-  for (const { label, confidence, box } of shownOf(entry).toReversed()) {
+  for (const { label, confidence, box, number } of shownOf(entry).toReversed()) {
+    if (entry.chosen !== null && entry.heat && number !== entry.chosen) continue; // the heat map is of one
     const [left, top, right, bottom] = box.map((side) => numberOf(side) * scale);
     const colour = colourOf(values, label);
     Object.assign(context, { strokeStyle: colour, fillStyle: colour });
@@ -83,8 +115,9 @@ function light(colour) {
   return 0.299 * red + 0.587 * green + 0.114 * blue > 140;
 }
 
-export function boxDetails(entry, { words }) {
-  entry.listed = el("div", { class: "listed" }, ...listing(entry, words));
+export function boxDetails(entry, context) {
+  const { words } = context;
+  entry.listed = el("div", { class: "listed" }, ...listing(entry, context));
   return [
     entry.answer.unlike && el("p", { class: "serious", text: words.unlikeLong }),
     entry.listed,
@@ -98,15 +131,19 @@ export function boxDetails(entry, { words }) {
 const tenth = (pixels) => Math.round(10 * pixels) / 10;
 const fileOf = (text, type) => new Blob([text], { type });
 
-function listing(entry, words) {
+function listing(entry, context) {
+  const { words } = context;
   const { values } = entry.answer;
   const shown = shownOf(entry);
   const counts = counted(shown);
-  const line = ({ label, confidence }) => {
+  const line = ({ label, confidence, number }) => {
     const swatch = el("i", { class: "swatch", "aria-hidden": "true" });
     swatch.style.background = colourOf(values, label);
     return el("tr", { class: confidence >= numberOf(values.threshold) ? "in" : "out" },
-      el("th", { scope: "row" }, swatch, el("span", { text: label })),
+      el("th", { scope: "row" }, swatch, el("button", {
+        type: "button", class: "pick", "data-act": "box", "aria-pressed": String(number === entry.chosen), title: words.heatOfBox(label), text: label,
+        onclick: () => context.explain(entry, number),
+      })),
       el("td", {}, bar(confidence)),
       el("td", { class: "figure", text: words.percent(confidence) }));
   };
@@ -115,6 +152,7 @@ function listing(entry, words) {
     shown.length > 0 && el("table", { class: "bars areas" },
       el("caption", { class: "unseen", text: words.confidence }), el("tbody", {}, ...shown.slice(0, LISTED).map(line))),
     shown.length > LISTED && el("p", { class: "quiet", text: words.rest(shown.length - LISTED) }),
+    shown.length > 0 && el("p", { class: "quiet hint", text: words.heatHint }),
   ].filter(Boolean);
 }
 

@@ -234,24 +234,26 @@ function figure(entry, context) {
   const { words, heatOn } = context;
   const made = el("figure", {});
   const frame = el("div", { class: "frame" });
-  const showsHeat = heatOn && entry.answer && entry.heat;
+  const ofClass = entry.answer?.kind === "classes"; // others lay heat maps of their own over the picture
+  const showsHeat = heatOn && ofClass && entry.heat;
   frame.append(showsHeat ? el("img", { class: "heat", src: entry.heat, alt: words.altHeat(entry.name) }) : preview(entry, words, "whole"));
   made.append(frame, el("figcaption", { class: "name", text: entry.name, title: entry.name }));
   const layer = entry.answer && rendererOf(entry.answer).layer;
   if (layer) made.append(...layer(entry, context, frame));
-  if (entry.answer?.kind !== "classes") return made; // heat maps show the evidence for a class
+  if (entry.answer && entry.chosen !== null) made.append(heatNote(entry, words, words.heatBox));
+  if (!ofClass) return made;
   made.append(el("button", {
     type: "button", class: "switch", "data-act": "heat", "aria-pressed": String(heatOn), text: words.heat,
     onclick: () => context.heat(entry),
   }));
-  if (heatOn) made.append(heatNote(entry, words));
+  const { labels } = entry.answer;
+  if (heatOn) made.append(heatNote(entry, words, labels.length === 1 ? words.heatCaption(labels[0]) : words.heatPlain));
   return made;
 }
 
-function heatNote(entry, words) {
+function heatNote(entry, words, caption) {
   if (entry.heatTrouble) return el("p", { class: "quiet", role: "status", text: words.heatFailed(reasonOf(entry.heatTrouble, words)) });
   if (!entry.heat) return el("p", { class: "quiet", role: "status", text: words.heatWaiting });
-  const caption = entry.answer.labels.length === 1 ? words.heatCaption(entry.answer.labels[0]) : words.heatPlain;
   return el("div", { class: "quiet" },
     el("p", { class: "ramp" },
       el("span", { text: words.heatLow }), el("i", { "aria-hidden": "true" }), el("span", { text: words.heatHigh })),

@@ -128,10 +128,10 @@ const numberOr = (value) => (typeof value === "number" && Number.isFinite(value)
  *
  * Resolves to the server's entry for it, with every field there. Rejects with a Refusal, or as fetch does when `signal` aborts it.
  */
-export async function predict(file, { name, model, explain = false, signal }) {
+export async function predict(file, { name, model, explain = false, box = null, signal }) {
   const body = new FormData();
   body.append("file", file, name);
-  const query = new URLSearchParams({ model, nearest: "3", ...(explain && { explain: "1" }) });
+  const query = new URLSearchParams({ model, nearest: "3", ...(explain && { explain: "1" }), ...(box !== null && { box: String(box) }) });
   const said = await json(`predict?${query}`, { method: "POST", body, signal });
   const entry = (Array.isArray(said) ? said : (said.predictions ?? said.images ?? said.results ?? [said]))[0] ?? {};
   if (entry.error) throw new Refusal("odd", { reason: textOf(entry.error), status: 422 });

@@ -164,6 +164,16 @@ def colour_of(label: int) -> str:
     return hex_colour(label % (VOID - 1) + 1)
 
 
+def located(predictions: BoxPredictions, row: int, number: int) -> tuple[int, tuple[float, float, float, float]] | None:
+    """Class and box, as shares of the sides, of the box with this number from 0, the surest first; None where there is none."""
+    boxes, _, labels = predictions.found[row]
+    if not 0 <= number < len(boxes):
+        return None
+    height, width = predictions.size(row)
+    left, top, right, bottom = boxes[number].tolist()
+    return int(labels[number]), (left / width, top / height, right / width, bottom / height)
+
+
 def tensors(predictions: BoxPredictions, *, least: float | None = None) -> dict[str, npt.NDArray[Any] | list[str]]:
     """What is known of n inputs beside the outputs of the graph, in the service: ``detections`` is a text of JSON each, its boxes.
 

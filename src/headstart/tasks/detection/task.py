@@ -217,6 +217,9 @@ class Detection(Task):
     def document(self, form: str, records: Sequence[Record], state: State) -> str:
         return forms.document(form, records)
 
+    def located(self, predictions: Any, row: int, number: int) -> tuple[int, tuple[float, float, float, float]] | None:
+        return predicted.located(predictions, row, number)
+
     def tensors(self, predictions: Any, *, least: float | None = None) -> dict[str, npt.NDArray[Any] | list[str]]:
         return predicted.tensors(predictions, least=least)
 
