@@ -31,7 +31,7 @@ MAPS = ("none", "linear", "kernel", "deep", "auto")
 ADAPTATIONS = ("auto", "none", "standardised", "coral", "subspace", "ot", "tca", "self-training", "dann")
 Cache = str | Path | Literal["auto"] | None
 DECODERS = ("light", "unet", "deeplabv3plus")
-DETECTORS = ("light", "fcos")
+DETECTORS = ("light", "fcos", "retinanet", "ssd", "faster_rcnn")
 """Architectures of heads on maps: decoders of masks, and detectors; the tasks have their tables."""
 _COLUMNS = ("path", "label", "split", "group")
 

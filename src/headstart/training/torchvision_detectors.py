@@ -1,7 +1,7 @@
 """Detectors of torchvision on the maps of any backbone (PyTorch): its own modules, its own matching, its own losses.
 
-A network here is a model of torchvision whose backbone takes maps in place of images: a feature pyramid (Lin et al. 2017) with further,
-coarser levels. So the names of its weights are those of torchvision's files.
+A network here is a model of torchvision whose backbone takes maps in place of images: a feature pyramid (Lin et al. 2017), or the maps
+themselves, with further, coarser levels. So the names of its weights are those of torchvision's files.
 """
 
 from __future__ import annotations
@@ -9,13 +9,18 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
-from torchvision.models.detection import FCOS
-from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torch.nn import functional
+from torchvision.models.detection import FCOS, RetinaNet
+from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBoxGenerator
 from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.retinanet import RetinaNetHead
+from torchvision.models.detection.ssd import SSD
+from torchvision.ops import box_iou
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, FeaturePyramidNetwork, LastLevelP6P7
 
 from headstart.backbones.stage_maps import MapLayer
@@ -56,13 +61,22 @@ class OfTorchvision(DetectorNetwork):
         """See `MapNetwork`."""
         self.register()
         self.model = self.made()
+        generator = self.generator
         with torch.no_grad():
             levels = self.levels([torch.zeros(1, *layer.shape) for layer in self.layers])
-            image = ImageList(torch.zeros(1, 3, self.side, self.side), [(self.side, self.side)])
-            anchors = self.model.anchor_generator(image, levels)[0]
+            anchors = generator(self.images(1), levels)[0]
         self.register_buffer("anchors", anchors.float(), persistent=False)
-        each = self.model.anchor_generator.num_anchors_per_location()
+        each = generator.num_anchors_per_location()
         self.by_level = [count * level.shape[2] * level.shape[3] for count, level in zip(each, levels, strict=True)]
+
+    @property
+    def generator(self) -> Any:
+        """What makes the anchors."""
+        return self.model.anchor_generator
+
+    def images(self, count: int) -> ImageList:
+        """So many images as torchvision's modules ask for them: of their pixels they take the size alone."""
+        return ImageList(torch.zeros(1, 1, 1, 1).expand(count, 3, self.side, self.side), [(self.side, self.side)] * count)
 
     @abstractmethod
     def made(self) -> Any:
@@ -90,9 +104,14 @@ class OfTorchvision(DetectorNetwork):
         """Targets with boxes in pixels and labels from `first`."""
         return [{"boxes": one["boxes"] * self.side, "labels": one["labels"] + first} for one in targets]
 
-    def anchors_of(self, count: int) -> list[Any]:
-        """The anchors of so many images."""
-        return [self.anchors] * count
+    def with_anchors(self, regression: Any) -> Any:
+        """What boxes are decoded from (N, A, 8): the regression (N, A, 4), and the anchors."""
+        return torch.cat([regression, self.anchors[None].expand(regression.shape[0], -1, -1)], dim=2)
+
+    def boxes_of(self, regression: Any, *, coder: Any) -> Any:
+        """Boxes (N, c, 4) as shares of the sides, of those of `with_anchors` that remain."""
+        flat = regression.reshape(-1, 8)
+        return coder.decode_single(flat[:, :4], flat[:, 4:]).reshape(regression.shape[0], -1, 4) / self.side
 
 
 class Fcos(OfTorchvision):
@@ -117,5 +136,106 @@ class Fcos(OfTorchvision):
 
     def losses(self, raw: Any, targets: list[dict[str, Any]]) -> Any:
         """Of class, box and middle."""
-        found = self.model.compute_loss(self.in_pixels(targets), raw, self.anchors_of(len(targets)), self.by_level)
+        found = self.model.compute_loss(self.in_pixels(targets), raw, [self.anchors] * len(targets), self.by_level)
         return sum(found.values())
+
+
+class Retinanet(OfTorchvision):
+    """RetinaNet (Lin et al. 2017): nine anchors at every position of the pyramid, learned by the focal loss.
+
+    In torchvision's second version, with normalisations in the head and the generalised IoU for boxes.
+    """
+
+    name = "retinanet"
+
+    def made(self) -> RetinaNet:
+        """See `OfTorchvision`."""
+        width, strides = width_for(self.layers), self.strides(len(self.layers) + 2)
+        sizes = tuple(tuple(int(4 * stride * 2 ** (part / 3)) for part in range(3)) for stride in strides)
+        head = RetinaNetHead(width, 9, self.classes, norm_layer=partial(nn.GroupNorm, 32))
+        head.regression_head._loss_type = "giou"
+        return RetinaNet(
+            Pyramid(self.layers, width, LastLevelP6P7(self.layers[-1].channels, width)), self.classes,
+            anchor_generator=AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(sizes)), head=head,
+        )  # fmt: skip
+
+    def predicted(self, raw: Any) -> Any:
+        """See `DetectorNetwork`."""
+        logits = raw["cls_logits"]
+        best = surest(logits, self.with_anchors(raw["bbox_regression"]), candidates(logits.shape[1]))
+        return torch.cat([best[..., :-8], self.boxes_of(best[..., -8:], coder=self.model.box_coder)], dim=2)
+
+    def losses(self, raw: Any, targets: list[dict[str, Any]]) -> Any:
+        """Of class and box."""
+        return sum(self.model.compute_loss(self.in_pixels(targets), raw, [self.anchors] * len(targets)).values())
+
+
+class Levels(nn.Module):  # type: ignore[misc]
+    """The maps as they are, the finest scaled to one length, and coarser ones (Liu et al. 2016): the backbone of SSD."""
+
+    def __init__(self, layers: Sequence[MapLayer], width: int, count: int) -> None:
+        super().__init__()
+        # Root mean square 1, as the paper's 20 is nearly of 512 channels.
+        self.scale_weight = nn.Parameter(torch.full((layers[0].channels,), layers[0].channels ** 0.5))
+        self.out_channels, side, extra = [layer.channels for layer in layers], layers[-1].height, nn.ModuleList()
+        while len(self.out_channels) < count and side > 1:
+            output = width if extra else 2 * width
+            extra.append(
+                nn.Sequential(
+                    *_normalised(nn.Conv2d(self.out_channels[-1], output // 2, 1, bias=False)),
+                    *_normalised(nn.Conv2d(output // 2, output, 3, padding=1, stride=2, bias=False)),
+                )
+            )
+            self.out_channels.append(output)
+            side = (side + 1) // 2
+        self.extra = extra
+
+    def forward(self, maps: list[Any]) -> OrderedDict[str, Any]:
+        """The levels by name, the finest first."""
+        levels = [self.scale_weight[:, None, None] * functional.normalize(maps[0]), *maps[1:]]
+        value = maps[-1]
+        for block in self.extra:
+            value = block(value)
+            levels.append(value)
+        return OrderedDict((str(number), one) for number, one in enumerate(levels))
+
+
+def _normalised(convolution: nn.Conv2d) -> tuple[nn.Module, ...]:
+    """A convolution, normalised within an image, since the coarsest level has one position; then ReLU."""
+    return convolution, nn.GroupNorm(16, convolution.out_channels), nn.ReLU()
+
+
+class Ssd(OfTorchvision):
+    """SSD (Liu et al. 2016): four or six default boxes at every position of up to six levels; softmax, and the hardest negatives."""
+
+    name, guessing = "ssd", 12.0
+    most = 6
+
+    def made(self) -> SSD:
+        """See `OfTorchvision`. Default boxes have the sizes that torchvision's SSD300 has."""
+        levels = Levels(self.layers, width_for(self.layers), max(self.most, len(self.layers)))
+        count = len(levels.out_channels)
+        ratios = [[2] if place in (0, count - 2, count - 1) else [2, 3] for place in range(count)]
+        scales = [0.07, *(0.15 + 0.9 * place / max(1, count - 1) for place in range(count))]
+        return SSD(levels, DefaultBoxGenerator(ratios, scales=scales), (self.side, self.side), self.classes + 1)
+
+    def predicted(self, raw: Any) -> Any:
+        """The probability of a class beside all others and the background, as logits of its own."""
+        logits = of_softmax(raw["cls_logits"])
+        best = surest(logits, self.with_anchors(raw["bbox_regression"]), candidates(logits.shape[1]))
+        return torch.cat([best[..., :-8], self.boxes_of(best[..., -8:], coder=self.model.box_coder)], dim=2)
+
+    def losses(self, raw: Any, targets: list[dict[str, Any]]) -> Any:
+        """Of class and box."""
+        known = self.in_pixels(targets, first=1)
+        nothing = torch.full((len(self.anchors),), -1, dtype=torch.int64, device=self.anchors.device)
+        matched = [
+            self.model.proposal_matcher(box_iou(one["boxes"], self.anchors)) if len(one["boxes"]) else nothing for one in known
+        ]  # fmt: skip
+        return sum(self.model.compute_loss(known, raw, [self.anchors] * len(known), matched).values())
+
+
+def of_softmax(logits: Any) -> Any:
+    """Logits of a softmax, of the background first, (..., k + 1), as logits of k sigmoids with the same probabilities."""
+    chance = logits.softmax(dim=-1)[..., 1:].clamp(_CERTAIN, 1 - _CERTAIN)
+    return chance.log() - (-chance).log1p()
