@@ -14,11 +14,12 @@ from headstart.data import Boxes, Dataset
 from headstart.features.prepared import ExtractorSettings, prepare
 from headstart.metrics.boxes import Detections
 from headstart.metrics.matching import match
-from headstart.progress import Seconds
+from headstart.pipeline import deep_check
+from headstart.progress import Listener, Seconds
 from headstart.settings import FineTuning, FitSettings
 from headstart.tasks import Judged, Learned, LearningContext
 from headstart.tasks.detection.architectures import ARCHITECTURES
-from headstart.tasks.detection.judging import doubtful_boxes, judge, missing, of_another_class, unconfirmed
+from headstart.tasks.detection.judging import can_be_doubted, doubtful_boxes, judge, missing, of_another_class, unconfirmed
 from headstart.tasks.detection.learning import Crossed
 from headstart.tasks.detection.task import Detection
 
@@ -81,18 +82,22 @@ def test_it_is_silent_where_little_is_found() -> None:
         assert {one.kind for one in doubtful_boxes(crossed, truth, [str(row) for row in range(20)])} == kinds
 
 
-@pytest.fixture(scope="module")
-def planted(cache: Path) -> Judged:
-    """What is known of images of which one lacks a box, one has a wrong class, and one a box of nothing."""
-    pytest.importorskip("torch", reason="the head is trained with PyTorch")
+def faulty() -> Dataset:
+    """Images of which one lacks a box, one has a wrong class, and one a box of nothing."""
     scenes = [scene(number) for number in range(IMAGES)]
     rows = [[(thing.label, thing.box) for thing in things] for _, things in scenes]
     del rows[2][1]
     rows[12][0] = ("plate", rows[12][0][1])
     rows[7].append(("disc", (50, 30, 80, 60)))
     targets = replace(boxes_of(rows), sizes=np.full((IMAGES, 2), (96, 128)))
-    dataset = Dataset(images=np.stack([pixels for pixels, _ in scenes]), targets=targets, parts=np.full(IMAGES, "train"))
-    task = Detection()
+    return Dataset(images=np.stack([pixels for pixels, _ in scenes]), targets=targets, parts=np.full(IMAGES, "train"))
+
+
+@pytest.fixture(scope="module")
+def planted(cache: Path) -> Judged:
+    """What is known of such images."""
+    pytest.importorskip("torch", reason="the head is trained with PyTorch")
+    dataset, task = faulty(), Detection()
     settings = task.settings(
         FitSettings(
             backbone="lite0@96", cache=cache, fine_tuning=FineTuning(strategy="probe", epochs=30, batch_size=8, label_smoothing=0, views=2)
@@ -103,7 +108,7 @@ def planted(cache: Path) -> Judged:
         prepared.table(dataset, seconds=Seconds(), maps=task.maps(settings, dataset)),
         LearningContext(settings=settings, prepared=prepared),
     )
-    crossed = Crossed.of(table, ARCHITECTURES["light"].recipe.plan(settings, len(scenes)), context)
+    crossed = Crossed.of(table, ARCHITECTURES["light"].recipe.plan(settings, len(dataset)), context)
     learned = Learned(choice=None, table=table, prepared=prepared, beside=crossed)  # type: ignore[arg-type]
     return judge(learned, context)
 
@@ -115,6 +120,25 @@ def test_planted_faults_are_named(planted: Judged) -> None:
     assert re.fullmatch(r"array\[12\]: labelled plate at \(.*\), found as disc, confidence 0\.[89]\d", found["wrong classes"].examples[0])
     assert found["unconfirmed boxes"].examples == ("array[7]: disc at (50, 30, 80, 60)",)
     assert all("look at it. " in one.message for one in found.values())
+
+
+@pytest.mark.slow
+def test_a_deep_check_names_a_missing_box_without_a_fit(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch", reason="the head is trained with PyTorch")
+    dataset = faulty()
+    light = ARCHITECTURES["light"]
+    monkeypatch.setitem(ARCHITECTURES, "light", replace(light, recipe=replace(light.recipe, views=2, epochs=80)))
+    dataset = replace(dataset, parts=np.where(np.arange(IMAGES) == 12, "test", "train"))  # such may lack boxes, too
+    audit = deep_check(dataset, settings=FitSettings(backbone="lite0@96", cache=cache)).audit
+    found = {one.kind: one for one in audit.findings}["missing boxes"]
+    assert found.severity == "warning"
+    assert found.examples[0].startswith("array[2]: plate at (")
+
+
+def test_without_boxes_or_with_few_images_nothing_is_trained() -> None:
+    few, none = faulty().take(np.arange(10)), replace(faulty(), targets=boxes_of([[]] * IMAGES))
+    assert not can_be_doubted(few, Listener())
+    assert not can_be_doubted(none, Listener())
 
 
 def test_images_unlike_the_training_images_are_told(planted: Judged) -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class _Check(Settings):
     """How thorough a check is, and what it writes."""
 
-    deep: bool = option(False, "Also near copies, wrong labels, outliers, and what leaks do to the score.", SWITCH)
+    deep: bool = option(False, "Also near copies, wrong labels and boxes, outliers, and what leaks do to the score.", SWITCH)
     fix: Path | None = option(None, "With --deep: write a plan for `headstart fit --plan`.", PATH, metavar="FILE")
     out: Path | None = option(None, "Write all findings as JSON.", PATH, metavar="FILE")
 
@@ -52,7 +52,8 @@ def check_command(
     """Say what is wrong with the data, before any training. Nothing is changed.
 
     Unreadable files, copies, leaks between the parts, groups in the file names, shortcuts by which a class can be told apart without
-    looking at the picture. With --deep, what only features show: near copies, labels that are probably wrong, outliers.
+    looking at the picture. With --deep, what only features show: near copies, labels that are probably wrong, boxes that are missing or
+    of a wrong class, outliers.
 
     Examples:
       headstart check photos/

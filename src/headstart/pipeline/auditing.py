@@ -57,8 +57,8 @@ class DeepAudit:
 def deep_check(data: str | Path | Dataset, *, settings: FitSettings | None = None, listener: Listener | None = None) -> DeepAudit:
     """Audit files and features.
 
-    Features are computed once and kept, as by `fit`. Labels are judged by a head that has not seen the image (or its group): all images
-    take part, whatever their part of the data, since this is not a test of a model.
+    Features are computed once and kept, as by `fit`. Labels are judged by a head that has not seen the image (or its group), boxes by two
+    heads that have each seen the other half: all images take part, whatever their part of the data, since this is not a test of a model.
 
     Args:
         data: as `fit` takes it.
@@ -74,7 +74,9 @@ def deep_check(data: str | Path | Dataset, *, settings: FitSettings | None = Non
     listener.stage(f"Checking {len(dataset)} files")
     facts = gather(dataset, deep=False, progress=listener.progress)
     audit = check(dataset, facts=facts)
-    prepared, table = extract(dataset, settings, _Quiet(listener))
+    own = task.audited(dataset, settings, listener)
+    maps = None if own is None else task.maps(own, replace(dataset, parts=np.full(len(dataset), "train")))
+    prepared, table = extract(dataset, own or settings, _Quiet(listener), maps=maps)
     readable, values = table.dataset, np.asarray(table.values)
     listener.stage("Looking for near copies")
     near = near_copies(
@@ -87,9 +89,13 @@ def deep_check(data: str | Path | Dataset, *, settings: FitSettings | None = Non
     )
     findings = find_near_copies(readable, near, digests=table.digests) + find_outliers(readable, values, layers=table.layers)
     errors = None
+    if own is not None or _can_be_learned(readable):
+        everything_learned = replace(table, groups=groups_of(readable, table.digests, together=near.components)).tested_on(np.empty(0, int))
+    if own is not None:
+        listener.stage("Looking for wrong annotations")
+        findings += task.doubts(everything_learned, LearningContext(settings=own, prepared=prepared, listener=listener))
     if _can_be_learned(readable):
         listener.stage("Looking for wrong labels")
-        everything_learned = replace(table, groups=groups_of(readable, table.digests, together=near.components)).tested_on(np.empty(0, int))
         choice = task.fit(everything_learned, LearningContext(settings=settings, prepared=prepared, listener=listener)).choice
         assert choice.out_of_sample is not None
         logits = _in_order(choice.out_of_sample, choice.estimator.classes_, readable)

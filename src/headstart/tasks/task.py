@@ -320,6 +320,17 @@ class Task(ABC):
         """What is known of the model beside its scores."""
         return Judged()
 
+    def audited(self, dataset: Dataset, settings: FitSettings, listener: Listener) -> FitSettings | None:
+        """The settings of a fit with which `doubts` looks at the data; None where it does not, which the listener is told if it could."""
+        return None
+
+    def doubts(self, table: FeatureTable, context: LearningContext) -> tuple[Finding, ...]:
+        """What in the targets of the training rows looks wrong to models that had not learned from the input, with settings of `audited`.
+
+        Labels are no matter of it: their doubts come with the fit of a head.
+        """
+        return ()
+
     def prediction_sets(self, reliability: Reliability, outputs: Outputs, state: State) -> npt.NDArray[np.bool_] | None:
         """The prediction set of each of n inputs, bool (n, k), from the outputs; None where the run knows none."""
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -9,10 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from headstart.audit import Finding
+from headstart.data import Dataset
 from headstart.data.boxes import Boxes
+from headstart.features.table import FeatureTable
 from headstart.metrics.boxes import Detections, areas, iou
+from headstart.progress import Listener
 from headstart.reliability import Reliability
-from headstart.tasks.detection.learning import Crossed
+from headstart.tasks.detection.architectures import architecture_of
+from headstart.tasks.detection.learning import FEWEST, Crossed
 from headstart.tasks.learned import novelty_of
 from headstart.tasks.task import Judged, Learned, LearningContext
 from headstart.text import plural
@@ -32,14 +37,36 @@ Floats = npt.NDArray[np.float64]
 
 def judge(learned: Learned, context: LearningContext) -> Judged:
     """Novelty by the pooled features of the training inputs; and the boxes that heads which had not seen them contradict most."""
-    table, crossed = learned.table, learned.beside
-    targets = table.dataset.targets
+    table = learned.table
+    return Judged(
+        reliability=Reliability(novelty=novelty_of(table, seed=context.settings.seed)), findings=_doubtful(table, learned.beside)
+    )  # fmt: skip
+
+
+def can_be_doubted(dataset: Dataset, listener: Listener) -> bool:
+    """Whether heads can be trained that say of each box whether they find it; the listener is told where PyTorch alone is missing."""
+    targets = dataset.targets
     assert isinstance(targets, Boxes)
-    findings: tuple[Finding, ...] = ()
-    if crossed is not None:
-        rows, names = table.train[crossed.places], table.dataset.names()
-        findings = tuple(doubtful_boxes(crossed, targets.take(rows), [names[row] for row in rows.tolist()]))
-    return Judged(reliability=Reliability(novelty=novelty_of(table, seed=context.settings.seed)), findings=findings)
+    if len(dataset) < FEWEST or not any(targets.objects().values()):
+        return False
+    if importlib.util.find_spec("torch") is None:
+        listener.say("Missing boxes and wrong classes are found by training, which needs PyTorch: pip install 'headstart[torch]'.")
+        return False
+    return True
+
+
+def doubts(table: FeatureTable, context: LearningContext) -> tuple[Finding, ...]:
+    """What heads on halves of the training rows find wrong in the other half, as a fit tells it, without the training that follows."""
+    plan = architecture_of(context.settings).recipe.plan(context.settings, len(table.train))
+    return _doubtful(table, Crossed.of(table, plan, context))
+
+
+def _doubtful(table: FeatureTable, crossed: Crossed | None) -> tuple[Finding, ...]:
+    if crossed is None:
+        return ()
+    targets, rows, names = table.dataset.targets, table.train[crossed.places], table.dataset.names()
+    assert isinstance(targets, Boxes)
+    return tuple(doubtful_boxes(crossed, targets.take(rows), [names[row] for row in rows.tolist()]))
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,11 @@ from headstart.tasks.outputs import ClassOutputs, ExportedOutput, FileOptions, N
 from headstart.tasks.task import Judged, Learned, LearningContext, Task
 
 if TYPE_CHECKING:
+    from headstart.audit import Finding
     from headstart.data import Dataset, Targets
     from headstart.features.stage_maps import ChooseMaps, StageMaps
     from headstart.features.table import FeatureTable
+    from headstart.progress import Listener
     from headstart.reliability import Reliability
     from headstart.settings import FitSettings
     from headstart.tasks.detection.comparing import BoxComparison
@@ -216,6 +218,17 @@ class Detection(Task):
 
     def document(self, form: str, records: Sequence[Record], state: State) -> str:
         return forms.document(form, records)
+
+    def audited(self, dataset: Dataset, settings: FitSettings, listener: Listener) -> FitSettings | None:
+        """None without PyTorch, and where there are too few images or no boxes."""
+        from headstart.tasks.detection.judging import can_be_doubted
+
+        return self.settings(settings) if can_be_doubted(dataset, listener) else None
+
+    def doubts(self, table: FeatureTable, context: LearningContext) -> tuple[Finding, ...]:
+        from headstart.tasks.detection.judging import doubts
+
+        return doubts(table, context)
 
     def located(self, predictions: Any, row: int, number: int) -> tuple[int, tuple[float, float, float, float]] | None:
         return predicted.located(predictions, row, number)
