@@ -117,7 +117,7 @@ class FitSettings(ListOptions):
     )  # fmt: skip
     weights: str | Path | None = option(
         None, "Backbone weights: .safetensors, .pth (read safely), Keras' .h5.", PATH, metavar="FILE",
-        details="By default the published ones.",
+        details="By default the published ones. Of boxes also a whole detector of torchvision, or `coco`.",
     )  # fmt: skip
     budget: float | None = option(
         None, "Choose backbone, image size, views and training within this time: 90s, 10m, 1h.", number(above=0), metavar="TIME",

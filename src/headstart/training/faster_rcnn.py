@@ -15,13 +15,14 @@ from torch import nn
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.roi_heads import fastrcnn_loss
+from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import MultiScaleRoIAlign, clip_boxes_to_image, nms, roi_align
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from headstart.training.own_loss import candidates, listed, surest
-from headstart.training.torchvision_detectors import OfTorchvision, Pyramid, of_softmax, width_for
+from headstart.training.torchvision_detectors import OfTorchvision, Pyramid, of_softmax
 
 PROPOSALS = 300
 """Regions of an image that are classified, as in the paper (Ren et al. 2015)."""
@@ -35,17 +36,22 @@ class FasterRcnn(OfTorchvision):
     """Faster R-CNN (Ren et al. 2015) with a feature pyramid: regions are proposed first, then each is classified and its box refined."""
 
     name = "faster_rcnn"
+    class_head = ("roi_heads.box_predictor.",)
 
     def made(self) -> FasterRCNN:
-        """See `OfTorchvision`."""
-        width, strides = width_for(self.layers), self.strides(len(self.layers) + 1)
+        """See `OfTorchvision`. A file of torchvision's second version has more convolutions, which are normalised."""
+        width, strides, second = self.width, self.strides(len(self.layers) + 1), "rpn.head.conv.1.0.weight" in self.weights
+        norm, deep = (nn.BatchNorm2d, 2) if second else (None, 1)
+        head: Any = TwoMLPHead(width * 49, 4 * width)
+        if second:
+            head = FastRCNNConvFCHead((width, 7, 7), [width] * 4, [4 * width], norm_layer=norm)
         names = [str(number) for number in range(len(self.layers))]
         model = FasterRCNN(
-            Pyramid(self.layers, width, LastLevelMaxPool()),
+            Pyramid(self.layers, width, LastLevelMaxPool(), norm=norm), rpn_head=RPNHead(width, 3, conv_depth=deep),
             rpn_anchor_generator=AnchorGenerator(tuple((8 * one,) for one in strides), ((0.5, 1.0, 2.0),) * len(strides)),
             rpn_post_nms_top_n_train=_BEFORE, rpn_post_nms_top_n_test=PROPOSALS, rpn_pre_nms_top_n_test=_BEFORE,
             box_roi_pool=MultiScaleRoIAlign(names, output_size=7, sampling_ratio=2), box_batch_size_per_image=SAMPLED,
-            box_head=TwoMLPHead(width * 49, 4 * width), box_predictor=FastRCNNPredictor(4 * width, self.classes + 1),
+            box_head=head, box_predictor=FastRCNNPredictor(4 * width, self.classes + 1),
         )  # fmt: skip
         for part in (model.rpn, model.roi_heads):
             part.fg_bg_sampler = Sampler(part.fg_bg_sampler)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -24,6 +24,7 @@ from torchvision.ops import box_iou
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, FeaturePyramidNetwork, LastLevelP6P7
 
 from headstart.backbones.stage_maps import MapLayer
+from headstart.errors import BackboneError
 from headstart.training.own_loss import DetectorNetwork, candidates, surest
 
 NARROWEST, WIDEST = 64, 256
@@ -41,9 +42,9 @@ def width_for(layers: Sequence[MapLayer]) -> int:
 class Pyramid(nn.Module):  # type: ignore[misc]
     """A feature pyramid on maps, a list of (N, C, h, w): the backbone of a model of torchvision."""
 
-    def __init__(self, layers: Sequence[MapLayer], width: int, extra: ExtraFPNBlock) -> None:
+    def __init__(self, layers: Sequence[MapLayer], width: int, extra: ExtraFPNBlock, *, norm: type[nn.Module] | None = None) -> None:
         super().__init__()
-        self.fpn = FeaturePyramidNetwork([layer.channels for layer in layers], width, extra_blocks=extra)
+        self.fpn = FeaturePyramidNetwork([layer.channels for layer in layers], width, extra_blocks=extra, norm_layer=norm)
         self.out_channels = width
 
     def forward(self, maps: list[Any]) -> OrderedDict[str, Any]:
@@ -56,15 +57,62 @@ class OfTorchvision(DetectorNetwork):
     """A one-stage model of torchvision: `model` has a backbone of levels, a head, and anchors."""
 
     model: Any
+    class_head: ClassVar[tuple[str, ...]] = ("head.classification_head.cls_logits.",)
+    """Beginnings of the names of weights that are new where a file has other classes."""
+
+    def __init__(
+        self, layers: Sequence[MapLayer], classes: int, *, side: int, seed: int = 0, weights: Mapping[str, Any] | None = None
+    ) -> None:  # fmt: skip
+        self.weights: Mapping[str, Any] = weights or {}  # of a whole detector, by torchvision's names
+        self.pretrained = bool(weights)
+        super().__init__(layers, classes, side=side, seed=seed)
+        self.weights = {}
+
+    def standardise(self, maps: Any) -> None:
+        """See `Standardised`; weights of a file are for maps as they are."""
+        if not self.pretrained:
+            super().standardise(maps)
+
+    @property
+    def width(self) -> int:
+        """Channels of the pyramid."""
+        for name, value in self.weights.items():
+            if name.startswith("backbone.fpn.layer_blocks.0.") and value.ndim == 4:
+                return int(value.shape[0])
+        return width_for(self.layers)
+
+    def last_levels(self, inputs: int) -> LastLevelP6P7:
+        """What makes the two coarsest levels, of so many channels where no file says it."""
+        given = self.weights.get("backbone.fpn.extra_blocks.p6.weight")
+        return LastLevelP6P7(inputs if given is None else int(given.shape[1]), self.width)
+
+    def _load(self) -> None:
+        """Take the weights of the file. BackboneError where they do not fit."""
+        own = self.model.state_dict()
+        state = {name: torch.from_numpy(value) for name, value in self.weights.items() if not name.startswith("backbone.body.")}
+        for name in [name for name in state if name.startswith(self.class_head)]:
+            if name not in own or own[name].shape != state[name].shape:
+                del state[name]
+        try:
+            found = self.model.load_state_dict(state, strict=False)
+        except RuntimeError as error:
+            raise BackboneError(f"The weights do not fit {self.name}: {str(error).strip().splitlines()[-1].strip()}") from None
+        lacking = [name for name in found.missing_keys if not name.startswith(self.class_head) and not name.endswith("num_batches_tracked")]
+        if wrong := [f"{name} is missing" for name in lacking] + [f"{name} has no place in it" for name in found.unexpected_keys]:
+            raise BackboneError(f"The weights do not fit {self.name}: {'; '.join(wrong[:5])}. Is it the file of another detector?")
 
     def build(self) -> None:
         """See `MapNetwork`."""
         self.register()
         self.model = self.made()
+        if self.weights:
+            self._load()
         generator = self.generator
+        self.model.eval()  # the statistics of a file's normalisations stay as they are
         with torch.no_grad():
             levels = self.levels([torch.zeros(1, *layer.shape) for layer in self.layers])
             anchors = generator(self.images(1), levels)[0]
+        self.model.train()
         self.register_buffer("anchors", anchors.float(), persistent=False)
         each = generator.num_anchors_per_location()
         self.by_level = [count * level.shape[2] * level.shape[3] for count, level in zip(each, levels, strict=True)]
@@ -121,10 +169,10 @@ class Fcos(OfTorchvision):
 
     def made(self) -> FCOS:
         """See `OfTorchvision`."""
-        width = width_for(self.layers)
+        width = self.width
         sizes = tuple((stride,) for stride in self.strides(len(self.layers) + 2))
         return FCOS(
-            Pyramid(self.layers, width, LastLevelP6P7(width, width)), self.classes,
+            Pyramid(self.layers, width, self.last_levels(width)), self.classes,
             anchor_generator=AnchorGenerator(sizes, ((1.0,),) * len(sizes)),
         )  # fmt: skip
 
@@ -143,19 +191,20 @@ class Fcos(OfTorchvision):
 class Retinanet(OfTorchvision):
     """RetinaNet (Lin et al. 2017): nine anchors at every position of the pyramid, learned by the focal loss.
 
-    In torchvision's second version, with normalisations in the head and the generalised IoU for boxes.
+    In torchvision's second version, with normalisations in the head and the generalised IoU for boxes, unless a file is of the first.
     """
 
     name = "retinanet"
 
     def made(self) -> RetinaNet:
         """See `OfTorchvision`."""
-        width, strides = width_for(self.layers), self.strides(len(self.layers) + 2)
+        width, strides = self.width, self.strides(len(self.layers) + 2)
+        second = not self.weights or "head.classification_head.conv.0.1.weight" in self.weights
         sizes = tuple(tuple(int(4 * stride * 2 ** (part / 3)) for part in range(3)) for stride in strides)
-        head = RetinaNetHead(width, 9, self.classes, norm_layer=partial(nn.GroupNorm, 32))
-        head.regression_head._loss_type = "giou"
+        head = RetinaNetHead(width, 9, self.classes, norm_layer=partial(nn.GroupNorm, 32) if second else None)
+        head.regression_head._loss_type = "giou" if second else "l1"
         return RetinaNet(
-            Pyramid(self.layers, width, LastLevelP6P7(self.layers[-1].channels, width)), self.classes,
+            Pyramid(self.layers, width, self.last_levels(self.layers[-1].channels)), self.classes,
             anchor_generator=AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(sizes)), head=head,
         )  # fmt: skip
 

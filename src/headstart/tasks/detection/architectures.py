@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from headstart.backbones.stage_maps import MapLayer
 from headstart.heads.decoder import one_of_each_size
 from headstart.settings import FitSettings
+from headstart.tasks.detection.published import detector_weights
 from headstart.tasks.stored_maps import MapRecipe, side_of
 
 if TYPE_CHECKING:
@@ -45,7 +46,9 @@ class Architecture:
         """The network at the start of the training."""
         module, name = self.network.split(":")
         network: Any = getattr(import_module(module), name)
-        made: Detector = network(layers, classes, side=side_of(settings), seed=settings.seed)
+        weights = detector_weights(settings)
+        whole = {} if weights is None else {"weights": weights}  # of this architecture: `published.resolved` has seen to that
+        made: Detector = network(layers, classes, side=side_of(settings), seed=settings.seed, **whole)
         return made
 
 

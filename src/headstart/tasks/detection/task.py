@@ -20,6 +20,7 @@ from headstart.settings.fit import DETECTORS
 from headstart.tasks.detection import forms
 from headstart.tasks.detection import predictions as predicted
 from headstart.tasks.detection.predictions import BoxPredictions
+from headstart.tasks.detection.published import resolved
 from headstart.tasks.map_settings import HeadOfTask
 from headstart.tasks.outputs import ClassOutputs, ExportedOutput, FileOptions, Neighbour, Output, Outputs, Predictions, State
 from headstart.tasks.task import Judged, Learned, LearningContext, Task
@@ -83,7 +84,7 @@ class Detection(Task):
             raise ParameterError(f"{setting('windows', given.windows)} is for masks, not for boxes: give a larger image size instead.")
         if (given.architecture or "light") not in DETECTORS:
             raise ParameterError(f"{setting('architecture', given.architecture)} is not for boxes: use {', '.join(DETECTORS)}.")
-        return HEAD.settings(given)
+        return HEAD.settings(resolved(given))
 
     def maps(self, settings: FitSettings, dataset: Dataset) -> ChooseMaps:
         from headstart.tasks.detection.learning import maps_for
