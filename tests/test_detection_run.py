@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -18,7 +19,9 @@ from PIL import Image
 
 from drawn_scenes import CLASSES, scene
 from headstart import load
-from headstart.errors import ParameterError
+from headstart.batch import BatchSettings, predict_folder
+from headstart.batch.job import Tasks, Work
+from headstart.errors import Interrupted, ParameterError
 from headstart.export import export
 from headstart.export.formats import ExportedModel, engines_for
 from headstart.metrics.boxes import iou
@@ -97,6 +100,32 @@ def test_every_format_has_the_same_boxes(scenes_run: Path, opened: Run, photos: 
             x, y, across, down = (float(share) for share in line[1:5])
             corners = [(x - across / 2) * width, (y - down / 2) * height, (x + across / 2) * width, (y + down / 2) * height]
             np.testing.assert_allclose(corners, box["box"], atol=0.01)
+
+
+def test_a_batch_job_writes_the_list_of_coco_and_resumes(scenes_run: Path, photos: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    (photos / "broken.png").write_bytes(b"no image")
+    expected = json.loads(cli("predict", scenes_run, photos, "--format", "coco").out)
+    small = BatchSettings(part=1)
+
+    def compute(work: Work, run: Run, tasks: Tasks, progress: Any) -> Any:
+        for index, names in tasks:
+            if index == 2:
+                raise KeyboardInterrupt
+            yield work.do(run, index, names)
+
+    with pytest.raises(Interrupted):
+        predict_folder(scenes_run, [photos], out="found.json", settings=small, compute=compute)
+    with pytest.warns(RuntimeWarning, match="1 of 4 images cannot be read"):
+        predict_folder(scenes_run, [photos], out="found.json", settings=replace(small, resume=True))
+    found = json.loads(Path("found.json").read_text())
+    assert [one | {"image_id": Path(one["image_id"]).name} for one in found] == expected
+    assert {one["image_id"] for one in found} == {str(photos / "50.png"), str(photos / "51.png")}
+    done = cli("predict", scenes_run, photos / "55.png", "--batch", "--out", "nothing.json")
+    assert done.code == 0, done.err
+    assert json.loads(Path("nothing.json").read_text()) == []
+    done = cli("predict", scenes_run, photos, "--batch", "--out", "shard.json", "--shard", "1/2")
+    assert done.code == 2
+    assert "--shard 1/2 makes a part of a table, and shard.json is a list: use .parquet or .jsonl." in done.err
 
 
 def test_boxes_are_drawn_and_the_confidence_can_be_chosen(scenes_run: Path, photos: Path, cli: Cli) -> None:

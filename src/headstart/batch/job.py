@@ -16,7 +16,7 @@ from typing import Any
 from headstart.batch.folder import Part, PartsFolder, check_same, read_json, read_listing, record_of, write_json
 from headstart.batch.tables import TableFormat, format_for
 from headstart.data.listing import tell_passed
-from headstart.errors import DataError, HeadstartError, Interrupted, ParameterError, RunError
+from headstart.errors import DataError, HeadstartError, Interrupted, ParameterError, RunError, setting
 from headstart.files import check_writable, file_digest, replacing
 from headstart.progress import Listener, Progress
 from headstart.reliability import Shift
@@ -109,7 +109,11 @@ def predict_folder(
     opened = load(run, engine=settings.engine)
     least = opened.least(confidence=settings.confidence, accuracy=settings.accuracy)
     top = min(settings.top, max([len(one.classes) for one in opened.class_outputs], default=1))
-    table = format_for(out, opened.columns(top=top))
+    table = format_for(out, opened.columns(top=top), opened.task.results())
+    if settings.shard is not None and not table.mergeable:
+        raise ParameterError(
+            f"{setting('shard', settings.shard)} makes a part of a table, and {out.name} is a list: use .parquet or .jsonl."
+        )
     work = Work(run=run, digest=opened.manifest.digest, engine=settings.engine, top=top, least=least, table=table)
     listener, compute = listener or Listener(), compute or _here
     return _Job(out=out, work=work, run=opened, sources=sources, settings=settings, listener=listener, compute=compute).carry_out()

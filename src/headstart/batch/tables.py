@@ -1,4 +1,4 @@
-"""The table that a batch job writes: CSV, JSON lines or Parquet, by the suffix of its name.
+"""The table that a batch job writes: CSV, JSON lines or Parquet, or COCO's list of results, by the suffix of its name.
 
 A job makes its table in parts. A part is some bytes; joined in order they are the table. CSV and JSON lines are simply put one after the
 other. Parts of Parquet are small Parquet files, whose rows are written anew in larger row groups, a part in memory at a time.
@@ -10,7 +10,7 @@ import csv
 import io
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -28,6 +28,7 @@ class TableFormat(ABC):
 
     columns: tuple[Column, ...]
     name: ClassVar[str]
+    mergeable: ClassVar[bool] = True
 
     @property
     def header(self) -> bytes:
@@ -119,9 +120,43 @@ class Parquet(TableFormat):
         return core.Schema([core.Field(column.name, _type(column.type), nullable=column.type != "name") for column in shown])
 
 
-def format_for(out: Path, columns: tuple[Column, ...]) -> TableFormat:
-    """The format that the suffix of `out` asks for; ParameterError for another suffix."""
+@dataclass(frozen=True)
+class Results(TableFormat):
+    """COCO's list of results in JSON: an entry for each thing found, and none for an image without. A part has an entry a line.
+
+    Its images are called as in a table, since a folder of any size may hold a name twice.
+    """
+
+    entries: Callable[[Iterable[Record]], Iterator[dict[str, Any]]]
+    name = "coco"
+    mergeable = False
+
+    def part(self, records: Iterable[Record]) -> bytes:
+        """The lines of these records."""
+        return "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in self.entries(records)).encode()
+
+    def join(self, parts: Iterable[bytes], file: Path) -> None:
+        """Write the list of all entries."""
+        between = b""
+        with file.open("wb") as target:
+            target.write(b"[")
+            for part in filter(None, parts):
+                target.write(between + b"\n" + part[:-1].replace(b"\n", b",\n"))
+                between = b","
+            target.write(b"\n]\n")
+
+    def parts(self, file: Path, *, rows: int) -> Iterator[bytes]:
+        """A list does not say which images have no entry."""
+        raise NotImplementedError
+
+
+def format_for(
+    out: Path, columns: tuple[Column, ...], results: Callable[[Iterable[Record]], Iterator[dict[str, Any]]] | None = None
+) -> TableFormat:
+    """The format that the suffix of `out` asks for; ParameterError for another suffix. `results` are those of the task."""
     match out.suffix.lower():
+        case ".json" if results is not None:
+            return Results(columns, results)
         case ".csv":
             return Csv(columns)
         case ".jsonl" | ".ndjson":
@@ -129,7 +164,8 @@ def format_for(out: Path, columns: tuple[Column, ...]) -> TableFormat:
         case ".parquet" | ".pq":
             _arro3()
             return Parquet(columns)
-    raise ParameterError(f"--out must end in .parquet, .csv or .jsonl, which sets the format of the table; got {str(out)!r}.")
+    listed = "" if results is None else ", or in .json for COCO's list of results"
+    raise ParameterError(f"--out must end in .parquet, .csv or .jsonl, which sets the format of the table{listed}; got {str(out)!r}.")
 
 
 def _arro3() -> Any:

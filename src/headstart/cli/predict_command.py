@@ -41,7 +41,7 @@ class _Predict(BatchSettings):
     )  # fmt: skip
     out: Path | None = option(
         None, "Folder for predictions that are pictures, such as masks, or files; of others the file for what is printed; of --batch and "
-        "--merge the table: .parquet, .csv or .jsonl.", PATH, metavar="DIR|FILE",
+        "--merge the table: .parquet, .csv or .jsonl; of boxes also .json, a list for COCO.", PATH, metavar="DIR|FILE",
     )  # fmt: skip
     draw: Path | None = option(None, "Folder for each image with its prediction over it, such as boxes.", PATH, metavar="DIR")
     overlay: bool = option(False, "Of --out DIR: write each image with its prediction over it as well.", SWITCH)

@@ -7,7 +7,7 @@ task of these methods and knows no task by name.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -401,6 +401,10 @@ class Task(ABC):
     def files_of_all(self, asked: FileOptions, state: State) -> dict[str, bytes]:
         """Files that stand beside those of the inputs, by name, such as a list of classes."""
         return {}
+
+    def results(self) -> Callable[[Iterable[Record]], Iterator[dict[str, Any]]] | None:
+        """From records to the entries of COCO's list of results, which a batch job can write; None where there is no such list."""
+        return None
 
     def document(self, form: str, records: Sequence[Record], state: State) -> str:
         """Records in one of the `documents`, which are not tables, as text."""

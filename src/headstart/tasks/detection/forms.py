@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 from xml.etree import ElementTree
@@ -31,18 +31,21 @@ def _coco(records: Sequence[Record]) -> str:
 
     Source: https://cocodataset.org/#format-results
     """
-    found, names = [], [PurePath(one.name).name for one in records]
-    alone = len(set(names)) == len(names)  # else names alone would not say which image is meant
-    for one, name in zip(records, names, strict=True):
+    names = {one.name: PurePath(one.name).name for one in records}
+    alone = len(set(names.values())) == len(records)  # else names alone would not say which image is meant
+    found = [one | {"image_id": names[one["image_id"]]} if alone else one for one in results(records)]
+    return json.dumps(found, ensure_ascii=False)
+
+
+def results(records: Iterable[Record]) -> Iterator[dict[str, Any]]:
+    """The entries of COCO's list of results; `image_id` is the whole name of the input."""
+    for one in records:
         for box in () if one.error else one.values["boxes"]:
             left, top, right, bottom = box["box"]
-            found.append(
-                {
-                    "image_id": name if alone else one.name, "category_id": one.values["ids"][box["label"]], "category_name": box["label"],
-                    "bbox": [left, top, round(right - left, 1), round(bottom - top, 1)], "score": box["confidence"],
-                }
-            )  # fmt: skip
-    return json.dumps(found, ensure_ascii=False)
+            yield {
+                "image_id": one.name, "category_id": one.values["ids"][box["label"]], "category_name": box["label"],
+                "bbox": [left, top, round(right - left, 1), round(bottom - top, 1)], "score": box["confidence"],
+            }  # fmt: skip
 
 
 def _csv(records: Sequence[Record]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -216,6 +216,9 @@ class Detection(Task):
 
     def files_of_all(self, asked: FileOptions, state: State) -> dict[str, bytes]:
         return forms.files_of_all(asked.form, state["classes"])
+
+    def results(self) -> Callable[[Iterable[Record]], Iterator[dict[str, Any]]]:
+        return forms.results
 
     def document(self, form: str, records: Sequence[Record], state: State) -> str:
         return forms.document(form, records)
