@@ -11,6 +11,7 @@ from headstart.settings.field import SWITCH, TEXT, Settings, documented, either,
 
 GRADUAL = "gradual"
 
+DEFAULT_BATCH = 16
 DEFAULT_STEPS = 600
 """About as many as BiT takes for fewer than 20,000 images (Kolesnikov et al. 2020), in smaller batches."""
 
@@ -70,7 +71,10 @@ class FineTuning(Settings):
         "`MOST_EPOCHS`, or `LEAST_STEPS` steps.",
     )  # fmt: skip
     steps: int | None = _setting(None, "Number of batches, instead of --epochs.", whole(1), metavar="N")
-    batch_size: int = _setting(16, "Images in a batch.", whole(1), metavar="N", details="Over all processes.")
+    batch_size: int | None = _setting(
+        None, "Images in a batch.", whole(1), metavar="N",
+        details="Over all processes. By default `DEFAULT_BATCH`, and fewer where a task has found these to be better.",
+    )  # fmt: skip
     augment: str = _setting(
         "light", "none, light, standard, settings (flip=0.5,rotation=10), or a .toml file.", TEXT, metavar="CONFIG",
         details="See `headstart.modalities.image.augment`.",
@@ -205,7 +209,12 @@ class FineTuning(Settings):
     def for_images(self, images: int) -> FineTuning:
         """The same with the defaults that depend on the number of training images."""
         share = min(max(HELD_OUT / images, 0.1), 0.25) if self.validation_share is None else self.validation_share
-        return replace(self, validation_share=share, refit=share > 0.1 if self.refit is None else self.refit)
+        return replace(self, validation_share=share, refit=share > 0.1 if self.refit is None else self.refit, batch_size=self.batch)
+
+    @property
+    def batch(self) -> int:
+        """`batch_size`, or the default."""
+        return DEFAULT_BATCH if self.batch_size is None else self.batch_size
 
     @property
     def highest_lr(self) -> float:

@@ -20,6 +20,7 @@ from headstart.modalities.image.warp import View
 from headstart.pixels.windows import Windows
 from headstart.progress import Part
 from headstart.settings import FineTuning, FitSettings
+from headstart.settings.fine_tuning import DEFAULT_BATCH
 from headstart.tasks.task import LearningContext
 from headstart.text import plural
 from headstart.training.job import Resumable, TrainingJob
@@ -44,6 +45,7 @@ class MapRecipe:
         light: what the augmentation ``light`` is for targets that say where things are.
         lr: the highest learning rate.
         epochs: how many there are, unless these are too few or too many steps: between `steps`, and at least `fewest` epochs.
+        batch: inputs in a batch.
     """
 
     views: int
@@ -52,6 +54,7 @@ class MapRecipe:
     epochs: int
     fewest: int
     steps: tuple[int, int]
+    batch: int = DEFAULT_BATCH
 
     def augmented(self, plan: FineTuning) -> FineTuning:
         """The plan with the augmentation that ``light`` stands for."""
@@ -63,13 +66,14 @@ class MapRecipe:
         given = replace(asked, strategy="probe", unfreeze=None, retain="none")
         if asked.strategy != "probe":  # its length and rates are those of the training that follows
             given = replace(given, epochs=None, steps=None, lr=None, early_stop=None, average=0)
-        each, (least, most) = max(1, -(-images // given.batch_size)), self.steps
+        batch, (least, most) = given.batch_size or self.batch, self.steps
+        each = max(1, -(-images // batch))
         usual = max(self.fewest, min(most // each, max(self.epochs, least // each)))
         epochs = given.epochs or (None if given.steps is not None else usual)
         return self.augmented(
             replace(
-                given, lr=given.lr or self.lr, epochs=epochs, warmup=0.25, validation_share=0.0, keep="last", ship="trained",
-                start="random", batchnorm="train",
+                given, lr=given.lr or self.lr, epochs=epochs, batch_size=batch, warmup=0.25, validation_share=0.0, keep="last",
+                ship="trained", start="random", batchnorm="train",
             )
         )  # fmt: skip
 

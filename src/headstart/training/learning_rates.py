@@ -198,8 +198,8 @@ def find_lr(job: TrainingJob, start: Pretrained, *, low: float = 1e-6, high: flo
         stored=None,
     )  # fmt: skip
     rows = job.train
-    if steps * plan.batch_size < len(rows):  # no more images are decoded, or run through the frozen part, than the search uses
-        rows = np.sort(np.random.default_rng(job.seed).permutation(rows)[: steps * plan.batch_size])
+    if steps * plan.batch < len(rows):  # no more images are decoded, or run through the frozen part, than the search uses
+        rows = np.sort(np.random.default_rng(job.seed).permutation(rows)[: steps * plan.batch])
     try:
         with tempfile.TemporaryDirectory(prefix="headstart-search-", ignore_cleanup_errors=True) as scratch, memory_errors(plan):
             model = Preparation(replace(job, stored=rows), start, folder=Path(scratch)).run()

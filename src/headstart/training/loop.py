@@ -177,7 +177,7 @@ class Training:
     def batch(self, order: Rows, epoch: int, index: int) -> Batch:
         """The share of a batch that this process computes, mixed if the plan asks for it."""
         last = index + 1 == self.schedule.steps_per_epoch
-        rows = order[index * self.plan.batch_size : None if last else (index + 1) * self.plan.batch_size]
+        rows = order[index * self.plan.batch : None if last else (index + 1) * self.plan.batch]
         mine, inputs = self.job.processes.share(len(rows)), self.model.inputs
         values, targets = inputs.views(rows[mine], epoch), self.task.targets(rows, inputs.view(epoch))
         step = epoch * self.schedule.steps_per_epoch + index

@@ -69,7 +69,7 @@ def measure(job: TrainingJob, start: Pretrained, *, milliseconds: float) -> Pace
     from headstart.training.preparation import Preparation, memory_errors
 
     plan = replace(job.plan, epochs=1, steps=None, views=1, logger="none")
-    few = job.train[: _WHOLE_BATCHES * plan.batch_size]
+    few = job.train[: _WHOLE_BATCHES * plan.batch]
     small = replace(
         job, plan=plan, train=few, validation=few, select_best=False, checkpoints=None, resume=False, processes=Processes(), stored=None
     )
@@ -82,7 +82,7 @@ def measure(job: TrainingJob, start: Pretrained, *, milliseconds: float) -> Pace
         training.prepare(0)
         training.prepare(None)
         steps, validations = _timed(lambda: _step(training)), _timed(training.validate)
-        each = min(len(few), plan.batch_size)
+        each = min(len(few), plan.batch)
         total = sum(stage.flops for stage in model.stages)
         first = next((place for place, stage in enumerate(model.stages) if stage.name in model.trained), len(model.stages))
         frozen = sum(stage.flops for stage in model.stages[:first]) / max(total, 1)

@@ -253,7 +253,7 @@ def memory_errors(plan: FineTuning) -> Iterator[None]:
         if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "allocate memory" not in str(error):
             raise
         raise OutOfMemoryError(
-            f"There is not enough memory for batches of {plan.batch_size} images. Try a smaller --batch-size or --image-size, or fewer "
+            f"There is not enough memory for batches of {plan.batch} images. Try a smaller --batch-size or --image-size, or fewer "
             "stages with --unfreeze."
         ) from None
 

@@ -30,8 +30,8 @@ class Schedule:
     @classmethod
     def of(cls, plan: FineTuning, images: int) -> Schedule:
         """The schedule of a plan for this many training images."""
-        each = max(1, math.ceil(images / plan.batch_size))
-        if plan.batchnorm == "train" and each > 1 and images % plan.batch_size == 1:
+        each = max(1, math.ceil(images / plan.batch))
+        if plan.batchnorm == "train" and each > 1 and images % plan.batch == 1:
             each -= 1  # one image has no statistics: it joins the batch before
         epochs = math.ceil(DEFAULT_STEPS / each)
         if plan.every_stage:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from headstart.backbones.stage_maps import MapLayer
 from headstart.heads.decoder import one_of_each_size
 from headstart.settings import FitSettings
+from headstart.settings.fine_tuning import DEFAULT_BATCH
 from headstart.tasks.detection.published import detector_weights
 from headstart.tasks.stored_maps import MapRecipe, side_of
 
@@ -52,15 +53,16 @@ class Architecture:
         return made
 
 
-def recipe(*, lr: float, epochs: int) -> MapRecipe:
-    """What the architectures share, at this learning rate."""
-    return MapRecipe(views=8, light="flip=0.5,crop=0.3", lr=lr, epochs=epochs, fewest=6, steps=(300, 2400))
+def recipe(*, lr: float, epochs: int, batch: int = DEFAULT_BATCH) -> MapRecipe:
+    """What the architectures share; no training is shorter than 300 steps, or longer than these epochs of 1,280 images."""
+    most = epochs * 1280 // batch
+    return MapRecipe(views=8, light="flip=0.5,crop=0.3", lr=lr, epochs=epochs, fewest=6, steps=(300, most), batch=batch)
 
 
 ARCHITECTURES: dict[str, Architecture] = {
     "light": Architecture(
         title="one-stage head", paper="in the line of FCOS", implementation="headstart", licence="Apache-2.0",
-        network="headstart.training.detectors:BoxNetwork", recipe=recipe(lr=4e-3, epochs=30),
+        network="headstart.training.detectors:BoxNetwork", recipe=recipe(lr=4e-3, epochs=20, batch=8),
     ),
     "fcos": Architecture(
         title="FCOS", paper="Tian et al. 2019, arXiv:1904.01355", implementation="torchvision", licence="BSD-3-Clause",
