@@ -18,7 +18,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headstart.backbones import handcrafted, timm_models
+from headstart.backbones import handcrafted, hub_detectors, timm_models
 from headstart.backbones.composed import Specification, check_size, composed_digest, composed_module, composed_record, joined, mirrored
 from headstart.backbones.records import (
     Backbone,
@@ -85,7 +85,8 @@ def load_backbone(
 
     Args:
         name: as `find` accepts it.
-        weights: a ``.safetensors``, ``.pth`` or (of Keras) ``.h5`` file to use in place of the published weights, or ``"random"``.
+        weights: a ``.safetensors``, ``.pth`` or (of Keras) ``.h5`` file to use in place of the published weights, or ``"random"``; or a
+            detector as `headstart.backbones.hub_detectors` finds it, where `name` is that of its backbone.
         cache: the cache folder; converted networks are in its folder ``networks``.
         announce: called with one line before anything that takes a while.
         seed: of random weights.
@@ -149,6 +150,8 @@ def at_hand(cache: Path | None) -> tuple[str, ...]:
 
 def _load(name: str, weights: str | Path | None, networks: NetworkCache, *, announce: Announce, seed: int) -> Backbone:
     """One backbone as it is published."""
+    if weights is not None and hub_detectors.backbone_name(weights) == name:
+        return _of_detector(hub_detectors.HubDetector.find(weights, announce=announce), networks, announce=announce)
     record = find_in_catalogue(name)
     digest = _known_digest(record, weights)
     cached = networks.find(record.name if record else name, weights_digest=digest) if weights != RANDOM else None
@@ -157,6 +160,17 @@ def _load(name: str, weights: str | Path | None, networks: NetworkCache, *, anno
     if record is None:
         record = _with_alias(_find(name), name)
     return _converted(record, find_weights(record, weights, seed=seed, announce=announce), networks, seed=seed, announce=announce)
+
+
+def _of_detector(detector: hub_detectors.HubDetector, networks: NetworkCache, *, announce: Announce) -> Backbone:
+    """The backbone of a detector, from the cache or converted now."""
+    record, digest = detector.record(), detector.digest
+    cached = networks.find(record.name, weights_digest=digest)
+    if cached is not None:
+        return cached
+    announce(f"Converting the backbone of {detector.name} once for this machine (licence {record.licence or 'not in its folder'})")
+    conversion = timm_models.convert_module(record, hub_detectors.torch_backbone(detector))
+    return networks.add(conversion, weights_digest=digest, weights_source=detector.name)
 
 
 def _converted(record: BackboneRecord, found: Weights, networks: NetworkCache, *, seed: int, announce: Announce) -> Backbone:
@@ -268,6 +282,8 @@ def _torch_network(record: BackboneRecord, weights: str | Path | None, *, announ
     from headstart.backbones.keras_networks import read_weights
 
     timm_models.require(f"The network {record.name} in PyTorch")
+    if weights is not None and hub_detectors.backbone_name(weights) == record.name:
+        return hub_detectors.torch_backbone(hub_detectors.HubDetector.find(weights, announce=announce))
     path = find_weights(record, weights, seed=seed, announce=announce).path
     tensors: Mapping[str, Array] | KerasWeights | None
     if path is None or not record.embedded:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from headstart.backbones.records import Backbone
+from headstart.backbones.timm_models import open_plain
 from headstart.errors import BackboneError, ParameterError
 from headstart.files import file_digest, write_file
 from headstart.onnx_graph import OnnxGraph
@@ -118,7 +119,9 @@ def with_maps(backbone: Backbone) -> onnx.ModelProto:
     for dim, length in zip(fixed.graph.input[0].type.tensor_type.shape.dim, (1, side, side, 3), strict=True):
         dim.Clear()
         dim.dim_value = length
-    shapes = _shapes(shape_inference.infer_shapes(fixed, data_prop=True))
+    shapes = dict(_shapes(shape_inference.infer_shapes(fixed, data_prop=True)))
+    if unknown := [value for value in sources.values() if not all(shapes.get(value) or (0,))]:  # behind a padding that is computed
+        shapes |= _measured(model, unknown, side)
     found: list[MapLayer] = []
     for name, value in sources.items():
         shape = shapes.get(value, ())
@@ -133,6 +136,18 @@ def with_maps(backbone: Backbone) -> onnx.ModelProto:
     del model.graph.output[1:]
     model.graph.output.extend(helper.make_tensor_value_info(one.name, TensorProto.FLOAT, ["N", *one.shape]) for one in found)
     return model
+
+
+def _measured(model: onnx.ModelProto, values: Sequence[str], side: int) -> dict[str, tuple[int, ...]]:
+    """The shapes of values for one image of this size, by running the network; those that PyTorch converted came with ONNX Runtime."""
+    import numpy as np
+    import onnx
+
+    seen = onnx.ModelProto()
+    seen.CopyFrom(model)
+    seen.graph.output.extend(onnx.ValueInfoProto(name=value) for value in values)
+    found = open_plain(seen.SerializeToString()).run(list(values), {"images": np.zeros((1, side, side, 3), np.uint8)})
+    return {value: one.shape for value, one in zip(values, found, strict=True)}
 
 
 def _shapes(model: onnx.ModelProto) -> Mapping[str, tuple[int, ...]]:

@@ -293,7 +293,7 @@ def _checked(written: bytes, module: Any, *, name: str, side: int, any_size: boo
     """Whether a file also takes other sizes, as `any_size` asks. Raises BackboneError where it computes something else than PyTorch."""
     from headstart.backbones.stages import noise
 
-    session = _session(written)
+    session = open_plain(written)
     images = noise(side, side, seed=2, count=1)
     if not (difference := _difference(session, module, images)) <= _TOLERANCE:
         raise BackboneError(
@@ -303,7 +303,8 @@ def _checked(written: bytes, module: Any, *, name: str, side: int, any_size: boo
     return any_size and _difference(session, module, other) <= _TOLERANCE
 
 
-def _session(written: bytes) -> Any:
+def open_plain(written: bytes) -> Any:
+    """A network in ONNX Runtime as it is, to run it once or twice."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

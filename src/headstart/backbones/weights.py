@@ -62,6 +62,11 @@ def find_weights(record: BackboneRecord, weights: str | Path | None, *, seed: in
 def given_file(weights: str | Path) -> Path:
     """The weight file that the user gives. Raises `BackboneError` where there is none."""
     path = Path(weights)
+    if path.is_dir():
+        raise BackboneError(
+            f"{path} is a folder, and weights of a backbone are a file: give a .safetensors, .pth or .h5 file. The folder of a "
+            "whole detector is for boxes, with --architecture d_fine or rt_detr."
+        )
     if not path.is_file():
         raise BackboneError(f"{path}: no such weight file. Give a .safetensors, .pth or .h5 file.")
     return path

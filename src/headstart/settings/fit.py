@@ -31,7 +31,7 @@ MAPS = ("none", "linear", "kernel", "deep", "auto")
 ADAPTATIONS = ("auto", "none", "standardised", "coral", "subspace", "ot", "tca", "self-training", "dann")
 Cache = str | Path | Literal["auto"] | None
 DECODERS = ("light", "unet", "deeplabv3plus")
-DETECTORS = ("light", "fcos", "retinanet", "ssd", "faster_rcnn")
+DETECTORS = ("light", "fcos", "retinanet", "ssd", "faster_rcnn", "d_fine", "rt_detr")
 """Architectures of heads on maps: decoders of masks, and detectors; the tasks have their tables."""
 _COLUMNS = ("path", "label", "split", "group")
 
@@ -117,7 +117,8 @@ class FitSettings(ListOptions):
     )  # fmt: skip
     weights: str | Path | None = option(
         None, "Backbone weights: .safetensors, .pth (read safely), Keras' .h5.", PATH, metavar="FILE",
-        details="By default the published ones. Of boxes also a whole detector of torchvision, or `coco`.",
+        details="By default the published ones. Of boxes also a whole detector: a file of torchvision's, or `coco`; for d_fine and rt_detr "
+        "a folder with config.json and model.safetensors, or its name on the Hugging Face Hub.",
     )  # fmt: skip
     budget: float | None = option(
         None, "Choose backbone, image size, views and training within this time: 90s, 10m, 1h.", number(above=0), metavar="TIME",

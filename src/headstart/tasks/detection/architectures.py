@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from headstart.backbones import hub_detectors
+from headstart.backbones.composed import Specification
+from headstart.backbones.hub_detectors import HubDetector, names_detector
 from headstart.backbones.stage_maps import MapLayer
+from headstart.errors import ParameterError, setting
 from headstart.heads.decoder import one_of_each_size
 from headstart.settings import FitSettings
 from headstart.settings.fine_tuning import DEFAULT_BATCH
@@ -29,6 +33,7 @@ class Architecture:
         network: ``module:class`` of the network in training, a `headstart.training.boxes.Detector`.
         recipe: how it is trained on stored maps where the settings leave it open.
         finest: the finest map has a position for every so-many-th row and column of the input.
+        start: a whole detector of this architecture, where the training is to begin with what it knows.
     """
 
     title: str
@@ -38,17 +43,26 @@ class Architecture:
     network: str
     recipe: MapRecipe
     finest: int = 8
+    start: HubDetector | None = None
 
     def maps(self, layers: tuple[MapLayer, ...], side: int) -> tuple[str, ...]:
         """The maps that it takes, the deepest of each size, the finest first."""
         return one_of_each_size(layers, finest=self.finest, side=side)
 
-    def made(self, layers: Sequence[MapLayer], classes: int, settings: FitSettings) -> Detector:
-        """The network at the start of the training."""
+    @property
+    def on_hub(self) -> bool:
+        """Whether whole detectors of it are on the Hugging Face Hub, in the layout that `HubDetector` reads."""
+        return self.implementation == "transformers"
+
+    def made(self, layers: Sequence[MapLayer], classes: int, settings: FitSettings, *, names: Sequence[str] = ()) -> Detector:
+        """The network at the start of the training, for classes with these `names`."""
         module, name = self.network.split(":")
         network: Any = getattr(import_module(module), name)
         weights = detector_weights(settings)
-        whole = {} if weights is None else {"weights": weights}  # of this architecture: `published.resolved` has seen to that
+        whole: dict[str, Any] = (
+            {} if weights is None else {"weights": weights}
+        )  # of this architecture: `published.resolved` has seen to that
+        whole |= {} if self.start is None else {"start": self.start, "names": names}
         made: Detector = network(layers, classes, side=side_of(settings), seed=settings.seed, **whole)
         return made
 
@@ -80,9 +94,39 @@ ARCHITECTURES: dict[str, Architecture] = {
         title="Faster R-CNN", paper="Ren et al. 2015, arXiv:1506.01497", implementation="torchvision", licence="BSD-3-Clause",
         network="headstart.training.faster_rcnn:FasterRcnn", recipe=recipe(lr=1e-3, epochs=30), finest=4,
     ),
+    "d_fine": Architecture(
+        title="D-FINE", paper="Peng et al. 2024, arXiv:2410.13842", implementation="transformers", licence="Apache-2.0",
+        network="headstart.training.query_detectors:DFine", recipe=recipe(lr=5e-4, epochs=60), finest=16,
+    ),
+    "rt_detr": Architecture(
+        title="RT-DETR", paper="Zhao et al. 2024, arXiv:2304.08069", implementation="transformers", licence="Apache-2.0",
+        network="headstart.training.query_detectors:RTDetr", recipe=recipe(lr=2e-4, epochs=60),
+    ),
 }  # fmt: skip
 
 
 def architecture_of(settings: FitSettings) -> Architecture:
-    """The one that the settings name, by default ``light``."""
-    return ARCHITECTURES[settings.architecture or "light"]
+    """The one that the settings name, by default ``light``; at the detector that they name as weights, where it begins at one."""
+    found = ARCHITECTURES[settings.architecture or "light"]
+    if found.on_hub and settings.weights is not None and names_detector(settings.weights):
+        start = HubDetector.find(settings.weights)
+        return replace(found, start=start, finest=start.finest)
+    return found
+
+
+def with_own_backbone(given: FitSettings) -> FitSettings:
+    """The settings with the backbone of the detector that they name as weights, at the size of its input; ParameterError where they name
+    another backbone, or an architecture that cannot begin at one. MissingExtraError where the architecture's package is missing.
+    """
+    name, weights = given.architecture or "light", given.weights
+    if ARCHITECTURES[name].on_hub:
+        hub_detectors.require(f"The architecture {name}")
+    if weights is None or not names_detector(weights):
+        return given
+    if not ARCHITECTURES[name].on_hub:
+        able = " or ".join(f"--architecture {one}" for one, architecture in ARCHITECTURES.items() if architecture.on_hub)
+        raise ParameterError(f"{setting('weights', str(weights))} is a whole detector, not a file: give {able}, whichever it is.")
+    own, asked = hub_detectors.backbone_name(weights), Specification.parse(given.backbone)
+    if asked.names not in ((own,), (FitSettings().backbone,)):
+        raise ParameterError(f"{setting('weights', str(weights))} has a backbone of its own: leave --backbone out.")
+    return replace(given, backbone=str(replace(asked, names=(own,), size=asked.size or hub_detectors.side_of(weights))))

@@ -87,7 +87,7 @@ def fitted(table: FeatureTable, rows: Rows, plan: FineTuning, context: LearningC
     assert isinstance(targets, Boxes)
     assert maps is not None
     mine, own = targets.take(rows), maps.take(rows)
-    network = architecture_of(context.settings).made(maps.layers, len(targets.classes), context.settings)
+    network = architecture_of(context.settings).made(maps.layers, len(targets.classes), context.settings, names=targets.classes)
     task = BoxTraining(objective=network.objective(mine, StageViews(own)), network=network, shape=network.shape)
     return network, train_head(task, own, plan, context)
 

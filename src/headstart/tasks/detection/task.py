@@ -84,7 +84,9 @@ class Detection(Task):
             raise ParameterError(f"{setting('windows', given.windows)} is for masks, not for boxes: give a larger image size instead.")
         if (given.architecture or "light") not in DETECTORS:
             raise ParameterError(f"{setting('architecture', given.architecture)} is not for boxes: use {', '.join(DETECTORS)}.")
-        return HEAD.settings(resolved(given))
+        from headstart.tasks.detection.architectures import with_own_backbone
+
+        return HEAD.settings(resolved(with_own_backbone(given)))
 
     def maps(self, settings: FitSettings, dataset: Dataset) -> ChooseMaps:
         from headstart.tasks.detection.learning import maps_for
