@@ -39,7 +39,8 @@ class TransferDetector(FittedOn, BaseEstimator):  # type: ignore[misc]
     Args:
         backbone: a name of the catalogue, with an image size if not 320 px: ``efficientnet_lite0@448``.
         weights: a ``.safetensors`` or ``.pth`` file to use in place of the published weights.
-        fine_tuning: how to train; None trains a one-stage head on the frozen backbone.
+        architecture: ``light``, or ``fcos``, ``retinanet``, ``ssd`` or ``faster_rcnn`` as torchvision has them.
+        fine_tuning: how to train; None trains a head on the frozen backbone.
         cache: folder for converted networks; ``auto`` is the user's cache folder; None keeps nothing.
         engine: ``auto``, ``openvino`` or ``onnxruntime``.
         seed: the same seed gives the same result.
@@ -57,6 +58,7 @@ class TransferDetector(FittedOn, BaseEstimator):  # type: ignore[misc]
         backbone: str = "efficientnet_lite0",
         *,
         weights: str | Path | None = None,
+        architecture: str = "light",
         fine_tuning: FineTuning | None = None,
         cache: Cache = "auto",
         engine: str = "auto",
@@ -64,6 +66,7 @@ class TransferDetector(FittedOn, BaseEstimator):  # type: ignore[misc]
     ) -> None:
         self.backbone = backbone
         self.weights = weights
+        self.architecture = architecture
         self.fine_tuning = fine_tuning
         self.cache = cache
         self.engine = engine
@@ -88,8 +91,8 @@ class TransferDetector(FittedOn, BaseEstimator):  # type: ignore[misc]
         task, images = Detection(), some_images(X)
         settings = task.settings(
             FitSettings(
-                backbone=self.backbone, weights=self.weights, fine_tuning=self.fine_tuning, cache=self.cache, engine=self.engine,
-                seed=self.seed,
+                backbone=self.backbone, weights=self.weights, architecture=self.architecture, fine_tuning=self.fine_tuning,
+                cache=self.cache, engine=self.engine, seed=self.seed,
             )
         )  # fmt: skip
         given = given_boxes(y, images, classes)
