@@ -123,16 +123,20 @@ def test_planted_faults_are_named(planted: Judged) -> None:
 
 
 @pytest.mark.slow
-def test_a_deep_check_names_a_missing_box_without_a_fit(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_deep_check_names_planted_faults_without_a_fit(cache: Path) -> None:
     pytest.importorskip("torch", reason="the head is trained with PyTorch")
-    dataset = faulty()
-    light = ARCHITECTURES["light"]
-    monkeypatch.setitem(ARCHITECTURES, "light", replace(light, recipe=replace(light.recipe, views=2, epochs=80)))
-    dataset = replace(dataset, parts=np.where(np.arange(IMAGES) == 12, "test", "train"))  # such may lack boxes, too
-    audit = deep_check(dataset, settings=FitSettings(backbone="lite0@96", cache=cache)).audit
-    found = {one.kind: one for one in audit.findings}["missing boxes"]
-    assert found.severity == "warning"
-    assert found.examples[0].startswith("array[2]: plate at (")
+    dataset, swapped = faulty(), (20, 33, 41, 50)
+    labels, starts = dataset.targets.labels.copy(), dataset.targets.starts  # type: ignore[attr-defined]
+    for row in swapped:
+        labels[starts[row]] = 1 - labels[starts[row]]
+    parts = np.where(np.arange(IMAGES) == 50, "test", "train")  # these may have faults, too
+    dataset = replace(dataset, targets=replace(dataset.targets, labels=labels), parts=parts)  # type: ignore[type-var]
+    found = {one.kind: one for one in deep_check(dataset, settings=FitSettings(backbone="lite0@96", cache=cache)).audit.findings}
+    assert found["missing boxes"].severity == "warning"
+    assert found["missing boxes"].examples[0].startswith("array[2]: plate at (")
+    named = {int(re.findall(r"array\[(\d+)\]: labelled", one)[0]) for one in found["wrong classes"].examples}
+    assert len(named & set(swapped)) >= 3
+    assert found["unconfirmed boxes"].examples[0] == "array[7]: disc at (50, 30, 80, 60)"
 
 
 def test_without_boxes_or_with_few_images_nothing_is_trained() -> None:
