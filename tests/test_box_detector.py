@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from headstart.data.given_boxes import given_boxes
 from headstart.errors import DataError, ParameterError
 from headstart.metrics.boxes import iou
 from headstart.settings import FineTuning
+from headstart.tasks.detection.architectures import ARCHITECTURES
 
 pytest.importorskip("torch", reason="the head is trained with PyTorch")
 
@@ -74,6 +76,26 @@ def test_a_pickle_finds_the_same_and_a_clone_is_unfitted(fitted: TransferDetecto
     for call in (lambda: fresh.predict(images), lambda: fresh.score(images, truth)):
         with pytest.raises(NotFittedError):
             call()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("architecture", "plan"),
+    [
+        ("light", FineTuning(strategy="partial", epochs=3, batch_size=8, lr=1e-3)),
+        ("fcos", FineTuning(strategy="probe", epochs=25, batch_size=8, label_smoothing=0)),
+    ],
+)
+def test_other_trainings_find_boxes_too(architecture: str, plan: FineTuning, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = ARCHITECTURES[architecture]
+    monkeypatch.setitem(ARCHITECTURES, architecture, replace(usual, recipe=replace(usual.recipe, steps=(100, 2400))))  # fewer, for time
+    images, boxes = drawn(range(32))
+    detector = TransferDetector("lite0@96", architecture=architecture, fine_tuning=plan, cache=cache).fit(images, boxes)
+    new, truth = drawn(range(32, 40))
+    assert detector.score(new, truth) > 0.5
+    again = pickle.loads(pickle.dumps(detector))
+    for one, other in zip(detector.predict(new), again.predict(new), strict=True):
+        assert all(np.array_equal(one[name], other[name]) for name in ("boxes", "labels", "scores"))
 
 
 def test_numbers_stay_numbers_and_may_have_names(cache: Path, tmp_path: Path) -> None:

@@ -219,10 +219,10 @@ class Few:
 @pytest.mark.cards
 @pytest.mark.parametrize("name", OWN)
 def test_a_fit(scenes: Path, cache: Path, tmp_path: Path, name: str) -> None:
-    plan = FineTuning(strategy="probe", epochs=20, batch_size=4)
+    plan = FineTuning(strategy="probe", epochs=80 if name == "ssd" else 20, batch_size=4)  # without a pyramid, it needs more steps
     settings = FitSettings(cache=cache, backbone="lite0@64", architecture=name, fine_tuning=plan)
     result = headstart.fit(scenes, out=tmp_path / "run", settings=settings)
-    assert result.test.result.means["ap50"] > (0.15 if name == "ssd" else 0.5)  # SSD has no pyramid: it learns slowly on frozen maps
+    assert result.test.result.means["ap50"] > (0.3 if name == "ssd" else 0.5)
     run = headstart.load(tmp_path / "run")
     again, _ = run.evaluate(result.dataset.take(result.table.test))
     assert again.result.means["ap50"] == pytest.approx(result.test.result.means["ap50"], abs=0.02)

@@ -80,19 +80,19 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
     "fcos": Architecture(
         title="FCOS", paper="Tian et al. 2019, arXiv:1904.01355", implementation="torchvision", licence="BSD-3-Clause",
-        network="headstart.training.torchvision_detectors:Fcos", recipe=recipe(lr=1e-3, epochs=30),
+        network="headstart.training.torchvision_detectors:Fcos", recipe=recipe(lr=1e-3, epochs=20, batch=8),
     ),
     "retinanet": Architecture(
         title="RetinaNet", paper="Lin et al. 2017, arXiv:1708.02002", implementation="torchvision", licence="BSD-3-Clause",
-        network="headstart.training.torchvision_detectors:Retinanet", recipe=recipe(lr=1e-3, epochs=30),
+        network="headstart.training.torchvision_detectors:Retinanet", recipe=recipe(lr=1e-3, epochs=20, batch=8),
     ),
     "ssd": Architecture(
         title="SSD", paper="Liu et al. 2016, arXiv:1512.02325", implementation="torchvision", licence="BSD-3-Clause",
-        network="headstart.training.torchvision_detectors:Ssd", recipe=recipe(lr=5e-3, epochs=30),
+        network="headstart.training.torchvision_detectors:Ssd", recipe=recipe(lr=5e-3, epochs=40, batch=8),
     ),
     "faster_rcnn": Architecture(
         title="Faster R-CNN", paper="Ren et al. 2015, arXiv:1506.01497", implementation="torchvision", licence="BSD-3-Clause",
-        network="headstart.training.faster_rcnn:FasterRcnn", recipe=recipe(lr=1e-3, epochs=30), finest=4,
+        network="headstart.training.faster_rcnn:FasterRcnn", recipe=recipe(lr=1e-3, epochs=20, batch=8), finest=4,
     ),
     "d_fine": Architecture(
         title="D-FINE", paper="Peng et al. 2024, arXiv:2410.13842", implementation="transformers", licence="Apache-2.0",
