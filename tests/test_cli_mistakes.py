@@ -147,7 +147,15 @@ def test_a_cache_that_cannot_be_written(cli: Cli, pictures: Path, run: Path, pho
 
 SAID = re.compile(r"[`']headstart ([a-z][a-z-]*(?: [a-z][a-z-]*)?(?![\w/]))((?: (?:--?[a-z][a-z-]*|[A-Z_]+))*)")
 FLAG = re.compile(r"(?<![\w<!-])--[a-z][a-z-]*[a-z](?![\w-])")
-OTHERS = {"--help", "--write-png", "--data-binary", "--logdir", "--num-cpus", "--rate"}  # of other programs, or in an example
+OTHERS = {
+    "--help",
+    "--local-dir",
+    "--write-png",
+    "--data-binary",
+    "--logdir",
+    "--num-cpus",
+    "--rate",
+}  # of other programs, or in an example
 
 
 def _texts() -> list[str]:

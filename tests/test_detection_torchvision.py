@@ -30,6 +30,7 @@ pytest_plugins = ["boxes_run"]
 SIDE = 64
 LAYERS = (MapLayer("fine", 6, 8, 8), MapLayer("middle", 8, 4, 4), MapLayer("coarse", 10, 2, 2))
 OWN = [name for name, one in ARCHITECTURES.items() if one.implementation == "torchvision"]
+MOSTLY_SLOW = [name if name == "fcos" else pytest.param(name, marks=pytest.mark.slow) for name in OWN]  # trainings and compilers
 
 
 def made(name: str, *, classes: int = 3, layers: Sequence[MapLayer] = LAYERS) -> Any:
@@ -180,7 +181,7 @@ class Stub(torch.nn.Module):  # type: ignore[misc, name-defined]
         return self.pyramid([one[: len(images)] for one in self.maps])
 
 
-@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize("name", MOSTLY_SLOW)
 def test_a_few_boxes_are_learned_by_heart(name: str) -> None:
     torch.manual_seed(0)
     network, maps, targets = made(name), maps_of(4), targets_of(4)[:, :2]
@@ -229,7 +230,7 @@ def test_a_fit(scenes: Path, cache: Path, tmp_path: Path, name: str) -> None:
     assert ARCHITECTURES[name].title in result.choice.description
 
 
-@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize("name", MOSTLY_SLOW)
 def test_openvino_says_what_onnx_runtime_says(name: str) -> None:
     pytest.importorskip("openvino")
     from headstart.engine import open_session
