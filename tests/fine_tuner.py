@@ -65,7 +65,7 @@ def train(cache: Path, out: Path, changes: dict[str, Any], *, pipe: int | None =
     with mock.patch.object(timm_models, "convert_module", written):
         done = fine_tune(job, start, cache=out.with_suffix(".cache"))
     _, head = done.head.state()
-    losses = np.array([[epoch.loss, epoch.accuracy, epoch.val_loss] for epoch in done.history.epochs])
+    losses = np.array([[epoch.loss, epoch.score, epoch.val_loss] for epoch in done.history.epochs])
     np.savez(out.with_name(f"{out.name}{processes.rank or ''}.npz"), **found, **head, losses=losses, logits=done.predictions)
 
 
