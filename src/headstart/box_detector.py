@@ -38,8 +38,10 @@ class TransferDetector(FittedOn, BaseEstimator):  # type: ignore[misc]
 
     Args:
         backbone: a name of the catalogue, with an image size if not 320 px: ``efficientnet_lite0@448``.
-        weights: a ``.safetensors`` or ``.pth`` file to use in place of the published weights.
-        architecture: ``light``, or ``fcos``, ``retinanet``, ``ssd`` or ``faster_rcnn`` as torchvision has them.
+        weights: a ``.safetensors`` or ``.pth`` file to use in place of the published weights, of the backbone or of a whole detector; see
+            `FitSettings.weights`.
+        architecture: ``light``; ``fcos``, ``retinanet``, ``ssd`` or ``faster_rcnn`` as torchvision has them; ``d_fine`` or ``rt_detr`` as
+            transformers has them.
         fine_tuning: how to train; None trains a head on the frozen backbone.
         cache: folder for converted networks; ``auto`` is the user's cache folder; None keeps nothing.
         engine: ``auto``, ``openvino`` or ``onnxruntime``.

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from headstart.batch.folder import Part, PartsFolder, check_same, read_json, read_listing, record_of, write_json
-from headstart.batch.tables import TableFormat, format_for
+from headstart.batch.tables import FileFormat, TableFormat, format_for, table_for
 from headstart.data.listing import tell_passed
 from headstart.errors import DataError, HeadstartError, Interrupted, ParameterError, RunError, setting
 from headstart.files import check_writable, file_digest, replacing
@@ -56,7 +56,7 @@ class Work:
     engine: str
     top: int
     least: float | None
-    table: TableFormat
+    table: FileFormat
 
     def open(self) -> Run:
         """Open the run; RunError if that cannot be done, or if it is not the run of the job."""
@@ -110,7 +110,7 @@ def predict_folder(
     least = opened.least(confidence=settings.confidence, accuracy=settings.accuracy)
     top = min(settings.top, max([len(one.classes) for one in opened.class_outputs], default=1))
     table = format_for(out, opened.columns(top=top), opened.task.results())
-    if settings.shard is not None and not table.mergeable:
+    if settings.shard is not None and not isinstance(table, TableFormat):
         raise ParameterError(
             f"{setting('shard', settings.shard)} makes a part of a table, and {out.name} is a list: use .parquet or .jsonl."
         )
@@ -258,7 +258,7 @@ def merge(run: str | Path, tables: Sequence[str | Path], *, out: str | Path) -> 
     if first["asked"].get("run") != opened.manifest.digest:
         raise DataError(f"{tables[0] if tables else 'no table'}: was not made with the run {run}. Give the tables of its shards.")
     ordered = _in_order(paths, records)
-    table = format_for(out, opened.columns(top=first["asked"]["--top"]))
+    table = table_for(out, opened.columns(top=first["asked"]["--top"]))
     if table.name != first["asked"]["form"]:
         form = first["asked"]["form"]
         raise ParameterError(f"--out {out} asks for {table.name}, and the shards are {form}. Give it the same suffix as theirs.")

@@ -22,22 +22,30 @@ from headstart.records import Column, Record, columns_for, csv_header, csv_lines
 ROW_GROUP = 65_536  # rows; a multiple of the rows of a part, so that a table can be read back part by part
 
 
+class FileFormat(ABC):
+    """A file format: records become a part, and parts become a file."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def part(self, records: Iterable[Record]) -> bytes:
+        """The bytes of one part."""
+
+    @abstractmethod
+    def join(self, parts: Iterable[bytes], file: Path) -> None:
+        """Write the file of all parts, in their order."""
+
+
 @dataclass(frozen=True)
-class TableFormat(ABC):
-    """A file format: records become a part, parts become a table, and a table becomes parts again."""
+class TableFormat(FileFormat):
+    """A table, which becomes parts again, so that those of several shards can be merged."""
 
     columns: tuple[Column, ...]
-    name: ClassVar[str]
-    mergeable: ClassVar[bool] = True
 
     @property
     def header(self) -> bytes:
         """What stands before the first part."""
         return b""
-
-    @abstractmethod
-    def part(self, records: Iterable[Record]) -> bytes:
-        """The bytes of one part."""
 
     def join(self, parts: Iterable[bytes], file: Path) -> None:
         """Write the table of all parts, in their order."""
@@ -120,16 +128,19 @@ class Parquet(TableFormat):
         return core.Schema([core.Field(column.name, _type(column.type), nullable=column.type != "name") for column in shown])
 
 
+Entries = Callable[[Iterable[Record]], Iterator[dict[str, Any]]]
+"""From records to the entries of a list, as of `headstart.tasks.Task.results`."""
+
+
 @dataclass(frozen=True)
-class Results(TableFormat):
+class Results(FileFormat):
     """COCO's list of results in JSON: an entry for each thing found, and none for an image without. A part has an entry a line.
 
     Its images are called as in a table, since a folder of any size may hold a name twice.
     """
 
-    entries: Callable[[Iterable[Record]], Iterator[dict[str, Any]]]
+    entries: Entries
     name = "coco"
-    mergeable = False
 
     def part(self, records: Iterable[Record]) -> bytes:
         """The lines of these records."""
@@ -145,18 +156,17 @@ class Results(TableFormat):
                 between = b","
             target.write(b"\n]\n")
 
-    def parts(self, file: Path, *, rows: int) -> Iterator[bytes]:
-        """A list does not say which images have no entry."""
-        raise NotImplementedError
+
+def format_for(out: Path, columns: tuple[Column, ...], results: Entries | None = None) -> FileFormat:
+    """The format that the suffix of `out` asks for; ParameterError for another suffix. `results` are those of the task, if it has such."""
+    if results is not None and out.suffix.lower() == ".json":
+        return Results(results)
+    return table_for(out, columns, also="" if results is None else ", or in .json for COCO's list of results")
 
 
-def format_for(
-    out: Path, columns: tuple[Column, ...], results: Callable[[Iterable[Record]], Iterator[dict[str, Any]]] | None = None
-) -> TableFormat:
-    """The format that the suffix of `out` asks for; ParameterError for another suffix. `results` are those of the task."""
+def table_for(out: Path, columns: tuple[Column, ...], *, also: str = "") -> TableFormat:
+    """The table that the suffix of `out` asks for; ParameterError for another suffix, which names what there is `also`."""
     match out.suffix.lower():
-        case ".json" if results is not None:
-            return Results(columns, results)
         case ".csv":
             return Csv(columns)
         case ".jsonl" | ".ndjson":
@@ -164,8 +174,7 @@ def format_for(
         case ".parquet" | ".pq":
             _arro3()
             return Parquet(columns)
-    listed = "" if results is None else ", or in .json for COCO's list of results"
-    raise ParameterError(f"--out must end in .parquet, .csv or .jsonl, which sets the format of the table{listed}; got {str(out)!r}.")
+    raise ParameterError(f"--out must end in .parquet, .csv or .jsonl, which sets the format of the table{also}; got {str(out)!r}.")
 
 
 def _arro3() -> Any:

@@ -58,12 +58,10 @@ class Architecture:
         """The network at the start of the training, for classes with these `names`."""
         module, name = self.network.split(":")
         network: Any = getattr(import_module(module), name)
-        weights = detector_weights(settings)
-        whole: dict[str, Any] = (
-            {} if weights is None else {"weights": weights}
-        )  # of this architecture: `published.resolved` has seen to that
-        whole |= {} if self.start is None else {"start": self.start, "names": names}
-        made: Detector = network(layers, classes, side=side_of(settings), seed=settings.seed, **whole)
+        begun: dict[str, Any] = {} if self.start is None else {"start": self.start, "names": names}
+        if (weights := detector_weights(settings)) is not None:  # of this architecture: `published.resolved` has seen to that
+            begun["weights"] = weights
+        made: Detector = network(layers, classes, side=side_of(settings), seed=settings.seed, **begun)
         return made
 
 

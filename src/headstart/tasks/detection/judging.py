@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headstart.audit import Finding
+from headstart.backbones import timm_models
 from headstart.data import Dataset
 from headstart.data.boxes import Boxes
 from headstart.features.table import FeatureTable
@@ -49,7 +49,7 @@ def can_be_doubted(dataset: Dataset, listener: Listener) -> bool:
     assert isinstance(targets, Boxes)
     if len(dataset) < FEWEST or not any(targets.objects().values()):
         return False
-    if importlib.util.find_spec("torch") is None:
+    if not timm_models.installed():
         listener.say("Missing boxes and wrong classes are found by training, which needs PyTorch: pip install 'headstart[torch]'.")
         return False
     return True

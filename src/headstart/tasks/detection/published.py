@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 from headstart.backbones.composed import Specification
@@ -48,6 +49,13 @@ def detector_weights(settings: FitSettings) -> dict[str, Array] | None:
     path = _file_of(settings)
     if path is None:
         return None
+    status = path.stat()
+    return _detector_of(path, (status.st_mtime_ns, status.st_size))
+
+
+@lru_cache(maxsize=1)
+def _detector_of(path: Path, version: tuple[int, int]) -> dict[str, Array] | None:
+    """Read once: a fit makes several networks, and asks before whether there is a detector."""
     tensors = read_tensors(path)
     found = detector_in(tensors)
     return None if found is None else {name.removeprefix(found[1]): value for name, value in tensors.items() if name.startswith(found[1])}

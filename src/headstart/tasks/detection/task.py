@@ -20,7 +20,6 @@ from headstart.settings.fit import DETECTORS
 from headstart.tasks.detection import forms
 from headstart.tasks.detection import predictions as predicted
 from headstart.tasks.detection.predictions import BoxPredictions
-from headstart.tasks.detection.published import resolved
 from headstart.tasks.map_settings import HeadOfTask
 from headstart.tasks.outputs import ClassOutputs, ExportedOutput, FileOptions, Neighbour, Output, Outputs, Predictions, State
 from headstart.tasks.task import Judged, Learned, LearningContext, Task
@@ -85,6 +84,7 @@ class Detection(Task):
         if (given.architecture or "light") not in DETECTORS:
             raise ParameterError(f"{setting('architecture', given.architecture)} is not for boxes: use {', '.join(DETECTORS)}.")
         from headstart.tasks.detection.architectures import with_own_backbone
+        from headstart.tasks.detection.published import resolved
 
         return HEAD.settings(resolved(with_own_backbone(given)))
 
