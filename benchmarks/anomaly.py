@@ -196,7 +196,7 @@ def peer(folder: Path, cache: Path, ratios: list[float]) -> None:
                 sys.exit(f"anomalib failed:\n{done.stderr[-2000:]}")
             found = json.loads(done.stdout.splitlines()[-1])
             arrays = np.load(saved)
-            names = [Path(str(image)).as_posix() for image in result.dataset.images]
+            names = [Path(str(image)).as_posix() for image in result.dataset.inputs]
             rows = np.array([names.index(Path(str(name)).as_posix()) for name in arrays["names"]])
             pixels = PixelScores.of(arrays["maps"], result.dataset.targets.take(rows))
         said = "" if pixels is None else f"  pixels {pixels.roc_auc:.4f}  AUPRO {pixels.aupro:.4f}"

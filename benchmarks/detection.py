@@ -84,7 +84,7 @@ def peer(path: Path, *, seconds: float, size: int, batch: int = 8, lr: float = 5
     torch.manual_seed(0)
     network = fcos(len(data.classes), size)
     larger, plain = Preprocessing(size=round(1.25 * size), fit="squash"), Preprocessing(size=size, fit="squash")
-    images = {int(row): larger(data.images[row]) for row in train}
+    images = {int(row): larger(data.inputs[row]) for row in train}
     shares = 1 / np.tile(data.targets.sizes[:, ::-1], 2)
     augmentation = Augmentation(flip=0.5, crop=0.3)
 
@@ -107,7 +107,7 @@ def peer(path: Path, *, seconds: float, size: int, batch: int = 8, lr: float = 5
     found = []
     with torch.inference_mode():
         for row in test.tolist():
-            given = torch.from_numpy(plain(data.images[row])).permute(2, 0, 1).float() / 255
+            given = torch.from_numpy(plain(data.inputs[row])).permute(2, 0, 1).float() / 255
             (said,) = network([given])
             found.append((said["boxes"].numpy() / size / shares[row], said["scores"].numpy(), said["labels"].numpy()))
     result = DetectionEvaluation(Detections.joined(found), data.targets.take(test), 0.3).summary()
@@ -153,7 +153,7 @@ def views(path: Path, *, count: int, size: int) -> None:
     from torch.utils.data import DataLoader
 
     data, train, _ = parts(path)
-    data = replace(data, images=tuple(data.images[row] for row in train), targets=data.targets.take(train), parts=np.full(len(train), ""),
+    data = replace(data, inputs=tuple(data.inputs[row] for row in train), targets=data.targets.take(train), parts=np.full(len(train), ""),
                    groups=None)  # fmt: skip
     task = Detection()
     settings = task.settings(FitSettings(backbone=f"lite0@{size}", fine_tuning=FineTuning(strategy="probe", views=count), cache=None))
@@ -164,7 +164,7 @@ def views(path: Path, *, count: int, size: int) -> None:
     print(f"{path.name}: {len(train)} images in {count} views at {size} px: {ours:.1f} s, {ours_cpu:.0f} s of CPU", flush=True)
     network = body().eval()
     began, cpu = time.perf_counter(), resource_seconds()
-    loader = DataLoader(PlainViews(data.images, views=count, size=size), batch_size=16, num_workers=available_cores())
+    loader = DataLoader(PlainViews(data.inputs, views=count, size=size), batch_size=16, num_workers=available_cores())
     with torch.inference_mode():
         stored = [torch.cat([one.flatten(1) for one in network(batch)], dim=1).half() for batch in loader]
     plain, plain_cpu = time.perf_counter() - began, resource_seconds() - cpu

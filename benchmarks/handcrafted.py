@@ -42,7 +42,7 @@ def first_of_each(dataset: Dataset, each: int) -> Dataset:
 def milliseconds(name: str, dataset: Dataset) -> float:
     """For an image, of the 64 last ones."""
     prepared = prepare(ExtractorSettings.of(FitSettings(backbone=name, cache=None)))
-    images = [dataset.images[row] for row in range(max(len(dataset) - 64, 0), len(dataset))]
+    images = [dataset.inputs[row] for row in range(max(len(dataset) - 64, 0), len(dataset))]
     prepared.extract(images[:4])
     began = time.perf_counter()
     prepared.extract(images)

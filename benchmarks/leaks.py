@@ -28,7 +28,7 @@ def main() -> None:
     arguments = parser.parse_args()
     dataset = read_dataset(DATA / "chest_xray")
     settings = FitSettings(cache=arguments.cache or "auto")
-    prepare(ExtractorSettings.of(settings)).extract(dataset.images)
+    prepare(ExtractorSettings.of(settings)).extract(dataset.inputs)
     share = (dataset.parts == "test").mean()
     for seed in range(arguments.seeds):
         parts = np.where(np.random.default_rng(seed).random(len(dataset)) < share, "test", "train")

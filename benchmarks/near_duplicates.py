@@ -62,7 +62,7 @@ def planted(dataset: Dataset, folder: Path, random: np.random.Generator) -> tupl
     kinds = [list(KINDS)[i % len(KINDS)] for i in range(len(originals))]
     paths = []
     for number, (row, kind) in enumerate(zip(originals, kinds, strict=True)):
-        picture, quality = KINDS[kind](Image.fromarray(read_image(dataset.images[row])), random)
+        picture, quality = KINDS[kind](Image.fromarray(read_image(dataset.inputs[row])), random)
         paths.append(folder / f"{kind} {number}.jpg")
         picture.save(paths[-1], quality=quality)
     parts = dataset.parts[originals].copy()
@@ -70,23 +70,23 @@ def planted(dataset: Dataset, folder: Path, random: np.random.Generator) -> tupl
         parts[::2] = np.where(parts[::2] == "test", "train", "test")
     targets = dataset.targets.array[np.concatenate([np.arange(len(dataset)), originals])]
     whole = replace(
-        dataset, images=(*dataset.images, *paths), targets=targets, parts=np.concatenate([dataset.parts, parts]), groups=None, root=None
+        dataset, images=(*dataset.inputs, *paths), targets=targets, parts=np.concatenate([dataset.parts, parts]), groups=None, root=None
     )
     return whole, originals, kinds
 
 
 def searched(dataset: Dataset, with_features: bool) -> tuple[NearCopies, list[bytes], float]:
-    digests = [image_digest(Path(path).read_bytes()) for path in dataset.images]
+    digests = [image_digest(Path(path).read_bytes()) for path in dataset.inputs]
     values, layers = None, ()
     if with_features:
         from headstart import TransferClassifier
         from headstart.backbones import load_backbone
         from headstart.files import cache_folder
 
-        values = TransferClassifier().extract(dataset.images).values
+        values = TransferClassifier().extract(dataset.inputs).values
         layers = load_backbone("efficientnet_lite0", cache=cache_folder(None)).layers
     begun = time.perf_counter()
-    return near_copies(dataset.images, digests=digests, features=values, layers=layers), digests, time.perf_counter() - begun
+    return near_copies(dataset.inputs, digests=digests, features=values, layers=layers), digests, time.perf_counter() - begun
 
 
 def measure(dataset: Dataset, repeats: int, with_features: bool) -> None:

@@ -38,7 +38,7 @@ def rank_wrong_labels(dataset: Dataset, *, seeds: int) -> None:
     """Plant, fit, rank: how many of the wrong labels come first, and how many are called wrong."""
     rows = dataset.part("train", "")
     extractor = BackboneExtractor(load_backbone("efficientnet_lite0", cache=cache_folder()))
-    features = extractor([dataset.images[i] for i in rows])
+    features = extractor([dataset.inputs[i] for i in rows])
     truth, layers = dataset.targets.array[rows][features.kept], extractor.layers
     classes, count = len(dataset.classes), round(WRONG * len(truth))
     early, first, named, right, seconds = [], [], [], [], 0.0

@@ -65,7 +65,7 @@ def peer(path: Path, *, seconds: float, size: int, batch: int = 8, lr: float = 1
     missing = network.encoder.model.load_state_dict({name: weights[name] for name in network.encoder.model.state_dict()}, strict=True)
     assert not missing.missing_keys
     plain, larger = Preprocessing(size=size, fit="squash"), Preprocessing(size=round(1.25 * size), fit="squash")
-    images = {int(row): larger(data.images[row]) for row in train}
+    images = {int(row): larger(data.inputs[row]) for row in train}
     masks = {int(row): data.targets.read(row) for row in train}
     augmentation = Augmentation(flip=0.5, crop=0.4)
 
@@ -82,7 +82,7 @@ def peer(path: Path, *, seconds: float, size: int, batch: int = 8, lr: float = 1
 
     spent = one_cycle(network, train, loss_of, seconds=seconds, batch=batch, lr=lr, clip=math.inf)
     with torch.inference_mode():
-        logits = [network(normalised([plain(data.images[row])]))[0].numpy() for row in test.tolist()]
+        logits = [network(normalised([plain(data.inputs[row])]))[0].numpy() for row in test.tolist()]
     found = evaluate(logits, data.targets.take(test)).summary()
     print(f"{path.name}: U-Net for {spent}: {found}")
 
@@ -105,13 +105,13 @@ def epoch(path: Path, *, size: int = 256, batch: int = 16) -> None:
         names = one_of_each_size(layers, finest=4, side=size)
         return MapRequest(names, 2, lambda index, number: View(mirrored=number == 1))
 
-    maps = extractor.with_maps(part.images, choose).maps
+    maps = extractor.with_maps(part.inputs, choose).maps
     decoder = Light(maps.layers, len(data.classes)).train().to(memory_format=torch.channels_last)
     masks, loss, inputs = SmallMasks(part.targets, 2 * maps.layers[0].height, maps), make_pixel_loss("auto"), MapInputs(maps, device="cpu")
     optimizer = torch.optim.AdamW(decoder.parameters(), lr=1e-3)
     whole = torch_network(backbone)
     whole.maps = names
-    pixels = np.stack([preprocessing(image) for image in part.images])
+    pixels = np.stack([preprocessing(image) for image in part.inputs])
     reuse_memory()
 
     def learn(taken: Any, rows: np.ndarray, number: int) -> None:

@@ -77,7 +77,7 @@ class Bench:
     def __getitem__(self, name: str) -> Measured:
         if name not in self._kept:
             data = read_dataset(self.root / name, group_from=GROUPS.get(name))
-            values = self.features(data.images)
+            values = self.features(data.inputs)
             train, test = data.part("train"), data.part("test")
             if not len(test):
                 train, test = hold_out(data.targets.strata, share=0.5, groups=data.groups if data.grouped else None)

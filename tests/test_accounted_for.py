@@ -223,7 +223,7 @@ def test_every_file_of_a_data_set_is_used_or_counted(
         data = read_dataset(root)
     except DataError:
         return
-    assert {*data.images} <= files
+    assert {*data.inputs} <= files
     beside = [note for note in data.notes if "which are beside" in note or "is the only folder" in note]
     passed = sum(map(counted, data.notes))
     assert len(data) + passed == len(files) or (beside and len(data) + passed <= len(files)), data.notes

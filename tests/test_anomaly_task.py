@@ -281,7 +281,7 @@ def test_a_folder_of_good_images_is_enough(cli: Callable[..., SimpleNamespace], 
 
 
 def test_a_single_good_image_is_enough(flat: Path, cache: Path) -> None:
-    dataset = Dataset(images=tile(0)[0][None], targets=Defects(np.zeros(1, np.int64)), parts=np.array([""]))
+    dataset = Dataset(inputs=tile(0)[0][None], targets=Defects(np.zeros(1, np.int64)), parts=np.array([""]))
     result = fit(dataset, settings=FitSettings(task="anomaly", backbone="lite0@96", cache=cache))
     model = result.choice.estimator
     assert not model.alarms.guaranteed

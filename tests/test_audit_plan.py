@@ -29,7 +29,7 @@ FULL = Plan(
 def data(count=6, *, parts=None, groups=None, classes=("cat", "dog")) -> Dataset:
     """Images 0.jpg, 1.jpg, ...: even ones are cats, odd ones dogs."""
     return Dataset(
-        images=tuple(Path("/photos") / f"{i}.jpg" for i in range(count)),
+        inputs=tuple(Path("/photos") / f"{i}.jpg" for i in range(count)),
         targets=class_targets(np.arange(count) % len(classes), classes),
         parts=np.array(parts if parts is not None else ["train"] * count, dtype="U5"),
         groups=None if groups is None else np.array(groups, dtype=np.str_),

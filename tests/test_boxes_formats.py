@@ -261,11 +261,11 @@ def test_a_list_with_boxes_in_its_cells_is_read_back(tmp_path: Path) -> None:
     coco(tmp_path / "data")
     data = read_dataset(tmp_path / "data")
     quoted = ['"' + boxes_in(data).cells(row)["boxes"].replace('"', '""') + '"' for row in range(len(data))]
-    path = write_text(tmp_path / "split.csv", "\n".join(["path,boxes", *(f"{p},{c}" for p, c in zip(data.images, quoted, strict=True))]))
+    path = write_text(tmp_path / "split.csv", "\n".join(["path,boxes", *(f"{p},{c}" for p, c in zip(data.inputs, quoted, strict=True))]))
     again = boxes_in(read_dataset(path))
     assert again.array.tobytes() == boxes_in(data).array.tobytes()
     assert again.classes == CLASSES
-    rows = [{"file_name": str(path), "objects": {"bbox": [[1, 2, 3, 4]], "category": ["cat"]}} for path in data.images[:2]]
+    rows = [{"file_name": str(path), "objects": {"bbox": [[1, 2, 3, 4]], "category": ["cat"]}} for path in data.inputs[:2]]
     path = write_text(tmp_path / "metadata.jsonl", "\n".join(map(json.dumps, rows)))
     assert boxes_in(read_dataset(path)).boxes.tolist() == [[1, 2, 4, 6]] * 2
 

@@ -263,7 +263,7 @@ def test_a_training_that_pays_is_chosen_and_written_as_one(
     assert run.record.training is not None
     assert run.record.training.shipped == "mean"
     assert run.record.tried == result.tried
-    again = run.predict([result.dataset.images[row] for row in result.table.test])
+    again = run.predict([result.dataset.inputs[row] for row in result.table.test])
     np.testing.assert_allclose(again.outputs["logits"], result.tested["logits"], atol=2e-3)
 
 

@@ -88,9 +88,9 @@ def write_run(path: Path, contents: RunContents) -> None:
 def test_the_saved_model_says_what_the_classifier_said(runs: Callable[[str], FitResult], head: str, engine: str) -> None:
     result = runs(head)
     dataset = result.dataset.take(result.dataset.part("test"))
-    wanted = result.classifier.predict_proba(dataset.images)
+    wanted = result.classifier.predict_proba(dataset.inputs)
     run = load(result.run, engine=engine)
-    found = run.predict(dataset.images)
+    found = run.predict(dataset.inputs)
     assert run.classes == dataset.classes
     assert run.link.independent == isinstance(dataset.targets, LabelSets) == (head == "several")
     np.testing.assert_allclose(found.probabilities, wanted, atol=1e-4)
@@ -110,7 +110,7 @@ def test_the_head_can_be_made_again_from_its_file(runs: Callable[[str], FitResul
     with safe_open(file, framework="numpy") as opened:
         settings = json.loads(opened.metadata()["head"])
     again = HeadPipeline.from_state(settings, load_file(file))
-    values = result.classifier.extract(result.dataset.images).values
+    values = result.classifier.extract(result.dataset.inputs).values
     np.testing.assert_array_equal(again.logits(values), result.choice.estimator.logits(values))
 
 
@@ -121,7 +121,7 @@ def test_what_is_in_the_folder(runs: Callable[[str], FitResult], whole: Path) ->
     reference = load_file(whole / "reference.safetensors")
     np.testing.assert_array_equal(reference["targets"], result.dataset.targets.array[train])
     last = result.classifier.extractor_.layers[-1]
-    values = result.classifier.extract(result.dataset.images).values[train]
+    values = result.classifier.extract(result.dataset.inputs).values[train]
     np.testing.assert_array_equal(reference["features"], values[:, last.start : last.stop].astype(np.float16))
     assert reference["out_of_sample_logits"].shape == (len(train), 3)
 

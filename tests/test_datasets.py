@@ -37,7 +37,7 @@ def test_class_folders(tmp_path):
     assert len(set(data.groups)) == len(data)
     assert data.notes == ()
     assert isinstance(data.targets, Labels)
-    assert data.images[0] == tmp_path / "cat/2.png"
+    assert data.inputs[0] == tmp_path / "cat/2.png"
     assert data.root == tmp_path
     assert data.counts() == {"cat": 2, "dog": 2}
 
@@ -142,7 +142,7 @@ def test_names_that_are_not_utf8_can_be_printed(tmp_path):
     make(tmp_path, "b/1.jpg")
     data = read_dataset(tmp_path)
     assert all(name.encode() for name in (*data.names(), *data.classes))
-    assert all(path.exists() for path in data.images)
+    assert all(path.exists() for path in data.inputs)
 
 
 def test_look_alike_classes_are_noted(tmp_path):
@@ -247,10 +247,10 @@ def test_addresses_and_unknown_kinds(source, words):
 def test_layouts_that_are_none(tmp_path):
     with pytest.raises(DataError, match=r"is empty\. The layout must be DATA/CLASS/image\.jpg"):
         read_dataset(tmp_path)
-    make(tmp_path, "flat/1.jpg", "flat/2.jpg", "text/a/1.txt", "parts/train/1.jpg", "parts/test/1.jpg")
+    make(tmp_path, "flat/1.jpg", "flat/2.jpg", "text/a/1.log", "parts/train/1.jpg", "parts/test/1.jpg")
     with pytest.raises(DataError, match=r"2 images lie directly in .*flat, and there are no class folders.*The layout must be"):
         read_dataset(tmp_path / "flat")
-    with pytest.raises(DataError, match=r"there are no images in .*text or below it\. Passed over 1 non-image file: a/1\.txt"):
+    with pytest.raises(DataError, match=r"there are no images in .*text or below it\. Passed over 1 non-image file: a/1\.log"):
         read_dataset(tmp_path / "text")
     with pytest.raises(DataError, match=r"1 image lies directly in .*train, and there are no class folders"):
         read_dataset(tmp_path / "parts")

@@ -21,20 +21,20 @@ def test_arrays():
     data = dataset_from_arrays(PIXELS, ["b", "a", "b", "b"], parts=["train", "train", "test", "val"], groups=[1, 2, 3, 3])
     assert data.classes == ("a", "b")
     assert data.targets.array.tolist() == [1, 0, 1, 1]
-    assert isinstance(data.images, np.ndarray)
-    assert np.array_equal(data.images, PIXELS)
+    assert isinstance(data.inputs, np.ndarray)
+    assert np.array_equal(data.inputs, PIXELS)
     assert data.names() == ("array[0]", "array[1]", "array[2]", "array[3]")
     assert data.groups.tolist() == ["1", "2", "3", "3"]
-    assert np.array_equal(data.take([2]).images, PIXELS[2:3])
+    assert np.array_equal(data.take([2]).inputs, PIXELS[2:3])
 
 
 def test_gray_and_other_integers():
     gray = PIXELS[..., 0]
     for images in (gray, gray[..., None], gray.astype(np.int64), gray.tolist()):
         data = dataset_from_arrays(images, [0, 1, 0, 1])
-        assert isinstance(data.images, np.ndarray)
-        assert data.images.dtype == np.uint8
-        assert np.array_equal(data.images, np.repeat(gray[..., None], 3, axis=3))
+        assert isinstance(data.inputs, np.ndarray)
+        assert data.inputs.dtype == np.uint8
+        assert np.array_equal(data.inputs, np.repeat(gray[..., None], 3, axis=3))
 
 
 @pytest.mark.parametrize(
@@ -189,8 +189,8 @@ def test_torchvision_set_with_an_array(tmp_path, fake_torchvision, capsys):
 
     fake_torchvision.SVHN = SVHN
     data = read_dataset("torchvision:SVHN", cache=tmp_path)
-    assert isinstance(data.images, np.ndarray)
-    assert np.array_equal(data.images[:4], PIXELS[:, :, :5])
+    assert isinstance(data.inputs, np.ndarray)
+    assert np.array_equal(data.inputs[:4], PIXELS[:, :, :5])
     assert data.classes == ("0", "1")
     assert "is downloaded from its publisher" in capsys.readouterr().err
 
@@ -213,8 +213,8 @@ def test_torchvision_set_that_only_gives_pictures(tmp_path, fake_torchvision):
     fake_torchvision.Caltech101 = Caltech101
     for _ in range(2):  # the second time the files are there
         data = read_dataset("torchvision:Caltech101", cache=tmp_path, announce=str)
-        assert [path.name for path in data.images] == ["000000.png", "000001.png"]
-        assert all(path.is_file() for path in data.images)
+        assert [path.name for path in data.inputs] == ["000000.png", "000001.png"]
+        assert all(path.is_file() for path in data.inputs)
         assert data.classes == ("ant", "bee")
 
 
@@ -295,8 +295,8 @@ def test_hub_set(tmp_path, monkeypatch):
     assert asked == [("owner/name", "config")]
     assert data.parts.tolist() == ["train", "train", "val"]
     assert [data.labels(i) for i in range(3)] == [("dog",), ("cat",), ("dog",)]
-    assert data.images[0].read_bytes() == png(1)  # the original bytes, not encoded again
-    assert data.images[2] == outside
+    assert data.inputs[0].read_bytes() == png(1)  # the original bytes, not encoded again
+    assert data.inputs[2] == outside
     assert any("'unsupervised' is neither" in note for note in data.notes)
     assert any("1 images without a label in the split 'test'" in note for note in data.notes)
 

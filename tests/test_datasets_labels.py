@@ -34,7 +34,7 @@ def test_take_and_part():
 
 def test_fields_that_do_not_fit():
     with pytest.raises(DataError, match="2 images, 1 labels, 2 parts"):
-        Dataset(images=(Path("a"), Path("b")), targets=class_targets(np.zeros(1, np.int64), ("x",)), parts=np.array(["", ""]))
+        Dataset(inputs=(Path("a"), Path("b")), targets=class_targets(np.zeros(1, np.int64), ("x",)), parts=np.array(["", ""]))
 
 
 def test_paths():

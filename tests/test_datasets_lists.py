@@ -41,7 +41,7 @@ def test_plain_list(folder):
     assert data.classes == ("cat", "dog")
     assert data.targets.array.tolist() == [1, 0, 1, 0]  # the order of the rows is kept
     assert data.names() == tuple(f"img/{name}" for name in NAMES)
-    assert data.images[0] == folder / "img/1.jpg"
+    assert data.inputs[0] == folder / "img/1.jpg"
     assert data.notes == ()
 
 
@@ -254,7 +254,7 @@ def test_missing_files_that_are_elsewhere(folder):
 
 def test_ids_without_suffix_backslashes_and_whole_paths(folder):
     path = write(folder, f"id,breed\nimg/1,a\nimg\\2.jpg,b\n{folder / 'img' / '3.jpg'},a\n")
-    assert [image.name for image in read_dataset(path).images] == ["1.jpg", "2.jpg", "3.jpg"]
+    assert [image.name for image in read_dataset(path).inputs] == ["1.jpg", "2.jpg", "3.jpg"]
 
 
 def test_empty_labels(folder):
@@ -339,6 +339,7 @@ def test_groups_from_names_replace_those_of_a_column(folder):
 
 def test_a_column_for_something_else_is_refused(folder):
     with pytest.raises(
-        ParameterError, match=r"columns must be a table .* path, label, split, group, got \{'lable': 'x'\}\. Did you mean label\?"
+        ParameterError,
+        match=r"columns must be a table .* path, text, pair, label, split, group, got \{'lable': 'x'\}\. Did you mean label\?",
     ):
         read_dataset(write(folder, rows("a", "b")), lists=ListOptions(columns={"lable": "x"}))

@@ -96,7 +96,7 @@ def test_levels_are_what_the_images_of_a_set_use(tmp_path: Path, kind: str) -> N
         assert [finding.message for finding in check(data).findings if finding.kind == "levels"] == [levels_note(found)]
     assert not [finding for finding in check(data).findings if finding.kind == "faint"]
     picture = draw(0, 50).mean(axis=2)
-    decoded = read_image(data.images[0], levels=found)[:, :, 0].astype(float)
+    decoded = read_image(data.inputs[0], levels=found)[:, :, 0].astype(float)
     assert np.corrcoef(picture.ravel(), decoded.ravel())[0, 1] > 0.995
     assert np.ptp(decoded) > 60
 
@@ -167,7 +167,7 @@ def test_16_bits_with_opacity_and_images_in_memory_have_levels_too() -> None:
     images = [Image.fromarray(gray), Image.fromarray(gray.T.copy())]
     assert common_levels(images).levels == (0, 4095)
     with pytest.warns(RuntimeWarning, match=r"scaled from 0\.\.4095"):
-        assert dataset_from_arrays(images, ["a", "b"]).images.max() == 255
+        assert dataset_from_arrays(images, ["a", "b"]).inputs.max() == 255
 
 
 @pytest.mark.parametrize(

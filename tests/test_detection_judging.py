@@ -90,7 +90,7 @@ def faulty() -> Dataset:
     rows[12][0] = ("plate", rows[12][0][1])
     rows[7].append(("disc", (50, 30, 80, 60)))
     targets = replace(boxes_of(rows), sizes=np.full((IMAGES, 2), (96, 128)))
-    return Dataset(images=np.stack([pixels for pixels, _ in scenes]), targets=targets, parts=np.full(IMAGES, "train"))
+    return Dataset(inputs=np.stack([pixels for pixels, _ in scenes]), targets=targets, parts=np.full(IMAGES, "train"))
 
 
 @pytest.fixture(scope="module")

@@ -117,7 +117,7 @@ def by_evaluate(run: Run, result: FitResult, paths: list[Path], folder: Path) ->
         patch.setattr("headstart.evaluate.adapting._training_features", lambda run: None)  # what adapting would bring takes seconds
         found = evaluate_run(run, data).predictions
     assert not found.refused
-    return best(run, data.images, found.probabilities)
+    return best(run, data.inputs, found.probabilities)
 
 
 def by_the_estimator(run: Run, result: FitResult, paths: list[Path], folder: Path) -> Said:

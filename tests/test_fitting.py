@@ -94,9 +94,9 @@ def test_the_split_can_be_read_and_fitted_again(pictures: Path, tmp_path: Path, 
     first = fit(pictures, out=Path("runs/one"), settings=settings)
     again = read_dataset(tmp_path / "runs" / "one" / "split.csv")
     there = {path.resolve(): (label, part, group) for path, label, part, group in zip(
-        first.dataset.images, first.dataset.targets.array.tolist(), first.dataset.parts, first.dataset.groups, strict=True)}  # fmt: skip
+        first.dataset.inputs, first.dataset.targets.array.tolist(), first.dataset.parts, first.dataset.groups, strict=True)}  # fmt: skip
     here = {path.resolve(): (label, part, group) for path, label, part, group in zip(
-        again.images, again.targets.array.tolist(), again.parts, again.groups, strict=True)}  # fmt: skip
+        again.inputs, again.targets.array.tolist(), again.parts, again.groups, strict=True)}  # fmt: skip
     assert there == here
     second = fit("runs/one/split.csv", out="runs/two", settings=FitSettings(head="centroid"))
     np.testing.assert_array_equal(second.test.outcome.probabilities, first.test.outcome.probabilities)
@@ -305,7 +305,7 @@ def test_merged_shards_are_as_good_as_the_whole(copied: Path, tmp_path: Path) ->
         for part in done:
             store.merge(part.store)
     whole = FitSettings(cache=merged, head="ridge")
-    assert prepare(ExtractorSettings.of(whole)).extract(read_dataset(copied).images).computed == 0
+    assert prepare(ExtractorSettings.of(whole)).extract(read_dataset(copied).inputs).computed == 0
     sharded: FitResult = fit(copied, settings=whole)
     plain = fit(copied, settings=FitSettings(cache=None, head="ridge"))
     np.testing.assert_array_equal(sharded.test.outcome.probabilities, plain.test.outcome.probabilities)

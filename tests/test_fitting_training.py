@@ -141,7 +141,7 @@ def test_a_head_alone_from_the_beginning(tmp_path: Path, pictures: Path) -> None
     assert result.test.accuracy > 0.6
     loaded = load(tmp_path / "run", engine="onnxruntime")
     assert loaded.link.independent
-    images = result.dataset.take(result.dataset.part("test")).images
+    images = result.dataset.take(result.dataset.part("test")).inputs
     np.testing.assert_allclose(loaded.predict(images).probabilities, result.test.outcome.probabilities, atol=1e-5)
     assert json.loads((tmp_path / "run" / "manifest.json").read_text("utf-8"))["story"]["training"]["probe"] is None
 
@@ -232,7 +232,7 @@ def test_a_training_that_does_not_pay_leaves_the_probe(
     assert result.classifier.fine_tuned_ is not None
     assert result.classifier.fine_tuned_.shipped == "probe"
     assert "The head on the frozen backbone is kept." in (tmp_path / "run" / "report.html").read_text("utf-8")
-    images = result.dataset.images[:3]
+    images = result.dataset.inputs[:3]
     copied = pickle.loads(pickle.dumps(result.classifier))
     np.testing.assert_array_equal(copied.predict_proba(images), plain.classifier.predict_proba(images))
 
@@ -393,7 +393,7 @@ def test_the_sheet_shows_training_images_only(tmp_path: Path, pictures: Path, mo
     augmentation_sheet(replace(dataset, parts=parts), FitSettings(seed=3, fit_image="squash"), augment="standard", size=64)
     images, more = shown[0]
     assert len(images) == 6
-    assert set(images) <= {image for image, part in zip(dataset.images, parts, strict=True) if part == "train"}
+    assert set(images) <= {image for image, part in zip(dataset.inputs, parts, strict=True) if part == "train"}
     assert (more["preprocessing"].size, more["preprocessing"].fit, more["seed"]) == (64, "squash", 3)
 
 

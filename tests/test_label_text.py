@@ -90,7 +90,7 @@ def test_any_folder_names_give_the_same_data_again(tmp_path_factory: pytest.Temp
     assert sorted(first.dataset.classes) == sorted(map(printable, names))
     second = fit(here / "R" / "split.csv", out=here / "again", settings=QUICK)
     for data in (read_dataset(here / "R" / "split.csv"), second.dataset):
-        said = [{path.resolve(): (one.labels(i), one.parts[i]) for i, path in enumerate(one.images)} for one in (first.dataset, data)]
+        said = [{path.resolve(): (one.labels(i), one.parts[i]) for i, path in enumerate(one.inputs)} for one in (first.dataset, data)]
         assert said[0] == said[1]
     assert second.dataset.classes == first.dataset.classes
     assert evaluate_run(here / "R", here / "R" / "split.csv", part="test").evaluation.images == first.test.images

@@ -72,7 +72,7 @@ READ: dict[str, tuple[str, Callable[[str, str], str]]] = {
 def test_lists_that_are_read(lists: Cli, name: str) -> None:
     data = read_dataset(write(name, *READ[name]))
     assert data.counts() == {"bar": 6, "disc": 6}
-    assert [data.labels(i) == (path.parent.name,) for i, path in enumerate(data.images)] == [True] * 12
+    assert [data.labels(i) == (path.parent.name,) for i, path in enumerate(data.inputs)] == [True] * 12
     if "moved" in name or "windows" in name:
         assert any("is not there: 12 of the files are read from" in note for note in data.notes)
 

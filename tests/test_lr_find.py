@@ -115,11 +115,11 @@ def test_the_images_are_those_that_fit_learns_from(pictures: Path, tmp_path: Pat
     search(data)
     learned = fit(data, settings=FitSettings(head="centroid")).dataset
     train, (table,) = learned.part("train"), given
-    assert [table.dataset.images[row] for row in table.train] == [learned.images[row] for row in train]
+    assert [table.dataset.inputs[row] for row in table.train] == [learned.images[row] for row in train]
     assert table.targets[table.train].tolist() == learned.targets.array[train].tolist()
     by_digest: dict[bytes, set[int]] = {}
     for row in table.train:
-        by_digest.setdefault(Path(table.dataset.images[row]).read_bytes(), set()).add(int(table.groups[row]))
+        by_digest.setdefault(Path(table.dataset.inputs[row]).read_bytes(), set()).add(int(table.groups[row]))
     assert all(len(groups) == 1 for groups in by_digest.values())
 
 

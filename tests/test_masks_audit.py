@@ -132,7 +132,7 @@ def test_mirrored_masks_of_photographs(shared_data: Path, name: str) -> None:
     masks = data.targets
     assert isinstance(masks, Masks)
     rows = np.arange(0, len(data), 8)
-    maps = np.mean([fits(read_image(data.images[row]), masks.read(row)[:, ::-1]) for row in rows.tolist()], axis=0)
+    maps = np.mean([fits(read_image(data.inputs[row]), masks.read(row)[:, ::-1]) for row in rows.tolist()], axis=0)
     assert np.unravel_index(maps.argmax(), maps.shape)[0] == 1
 
 

@@ -373,7 +373,7 @@ def test_boxes_of_cvat_are_no_masks(tmp_path: Path) -> None:
 
 
 def listed_again(data: Dataset, folder: Path) -> Dataset:
-    rows = [f"{path},{masks_in(data).cells(row)['mask']}" for row, path in enumerate(data.images)]
+    rows = [f"{path},{masks_in(data).cells(row)['mask']}" for row, path in enumerate(data.inputs)]
     (folder / "again.csv").write_text("\n".join(["path,mask", *rows]))
     return read_dataset(folder / "again.csv")
 
@@ -388,7 +388,7 @@ def test_masks_of_a_list_are_read_back(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     for name in ("coco", "labelme", "cvat"):
         data = read_dataset(name)
-        again = listed_again(replace(data, images=tuple(path.absolute() for path in data.images)), tmp_path / "elsewhere")
+        again = listed_again(replace(data, inputs=tuple(path.absolute() for path in data.inputs)), tmp_path / "elsewhere")
         assert again.classes == data.classes
         assert np.array_equal(masks_in(again).areas, masks_in(data).areas)
 

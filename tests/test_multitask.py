@@ -254,7 +254,7 @@ def test_the_run_says_what_the_fit_said(result: FitResult, images: list[Path]) -
     run = load(result.run)
     assert run.manifest.task == "multitask"
     assert run.metrics["test_mean_accuracy"] == result.test.headline[1]
-    found = run.predict(list(result.dataset.take(result.table.test).images))
+    found = run.predict(list(result.dataset.take(result.table.test).inputs))
     for name in BOTH:
         logits = found.outputs[f"{name}.logits"]
         np.testing.assert_allclose(logits, result.tested[f"{name}.logits"], atol=2e-3)

@@ -168,7 +168,7 @@ def test_each_column_has_the_model_that_its_validation_images_prefer(
     again, _ = run.evaluate(run.read(tmp_path / "run" / "split.csv").take(result.table.test))
     assert again.headline[1] == pytest.approx(result.test.headline[1])
     for name in shipped:
-        found = run.predict(list(result.dataset.take(result.table.test).images)).outputs[f"{name}.logits"]
+        found = run.predict(list(result.dataset.take(result.table.test).inputs)).outputs[f"{name}.logits"]
         np.testing.assert_allclose(found, result.tested[f"{name}.logits"], atol=2e-2)
     page = (tmp_path / "run" / "report.html").read_text("utf-8")
     assert "One backbone was trained for 2 columns together" in page

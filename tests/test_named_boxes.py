@@ -54,7 +54,7 @@ def read(name: str, tmp_path: Path) -> tuple[Dataset, Boxes]:
 def test_voc_2007_has_three_parts_and_counts_from_one(root: Path, tmp_path: Path) -> None:
     voc(root / "VOCdevkit" / "VOC2007", train=("000001", "000002"), val=("000003",), test=("000004",))
     data, targets = read("VOCDetection:2007", tmp_path)
-    assert [path.stem for path in data.images] == ["000001", "000002", "000003", "000004"]
+    assert [path.stem for path in data.inputs] == ["000001", "000002", "000003", "000004"]
     assert data.parts.tolist() == ["train", "train", "val", "test"]
     assert targets.classes == ("cat", "dog")
     assert targets.labels.tolist() == [1, 0, 1, 0]

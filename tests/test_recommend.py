@@ -62,7 +62,7 @@ def test_all_are_tried_even_where_the_first_is_never_wrong(pictures: Path, monke
 
 def test_images_that_a_fit_would_test_on_are_not_looked_at(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tested = fitting.fit(pictures, settings=FitSettings(backbone="lite0@64", head="centroid")).table
-    test = {str(tested.dataset.images[row]) for row in tested.test}
+    test = {str(tested.dataset.inputs[row]) for row in tested.test}
     seen: set[str] = set()
     call = BackboneExtractor.__call__
 

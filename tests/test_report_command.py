@@ -117,7 +117,7 @@ def test_what_it_tells_is_what_fit_measured(pictures: Path, cache: Path, tmp_pat
     assert mean == pytest.approx(result.judged.reliability_test.size)
     rows = [example.card.row for example in report.examples]
     assert len(set(rows)) == len(rows) == RIGHT  # none is wrong
-    names = [path.relative_to(data).as_posix() for path in result.dataset.take(result.dataset.part("test")).images]
+    names = [path.relative_to(data).as_posix() for path in result.dataset.take(result.dataset.part("test")).inputs]
     for example in report.examples:
         card = example.card
         assert card.name == names[card.row]

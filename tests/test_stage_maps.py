@@ -94,7 +94,7 @@ def test_each_image_may_have_other_views(extractor: BackboneExtractor) -> None:
 
 
 def test_a_table_takes_rows_of_maps(extractor: BackboneExtractor) -> None:
-    data = Dataset(images=IMAGES, targets=Labels(np.array([0, 1, 0, 1, 0]), ("a", "b")), parts=np.array(["train"] * 3 + ["test"] * 2))
+    data = Dataset(inputs=IMAGES, targets=Labels(np.array([0, 1, 0, 1, 0]), ("a", "b")), parts=np.array(["train"] * 3 + ["test"] * 2))
     table = FeatureTable.of(data, extractor.with_maps(IMAGES, request), layers=extractor.layers)
     some = table.take(np.array([4, 1]))
     assert table.maps is not None

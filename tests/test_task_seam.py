@@ -63,7 +63,7 @@ def test_the_run_says_what_the_fit_said(result: FitResult) -> None:
     assert (run.manifest.protocol, run.manifest.task, run.classes, run.link) == (2, "regression", (), None)
     assert run.metrics["test_mean_absolute_error"] == result.test.headline[1]
     test = result.table.take(result.table.test)
-    found = run.predict(list(test.dataset.images))
+    found = run.predict(list(test.dataset.inputs))
     np.testing.assert_allclose(found.outputs["value"], result.tested["value"], atol=1e-3)
     again, _ = run.evaluate(run.read(result.run / "split.csv").take(result.table.test))
     assert again.headline[1] == pytest.approx(result.test.headline[1], abs=1e-3)

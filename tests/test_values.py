@@ -280,7 +280,7 @@ def test_images_of_pillow_are_read_as_their_files_are(run: Path, pictures: Path,
     np.testing.assert_allclose(opened.predict(images).probabilities, opened.predict(files).probabilities, atol=0.02)
     labels = ["a", "b"] * 3
     TransferClassifier(head="centroid").fit(images, labels).predict(images)
-    assert dataset_from_arrays(images[:4], labels[:4]).images.shape == (4, 48, 48, 3)
+    assert dataset_from_arrays(images[:4], labels[:4]).inputs.shape == (4, 48, 48, 3)
     assert [found.name for found in explain(opened, images[:1])] == list(opened.predict(images[:1]).labels)
     with pytest.raises(DataError, match=r"paths must be the names of files, got PngImageFile\. Images in memory: dataset_from_arrays"):
         dataset_from_paths(images, labels)

@@ -132,7 +132,7 @@ class TransferDetector(FittedOn, BaseEstimator):  # type: ignore[misc]
         images, names = some_images(X), [str(name) for name in self.classes_]
         found = annotations_given(images, BOX, given_boxes(y, images, self._names).column, part="test")
         boxes = read_boxes(found, names)
-        detections = Detections.joined(self._found(found.images))
+        detections = Detections.joined(self._found(found.inputs))
         return float(DetectionEvaluation(detections, boxes, self.threshold_).result.means["ap50"])
 
     def __sklearn_tags__(self) -> Any:

@@ -137,7 +137,7 @@ class TransferClassifier(ClassifierMixin, FittedOn, BaseEstimator):  # type: ign
         for note in notes:
             to_warnings(note)
         dataset = Dataset(
-            images=images if isinstance(images, np.ndarray) else tuple(images),  # type: ignore[arg-type]
+            inputs=images if isinstance(images, np.ndarray) else tuple(images),
             targets=class_targets(known.codes, tuple(map(str, known.classes.tolist()))),
             parts=np.full(len(images), "train"),
             groups=None if names is None else np.array(names),  # type: ignore[arg-type]

@@ -82,7 +82,7 @@ class AnomalyDetector(OutlierMixin, FittedOn, BaseEstimator):  # type: ignore[mi
         for note in notes:
             to_warnings(note)
         dataset = Dataset(
-            images=images if isinstance(images, np.ndarray) else tuple(images),  # type: ignore[arg-type]
+            inputs=images if isinstance(images, np.ndarray) else tuple(images),
             targets=Defects(np.zeros(len(images), np.int64)), parts=np.full(len(images), "train"),
             groups=None if names is None else np.array(names),  # type: ignore[arg-type]
         )  # fmt: skip

@@ -3,7 +3,9 @@
     HeadstartError
     ├── InputError            what the user gave cannot be used (command line: exit code 2)
     │   ├── DataError         a data set or a list of images
-    │   ├── ImageError        one image file
+    │   ├── UnreadableError   one input
+    │   │   ├── ImageError    an image file
+    │   │   └── TextError     a text
     │   ├── BackboneError     an unknown backbone, or weights that do not fit it
     │   ├── ParameterError    a parameter outside its limits
     │   └── RunError          a run folder that is not one, is damaged, or is of another version
@@ -44,11 +46,11 @@ class DataError(InputError, ValueError):
     """
 
 
-class ImageError(InputError):
-    """An image file is refused.
+class UnreadableError(InputError):
+    """An input is refused.
 
     Attributes:
-        path: the file, or ``"<bytes>"``.
+        path: the file, or what the input is called, such as ``"<bytes>"`` or the row of a list.
         reason: why it is refused, without the path.
     """
 
@@ -57,8 +59,16 @@ class ImageError(InputError):
         self.path = path
         self.reason = reason
 
-    def __reduce__(self) -> tuple[type[ImageError], tuple[str, str]]:
-        return (ImageError, (self.path, self.reason))
+    def __reduce__(self) -> tuple[type[UnreadableError], tuple[str, str]]:
+        return (type(self), (self.path, self.reason))
+
+
+class ImageError(UnreadableError):
+    """An image file is refused."""
+
+
+class TextError(UnreadableError):
+    """A text is refused."""
 
 
 class BackboneError(InputError):

@@ -18,7 +18,7 @@ from headstart.data.class_lists import ClassList
 from headstart.data.mask_reading import read_masks
 from headstart.data.masks import VOID, Mask, Named, PictureMask
 from headstart.data.values import some_images
-from headstart.errors import DataError, ImageError
+from headstart.errors import DataError, UnreadableError
 from headstart.features import Images
 from headstart.features.fitted import FittedOn
 from headstart.features.prepared import Prepared
@@ -173,7 +173,7 @@ class TransferSegmenter(FittedOn, BaseEstimator):  # type: ignore[misc]
     def _through_windows(self, images: Images, prepared: Prepared) -> Iterator[tuple[npt.NDArray[np.float32], tuple[int, int]]]:
         wholes = prepared.extractor.wholes(images)
         for row, found in enumerate(through_windows([self.decoder_], wholes, np.arange(len(images)))):
-            if isinstance(found, ImageError):
+            if isinstance(found, UnreadableError):
                 raise DataError(unread([found], len(images), "have no mask. Leave them out and try again"))
             yield found[0], upright_size(images[row])
 

@@ -48,14 +48,14 @@ def plural(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}{'es' if noun.endswith(('s', 'x')) else 's'}"
 
 
-def unread(errors: Sequence[object], images: int, then: str, *, count: int = 0) -> str:
+def unread(errors: Sequence[object], images: int, then: str, *, count: int = 0, noun: str = "image") -> str:
     """Return what to say of inputs that cannot be read: how many of how many, what `then` happens, and the first five with their reasons.
 
     There are `count` of them, where `errors` are only the first.
     """
     count, shown = max(count, len(errors)), errors[:5]
     more = [f"and {count - len(shown)} more"] if count > len(shown) else []
-    return f"{count} of {plural(images, 'image')} cannot be read and {then}:" + "".join(f"\n  {one}" for one in (*shown, *more))
+    return f"{count} of {plural(images, noun)} cannot be read and {then}:" + "".join(f"\n  {one}" for one in (*shown, *more))
 
 
 def enumeration(names: list[str], *, most: int = 8, count: int = 0) -> str:

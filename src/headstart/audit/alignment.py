@@ -127,7 +127,7 @@ def find_misaligned(dataset: Dataset) -> list[Finding]:
     if not isinstance(masks, Masks) or not masks.sources:
         return []
     rows = np.unique(np.linspace(0, len(dataset) - 1, min(len(dataset), _MOST)).astype(np.int64)).tolist()
-    images = dataset.images
+    images = dataset.inputs
 
     def one(row: int) -> Floats | None:
         try:

@@ -172,7 +172,7 @@ _ENDINGS: Mapping[str, frozenset[str]] = {
 
 def find_suspicious(dataset: Dataset, facts: Facts) -> list[Finding]:
     """Return a note for each kind of oddity, with the files; nothing for arrays. `facts` are in the order of the data."""
-    if isinstance(dataset.images, np.ndarray):
+    if isinstance(dataset.inputs, np.ndarray):
         return []
     named = [(name, row) for name, row in zip(dataset.names(), facts.rows, strict=True) if not row.reason and row.width and row.height]
     rows = [row for _, row in named]
@@ -238,7 +238,7 @@ def group_pattern(dataset: Dataset) -> str | None:
 
 
 def _best(dataset: Dataset) -> _Candidate | None:
-    if dataset.grouped or isinstance(dataset.images, np.ndarray) or len(dataset) < 20:
+    if dataset.grouped or isinstance(dataset.inputs, np.ndarray) or len(dataset) < 20:
         return None
     names = dataset.names()
     depth = 2 if (dataset.parts == "").all() else 3

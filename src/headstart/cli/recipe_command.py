@@ -174,7 +174,7 @@ def demo_command(
     typed = shlex.join(["headstart", "fit", str(images), "--out", str(run)])
     terminal.tell(f"$ {typed}")
     result = fit(images, out=run, settings=FitSettings(cache=cache or "auto"), listener=terminal, command=typed)
-    some = list(result.dataset.take(result.dataset.part("test")).images)[:: max(1, result.test.images // 5)][:5]
+    some = list(result.dataset.take(result.dataset.part("test")).inputs)[:: max(1, result.test.images // 5)][:5]
     terminal.tell("$ " + shlex.join(["headstart", "predict", str(run), *map(str, some)]))
     predictions = load(run).predict(some)
     for path, label, row in zip(some, predictions.labels, predictions.probabilities, strict=True):

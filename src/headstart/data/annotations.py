@@ -11,9 +11,10 @@ from typing import Any, cast
 
 import numpy as np
 
-from headstart.data.dataset import Dataset, Images, names_of, relative_name
+from headstart.data.dataset import Dataset, Inputs, names_of
 from headstart.data.targets import Targets
 from headstart.errors import DataError, ParameterError, setting
+from headstart.modalities import IMAGE, Modality
 
 Labels = list[str] | list[tuple[str, ...]]
 
@@ -68,7 +69,7 @@ def has_sets(column: Column) -> bool:
 class Annotations:
     """Inputs and what the data say of them, on their way to a `Dataset`."""
 
-    images: Images  # one path for each image, or uint8 (n, H, W, 3)
+    inputs: Inputs  # one path for each image, or uint8 (n, H, W, 3); or one string for each text
     columns: dict[str, Column]  # what is said of each input, by name; those that are `learned` are always there
     parts: list[str]  # "train", "val", "test" or "" for each image
     source: str  # what the user gave
@@ -80,19 +81,20 @@ class Annotations:
     learned: tuple[str, ...] = (LABEL,)  # the columns of labels that are to be learned; of several, a value that is None is a missing label
     reason: str = ""  # why there is nothing to learn from, where no column of labels is
     background: str = ""  # what the user calls that of which the data say nothing, such as pixels in no shape
+    modality: Modality = IMAGE  # what the inputs are
 
     @classmethod
-    def labelled(cls, images: Images, labels: Labels, *, origin: str, **further: Any) -> Annotations:
+    def labelled(cls, inputs: Inputs, labels: Labels, *, origin: str, **further: Any) -> Annotations:
         """Inputs with a column of labels."""
         values = cast("list[Any]", labels)
-        return cls(images, {LABEL: Column(values, values, origin)}, **further)
+        return cls(inputs, {LABEL: Column(values, values, origin)}, **further)
 
     @property
     def labels(self) -> Labels:
         """The column of labels; DataError where there is none, or an input has none."""
         values: list[Any] = self.columns[LABEL].values if LABEL in self.columns else [None]
         if not self.learned and None in values:
-            raise DataError(self.reason or f"{self.source}: nothing says which class an image has.")
+            raise DataError(self.reason or f"{self.source}: nothing says which class {self.modality.article} {self.modality.noun} has.")
         return values
 
     @property
@@ -107,7 +109,7 @@ class Annotations:
 
     def names(self) -> tuple[str, ...]:
         """What to call each input, as `Dataset.names` does."""
-        return names_of(self.images, self.root)
+        return names_of(self.inputs, self.root)
 
     def label_counts(self, parts: Sequence[str] | None = None) -> Counter[str]:
         """Return how many inputs have each label, of some parts only if `parts` is given."""
@@ -128,16 +130,16 @@ class Annotations:
 
     def take(self, rows: Sequence[int]) -> Annotations:
         """What is said of some inputs, without the notes."""
-        images = self.images[list(rows)] if isinstance(self.images, np.ndarray) else tuple(self.images[i] for i in rows)
+        inputs: Any = self.inputs[list(rows)] if isinstance(self.inputs, np.ndarray) else tuple(self.inputs[i] for i in rows)
         groups = None if self.groups is None else [self.groups[i] for i in rows]
         columns = {name: column.take(rows) for name, column in self.columns.items()}
-        return replace(self, images=images, columns=columns, parts=[self.parts[i] for i in rows], groups=groups, notes=[])
+        return replace(self, inputs=inputs, columns=columns, parts=[self.parts[i] for i in rows], groups=groups, notes=[])
 
     def keep(self, rows: Sequence[int]) -> None:
         """Leave out all other inputs, here and now; the caller notes which."""
         if len(rows) < len(self.parts):
             part = self.take(rows)
-            self.images, self.columns, self.parts, self.groups = part.images, part.columns, part.parts, part.groups
+            self.inputs, self.columns, self.parts, self.groups = part.inputs, part.columns, part.parts, part.groups
 
     def of_column(self, name: str) -> tuple[list[int], Annotations]:
         """The inputs that have a label in one of several columns, and what is said of them with this column for the labels."""
@@ -150,21 +152,21 @@ class Annotations:
 
     def group_by_names(self, pattern: str) -> None:
         """Give each image the group that a pattern finds in its file name; errors as of `groups_from_names`."""
-        if isinstance(self.images, np.ndarray):
+        if isinstance(self.inputs, np.ndarray) or not all(isinstance(one, Path) for one in self.inputs):
             raise ParameterError(
                 f"{setting('group_from', pattern)} works on file names, and {self.source} has none; give groups=... with the arrays"
             )
         if self.groups is not None:
             self.notes.append(f"The groups of {self.source} are replaced by those from {setting('group_from', pattern)}.")
         self.grouped_by = setting("group_from", pattern)
-        self.groups, notes = groups_from_names([relative_name(path, self.root) for path in self.images], pattern)
+        self.groups, notes = groups_from_names(list(self.names()), pattern)
         self.notes += notes
 
 
 def dataset_of(found: Annotations, targets: Targets) -> Dataset:
     """The data set of these inputs with the targets that a task read out of them."""
     return Dataset(
-        images=found.images,
+        inputs=found.inputs,
         targets=targets,
         parts=np.array(found.parts, dtype="U5"),
         groups=None if found.groups is None else np.array(found.groups, dtype=np.str_),  # type: ignore[arg-type]
@@ -172,6 +174,7 @@ def dataset_of(found: Annotations, targets: Targets) -> Dataset:
         source=found.source,
         notes=tuple(found.notes),
         root=found.root,
+        modality=found.modality,
     )
 
 
@@ -183,6 +186,9 @@ def join(training: Annotations, test: Annotations) -> Annotations:
         notes.append(
             f"{len(training.parts) - len(kept)} images of the test part of {training.source} are left out: {test.source} is the test data."
         )
+    if training.modality is not test.modality:
+        what = f"{training.source} holds {training.modality.noun}s and {test.source} {test.modality.noun}s"
+        raise DataError(f"{what}; the test data must be of the same kind")
     chosen = [i for i, part in enumerate(test.parts) if part == "test"] or list(range(len(test.parts)))
     if len(chosen) < len(test.parts):
         notes.append(f"Of {test.source} only its own test part is used ({len(chosen)} of {len(test.parts)} images).")
@@ -198,7 +204,7 @@ def join(training: Annotations, test: Annotations) -> Annotations:
         second = test.groups or [f"test image {i}" for i in range(len(test.parts))]
         groups = [first[i] for i in kept] + [second[i] for i in chosen]
     return Annotations(
-        images=_join_images(training.images, kept, test.images, chosen),
+        inputs=_join_inputs(training.inputs, kept, test.inputs, chosen),
         columns={
             name: _column_of(training, name, test).take(kept) + _column_of(test, name, training).take(chosen)
             for name in ({**training.columns, **test.columns} if not training.learned else training.columns)
@@ -213,6 +219,7 @@ def join(training: Annotations, test: Annotations) -> Annotations:
         learned=training.learned,
         reason=training.reason,
         background=training.background,
+        modality=training.modality,
     )
 
 
@@ -222,7 +229,7 @@ def _column_of(found: Annotations, name: str, other: Annotations) -> Column:
     return found.columns[name] if name in found.columns else Column(nothing, [""] * len(nothing), other.columns[name].origin)
 
 
-def _join_images(training: Images, kept: list[int], test: Images, chosen: list[int]) -> Images:
+def _join_inputs(training: Inputs, kept: list[int], test: Inputs, chosen: list[int]) -> Any:
     if isinstance(training, np.ndarray) and isinstance(test, np.ndarray):
         if training.shape[1:] != test.shape[1:]:
             shapes = f"{training.shape[1:3]} and {test.shape[1:3]}"
@@ -233,7 +240,7 @@ def _join_images(training: Images, kept: list[int], test: Images, chosen: list[i
             "training and test data must both be files or both be arrays; save the arrays as image files, or read both as arrays"
         )
     first, second = [training[i] for i in kept], [test[i] for i in chosen]
-    shared = {path.absolute() for path in first} & {path.absolute() for path in second}
+    shared = {one.absolute() for one in first if isinstance(one, Path)} & {one.absolute() for one in second if isinstance(one, Path)}
     if shared:
         raise DataError(
             f"{len(shared)} images are in the training data and in the test data, for example {min(map(str, shared))}: the score would say "

@@ -57,7 +57,7 @@ def read_box_list(table: Table, source: Path, options: ListOptions) -> Annotatio
         notes.append(f"Passed over {plural(len(images) - len(kept), 'row')} that list an image again.")
     values = [drawn[images[row]] for row in kept]
     return Annotations(
-        images=tuple(Path(images[row]) for row in kept),
+        inputs=tuple(Path(images[row]) for row in kept),
         columns={BOX: Column(list(values), [table.columns[column][row] for row in kept], f"the column {column!r} of {source.name}")},
         parts=[parts[row] for row in kept],
         groups=None if groups is None else [groups[row] for row in kept],

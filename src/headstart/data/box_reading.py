@@ -83,7 +83,7 @@ def read_boxes(found: Annotations, classes: Sequence[str] | None = None) -> Boxe
 
 
 def _frames(found: Annotations) -> list[Frame]:
-    values, names, images = found.columns[BOX].values, found.names(), found.images
+    values, names, images = found.columns[BOX].values, found.names(), found.inputs
     lacking = [names[i] for i, value in enumerate(values) if value is None]
     if lacking:
         raise DataError(

@@ -1,4 +1,4 @@
-"""`Dataset`: labelled images, as paths or as one array, with their classes, parts and groups; and how a notebook shows it."""
+"""`Dataset`: labelled inputs (paths, an array of images, or texts), with their classes, parts and groups; and how a notebook shows it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from html import escape
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -16,11 +16,15 @@ from headstart.data.boxes import Boxes
 from headstart.data.masks import Masks
 from headstart.data.targets import LabelColumns, Targets
 from headstart.errors import DataError
+from headstart.modalities import IMAGE, Modality
 from headstart.modalities.image import Levels
 from headstart.modalities.image.levels import CommonLevels, common_levels
 from headstart.text import plural, printable, visible
 
 Images: TypeAlias = tuple[Path, ...] | npt.NDArray[np.uint8]
+Inputs: TypeAlias = tuple[Any, ...] | npt.NDArray[np.uint8]
+"""Images as paths or as one array (n, H, W, 3); or texts."""
+
 PARTS = ("train", "val", "test", "")
 SHOWN = 20  # classes in a table; of more, the first
 
@@ -30,7 +34,7 @@ class Dataset:
     """Inputs with their targets. Pixels are never held here unless the user gave an array.
 
     Attributes:
-        images: one path for each image, or uint8 (n, H, W, 3).
+        inputs: one path for each image, or uint8 (n, H, W, 3); or one string for each text.
         targets: what is to be learned: `headstart.data.targets.Labels`, ``LabelSets``, or those of another task.
         parts: unicode (n,): ``"train"``, ``"val"``, ``"test"``, or ``""`` where the data say nothing.
         groups: unicode (n,): images of one group (a patient, a scene) belong on the same side of every split. Where None is given, each
@@ -40,12 +44,13 @@ class Dataset:
         notes: one sentence for each thing that was met while reading and passed over, joined or guessed.
         root: the folder that `names` are relative to; None for arrays.
         given_levels: the samples of more than 8 bits that are black and white; None for what suits the images (`levels`).
+        modality: what the inputs are.
 
     Raises:
         DataError: the fields do not fit each other in length.
     """
 
-    images: Images
+    inputs: Inputs
     targets: Targets
     parts: npt.NDArray[np.str_]
     groups: npt.NDArray[np.str_] = None  # type: ignore[assignment]
@@ -55,21 +60,29 @@ class Dataset:
     notes: tuple[str, ...] = ()
     root: Path | None = None
     given_levels: Levels = None
+    modality: Modality = IMAGE
 
     def __post_init__(self) -> None:
         if self.groups is None:
-            object.__setattr__(self, "groups", np.arange(len(self.images)).astype(np.str_))
+            object.__setattr__(self, "groups", np.arange(len(self.inputs)).astype(np.str_))
             object.__setattr__(self, "grouped", False)
-        lengths = {"images": len(self.images), "labels": len(self.targets), "parts": len(self.parts), "groups": len(self.groups)}
+        lengths = {f"{self.noun}s": len(self.inputs), "labels": len(self.targets), "parts": len(self.parts), "groups": len(self.groups)}
         if len(set(lengths.values())) > 1:
-            raise DataError("one entry per image is needed, but there are " + ", ".join(f"{n} {what}" for what, n in lengths.items()))
+            raise DataError(
+                f"one entry per {self.noun} is needed, but there are " + ", ".join(f"{n} {what}" for what, n in lengths.items())
+            )
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.inputs)
 
-    def __iter__(self) -> Iterator[tuple[Path | npt.NDArray[np.uint8], tuple[str, ...]]]:
-        """Yield (image, its labels)."""
-        return ((image, self.labels(i)) for i, image in enumerate(self.images))
+    @property
+    def noun(self) -> str:
+        """What an input is called in messages."""
+        return self.modality.noun
+
+    def __iter__(self) -> Iterator[tuple[Path | npt.NDArray[np.uint8] | str, tuple[str, ...]]]:
+        """Yield (input, its labels)."""
+        return ((image, self.labels(i)) for i, image in enumerate(self.inputs))
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -80,8 +93,8 @@ class Dataset:
         """Return the images at `indices` (integers, or a bool mask), in that order; all classes remain."""
         chosen = np.asarray(indices)
         rows = np.arange(len(self))[chosen if chosen.size else chosen.astype(np.int64)]
-        images = self.images[rows] if isinstance(self.images, np.ndarray) else tuple(self.images[i] for i in rows.tolist())
-        return replace(self, images=images, targets=self.targets.take(rows), parts=self.parts[rows], groups=self.groups[rows])
+        taken: Any = self.inputs[rows] if isinstance(self.inputs, np.ndarray) else tuple(self.inputs[i] for i in rows.tolist())
+        return replace(self, inputs=taken, targets=self.targets.take(rows), parts=self.parts[rows], groups=self.groups[rows])
 
     def part(self, *names: str) -> npt.NDArray[np.int64]:
         """Return the indices (int64, ascending) of the images in any of the named parts.
@@ -132,8 +145,8 @@ class Dataset:
         return all(len({one.names(place) for place in range(len(one))}) <= 1 for one in columns)
 
     def names(self) -> tuple[str, ...]:
-        """Return what to call each image: its path relative to `root` with ``/``, or ``array[i]``; always printable as UTF-8."""
-        return names_of(self.images, self.root)
+        """Return what to call each input: its path relative to `root` with ``/``, the row of a list, or ``array[i]``; always printable."""
+        return names_of(self.inputs, self.root)
 
     @property
     def levels(self) -> Levels:
@@ -143,28 +156,29 @@ class Dataset:
     @cached_property
     def common_levels(self) -> CommonLevels:
         """The levels that suit these images, those of the test part aside, and which images they do not suit."""
-        if isinstance(self.images, np.ndarray) or self.given_levels is not None:
+        if isinstance(self.inputs, np.ndarray) or self.given_levels is not None:
             return CommonLevels(self.given_levels)
         rows = np.flatnonzero(self.parts != "test")
-        return common_levels(self.images[row] for row in (rows if len(rows) else np.arange(len(self))).tolist())
+        some = (self.inputs[row] for row in (rows if len(rows) else np.arange(len(self))).tolist())
+        return common_levels(one for one in some if isinstance(one, Path))
 
     def _repr_html_(self) -> str:
         parts = [part for part in PARTS if (self.parts == part).any()]
         link = self.targets.link
-        kind = "" if link is None else ", several labels an image" if link.independent else ", one label an image"
+        kind = "" if link is None else f", {'several labels' if link.independent else 'one label'} {self.modality.article} {self.noun}"
         grouped = f", {len(np.unique(self.groups))} groups" if self.grouped else ""
         notes = "".join(f"<p>{html(note)}</p>" for note in self.notes)
         return (
-            f"<p><strong>{plural(len(self), 'image')}</strong>, {plural(len(self.classes), 'class')}{kind}{grouped}"
+            f"<p><strong>{plural(len(self), self.noun)}</strong>, {plural(len(self.classes), 'class')}{kind}{grouped}"
             f"{' in ' + html(self.source) if self.source else ''}</p>{counts_table({part: self.tally(part) for part in parts})}{notes}"
         )
 
 
-def names_of(images: Images, root: Path | None) -> tuple[str, ...]:
-    """Return what to call each image: its path relative to `root` with ``/``, or ``array[i]`` where it has none; always printable."""
-    if isinstance(images, np.ndarray):
-        return tuple(f"array[{i}]" for i in range(len(images)))
-    return tuple(relative_name(image, root) if isinstance(image, Path) else f"array[{i}]" for i, image in enumerate(images))
+def names_of(inputs: Inputs, root: Path | None) -> tuple[str, ...]:
+    """Return what to call each input: its path relative to `root` with ``/``, the name of a text, or ``array[i]``."""
+    if isinstance(inputs, np.ndarray):
+        return tuple(f"array[{i}]" for i in range(len(inputs)))
+    return tuple(relative_name(one, root) if isinstance(one, Path) else getattr(one, "name", f"array[{i}]") for i, one in enumerate(inputs))
 
 
 def relative_name(path: Path, root: Path | None) -> str:

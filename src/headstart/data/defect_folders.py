@@ -66,7 +66,7 @@ def read_defect_folder(source: Path) -> Annotations | None:
         columns[MASK] = Column(files, ["" if one is None else one.cell for one in files], f"the masks in {folder_name(truth)!r}")
     _tell_others(tree, root, {*training, *validation, *test, truth}, notes)
     return Annotations(
-        images=tuple(Path(path) for _, _, path in rows),
+        inputs=tuple(Path(path) for _, _, path in rows),
         columns=columns,
         parts=[part for part, _, _ in rows],
         source=str(source),

@@ -110,7 +110,7 @@ def annotations_of(
     names = sorted({below_folder(os.fspath(drawing.file), os.fspath(root)) for drawing, _ in found.values()})
     groups = [found[path][0].group for path in order]
     return Annotations(
-        images=tuple(map(Path, order)),
+        inputs=tuple(map(Path, order)),
         columns={column: Column(list(files), [file.cell for file in files], f"{kind} in {enumeration(names, most=3)}")},
         parts=[found[path][1] for path in order],
         groups=[group or f"{path} (alone)" for group, path in zip(groups, order, strict=True)] if any(groups) else None,

@@ -32,9 +32,12 @@ _RANK = {"train": 0, "": 0, "val": 1, "test": 2}  # in this order images are lis
 Row = tuple[str, str, str]  # part, class, path
 
 
-def read_folder(source: Path) -> Annotations:
-    """Read a folder of class folders; DataError where it holds no images, images without class folders, or a folder that is unreadable."""
-    tree = Tree()
+def read_folder(source: Path, tree: Tree | None = None) -> Annotations:
+    """Read a folder of class folders; DataError where it holds no images, images without class folders, or a folder that is unreadable.
+
+    The `tree` says which files are inputs, by default images.
+    """
+    tree = tree or Tree()
     notes: list[str] = []
     root = descend(tree, os.fspath(source), notes)
     parts = _part_folders(tree, root, notes)
@@ -76,8 +79,8 @@ def _unlabelled(tree: Tree, folders: Iterable[tuple[str, str]]) -> str:
     for part, folder in folders:
         direct = tree.listing(folder)[1]
         if direct and part in ("train", "") and not _with_images(tree, folder):
-            lie = f"{plural(len(direct), 'image')} lie{'s' * (len(direct) == 1)} directly in {printable(folder)}"
-            return f"{lie}, and there are no class folders with images in it. {LAYOUT}"
+            lie = f"{plural(len(direct), tree.noun)} lie{'s' * (len(direct) == 1)} directly in {printable(folder)}"
+            return f"{lie}, and there are no class folders with {tree.noun}s in it. {LAYOUT}"
     return ""
 
 
@@ -94,7 +97,7 @@ def _read_unlabelled(tree: Tree, source: Path, root: str, parts: list[_Part], re
     if parts:
         _note_part_folders(tree, root, parts, notes)
     return Annotations(
-        images=tuple(Path(path) for _, _, path in rows),
+        inputs=tuple(Path(path) for _, _, path in rows),
         columns={LABEL: column} if any(labels) else {},
         parts=[part for part, _, _ in rows],
         source=str(source),
@@ -219,15 +222,15 @@ def _read_classes(
     empty = [folder_name(class_folder) for class_folder, paths in found.items() if not paths]
     where = f"{folder_name(folder)}/" if part else "the data folder"
     if direct:
-        notes.append(_passed_directly(direct, where))
+        notes.append(_passed_directly(direct, where, tree.noun))
     if empty:
-        notes.append(f"No images in {len(empty)} class folder{'s' * (len(empty) > 1)} of {where}: {shortened(natural_order(empty))}.")
+        notes.append(f"No {tree.noun}s in {len(empty)} class folder{'s' * (len(empty) > 1)} of {where}: {shortened(natural_order(empty))}.")
     return rows
 
 
-def _passed_directly(images: list[str], where: str) -> str:
+def _passed_directly(images: list[str], where: str, noun: str) -> str:
     names = first_names([*map(folder_name, images)], len(images))
-    return Warned(f"Passed over {plural(len(images), 'image')} directly in {where}, where no class folder says what they show: {names}.")
+    return Warned(f"Passed over {plural(len(images), noun)} directly in {where}, where no class folder says what they show: {names}.")
 
 
 def _note_part_folders(tree: Tree, root: str, parts: list[_Part], notes: list[str]) -> None:
@@ -243,11 +246,11 @@ def _note_part_folders(tree: Tree, root: str, parts: list[_Part], notes: list[st
     if count:
         beside = shortened([*map(folder_name, folders)])
         notes.append(
-            Warned(f"Passed over {plural(count, 'image')} in {shortened([*map(folder_name, others)])}, which are beside {beside}.")
+            Warned(f"Passed over {plural(count, tree.noun)} in {shortened([*map(folder_name, others)])}, which are beside {beside}.")
         )
     direct = tree.listing(root)[1]
     if direct:
-        notes.append(_passed_directly(direct, "the data folder"))
+        notes.append(_passed_directly(direct, "the data folder", tree.noun))
 
 
 def _note_classes_like_parts(classes: list[str], notes: list[str]) -> None:
@@ -305,4 +308,4 @@ def _nothing_found(tree: Tree, root: str, source: Path) -> str:
     met = tree.passed.notes(root)
     if not met and not tree.listing(root)[0]:
         return f"the folder {printable(str(source))} is empty. {LAYOUT}"
-    return f"there are no images in {printable(str(source))} or below it. {' '.join(met)}{' ' if met else ''}{LAYOUT}"
+    return f"there are no {tree.noun}s in {printable(str(source))} or below it. {' '.join(met)}{' ' if met else ''}{LAYOUT}"

@@ -25,7 +25,7 @@ NO_IMAGES = frozenset({
 """What `predict` and the like pass over in a folder, and name; all else is an input, and read or refused by its content."""
 
 _HIDDEN = "hidden or system file"
-_USUAL = (_HIDDEN, "non-image file", "repeated folder", "run folder")  # what is passed over and changes no result
+_USUAL = (_HIDDEN, "non-image file", "non-text file", "repeated folder", "run folder")  # what is passed over and changes no result
 
 
 class PassedOver:
@@ -68,9 +68,13 @@ def tell_passed(notes: Iterable[str], listener: Listener) -> None:
 
 
 class Tree:
-    """Lists folders, each once, and notes what is `passed` over; `listing` gives the sorted paths of folders and of images in one."""
+    """Lists folders, each once, and notes what is `passed` over; `listing` gives the sorted paths of folders and of inputs in one.
 
-    def __init__(self) -> None:
+    Inputs are the files whose names it is to `accept`; `noun` is what one is called.
+    """
+
+    def __init__(self, accept: Callable[[str], bool] = is_image_name, *, noun: str = "image") -> None:
+        self.accept, self.noun = accept, noun
         self.passed, self.unreadable, self._repeated = PassedOver(), list[str](), set[str]()
         self.listing = cache(self._list)
 
@@ -87,10 +91,10 @@ class Tree:
                         folders.append(entry.path)
                     elif not entry.is_file():
                         others.append(("broken link" if entry.is_symlink() else "special file", entry.path))
-                    elif is_image_name(name):
+                    elif self.accept(name):
                         images.append(entry.path)
                     else:
-                        others.append(("non-image file" if _suffix(name) in NO_IMAGES else "unrecognised file", entry.path))
+                        others.append((f"non-{self.noun} file" if _suffix(name) in NO_IMAGES else "unrecognised file", entry.path))
         except OSError as error:
             self.unreadable.append(f"{folder} ({error.strerror or error})")
         if names >= RUN_FILES:  # pictures of an earlier run are not data

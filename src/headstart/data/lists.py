@@ -17,6 +17,7 @@ from headstart.data.cells import SEVERAL, label_text, read_cells, whole_number, 
 from headstart.data.labels import shortened
 from headstart.data.tables import Table, read_table
 from headstart.errors import DataError, ParameterError, nearest, setting
+from headstart.modalities import IMAGE
 from headstart.modalities.image import IMAGE_SUFFIXES, is_image_name
 from headstart.progress import Listener, Warned
 from headstart.settings import ListOptions
@@ -55,11 +56,11 @@ def read_list(
     """
     table = table or read_table(source)
     notes = list(table.notes)
-    chosen = _choose_columns(table, _given_columns(table, options, several, source), source, notes, others=several[1:])
+    chosen = _choose_columns(table, given_columns(table, options, several, source), source, notes, others=several[1:])
     root = source.parent if options.image_root is None else Path(options.image_root).expanduser()
     texts = path_texts(table.columns[chosen["path"]], chosen["path"], source)
     names = tuple(several) or (chosen["label"],)
-    columns = {name: _label_column(table, name, options, source, known=known, notes=notes, alone=not several) for name in names}
+    columns = {name: label_column(table, name, options, source, known=known, notes=notes, alone=not several) for name in names}
     parts = row_parts(table, chosen.get("split"), source, notes, explicit="split" in (options.columns or {}))
     groups = row_groups(table, chosen.get("group"), texts, notes)
     if without := _without_path(texts, source):
@@ -74,15 +75,15 @@ def read_list(
     labels = list(zip(*(column.values for column in columns.values()), strict=True))
     if not several:
         labels = columns[names[0]].values
-        keep = _labelled_rows(labels, texts, names[0], source, notes, allow_missing=options.allow_missing)
+        keep = labelled_rows(labels, texts, names[0], source, notes, allow_missing=options.allow_missing)
     else:
-        keep = _rows_with_any(labels, texts, names, source, notes, allow_missing=options.allow_missing)
+        keep = rows_with_any(labels, texts, names, source, notes, allow_missing=options.allow_missing)
     resolved = existing_files(texts, [i for i in keep if texts[i].strip()], root, source, notes, allow_missing=options.allow_missing)
     rows = _distinct(resolved, {"labels": labels, "parts": parts, "groups": groups or []}, source, notes)
     if not rows:
         raise DataError(f"no row of {source} has both a file and a label")
     return Annotations(
-        images=tuple(Path(resolved[i]) for i in rows),
+        inputs=tuple(Path(resolved[i]) for i in rows),
         columns={name if several else LABEL: column.take(rows) for name, column in columns.items()},
         parts=[parts[i] for i in rows],
         groups=None if groups is None else [groups[i] for i in rows],
@@ -94,7 +95,7 @@ def read_list(
     )
 
 
-def _given_columns(table: Table, options: ListOptions, several: Sequence[str], source: Path) -> dict[str, str]:
+def given_columns(table: Table, options: ListOptions, several: Sequence[str], source: Path) -> dict[str, str]:
     """The columns that the options name, with the first of those to learn as the label; DataError where one of these is not there."""
     names = list(table.columns)
     learned = several or options.labels
@@ -109,7 +110,7 @@ def _given_columns(table: Table, options: ListOptions, several: Sequence[str], s
     return {**(options.columns or {}), **({"label": learned[0]} if learned else {})}
 
 
-def _label_column(
+def label_column(
     table: Table, name: str, options: ListOptions, source: Path, *, known: Collection[str], notes: list[str], alone: bool
 ) -> Column:  # fmt: skip
     """A column of labels; where it is not `alone`, a cell that is empty is a missing label, None, and notes name the column."""
@@ -126,8 +127,9 @@ def _label_column(
     return Column([None if missing else next(read) for missing in there], cells, origin)
 
 
-def _rows_with_any(
-    labels: Sequence[tuple[Any, ...]], texts: Sequence[str], names: Sequence[str], source: Path, notes: list[str], *, allow_missing: bool
+def rows_with_any(
+    labels: Sequence[tuple[Any, ...]], texts: Sequence[str], names: Sequence[str], source: Path, notes: list[str], *, allow_missing: bool,
+    noun: str = IMAGE.noun,
 ) -> list[int]:  # fmt: skip
     """The rows that have a label in any of several columns, and a note of how many lack one in each."""
     empty = [i for i, row in enumerate(labels) if all(label is None for label in row)]
@@ -144,17 +146,18 @@ def _rows_with_any(
         if lacking == len(labels) - len(empty):
             raise DataError(f"the column {name!r} of {source} is empty: there is nothing to learn in it. Fill it in, or leave it out.")
         if lacking:
-            notes.append(f"{plural(lacking, 'image')} without a label in the column {name!r}: used for the other columns.")
+            notes.append(f"{plural(lacking, noun)} without a label in the column {name!r}: used for the other columns.")
     return [i for i, row in enumerate(labels) if any(label is not None for label in row)]
 
 
 def recognise_column(role: str, names: Iterable[str]) -> str | None:
     """Return the column for the path, label, split or group that is recognised by its name, the likeliest first."""
-    by_plain = {_plain_name(name): name for name in names}
+    by_plain = {plain_name(name): name for name in names}
     return next((by_plain[synonym] for synonym in SYNONYMS[role] if synonym in by_plain), None)
 
 
-def _plain_name(name: str) -> str:
+def plain_name(name: str) -> str:
+    """The letters and digits of a name, without case."""
     return re.sub(r"[\W_]+", "", name.casefold())
 
 
@@ -238,7 +241,7 @@ def _of_indicators(table: Table, names: Sequence[str]) -> str:
 def _guessed(chosen: Mapping[str, str], source: Path) -> list[str]:
     """Say which columns were recognised by names that may mean something else."""
     plain = {"path": SYNONYMS["path"], "label": ("label", "labels"), "split": SYNONYMS["split"], "group": ("group", "groups")}
-    told = [f"{name!r} is taken as the {role}" for role, name in chosen.items() if _plain_name(name) not in plain[role]]
+    told = [f"{name!r} is taken as the {role}" for role, name in chosen.items() if plain_name(name) not in plain[role]]
     leave_out = f" {setting('columns', {'group': ''})} leaves the group out." if told and told[-1].endswith("group") else ""
     return [f"Columns of {source.name}: {enumeration(told)}.{leave_out}"] if told else []
 
@@ -314,10 +317,13 @@ def row_groups(table: Table, column: str | None, texts: Sequence[str], notes: li
     return [group or f"{text} (alone)" for group, text in zip(groups, texts, strict=True)]
 
 
-def _labelled_rows(labels: Labels, texts: Sequence[str], column: str, source: Path, notes: list[str], *, allow_missing: bool) -> list[int]:
+def labelled_rows(
+    labels: Labels, texts: Sequence[str], column: str, source: Path, notes: list[str], *, allow_missing: bool, noun: str = IMAGE.noun
+) -> list[int]:
+    """The rows that have a label; DataError where one has none, unless they may be missing."""
     empty = [i for i, label in enumerate(labels) if not label]
     if empty and isinstance(labels[0], tuple):
-        notes.append(f"{len(empty)} images have no label: they count as examples of none of the classes.")
+        notes.append(f"{len(empty)} {noun}s have no label: they count as examples of none of the classes.")
         return list(range(len(labels)))
     if empty and not allow_missing:
         raise DataError(

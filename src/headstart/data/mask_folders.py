@@ -77,7 +77,7 @@ def read_mask_folder(source: Path) -> Annotations | None:
     if named:
         notes.append(f"Classes of the masks: {enumeration([below_folder(name, root) for name in named])}.")
     return Annotations(
-        images=tuple(Path(one.path) for one in kept),
+        inputs=tuple(Path(one.path) for one in kept),
         columns={MASK: Column(list(files), [file.cell for file in files], f"the masks in {shortened(folders, limit=3)}")},
         parts=[parts.get(one.path, one.part) for one in kept],
         source=str(source),

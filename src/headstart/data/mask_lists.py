@@ -67,7 +67,7 @@ def read_mask_list(table: Table, source: Path, options: ListOptions) -> Annotati
     ]  # fmt: skip
     columns = {MASK: Column(list(values), [masks[row] for row in kept], f"the column {column!r} of {source.name}")}
     return Annotations(
-        images=tuple(Path(images[row]) for row in kept),
+        inputs=tuple(Path(images[row]) for row in kept),
         columns=columns if labels is None else {LABEL: labels.take(kept), **columns},
         parts=[parts[row] for row in kept],
         groups=None if groups is None else [groups[row] for row in kept],

@@ -64,7 +64,7 @@ def _open_all(found: Annotations) -> list[Content]:
     """Open every mask, in threads; DataError with the first that cannot be decoded."""
     from headstart.modalities.image import rgb  # noqa: F401 - before the threads, which would all import it
 
-    images: Any = found.images
+    images: Any = found.inputs
 
     def opened(index: int) -> Content | ImageError:
         file: MaskFile = found.columns[MASK].values[index]

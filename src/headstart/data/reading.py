@@ -27,6 +27,8 @@ from headstart.data.mask_names import IMAGE_WORDS
 from headstart.data.mask_reading import read_masks
 from headstart.data.named import PREFIXES, TORCHVISION, read_named
 from headstart.data.tables import READERS, read_table
+from headstart.data.text_folders import is_text_folder, read_text_folder
+from headstart.data.text_lists import is_text_list, read_text_list
 from headstart.errors import DataError, ParameterError, nearest, setting
 from headstart.modalities.image import is_image_name
 from headstart.settings import ListOptions
@@ -163,12 +165,16 @@ def _read_path(
             boxes = read_box_table(path, notes, options=lists, table=table)
             found = annotations_of(boxes, path, path.parent if root is None else root, column=BOX, kind="the boxes")
             found.notes[:0] = notes
+    if found is None and is_text_list(table, lists):
+        return read_text_list(path, lists, known=frozenset(known), several=columns, table=table)
     return found or read_list(path, lists, known=frozenset(known), several=columns, table=table)
 
 
 def _read_directory(path: Path, prefer: str) -> Annotations:
     if prefer == BOX:
         return read_box_folder(path) or read_folder(path)
+    if is_text_folder(path):
+        return read_text_folder(path)
     found = read_defect_folder(path) or read_mask_folder(path) or read_drawing_folder(path)
     return found or _with_classes_or_boxes(path)
 
@@ -198,7 +204,7 @@ def _with_classes_or_boxes(path: Path) -> Annotations:
 
 def _beside_annotations(boxes: Annotations) -> bool:
     """Whether all images lie in folders called like images, as those of several years or places do: these are no classes."""
-    images = boxes.images if isinstance(boxes.images, tuple) else ()
+    images = boxes.inputs if isinstance(boxes.inputs, tuple) else ()
     return all(re.sub(r"[\W_\d]+", "", image.parent.name.casefold()) in IMAGE_WORDS for image in images)
 
 

@@ -119,7 +119,8 @@ class Explanation:
     def _sharp(self) -> Pixels:
         """The square that the model sees, as sharp as it is drawn."""
         sharp = dataclasses.replace(self._run.preprocessing, size=max(_SHARP, self._run.preprocessing.size))
-        return sharp(self.image)
+        pixels: Pixels = sharp(self.image)
+        return pixels
 
 
 def explain(
@@ -204,7 +205,8 @@ class _Explainer:
 
         def prepared(image: ImageSource) -> Pixels | ImageError:
             try:
-                return self._run.preprocessing(image)
+                found: Pixels = self._run.preprocessing(image)
+                return found
             except ImageError as error:
                 return error
 

@@ -21,12 +21,13 @@ from headstart.backbones.composed import columns
 from headstart.backbones.loading import BUILD
 from headstart.backbones.stage_maps import MapLayer, map_network
 from headstart.engine import Engine, Outputs, ahead, available_cores, check_kind, gpu_is_there, open_engine
-from headstart.errors import DataError, ImageError, StoreError
+from headstart.errors import DataError, StoreError, UnreadableError
 from headstart.features.running import Images, run_images
 from headstart.features.stage_maps import ChooseMaps, MapRequest, StageMaps, chosen, write_into
 from headstart.features.windows import WholeImages
 from headstart.matrix import allocated, compacted, spread_out
-from headstart.modalities.image import Preprocessing, image_digest, quiet_decoding, source_bytes
+from headstart.modalities import Preprocessing
+from headstart.modalities.image import quiet_decoding
 from headstart.pixels.windows import Windows
 from headstart.progress import Progress
 
@@ -46,7 +47,7 @@ class Features:
 
     values: npt.NDArray[np.float32]  # (n, dim), in the order of the images
     kept: npt.NDArray[np.int64]  # (n,): the position of each row's image in the input
-    refused: tuple[ImageError, ...]  # for each image left out, in order
+    refused: tuple[UnreadableError, ...]  # for each image left out, in order
     refused_at: tuple[int, ...]  # their positions
     computed: int  # how many rows were computed now rather than found in the store
     digests: tuple[bytes, ...] = ()  # the SHA-256 of each row's image (`image_digest`)
@@ -82,7 +83,7 @@ class BackboneExtractor:
         warn: Callable[[str], None] | None = None,
     ) -> None:
         self.backbone = backbone
-        self.preprocessing = preprocessing or backbone.preprocessing
+        self.preprocessing: Any = preprocessing or backbone.preprocessing  # of the modality of the backbone
         self.windows = None if windows == 1 else Windows(windows, self.preprocessing.size)
         self._engine_kind = check_kind(engine)
         self._weights = weights
@@ -96,7 +97,7 @@ class BackboneExtractor:
         return f"{backbone.name}:{backbone.weights_digest}:v{BUILD}:avg{backbone.dim}:{self.preprocessing.id}:f32{windows}"
 
     @property
-    def square(self) -> Preprocessing:
+    def square(self) -> Any:
         """From an image to what the graph of a run takes: the input of the network, or the square that windows are cut from."""
         return self.preprocessing if self.windows is None else replace(self.preprocessing, size=self.windows.square)
 
@@ -154,7 +155,7 @@ class BackboneExtractor:
         with quiet_decoding(), ThreadPoolExecutor(available_cores(), thread_name_prefix="headstart-decode") as pool:
             work = _Extraction(images, self.dim, pool, store, self.id, warn or self._warn)
             if store is not None:
-                work.look_up()
+                work.look_up(self.preprocessing)
             work.compute(lambda: self.engine, self.square, progress, windows=self.windows)
         return work.features()
 
@@ -222,7 +223,7 @@ class _Extraction:
         self._images, self._pool, self._store, self._id, self._warn = images, pool, store, extractor_id, warn
         self._values = allocated(len(images), dim, folder=None if store is None else store.path.parent)
         self._present = np.zeros(len(images), dtype=bool)
-        self._refused: dict[int, ImageError] = {}
+        self._refused: dict[int, UnreadableError] = {}
         self._digests: dict[int, bytes] = {}
         self._computed = 0
         self._maps: StageMaps | None = None
@@ -235,13 +236,15 @@ class _Extraction:
         self._maps = StageMaps(layers, request, values.reshape(len(values), request.views, size), np.arange(len(self._images)))
         return self._maps
 
-    def look_up(self) -> None:
+    def look_up(self, preprocessing: Preprocessing) -> None:
         """Fill in what the store has."""
         images = self._images
         spans = [range(start, min(start + _READ_TOGETHER, len(images))) for start in range(0, len(images), _READ_TOGETHER)]
-        for span, read in zip(spans, ahead(self._pool, lambda span: [_digest(images[index]) for index in span], spans), strict=True):
+        for span, read in zip(
+            spans, ahead(self._pool, lambda span: [_digest(images[index], preprocessing) for index in span], spans), strict=True
+        ):
             for index, digest in zip(span, read, strict=True):
-                if isinstance(digest, ImageError):
+                if isinstance(digest, UnreadableError):
                     self._refused[index] = digest
                 else:
                     self._digests[index] = digest
@@ -270,7 +273,7 @@ class _Extraction:
             )
             for result in results:
                 done += 1
-                if isinstance(result.outputs, ImageError):
+                if isinstance(result.outputs, UnreadableError):
                     self._refused[result.index] = result.outputs
                 else:
                     self._take(result.index, (result.outputs, *result.further), windows)
@@ -338,8 +341,8 @@ class _NoEngine:
             yield ()
 
 
-def _digest(source: Any) -> bytes | ImageError:
+def _digest(source: Any, preprocessing: Preprocessing) -> bytes | UnreadableError:
     try:
-        return image_digest(source_bytes(source))
-    except ImageError as error:
+        return preprocessing.digest(preprocessing.read(source))
+    except UnreadableError as error:
         return error

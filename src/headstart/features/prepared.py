@@ -77,9 +77,9 @@ class Prepared:
         """The inputs that can be read, with their features, or without any, and with `maps` of the stages; DataError where none can."""
         with seconds.lap("features" if features else "reading images"):
             if features:
-                found = self.extract(dataset.images, progress=progress, warn=None if listener is None else listener.warn, maps=maps)
+                found = self.extract(dataset.inputs, progress=progress, warn=None if listener is None else listener.warn, maps=maps)
             else:
-                found = survey(dataset.images, preprocessing=self.extractor.preprocessing, progress=progress)
+                found = survey(dataset.inputs, preprocessing=self.extractor.preprocessing, progress=progress)
         table = FeatureTable.of(dataset, found, layers=self.extractor.layers)
         if table.refused:
             (listener or Listener()).left_out(unread(table.refused, len(dataset), "are left out"))

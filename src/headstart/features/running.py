@@ -1,4 +1,4 @@
-"""Images on their way through an engine: decoded in threads ahead of it, whole, in views, or window by window."""
+"""Inputs on their way through an engine: read in threads ahead of it; images whole, in views, or window by window."""
 
 from __future__ import annotations
 
@@ -7,19 +7,22 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache, partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from headstart.engine import Engine, Outputs, ahead
-from headstart.errors import ImageError
+from headstart.errors import UnreadableError
 from headstart.features.stage_maps import MapRequest, larger_square, part_of, viewed
-from headstart.modalities.image import ImageSource, Preprocessing, image_digest, image_name, source_bytes, upright_size
+from headstart.modalities import Preprocessing
+from headstart.modalities.image import ImageSource, upright_size
 from headstart.pixels.windows import Windows
 
 Images: TypeAlias = Sequence[ImageSource] | npt.NDArray[np.uint8]
-_Pixels: TypeAlias = npt.NDArray[np.uint8]
+"""Inputs of any modality; a text is a string, and of images a string is a path."""
+
+_Pixels: TypeAlias = Any
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +31,7 @@ class ImageResult:
 
     index: int
     digest: bytes
-    outputs: Outputs | ImageError
+    outputs: Outputs | UnreadableError
     further: tuple[Outputs, ...] = ()  # those of the views after the first
     size: tuple[int, int] = (0, 0)  # height and width of the image, where they were asked for
 
@@ -43,14 +46,14 @@ def run_images(
     `request`, several views of an image go through the network; with `windows`, before them all windows of its square.
     """
     begun: deque[_Begun] = deque()
-    larger = None if request is None else larger_square(preprocessing)
+    larger = None if request is None else larger_square(preprocessing)  # type: ignore[arg-type]
 
     def decode(index: int) -> _Begun:
         begins = _Begun(index)
         try:
-            data = source_bytes(images[index])
-            begins.digest = image_digest(data)
-            name = image_name(images[index])
+            data = preprocessing.read(images[index])
+            begins.digest = preprocessing.digest(data)
+            name = preprocessing.called(images[index])
             pixels = preprocessing(data, name=name)
             begins.size = upright_size(data) if sizes else (0, 0)
             begins.views = [pixels] if windows is None else windows.cut(pixels)
@@ -61,7 +64,7 @@ def run_images(
                 else:
                     begins.views += [part_of(enlarged(), view, size=windows.side) for view in request.of(index)]
             begins.count = len(begins.views)
-        except ImageError as error:
+        except UnreadableError as error:
             begins.refusal = error
         return begins
 
@@ -97,4 +100,4 @@ class _Begun:
     size: tuple[int, int] = (0, 0)
     views: list[_Pixels] = field(default_factory=list)
     count: int = 0
-    refusal: ImageError | None = None
+    refusal: UnreadableError | None = None

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from headstart.backbones import Layer
 from headstart.data import Dataset
 from headstart.data.split import hold_out
-from headstart.errors import DataError, ImageError
+from headstart.errors import DataError, UnreadableError
 from headstart.features.extractor import Features
 from headstart.features.running import Images
 from headstart.features.stage_maps import StageMaps
@@ -31,7 +31,7 @@ class FeatureTable:
     """(n,): inputs of one number belong on the same side of every split. They hold the groups of the data and all copies of an input
     together; an input that stands alone is a group of its own."""
     layers: tuple[Layer, ...]  # the slices of `values`, a stage of the backbone each
-    refused: tuple[ImageError, ...] = ()  # inputs that could not be read, with the reason
+    refused: tuple[UnreadableError, ...] = ()  # inputs that could not be read, with the reason
     maps: StageMaps | None = None  # of the stages, for tasks that learn from them
 
     @classmethod

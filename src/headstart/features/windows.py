@@ -14,7 +14,7 @@ import numpy.typing as npt
 from headstart.backbones import Backbone
 from headstart.backbones.stage_maps import WriteOnMaps, graph_on_maps
 from headstart.engine import Outputs, available_cores, open_engine
-from headstart.errors import ImageError
+from headstart.errors import UnreadableError
 from headstart.features.running import Images, run_images
 from headstart.modalities.image import Preprocessing, quiet_decoding
 from headstart.modalities.image.augment import Augmentation
@@ -48,7 +48,7 @@ class WholeImages:
 
     def __call__(
         self, rows: npt.NDArray[np.int64], layers: tuple[str, ...], write: WriteOnMaps, outputs: Mapping[str, Shape]
-    ) -> Iterator[Outputs | ImageError]:
+    ) -> Iterator[Outputs | UnreadableError]:
         """What is learned says of each image in `rows`: maps of the whole of it, float32 (k, H, W), or why it cannot be read.
 
         `write` is given `layers`, as of `graph_on_maps`, and names its `outputs`, of the shape (k, h, w) for one window. It is all one

@@ -1,0 +1,79 @@
+"""The modalities: what kinds of input there are, and what each is called."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+from headstart.errors import ParameterError, nearest
+
+
+@dataclass(frozen=True)
+class Modality:
+    """A kind of input: its name, as in manifests and the catalogue; what one is called in messages, with its article; the column of tables
+    that names one; and the class of its `Preprocessing`, in the package of the modality.
+    """
+
+    name: str
+    noun: str
+    column: str
+    article: str
+    preprocessing: str
+
+
+IMAGE = Modality("image", "image", "path", "an", "Preprocessing")
+TEXT = Modality("text", "text", "row", "a", "TextPreprocessing")
+MODALITIES = {one.name: one for one in (IMAGE, TEXT)}
+
+
+def modality_named(name: str) -> Modality:
+    """The modality of this name; ParameterError for another."""
+    found = MODALITIES.get(name)
+    if found is None:
+        raise ParameterError(f"There is no modality {name!r}. There are {', '.join(MODALITIES)}.{nearest(name, MODALITIES)}")
+    return found
+
+
+class Preprocessing(Protocol):
+    """The one way from an input to what a network takes: fit, predict, evaluate, serve and export share it."""
+
+    modality: ClassVar[Modality]
+
+    @property
+    def id(self) -> str:
+        """Covers everything that changes what the network takes."""
+
+    @property
+    def size(self) -> int:
+        """Side of the square of pixels that the network takes; 0 where it takes sequences of any length."""
+
+    def read(self, source: Any, /) -> Any:
+        """The content of an input: of a file its bytes; `UnreadableError` where it cannot be read."""
+
+    def digest(self, content: Any, /) -> bytes:
+        """SHA-256 of the content (32 bytes)."""
+
+    def called(self, source: Any, /) -> str:
+        """What the input is called in messages."""
+
+    def __call__(self, content: Any, /, *, name: str | None = None) -> Any:
+        """What the network takes; `UnreadableError`, with the name, where the content is refused."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values, as the manifest keeps them."""
+
+    def files(self) -> dict[str, bytes]:
+        """What it needs beside `to_dict`: files of a run folder, by name."""
+
+
+def preprocessing_from(modality: str, entry: Mapping[str, Any], files: Callable[[str], bytes]) -> Preprocessing:
+    """The preprocessing that a manifest describes; `files` gives the bytes of a file of the run by its name.
+
+    Each modality has a class for it, with ``from_dict``. ParameterError for an unknown modality, or an entry that is wrong.
+    """
+    kind = modality_named(modality)
+    package = importlib.import_module(f"headstart.modalities.{kind.name}")
+    made: Preprocessing = getattr(package, kind.preprocessing).from_run(entry, files)
+    return made

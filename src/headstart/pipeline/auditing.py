@@ -80,7 +80,7 @@ def deep_check(data: str | Path | Dataset, *, settings: FitSettings | None = Non
     readable, values = table.dataset, np.asarray(table.values)
     listener.stage("Looking for near copies")
     near = near_copies(
-        readable.images,
+        readable.inputs,
         digests=table.digests,
         features=values,
         layers=table.layers,

@@ -59,7 +59,7 @@ def _out_of_sample(
     listener = context.listener
     listener.stage(f"Comparing with {name} alone")
     prepared = prepare(context.prepared.settings._replace(backbone=name, weights=None), announce=listener.detail, warn=listener.warn)
-    features = prepared.extract(taken(table.dataset.images, rows), progress=listener.progress, warn=listener.warn)
+    features = prepared.extract(taken(table.dataset.inputs, rows), progress=listener.progress, warn=listener.warn)
     part = table.take(rows).with_values(features.complete("a comparison"), prepared.extractor.layers)
     settings = replace(context.settings, backbone=name, fine_tuning=None)
     choice = task.fit(part, replace(context, prepared=prepared, settings=settings)).choice

@@ -297,7 +297,7 @@ def fit_shard(
         raise DataError(f"Shard {shard.index}/{shard.count} has no image: there are only {len(dataset)}.")
     listener.stage(f"Extracting features, shard {shard.index}/{shard.count}")
     prepared = prepare(ExtractorSettings.of(settings, dataset.levels), announce=listener.say, warn=_not_stored)
-    features = prepared.extract(mine.images, progress=listener.progress, warn=_not_stored)
+    features = prepared.extract(mine.inputs, progress=listener.progress, warn=_not_stored)
     cache = files.cache_folder(None if settings.cache == "auto" else settings.cache)
     return ShardResult(len(mine), features.computed, features.refused, files.feature_store_file(cache))
 

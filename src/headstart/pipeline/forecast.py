@@ -103,7 +103,7 @@ class Forecast:
         return self.operations[network.id]
 
     def _timed(self, network: BackboneExtractor) -> float:
-        images = taken(self.table.dataset.images, self.table.train[:_TIMED])
+        images = taken(self.table.dataset.inputs, self.table.train[:_TIMED])
         network(images[:2])  # opens the engine
         began = time.perf_counter()
         network(images)

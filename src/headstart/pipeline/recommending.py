@@ -118,7 +118,7 @@ def _sampled(task: Task, table: FeatureTable, context: LearningContext, until: f
     some = table.take(train)
     forecast = Forecast(some)
     watched = forecast.watched(prepared, len(some), listener.progress, until=math.inf)
-    values = prepared.extract(some.dataset.images, progress=watched, warn=listener.warn).complete("a search")
+    values = prepared.extract(some.dataset.inputs, progress=watched, warn=listener.warn).complete("a search")
     trial = Searching(task, some.with_values(values, prepared.extractor.layers), context, until)
     trial.forecast.speeds |= forecast.speeds
     return trial

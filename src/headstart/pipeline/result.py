@@ -14,7 +14,7 @@ import numpy as np
 from headstart.audit import Finding
 from headstart.audit.copies import LeakTest
 from headstart.data import Dataset
-from headstart.errors import ImageError, ParameterError
+from headstart.errors import ParameterError, UnreadableError
 from headstart.features.table import FeatureTable
 from headstart.metrics.differences import SIGNIFICANT, Difference, told
 from headstart.selection import Baseline, Choice, Tried
@@ -144,7 +144,7 @@ class FitResult:
         return self.table.dataset
 
     @property
-    def refused(self) -> tuple[ImageError, ...]:
+    def refused(self) -> tuple[UnreadableError, ...]:
         """Images that could not be read, with their reasons."""
         return self.table.refused
 
@@ -183,5 +183,5 @@ class ShardResult:
 
     images: int
     computed: int
-    refused: tuple[ImageError, ...]
+    refused: tuple[UnreadableError, ...]
     store: Path

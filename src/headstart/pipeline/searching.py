@@ -55,7 +55,7 @@ def first_settings(dataset: Dataset, settings: FitSettings) -> FitSettings:
     if asked.size or not all(find(name).embedded for name in asked.names):  # others may have a fixed size
         return settings
     usual = find(settings.backbone).input_size
-    side = typical_side(without_test(dataset).images, at_most=usual)
+    side = typical_side(without_test(dataset).inputs, at_most=usual)
     size = first_size(side, usual) if side else usual
     return settings if size == usual else replace(settings, backbone=str(replace(asked, size=size)))
 
@@ -99,7 +99,7 @@ class Searching:
         if len(self.train) > 3 * FEW:
             self.few = self.table.hold_out(self.train, share=FEW / len(self.train), seed=self.context.settings.seed)[1]
         self._opened: dict[str, Prepared] = {}
-        self._side = typical_side(taken(self.table.dataset.images, self.train), at_most=max(LARGER))
+        self._side = typical_side(taken(self.table.dataset.inputs, self.train), at_most=max(LARGER))
 
     def run(self) -> None:
         """Try candidates, those first that promise most for their time, while there is time."""
@@ -163,7 +163,7 @@ class Searching:
     def _with_features(self, learned: Learned, frozen: FeatureTable) -> Learned:
         """A trained model with the features of all inputs by its network; `frozen` has those of the best frozen backbone."""
         self.listener.stage("Extracting features of the trained network")
-        prepared, images = learned.prepared, self.table.dataset.images
+        prepared, images = learned.prepared, self.table.dataset.inputs
         values = learned.fine_tuned.features(images, frozen=frozen.values, engine=prepared.settings.engine, listener=self.listener)
         return replace(learned, table=self.table.with_values(values, prepared.extractor.layers))
 
@@ -302,7 +302,7 @@ class Searching:
         return self.forecast.heads(prepared, len(self.train)) + self.forecast.closing(prepared)
 
     def _extracted(self, prepared: Prepared, positions: Rows, *, until: float = np.inf) -> npt.NDArray[np.float32]:
-        images, progress = taken(self.table.dataset.images, positions), self.listener.progress
+        images, progress = taken(self.table.dataset.inputs, positions), self.listener.progress
         watched = self.forecast.watched(prepared, len(positions), progress, until=until)
         return prepared.extract(images, progress=watched, warn=self.listener.warn).complete("a search")
 

@@ -37,4 +37,4 @@ def augmentation_sheet(data: str | Path, settings: FitSettings, *, augment: str,
     )
     rows = dataset.part("train") if len(dataset.part("train")) else np.arange(len(dataset))
     chosen = np.sort(np.random.default_rng(settings.seed).permutation(rows)[:_ROWS])
-    return sheet(list(taken(dataset.images, chosen)), augmentation, preprocessing=preprocessing, seed=settings.seed)
+    return sheet(list(taken(dataset.inputs, chosen)), augmentation, preprocessing=preprocessing, seed=settings.seed)

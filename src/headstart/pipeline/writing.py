@@ -43,7 +43,7 @@ def write(result: FitResult, *, command: str) -> None:
         run.record = _record(result)
         train, test = result.table.train, result.table.test
         sources = Sources(
-            training=lambda row: dataset.images[train[row]], test=lambda row: dataset.images[test[row]],
+            training=lambda row: dataset.inputs[train[row]], test=lambda row: dataset.inputs[test[row]],
             targets=lambda row: dataset.targets.take(test[row : row + 1]),
             features=result.table.features(test), cached=result.learned.prepared.cached,
         )  # fmt: skip
@@ -208,7 +208,7 @@ def _split_list(result: FitResult) -> str:
 def _paths_from_run(result: FitResult) -> Iterable[str]:
     """Each image's path relative to the run folder, so that both can be moved together; whole where they are on different drives."""
     dataset = result.dataset
-    if isinstance(dataset.images, np.ndarray) or result.run is None:
+    if isinstance(dataset.inputs, np.ndarray) or result.run is None:
         return dataset.names()
     folder = result.run.expanduser().resolve()
 
@@ -219,7 +219,7 @@ def _paths_from_run(result: FitResult) -> Iterable[str]:
         except ValueError:  # another drive
             return above.resolve()
 
-    return (relative_name(place(image.parent) / image.name, None) for image in dataset.images)
+    return (relative_name(place(image.parent) / image.name, None) for image in dataset.inputs)
 
 
 def _about_training(result: FitResult) -> tuple[str, ...]:

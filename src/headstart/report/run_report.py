@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headstart.data import Targets
-from headstart.errors import DataError, HeadstartError, ImageError, RunError
+from headstart.errors import DataError, HeadstartError, RunError, UnreadableError
 from headstart.explanation import HeatMaps, nearest_training_images, overlay
 from headstart.features.prepared import result_key
 from headstart.matrix import FeatureMatrix
@@ -167,7 +167,7 @@ def _drawn_cards(run: Run, rows: npt.NDArray[np.int64], draw: DrawPictures, sour
     tested, cards = _shown_names(run)[0], {}
     with quiet_decoding():
         for row in rows.tolist():
-            with suppress(ImageError, DataError):
+            with suppress(UnreadableError, DataError):
                 if (source := sources.test(row)) is not None:
                     name = printable(tested[row]) if row < len(tested) else f"test image {row}"
                     cards[row] = Card(name=name, row=row, pictures=draw(row, source, sources.targets(row)))
@@ -181,7 +181,7 @@ def _pictures(
     pixels: dict[int, npt.NDArray[np.uint8]] = {}
     with quiet_decoding():
         for row in rows.tolist():
-            with suppress(ImageError):
+            with suppress(UnreadableError):
                 if (source := sources.test(row)) is not None:
                     pixels[row] = run.preprocessing(source)
     if not pixels:
@@ -210,7 +210,7 @@ def _nearest(run: Run, pixels: npt.NDArray[np.uint8], features: npt.NDArray[np.f
 
 
 def _neighbour(run: Run, index: int, sources: Sources) -> str | None:
-    with suppress(ImageError):
+    with suppress(UnreadableError):
         if (source := sources.training(index)) is not None:
             return _base64(read_image(source, at_least=_SMALL, levels=run.preprocessing.levels), _SMALL)
     return None

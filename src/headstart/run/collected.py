@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headstart.engine import Outputs
-from headstart.errors import ImageError
+from headstart.errors import UnreadableError
 from headstart.tasks import Judgement, Predictions
 
 if TYPE_CHECKING:
@@ -32,16 +32,16 @@ class Collected:
         self._kept: list[int] = []
         self._digests: list[bytes] = []
         self._sizes: list[tuple[int, int]] = []
-        self._refused: dict[int, ImageError] = {}
+        self._refused: dict[int, UnreadableError] = {}
         self._features: list[npt.NDArray[Any]] = []  # of the last rows, which are not judged yet
         self._judged: list[Judgement] = []
 
-    def add(self, index: int, outputs: Outputs | ImageError, *, digest: bytes = b"", size: tuple[int, int] = (0, 0)) -> None:
+    def add(self, index: int, outputs: Outputs | UnreadableError, *, digest: bytes = b"", size: tuple[int, int] = (0, 0)) -> None:
         """Take what came of the input at `index`: the outputs in the order of `Run.outputs`, or why it was refused.
 
         `size` is its height and width, where the task needs them.
         """
-        if isinstance(outputs, ImageError):
+        if isinstance(outputs, UnreadableError):
             self._refused[index] = outputs
             return
         self._rows.append(outputs[:-1])

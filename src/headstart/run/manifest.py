@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -15,7 +15,7 @@ import numpy as np
 from headstart.backbones import Layer
 from headstart.errors import HeadstartError, ParameterError, RunError, nearest
 from headstart.metrics.link import SIGMOID, SOFTMAX
-from headstart.modalities.image import Preprocessing
+from headstart.modalities import preprocessing_from
 from headstart.tasks import Output, task_named
 from headstart.text import printable
 
@@ -30,6 +30,10 @@ _TYPES: Mapping[str, type] = {
     "modality": str, "task": str, "state": dict, "outputs": list, "preprocessing": dict, "files": dict, "metrics": dict, "backbone": dict,
     "digest": str,
 }  # fmt: skip
+
+
+def _no_files(name: str) -> bytes:
+    raise ParameterError(f"the file {name!r} of the run is needed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +81,7 @@ class Manifest:
     task: str
     state: Mapping[str, Any]
     outputs: tuple[Output, ...]
-    preprocessing: Preprocessing
+    preprocessing: Any
     backbone: BackboneEntry
     metrics: Mapping[str, Any] = field(default_factory=dict)
     reliability: Mapping[str, Any] | None = None
@@ -104,8 +108,11 @@ class Manifest:
         return replace(self, protocol=PROTOCOL, digest=write_entries(file, self.to_dict()))
 
     @classmethod
-    def from_dict(cls, entries: Mapping[str, Any]) -> Self:
-        """The inverse of `to_dict`, also for older protocols. ParameterError names an entry that is missing or damaged."""
+    def from_dict(cls, entries: Mapping[str, Any], files: Callable[[str], bytes] = _no_files) -> Self:
+        """The inverse of `to_dict`, also for older protocols. ParameterError names an entry that is missing or damaged.
+
+        `files` gives the bytes of a file of the run by its name, for what the preprocessing needs.
+        """
         digest = entries.get("digest")
         if isinstance(digest, str) and digest_of(entries) != digest:
             raise ParameterError("has been changed since the run was written (its digest differs)")
@@ -114,8 +121,8 @@ class Manifest:
         _check_types(entries, _TYPES)
         _check_classes(entries["state"])
         try:
-            preprocessing = Preprocessing.from_dict(entries["preprocessing"])
-        except (TypeError, ParameterError) as error:
+            preprocessing = preprocessing_from(entries["modality"], entries["preprocessing"], files)
+        except (TypeError, KeyError, ParameterError) as error:
             raise ParameterError(f"damaged: 'preprocessing' cannot be used ({error})") from None
         try:
             return cls(
@@ -237,9 +244,16 @@ def read_manifest(path: Path) -> Manifest:
     if not 1 <= entries["protocol"] <= PROTOCOL:
         raise RunError(f"{file}: written in protocol {entries['protocol']}; this version reads 1 to {PROTOCOL}. Update Headstart.")
     try:
-        return Manifest.from_dict(entries)
+        return Manifest.from_dict(entries, lambda name: _file_of(path, name))
     except HeadstartError as error:
         raise RunError(f"{file}: {error}. {AGAIN}") from None
+
+
+def _file_of(path: Path, name: str) -> bytes:
+    try:
+        return (path / name).read_bytes()
+    except OSError as error:
+        raise ParameterError(f"the file {name!r} cannot be read ({error.strerror or error})") from None
 
 
 def is_run(path: Path) -> bool:

@@ -21,7 +21,7 @@ from headstart.errors import DataError, ParameterError, RunError, nearest
 from headstart.features import Images, run_images
 from headstart.files import file_digest
 from headstart.metrics.link import Link, link_named
-from headstart.modalities.image import Preprocessing, quiet_decoding
+from headstart.modalities.image import quiet_decoding
 from headstart.progress import Progress, Say, to_warnings
 from headstart.records import Column, Record
 from headstart.run.collected import Collected
@@ -126,7 +126,7 @@ class Run:
         return dict(self.manifest.metrics)
 
     @property
-    def preprocessing(self) -> Preprocessing:
+    def preprocessing(self) -> Any:
         """The very preprocessing that the model was fitted with."""
         return self.manifest.preprocessing
 
@@ -324,7 +324,7 @@ class Run:
                 f"The data have the classes {', '.join(dataset.classes[:5])} and the run {', '.join(self.classes[:5])}. "
                 "Read the data with read_dataset(..., classes=run.classes), which matches them by name."
             )
-        predictions = self.predict(dataset.images, progress=progress, warn=warn, sample=sample)
+        predictions = self.predict(dataset.inputs, progress=progress, warn=warn, sample=sample)
         if not len(predictions):
             raise DataError(f"None of the {len(dataset)} images can be read. The first: {next(iter(predictions.refused), '-')}")
         return self.task.evaluate(predictions.outputs, dataset.targets.take(predictions.kept)), predictions

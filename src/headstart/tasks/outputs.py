@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headstart.data import Targets
-from headstart.errors import ImageError
+from headstart.errors import UnreadableError
 from headstart.metrics.link import Link, PlaceLink
 
 Outputs = Mapping[str, npt.NDArray[Any]]
@@ -148,7 +148,7 @@ class Predictions:
 
     outputs: Mapping[str, npt.NDArray[Any]]
     kept: npt.NDArray[np.int64]
-    refused: tuple[ImageError, ...] = ()
+    refused: tuple[UnreadableError, ...] = ()
     refused_at: tuple[int, ...] = ()
     digests: tuple[bytes, ...] = ()
     judgement: Judgement | None = None

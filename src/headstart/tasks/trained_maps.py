@@ -129,7 +129,7 @@ def _job(kind: HeadOnMaps, network: Any, plan: FineTuning, *, train: Rows, held:
     table, context = kind.table, kind.context
     return TrainingJob(
         **vars(context.resumable or Resumable()), plan=plan, task=kind.training(network, plan, train=train, held=held),
-        images=taken(table.dataset.images, table.train), train=train, validation=held, seed=context.settings.seed,
+        images=taken(table.dataset.inputs, table.train), train=train, validation=held, seed=context.settings.seed,
         listener=context.listener, deadline=context.until, windows=context.prepared.extractor.windows,
     )  # fmt: skip
 
@@ -160,6 +160,6 @@ def with_maps_of(prepared: Prepared, table: FeatureTable, context: LearningConte
     views = min(2, maps.request.views) if maps.wholes is None else 0  # nothing more is learned from windows
     request = replace(maps.request, views=views)
     listener = context.listener
-    found = prepared.extract(table.dataset.images, progress=listener.progress, warn=listener.warn, maps=lambda layers: request)
+    found = prepared.extract(table.dataset.inputs, progress=listener.progress, warn=listener.warn, maps=lambda layers: request)
     values = found.complete("a training")
     return replace(table, values=values, layers=prepared.extractor.layers, maps=found.maps)

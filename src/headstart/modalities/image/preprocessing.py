@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import MISSING, dataclass
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from headstart.modalities.image.decode import DECODER_VERSION, ImageSource, Levels, Pixels, image_name, read_reduced
+from headstart.modalities import IMAGE, Modality
+from headstart.modalities.image.decode import (
+    DECODER_VERSION,
+    ImageSource,
+    Levels,
+    Pixels,
+    image_digest,
+    image_name,
+    read_reduced,
+    source_bytes,
+)
 from headstart.settings.field import LEVELS, Settings, documented, number, one_of, option, whole
 
 OVERSAMPLING = 2.0
@@ -22,6 +34,8 @@ them hardly more alike and costs time: see ``benchmarks/decoding_scale.py``.
 @dataclass(frozen=True)
 class Preprocessing(Settings):
     """Decode, make upright, cut or squash to a square, resize. Normalisation is inside the network."""
+
+    modality: ClassVar[Modality] = IMAGE
 
     size: int = option(MISSING, "Height and width of the result in pixels.", whole(8, 4096))
     crop: float = option(1.0, "Share of the shorter side that is kept, from the centre (timm's ``crop_pct``).", number(above=0, most=1))
@@ -42,6 +56,31 @@ class Preprocessing(Settings):
         super().__post_init__()
         if self.levels is not None:
             object.__setattr__(self, "levels", (float(self.levels[0]), float(self.levels[1])))
+
+    @staticmethod
+    def read(source: ImageSource) -> Any:
+        """A file's bytes; all else as it is. Errors as of `source_bytes`."""
+        return source_bytes(source)
+
+    @staticmethod
+    def digest(content: Any) -> bytes:
+        """SHA-256 of the content: `image_digest`."""
+        return image_digest(content)
+
+    @staticmethod
+    def called(source: ImageSource) -> str:
+        """What an image is called in messages: `image_name`."""
+        return image_name(source)
+
+    @classmethod
+    def from_run(cls, entry: Mapping[str, Any], files: object) -> Self:
+        """From the entry of a manifest; errors as of `from_dict`."""
+        return cls.from_dict(entry)
+
+    @staticmethod
+    def files() -> dict[str, bytes]:
+        """None: `to_dict` says everything."""
+        return {}
 
     @property
     def id(self) -> str:

@@ -250,7 +250,7 @@ class _Fitting:
 
     def _pixels(self, places: Sequence[int]) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
         extractor = self._context.prepared.extractor
-        images = taken(self._table.dataset.images, self._good[list(places)])
+        images = taken(self._table.dataset.inputs, self._good[list(places)])
         return ((place, extractor.preprocessing(image)) for place, image in zip(places, images, strict=True))
 
     def _maps_of(self, pixels: Sequence[npt.NDArray[np.uint8]]) -> StageMaps:

@@ -70,7 +70,7 @@ def job_for(
     elif len(test):
         every, held = np.concatenate([train, test]), np.arange(len(train), len(train) + len(test))
     return TrainingJob(
-        **vars(resumable), plan=plan, task=task(plan, every, rows), images=taken(table.dataset.images, every),
+        **vars(resumable), plan=plan, task=task(plan, every, rows), images=taken(table.dataset.inputs, every),
         train=rows.astype(np.int64), validation=held.astype(np.int64), select_best=bool(plan.validation_share), seed=settings.seed,
         listener=context.listener, stored=np.arange(len(train), dtype=np.int64) if plan.chooses and plan.refit else None,
     )  # fmt: skip

@@ -65,7 +65,7 @@ def learn(table: FeatureTable, context: LearningContext) -> Learned:
         listener.stage("Extracting features of the trained network")
         table, known = ((one.take(one.test) if context.test_only else one) for one in (table, table if probe is None else probe.table))
         with seconds.lap("trained features"):
-            values = tuned.features(table.dataset.images, frozen=known.values, engine=context.prepared.settings.engine, listener=listener)
+            values = tuned.features(table.dataset.inputs, frozen=known.values, engine=context.prepared.settings.engine, listener=listener)
         table = table.with_values(values, prepared.extractor.layers)
     frozen = None if probe is None else probe.choice
     plan = settings.fine_tuning
@@ -140,7 +140,7 @@ def find_learning_rate(table: FeatureTable, context: LearningContext, *, low: fl
 def training_pace(table: FeatureTable, context: LearningContext) -> Pace:
     """How long `learn_further` takes for any number of images, measured on the rows that `learn` would train on."""
     timm_models.require("Fine-tuning")
-    extractor, images = context.prepared.extractor, taken(table.dataset.images, table.train[:_TIMED])
+    extractor, images = context.prepared.extractor, taken(table.dataset.inputs, table.train[:_TIMED])
     extractor(images[:1])  # opens the engine
     began = time.perf_counter()
     extractor(images)

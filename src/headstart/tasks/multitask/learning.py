@@ -90,7 +90,7 @@ def learn(table: FeatureTable, context: LearningContext) -> Learned:
         context.listener.stage("Extracting features of the trained network")
         table = table.take(table.test) if context.test_only else table
         with seconds.lap("trained features"):
-            images, engine = table.dataset.images, context.prepared.settings.engine
+            images, engine = table.dataset.inputs, context.prepared.settings.engine
             values = found.tuned.features(images, frozen=table.values, engine=engine, listener=context.listener)
         table = table.with_values(values, found.prepared.extractor.layers)
     columns = {

@@ -17,7 +17,7 @@ from headstart.backbones.stage_maps import MIRRORED, MapLayer
 from headstart.data import Dataset
 from headstart.data.masks import Masks
 from headstart.engine import Outputs
-from headstart.errors import DataError, ImageError
+from headstart.errors import DataError, UnreadableError
 from headstart.features.stage_maps import ChooseMaps, StageMaps
 from headstart.features.table import FeatureTable
 from headstart.features.windows import WholeImages
@@ -199,14 +199,14 @@ def of_wholes(models: Sequence[Decoder], wholes: WholeImages, rows: npt.NDArray[
     """Logits of whole images that are seen through windows. DataError where one cannot be read any more."""
     found = [allocated_logits(len(rows), wholes.windows.shape(model.shape)) for model in models]
     for row, outputs in enumerate(through_windows(models, wholes, rows)):
-        if isinstance(outputs, ImageError):
+        if isinstance(outputs, UnreadableError):
             raise DataError(f"An image can no longer be read: {outputs}. Do not change the images during a fit.")
         for logits, output in zip(found, outputs, strict=True):
             logits[row] = output
     return found
 
 
-def through_windows(models: Sequence[Decoder], wholes: WholeImages, rows: npt.NDArray[np.int64]) -> Iterator[Outputs | ImageError]:
+def through_windows(models: Sequence[Decoder], wholes: WholeImages, rows: npt.NDArray[np.int64]) -> Iterator[Outputs | UnreadableError]:
     """Logits, float32 (k, H, W), of each whole image by each of several decoders, or why it cannot be read."""
     shapes = {f"logits{number}": model.shape for number, model in enumerate(models)}
     layers = dict.fromkeys(name for model in models for name in map_names(model))
