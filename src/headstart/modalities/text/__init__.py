@@ -1,5 +1,14 @@
-"""Texts: a string in; pieces of words for a network and counts of n-grams out."""
+"""Texts: a string in; pieces of words for a network, in windows, and counts of n-grams out.
 
+This is the only code path from a text to a network: fitting, predicting, evaluating and serving all go through it, so that they all see the
+same pieces.
+"""
+
+from headstart.modalities.text.preprocessing import Encoded, TextPreprocessing
 from headstart.modalities.text.texts import PAIR, Text, is_text_name, joined_pair, read_text_file, text_digest, text_name
+from headstart.modalities.text.tokenizer import Tokenizer, uncased_tokenizer
 
-__all__ = ["PAIR", "Text", "is_text_name", "joined_pair", "read_text_file", "text_digest", "text_name"]
+__all__ = [
+    "PAIR", "Encoded", "Text", "TextPreprocessing", "Tokenizer", "is_text_name", "joined_pair", "read_text_file", "text_digest",
+    "text_name", "uncased_tokenizer",
+]  # fmt: skip

@@ -1,0 +1,127 @@
+"""`TextPreprocessing`: the one way from a text to the numbers that a network takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from headstart.errors import ParameterError
+from headstart.modalities.text.tokenizer import Tokenizer
+from headstart.settings.field import require, whole
+
+CHARACTERS_PER_PIECE = 12
+"""How many characters a text may have for each piece that its windows hold; what comes after them is not read.
+
+English has four to five characters in a piece; with three times as many, only texts are cut that the windows could not hold anyway, or that
+are mostly spaces. So a text of any length takes the time of one that fills the windows.
+"""
+
+_VERSION = 1  # raised whenever equal texts and settings would give other numbers
+_AT_ONCE = 256  # texts that are split together
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A text as a network takes it.
+
+    Attributes:
+        windows: at least one int64 vector of pieces, special ones included; the vectors of a network are averaged over them.
+        pieces: how many pieces the text has, without special ones, as far as it was read.
+        cut: whether a part of the text lies in no window.
+    """
+
+    windows: tuple[npt.NDArray[np.int64], ...]
+    pieces: int
+    cut: bool
+
+    @property
+    def length(self) -> int:
+        """The length of the longest window."""
+        return max(map(len, self.windows))
+
+
+@dataclass(frozen=True)
+class TextPreprocessing:
+    """Split a text into pieces, and long ones into windows side by side, as equal in length as can be.
+
+    At most `most_windows` windows are made, and at most `CHARACTERS_PER_PIECE` characters are read for each piece that these hold: the rest
+    of a longer text is left out, and its `Encoded.cut` is True.
+
+    Attributes:
+        max_length: the most pieces in a window, special ones included.
+        tokenizer: what splits a text; None where no network reads it, and then it cannot be called.
+        most_windows: the most windows of one text.
+    """
+
+    max_length: int = 256
+    tokenizer: Tokenizer | None = None
+    most_windows: int = 32
+
+    def __post_init__(self) -> None:
+        require(whole(8, 1 << 17), max_length=self.max_length)
+        require(whole(1, 1 << 17), most_windows=self.most_windows)
+
+    @property
+    def id(self) -> str:
+        """Covers everything that changes a number: the tokenizer, the limits, and the version of this class."""
+        pieces = "none" if self.tokenizer is None else self.tokenizer.digest[:16]
+        return f"text{self.max_length}x{self.most_windows}-{pieces}-v{_VERSION}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as JSON has them; of the tokenizer, whose file is kept beside them, only its digest."""
+        digest = None if self.tokenizer is None else self.tokenizer.digest
+        return {"max_length": self.max_length, "most_windows": self.most_windows, "tokenizer": digest}
+
+    @classmethod
+    def from_dict(cls, entry: Mapping[str, Any], tokenizer_json: bytes | None) -> TextPreprocessing:
+        """The inverse of `to_dict`, given the bytes of the tokenizer's file. Raises ParameterError where they are of another one."""
+        tokenizer = None if entry["tokenizer"] is None or tokenizer_json is None else Tokenizer(tokenizer_json)
+        found = None if tokenizer is None else tokenizer.digest
+        if found != entry["tokenizer"]:
+            raise ParameterError(f"The tokenizer's SHA-256 must be {entry['tokenizer']}, got {found}: it is of another network.")
+        return cls(max_length=entry["max_length"], tokenizer=tokenizer, most_windows=entry["most_windows"])
+
+    def __call__(self, text: str) -> Encoded:
+        """Turn a text into the numbers of its pieces. Raises ParameterError for what is no text."""
+        return next(self.all([text]))
+
+    def all(self, texts: Iterable[str]) -> Iterator[Encoded]:
+        """Turn texts into numbers, in order; faster than one by one, and with the same result."""
+        tokenizer = self._needed()
+        waiting = iter(texts)
+        while some := list(islice(waiting, _AT_ONCE)):
+            limit = CHARACTERS_PER_PIECE * self._room * self.most_windows
+            read = [_checked(text)[:limit] for text in some]
+            for text, part, ids in zip(some, read, tokenizer.pieces(read), strict=True):
+                yield self._windows(ids, unread=len(part) < len(text))
+
+    def _needed(self) -> Tokenizer:
+        if self.tokenizer is None:
+            raise ParameterError("These settings have no tokenizer: give that of the network, TextPreprocessing(tokenizer=...).")
+        return self.tokenizer
+
+    @property
+    def _room(self) -> int:
+        """Pieces of a text in one window."""
+        special = sum(map(len, self._needed().special))
+        if self.max_length <= special:
+            raise ParameterError(f"max_length must be above the {special} special pieces of the tokenizer, got {self.max_length}.")
+        return self.max_length - special
+
+    def _windows(self, ids: npt.NDArray[np.int64], *, unread: bool) -> Encoded:
+        room, (before, after) = self._room, self._needed().special
+        kept = ids[: room * self.most_windows]
+        parts = np.array_split(kept, max(1, -(-len(kept) // room)))
+        windows = tuple(np.concatenate([before, part, after]) for part in parts)
+        return Encoded(windows, len(ids), unread or len(kept) < len(ids))
+
+
+def _checked(text: Any) -> str:
+    if not isinstance(text, str):
+        raise ParameterError(f"A text must be a str, got {type(text).__name__}.")
+    return text
