@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeAlias
 
+from headstart.text import reworded
+
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with (done, in all)."""
 
@@ -82,6 +84,38 @@ class Part(Listener):
     def warn(self, message: str) -> None:
         """As of the other, with the name of the part before it."""
         self._listener.warn(self._name + message)
+
+
+class Reworded(Listener):
+    """Tells another listener everything about inputs of another kind than images, in their words; see `headstart.text.reworded`."""
+
+    def __init__(self, listener: Listener, noun: str, article: str) -> None:
+        self.progress = listener.progress  # type: ignore[method-assign]
+        self._listener, self._noun, self._article = listener, noun, article
+
+    def _reworded(self, text: str) -> str:
+        found = reworded(text, self._noun, self._article)
+        return type(text)(found) if isinstance(text, Warned) else found
+
+    def stage(self, name: str) -> None:
+        """As of the other."""
+        self._listener.stage(self._reworded(name))
+
+    def detail(self, text: str) -> None:
+        """As of the other."""
+        self._listener.detail(self._reworded(text))
+
+    def say(self, message: str) -> None:
+        """As of the other."""
+        self._listener.say(self._reworded(message))
+
+    def warn(self, message: str) -> None:
+        """As of the other."""
+        self._listener.warn(self._reworded(message))
+
+    def left_out(self, message: str) -> None:
+        """As of the other."""
+        self._listener.left_out(self._reworded(message))
 
 
 class Seconds(dict[str, float]):

@@ -58,6 +58,22 @@ def unread(errors: Sequence[object], images: int, then: str, *, count: int = 0, 
     return f"{count} of {plural(images, noun)} cannot be read and {then}:" + "".join(f"\n  {one}" for one in (*shown, *more))
 
 
+def reworded(sentence: str, noun: str, article: str) -> str:
+    """Return a sentence about images as one about inputs of another kind.
+
+    What all kinds of input share speaks of images, and is reworded where it reaches a person. Words in quotes, paths and code stay.
+    """
+
+    def word(found: re.Match[str]) -> str:
+        before, said = found["article"], (noun.capitalize() if found["image"][0] == "I" else noun) + found["many"]
+        return said if before is None else f"{article.capitalize() if before[0] == 'A' else article} {said}"
+
+    return sentence if noun == "image" else _IMAGE.sub(word, sentence)
+
+
+_IMAGE = re.compile(r"(?<![\w'\"`/.=-])(?:(?P<article>[Aa]n) )?(?P<image>[Ii]mage)(?P<many>s?)(?![\w'\"`/=-]|\.\w)")
+
+
 def enumeration(names: list[str], *, most: int = 8, count: int = 0) -> str:
     """Return ``a, b and c``; past `most` names, or where there are `count` in all, ``a, b, c and 20 more``."""
     if len(names) > most or count > len(names):

@@ -7,37 +7,37 @@ annotated ``Annotated[Typed, OptionsOf(...)]`` stands for some of them, and the 
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, get_args, get_type_hints
-from urllib.parse import unquote, urlsplit
 
 import typer
 
-from headstart.errors import ParameterError
+from headstart.errors import DataError, ParameterError
 from headstart.settings import FineTuning, FitSettings
 from headstart.settings.field import Option, Settings, options
 
 
-def _image_path(typed: str | Path) -> Path:
-    """The path of an image or folder; typer.BadParameter for what would silently become another one."""
-    text = str(typed)
-    if not text:
-        raise typer.BadParameter("the name is empty (an unset variable of the shell?). Give an image or a folder; '.' is this folder.")
-    if text.startswith("file://"):
-        return Path(unquote(urlsplit(text).path))
-    if re.match(r"[a-z0-9]+://", text):
-        raise typer.BadParameter(f"{text} is an address; images are read from files only: download them first.")
-    return Path(text)
+def image_path(typed: str | Path) -> Path:
+    """The path of an image or folder, as of `typed_path`; typer.BadParameter for what is none."""
+    from headstart.data.listing import typed_path
+
+    try:
+        return typed_path(str(typed))
+    except DataError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 Data = Annotated[str, typer.Argument(metavar="DATA", help="Folder, list file or named set of labelled images.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder that `headstart fit` wrote.")]
 Images = Annotated[
-    list[Path], typer.Argument(metavar="IMAGE|FOLDER...", help="Images, or folders of images at any depth.", parser=_image_path)
+    list[Path], typer.Argument(metavar="IMAGE|FOLDER...", help="Images, or folders of images at any depth.", parser=image_path)
+]
+Inputs = Annotated[
+    list[str],
+    typer.Argument(metavar="INPUT...", help="Images, or folders of images. Of texts: a list, a file, - for lines of stdin, or a sentence."),
 ]
 InferenceEngine = Annotated[str, typer.Option("--engine", metavar="NAME", help="auto, openvino or onnxruntime.")]
 JsonFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Write all figures as JSON.")]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from headstart.cli.application import BAD_INPUT, command
-from headstart.cli.options import Images, InferenceEngine, OptionsOf, RunFolder, Typed
+from headstart.cli.options import Images, InferenceEngine, Inputs, OptionsOf, RunFolder, Typed
 from headstart.cli.terminal import Terminal
 from headstart.errors import ParameterError
 from headstart.files import WRITTEN, is_ours, writable, write_file
@@ -24,6 +24,7 @@ from headstart.settings.field import PATH, SWITCH, TEXT, Settings, one_of, optio
 from headstart.text import pad, plural, visible, width
 
 if TYPE_CHECKING:
+    from headstart.data.inputs import Given
     from headstart.run import Run
     from headstart.tasks import FileOptions
 
@@ -82,7 +83,7 @@ class _Predict(BatchSettings):
 
 @command("predict", "What a run says of new images.")
 def predict_command(
-    terminal: Terminal, run: RunFolder, images: Images, *, how: _Predict,
+    terminal: Terminal, run: RunFolder, inputs: Inputs, *, how: _Predict,
     lists: Annotated[Typed, OptionsOf((ListOptions,), only=("columns", "image_root"))],
 ) -> None:  # fmt: skip
     """Predict new images: their classes, or what else the run has learned.
@@ -108,20 +109,14 @@ def predict_command(
       headstart predict runs/animals photos/ --format coco --confidence 0.4 --draw drawn/
       headstart predict runs/people photos/ --format coco-polygons > people.json
     """
-    from headstart.data import read_paths
-    from headstart.data.tables import READERS
+    from headstart.data.inputs import Given
     from headstart.run import load
     from headstart.tasks import FileOptions
 
-    _check_order("predict", run, images)
-    if not how.merge:
-        named = [
-            read_paths(path, ListOptions(**lists), terminal) if path.suffix.lower() in READERS and path.is_file() else [path]
-            for path in images
-        ]
-        images = [path for paths in named for path in paths]
+    _check_order("predict", run, [Path(one) for one in inputs if one])
+    options = ListOptions(**lists)
     if how.out is not None and (how.batch or how.merge):
-        _run_batch(run, images, how.out, how, terminal)
+        _run_batch(run, _paths(inputs, options, terminal, named=not how.merge), how.out, how, terminal)
         return
     opened = load(run, engine=how.engine)
     if how.format in (*_DOCUMENTS, *_EACH) and how.format not in (*opened.task.documents, *opened.task.forms):
@@ -129,9 +124,25 @@ def predict_command(
     least = opened.least(confidence=how.confidence, accuracy=how.accuracy)
     asked = FileOptions(overlay=how.overlay, form=how.format if how.format in _EACH else "", least=least)
     if (folder := _folder(opened, how, asked)) is not None:
-        _write_pictures(opened, images, folder, replace(asked, overlay=asked.overlay or folder == how.draw), how, terminal)
+        _write_pictures(
+            opened, _paths(inputs, options, terminal), folder, replace(asked, overlay=asked.overlay or folder == how.draw), how, terminal
+        )
     else:
-        _print(opened, images, how, terminal, least=least)
+        given = Given.of(opened.modality, inputs, options, terminal, lines=opened.task.lines)
+        _print(opened, given, how, terminal, least=least)
+
+
+def _paths(typed: list[str], options: ListOptions, terminal: Terminal, *, named: bool = True) -> list[Path]:
+    """The paths of images that were typed; with `named`, in the place of a list those that it names."""
+    from headstart.data import read_paths
+    from headstart.data.listing import typed_path
+    from headstart.data.tables import READERS
+
+    paths = [typed_path(one) for one in typed]
+    if not named:
+        return paths
+    found = [read_paths(path, options, terminal) if path.suffix.lower() in READERS and path.is_file() else [path] for path in paths]
+    return [path for some in found for path in some]
 
 
 def _folder(run: Run, how: _Predict, asked: FileOptions) -> Path | None:
@@ -151,16 +162,14 @@ def _folder(run: Run, how: _Predict, asked: FileOptions) -> Path | None:
     return None
 
 
-def _print(run: Run, images: list[Path], how: _Predict, terminal: Terminal, *, least: float | None) -> None:
-    """Predict, and tell what is said of the images."""
-    from headstart.data import list_images
-
-    paths = list_images(images, terminal)
-    if len(paths) > 1:
-        terminal.stage(f"Predicting {len(paths)} images")
-    predictions = run.predict(paths, progress=terminal.progress if len(paths) > 1 else None, warn=terminal.warn)
-    records = run.records(paths, predictions, top=how.top, least=least)
-    if warning := run.shift(predictions.novel, len(predictions)).warning():
+def _print(run: Run, given: Given, how: _Predict, terminal: Terminal, *, least: float | None) -> None:
+    """Predict, and tell what is said of the inputs."""
+    inputs, noun = given.inputs, run.modality.noun
+    if len(inputs) > 1:
+        terminal.stage(f"Predicting {plural(len(inputs), noun)}")
+    predictions = run.predict(inputs, progress=terminal.progress if len(inputs) > 1 else None, warn=terminal.warn)
+    records = run.records(given.names, predictions, top=how.top, least=least)
+    if warning := run.shift(predictions.novel, len(predictions)).warning(f"{noun}s"):
         terminal.warn(warning)
     _tell(run, records, how, terminal)
     if not len(predictions):
@@ -179,7 +188,7 @@ def _tell(run: Run, records: Sequence[Record], how: _Predict, terminal: Terminal
         )
     with writable(how.out):
         write_file(how.out, f"{text}\n".encode())
-    terminal.say(f"{plural(len(records), 'image')} in {how.out}")
+    terminal.say(f"{plural(len(records), run.modality.noun)} in {how.out}")
 
 
 def _text(run: Run, records: Sequence[Record], how: _Predict) -> str:

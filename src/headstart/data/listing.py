@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import heapq
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from headstart.errors import DataError, nearest
 from headstart.modalities.image import is_image_name
@@ -148,6 +150,17 @@ def below_folder(path: str, root: str) -> str:
 def folder_name(folder: str) -> str:
     """The last part of a path, printable."""
     return printable(os.path.basename(folder))  # noqa: PTH119 - paths are strings here, for speed
+
+
+def typed_path(text: str) -> Path:
+    """The path of an image or folder as it was typed; DataError for what would silently become another one."""
+    if not text:
+        raise DataError("the name is empty (an unset variable of the shell?). Give an image or a folder; '.' is this folder.")
+    if text.startswith("file://"):
+        return Path(unquote(urlsplit(text).path))
+    if re.match(r"[a-z0-9]+://", text):
+        raise DataError(f"{text} is an address; images are read from files only: download them first.")
+    return Path(text)
 
 
 def list_images(sources: Iterable[str | Path], listener: Listener | None = None) -> list[Path]:

@@ -24,7 +24,7 @@ from headstart.data.tables import Table, read_table
 from headstart.errors import DataError, nearest, setting
 from headstart.modalities import TEXT
 from headstart.modalities.image import is_image_name
-from headstart.modalities.text import Text, joined_pair
+from headstart.modalities.text import Text, clean, joined_pair
 from headstart.settings import ListOptions
 from headstart.text import enumeration, plural
 
@@ -115,7 +115,7 @@ def texts_of(table: Table, columns: Sequence[str], source: Path) -> list[Text]:
 
 
 def _text(cell: Any) -> str:
-    return cell if isinstance(cell, str) else label_text(cell)
+    return clean(cell if isinstance(cell, str) else label_text(cell))
 
 
 def _chosen_texts(table: Table, given: dict[str, str], source: Path, notes: list[str]) -> list[str]:

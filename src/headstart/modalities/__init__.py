@@ -13,7 +13,8 @@ from headstart.errors import ParameterError, nearest
 @dataclass(frozen=True)
 class Modality:
     """A kind of input: its name, as in manifests and the catalogue; what one is called in messages, with its article; the column of tables
-    that names one; and the class of its `Preprocessing`, in the package of the modality.
+    that names one; the class of its `Preprocessing`, in the package of the modality; the backbone that is used where none is named; and the
+    settings of a fit that are for it alone.
     """
 
     name: str
@@ -21,10 +22,12 @@ class Modality:
     column: str
     article: str
     preprocessing: str
+    backbone: str
+    options: tuple[str, ...] = ()
 
 
-IMAGE = Modality("image", "image", "path", "an", "Preprocessing")
-TEXT = Modality("text", "text", "row", "a", "TextPreprocessing")
+IMAGE = Modality("image", "image", "path", "an", "Preprocessing", "efficientnet_lite0", ("fit_image", "levels", "windows", "background"))
+TEXT = Modality("text", "text", "row", "a", "TextPreprocessing", "minilm")
 MODALITIES = {one.name: one for one in (IMAGE, TEXT)}
 
 
@@ -48,6 +51,10 @@ class Preprocessing(Protocol):
     @property
     def size(self) -> int:
         """Side of the square of pixels that the network takes; 0 where it takes sequences of any length."""
+
+    @property
+    def inputs(self) -> Mapping[str, tuple[Any, tuple[int | str, ...]]]:
+        """The inputs of the network: type and shape by name, a text for each dimension of any length."""
 
     def read(self, source: Any, /) -> Any:
         """The content of an input: of a file its bytes; `UnreadableError` where it cannot be read."""

@@ -27,7 +27,7 @@ from headstart.features.table import FeatureTable
 from headstart.modalities.image.augment import Augmentation
 from headstart.modalities.image.levels import clipped_note, levels_note
 from headstart.pipeline.baseline import compare
-from headstart.pipeline.reading import check, read, split, without_test
+from headstart.pipeline.reading import check, in_words_of, read, split, suited, without_test
 from headstart.pipeline.result import FitResult, ProbeTest, ShardResult
 from headstart.pipeline.resuming import check_resumable, checkpoints_of, resumable_or_removed
 from headstart.pipeline.searching import first_settings, search
@@ -85,7 +85,8 @@ def _fit(
     listener.stage("Reading the data")
     with seconds.lap("reading"):
         task, dataset = read(data, settings)
-        settings = task.settings(settings)
+        settings = task.settings(suited(settings, dataset))
+        listener = in_words_of(dataset, listener)
         listener.tell_notes(dataset.notes)
         check(task, dataset, settings)
     with place as out:
@@ -270,6 +271,7 @@ def untested(data: str | Path | Dataset, settings: FitSettings, listener: Listen
     """
     listener.stage("Reading the data")
     task, dataset = read(data, settings)
+    settings, listener = suited(settings, dataset), in_words_of(dataset, listener)
     listener.tell_notes(dataset.notes)
     check(task, dataset, settings)
     training = without_test(dataset)
@@ -291,6 +293,7 @@ def fit_shard(
     if settings.cache is None:
         raise ParameterError("--shard computes features into the cache, so it cannot be combined with --no-cache.")
     _, dataset = read(data, settings)
+    settings, listener = suited(settings, dataset), in_words_of(dataset, listener)
     listener.tell_notes(dataset.notes)
     mine = dataset.take(np.arange(shard.index - 1, len(dataset), shard.count))
     if not len(mine):

@@ -11,8 +11,10 @@ import numpy as np
 from headstart.audit import Plan
 from headstart.data import Dataset, dataset_of, read_annotations
 from headstart.data.split import check_hold_out, folds
-from headstart.errors import DataError, ParameterError
+from headstart.errors import DataError, ParameterError, setting
 from headstart.features.table import FeatureTable
+from headstart.modalities import IMAGE, MODALITIES
+from headstart.progress import Listener, Reworded
 from headstart.run import is_run
 from headstart.settings import FitSettings, ListOptions
 from headstart.settings.field import options
@@ -43,6 +45,26 @@ def read(data: str | Path | Dataset, settings: FitSettings) -> tuple[Task, Datas
         return task, dataset
     changed, notes = Plan.read(settings.plan).apply(dataset)
     return task, replace(changed, notes=(*changed.notes, *notes))
+
+
+def suited(settings: FitSettings, dataset: Dataset) -> FitSettings:
+    """The settings with the backbone for inputs of this kind, where none was named; ParameterError for settings of another kind."""
+    modality = dataset.modality
+    for other in MODALITIES.values():
+        wrong = [name for name in other.options if other is not modality and getattr(settings, name) not in (None, 1)]
+        if wrong:
+            raise ParameterError(
+                f"{setting(wrong[0], getattr(settings, wrong[0]))} is for {other.noun}s, and {dataset.source or 'the data'} holds "
+                f"{modality.noun}s: leave it out."
+            )
+    named = settings.backbone != FitSettings().backbone
+    return settings if named else replace(settings, backbone=modality.backbone)
+
+
+def in_words_of(dataset: Dataset, listener: Listener) -> Listener:
+    """The listener, told about inputs of this kind."""
+    modality = dataset.modality
+    return listener if modality is IMAGE else Reworded(listener, modality.noun, modality.article)
 
 
 def _of_dataset(data: Dataset, settings: FitSettings) -> Task:

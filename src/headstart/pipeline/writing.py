@@ -72,8 +72,10 @@ def _manifest(result: FitResult, *, command: str) -> Manifest:
     task, extractor, targets = result.task, result.learned.prepared.extractor, result.dataset.targets
     backbone, state = extractor.backbone, task.state(targets, result.choice.estimator)
     reliability = result.judged.reliability
+    preprocessing = task.preprocessing(extractor.square, result.choice.estimator)
     return Manifest(
-        task=task.name, state=state, outputs=task.outputs(state), preprocessing=extractor.square,
+        task=task.name, state=state, outputs=task.outputs(state), preprocessing=preprocessing,
+        modality=result.dataset.modality.name,
         backbone=BackboneEntry(
             name=backbone.record.name, licence=backbone.record.licence or "unknown", weights_source=backbone.weights_source,
             weights_digest=backbone.weights_digest, layers=backbone.layers,
@@ -197,9 +199,15 @@ def _split_list(result: FitResult) -> str:
     """The list of all images with label and part: a list file that `headstart fit` itself can read, where the images are files."""
     dataset = result.dataset
     further = [dataset.parts, dataset.groups] if dataset.grouped else [dataset.parts]
-    columns = ["path", *(dataset.targets.cells(0) if len(dataset) else ()), *("split", "group")[: len(further)]]
+    texts = dataset.inputs if all(isinstance(one, str) for one in dataset.inputs) else ()
+    columns = [
+        dataset.modality.column,
+        *(["text"] if texts else []),
+        *(dataset.targets.cells(0) if len(dataset) else ()),
+        *("split", "group")[: len(further)],
+    ]
     rows = (
-        [name, *dataset.targets.cells(index).values(), *(str(of[index]) for of in further)]
+        [name, *([texts[index]] if texts else []), *dataset.targets.cells(index).values(), *(str(of[index]) for of in further)]
         for index, name in enumerate(_paths_from_run(result))
     )
     return csv_lines([columns, *rows])
@@ -208,7 +216,7 @@ def _split_list(result: FitResult) -> str:
 def _paths_from_run(result: FitResult) -> Iterable[str]:
     """Each image's path relative to the run folder, so that both can be moved together; whole where they are on different drives."""
     dataset = result.dataset
-    if isinstance(dataset.inputs, np.ndarray) or result.run is None:
+    if not all(isinstance(one, Path) for one in dataset.inputs) or result.run is None:
         return dataset.names()
     folder = result.run.expanduser().resolve()
 

@@ -8,6 +8,7 @@ import os
 import shlex
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,13 +16,15 @@ from typing import TYPE_CHECKING, Any
 import numpy.typing as npt
 
 from headstart.data import Dataset, ListOptions, dataset_of, read_annotations
-from headstart.data.values import checked_images
+from headstart.data.inputs import checked_inputs
 from headstart.engine import Engine, available_cores, open_engine
 from headstart.errors import DataError, ParameterError, RunError, nearest
 from headstart.features import Images, run_images
 from headstart.files import file_digest
 from headstart.metrics.link import Link, link_named
+from headstart.modalities import Modality, modality_named
 from headstart.modalities.image import quiet_decoding
+from headstart.modalities.text import Text
 from headstart.progress import Progress, Say, to_warnings
 from headstart.records import Column, Record
 from headstart.run.collected import Collected
@@ -184,7 +187,8 @@ class Run:
         if SPLIT not in self.manifest.files:
             return ()
         with (self.path / SPLIT).open(encoding="utf-8", newline="") as file:
-            return tuple(row["path"] for row in csv.DictReader(file) if row["split"] == part)
+            rows = [row for row in csv.DictReader(file) if row["split"] == part]
+        return tuple(Text(row["text"], row["row"]) if "text" in row else row["path"] for row in rows)
 
     def _arrays(self, name: str) -> dict[str, npt.NDArray[Any]]:
         if name not in self.manifest.files:
@@ -238,7 +242,7 @@ class Run:
 
         Args:
             images: paths, bytes, uint8 arrays (H, W, 3) or images of Pillow, also as a column of pandas or polars; or one uint8 array
-                (n, H, W, 3).
+                (n, H, W, 3). Of a run that learned from texts, strings.
             progress: called as images are done.
             neighbours: how many of the nearest training images to name for each.
             warn: told of the images that cannot be read; by default with a warning of Python.
@@ -247,7 +251,7 @@ class Run:
         Returns:
             the `Predictions` of the task: for classification `headstart.tasks.classification.predictions.ClassPredictions`.
         """
-        images = checked_images(images)
+        images = checked_inputs(self.modality, images)
         collected = Collected(self, neighbours=neighbours, every=-(-len(images) // sample) if sample else 0)
         threads = min(available_cores(), max(1, len(images)))
         with quiet_decoding(), ThreadPoolExecutor(threads, thread_name_prefix="headstart-decode") as pool:
@@ -260,7 +264,7 @@ class Run:
                     progress(done, len(images))
         predictions = collected.predictions()
         if predictions.refused:
-            warn(unread(predictions.refused, len(images), "have no prediction"))
+            warn(unread(predictions.refused, len(images), "have no prediction", noun=self.modality.noun))
         return predictions
 
     def shift(self, novel: int | None, images: int) -> Shift:
@@ -272,7 +276,13 @@ class Run:
 
     def columns(self, *, top: int = 1) -> tuple[Column, ...]:
         """The columns of tables of `records`."""
-        return self.task.columns(self.manifest.state, top=top)
+        columns = self.task.columns(self.manifest.state, top=top)
+        return tuple(replace(one, name=self.modality.column) if one.type == "name" else one for one in columns)
+
+    @property
+    def modality(self) -> Modality:
+        """What the inputs are."""
+        return modality_named(self.manifest.modality)
 
     def records(
         self, names: Sequence[Any], predictions: Any, *, top: int = 1, least: float | None = None, nearest: int = 1,
@@ -289,7 +299,7 @@ class Run:
         """The path and the label of a training image by its position; empty where the run does not know. Labels are joined with ``;``."""
         names, targets = self.training_names, self.reference.get("targets")
         name = names[index] if 0 <= index < len(names) else ""
-        if name and ("/" in name or not name.startswith("array[")):
+        if name and not isinstance(name, Text) and ("/" in name or not name.startswith("array[")):
             name = os.path.normpath(self.path / name)
         if targets is None or not self.class_outputs or not 0 <= index < len(targets):
             return name, ""

@@ -239,12 +239,14 @@ def _tidy(path: Path) -> None:
 def write_files(folder: Path, contents: RunContents) -> Run:
     """Write the files of a run into an empty folder, and open it; its pages come after that (`seal`)."""
     (folder / MODEL).write_bytes(run_graph(contents).SerializeToString())
+    for name, content in contents.manifest.preprocessing.files().items():
+        (folder / name).write_bytes(content)
     settings, arrays = contents.model.state()
     described = json.dumps(plain(settings), allow_nan=False)
     _save(folder / "head.safetensors", arrays, {"head": described})
     _save(folder / REFERENCE, contents.reference)
     _save(folder / EVALUATION, contents.evaluation)
-    (folder / SPLIT).write_text(contents.split, encoding="utf-8")
+    (folder / SPLIT).write_bytes(contents.split.encode("utf-8", "replace"))
     return seal(folder, contents.manifest)
 
 
@@ -285,9 +287,9 @@ def replace_pages(path: Path, pages: Mapping[str, str]) -> None:
 
 
 def run_graph(contents: RunContents) -> onnx.ModelProto:
-    """Backbone and model in one graph: uint8 images (N, H, W, 3) in; features and the outputs of the task out."""
+    """Backbone and model in one graph: what the preprocessing gives of the inputs in; features and the outputs of the task out."""
     manifest, backbone, windows = contents.manifest, contents.backbone, contents.windows
-    task, size = task_named(manifest.task), manifest.preprocessing.size
+    task = task_named(manifest.task)
 
     def write(graph: OnnxGraph, maps: Mapping[str, str]) -> None:
         task.write_onnx(graph, contents.model, FEATURES, manifest.state, maps=maps)
@@ -298,7 +300,7 @@ def run_graph(contents: RunContents) -> onnx.ModelProto:
     if windows is not None:
         graph = through_windows(graph, windows, {name: contents.model.shape for name in outputs if name != FEATURES}, features=backbone.dim)
     return graph.model(
-        inputs={"images": (np.uint8, ("N", size, size, 3))},
+        inputs=manifest.preprocessing.inputs,
         outputs=outputs,
         metadata={
             "task": json.dumps(manifest.task),

@@ -155,6 +155,9 @@ class Task(ABC):
     spatial: ClassVar[bool] = False
     """Whether its outputs are about places in an input, so that its predictions come with the size of each."""
 
+    lines: ClassVar[bool] = False
+    """Whether each line of a text file is an input of its own."""
+
     has_confidence: ClassVar[bool] = False
     """Whether a lowest confidence can be chosen for what its `records` name."""
 
@@ -209,6 +212,10 @@ class Task(ABC):
     def maps(self, settings: FitSettings, dataset: Dataset) -> ChooseMaps | None:
         """Which maps of the backbone's stages it learns from, beside the features; None where these are all it needs."""
         return None
+
+    def preprocessing(self, given: Any, model: Any) -> Any:
+        """The preprocessing of a run, from that of the features: what the fitted model needs beside these is added to it."""
+        return given
 
     def maps_taken(self, model: Any) -> tuple[str, ...] | None:
         """The layers whose maps the fitted model takes; None for all that it learned from.

@@ -57,6 +57,11 @@ class Preprocessing(Settings):
         if self.levels is not None:
             object.__setattr__(self, "levels", (float(self.levels[0]), float(self.levels[1])))
 
+    @property
+    def inputs(self) -> dict[str, tuple[Any, tuple[int | str, ...]]]:
+        """The input of the network: ``images``, uint8 (N, size, size, 3)."""
+        return {"images": (np.uint8, ("N", self.size, self.size, 3))}
+
     @staticmethod
     def read(source: ImageSource) -> Any:
         """A file's bytes; all else as it is. Errors as of `source_bytes`."""

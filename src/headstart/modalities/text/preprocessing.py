@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from headstart.errors import ParameterError
+from headstart.errors import ParameterError, TextError
+from headstart.modalities import TEXT, Modality
+from headstart.modalities.text.texts import PAIR, text_digest, text_name
 from headstart.modalities.text.tokenizer import Tokenizer
 from headstart.settings.field import require, whole
 
@@ -20,6 +22,9 @@ CHARACTERS_PER_PIECE = 12
 English has four to five characters in a piece; with three times as many, only texts are cut that the windows could not hold anyway, or that
 are mostly spaces. So a text of any length takes the time of one that fills the windows.
 """
+
+TOKENIZER = "tokenizer.json"
+"""The file of the tokenizer in a run folder."""
 
 _VERSION = 1  # raised whenever equal texts and settings would give other numbers
 _AT_ONCE = 256  # texts that are split together
@@ -58,6 +63,8 @@ class TextPreprocessing:
         most_windows: the most windows of one text.
     """
 
+    modality: ClassVar[Modality] = TEXT
+
     max_length: int = 256
     tokenizer: Tokenizer | None = None
     most_windows: int = 32
@@ -86,7 +93,48 @@ class TextPreprocessing:
             raise ParameterError(f"The tokenizer's SHA-256 must be {entry['tokenizer']}, got {found}: it is of another network.")
         return cls(max_length=entry["max_length"], tokenizer=tokenizer, most_windows=entry["most_windows"])
 
-    def __call__(self, text: str) -> Encoded:
+    @classmethod
+    def from_run(cls, entry: Mapping[str, Any], files: Callable[[str], bytes]) -> TextPreprocessing:
+        """From the entry of a manifest and the files of its run; errors as of `from_dict`."""
+        return cls.from_dict(entry, None if entry["tokenizer"] is None else files(TOKENIZER))
+
+    def files(self) -> dict[str, bytes]:
+        """The file of the tokenizer, as a run keeps it."""
+        return {} if self.tokenizer is None else {TOKENIZER: self.tokenizer.json}
+
+    @staticmethod
+    def read(source: str) -> str:
+        """A text is its own content; TextError for what is no string, or has nothing in it."""
+        if not isinstance(source, str):
+            raise TextError("<text>", f"a text must be a string, and this is a {type(source).__name__}")
+        if not source.strip():
+            raise TextError(text_name(source), "empty")
+        return source
+
+    @staticmethod
+    def digest(content: str) -> bytes:
+        """SHA-256 of the text: `text_digest`."""
+        return text_digest(content)
+
+    @staticmethod
+    def called(source: str) -> str:
+        """What a text is called in messages: `text_name`."""
+        return text_name(source)
+
+    @property
+    def inputs(self) -> dict[str, tuple[Any, tuple[int | str, ...]]]:
+        """The inputs of the network: the pieces of R windows of N texts, what of them is no padding, and whose windows they are."""
+        pieces: dict[str, tuple[Any, tuple[int | str, ...]]] = {
+            "input_ids": (np.int64, ("R", "T")), "attention_mask": (np.int64, ("R", "T")), "windows": (np.float32, ("N", "R")),
+        }  # fmt: skip
+        return pieces if self.tokenizer is not None else {}
+
+    @property
+    def size(self) -> int:
+        """0: the network takes sequences of any length."""
+        return 0
+
+    def __call__(self, text: str, *, name: str | None = None) -> Encoded:
         """Turn a text into the numbers of its pieces. Raises ParameterError for what is no text."""
         return next(self.all([text]))
 
@@ -97,8 +145,10 @@ class TextPreprocessing:
         while some := list(islice(waiting, _AT_ONCE)):
             limit = CHARACTERS_PER_PIECE * self._room * self.most_windows
             read = [_checked(text)[:limit] for text in some]
-            for text, part, ids in zip(some, read, tokenizer.pieces(read), strict=True):
-                yield self._windows(ids, unread=len(part) < len(text))
+            parts = [part.split(PAIR) for part in read]
+            pieces = iter(tokenizer.pieces([one for part in parts for one in part]))
+            for text, seen, part in zip(some, read, parts, strict=True):
+                yield self._windows(_with_separators([next(pieces) for _ in part], tokenizer.special[1]), unread=len(seen) < len(text))
 
     def _needed(self) -> Tokenizer:
         if self.tokenizer is None:
@@ -119,6 +169,11 @@ class TextPreprocessing:
         parts = np.array_split(kept, max(1, -(-len(kept) // room)))
         windows = tuple(np.concatenate([before, part, after]) for part in parts)
         return Encoded(windows, len(ids), unread or len(kept) < len(ids))
+
+
+def _with_separators(parts: list[npt.NDArray[np.int64]], separator: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The pieces of a text, or of a pair with what ends a text between the two."""
+    return parts[0] if len(parts) == 1 else np.concatenate([one for part in parts for one in (separator, part)][1:])
 
 
 def _checked(text: Any) -> str:

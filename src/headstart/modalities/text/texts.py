@@ -36,6 +36,16 @@ def joined_pair(first: str, second: str) -> str:
     return f"{first.replace(PAIR, ' ')}{PAIR}{second.replace(PAIR, ' ')}"
 
 
+def clean(text: str) -> str:
+    """The text as it can be written into any file: zero bytes become spaces, lone surrogates, which are no characters, U+FFFD."""
+    text = text.replace("\0", " ")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
 def text_name(text: str) -> str:
     """What a text is called in messages: its name where it has one, else ``<text>``."""
     return text.name if isinstance(text, Text) else "<text>"

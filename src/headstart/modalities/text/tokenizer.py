@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headstart.errors import BackboneError, MissingExtraError
+from headstart.modalities.text.texts import clean
 
 Ids = npt.NDArray[np.int64]
 
@@ -62,26 +63,17 @@ class Tokenizer:
     def pieces(self, texts: Sequence[str]) -> list[Ids]:
         """The numbers of the pieces of each text, int64 vectors, without special ones.
 
-        Lone surrogates, which are no characters, count as U+FFFD.
+        Zero bytes count as spaces, and lone surrogates, which are no characters, as U+FFFD.
         """
         if len(texts) == 1:
-            found = [self._opened.encode(valid(texts[0]), add_special_tokens=False)]
+            found = [self._opened.encode(clean(texts[0]), add_special_tokens=False)]
         else:
-            found = self._opened.encode_batch_fast([valid(text) for text in texts], add_special_tokens=False)
+            found = self._opened.encode_batch_fast([clean(text) for text in texts], add_special_tokens=False)
         return [np.array(one.ids, np.int64) for one in found]
 
     def texts_of(self, ids: Iterable[int]) -> list[str]:
         """The pieces with these numbers, as the vocabulary writes them; empty for numbers that it lacks."""
         return [self._opened.id_to_token(int(number)) or "" for number in ids]
-
-
-def valid(text: str) -> str:
-    """The text with pairs of surrogates joined and lone ones replaced by U+FFFD, so that it can be written as UTF-8."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text
 
 
 @cache

@@ -1,0 +1,136 @@
+"""Inputs to predict: files, folders, lists, lines or texts as they are typed, and lists of them as Python programs give them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from headstart.data.listing import SYSTEM_NAMES, list_images, typed_path
+from headstart.data.lists import read_paths
+from headstart.data.tables import READERS
+from headstart.data.text_lists import read_texts
+from headstart.data.values import checked_images, entries
+from headstart.errors import DataError, TextError, nearest
+from headstart.modalities import IMAGE, TEXT, Modality
+from headstart.modalities.text import Text, is_text_name, read_text_file
+from headstart.progress import Listener
+from headstart.settings import ListOptions
+from headstart.text import plural
+
+STDIN = "-"
+"""Stands for standard input, of which each line is a text."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """Inputs, and what to call each in tables."""
+
+    inputs: Sequence[Any]
+    names: Sequence[Any]
+
+    @classmethod
+    def of(cls, modality: Modality, typed: Sequence[str], lists: ListOptions, listener: Listener, *, lines: bool = False) -> Given:
+        """The inputs that are meant by what was typed; with `lines`, each line of a text file is an input of its own.
+
+        Images are paths, folders at any depth and lists of paths. Texts are lists with a text column, files and folders of files, ``-`` for
+        the lines of standard input, and sentences as they stand. DataError where nothing is there, or nothing is meant.
+        """
+        return _TYPED[modality.name](typed, lists, listener, lines)
+
+
+def checked_inputs(modality: Modality, values: Any, *, name: str = "images") -> Any:
+    """The inputs of a program, a list or an array; DataError for what is none of them, or for a single one."""
+    return _CHECKED[modality.name](values, name=name)
+
+
+def checked_texts(texts: Any, *, name: str = "texts") -> list[str]:
+    """Texts as a list; DataError for a single one, or where something else is among them."""
+    if isinstance(texts, str | bytes):
+        raise DataError(f"{name} must be a list of texts, got a single one. Put it into a list: [text].")
+    found = list(entries(texts, name))
+    for index, text in enumerate(found):
+        if not isinstance(text, str):
+            raise DataError(f"{name}[{index}] must be a text, got {type(text).__name__}: {repr(text)[:80]}. Give strings.")
+    return [text if isinstance(text, Text) else str(text) for text in found]
+
+
+def _typed_images(typed: Sequence[str], lists: ListOptions, listener: Listener, lines: bool) -> Given:
+    paths = [path for given in map(typed_path, typed) for path in (read_paths(given, lists, listener) if _is_list(given) else [given])]
+    found = list_images(paths, listener)
+    return Given(found, found)
+
+
+def _typed_texts(typed: Sequence[str], lists: ListOptions, listener: Listener, lines: bool) -> Given:
+    found = list[Text]()
+    names = list[str]()
+    alone = len(typed) == 1
+    for given in typed:
+        path = Path(given)
+        if given == STDIN:
+            some, called = _lines(sys.stdin.read()), ""
+        elif len(given) < 4096 and _is_list(path):
+            some, called = list(read_texts(path, lists)), given
+        elif len(given) < 4096 and os.path.lexists(path):
+            some, called = _of_files(path, lines=lines, listener=listener), given if lines else ""
+        else:
+            _check_sentence(given)
+            some, called = [Text(given, f"text {len(found) + 1}")], ""
+            names.append(str(len(found) + 1))
+            found += some
+            continue
+        numbered = [one.name.removeprefix("row ").removeprefix("line ") for one in some]
+        names += numbered if alone or not called else [f"{called}:{number}" for number in numbered]
+        found += some
+    return Given(found, names)
+
+
+def _is_list(path: Path) -> bool:
+    return path.suffix.lower() in READERS and path.is_file()
+
+
+def _lines(text: str) -> list[Text]:
+    return [Text(line, f"line {number}") for number, line in enumerate(text.removesuffix("\n").split("\n"), 1)]
+
+
+def _of_files(path: Path, *, lines: bool, listener: Listener) -> list[Text]:
+    """The text in a file, or in each text file below a folder; DataError where there is none that can be read."""
+    files, refused = [path], list[TextError]()
+    if path.is_dir():
+        below = sorted(one for one in path.rglob("*") if one.is_file() and one.name.lower() not in SYSTEM_NAMES and one.name[0] != ".")
+        files = [one for one in below if is_text_name(one.name)]
+        if not files:
+            raise DataError(f"{path}: no text files (.txt) at any depth below this folder.")
+        if len(files) < len(below):
+            listener.say(f"Passed over {plural(len(below) - len(files), 'file')} in {path} that are not called like text files.")
+    found = list[Text]()
+    for file in files:
+        try:
+            text = read_text_file(file)
+        except TextError as error:
+            if not path.is_dir():
+                raise DataError(str(error)) from None
+            refused.append(error)
+            continue
+        found += _lines(text) if lines else [Text(text, str(file))]
+    for one in refused:
+        listener.left_out(f"Left out: {one}")
+    return found
+
+
+def _check_sentence(text: str) -> None:
+    """Refuse what was rather meant for a file that is not there."""
+    if not text.strip():
+        raise DataError("the text is empty (an unset variable of the shell?). Give a sentence in quotes, a list or '-' for standard input.")
+    path = Path(text)
+    looks_like_file = " " not in text and len(text) < 256 and (path.suffix.lower() in (*READERS, ".txt") or text.count("/") > 0)
+    if looks_like_file:
+        beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise DataError(f"{text}: no such file or folder.{nearest(path.name, beside)} A sentence has a space in it, or goes through '-'.")
+
+
+_TYPED: dict[str, Callable[[Sequence[str], ListOptions, Listener, bool], Given]] = {IMAGE.name: _typed_images, TEXT.name: _typed_texts}
+_CHECKED: dict[str, Callable[..., Any]] = {IMAGE.name: checked_images, TEXT.name: checked_texts}
