@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headstart.errors import BackboneError, MissingExtraError, ParameterError
-from headstart.modalities.text import Encoded, TextPreprocessing, Tokenizer, uncased_tokenizer
+from headstart.modalities.text import Encoded, TextPreprocessing, Tokenizer, joined_pair, uncased_tokenizer
 from headstart.modalities.text import tokenizer as tokenizer_module
 
 tokenizers = pytest.importorskip("tokenizers")
@@ -150,3 +150,23 @@ def without_tokenizers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_without_the_library_the_extra_is_named(without_tokenizers: None) -> None:
     with pytest.raises(MissingExtraError, match=r"pip install 'headstart\[text\]'"):
         Tokenizer(b"{}")
+
+
+def test_pairs_are_as_the_library_has_them(uncased: Tokenizer) -> None:
+    opened = tokenizers.Tokenizer.from_buffer(uncased.json)
+    encoded = TextPreprocessing(64, uncased)(joined_pair(SENTENCE, "short one"))
+    assert encoded.windows[0].tolist() == opened.encode(SENTENCE, "short one").ids
+    assert len(encoded.windows) == 1
+    assert not encoded.cut
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "kept"), [(90, 90, (8, 9)), (90, 5, (12, 5)), (3, 90, (3, 14)), (8, 9, (8, 9)), (0, 90, (0, 17))]
+)
+def test_long_pairs_share_one_window(uncased: Tokenizer, first: int, second: int, kept: tuple[int, int]) -> None:
+    encoded = TextPreprocessing(20, uncased)(joined_pair("one " * first, "two " * second))
+    window = encoded.windows[0].tolist()
+    assert (window.count(2028), window.count(2048)) == kept
+    assert len(window) == 20
+    assert encoded.cut == (first + second > 17)
+    assert encoded.pieces == first + second

@@ -55,7 +55,8 @@ class TextPreprocessing:
     """Split a text into pieces, and long ones into windows side by side, as equal in length as can be.
 
     At most `most_windows` windows are made, and at most `CHARACTERS_PER_PIECE` characters are read for each piece that these hold: the rest
-    of a longer text is left out, and its `Encoded.cut` is True.
+    of a longer text is left out, and its `Encoded.cut` is True. The two texts of a pair (`joined_pair`) are in one window, of which neither
+    has more than half where the other needs its half.
 
     Attributes:
         max_length: the most pieces in a window, special ones included.
@@ -141,14 +142,15 @@ class TextPreprocessing:
     def all(self, texts: Iterable[str]) -> Iterator[Encoded]:
         """Turn texts into numbers, in order; faster than one by one, and with the same result."""
         tokenizer = self._needed()
+        limit = CHARACTERS_PER_PIECE * self._room * self.most_windows
         waiting = iter(texts)
-        while some := list(islice(waiting, _AT_ONCE)):
-            limit = CHARACTERS_PER_PIECE * self._room * self.most_windows
-            read = [_checked(text)[:limit] for text in some]
-            parts = [part.split(PAIR) for part in read]
-            pieces = iter(tokenizer.pieces([one for part in parts for one in part]))
-            for text, seen, part in zip(some, read, parts, strict=True):
-                yield self._windows(_with_separators([next(pieces) for _ in part], tokenizer.special[1]), unread=len(seen) < len(text))
+        while some := [_checked(text) for text in islice(waiting, _AT_ONCE)]:
+            parts = [tuple(part[:limit] for part in text.split(PAIR, 1)) for text in some]
+            found = iter(tokenizer.pieces([part for pair in parts for part in pair]))
+            for text, pair in zip(some, parts, strict=True):
+                unread = sum(map(len, pair)) + len(pair) - 1 < len(text)
+                first, *second = [next(found) for _ in pair]
+                yield self._pair(first, second[0], unread=unread) if second else self._windows(first, unread=unread)
 
     def _needed(self) -> Tokenizer:
         if self.tokenizer is None:
@@ -170,10 +172,13 @@ class TextPreprocessing:
         windows = tuple(np.concatenate([before, part, after]) for part in parts)
         return Encoded(windows, len(ids), unread or len(kept) < len(ids))
 
-
-def _with_separators(parts: list[npt.NDArray[np.int64]], separator: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """The pieces of a text, or of a pair with what ends a text between the two."""
-    return parts[0] if len(parts) == 1 else np.concatenate([one for part in parts for one in (separator, part)][1:])
+    def _pair(self, first: npt.NDArray[np.int64], second: npt.NDArray[np.int64], *, unread: bool) -> Encoded:
+        before, between, after = self._needed().special_of_pair
+        room = max(2, self.max_length - len(before) - len(between) - len(after))
+        kept = min(len(first), max(room // 2, room - len(second)))
+        window = np.concatenate([before, first[:kept], between, second[: room - kept], after])
+        count = len(first) + len(second)
+        return Encoded((window,), count, unread or count > room)
 
 
 def _checked(text: Any) -> str:

@@ -60,6 +60,16 @@ class Tokenizer:
         start = next((at for at in range(len(whole)) if whole[at : at + len(plain)] == plain), 0)
         return np.array(whole[:start], np.int64), np.array(whole[start + len(plain) :], np.int64)
 
+    @cached_property
+    def special_of_pair(self) -> tuple[Ids, Ids, Ids]:
+        """The special pieces before the first text of a pair, between the two, and after the second one."""
+        plain = self._opened.encode("a", add_special_tokens=False).ids
+        whole = self._opened.encode("a", "a", add_special_tokens=True).ids
+        places = [at for at in range(len(whole)) if whole[at : at + len(plain)] == plain]
+        first, second = (places[0], places[-1]) if plain and len(places) > 1 else (0, len(plain))
+        parts = whole[:first], whole[first + len(plain) : second], whole[second + len(plain) :]
+        return tuple(np.array(part, np.int64) for part in parts)  # type: ignore[return-value]
+
     def pieces(self, texts: Sequence[str]) -> list[Ids]:
         """The numbers of the pieces of each text, int64 vectors, without special ones.
 
