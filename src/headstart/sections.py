@@ -246,6 +246,7 @@ class Neighbour:
     label: str = ""
     same: bool = False
     picture: Picture | None = None
+    excerpt: str = ""  # of a text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,6 +260,7 @@ class Card:
     share: float | None = None  # a probability, drawn as a bar
     right: bool = False  # whether the model was right
     neighbours: tuple[Neighbour, ...] = ()  # the nearest training inputs, the nearest first
+    excerpt: MarkedText | None = None  # of a text, with marks where the evidence is
 
 
 @dataclass(frozen=True, kw_only=True)

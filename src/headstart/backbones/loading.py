@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib
 import json
 import re
 import shutil
@@ -34,6 +35,7 @@ from headstart.backbones.records import (
 from headstart.backbones.weights import RANDOM, Announce, Weights, embedded_weights, find_weights, given_file
 from headstart.errors import BackboneError, ParameterError, nearest
 from headstart.files import file_digest, replacing, write_file
+from headstart.modalities import modality_named
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,6 +73,13 @@ def _find(name: str) -> BackboneRecord:
         f"There is no backbone {name!r} in the catalogue.{nearest(name, spellings())} `headstart backbones` lists it. "
         "Any other network of timm can be used by its name after: pip install 'headstart[torch]'"
     )
+
+
+def loader_for(modality: str) -> Callable[..., Backbone]:
+    """What loads backbones for inputs of this modality: `load_backbone`, or what takes the same and raises the same."""
+    module, _, name = modality_named(modality).loader.partition(".")
+    found: Callable[..., Backbone] = getattr(importlib.import_module(f"headstart.backbones.{module}"), name)
+    return found
 
 
 def load_backbone(

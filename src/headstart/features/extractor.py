@@ -123,7 +123,7 @@ class BackboneExtractor:
     @cached_property
     def engine(self) -> Engine:
         """The engine, opened on first use: a fit whose features are all stored never pays for it."""
-        only_graph = self.backbone.tuned or self.backbone.record.handcrafted
+        only_graph = self.backbone.tuned or self.backbone.record.handcrafted or not self.preprocessing.size  # of sequences
         if not only_graph and (self._engine_kind == "torch" or (self._engine_kind == "auto" and gpu_is_there())):
             from headstart.engine import TorchEngine
 

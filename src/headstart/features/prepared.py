@@ -18,7 +18,7 @@ import numpy as np
 
 import headstart
 from headstart import files
-from headstart.backbones import Backbone, load_backbone
+from headstart.backbones import Backbone, loader_for
 from headstart.data import Dataset
 from headstart.errors import BackboneError, ParameterError, StoreError
 from headstart.features.extractor import BackboneExtractor, Features, survey
@@ -27,7 +27,8 @@ from headstart.features.stage_maps import ChooseMaps
 from headstart.features.store import FeatureStore
 from headstart.features.table import FeatureTable
 from headstart.matrix import RowView, blocks
-from headstart.modalities.image import Levels, Preprocessing
+from headstart.modalities import IMAGE, Preprocessing
+from headstart.modalities.image import Levels
 from headstart.progress import Listener, Progress, Say, Seconds, to_warnings
 from headstart.text import unread
 
@@ -44,13 +45,14 @@ class ExtractorSettings(NamedTuple):
     cache: str | None
     levels: Levels = None
     windows: int = 1
+    modality: str = IMAGE.name
 
     @classmethod
-    def of(cls, settings: Any, levels: Levels = None) -> ExtractorSettings:
+    def of(cls, settings: Any, levels: Levels = None, modality: str = IMAGE.name) -> ExtractorSettings:
         """Those of a fit or of a classifier, with paths as text."""
         weights, cache = (None if path is None else str(path) for path in (settings.weights, settings.cache))
         windows = getattr(settings, "windows", 1)  # which only a fit of masks has
-        return cls(settings.backbone, weights, settings.fit_image, settings.engine, cache, levels, windows)
+        return cls(settings.backbone, weights, settings.fit_image, settings.engine, cache, levels, windows, modality)
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +85,7 @@ class Prepared:
         table = FeatureTable.of(dataset, found, layers=self.extractor.layers)
         if table.refused:
             (listener or Listener()).left_out(unread(table.refused, len(dataset), "are left out"))
-        return table
+        return replace(table, counts=self.extractor.preprocessing.counted(table.dataset.inputs))
 
     def cached(self, key: str, compute: Callable[[], bytes]) -> bytes:
         """A small derived result, looked up where features are stored; computed where it is not there or nothing is stored.
@@ -114,8 +116,11 @@ def prepare(settings: ExtractorSettings, *, announce: Say | None = None, warn: S
     """Load the backbone. Where the cache cannot be written, a temporary folder serves, and one line says so."""
 
     def load(folder: Path) -> BackboneExtractor:
+        load_backbone = loader_for(settings.modality)
         backbone = load_backbone(settings.backbone, weights=settings.weights, cache=folder, announce=announce or (lambda message: None))
-        preprocessing = replace(backbone.preprocessing, levels=settings.levels)
+        preprocessing = backbone.preprocessing
+        if settings.levels is not None:
+            preprocessing = replace(preprocessing, levels=settings.levels)
         if settings.fit_image is not None:
             preprocessing = replace(preprocessing, fit=settings.fit_image)
         return BackboneExtractor(

@@ -19,6 +19,21 @@ from headstart.features.stage_maps import StageMaps
 from headstart.matrix import FeatureMatrix, take_rows
 
 
+@dataclass(frozen=True, eq=False)
+class Counted:
+    """Features of inputs, (n, D), with what is counted in each."""
+
+    features: FeatureMatrix
+    counts: Any
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def take(self, rows: npt.NDArray[np.int64]) -> Counted:
+        """Those of some inputs."""
+        return Counted(take_rows(self.features, rows), self.counts.take(rows))
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FeatureTable:
     """Rows of a data set with their features."""
@@ -33,6 +48,7 @@ class FeatureTable:
     layers: tuple[Layer, ...]  # the slices of `values`, a stage of the backbone each
     refused: tuple[UnreadableError, ...] = ()  # inputs that could not be read, with the reason
     maps: StageMaps | None = None  # of the stages, for tasks that learn from them
+    counts: Any = None  # what is counted in each input beside its features (`headstart.modalities.Counts`), for tasks that learn from it
 
     @classmethod
     def of(cls, dataset: Dataset, features: Features, *, layers: Sequence[Layer]) -> Self:
@@ -62,9 +78,11 @@ class FeatureTable:
         """The features of some rows, without a copy where that would be large; not to be written to."""
         return take_rows(self.values, rows)
 
-    def inputs(self, rows: npt.NDArray[np.int64]) -> FeatureMatrix | StageMaps:
-        """What a model of the task takes, of some rows: their maps where the table has such, else their features."""
-        return self.features(rows) if self.maps is None else self.maps.take(rows)
+    def inputs(self, rows: npt.NDArray[np.int64]) -> FeatureMatrix | StageMaps | Counted:
+        """What a model of the task takes, of some rows: their maps where the table has such, else their features, with counts if any."""
+        if self.maps is not None:
+            return self.maps.take(rows)
+        return self.features(rows) if self.counts is None else Counted(self.features(rows), self.counts.take(rows))
 
     @property
     def targets(self) -> npt.NDArray[Any]:
@@ -90,6 +108,7 @@ class FeatureTable:
         return replace(
             self, dataset=self.dataset.take(chosen), digests=digests, values=self.features(chosen), rows=self.rows[chosen],
             groups=self.groups[chosen], maps=None if self.maps is None else self.maps.take(chosen),
+            counts=None if self.counts is None else self.counts.take(chosen),
         )  # fmt: skip
 
     def tested_on(self, rows: npt.NDArray[np.int64]) -> Self:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -13,8 +13,8 @@ from headstart.errors import ParameterError, nearest
 @dataclass(frozen=True)
 class Modality:
     """A kind of input: its name, as in manifests and the catalogue; what one is called in messages, with its article; the column of tables
-    that names one; the class of its `Preprocessing`, in the package of the modality; the backbone that is used where none is named; and the
-    settings of a fit that are for it alone.
+    that names one; the class of its `Preprocessing`, in the package of the modality; the backbone that is used where none is named; what
+    loads backbones, in `headstart.backbones`; and the settings of a fit that are for it alone.
     """
 
     name: str
@@ -23,11 +23,21 @@ class Modality:
     article: str
     preprocessing: str
     backbone: str
+    loader: str
     options: tuple[str, ...] = ()
 
 
-IMAGE = Modality("image", "image", "path", "an", "Preprocessing", "efficientnet_lite0", ("fit_image", "levels", "windows", "background"))
-TEXT = Modality("text", "text", "row", "a", "TextPreprocessing", "minilm")
+IMAGE = Modality(
+    "image",
+    "image",
+    "path",
+    "an",
+    "Preprocessing",
+    "efficientnet_lite0",
+    "loading.load_backbone",
+    ("fit_image", "levels", "windows", "background"),
+)
+TEXT = Modality("text", "text", "row", "a", "TextPreprocessing", "minilm", "text_models.load_text_backbone")
 MODALITIES = {one.name: one for one in (IMAGE, TEXT)}
 
 
@@ -37,6 +47,16 @@ def modality_named(name: str) -> Modality:
     if found is None:
         raise ParameterError(f"There is no modality {name!r}. There are {', '.join(MODALITIES)}.{nearest(name, MODALITIES)}")
     return found
+
+
+class Counts(Protocol):
+    """What was counted in n inputs, such as the words of texts."""
+
+    def __len__(self) -> int:
+        """Number n of inputs."""
+
+    def take(self, rows: Any, /) -> Counts:
+        """That of some inputs."""
 
 
 class Preprocessing(Protocol):
@@ -67,6 +87,9 @@ class Preprocessing(Protocol):
 
     def __call__(self, content: Any, /, *, name: str | None = None) -> Any:
         """What the network takes; `UnreadableError`, with the name, where the content is refused."""
+
+    def counted(self, inputs: Sequence[Any], /) -> Counts | None:
+        """What is counted in inputs beside the features of a network, which a head may learn from; None where there is no such."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values, as the manifest keeps them."""

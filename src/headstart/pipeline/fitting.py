@@ -163,7 +163,7 @@ def extract(
             listener.say(levels_note(dataset.levels))
         if dataset.common_levels.clipped:
             listener.left_out(clipped_note(dataset.common_levels))
-        prepared = prepare(ExtractorSettings.of(settings, dataset.levels), announce=listener.say, warn=listener.warn)
+        prepared = prepare(ExtractorSettings.of(settings, dataset.levels, dataset.modality.name), announce=listener.say, warn=listener.warn)
     return prepared, prepared.table(dataset, features=features, seconds=seconds, progress=listener.progress, listener=listener, maps=maps)
 
 
@@ -299,7 +299,7 @@ def fit_shard(
     if not len(mine):
         raise DataError(f"Shard {shard.index}/{shard.count} has no image: there are only {len(dataset)}.")
     listener.stage(f"Extracting features, shard {shard.index}/{shard.count}")
-    prepared = prepare(ExtractorSettings.of(settings, dataset.levels), announce=listener.say, warn=_not_stored)
+    prepared = prepare(ExtractorSettings.of(settings, dataset.levels, dataset.modality.name), announce=listener.say, warn=_not_stored)
     features = prepared.extract(mine.inputs, progress=listener.progress, warn=_not_stored)
     cache = files.cache_folder(None if settings.cache == "auto" else settings.cache)
     return ShardResult(len(mine), features.computed, features.refused, files.feature_store_file(cache))

@@ -113,7 +113,7 @@ def _column(result: FitResult, name: str, learned: Learned) -> ColumnRecord:
 
 def _features(extractor: BackboneExtractor) -> str:
     """What the features are, for people."""
-    size = f"({extractor.dim} numbers) at {extractor.preprocessing.size} px"
+    size = f"({extractor.dim} numbers)" + (f" at {extractor.preprocessing.size} px" if extractor.preprocessing.size else "")
     if len(extractor.layers) == 1 and extractor.backbone.record.handcrafted:
         return f"handcrafted: {extractor.backbone.name} {size}"
     return f"pooled outputs of {len(extractor.layers)} stages {size}"

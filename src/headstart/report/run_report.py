@@ -21,12 +21,16 @@ from headstart.errors import DataError, HeadstartError, RunError, UnreadableErro
 from headstart.explanation import HeatMaps, nearest_training_images, overlay
 from headstart.features.prepared import result_key
 from headstart.matrix import FeatureMatrix
+from headstart.modalities import IMAGE, TEXT
 from headstart.modalities.image import ImageSource, image_digest, quiet_decoding, read_image
+from headstart.modalities.text import Text
 from headstart.reliability.shift import MEANING, REMEDY
+from headstart.report.excerpts import text_cards
 from headstart.report.general import curves, general_sections, joined, repeat_section, times_more, within
 from headstart.report.model_card import model_card
 from headstart.report.page import Report, page, picture_of, png
 from headstart.report.training import summary
+from headstart.report.wording import in_words_of
 from headstart.run import MODEL, REFERENCE, SPLIT, Run, Use, uses_of
 from headstart.sections import Card, Neighbour, Notice, Picture, TaskReport
 from headstart.text import plural, printable
@@ -51,8 +55,8 @@ class Sources:
     them where they are at hand. `cached` gives, for a key and what computes it, a result that may have been stored.
     """
 
-    training: Callable[[int], ImageSource | None]
-    test: Callable[[int], ImageSource | None]
+    training: Callable[[int], Any]
+    test: Callable[[int], Any]
     targets: Callable[[int], Targets | None] = lambda row: None
     features: FeatureMatrix | None = None
     cached: Callable[[str, Callable[[], bytes]], bytes] = lambda key, compute: compute()
@@ -83,7 +87,8 @@ def report_of(run: Run, sources: Sources | None = None) -> Report:
         )
     manifest, sources = run.manifest, sources or _from_lists(run)
     task = run.task.report(run, run.record, cards=partial(cards_of, run, sources=sources))
-    return build_report(run.record, task, provenance=manifest.provenance, backbone=vars(manifest.backbone), uses=uses_of(run.path))
+    report = build_report(run.record, task, provenance=manifest.provenance, backbone=vars(manifest.backbone), uses=uses_of(run.path))
+    return in_words_of(run.modality, report)
 
 
 def build_report(
@@ -143,6 +148,17 @@ def cards_of(
     """
     if draw is not None:
         return _drawn_cards(run, rows, draw, sources)
+    return _CARDS[run.modality.name](run, rows, outputs, sources, column)
+
+
+def _text_cards(run: Run, rows: npt.NDArray[np.int64], outputs: Any, sources: Sources, column: str | None) -> dict[int, Card]:
+    return text_cards(run, rows, training=sources.training, test=sources.test, features=sources.features)
+
+
+def _image_cards(
+    run: Run, rows: npt.NDArray[np.int64], outputs: npt.NDArray[np.int64] | None, sources: Sources, column: str | None
+) -> dict[int, Card]:
+    """Cards of images, as the network saw them, with heat maps and the nearest training images."""
     assert outputs is not None
     digests = [run.tested["digests"][row].tobytes().hex() for row in rows.tolist()]
     depends = [run.manifest.files.get(name) for name in (MODEL, REFERENCE)]
@@ -160,6 +176,9 @@ def cards_of(
         name = printable(tested[row]) if row < len(tested) else f"test image {row}"
         cards[row] = Card(name=name, row=row, pictures=own, neighbours=tuple(neighbours))
     return cards
+
+
+_CARDS: dict[str, Callable[..., dict[int, Card]]] = {IMAGE.name: _image_cards, TEXT.name: _text_cards}
 
 
 def _drawn_cards(run: Run, rows: npt.NDArray[np.int64], draw: DrawPictures, sources: Sources) -> dict[int, Card]:
@@ -233,11 +252,13 @@ def jpeg(picture: Any, *, side: int, quality: int = 82) -> bytes:
 
 
 def _from_lists(run: Run) -> Sources:
-    def finder(names: Sequence[str], digests: npt.NDArray[np.uint8]) -> Callable[[int], Path | None]:
+    def finder(names: Sequence[str], digests: npt.NDArray[np.uint8]) -> Callable[[int], Path | Text | None]:
         """From a position to the image, where it is still there and still the same."""
 
-        def find(row: int) -> Path | None:
+        def find(row: int) -> Path | Text | None:
             with suppress(IndexError, OSError, ValueError):
+                if isinstance(text := names[row], Text):
+                    return text
                 path = run.path / names[row]
                 if image_digest(path.read_bytes()) == digests[row].tobytes():
                     return path

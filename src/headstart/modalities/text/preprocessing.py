@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, ClassVar
@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from headstart.errors import ParameterError, TextError
 from headstart.modalities import TEXT, Modality
+from headstart.modalities.text.terms import TermCounts, count_terms
 from headstart.modalities.text.texts import PAIR, text_digest, text_name
 from headstart.modalities.text.tokenizer import Tokenizer
 from headstart.settings.field import require, whole
@@ -93,6 +94,11 @@ class TextPreprocessing:
         if found != entry["tokenizer"]:
             raise ParameterError(f"The tokenizer's SHA-256 must be {entry['tokenizer']}, got {found}: it is of another network.")
         return cls(max_length=entry["max_length"], tokenizer=tokenizer, most_windows=entry["most_windows"])
+
+    @staticmethod
+    def counted(inputs: Sequence[str]) -> TermCounts:
+        """The terms of texts."""
+        return count_terms(inputs)
 
     @classmethod
     def from_run(cls, entry: Mapping[str, Any], files: Callable[[str], bytes]) -> TextPreprocessing:
