@@ -103,11 +103,8 @@ def test_a_vocabulary_holds_the_terms_of_two_texts_and_finds_them() -> None:
     assert ids.shape == found.shape
     dense = counts.toarray()
     for row in range(len(TEXTS)):
-        known = {
-            (number <= vocabulary.words, vocabulary.terms[number - 1]): count
-            for number, count in zip(ids[row], found[row], strict=False)
-            if number
-        }
+        pairs = zip(ids[row].tolist(), found[row].tolist(), strict=True)
+        known = {(number <= vocabulary.words, vocabulary.terms[number - 1]): count for number, count in pairs if number}
         assert known == {(column < words, names[column]): dense[row, column] for column in np.flatnonzero(often) if dense[row, column]}
         assert not found[row][ids[row] == 0].any()
 

@@ -66,9 +66,8 @@ def taken_entries(indptr: Numbers, rows: Numbers) -> tuple[Numbers, Numbers]:
     """Of some rows of a sparse matrix the new `indptr`, and the numbers of their entries in the old one."""
     sizes = np.diff(indptr)[rows]
     ends = np.cumsum(sizes)
-    return np.concatenate([[0], ends]).astype(np.int64), np.arange(ends[-1] if len(ends) else 0) + np.repeat(
-        indptr[rows] - ends + sizes, sizes
-    )
+    entries = np.arange(ends[-1] if len(ends) else 0) + np.repeat(indptr[rows] - ends + sizes, sizes)
+    return np.concatenate([[0], ends]).astype(np.int64), entries
 
 
 def count_terms(texts: Sequence[str]) -> TermCounts:
