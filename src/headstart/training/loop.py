@@ -254,7 +254,7 @@ class Training:
         state.loss = state.weight = state.right = state.seconds = 0.0
         state.seen = 0
         self._save(ended=True)
-        self.job.listener.say(_line(done, self.schedule.epochs, score=self.task.score, best=state.best == done.number))
+        self.job.listener.say(epoch_line(done, self.schedule.epochs, score=self.task.score, best=state.best == done.number))
         self._on_epoch(done)
 
     def _finish(self) -> History:
@@ -291,7 +291,7 @@ class Training:
         self.prepare(None)
         predictions = torch.zeros(len(rows), *self.task.shape)
         places = np.arange(len(rows))[self.job.processes.share(len(rows))]
-        with _in_evaluation_mode(self.network), torch.autocast(device, torch.bfloat16, enabled=self._bf16):
+        with in_evaluation_mode(self.network), torch.autocast(device, torch.bfloat16, enabled=self._bf16):
             for start in range(0, len(places), VALIDATION_BATCH):
                 chunk = places[start : start + VALIDATION_BATCH]
                 outputs, _ = self.network(self.model.inputs.plain(rows[chunk]))
@@ -323,7 +323,7 @@ class Training:
 
 
 @contextmanager
-def _in_evaluation_mode(network: Any) -> Iterator[None]:
+def in_evaluation_mode(network: Any) -> Iterator[None]:
     """The network in evaluation mode and without gradients; afterwards each module is in its previous mode."""
     modes = {module: module.training for module in network.modules()}
     network.eval()
@@ -335,7 +335,8 @@ def _in_evaluation_mode(network: Any) -> Iterator[None]:
             module.training = training
 
 
-def _line(epoch: Epoch, count: int, *, score: str, best: bool) -> str:
+def epoch_line(epoch: Epoch, count: int, *, score: str, best: bool) -> str:
+    """What is told of an epoch out of `count`."""
     found = [] if epoch.val_loss is None else [f"loss {epoch.val_loss:.4f}"]
     found += [] if epoch.val_score is None else [f"{score} {epoch.val_score:.1%}"]
     validation = f"; validation: {', '.join(found)}" if found else ""

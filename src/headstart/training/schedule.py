@@ -26,6 +26,7 @@ class Schedule:
     steps_per_epoch: int  # the last epoch may have fewer
     warmup: int  # steps of linear warm-up
     cosine: bool  # whether the rate then decays to 0 along a half cosine (Loshchilov and Hutter 2017); otherwise it is constant
+    linear: bool = False  # or decays to 0 along a line
 
     @classmethod
     def of(cls, plan: FineTuning, images: int) -> Schedule:
@@ -49,9 +50,11 @@ class Schedule:
         """The share of the highest rate at a step, counted from 0."""
         if step < self.warmup:
             return (step + 1) / (self.warmup + 1)
+        done = (step - self.warmup) / max(self.steps - self.warmup, 1)
+        if self.linear:
+            return max(1 - done, 0.0)
         if not self.cosine:
             return 1.0
-        done = (step - self.warmup) / max(self.steps - self.warmup, 1)
         return 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
 
 
