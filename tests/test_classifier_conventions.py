@@ -28,7 +28,7 @@ class RowExtractor:
     """Takes bytes for images; the numbers in them are the features."""
 
     id = "rows"
-    backbone, preprocessing = SimpleNamespace(tuned=False), None
+    backbone, preprocessing = SimpleNamespace(tuned=False), SimpleNamespace(counted=lambda inputs: None)
 
     def __init__(self) -> None:
         self.layers: tuple[Layer, ...] = ()

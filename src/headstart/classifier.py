@@ -1,4 +1,4 @@
-"""`TransferClassifier`: images and labels in, a classifier out, by scikit-learn's conventions."""
+"""`TransferClassifier`: images or texts and labels in, a classifier out, by scikit-learn's conventions."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from headstart.data import Dataset, class_targets
-from headstart.data.values import checked_groups, checked_images, checked_labels, one_hot_note
+from headstart.data.inputs import checked_inputs, modality_of
+from headstart.data.values import checked_groups, checked_labels, one_hot_note
 from headstart.errors import DataError, ParameterError
 from headstart.features import Features, Images
 from headstart.features.fitted import FittedOn
 from headstart.features.prepared import ExtractorSettings, Prepared, prepare
 from headstart.heads.labels import encode
+from headstart.modalities import Modality, modality_named
 from headstart.modalities.image import Levels
 from headstart.modalities.image.augment import Augmentation
 from headstart.modalities.image.levels import levels_note
@@ -87,11 +89,11 @@ class TransferClassifier(ClassifierMixin, FittedOn, BaseEstimator):  # type: ign
         self.fine_tuning = fine_tuning
 
     def fit(self, X: Images, y: npt.ArrayLike, groups: npt.ArrayLike | None = None) -> Self:
-        """Learn from images.
+        """Learn from images or texts.
 
         Args:
             X: paths, bytes, uint8 arrays (H, W, 3) or images of Pillow, also as a column of pandas or polars; or one uint8 array
-                (n, H, W, 3).
+                (n, H, W, 3). Strings are texts where none of them is called like an image or names a file.
             y: n labels; or a bool matrix (n, k) when an image may have several.
             groups: n group names; images of one group never stand on both sides when something is chosen.
 
@@ -104,7 +106,7 @@ class TransferClassifier(ClassifierMixin, FittedOn, BaseEstimator):  # type: ign
         with seconds.lap("backbone"):
             if dataset.levels is not None:
                 to_warnings(levels_note(dataset.levels))
-            prepared = self._prepared(dataset.levels)
+            prepared = self._prepared(dataset.levels, dataset.modality)
         table = prepared.table(dataset, features=features, seconds=seconds)
         learned = learn(table, LearningContext(settings=self._codes(classes), prepared=prepared))
         return self._fitted_from(learned, classes=classes, label_dtype=dtype, seconds=seconds)
@@ -119,7 +121,7 @@ class TransferClassifier(ClassifierMixin, FittedOn, BaseEstimator):  # type: ign
     def _dataset(self, X: Images, y: npt.ArrayLike, groups: npt.ArrayLike | None) -> tuple[Dataset, npt.NDArray[Any], np.dtype[Any]]:
         """The inputs checked, the labels in the order of their numbers, and the type of the labels as they were given."""
         self._check_parameters()
-        images = _images_of(X)
+        modality, images = _inputs_of(X)
         if y is None:
             raise DataError("TransferClassifier requires y to be passed, but the target y is None: one label for each image.")
         checked = checked_labels(y, len(images), name="y")
@@ -137,6 +139,7 @@ class TransferClassifier(ClassifierMixin, FittedOn, BaseEstimator):  # type: ign
         for note in notes:
             to_warnings(note)
         dataset = Dataset(
+            modality=modality,
             inputs=images if isinstance(images, np.ndarray) else tuple(images),
             targets=class_targets(known.codes, tuple(map(str, known.classes.tolist()))),
             parts=np.full(len(images), "train"),
@@ -198,7 +201,7 @@ class TransferClassifier(ClassifierMixin, FittedOn, BaseEstimator):  # type: ign
         if self.fine_tuning is None:
             raise ParameterError("There is no training to find a learning rate for: fine_tuning is None. Give a FineTuning.")
         dataset, classes, _ = self._dataset(X, y, groups)
-        prepared = self._prepared(dataset.levels)
+        prepared = self._prepared(dataset.levels, dataset.modality)
         table = prepared.table(dataset, features=False, seconds=Seconds())
         context = LearningContext(settings=self._codes(classes), prepared=prepared, listener=listener or Listener())
         return find_learning_rate(table, context, low=low, high=high, steps=steps)
@@ -211,9 +214,14 @@ class TransferClassifier(ClassifierMixin, FittedOn, BaseEstimator):  # type: ign
             progress: called with (done, in all).
         """
         self._check_parameters()
-        images = _images_of(X)
+        modality, images = _inputs_of(X, self._modality)
         levels = self._fitted_with[0].levels if hasattr(self, "_fitted_with") else None
-        return self._prepared(levels).extract(images, progress=progress)
+        return self._prepared(levels, modality).extract(images, progress=progress)
+
+    @property
+    def _modality(self) -> Modality | None:
+        """Of what it was fitted on."""
+        return modality_named(self._fitted_with[0].modality) if hasattr(self, "_fitted_with") else None
 
     def predict(self, X: Images) -> npt.NDArray[Any]:
         """The most probable label of each image (n,); for several labels an image, a matrix (n, k) of the type that `y` had.
@@ -256,12 +264,13 @@ class TransferClassifier(ClassifierMixin, FittedOn, BaseEstimator):  # type: ign
         if self.fine_tuning is not None:
             Augmentation.parse(self.fine_tuning.augment)
 
-    def _features_of_all(self, X: Images) -> npt.NDArray[np.float32]:
-        images = _images_of(X)
-        features = self._as_fitted().extract(images)
+    def _features_of_all(self, X: Images) -> Any:
+        modality, images = _inputs_of(X, self._modality)
+        inputs, features = self._as_fitted().inputs(images)
         if features.refused:
-            raise DataError(unread(features.refused, len(images), "have no prediction. Leave them out and try again"))
-        return features.values
+            then = "have no prediction. Leave them out and try again"
+            raise DataError(unread(features.refused, len(images), then, noun=modality.noun))
+        return inputs
 
     def _as_fitted(self) -> Prepared:
         """What the head was fitted with, whatever the parameters were set to since; made again in a copy or another process."""
@@ -269,17 +278,19 @@ class TransferClassifier(ClassifierMixin, FittedOn, BaseEstimator):  # type: ign
         self.extractor_ = prepared.extractor
         return prepared
 
-    def _prepared(self, levels: Levels) -> Prepared:
+    def _prepared(self, levels: Levels, modality: Modality) -> Prepared:
         """The extractor of the current parameters; made again when they have changed."""
-        settings = ExtractorSettings.of(self, levels)
+        settings = ExtractorSettings.of(self, levels, modality.name)
         prepared: Prepared | None = getattr(self, "_current", None)
         if prepared is None or prepared.settings != settings:
             self._current = prepared = prepare(settings)
         return prepared
 
 
-def _images_of(X: Any) -> Images:
-    images = checked_images(X, name="X")
-    if not len(images):
-        raise DataError("X is empty; at least two images of two classes are needed.")
-    return images
+def _inputs_of(X: Any, known: Modality | None = None) -> tuple[Modality, Images]:
+    """What the inputs are, unless that is `known`, and the inputs; DataError where there are none, or they are not of this kind."""
+    modality = known or modality_of(X)
+    inputs = checked_inputs(modality, X, name="X")
+    if not len(inputs):
+        raise DataError(f"X is empty; at least two {modality.noun}s of two classes are needed.")
+    return modality, inputs

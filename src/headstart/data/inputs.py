@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,13 @@ from headstart.data.text_lists import read_texts
 from headstart.data.values import checked_images, entries
 from headstart.errors import DataError, TextError, nearest
 from headstart.modalities import IMAGE, TEXT, Modality
+from headstart.modalities.image import is_image_name
 from headstart.modalities.text import Text, is_text_name, read_text_file
 from headstart.progress import Listener
 from headstart.settings import ListOptions
 from headstart.text import plural
+
+_LOOKED_AT = 50  # inputs
 
 STDIN = "-"
 """Stands for standard input, of which each line is a text."""
@@ -45,6 +49,22 @@ class Given:
 def checked_inputs(modality: Modality, values: Any, *, name: str = "images") -> Any:
     """The inputs of a program, a list or an array; DataError for what is none of them, or for a single one."""
     return _CHECKED[modality.name](values, name=name)
+
+
+def modality_of(values: Any) -> Modality:
+    """What the inputs of a program are: texts where all are strings of which none is called like an image or is a file, else images."""
+    if isinstance(values, str | bytes | os.PathLike) or not hasattr(values, "__len__") or not len(values):
+        return IMAGE
+    some = list(islice(iter(values.tolist() if hasattr(values, "tolist") else values), _LOOKED_AT))
+    texts = all(isinstance(one, str) and not is_image_name(one.strip()) for one in some) and not any(map(_is_file, some))
+    return TEXT if texts else IMAGE
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return len(text) < 4096 and os.path.isfile(text)  # noqa: PTH113 - a text may hold a zero byte
+    except ValueError:
+        return False
 
 
 def checked_texts(texts: Any, *, name: str = "texts") -> list[str]:

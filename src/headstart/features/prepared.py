@@ -25,9 +25,9 @@ from headstart.features.extractor import BackboneExtractor, Features, survey
 from headstart.features.running import Images
 from headstart.features.stage_maps import ChooseMaps
 from headstart.features.store import FeatureStore
-from headstart.features.table import FeatureTable
+from headstart.features.table import Counted, FeatureTable, taken
 from headstart.matrix import RowView, blocks
-from headstart.modalities import IMAGE, Preprocessing
+from headstart.modalities import IMAGE, Preprocessing, modality_named
 from headstart.modalities.image import Levels
 from headstart.progress import Listener, Progress, Say, Seconds, to_warnings
 from headstart.text import unread
@@ -52,7 +52,16 @@ class ExtractorSettings(NamedTuple):
         """Those of a fit or of a classifier, with paths as text."""
         weights, cache = (None if path is None else str(path) for path in (settings.weights, settings.cache))
         windows = getattr(settings, "windows", 1)  # which only a fit of masks has
-        return cls(settings.backbone, weights, settings.fit_image, settings.engine, cache, levels, windows, modality)
+        return cls(
+            modality_named(modality).backbone_for(settings.backbone),
+            weights,
+            settings.fit_image,
+            settings.engine,
+            cache,
+            levels,
+            windows,
+            modality,
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +110,12 @@ class Prepared:
             if store is not None:
                 store.put_result(key, made)
         return made
+
+    def inputs(self, images: Images) -> tuple[Any, Features]:
+        """What a model takes of inputs: their features, with what is counted in them beside, if anything is; and all that came of them."""
+        found = self.extract(images)
+        counts = self.extractor.preprocessing.counted(taken(images, found.kept))
+        return found.values if counts is None else Counted(found.values, counts), found
 
     def extract(
         self, images: Images, *, progress: Progress | None = None, warn: Say | None = None, maps: ChooseMaps | None = None

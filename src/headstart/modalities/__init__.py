@@ -26,6 +26,10 @@ class Modality:
     loader: str
     options: tuple[str, ...] = ()
 
+    def backbone_for(self, named: str) -> str:
+        """The backbone that is named; where that is the usual one for images, the usual one for this modality."""
+        return self.backbone if named == IMAGE.backbone else named
+
 
 IMAGE = Modality(
     "image",

@@ -57,8 +57,7 @@ def suited(settings: FitSettings, dataset: Dataset) -> FitSettings:
                 f"{setting(wrong[0], getattr(settings, wrong[0]))} is for {other.noun}s, and {dataset.source or 'the data'} holds "
                 f"{modality.noun}s: leave it out."
             )
-    named = settings.backbone != FitSettings().backbone
-    return settings if named else replace(settings, backbone=modality.backbone)
+    return replace(settings, backbone=modality.backbone_for(settings.backbone))
 
 
 def in_words_of(dataset: Dataset, listener: Listener) -> Listener:
