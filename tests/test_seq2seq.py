@@ -315,11 +315,9 @@ def tiny_folder(kind: str, place: Path, texts: Texts) -> Path:
     if kind == "m2m_100":
         marian.save(place / "marian")
         tokenizer = transformers.M2M100Tokenizer(str(place / "marian" / "vocab.json"), str(place / "marian" / "source.spm"))
-        model: Any = transformers.M2M100ForConditionalGeneration(
-            transformers.M2M100Config(
-                vocab_size=max(tokenizer.lang_token_to_id.values()) + 9, pad_token_id=tokenizer.pad_token_id, **shape, **widths
-            )
-        )
+        count = max(tokenizer.lang_token_to_id.values()) + 9
+        config = transformers.M2M100Config(vocab_size=count, pad_token_id=tokenizer.pad_token_id, **shape, **widths)
+        model: Any = transformers.M2M100ForConditionalGeneration(config)
     elif kind == "mbart":
         spm = marian.tokenizer.spm_source
         pieces = [("<unk>", 0.0), ("<s>", 0.0), ("</s>", 0.0)]

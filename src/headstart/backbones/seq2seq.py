@@ -84,9 +84,7 @@ class Seq2Seq:
         model, tokenizer = _model(folder), _tokenizer(folder)
         last, pieces = max(tokenizer.get_vocab().values()), model.get_input_embeddings().num_embeddings
         if last >= pieces:
-            raise BackboneError(
-                f"The tokenizer in {folder} has pieces up to number {last}, and the network {pieces} of them: do they match?"
-            )
+            raise BackboneError(f"The tokenizer in {folder} has pieces up to number {last}, and the network {pieces} of them.")
         name = folder.name if Path(place).is_dir() else str(place)
         found = cls(model.eval(), tokenizer, name, licence=_licence(folder / "README.md"), digest=_digest(folder))
         return found.between(languages or Languages())
