@@ -82,6 +82,11 @@ def open_engine(network: Path, *, kind: str = "auto", outputs: Sequence[str] = (
     ParameterError for another one, MissingExtraError where it is not installed, and BackboneError where the network is missing or cannot be
     loaded.
     """
+    return _opened(installed_kind(kind), network, file_version(network), tuple(outputs), size)
+
+
+def installed_kind(kind: str) -> str:
+    """Which of ``openvino`` and ``onnxruntime`` a kind stands for here; errors as of `open_engine`."""
     check_kind(kind)
     if kind == "torch":
         raise ParameterError(
@@ -91,10 +96,11 @@ def open_engine(network: Path, *, kind: str = "auto", outputs: Sequence[str] = (
         kind = "openvino" if importlib.util.find_spec("openvino") else "onnxruntime"
     if importlib.util.find_spec(kind) is None:
         raise MissingExtraError(f"The engine {kind!r}", extra=kind)
-    return _opened(kind, network, _version(network), tuple(outputs), size)
+    return kind
 
 
-def _version(network: Path) -> tuple[int, ...]:
+def file_version(network: Path) -> tuple[int, ...]:
+    """What changes when a file is written anew. Raises BackboneError where there is none."""
     try:
         status = network.stat()
     except OSError as error:
@@ -105,13 +111,19 @@ def _version(network: Path) -> tuple[int, ...]:
 @lru_cache(maxsize=4)
 def _opened(kind: str, network: Path, version: tuple[int, ...], outputs: tuple[str, ...], size: int) -> Engine:
     """Open an engine, or return it from the cache: opening costs 0.3 s, and cross-validation requests the same one repeatedly."""
+    same = unchanged(network, version)
+    return OpenVinoEngine(same, outputs=outputs, size=size) if kind == "openvino" else OnnxRuntimeEngine(same, outputs=outputs)
+
+
+def unchanged(network: Path, version: tuple[int, ...]) -> Callable[[], Path]:
+    """Gives the file as long as it is the one that was opened, for a child that opens it again; else raises BackboneError."""
 
     def same() -> Path:
-        if _version(network) != version:
+        if file_version(network) != version:
             raise BackboneError(f"{network}: has changed since the process was forked that had opened it. Load the run again.")
         return network
 
-    return OpenVinoEngine(same, outputs=outputs, size=size) if kind == "openvino" else OnnxRuntimeEngine(same, outputs=outputs)
+    return same
 
 
 class OfProcess(Generic[_Item]):
@@ -219,21 +231,24 @@ class OpenVinoEngine:
             yield opened.alone(first[0])
 
 
-class _OfOpenVino:
-    """A network for images of `size` pixels, compiled in one way or the other when it is first needed so; both give the same bits."""
+class Compiled:
+    """A network in OpenVINO, compiled in one way or the other when it is first needed so; both give the same bits.
 
-    def __init__(self, network: Path, outputs: tuple[str, ...], size: int) -> None:
+    `shapes` are those of inputs whose shapes the file leaves free. `precision` may be ``bf16``, see `headstart.sequence_engine`.
+    """
+
+    def __init__(
+        self, network: Path, outputs: tuple[str, ...], *, shapes: Mapping[int, list[int]] | None = None, precision: str = "f32"
+    ) -> None:  # fmt: skip
         import openvino as ov
 
-        self._network, self._core, self._lock = network, ov.Core(), threading.Lock()
+        self._network, self._core, self._lock, self._precision = network, ov.Core(), threading.Lock(), precision
         with self._reading():
-            self._model = self._core.read_model(network)
-            self._model.reshape({self._model.inputs[0]: [1, size, size, 3]})
-            self._indices = [self._model.outputs.index(self._model.output(name)) for name in outputs]
+            self.model = self._core.read_model(network)
+            for place, shape in (shapes or {}).items():
+                self.model.reshape({self.model.inputs[place]: shape})
+            self.indices = [self.model.outputs.index(self.model.output(name)) for name in outputs]
         self._compiled: dict[str, Any] = {}
-        # The thread that runs the last callback may still hold references when wait_all() returns. Were they the last ones, it would
-        # destroy the queue, join itself and abort the process. So the last queue is kept, and open_engine caches engines.
-        self._last_queue: Any = None
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
@@ -243,39 +258,49 @@ class _OfOpenVino:
             trouble = str(error).splitlines()[-1][:200]
             raise BackboneError(f"{self._network}: OpenVINO cannot load this network ({trouble}).") from None
 
-    def _for(self, hint: str) -> Any:
-        """Compiled for the throughput of many images, or for the latency of one."""
+    def compiled(self, hint: str) -> Any:
+        """Compiled for the throughput of many inputs, or for the latency of one."""
         with self._lock:
             if hint not in self._compiled:
                 settings: dict[str, Any] = {
                     "PERFORMANCE_HINT": hint,
                     # The default on recent processors is bfloat16, which is off by several per cent.
-                    "INFERENCE_PRECISION_HINT": "f32",
+                    "INFERENCE_PRECISION_HINT": self._precision,
                     # The default is one thread for each physical core of the machine, whatever the container allows.
                     "INFERENCE_NUM_THREADS": available_cores(),
                 }
                 with self._reading(), same_signal_stack():
-                    self._compiled[hint] = self._core.compile_model(self._model, "CPU", settings)
+                    self._compiled[hint] = self._core.compile_model(self.model, "CPU", settings)
                 _log.debug("%s: OpenVINO, %d threads, for %s", self._network, available_cores(), hint.lower())
             return self._compiled[hint]
 
+
+class _OfOpenVino(Compiled):
+    """A network for images of `size` pixels."""
+
+    def __init__(self, network: Path, outputs: tuple[str, ...], size: int) -> None:
+        super().__init__(network, outputs, shapes={0: [1, size, size, 3]})
+        # The thread that runs the last callback may still hold references when wait_all() returns. Were they the last ones, it would
+        # destroy the queue, join itself and abort the process. So the last queue is kept, and open_engine caches engines.
+        self._last_queue: Any = None
+
     def alone(self, image: npt.NDArray[np.uint8]) -> Outputs:
         """The outputs of one image."""
-        request = self._for("LATENCY").create_infer_request()
+        request = self.compiled("LATENCY").create_infer_request()
         request.infer({0: check_image(image)})
-        return _taken(request, self._indices)
+        return _taken(request, self.indices)
 
     def many(self, images: Iterable[npt.NDArray[np.uint8]]) -> Iterator[Outputs]:
         """Yield the outputs of each image, in order: one image per request, one request per core and a few waiting."""
         import openvino as ov
 
         done: dict[int, Outputs] = {}
-        indices = self._indices
+        indices = self.indices
 
         def store(request: Any, index: int) -> None:  # refers to nothing of OpenVINO's: see `_last_queue`
             done[index] = _taken(request, indices)
 
-        self._last_queue = queue = ov.AsyncInferQueue(self._for("THROUGHPUT"), available_cores() + 2)
+        self._last_queue = queue = ov.AsyncInferQueue(self.compiled("THROUGHPUT"), available_cores() + 2)
         queue.set_callback(store)
         following = 0
         try:
@@ -296,26 +321,27 @@ def _taken(request: Any, indices: Sequence[int]) -> Outputs:
     return tuple(request.get_output_tensor(index).data[0].copy() for index in indices)
 
 
+def one_thread_session(network: Path) -> Any:
+    """A session of ONNX Runtime, each of whose calls takes one thread. Raises BackboneError where the network cannot be loaded."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1  # parallel over inputs instead: no synchronisation inside a layer
+    options.log_severity_level = 3
+    try:
+        return ort.InferenceSession(str(network), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's own exception types are not exported
+        raise BackboneError(f"{network}: ONNX Runtime cannot load this network ({str(error).splitlines()[0][:200]}).") from None
+
+
 class OnnxRuntimeEngine:
     """Runs an ONNX network with ONNX Runtime on the CPU: one single-threaded computation for each core."""
 
     name = "onnxruntime"
 
     def __init__(self, network: Callable[[], Path], *, outputs: tuple[str, ...]) -> None:
-        self._session, self._outputs = OfProcess(lambda: self._open(network())), list(outputs)
+        self._session, self._outputs = OfProcess(lambda: one_thread_session(network())), list(outputs)
         self._input = self._session().get_inputs()[0].name
-
-    @staticmethod
-    def _open(network: Path) -> Any:
-        import onnxruntime as ort
-
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = 1  # parallel over images instead: no synchronisation inside a layer
-        options.log_severity_level = 3
-        try:
-            return ort.InferenceSession(str(network), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime's own exception types are not exported
-            raise BackboneError(f"{network}: ONNX Runtime cannot load this network ({str(error).splitlines()[0][:200]}).") from None
 
     def _one(self, image: npt.NDArray[np.uint8]) -> Outputs:
         values = self._session().run(self._outputs, {self._input: check_image(image)})
