@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, ClassVar
 
@@ -12,9 +13,10 @@ import numpy.typing as npt
 
 from headstart.errors import ParameterError, TextError
 from headstart.modalities import TEXT, Modality
-from headstart.modalities.text.terms import TermCounts, count_terms
+from headstart.modalities.text.terms import TermCounts, count_terms, sketch
 from headstart.modalities.text.texts import PAIR, text_digest, text_name
 from headstart.modalities.text.tokenizer import Tokenizer
+from headstart.modalities.text.vocabulary import Vocabulary
 from headstart.settings.field import require, whole
 
 CHARACTERS_PER_PIECE = 12
@@ -26,6 +28,9 @@ are mostly spaces. So a text of any length takes the time of one that fills the 
 
 TOKENIZER = "tokenizer.json"
 """The file of the tokenizer in a run folder."""
+
+TERMS = "terms.json"
+"""The file of the vocabulary in a run folder: its terms in the order of their numbers from 1 on, those of words first."""
 
 _VERSION = 1  # raised whenever equal texts and settings would give other numbers
 _AT_ONCE = 256  # texts that are split together
@@ -61,8 +66,10 @@ class TextPreprocessing:
 
     Attributes:
         max_length: the most pieces in a window, special ones included.
-        tokenizer: what splits a text; None where no network reads it, and then it cannot be called.
+        tokenizer: what splits a text; None where no network reads it.
         most_windows: the most windows of one text.
+        sketch: length of the vector of hashed terms that is taken in place of pieces; 0 for none.
+        vocabulary: the terms that are counted beside; None for none.
     """
 
     modality: ClassVar[Modality] = TEXT
@@ -70,6 +77,8 @@ class TextPreprocessing:
     max_length: int = 256
     tokenizer: Tokenizer | None = None
     most_windows: int = 32
+    sketch: int = 0
+    vocabulary: Vocabulary | None = None
 
     def __post_init__(self) -> None:
         require(whole(8, 1 << 17), max_length=self.max_length)
@@ -77,14 +86,16 @@ class TextPreprocessing:
 
     @property
     def id(self) -> str:
-        """Covers everything that changes a number: the tokenizer, the limits, and the version of this class."""
-        pieces = "none" if self.tokenizer is None else self.tokenizer.digest[:16]
+        """Covers everything that changes a feature: the tokenizer, the limits, and the version of this class."""
+        pieces = f"sketch{self.sketch}" if self.sketch else "none" if self.tokenizer is None else self.tokenizer.digest[:16]
         return f"text{self.max_length}x{self.most_windows}-{pieces}-v{_VERSION}"
 
     def to_dict(self) -> dict[str, Any]:
-        """The settings as JSON has them; of the tokenizer, whose file is kept beside them, only its digest."""
+        """The settings as JSON has them; of tokenizer and vocabulary, whose files are kept beside them, digest and length."""
         digest = None if self.tokenizer is None else self.tokenizer.digest
-        return {"max_length": self.max_length, "most_windows": self.most_windows, "tokenizer": digest}
+        found: dict[str, Any] = {"max_length": self.max_length, "most_windows": self.most_windows, "tokenizer": digest}
+        terms = 0 if self.vocabulary is None else len(self.vocabulary)
+        return found | {name: number for name, number in (("sketch", self.sketch), ("terms", terms)) if number}
 
     @classmethod
     def from_dict(cls, entry: Mapping[str, Any], tokenizer_json: bytes | None) -> TextPreprocessing:
@@ -93,7 +104,9 @@ class TextPreprocessing:
         found = None if tokenizer is None else tokenizer.digest
         if found != entry["tokenizer"]:
             raise ParameterError(f"The tokenizer's SHA-256 must be {entry['tokenizer']}, got {found}: it is of another network.")
-        return cls(max_length=entry["max_length"], tokenizer=tokenizer, most_windows=entry["most_windows"])
+        return cls(
+            max_length=entry["max_length"], tokenizer=tokenizer, most_windows=entry["most_windows"], sketch=int(entry.get("sketch", 0))
+        )  # fmt: skip
 
     @staticmethod
     def counted(inputs: Sequence[str]) -> TermCounts:
@@ -103,11 +116,23 @@ class TextPreprocessing:
     @classmethod
     def from_run(cls, entry: Mapping[str, Any], files: Callable[[str], bytes]) -> TextPreprocessing:
         """From the entry of a manifest and the files of its run; errors as of `from_dict`."""
-        return cls.from_dict(entry, None if entry["tokenizer"] is None else files(TOKENIZER))
+        made = cls.from_dict(entry, None if entry["tokenizer"] is None else files(TOKENIZER))
+        if not entry.get("terms"):
+            return made
+        try:
+            found = json.loads(files(TERMS))
+            vocabulary = Vocabulary(tuple(map(str, found["terms"])), int(found["words"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise ParameterError(f"the file {TERMS!r} of the run is damaged ({type(error).__name__})") from None
+        return replace(made, vocabulary=vocabulary)
 
     def files(self) -> dict[str, bytes]:
-        """The file of the tokenizer, as a run keeps it."""
-        return {} if self.tokenizer is None else {TOKENIZER: self.tokenizer.json}
+        """The files of the tokenizer and of the vocabulary, as a run keeps them."""
+        found = {} if self.tokenizer is None else {TOKENIZER: self.tokenizer.json}
+        if self.vocabulary is not None:
+            entries = {"words": self.vocabulary.words, "terms": self.vocabulary.terms}
+            found[TERMS] = (json.dumps(entries, ensure_ascii=False) + "\n").encode("utf-8", "replace")
+        return found
 
     @staticmethod
     def read(source: str) -> str:
@@ -130,20 +155,38 @@ class TextPreprocessing:
 
     @property
     def inputs(self) -> dict[str, tuple[Any, tuple[int | str, ...]]]:
-        """The inputs of the network: the pieces of R windows of N texts, what of them is no padding, and whose windows they are."""
-        pieces: dict[str, tuple[Any, tuple[int | str, ...]]] = {
-            "input_ids": (np.int64, ("R", "T")), "attention_mask": (np.int64, ("R", "T")), "windows": (np.float32, ("N", "R")),
-        }  # fmt: skip
-        return pieces if self.tokenizer is not None else {}
+        """The inputs of the network: the pieces of R windows of N texts, what of them is no padding, and whose windows they are; or the
+        sketch of terms; and the numbers and counts of terms, of which each text has up to K.
+        """
+        found: dict[str, tuple[Any, tuple[int | str, ...]]] = {}
+        if self.tokenizer is not None:
+            found = {
+                "input_ids": (np.int64, ("R", "T")), "attention_mask": (np.int64, ("R", "T")), "windows": (np.float32, ("N", "R")),
+            }  # fmt: skip
+        if self.sketch:
+            found["sketch"] = np.float32, ("N", self.sketch)
+        if self.vocabulary is not None:
+            found |= {"terms": (np.int64, ("N", "K")), "counts": (np.float32, ("N", "K"))}
+        return found
 
     @property
     def size(self) -> int:
         """0: the network takes sequences of any length."""
         return 0
 
-    def __call__(self, text: str, *, name: str | None = None) -> Encoded:
-        """Turn a text into the numbers of its pieces. Raises ParameterError for what is no text."""
-        return next(self.all([text]))
+    def __call__(self, text: str, *, name: str | None = None) -> Encoded | dict[str, Any]:
+        """Turn a text into the numbers of its pieces, or with sketch or vocabulary into vectors by the names of `inputs` (``windows`` are
+        the pieces). Raises ParameterError for what is no text.
+        """
+        if not self.sketch and self.vocabulary is None:
+            return next(self.all([text]))
+        found: dict[str, Any] = {} if self.tokenizer is None else {"windows": next(self.all([text])).windows}
+        counts = count_terms([text])
+        if self.sketch:
+            found["sketch"] = sketch(counts, self.sketch)[0]
+        if self.vocabulary is not None:
+            (found["terms"],), (found["counts"],) = self.vocabulary.lookup(counts)
+        return found
 
     def all(self, texts: Iterable[str]) -> Iterator[Encoded]:
         """Turn texts into numbers, in order; faster than one by one, and with the same result."""
