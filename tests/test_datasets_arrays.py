@@ -257,6 +257,9 @@ class Rows:
         self.features = features
         self.rows = rows
 
+    def __iter__(self):
+        return iter(self.rows)
+
     def cast_column(self, name, feature):
         assert feature.decode is False
         return self

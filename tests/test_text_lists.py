@@ -120,3 +120,31 @@ def test_test_data_must_be_texts_too(tmp_path: Path) -> None:
     write(tmp_path / "1.png", "-")
     with pytest.raises(DataError, match=r"holds texts and .* images; the test data must be of the same kind"):
         read_dataset(path, test=write(tmp_path / "images.csv", rows("path,label", "1.png,a")))
+
+
+def test_a_folder_of_lists_called_like_parts(tmp_path: Path) -> None:
+    write(tmp_path / "train.csv", rows("text,label", *(f"{text.replace(',', '')},{i % 2}" for i, text in enumerate(REVIEWS))))
+    write(tmp_path / "test.csv", rows("text,label", "good enough,0", "hardly,1"))
+    write(tmp_path / "README.md", "of these lists")
+    data = read_dataset(tmp_path)
+    assert data.parts.tolist() == ["train"] * 4 + ["test"] * 2
+    assert data.names()[-1] == "test.csv row 2"
+    assert any("Read from train.csv and test.csv" in note for note in data.notes)
+
+
+def test_texts_of_the_hub(tmp_path: Path) -> None:
+    hub = pytest.importorskip("datasets")
+    features = hub.Features({"sentence": hub.Value("string"), "label": hub.ClassLabel(names=["dull", "fine"])})
+    parts = {
+        part: hub.Dataset.from_dict({"sentence": REVIEWS[:n], "label": [1, 0, 1, 0][:n]}, features=features)
+        for part, n in {"train": 4, "validation": 2}.items()
+    }
+    folder = tmp_path / "reviews" / "data"
+    folder.mkdir(parents=True)
+    for part, rows_of_part in parts.items():
+        rows_of_part.to_parquet(str(folder / f"{part}-00000-of-00001.parquet"))
+    data = read_dataset(f"hf:{tmp_path / 'reviews'}", cache=tmp_path / "cache", announce=lambda message: None)
+    assert data.modality is TEXT
+    assert data.counts() == {"dull": 3, "fine": 3}
+    assert data.parts.tolist() == ["train"] * 4 + ["val"] * 2
+    assert list(data.inputs[:4]) == REVIEWS

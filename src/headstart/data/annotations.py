@@ -223,6 +223,21 @@ def join(training: Annotations, test: Annotations) -> Annotations:
     )
 
 
+def beside(first: Annotations, second: Annotations) -> Annotations:
+    """The inputs of two parts of the same data, one after the other; what the first says of sources and columns holds for both."""
+    for name in first.learned:
+        if has_sets(first.columns[name]) or has_sets(second.columns[name]):
+            first.to_several(name)
+            second.to_several(name)
+    groups = None
+    if first.groups is not None and second.groups is not None:
+        groups = [*first.groups, *second.groups]
+    return replace(
+        first, inputs=(*first.inputs, *second.inputs), parts=[*first.parts, *second.parts], groups=groups,
+        columns={name: first.columns[name] + second.columns[name] for name in first.columns}, notes=[*first.notes, *second.notes],
+    )  # fmt: skip
+
+
 def _column_of(found: Annotations, name: str, other: Annotations) -> Column:
     """A column; where only the other has it, one without values."""
     nothing = [None] * len(found.parts)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
-from headstart.data.annotations import BOX, Annotations, Column, Labels, part_of
+from headstart.data.annotations import BOX, Annotations, Column, Labels, beside, part_of
 from headstart.data.box_lists import shapes_in
 from headstart.data.class_lists import ClassList
 from headstart.data.dataset import Images
@@ -20,9 +21,13 @@ from headstart.data.labels import shortened
 from headstart.data.lists import recognise_column
 from headstart.data.named_boxes import BOX_SETS, read_torchvision_boxes
 from headstart.data.shapes import DrawnShapes
+from headstart.data.tables import Table
+from headstart.data.text_lists import is_text_list, read_text_list
 from headstart.data.values import image_array
 from headstart.errors import DataError, MissingExtraError, nearest
 from headstart.files import cache_folder, create_folder, replacing, write_file
+from headstart.modalities.text import Text
+from headstart.settings import ListOptions
 
 PREFIXES = ("torchvision:", "hf:")
 Announce = Callable[[str], None]
@@ -43,17 +48,18 @@ TORCHVISION: Mapping[str, tuple[tuple[str, dict[str, Any]], ...]] = {
 
 
 def read_named(
-    source: str, *, cache: str | os.PathLike[str] | None = None, announce: Announce | None = None, prefer: str = ""
+    source: str, *, cache: str | os.PathLike[str] | None = None, announce: Announce | None = None, prefer: str = "",
+    lists: ListOptions | None = None,
 ) -> Annotations:  # fmt: skip
     """Read ``torchvision:NAME`` or ``hf:NAME`` (``hf:NAME:CONFIGURATION``), downloading what is missing below the cache folder.
 
     DataError where the name is not known, or the data cannot be downloaded and are not there; MissingExtraError without torchvision or
     datasets. `announce` is called before a download; by default it prints on stderr, so that output stays clean. With `prefer`, boxes are
-    read where a set has labels as well.
+    read where a set has labels as well. Sets of the Hub that hold no images are read as texts, with the columns that `lists` names.
     """
     kind, _, name = source.partition(":")
     folder = cache_folder(cache) / "datasets" / kind
-    reader = read_torchvision if kind == "torchvision" else partial(read_hub, prefer=prefer)
+    reader = read_torchvision if kind == "torchvision" else partial(read_hub, prefer=prefer, lists=lists)
     return reader(name, folder=folder, announce=announce or partial(print, file=sys.stderr))
 
 
@@ -146,8 +152,8 @@ def _unavailable(source: str, folder: Path, error: Exception) -> DataError:
     )
 
 
-def read_hub(name: str, *, folder: Path, announce: Announce, prefer: str = "") -> Annotations:
-    """Read an image data set of the Hugging Face hub (or a local folder in its format); images keep their original bytes.
+def read_hub(name: str, *, folder: Path, announce: Announce, prefer: str = "", lists: ListOptions | None = None) -> Annotations:
+    """Read a data set of the Hugging Face hub (or a local folder in its format): images, which keep their original bytes, or texts.
 
     Boxes are read of one with a column ``objects`` and no labels, or where they are preferred.
     """
@@ -164,11 +170,14 @@ def read_hub(name: str, *, folder: Path, announce: Announce, prefer: str = "") -
         raise _unavailable(f"hf:{name}", folder, error) from error
     splits = dict(loaded) if isinstance(loaded, Mapping) else {"": loaded}
     notes, paths, labels, parts = list[str](), list[Path](), list[Any](), list[str]()
-    for split, rows in splits.items():
-        part = part_of(str(split)) if len(splits) > 1 else ""
-        if part is None:
-            notes.append(f"The split {split!r} is neither train nor val nor test, and is passed over.")
-            continue
+    named = {split: part_of(str(split)) if len(splits) > 1 else "" for split in splits}
+    notes += [f"The split {split!r} is neither train nor val nor test, and is passed over." for split in splits if named[split] is None]
+    used = [(split, rows, part) for split, rows in splits.items() if (part := named[split]) is not None]
+    if not any(type(feature).__name__ == "Image" for _, rows, _ in used for feature in rows.features.values()):
+        tables = [(part, hub_table(rows)) for _, rows, part in used]
+        if tables and is_text_list(tables[0][1], lists or ListOptions()):
+            return _hub_texts(tables, f"hf:{name}", lists or ListOptions(), notes)
+    for split, rows, part in used:
         target = folder / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}-images" / configuration / str(split)
         samples = list(hub_samples(rows, name, target, hub.Image(decode=False), boxes=prefer == BOX))
         labelled = [(path, label) for path, label in samples if label is not None]
@@ -213,6 +222,36 @@ def hub_samples(
     create_folder(folder)
     for i, row in enumerate(rows.cast_column(image, undecoded).select_columns([image, label])):
         yield _saved(row[image], folder, i), _hub_label(row[label], names)
+
+
+def hub_table(rows: Any) -> Table:
+    """The columns of one split of texts, with the names of classes in place of their numbers."""
+    names = {key: _label_names(feature) for key, feature in rows.features.items()}
+    columns: dict[str, list[Any]] = {str(key): [] for key in names}
+    for row in rows:
+        for key, known in names.items():
+            columns[str(key)].append(row.get(key) if known is None else _hub_label(row.get(key), known))
+    return Table(columns)
+
+
+def _hub_texts(tables: list[tuple[str, Table]], source: str, lists: ListOptions, notes: list[str]) -> Annotations:
+    """The texts of several splits; those of a split without labels, as published test parts often are, are passed over."""
+    found = list[Annotations]()
+    for part, table in tables:
+        try:
+            one = read_text_list(Path(source), lists, table=table)
+        except DataError as error:
+            if not found:
+                raise
+            notes.append(f"The part {part!r} is passed over: {error}")
+            continue
+        found.append(replace(one, source=source, parts=[part] * len(one.parts), inputs=_renamed(one.inputs, part)))
+    whole = reduce(beside, found)
+    return replace(whole, notes=[*notes, *dict.fromkeys(whole.notes)])
+
+
+def _renamed(texts: Iterable[Any], part: str) -> tuple[Text, ...]:
+    return tuple(Text(text, f"{part} {text.name}".strip()) for text in texts)
 
 
 def _hub_boxes(rows: Any, feature: Any, image: str, name: str, folder: Path) -> Iterator[tuple[Path, DrawnShapes]]:

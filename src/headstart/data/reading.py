@@ -27,7 +27,7 @@ from headstart.data.mask_names import IMAGE_WORDS
 from headstart.data.mask_reading import read_masks
 from headstart.data.named import PREFIXES, TORCHVISION, read_named
 from headstart.data.tables import READERS, read_table
-from headstart.data.text_folders import is_text_folder, read_text_folder
+from headstart.data.text_folders import is_text_folder, read_lists_of_parts, read_text_folder
 from headstart.data.text_lists import is_text_list, read_text_list
 from headstart.errors import DataError, ParameterError, nearest, setting
 from headstart.modalities.image import is_image_name
@@ -125,7 +125,7 @@ def read_annotations(
                 "labels into a list (CSV, TSV, JSONL or Parquet) with a column for the path of each image, and give that."
             )
         if given is not None and os.fspath(given).startswith(PREFIXES):
-            found.append(read_named(os.fspath(given), cache=cache, announce=announce, prefer=prefer))
+            found.append(read_named(os.fspath(given), cache=cache, announce=announce, prefer=prefer, lists=lists))
         elif given is not None:
             known = classes or [name for before in found for name in before.known_labels()]
             found.append(_read_path(given, lists, known=known, columns=columns, prefer=prefer))
@@ -147,7 +147,7 @@ def _read_path(
         raise DataError(f"the name of the data is empty; give a folder, a list or the name of a public set. {LAYOUT}")
     path = Path(text).expanduser()
     if path.is_dir():
-        return _read_directory(path, prefer)
+        return read_lists_of_parts(path, lists, known=known) or _read_directory(path, prefer)
     root = None if lists.image_root is None else Path(lists.image_root).expanduser()
     if path.is_file() and path.suffix.lower() in (".json", ".xml", ".yaml", ".yml"):
         found = None if prefer == BOX or path.suffix.lower() in (".yaml", ".yml") else read_drawing_file(path, root)

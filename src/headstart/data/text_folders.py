@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 
-from headstart.data.annotations import Annotations
+from headstart.data.annotations import Annotations, beside, part_of
 from headstart.data.folders import read_folder
 from headstart.data.listing import Tree
+from headstart.data.tables import READERS, read_table
+from headstart.data.text_lists import is_text_list, read_text_list
 from headstart.errors import DataError, TextError
 from headstart.modalities import TEXT
 from headstart.modalities.image import is_image_name
 from headstart.modalities.text import Text, is_text_name, read_text_file
 from headstart.progress import Warned
-from headstart.text import unread
+from headstart.settings import ListOptions
+from headstart.text import enumeration, unread
 
 _LOOKED_AT = 5000  # files
 
@@ -54,6 +58,26 @@ def read_text_folder(folder: Path) -> Annotations:
         raise DataError(f"none of the text files in {folder} can be read. The first: {next(iter(refused), '-')}")
     notes = [*found.notes, *([Warned(unread(refused, len(found.inputs), "are left out", noun=TEXT.noun))] if refused else [])]
     return replace(found.take(rows), inputs=tuple(texts), notes=notes, root=None, modality=TEXT)
+
+
+def read_lists_of_parts(folder: Path, lists: ListOptions, *, known: Collection[str] = ()) -> Annotations | None:
+    """Read lists of texts that are called like parts, such as ``train.csv`` and ``test.csv``; None where the folder holds no such."""
+    files = sorted(entry for entry in folder.iterdir() if entry.is_file() and entry.suffix.lower() in READERS)
+    parts = {file: part for file in files if (part := part_of(file.stem))}
+    if "train" not in parts.values():
+        return None
+    ordered = sorted(parts, key=lambda file: (parts[file] != "train", file.name))
+    tables = {file: read_table(file) for file in ordered}
+    if not is_text_list(tables[ordered[0]], lists):
+        return None
+    found = list[Annotations]()
+    for file in ordered:
+        one = read_text_list(file, lists, known=known, table=tables[file])
+        named = [part or parts[file] for part in one.parts]
+        texts = tuple(Text(text, f"{file.name} {text.name}") for text in one.inputs)
+        found.append(replace(one, source=str(folder), parts=named, inputs=texts))
+    whole = reduce(beside, found)
+    return replace(whole, notes=[f"Read from {enumeration([file.name for file in ordered])}.", *dict.fromkeys(whole.notes)])
 
 
 def text_files(paths: Iterable[Path], root: Path) -> Iterable[Text | TextError]:
