@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +19,11 @@ from headstart.heads.head import LinearHead
 from headstart.heads.labels import ClassWeight, EncodedLabels, held_out_folds, stratified_rows
 from headstart.heads.linalg import mean_square, one_thread
 from headstart.heads.ridge import SELECTION_ROWS, Matrix
-from headstart.matrix import FeatureMatrix, blocks, column_means
+from headstart.matrix import BLOCK, FeatureMatrix, blocks, column_means
 from headstart.settings.field import number, require, whole
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 STRENGTHS = tuple(10.0**step for step in range(-1, 4))
 """The path of C, from strong to weak, in units of one over the mean squared norm of the centred features."""
@@ -28,6 +32,7 @@ FINER = 10.0**0.5  # the step around the best of the path
 GAIN = 0.005  # a weaker penalty must lower the held-out log loss by this share of it to count as better
 BIAS_PENALTY = 0.1  # keeps the bias finite for a class that a fold lacks; in units of the log loss of one image
 LARGE = 4_000_000  # entries of a design matrix from which its products are worth several threads
+SPARSE_BLOCK = 8192  # rows of a sparse matrix in a block
 ROTATED = 2048  # rows that are rotated at a time
 
 
@@ -166,26 +171,58 @@ def _principal(gram: Matrix) -> tuple[Matrix, Matrix]:
     return values[kept], vectors[:, kept]
 
 
+class SparseRows:
+    """A sparse matrix (n, D) of features, float32, that is read by slices, of which it keeps those it was read by."""
+
+    def __init__(self, matrix: csr_array) -> None:
+        self.matrix, self.shape, self.size = matrix, matrix.shape, matrix.nnz
+        self._parts: dict[tuple[int, int, int], csr_array] = {}
+
+    def __len__(self) -> int:
+        return int(self.shape[0])
+
+    def __getitem__(self, rows: slice) -> Any:
+        start, stop, _ = bounds = rows.indices(len(self))
+        if stop - start == len(self):
+            return self.matrix
+        if bounds not in self._parts:
+            self._parts[bounds] = self.matrix[start:stop]
+        return self._parts[bounds]
+
+    def squares(self) -> Matrix:
+        """Sum of the squares of each column."""
+        return np.bincount(self.matrix.indices, weights=self.matrix.data**2, minlength=self.shape[1]).astype(np.float32)
+
+
 class LogisticProblem:
     """Logistic regressions that share features (n, r) and labels, bool (n, k), and differ in the weights of the images, float32 (p, n).
 
-    `sigmoid`: each column by itself; otherwise softmax over the columns.
+    `sigmoid`: each column by itself; otherwise softmax over the columns. `spread`, float32 (p k, r), is how large each coefficient is
+    expected to be: it is penalised by that.
     """
 
-    def __init__(self, rotated: Matrix, indicators: npt.NDArray[np.bool_], *, sigmoid: bool, weights: Matrix) -> None:
+    def __init__(
+        self, rotated: Matrix | SparseRows, indicators: npt.NDArray[np.bool_], *, sigmoid: bool, weights: Matrix,
+        spread: Matrix | None = None,
+    ) -> None:  # fmt: skip
         self._rotated = rotated
-        self._squares = np.append(np.einsum("ij,ij->j", rotated, rotated), np.float32(len(rotated)))
+        squares = np.einsum("ij,ij->j", rotated, rotated) if isinstance(rotated, np.ndarray) else rotated.squares()
+        self._squares = np.append(squares, np.float32(len(rotated)))
+        self._spread = spread
         self._goal = indicators.astype(np.float32)[:, None, :]
         self._weights = np.ascontiguousarray(weights.T, dtype=np.float32)
         self._sigmoid = sigmoid
         self._k = indicators.shape[1]
+        self.count = len(weights)  # of regressions
         self.coefficients = np.zeros((weights.shape[0] * self._k, len(self._squares)), dtype=np.float32)
         self._confidence = 0.25 if sigmoid else (1 - 1 / self._k) / self._k
 
     def solve(self, C: float, *, tolerance: float, steps: int) -> None:
         """Minimise sum of log losses + |coefficients|^2 / (2 C), from the present coefficients."""
-        penalty = np.full(len(self._squares), 1 / C, dtype=np.float32)
-        penalty[-1] = BIAS_PENALTY
+        penalty = np.full(self._squares.shape if self._spread is None else self.coefficients.shape, 1 / C, dtype=np.float32)
+        if self._spread is not None:
+            penalty[:, :-1] /= self._spread**2
+        penalty[..., -1] = BIAS_PENALTY
         scale = 1 / np.sqrt(self._confidence * self._squares + penalty)
         penalty *= scale**2
 
@@ -224,7 +261,7 @@ class LogisticProblem:
     def _objective(self, coefficients: Matrix) -> tuple[float, Matrix]:
         """Sum of the weighted log losses, and its derivative by the coefficients; leaves the mean p (1 - p) for the next scaling."""
         loss, slope, variance = 0.0, np.zeros_like(coefficients), 0.0
-        for rows in blocks(len(self._rotated)):
+        for rows in blocks(len(self._rotated), BLOCK if isinstance(self._rotated, np.ndarray) else SPARSE_BLOCK):
             lost, error, uncertain = self._loss(self._block_logits(rows, coefficients), self._goal[rows], self._weights[rows, :, None])
             error = error.reshape(len(error), -1)
             slope[:, :-1] += error.T @ self._rotated[rows]
