@@ -45,7 +45,7 @@ class Engine(Protocol):
 
     name: str
 
-    def run(self, images: Iterable[npt.NDArray[np.uint8]]) -> Iterator[Outputs]:
+    def run(self, images: Iterable[Any], /) -> Iterator[Outputs]:
         """Yield, for each image (H, W, 3) and in order, one float32 array for each output, without the batch dimension.
 
         The iterable is drawn from while earlier images are being computed; at most a few more images than there are cores are held.
@@ -76,12 +76,16 @@ def gpu_is_there() -> bool:
 
 
 def open_engine(network: Path, *, kind: str = "auto", outputs: Sequence[str] = ("features",), size: int = 224) -> Engine:
-    """Open a network, a self-contained ONNX file, for computing these outputs of images of `size` pixels.
+    """Open a network, a self-contained ONNX file, for computing these outputs of images of `size` pixels, or of sequences (0).
 
     `kind` is ``auto`` (OpenVINO, else ONNX Runtime), ``openvino`` or ``onnxruntime``; for ``torch`` see `TorchEngine`. Raises
     ParameterError for another one, MissingExtraError where it is not installed, and BackboneError where the network is missing or cannot be
     loaded.
     """
+    if not size:
+        from headstart.sequence_engine import open_sequence_engine
+
+        return open_sequence_engine(network, kind, tuple(outputs))
     return _opened(installed_kind(kind), network, file_version(network), tuple(outputs), size)
 
 

@@ -76,7 +76,7 @@ def map_network(backbone: Backbone) -> tuple[Path, tuple[MapLayer, ...]]:
 
 
 def graph_on_maps(backbone: Backbone, maps: Sequence[str], write: WriteOnMaps) -> OnnxGraph:
-    """A graph of the backbone, from ``images`` to ``features`` and to what is written on its `maps`; without such, of its own network.
+    """A graph of the backbone, from its inputs to ``features`` and to what is written on its `maps`; without such, of its own network.
 
     Maps whose names begin with `MIRRORED` are of the mirror image.
     """
@@ -84,7 +84,7 @@ def graph_on_maps(backbone: Backbone, maps: Sequence[str], write: WriteOnMaps) -
 
     network = onnx.load(str(map_network(backbone)[0] if maps else backbone.network), load_external_data=False)
     graph = OnnxGraph()
-    values = graph.graft(network, feed={"images": "images"})
+    values = graph.graft(network, feed={one.name: one.name for one in network.graph.input})
     graph.node("Identity", values["features"], output="features")
     found = {name: values[name] for name in maps if not name.startswith(MIRRORED)}
     if len(found) < len(maps):

@@ -58,6 +58,7 @@ def export_command(terminal: Terminal, run: RunFolder, *, how: _Export) -> None:
     check_format(how.format)
     drop = read_drop(how.max_drop)
     opened = load(run)
+    terminal.speak_of(opened.modality)
     name = how.out or Path(f"{opened.path.resolve().name}{'-int8' if how.format == 'int8' else ''}{SUFFIXES[how.format]}")
     if how.snippet is not None:
         file = name if how.format == "litert" else name.with_suffix(".onnx")
@@ -104,6 +105,7 @@ def bench_command(
     from headstart.run import load
 
     opened = load(run)
+    terminal.speak_of(opened.modality)
     speeds = measure(opened, exported or (), images=images, rounds=rounds, data=data, listener=terminal)
     if out is not None:
         write_json(out, [asdict(speed) for speed in speeds])

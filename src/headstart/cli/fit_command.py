@@ -194,6 +194,7 @@ def _name_of(data: str) -> str:
 
 def show_result(result: FitResult, terminal: Terminal) -> None:
     """Print the summary; the last line is the result, the same on a terminal and in a pipe."""
+    terminal.speak_of(result.dataset.modality)
     terminal.tell(*result.test.lines(), "")
     if chosen := next((row for row in result.tried if row.outcome == "chosen"), None):
         terminal.fact("backbone", f"{chosen.title}; the best of {plural(sum(row.images > 0 for row in result.tried), 'tried one')}")
@@ -221,7 +222,7 @@ def show_result(result: FitResult, terminal: Terminal) -> None:
     terminal.fact("time", f"{result.seconds['total']:.1f} s" + (f": {seconds}" if seconds else ""))
     if result.run is not None:
         terminal.fact("run", f"{result.run} (open {result.run / 'report.html'})")
-        terminal.fact("next", f"headstart predict {shlex.quote(str(result.run))} IMAGE")
+        terminal.fact("next", f"headstart predict {shlex.quote(str(result.run))} {result.dataset.modality.noun.upper()}")
     terminal.result(result.test.summary("test"), style="bold green")
 
 

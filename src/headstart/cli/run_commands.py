@@ -54,6 +54,7 @@ def evaluate_command(
     if not is_run(run) and is_run(Path(data)):
         raise RunError(f"{data} is the run: it comes first. Type: headstart evaluate {shlex.quote(data)} {shlex.quote(str(run))}")
     opened = load(run, engine=engine)
+    terminal.speak_of(opened.modality)
     if is_unlabelled(data):
         _evaluate_unlabelled(terminal, opened, data, out, needing={"--part": part, "--picture": picture})
         return
@@ -125,6 +126,7 @@ def report_command(
 
     terminal.stage("Writing the report")
     opened = load(run, without_pages=True)
+    terminal.speak_of(opened.modality)
     report = report_of(opened)
     if not report.pictured:
         terminal.warn("None of the test images is where the run recorded it, so the report shows no pictures.")

@@ -9,8 +9,9 @@ import textwrap
 import time
 from typing import TYPE_CHECKING, Any, TextIO
 
+from headstart.modalities import IMAGE, Modality
 from headstart.progress import Listener
-from headstart.text import visible_lines
+from headstart.text import reworded, visible_lines
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -27,12 +28,17 @@ class Terminal(Listener):
         self._name = ""
         self._begun = time.perf_counter()
         self._fancy = sys.stderr.isatty() and not quiet
+        self._modality = IMAGE
 
     def __enter__(self) -> Terminal:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._close()
+
+    def speak_of(self, modality: Modality) -> None:
+        """From now on, what is said of images is said of inputs of this kind."""
+        self._modality = modality
 
     def lead(self) -> None:
         """Where torchrun started several processes: show nothing from now on in all but the first."""
@@ -46,6 +52,7 @@ class Terminal(Listener):
 
     def _print(self, text: str, style: str | None, stream: TextIO) -> None:
         """In colour on a terminal, plain in a pipe; results go into a pipe as they are, all else without control characters."""
+        text = reworded(text, self._modality.noun, self._modality.article)
         if stream is not sys.stdout or stream.isatty():
             text = visible_lines(text)
         if style and stream.isatty():
