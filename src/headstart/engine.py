@@ -76,16 +76,12 @@ def gpu_is_there() -> bool:
 
 
 def open_engine(network: Path, *, kind: str = "auto", outputs: Sequence[str] = ("features",), size: int = 224) -> Engine:
-    """Open a network, a self-contained ONNX file, for computing these outputs of images of `size` pixels, or of sequences (0).
+    """Open a network, a self-contained ONNX file, for computing these outputs of images of `size` pixels.
 
     `kind` is ``auto`` (OpenVINO, else ONNX Runtime), ``openvino`` or ``onnxruntime``; for ``torch`` see `TorchEngine`. Raises
     ParameterError for another one, MissingExtraError where it is not installed, and BackboneError where the network is missing or cannot be
     loaded.
     """
-    if not size:
-        from headstart.sequence_engine import open_sequence_engine
-
-        return open_sequence_engine(network, kind, tuple(outputs))
     return _opened(installed_kind(kind), network, file_version(network), tuple(outputs), size)
 
 

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from headstart.engine import (
     Compiled,
+    Engine,
     OfProcess,
     Outputs,
     ahead,
@@ -27,6 +28,7 @@ from headstart.engine import (
     file_version,
     installed_kind,
     one_thread_session,
+    open_engine,
     unchanged,
 )
 from headstart.errors import ParameterError
@@ -71,6 +73,13 @@ def open_sequence_engine(
     if precision not in PRECISIONS:
         raise ParameterError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}.")
     return _opened(installed_kind(kind), network, file_version(network), tuple(outputs), precision)
+
+
+def open_engine_for(network: Path, *, size: int, kind: str = "auto", outputs: Sequence[str] = ("features",)) -> Engine:
+    """Open a network for images of `size` pixels, or where that is 0 for texts; arguments and errors as of `open_engine`."""
+    if size:
+        return open_engine(network, kind=kind, outputs=outputs, size=size)
+    return open_sequence_engine(network, kind, outputs)
 
 
 @lru_cache(maxsize=4)

@@ -30,6 +30,7 @@ from headstart.modalities import Preprocessing
 from headstart.modalities.image import quiet_decoding
 from headstart.pixels.windows import Windows
 from headstart.progress import Progress
+from headstart.sequence_engine import open_engine_for
 
 if TYPE_CHECKING:
     from headstart.features.store import FeatureStore
@@ -129,7 +130,7 @@ class BackboneExtractor:
 
             return TorchEngine(torch_network(self.backbone, weights=self._weights))
         kind = "auto" if self._engine_kind == "torch" else self._engine_kind
-        return open_engine(self.backbone.network, kind=kind, size=self.preprocessing.size)
+        return open_engine_for(self.backbone.network, kind=kind, size=self.preprocessing.size)
 
     def __call__(
         self,

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from headstart.data import Dataset, ListOptions, dataset_of, read_annotations
 from headstart.data.inputs import checked_inputs
-from headstart.engine import Engine, available_cores, open_engine
+from headstart.engine import Engine, available_cores
 from headstart.errors import DataError, ParameterError, RunError, nearest
 from headstart.features import Images, run_images
 from headstart.files import file_digest
@@ -29,6 +29,7 @@ from headstart.progress import Progress, Say, to_warnings
 from headstart.records import Column, Record
 from headstart.run.collected import Collected
 from headstart.run.manifest import AGAIN, MODEL, Manifest, read_manifest
+from headstart.sequence_engine import open_engine_for
 from headstart.tasks import FEATURES, ClassOutputs, Evaluation, Neighbour, Task, task_named
 from headstart.text import unread
 
@@ -146,7 +147,7 @@ class Run:
     @cached_property
     def engine(self) -> Engine:
         """The engine, opened at the first prediction."""
-        return open_engine(self.path / MODEL, kind=self.engine_kind, outputs=self.outputs, size=self.preprocessing.size)
+        return open_engine_for(self.path / MODEL, kind=self.engine_kind, outputs=self.outputs, size=self.preprocessing.size)
 
     @cached_property
     def reference(self) -> dict[str, npt.NDArray[Any]]:
