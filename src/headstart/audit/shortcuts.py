@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,25 +29,25 @@ _RARE = 0.05  # kinds of frames in a smaller share of a class are not listed
 
 
 @dataclass(frozen=True)
-class _Property:
-    """What is measured: `columns` (n, p) of the images that `known` holds for, and the words for it."""
+class Property:
+    """What is measured: `columns` (n, p) of the rows (facts of files, or texts) that `known` holds for, and the words for it."""
 
     name: str
-    columns: Callable[[Sequence[Fact]], Columns]
-    summary: Callable[[Sequence[Fact]], str]
+    columns: Callable[[Sequence[Any]], Columns]
+    summary: Callable[[Sequence[Any]], str]
     advice: str
-    known: Callable[[Fact], bool] = lambda row: True
+    known: Callable[[Any], bool] = lambda row: True
     follows_from: tuple[str, ...] = ()  # not worth a word where one of these was found
     at_most: Severity = "warning"
 
 
 @dataclass(frozen=True)
-class _Measured:
+class Measured:
     """How well a property tells the class, out of sample."""
 
     recall: Columns  # (k,), the share of each class that is recognised
     mistaken: Columns  # (k,), the share of the other images that is taken for it
-    rows: tuple[Fact, ...]  # the images that were measured
+    rows: tuple[Any, ...]  # those that were measured
     labels: npt.NDArray[np.int64]  # their classes
     classes: npt.NDArray[np.int64]  # (k,), the values of `labels`
 
@@ -57,6 +58,7 @@ class _Measured:
 
     @property
     def guess(self) -> float:
+        """What guessing reaches."""
         return 1 / len(self.classes)
 
     @property
@@ -66,6 +68,7 @@ class _Measured:
 
     @property
     def clear(self) -> bool:
+        """Whether the score is far and surely above guessing."""
         counts = np.unique(self.labels, return_counts=True)[1]
         smoothed = (self.recall * counts + 1) / (counts + 2)  # so that a recall of 0 or 1 is not without error
         error = float(np.sqrt((smoothed * (1 - smoothed) / counts).sum()) / len(counts))
@@ -87,40 +90,61 @@ def find_shortcuts(dataset: Dataset, facts: Facts, *, seed: int = 0) -> list[Fin
     """
     if not isinstance(dataset.targets, Labels):
         return []
+    rows = [row if not row.reason and row.width > 0 else None for row in facts.rows]
+    return telling_properties(_PROPERTIES, dataset, rows, seen="looking at the picture", seed=seed)
+
+
+def telling_properties(
+    properties: Sequence[Property], dataset: Dataset, rows: Sequence[Any], *, seen: str, seed: int = 0
+) -> list[Finding]:  # fmt: skip
+    """Return a finding for each property of `rows`, one for each input and None where it has none, that alone predicts the class.
+
+    `seen` says what a prediction from a property does without.
+    """
     found: dict[str, Finding] = {}
-    for wanted in _PROPERTIES:
-        measured = None if found.keys() & set(wanted.follows_from) else _measure(wanted, dataset, facts, seed)
+    for wanted in properties:
+        measured = None if found.keys() & set(wanted.follows_from) else _measure(wanted, dataset, rows, seed)
         if measured and (measured.gain >= _WARNING or (wanted.at_most == "warning" and (measured.clear or measured.given_away))):
-            found[wanted.name] = _finding(wanted, measured, dataset.classes)
+            found[wanted.name] = _finding(wanted, measured, dataset.classes, seen)
     return list(found.values())
 
 
-def _measure(wanted: _Property, dataset: Dataset, facts: Facts, seed: int) -> _Measured | None:
+def _measure(wanted: Property, dataset: Dataset, every: Sequence[Any], seed: int) -> Measured | None:
     """Measure one property on the classes that have enough images; None where there are not two of them or all images are the same."""
-    usable = np.array([not row.reason and row.width > 0 and wanted.known(row) for row in facts.rows], bool)
-    rows = _of_large_classes(np.flatnonzero(usable), dataset.targets.array)
-    if len(rows) > _AT_MOST:
-        drawn = np.sort(np.random.default_rng(seed).choice(rows, _AT_MOST, replace=False))
-        rows = _of_large_classes(drawn, dataset.targets.array)
+    rows = rows_measured(np.array([row is not None and wanted.known(row) for row in every], bool), dataset, seed)
     labels = dataset.targets.array[rows]
     classes = np.unique(labels)
     if len(classes) < 2:
         return None
-    chosen = tuple(facts.rows[i] for i in rows)
+    chosen = tuple(every[i] for i in rows)
     columns = wanted.columns(chosen)
     if (columns == columns[0]).all():
         return None
-    told = _cross_validated(columns, labels, seed)
+    return measured_by(_cross_validated(columns, labels, seed), labels, chosen)
+
+
+def measured_by(told: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], rows: Sequence[Any]) -> Measured:
+    """How well what was `told` out of sample (n,) fits the labels (n,)."""
+    classes = np.unique(labels)
     recall = np.array([(told[labels == name] == name).mean() for name in classes])
     mistaken = np.array([(told[labels != name] == name).mean() for name in classes])
-    return _Measured(recall, mistaken, chosen, labels, classes)
+    return Measured(recall, mistaken, tuple(rows), labels, classes)
+
+
+def rows_measured(usable: npt.NDArray[np.bool_], dataset: Dataset, seed: int) -> npt.NDArray[np.int64]:
+    """The usable rows of classes with enough of them, ascending; of many a random part."""
+    rows = _of_large_classes(np.flatnonzero(usable), dataset.targets.array)
+    if len(rows) > _AT_MOST:
+        drawn = np.sort(np.random.default_rng(seed).choice(rows, _AT_MOST, replace=False))
+        rows = _of_large_classes(drawn, dataset.targets.array)
+    return rows
 
 
 def _of_large_classes(rows: npt.NDArray[np.int64], targets: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     return rows[np.bincount(targets[rows])[targets[rows]] >= _PER_CLASS]
 
 
-def _finding(wanted: _Property, measured: _Measured, classes: tuple[str, ...]) -> Finding:
+def _finding(wanted: Property, measured: Measured, classes: tuple[str, ...], seen: str) -> Finding:
     apart = measured.given_away
     severity: Severity = "warning" if (measured.gain >= _WARNING or apart) and wanted.at_most == "warning" else "note"
     if measured.clear:
@@ -132,7 +156,7 @@ def _finding(wanted: _Property, measured: _Measured, classes: tuple[str, ...]) -
         )
         told = f"{len(apart)} of {len(classes)} classes can be distinguished from all others: {named}"
     message = (
-        f"From the {wanted.name} alone, without looking at the picture, {told}. A classifier may learn this instead of the content, and "
+        f"From the {wanted.name} alone, without {seen}, {told}. A classifier may learn this instead of the content, and "
         f"fail elsewhere. {wanted.advice}."
     )
     examples = []
@@ -151,7 +175,8 @@ def _cross_validated(columns: Columns, labels: npt.NDArray[np.int64], seed: int)
     return np.asarray(cross_val_predict(tree, columns, labels, cv=StratifiedKFold(_FOLDS, shuffle=True, random_state=seed)))
 
 
-def _one_hot(values: Sequence[str]) -> Columns:
+def one_hot(values: Sequence[str]) -> Columns:
+    """A column for each of the values that there are, float64 (n, values)."""
     names, index = np.unique(values, return_inverse=True)
     return np.eye(len(names))[index]
 
@@ -160,7 +185,8 @@ def _stacked(rows: Sequence[Fact], *values: Callable[[Fact], float]) -> Columns:
     return np.array([[value(row) for value in values] for row in rows], np.float64)
 
 
-def _shares(texts: Sequence[str], *, shown: int = 3) -> str:
+def shares(texts: Sequence[str], *, shown: int = 3) -> str:
+    """The commonest of some texts and the share of each, such as ``JPEG 90%, PNG 10%``."""
     return ", ".join(f"{text} {count / len(texts):.0%}" for text, count in Counter(texts).most_common(shown))
 
 
@@ -168,17 +194,17 @@ def _size_summary(rows: Sequence[Fact]) -> str:
     texts = [f"{row.width}x{row.height}" for row in rows]
     if Counter(texts).most_common(1)[0][1] < len(rows) / 10:
         return f"median {np.median([row.width for row in rows]):.0f}x{np.median([row.height for row in rows]):.0f}"
-    return _shares(texts)
+    return shares(texts)
 
 
 def _compression_columns(rows: Sequence[Fact]) -> Columns:
-    return np.column_stack([_stacked(rows, lambda row: row.quality), _one_hot([row.sampling for row in rows])])
+    return np.column_stack([_stacked(rows, lambda row: row.quality), one_hot([row.sampling for row in rows])])
 
 
 def _compression_summary(rows: Sequence[Fact]) -> str:
     low, middle, high = np.quantile([row.quality for row in rows], [0.1, 0.5, 0.9])
     spread = f" ({low:.0f} to {high:.0f})" if round(low) < round(high) else ""
-    return f"quality about {middle:.0f}{spread}, colours {_shares([row.sampling or 'none' for row in rows], shown=2)}"
+    return f"quality about {middle:.0f}{spread}, colours {shares([row.sampling or 'none' for row in rows], shown=2)}"
 
 
 def _frame_columns(rows: Sequence[Fact]) -> Columns:
@@ -204,31 +230,31 @@ def _frame_summary(rows: Sequence[Fact]) -> str:
 
 
 _PROPERTIES = (
-    _Property(
-        "file format", lambda rows: _one_hot([row.format for row in rows]), lambda rows: _shares([row.format for row in rows]),
+    Property(
+        "file format", lambda rows: one_hot([row.format for row in rows]), lambda rows: shares([row.format for row in rows]),
         "Save all images in one format",
     ),
-    _Property(
+    Property(
         "image size", lambda rows: _stacked(rows, lambda row: row.width, lambda row: row.height), _size_summary,
         "Crop or resize all images to one size",
     ),
-    _Property(
+    Property(
         "aspect ratio", lambda rows: _stacked(rows, lambda row: row.width / row.height),
         lambda rows: f"median {np.median([row.width / row.height for row in rows]):.2f} (width / height)",
         "Crop all images to one shape; squeezing them leaves a trace",
     ),
-    _Property(
-        "colour mode", lambda rows: _one_hot([row.mode for row in rows]), lambda rows: _shares([row.mode for row in rows]),
+    Property(
+        "colour mode", lambda rows: one_hot([row.mode for row in rows]), lambda rows: shares([row.mode for row in rows]),
         "Save all images in one colour mode",
     ),
-    _Property(
+    Property(
         "JPEG compression", _compression_columns, _compression_summary,
         "Save all images again with the same program at one quality, the lowest among them", known=lambda row: row.quality > 0,
     ),
-    _Property(
+    Property(
         "border", _frame_columns, _frame_summary, "Cut the border off, from all images", known=lambda row: row.frame is not None
     ),
-    _Property(
+    Property(
         "file size", lambda rows: _stacked(rows, lambda row: row.size, lambda row: row.size / (row.width * row.height)),
         lambda rows: f"median {np.median([row.size for row in rows]):,.0f} bytes",
         "File size also follows from what a picture shows; make sure that all were saved with the same program and quality",
