@@ -32,8 +32,8 @@ SCRIPTS = tuple(sorted({name for _, name in _BLOCKS} - {""}))
 """The scripts that are told apart."""
 
 _WORDS = {
-    "English": "a an i my the of and to in is that it was for with as his on be at by he had not are but from have they which one you were her "
-    "this there been their we him has when who will no more if out so what up said its about than into them can only she all",
+    "English": "a an i my the of and to in is that it was for with as on be at by he had not are but from have they which one you were she "
+    "this there been their we him has when who will no more if out so what up said its about than into them can",
     "German": "der die und das ist nicht ein eine zu den mit sich des auf für im dem er es sie von ich auch als an wie dass wir aber nach "
     "bei einer noch um am sind haben hat wird war oder so über einem einen nur mehr sehr kann wenn aus durch man ihr mir mich",
     "French": "le la les de des et est un une du en que qui dans pour pas sur il elle ce je ne se au plus par avec sont mais nous vous on "

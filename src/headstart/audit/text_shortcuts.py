@@ -71,8 +71,8 @@ def _telling_words(dataset: Dataset, texts: Sequence[str | None], seed: int) -> 
               for _, label, word, recall, mistaken in told]  # fmt: skip
     severity: Severity = "warning" if told[0][0] >= _WARNING and told[0][4] <= _RARE else "note"
     message = (
-        f"A single word tells {len(told)} of {len(classes)} classes from all others. If it belongs to the content, as the name of a sport does, "
-        "all is well. If it is a mark of the source, such as a name, an address or a heading, a classifier learns this instead of "
+        f"A single word tells {len(told)} of {len(classes)} classes from all others. If it belongs to the content, all is well. "
+        "If it is a mark of the source, such as a name, an address or a heading, a classifier learns this instead of "
         "the content, and fails elsewhere. Take it out, from all texts."
     )
     return [Finding("shortcut", severity, message, tuple(listed), len(listed))]
