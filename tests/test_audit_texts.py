@@ -96,9 +96,10 @@ def test_messages_say_what_was_found_and_what_should_stand_there() -> None:
     assert few.severity == "note"
 
 
-def test_texts_with_nothing_in_them_are_refused_and_no_others() -> None:
-    texts = ["", "  \n", "\u200b\u2060", "\N{NO-BREAK SPACE}", "\x00", ".", "好", "\N{GRINNING FACE}", "\ufffd"]
-    assert gather_texts(texts_of(texts), deep=False, progress=None).refused() == dict.fromkeys(range(5), "empty")
+def test_texts_with_nothing_in_them_are_named_and_no_others() -> None:
+    texts = ["", "  \n", "\N{NO-BREAK SPACE}", "\u200b\u2060", ".", "好", "\N{GRINNING FACE}", "\ufffd"]
+    assert gather_texts(texts_of(texts), deep=False, progress=None).refused() == dict.fromkeys(range(3), "empty")
+    assert kinds_of(texts)["empty"].examples == ("row 4: 2 characters, none of which is seen",)
 
 
 def test_texts_that_are_not_read_to_the_end_are_counted() -> None:

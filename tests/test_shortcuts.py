@@ -207,7 +207,7 @@ def test_only_some_images_of_a_large_set_are_looked_at_closely(tmp_path, monkeyp
     monkeypatch.setattr("headstart.audit.facts._FRAMES", 60)
     written(tmp_path / "x.png", photo(0))
     paths = [tmp_path / "x.png"] * 300
-    from headstart.audit.facts import gather
+    from headstart.audit import gather
 
     data = dataset_from_paths(paths, ["a"] * 100 + ["b"] * 150 + ["c"] * 50)
     closely = np.array([row.frame is not None for row in gather(data, deep=False, progress=None).rows])

@@ -5,27 +5,24 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import PurePosixPath
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from headstart.audit.boxes import find_box_faults
-from headstart.audit.copies import find_copies
-from headstart.audit.facts import Fact, Facts, gather
-from headstart.audit.findings import Audit, Finding, Severity, gravest_first
+from headstart.audit.copies import find_copies, find_near_copies
+from headstart.audit.facts import Fact, Facts
+from headstart.audit.findings import Audit, Finding, gravest_first
+from headstart.audit.inspections import gather, in_words_of, inspection_of
 from headstart.audit.masks import find_mask_faults
-from headstart.audit.shortcuts import find_shortcuts
 from headstart.data import Boxes, Dataset, Labels, Masks
 from headstart.data.labels import shortened
-from headstart.modalities.image.levels import clipped_note, levels_note
 from headstart.progress import Progress, Warned
 
 _FEW = 10  # training images in a class
 _NOTED_RATIO, _WARNED_RATIO = 4, 10  # largest class over smallest
 _SMALL_TEST = 100  # images
-_FAINT = 15  # of 255: from the darkest to the brightest value
 
 
 def check(dataset: Dataset, *, facts: Facts | None = None, deep: bool = False, progress: Progress | None = None) -> Audit:
@@ -42,15 +39,16 @@ def check(dataset: Dataset, *, facts: Facts | None = None, deep: bool = False, p
         two sides, classes that are missing, small or very unequal, properties of the files that give the class away, groups that the file
         names tell of, what is wrong with masks or boxes, and everything noted while the data were read.
     """
+    inspection = inspection_of(dataset)
     facts = gather(dataset, deep=deep, progress=progress) if facts is None else facts
     findings = [
         *_unreadable(dataset, facts),
-        *_faint(dataset, facts),
         *find_copies(dataset, facts),
+        *_near_copies(dataset, facts),
         *_parted_groups(dataset),
         *_of_classes(dataset),
-        *_of_columns((name, find_shortcuts(part, facts.take(rows))) for name, rows, part in dataset.by_column()),
-        *find_suspicious(dataset, facts),
+        *_of_columns((name, inspection.shortcuts(part, facts.take(rows))) for name, rows, part in dataset.by_column()),
+        *inspection.faults(dataset, facts),
         *find_groups_in_names(dataset),
         *find_mask_faults(dataset),
         *find_box_faults(dataset),
@@ -62,16 +60,29 @@ def check(dataset: Dataset, *, facts: Facts | None = None, deep: bool = False, p
         source=dataset.source,
         counts={part: dataset.tally(part) for part in parts},
         images=len(dataset),
-        findings=gravest_first(findings),
+        findings=gravest_first(in_words_of(dataset, findings)),
         refused={names[i]: reason for i, reason in facts.refused().items()},
+        noun=dataset.noun,
     )
 
 
 def check_known(dataset: Dataset, digests: Sequence[bytes]) -> tuple[Finding, ...]:
     """Audit what is known without opening a file, by the SHA-256 of each image; the findings are worded as by `check`."""
     facts = Facts(tuple(Fact(digest, "", "", "", 0, 0, 0) for digest in digests))
-    findings = [*find_copies(dataset, facts), *_parted_groups(dataset), *_of_classes(dataset), *find_groups_in_names(dataset)]
-    return gravest_first(findings)
+    findings = [
+        *find_copies(dataset, facts), *_near_copies(dataset, facts, quick=True), *_parted_groups(dataset), *_of_classes(dataset),
+        *find_groups_in_names(dataset), *inspection_of(dataset).known(dataset),
+    ]  # fmt: skip
+    return gravest_first(in_words_of(dataset, findings))
+
+
+def _near_copies(dataset: Dataset, facts: Facts, *, quick: bool = False) -> list[Finding]:
+    """Near copies among inputs for which the search takes little time."""
+    alike = inspection_of(dataset).alike
+    if alike is None:
+        return []
+    digests = [row.digest for row in facts.rows]
+    return find_near_copies(dataset, alike[quick](dataset, digests), digests=digests)
 
 
 def _unreadable(dataset: Dataset, facts: Facts) -> list[Finding]:
@@ -81,8 +92,8 @@ def _unreadable(dataset: Dataset, facts: Facts) -> list[Finding]:
     kinds = Counter(reason.split("(")[0].split(";")[0].strip() for reason in refused.values())
     listed = ", ".join(f"{count} x {reason}" for reason, count in kinds.most_common(3))
     message = (
-        f"{len(refused)} of {len(dataset)} files cannot be read ({listed}). They are left out of training and of the score. "
-        "Replace or delete them."
+        f"{len(refused)} of {len(dataset)} {inspection_of(dataset).files} cannot be read ({listed}). They are left out of training and of "
+        "the score. Replace or delete them."
     )
     found = Finding.of("unreadable", "warning", message, [f"{names[i]}: {reason}" for i, reason in refused.items()], len(refused))
     kept = np.ones(len(dataset), bool)
@@ -91,21 +102,6 @@ def _unreadable(dataset: Dataset, facts: Facts) -> list[Finding]:
     lost = [name for name in dataset.classes if all_there[name] and not left[name]]
     message = f"No training image of {shortened(lost, limit=5)} can be read, so it cannot be learned. Replace the files."
     return found + ([Finding("class lost", "error", message, tuple(lost), len(lost))] if lost else [])
-
-
-def _faint(dataset: Dataset, facts: Facts) -> list[Finding]:
-    """Images of which next to nothing is seen after decoding, and how those of more than 8 bits are scaled."""
-    found = [] if dataset.levels is None else [Finding("levels", "note", levels_note(dataset.levels))]
-    if dataset.common_levels.clipped:
-        found.append(Finding("levels", "warning", clipped_note(dataset.common_levels)))
-    spans = [(name, *row.span) for name, row in zip(dataset.names(), facts.rows, strict=True) if row.span is not None]
-    faint = [f"{name}: values from {low} to {high} of 255" for name, low, high in spans if high - low <= _FAINT]
-    message = (
-        f"{len(faint)} of {len(dataset)} images have next to no contrast after decoding: they are nearly black, white or of one colour. "
-        "Samples of more than 8 bits may have outliers, and transparency is laid over white. If so, convert them to 8 bits."
-    )
-    severity: Severity = "warning" if len(faint) > len(dataset) / 10 else "note"
-    return found + Finding.of("faint", severity, message, faint, len(faint))
 
 
 def _parted_groups(dataset: Dataset) -> list[Finding]:
@@ -158,59 +154,6 @@ def _classes(dataset: Dataset) -> list[Finding]:
         text = f"The test part has {test} images: an accuracy of 90 % would be known within {margin:.0%} only. Add test images."
         found.append(Finding("small test part", "note", text, (), test))
     return found
-
-
-_TINY = 1 / 8  # of the median shorter side
-_STRIP = 5.0  # times as long as wide, and as the median picture is
-_EMPTY = 0.1  # of the median number of bytes a pixel: next to nothing to see, or a few large plain areas
-_ENDINGS: Mapping[str, frozenset[str]] = {
-    "JPEG": frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo"}), "MPO": frozenset({".jpg", ".jpeg", ".mpo"}),
-    "PNG": frozenset({".png", ".apng"}), "GIF": frozenset({".gif"}), "BMP": frozenset({".bmp", ".dib"}),
-    "TIFF": frozenset({".tif", ".tiff"}), "WEBP": frozenset({".webp"}),
-}  # fmt: skip
-
-
-def find_suspicious(dataset: Dataset, facts: Facts) -> list[Finding]:
-    """Return a note for each kind of oddity, with the files; nothing for arrays. `facts` are in the order of the data."""
-    if isinstance(dataset.inputs, np.ndarray):
-        return []
-    named = [(name, row) for name, row in zip(dataset.names(), facts.rows, strict=True) if not row.reason and row.width and row.height]
-    rows = [row for _, row in named]
-    if not rows:
-        return []
-    side = np.median([min(row.width, row.height) for row in rows])
-    shape = np.median([_longish(row) for row in rows])
-    density = {kind: np.median([_density(row) for row in rows if row.format == kind]) for kind in {row.format for row in rows}}
-    odd: dict[str, list[str]] = {kind: [] for kind in ("misnamed", "tiny", "strips", "nearly empty")}
-    for name, row in named:
-        size, ending = f"{row.width}x{row.height}", PurePosixPath(name).suffix.lower()
-        if ending and ending not in _ENDINGS.get(row.format, {ending}):
-            odd["misnamed"].append(f"{name}: is {row.format}")
-        if min(row.width, row.height) < _TINY * side:
-            odd["tiny"].append(f"{name}: {size}")
-        if _longish(row) > _STRIP * shape:
-            odd["strips"].append(f"{name}: {size}")
-        if _density(row) < _EMPTY * density[row.format]:
-            odd["nearly empty"].append(f"{name}: {row.size} bytes for {size}")
-    words = {
-        "misnamed": "of another format than the name says: often a download that went wrong. It is read all the same.",
-        "tiny": f"less than an eighth as large as is usual here ({side:.0f} pixels): thumbnail, or icon? Replace or drop it.",
-        "strips": "very long and narrow: much of it is cut off, or squeezed. Crop it, or see --fit-image.",
-        "nearly empty": "that takes a tenth of the usual space or less: a blank page, a plain colour or a drawing? Look at it.",
-    }
-    return [
-        finding
-        for kind, listed in odd.items()
-        for finding in Finding.of(kind, "note", f"{len(listed)} x a file {words[kind]}", listed, len(listed))
-    ]
-
-
-def _longish(row: Fact) -> float:
-    return max(row.width, row.height) / min(row.width, row.height)
-
-
-def _density(row: Fact) -> float:
-    return row.size / (row.width * row.height)
 
 
 PATTERNS = (

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from headstart.audit.excerpts import Named
 from headstart.audit.facts import Facts
 from headstart.audit.findings import Finding, Severity
+from headstart.audit.inspections import inspection_of
 from headstart.audit.near_copies import NearCopies
 from headstart.data import Boxes, Dataset, Masks
 from headstart.metrics import accuracy_interval
@@ -21,7 +23,7 @@ _TWO_SIDES = "they may fall on both sides of a split, and the score is then too 
 
 def find_copies(dataset: Dataset, facts: Facts) -> list[Finding]:
     """Return what images there are with the same bytes: in two classes, across parts, and within both."""
-    names = dataset.names()
+    names, words = Named(dataset), inspection_of(dataset)
     contradictory, leaks = list[list[int]](), list[str]()
     leaking, validation, surplus = list[int](), list[int](), list[int]()
     for rows in facts.copies():
@@ -40,15 +42,16 @@ def find_copies(dataset: Dataset, facts: Facts) -> list[Finding]:
         surplus += [i for i, place in zip(rows, places, strict=True) if first[place] != i]
     pairs = [" = ".join(f"{names[i]} ({', '.join(dataset.labels(i))})" for i in rows[:3]) for rows in contradictory]
     effect, severity = _of_surplus(dataset, surplus)
-    spatial, pictures = isinstance(dataset.targets, Masks | Boxes), f"({len(contradictory)} different pictures): at least one"
+    spatial, pictures = isinstance(dataset.targets, Masks | Boxes), f"({len(contradictory)} different {words.picture}s): at least one"
     model = "model" if spatial else "classifier"
     differing = f"with another mask {pictures} mask" if spatial else f"in another class {pictures} label"
     if isinstance(dataset.targets, Boxes):
         differing = f"with other boxes {pictures} set of boxes"
     return [
         *_copies(
-            "contradictory copies", "error", "image file", sum(map(len, contradictory)), pairs,
-            f"of files {differing} of each is wrong, and no {model} can be right about both. Look at them and delete the wrong ones.",
+            "contradictory copies", "error", words.file, sum(map(len, contradictory)), pairs,
+            f"of {words.files} {differing} of each is wrong, and no {model} can be right about both. Look at them and delete the "
+            "wrong ones.",
         ),
         *_copies("leak", "error", "test image", len(leaking), leaks, f"of training images: {_SEEN}. Delete them from the test part."),
         *_copies(
@@ -79,33 +82,37 @@ def find_near_copies(dataset: Dataset, copies: NearCopies, *, digests: Sequence[
             (leaks if part == "test" else validation).extend(seen[:1])
             if not seen and not any(other < row for other in exact):
                 surplus += [(row, other) for other in near if other < row and dataset.parts[other] == part][:1]
-    names = dataset.names()
-    labelled = [f"{name} ({', '.join(dataset.labels(i)) or 'no label'})" for i, name in enumerate(names)]
+    names, words = Named(dataset), inspection_of(dataset)
     once = [(row, other) for row, other in two_classes if row < other] or two_classes
     effect, severity = _of_surplus(dataset, [row for row, _ in surplus])
-    changed = "(resized, recompressed, cropped or mirrored)"
     return [
         *_copies(
             "near copies across parts", "error", "test image", len(leaks), _pairs(names, leaks),
-            f"of training images {changed}: {_SEEN}. Delete them from the test part, or keep each picture and its copies in one part.",
+            f"of training images {words.changed}: {_SEEN}. Delete them from the test part, or keep each {words.picture} and its copies "
+            "in one part.",
         ),
         *_copies(
             "near copies in validation", "warning", "validation image", len(validation), _pairs(names, validation),
-            "of training images: choices made on them are wrong. Delete them, or keep each picture and its copies in one part.",
+            f"of training images: choices made on them are wrong. Delete them, or keep each {words.picture} and its copies in one part.",
         ),
         *_copies(
-            "near copies in two classes", "warning", "image", len(two_classes), _pairs(labelled, once),
+            "near copies in two classes", "warning", "image", len(two_classes), _pairs(names, once, dataset),
             "of images in another class: at least one label of each is wrong. Look at them and delete the wrong ones.",
         ),
         *_copies(
             "near copies", severity, "image", len(surplus), _pairs(names, surplus),
-            f"of another image {changed}: {effect}. Keep each picture and its copies together, or delete the copies.",
+            f"of another image {words.changed}: {effect}. Keep each {words.picture} and its copies together, or delete the copies.",
         ),
     ]  # fmt: skip
 
 
-def _pairs(names: Sequence[str], pairs: Sequence[tuple[int, int]]) -> list[str]:
-    return [f"{names[row]} ~ {names[other]}" for row, other in pairs]
+def _pairs(names: Named, pairs: Sequence[tuple[int, int]], labelled: Dataset | None = None) -> list[str]:
+    """Each pair as an example, with the labels in the data where these are given."""
+
+    def called(row: int) -> str:
+        return names[row] if labelled is None else f"{names[row]} ({', '.join(labelled.labels(row)) or 'no label'})"
+
+    return [f"{called(row)} ~ {called(other)}" for row, other in pairs]
 
 
 def _of_surplus(dataset: Dataset, rows: Sequence[int]) -> tuple[str, Severity]:

@@ -139,7 +139,7 @@ class Facts:
         return [indices for indices in by_digest.values() if len(indices) > 1]
 
 
-def gather(dataset: Dataset, *, deep: bool, progress: Progress | None) -> Facts:
+def gather_files(dataset: Dataset, *, deep: bool, progress: Progress | None) -> Facts:
     """Read and decode every image, in threads; `progress` is called with (done, all) after each.
 
     If `deep`, at full size, and with a search for a frame around every image; else JPEGs are decoded at a fraction of their size, which

@@ -67,6 +67,7 @@ class Audit:
         images: number of images.
         findings: what was found.
         refused: the reason for each image that cannot be read, by name.
+        noun: what an input is called.
     """
 
     source: str
@@ -74,6 +75,7 @@ class Audit:
     images: int
     findings: tuple[Finding, ...]
     refused: Mapping[str, str]
+    noun: str = "image"
 
     @property
     def ok(self) -> bool:
@@ -91,7 +93,7 @@ class Audit:
 
     def lines(self) -> list[str]:
         """Return the audit as lines of plain text: counts, findings, and a last line that sums up."""
-        lines = [f"{self.images} images in {self.source}", "", *self._table()]
+        lines = [f"{self.images} {self.noun}s in {self.source}", "", *self._table()]
         for finding in self.findings:
             lines += ["", f"{finding.severity}: {finding.message}"]
             lines += [f"    {example}" for example in finding.shown()]
@@ -111,13 +113,13 @@ class Audit:
             if self.findings
             else "<p>Nothing wrong was found.</p>"
         )
-        return f"<p><strong>{plural(self.images, 'image')}</strong> in {html(self.source)}</p>{counts_table(self.counts)}{found}"
+        return f"<p><strong>{plural(self.images, self.noun)}</strong> in {html(self.source)}</p>{counts_table(self.counts)}{found}"
 
     def _table(self) -> Iterable[str]:
         classes = list(next(iter(self.counts.values()), {}))
         shown = classes[:_CLASSES_SHOWN]
         width = max(map(len, ("class", *shown)))
-        yield "  ".join(["class".ljust(width), *((part or "images").rjust(8) for part in self.counts)])
+        yield "  ".join(["class".ljust(width), *((part or f"{self.noun}s").rjust(8) for part in self.counts)])
         for name in shown:
             yield "  ".join([name.ljust(width), *(str(by_class[name]).rjust(8) for by_class in self.counts.values())])
         if len(classes) > len(shown):

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from headstart.audit.excerpts import Named
 from headstart.audit.findings import Finding, Severity
 from headstart.data import Dataset, Labels
 from headstart.errors import ParameterError
@@ -108,7 +109,7 @@ def find_label_errors(dataset: Dataset, rows: npt.ArrayLike, logits: npt.ArrayLi
     if len(positions) and not 0 <= positions.min() <= positions.max() < len(dataset):
         raise ParameterError(f"rows go from {positions.min()} to {positions.max()}, but the data have {len(dataset)} images")
     errors = rank_label_errors(logits, dataset.targets.array[positions], link=dataset.targets.link or SOFTMAX)
-    names = dataset.names()
+    names = Named(dataset)
     total = len(errors.order)
     message = (
         f"{errors.likely} of {total} labels are probably wrong ({errors.likely / max(total, 1):.1%}): models not fitted to these images "

@@ -48,7 +48,8 @@ Sets: TypeAlias = tuple[Codes, Numbers]
 def near_texts(texts: Sequence[str], *, digests: Sequence[bytes], alike: float = ALIKE) -> NearCopies:
     """Find the texts that are the same, as `NearCopies` has it.
 
-    Texts that differ in case, spaces and punctuation only have the likeness 1; others that of their shingles, at least `alike`. Texts that
+    Texts that differ in case, spaces and punctuation only have the likeness 1; others that of their shingles, at least `alike`:
+    with 1, shingles are not looked at. Texts that
     are joined by some pairs are not compared again, so that the pairs of a group are enough to hold it together, and not all. A text is
     compared as far as its 20,000th character. Among texts that share a rare shingle with thousands of others, as those made of one form
     do, each is compared with the 256 that are nearest in length. Of texts with the same bytes, that is the same SHA-256 in `digests`, one
@@ -68,7 +69,8 @@ def near_texts(texts: Sequence[str], *, digests: Sequence[bytes], alike: float =
     number = _numbered([plain[row] for row in there.tolist()])
     own = there[np.unique(number, return_index=True)[1]]  # the first text of each form
     equal = np.column_stack([own[number], there])[own[number] != there]
-    pairs, likeness = _alike([plain[row][:_LONGEST] for row in own.tolist()], alike)
+    different = [plain[row][:_LONGEST] for row in own.tolist()] if alike < 1 else []
+    pairs, likeness = _alike(different, alike)
     pairs = np.concatenate([equal, np.sort(own[pairs], axis=1)])
     component = components(pairs, len(first))
     groups = _groups(component[same], np.bincount(component, minlength=1) > 1)

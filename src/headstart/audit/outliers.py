@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from headstart.audit.excerpts import Named
 from headstart.audit.findings import Finding
 from headstart.backbones import Layer
 from headstart.data import Boxes, Dataset, Labels
@@ -59,7 +60,7 @@ def find_outliers(dataset: Dataset, features: npt.NDArray[np.float32], *, layers
     """Return one finding that names the images unlike the rest of their class, the most unlike first; none where there are none."""
     targets = dataset.targets.strata if isinstance(dataset.targets, Boxes) else dataset.targets.array
     outliers = rank_outliers(features, targets, layers=layers)
-    rows, names, one_label = outliers.rows.tolist(), dataset.names(), isinstance(dataset.targets, Labels)
+    rows, names, one_label = outliers.rows.tolist(), Named(dataset), isinstance(dataset.targets, Labels)
     rest = "the rest of their class" if one_label else "the other images"
     message = (
         f"{len(rows)} images are unlike {rest}: unusual pictures, wrong files, or rare cases. Wrong files cause errors; rare cases "

@@ -12,20 +12,20 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
+from headstart.audit.excerpts import excerpt
 from headstart.audit.facts import Fact, Facts
 from headstart.audit.findings import Finding, Severity
 from headstart.audit.garbled import REPLACED, ungarbled
 from headstart.audit.languages import find_mixed_languages
 from headstart.data import Dataset
-from headstart.modalities.text import PAIR, text_digest
+from headstart.modalities.text import text_digest
 from headstart.progress import Progress
-from headstart.text import plural, shorten
+from headstart.text import plural
 
-_SHOWN = 60  # columns of an excerpt
 _LOOKED_AT = 100_000  # characters of one text
 _WARNED = 0.01  # share of the texts from which on a fault is a warning
+_MOST_UNSEEN = 1000  # characters looked at
 _CUT = 0.05  # share of the texts that are not read to the end from which on it is a warning
-_MOST_TESTED = 4000  # letters around a fault
 _TAGS = (
     "a|abbr|article|b|blockquote|body|br|button|center|code|dd|div|dl|dt|em|font|footer|form|h[1-6]|head|header|hr|html|i|iframe|img|input|"
     "label|li|link|meta|nav|ol|option|p|pre|s|script|section|select|small|span|strike|strong|style|sub|sup|svg|table|tbody|td|th|thead|"
@@ -36,10 +36,10 @@ _ENTITY = re.compile(r"&(?:#\d{2,7}|#[xX][0-9a-fA-F]{2,6}|[a-zA-Z][a-zA-Z0-9]{1,
 
 def gather_texts(dataset: Dataset, *, deep: bool, progress: Progress | None) -> Facts:
     """The facts of all texts: digest, length in bytes, and for those with nothing in them why they are refused."""
-    rows = []
-    for text in map(str, dataset.inputs):
-        empty = not text.strip() or not any(map(_is_seen, text))
-        rows.append(Fact(text_digest(text), "empty" if empty else "", "text", "", 0, 0, len(text.encode("utf-8", "surrogatepass"))))
+    rows = [
+        Fact(text_digest(text), "" if text.strip() else "empty", "text", "", 0, 0, len(text.encode("utf-8", "surrogatepass")))
+        for text in map(str, dataset.inputs)
+    ]
     if progress is not None and rows:
         progress(len(rows), len(rows))
     return Facts(tuple(rows))
@@ -79,13 +79,10 @@ def _many(count: int, every: int) -> str:
     return f"{count} of {plural(every, 'text')} {'is' if count == 1 else 'are'}"
 
 
-def excerpt(text: str, place: int = 0) -> str:
-    """The part of a text around a place, in one line of at most 60 columns, in quotes."""
-    start = 0 if place < _SHOWN // 2 else place - _SHOWN // 3
-    part = " ".join(text[start : start + _MOST_TESTED // 10].replace(PAIR, " | ").split())
-    if start:
-        part = f"…{part}"
-    return repr(shorten(part, _SHOWN) if len(part) > _SHOWN else part)
+def _unseen(text: str) -> str | None:
+    if not text.strip() or any(map(_is_seen, text[:_MOST_UNSEEN])):
+        return None
+    return f"{plural(len(text), 'character')}, none of which is seen"
 
 
 def _control(text: str) -> str | None:
@@ -129,6 +126,7 @@ def _tags() -> re.Pattern[str]:
 
 
 _FAULTS: Sequence[tuple[str, Callable[[str], str | None], str]] = (
+    ("empty", _unseen, "empty to the eye: nothing but characters without a shape. Drop them."),
     (
         "garbled", _garbled,
         "garbled (mojibake): UTF-8 that was read in another encoding. Read the original again as UTF-8, or replace the texts.",

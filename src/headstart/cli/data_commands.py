@@ -17,6 +17,7 @@ from headstart.errors import InputError, ParameterError
 from headstart.files import check_writable
 from headstart.settings import FitSettings, ListOptions
 from headstart.settings.field import PATH, SWITCH, Settings, option, options
+from headstart.text import plural
 
 if TYPE_CHECKING:
     from headstart.features import FeatureStore
@@ -76,7 +77,7 @@ def check_command(
 
         terminal.stage("Reading the data")
         _, dataset = read(data, settings)
-        terminal.stage(f"Checking {len(dataset)} images")
+        terminal.stage(f"Checking {plural(len(dataset), dataset.noun)}")
         audit = check(dataset, progress=terminal.progress)
     if how.out is not None:
         write_json(how.out, audit.to_dict())

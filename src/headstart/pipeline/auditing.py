@@ -20,8 +20,9 @@ from headstart.audit import (
     gather,
     gravest_first,
     group_pattern,
+    in_words_of,
+    inspection_of,
     make_plan,
-    near_copies,
     rank_label_errors,
 )  # fmt: skip
 from headstart.audit.copies import known_beforehand, leak_tests
@@ -79,15 +80,10 @@ def deep_check(data: str | Path | Dataset, *, settings: FitSettings | None = Non
     prepared, table = extract(dataset, own or settings, _Quiet(listener), maps=maps)
     readable, values = table.dataset, np.asarray(table.values)
     listener.stage("Looking for near copies")
-    near = near_copies(
-        readable.inputs,
-        digests=table.digests,
-        features=values,
-        layers=table.layers,
-        levels=dataset.levels,
-        progress=listener.progress,
-    )
-    findings = find_near_copies(readable, near, digests=table.digests) + find_outliers(readable, values, layers=table.layers)
+    inspection = inspection_of(readable)
+    near = inspection.near_copies(readable, table.digests, features=values, layers=table.layers, progress=listener.progress)
+    findings = [] if inspection.alike else find_near_copies(readable, near, digests=table.digests)  # those `check` has named
+    findings += find_outliers(readable, values, layers=table.layers)
     errors = None
     if own is not None or _can_be_learned(readable):
         everything_learned = replace(table, groups=groups_of(readable, table.digests, together=near.components)).tested_on(np.empty(0, int))
@@ -112,7 +108,7 @@ def deep_check(data: str | Path | Dataset, *, settings: FitSettings | None = Non
         findings += _effect_of_leaks(table, head, known_beforehand(guessed, table.digests, near.components), apart)
     copies = [table.rows[list(component)].tolist() for component in near.components]
     plan = make_plan(dataset, facts, near_copies=copies, label_errors=errors, rows=table.rows, group_from=group_pattern(readable))
-    return DeepAudit(audit=replace(audit, findings=gravest_first((*audit.findings, *findings))), plan=plan)
+    return DeepAudit(audit=replace(audit, findings=gravest_first((*audit.findings, *in_words_of(dataset, findings)))), plan=plan)
 
 
 def _can_be_learned(dataset: Dataset) -> bool:
