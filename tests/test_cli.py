@@ -76,8 +76,8 @@ def test_folds_groups_and_columns(cli: Cli, pictures: Path) -> None:
     wrong = cli("fit", "list.csv", "--column", "label:what")
     assert (wrong.code, wrong.err) == (
         2,
-        "Error: --column takes path=NAME, text=NAME, pair=NAME, label=NAME, split=NAME or group=NAME (pair=, split=, group= for none); "
-        "got 'label:what'.\n",
+        "Error: --column takes path=NAME, text=NAME, pair=NAME, translation=NAME, label=NAME, split=NAME or group=NAME (pair=, "
+        "split=, group= for none); got 'label:what'.\n",
     )
 
 

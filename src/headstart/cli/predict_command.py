@@ -193,7 +193,7 @@ def _tell(run: Run, records: Sequence[Record], how: _Predict, terminal: Terminal
 
 def _text(run: Run, records: Sequence[Record], how: _Predict) -> str:
     """Records in the format that is asked for."""
-    form = how.format or "table"
+    form = how.format or run.task.printed
     if form in run.task.documents:
         return run.task.document(form, records, run.manifest.state)
     return _WRITERS[form](run.columns(top=how.top), list(records))

@@ -92,7 +92,7 @@ def _typed_texts(typed: Sequence[str], lists: ListOptions, listener: Listener, l
         path = Path(given)
         if given == STDIN:
             some, called = _lines(sys.stdin.read()), ""
-        elif len(given) < 4096 and _is_list(path):
+        elif len(given) < 4096 and _is_list(path) and not (lines and is_text_name(path.name)):
             some, called = list(read_texts(path, lists)), given
         elif len(given) < 4096 and os.path.lexists(path):
             some, called = _of_files(path, lines=lines, listener=listener), given if lines else ""

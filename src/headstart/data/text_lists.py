@@ -21,6 +21,7 @@ from headstart.data.lists import (
     rows_with_any,
 )
 from headstart.data.tables import Table, read_table
+from headstart.data.translations import TRANSLATION, read_translations, translation_columns
 from headstart.errors import DataError, nearest, setting
 from headstart.modalities import TEXT
 from headstart.modalities.image import is_image_name
@@ -51,11 +52,12 @@ _LOOKED_AT = 1000  # rows
 def is_text_list(table: Table, options: ListOptions) -> bool:
     """Whether a table lists texts: a column of them is named, or there is one and none of paths."""
     given = options.columns or {}
-    if given.get("text"):
+    if given.get("text") or given.get(TRANSLATION):
         return True
     if given.get("path") or any(_holds_paths(table, name) for name in table.columns):
         return False
-    return bool(_text_columns(table, [given["label"]] if given.get("label") else [*options.labels]))
+    others = [given["label"]] if given.get("label") else [*options.labels]
+    return bool(_text_columns(table, others)) or (not others and translation_columns(table, given) is not None)
 
 
 def read_text_list(
@@ -69,6 +71,8 @@ def read_text_list(
     table = table or read_table(source)
     notes = list(table.notes)
     given = given_columns(table, options, several, source)
+    if (pairs := translation_columns(table, given)) is not None and not several:
+        return read_translations(table, pairs, given, source)
     text = _chosen_texts(table, given, source, notes)
     free = [name for name in table.columns if name not in text]
     labels = tuple(several) or (_label(table, given, free, source, text[0], notes),)
@@ -104,7 +108,9 @@ def read_text_list(
 def read_texts(source: Path, options: ListOptions) -> tuple[Text, ...]:
     """The texts of a list, whether it has labels or not, one for each row, empty ones included; DataError where no column holds texts."""
     table = read_table(source)
-    return tuple(texts_of(table, _chosen_texts(table, given_columns(table, options, (), source), source, []), source))
+    given = given_columns(table, options, (), source)
+    pairs = translation_columns(table, given)
+    return tuple(texts_of(table, [pairs[0]] if pairs is not None else _chosen_texts(table, given, source, []), source))
 
 
 def texts_of(table: Table, columns: Sequence[str], source: Path) -> list[Text]:

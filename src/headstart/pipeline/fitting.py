@@ -95,7 +95,8 @@ def _fit(
             out = processes.agreed(out)
         with processes.first_on_machine():
             first = settings if settings.budget is None else first_settings(dataset, settings)
-            prepared, table = extract(dataset, first, listener, seconds=seconds, maps=task.maps(first, dataset))
+            own = task.prepared(first, dataset, listener)
+            prepared, table = extract(dataset, first, listener, seconds=seconds, maps=task.maps(first, dataset), prepared=own)
         table, held_out = split(task, table, settings)
         findings = check_known(table.dataset, table.digests)
         _say_findings(findings, listener)
@@ -149,11 +150,12 @@ def _check_beforehand(out: Path | None, settings: FitSettings, *, resume: bool) 
 
 def extract(
     dataset: Dataset, settings: FitSettings, listener: Listener, *, seconds: Seconds | None = None, features: bool = True,
-    maps: ChooseMaps | None = None,
+    maps: ChooseMaps | None = None, prepared: Prepared | None = None,
 ) -> tuple[Prepared, FeatureTable]:  # fmt: skip
     """The inputs that can be read, with their features by the frozen backbone; DataError where none can.
 
     Without `features`, and where a training is to start from a random head, inputs are only read; with `maps`, the table has these too.
+    What is `prepared` already takes the place of the backbone.
     """
     seconds = seconds if seconds is not None else Seconds()
     features = features and (settings.fine_tuning is None or settings.fine_tuning.start == "probe")
@@ -163,7 +165,9 @@ def extract(
             listener.say(levels_note(dataset.levels))
         if dataset.common_levels.clipped:
             listener.left_out(clipped_note(dataset.common_levels))
-        prepared = prepare(ExtractorSettings.of(settings, dataset.levels, dataset.modality.name), announce=listener.say, warn=listener.warn)
+        if prepared is None:
+            asked = ExtractorSettings.of(settings, dataset.levels, dataset.modality.name)
+            prepared = prepare(asked, announce=listener.say, warn=listener.warn)
     return prepared, prepared.table(dataset, features=features, seconds=seconds, progress=listener.progress, listener=listener, maps=maps)
 
 

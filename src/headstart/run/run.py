@@ -147,6 +147,9 @@ class Run:
     @cached_property
     def engine(self) -> Engine:
         """The engine, opened at the first prediction."""
+        if not self.task.in_graph:
+            found: Engine = self.task.open_engine(self.path, self.manifest.state, kind=self.engine_kind)
+            return found
         return open_engine_for(self.path / MODEL, kind=self.engine_kind, outputs=self.outputs, size=self.preprocessing.size)
 
     @cached_property
@@ -386,6 +389,8 @@ def load(path: str | Path, *, engine: str = "auto", without_pages: bool = False)
             )
         if found != digest:
             raise RunError(f"{file}: has been changed since the run was written (its SHA-256 differs). {AGAIN}")
+    if not task_named(manifest.task).in_graph:
+        return Run(path, manifest, engine=engine)
     if MODEL not in manifest.files:
         raise RunError(f"{path}: the manifest lists no {MODEL}. Fit again.")
     if _names_a_file(path / MODEL):

@@ -238,7 +238,11 @@ def _tidy(path: Path) -> None:
 
 def write_files(folder: Path, contents: RunContents) -> Run:
     """Write the files of a run into an empty folder, and open it; its pages come after that (`seal`)."""
-    (folder / MODEL).write_bytes(run_graph(contents).SerializeToString())
+    task = task_named(contents.manifest.task)
+    if task.in_graph:
+        (folder / MODEL).write_bytes(run_graph(contents).SerializeToString())
+    else:
+        task.write_model(folder, contents.model)
     for name, content in contents.manifest.preprocessing.files().items():
         (folder / name).write_bytes(content)
     settings, arrays = contents.model.state()

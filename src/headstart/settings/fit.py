@@ -33,7 +33,7 @@ Cache = str | Path | Literal["auto"] | None
 DECODERS = ("light", "unet", "deeplabv3plus")
 DETECTORS = ("light", "fcos", "retinanet", "ssd", "faster_rcnn", "d_fine", "rt_detr")
 """Architectures of heads on maps: decoders of masks, and detectors; the tasks have their tables."""
-_COLUMNS = ("path", "text", "pair", "label", "split", "group")
+_COLUMNS = ("path", "text", "pair", "translation", "label", "split", "group")
 
 
 def _columns(typed: Sequence[str]) -> dict[str, str]:
@@ -41,8 +41,8 @@ def _columns(typed: Sequence[str]) -> dict[str, str]:
     for text, (kind, _, name) in zip(typed, pairs, strict=True):
         if kind not in _COLUMNS or not (name or text in ("pair=", "split=", "group=")):
             raise ParameterError(
-                "--column takes path=NAME, text=NAME, pair=NAME, label=NAME, split=NAME or group=NAME (pair=, split=, group= for none); "
-                f"got {text!r}."
+                "--column takes path=NAME, text=NAME, pair=NAME, translation=NAME, label=NAME, split=NAME or group=NAME (pair=, "
+                f"split=, group= for none); got {text!r}."
             )
     return {kind: name for kind, _, name in pairs}
 
@@ -74,9 +74,10 @@ class ListOptions(Settings):
     """How lists are read."""
 
     columns: Mapping[str, str] | None = option(
-        None, "Column of a list: path=, text=, pair=, label=, split= or group=.", table_of(*_COLUMNS), flag="--column", metavar="KIND=NAME",
-        parse=_columns, several=True,
-        details="Only where they are not recognised by their names; an empty NAME is for none. `pair` is the second of two texts.",
+        None, "Column of a list: path=, text=, pair=, translation=, label=, split= or group=.", table_of(*_COLUMNS), flag="--column",
+        metavar="KIND=NAME", parse=_columns, several=True,
+        details="Only where they are not recognised by their names; an empty NAME is for none. `pair` is the second of two texts that are "
+        "one input, and `translation` what is to become of a text.",
     )  # fmt: skip
     labels: tuple[str, ...] = option(
         (), "Column of a list to learn; given twice or more, all of them, on one backbone.", list_of(TEXT), flag="--label", metavar="NAME",

@@ -15,13 +15,14 @@ from headstart.tasks.multitask.task import Multitask
 from headstart.tasks.outputs import FEATURES, ClassOutputs, FileOptions, Judgement, Neighbour, Output, Outputs, OwnHeat, Predictions, State
 from headstart.tasks.segmentation.task import Segmentation
 from headstart.tasks.task import Evaluation, Judged, Learned, LearningContext, Task
+from headstart.tasks.translation.task import Translation
 
 __all__ = [
     "FEATURES", "TASKS", "ClassOutputs", "Evaluation", "FileOptions", "Judged", "Judgement", "Learned", "LearningContext", "Neighbour",
     "Output", "Outputs", "OwnHeat", "Predictions", "State", "Task", "recognise", "task_for", "task_named",
 ]  # fmt: skip
 
-TASKS: list[Task] = [Classification(), Multitask(), Segmentation(), AnomalyDetection(), Detection()]
+TASKS: list[Task] = [Classification(), Multitask(), Segmentation(), AnomalyDetection(), Detection(), Translation()]
 """All tasks. Of several that recognise the data, the first one is taken; the first of all is the usual one."""
 
 

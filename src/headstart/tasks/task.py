@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
@@ -158,6 +159,12 @@ class Task(ABC):
     lines: ClassVar[bool] = False
     """Whether each line of a text file is an input of its own."""
 
+    printed: ClassVar[str] = "table"
+    """The format in which its records are printed where none is named."""
+
+    in_graph: ClassVar[bool] = True
+    """Whether a run keeps the fitted model as a graph; else the task writes it (`write_model`) and opens it (`open_engine`)."""
+
     has_confidence: ClassVar[bool] = False
     """Whether a lowest confidence can be chosen for what its `records` name."""
 
@@ -238,6 +245,10 @@ class Task(ABC):
         """
         return None
 
+    def prepared(self, settings: FitSettings, dataset: Dataset, listener: Listener) -> Prepared | None:
+        """What reads the inputs, where no backbone is to make features of them; None where one is."""
+        return None
+
     @abstractmethod
     def fit(self, table: FeatureTable, context: LearningContext) -> Learned:
         """Learn from the training rows of a table; its test rows may be watched, and nothing is chosen on them."""
@@ -293,6 +304,17 @@ class Task(ABC):
 
         `maps` has the names of the maps, float32 (N, C, h, w), by layer, where the task learns from such.
         """
+
+    def write_model(self, folder: Path, model: Any) -> None:
+        """Write the files of a fitted model that is not `in_graph` into the folder of a run."""
+        raise ParameterError(f"The model of the task {self.name} is a graph.")
+
+    def open_engine(self, folder: Path, state: State, *, kind: str) -> Any:
+        """The engine that runs a model which is not `in_graph`; it takes what the preprocessing gives, and no features come of it.
+
+        RunError where the files are damaged; MissingExtraError where what it needs is not installed.
+        """
+        raise ParameterError(f"The model of the task {self.name} is a graph.")
 
     def write_export(self, graph: OnnxGraph, images: str, state: State) -> dict[str, ExportedOutput]:
         """Append to the graph of an exported file what it gives beside the outputs of the run, under the names that are returned.

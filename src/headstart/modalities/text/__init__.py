@@ -4,11 +4,14 @@ This is the only code path from a text to a network: fitting, predicting, evalua
 same pieces.
 """
 
+from headstart.modalities.text.lines import LinePreprocessing, Lines
 from headstart.modalities.text.preprocessing import Encoded, TextPreprocessing
 from headstart.modalities.text.texts import PAIR, Text, clean, is_text_name, joined_pair, read_text_file, text_digest, text_name
 from headstart.modalities.text.tokenizer import Tokenizer, uncased_tokenizer
 
 __all__ = [
-    "PAIR", "Encoded", "Text", "TextPreprocessing", "Tokenizer", "clean", "is_text_name", "joined_pair", "read_text_file", "text_digest",
+    "PAIR", "Encoded", "LinePreprocessing", "Lines",
+    "Text", "TextPreprocessing", "Tokenizer", "clean", "is_text_name", "joined_pair", "read_text_file",
+    "text_digest",
     "text_name", "uncased_tokenizer",
 ]  # fmt: skip

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from headstart.errors import ParameterError, TextError
 from headstart.modalities import TEXT, Modality
+from headstart.modalities.text.lines import LINES, LinePreprocessing
 from headstart.modalities.text.terms import TermCounts, count_terms, sketch
 from headstart.modalities.text.texts import PAIR, text_digest, text_name
 from headstart.modalities.text.tokenizer import Tokenizer
@@ -114,8 +115,10 @@ class TextPreprocessing:
         return count_terms(inputs)
 
     @classmethod
-    def from_run(cls, entry: Mapping[str, Any], files: Callable[[str], bytes]) -> TextPreprocessing:
+    def from_run(cls, entry: Mapping[str, Any], files: Callable[[str], bytes]) -> TextPreprocessing | LinePreprocessing:
         """From the entry of a manifest and the files of its run; errors as of `from_dict`."""
+        if entry.get(LINES):
+            return LinePreprocessing()
         made = cls.from_dict(entry, None if entry["tokenizer"] is None else files(TOKENIZER))
         if not entry.get("terms"):
             return made

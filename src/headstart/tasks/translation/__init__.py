@@ -1,0 +1,1 @@
+"""Translation: what becomes of a text, as a text."""
