@@ -137,7 +137,15 @@ def test_every_figure_is_plausible_and_has_a_source() -> None:
         assert (record.top5 is None) == (record.top1 is None or linear)
         assert record.top1 is None or 60 < record.top1 < (record.top5 or 100)
         for figure, value in record.to_dict().items():
-            if figure not in ("name", "aliases", "source", "weights_digest", "accuracy_source", "size_source") and value is not None:
+            if figure not in (
+                "name",
+                "aliases",
+                "source",
+                "weights_digest",
+                "accuracy_source",
+                "size_source",
+                "modality",
+            ) and value not in (None, ()):
                 assert record.figure_sources[figure]
     assert [record.name.partition(".")[0] for record in catalogue() if record.top1 is None] == [
         "resnetv2_152", "vit_base_patch32_clip_quickgelu_224", "vit_base_patch16_clip_quickgelu_224", "vit_base_patch16_siglip_224",

@@ -360,12 +360,15 @@ class NetworkCache:
             record=conversion.record, network=self.folder / f"{name}-{weights_digest[:16]}-v{BUILD}.onnx",
             network_digest=hashlib.sha256(conversion.network).hexdigest(), weights_digest=weights_digest, weights_source=weights_source,
             layers=conversion.layers, any_size=conversion.any_size,
+            tokenizer_digest=None if conversion.tokenizer is None else hashlib.sha256(conversion.tokenizer).hexdigest(),
         )  # fmt: skip
         described = {key: value for key, value in dataclasses.asdict(backbone).items() if key not in ("network", "tuned", "parts")}
         description = json.dumps({**described, "versions": conversion.versions}, indent=2)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_file(backbone.network, conversion.network, shared=True)
+            if conversion.tokenizer is not None:
+                write_file(backbone.tokenizer, conversion.tokenizer, shared=True)
             write_file(backbone.network.with_suffix(".json"), description.encode(), shared=True)
         except OSError as error:
             raise BackboneError(
@@ -389,6 +392,7 @@ def _described(description: Path) -> Backbone | None:
 
 def _is_whole(backbone: Backbone) -> bool:
     try:
-        return file_digest(backbone.network) == backbone.network_digest
+        same = backbone.tokenizer_digest is None or file_digest(backbone.tokenizer) == backbone.tokenizer_digest
+        return same and file_digest(backbone.network) == backbone.network_digest
     except OSError:
         return False

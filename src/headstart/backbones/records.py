@@ -34,12 +34,13 @@ class BackboneRecord:
     source: str  # of the weights: one of the prefixes above, and the place
     weights_digest: str | None = None  # SHA-256 of the weight file, hexadecimal, where it is known beforehand
     licence: str | None = None  # of the weights
-    input_size: int  # side of the square input, in pixels
-    mean: tuple[float, ...]  # of the RGB channels on the scale 0..1
-    std: tuple[float, ...]
+    modality: str = "image"  # what it reads: a name of `headstart.modalities.MODALITIES`
+    input_size: int = 0  # side of the square input, in pixels
+    mean: tuple[float, ...] = ()  # of the RGB channels on the scale 0..1
+    std: tuple[float, ...] = ()
     channels: str = "rgb"  # or ``bgr``: the order in which the network takes them
-    interpolation: str
-    crop: float  # the share of the resized image that remains in the square
+    interpolation: str = "bicubic"
+    crop: float = 1.0  # the share of the resized image that remains in the square
     fit: str = "crop"  # or ``squash`` where the whole image is squashed into the square
     dim: int | None = None  # length of the last layer's pooled features
     parameters: int | None = None  # of the whole ImageNet network, classifier included
@@ -50,6 +51,10 @@ class BackboneRecord:
     top5: float | None = None
     accuracy_source: str | None = None  # where `top1` and `top5` were read
     size_source: str | None = None  # where `input_size` and `crop` were read if not in timm's configuration
+    max_length: int | None = None  # of texts: the most pieces in a window, special ones included
+    languages: tuple[str, ...] = ()  # of texts: ISO 639-1, or ``multilingual``
+    score: float | None = None  # of texts: the accuracy, or average of several, that its publisher reports
+    score_source: str | None = None  # which score it is, and where it was read
 
     @property
     def embedded(self) -> bool:
@@ -71,6 +76,13 @@ class BackboneRecord:
         """Where each figure was taken from."""
         if self.handcrafted:
             return {}
+        if self.modality == "text":
+            computed = "computed from the published configuration"
+            sources = dict.fromkeys(("dim", "parameters", "max_length"), computed) | {
+                "licence": "the model card",
+                "languages": "the model card",
+            }
+            return sources | {"file_size": "computed: parameters x 4 bytes"} | ({"score": self.score_source} if self.score_source else {})
         computed = "computed from timm's network by docs/make_catalogue.py"
         settings = "timm's pretrained configuration"
         sources = dict.fromkeys(("parameters", "gflops", "depth", "dim"), computed)
@@ -88,7 +100,7 @@ class BackboneRecord:
 
     def as_converted(self, made: BackboneRecord) -> BackboneRecord:
         """The record with what was settled when the network was converted: the length of its features, how images become its input."""
-        names = ("dim", "input_size", "mean", "std", "channels", "interpolation", "crop", "fit")
+        names = ("dim", "input_size", "mean", "std", "channels", "interpolation", "crop", "fit", "max_length")
         return replace(self, **{name: getattr(made, name) for name in names})
 
     @classmethod
@@ -129,10 +141,21 @@ def index(records: Iterable[BackboneRecord]) -> dict[str, BackboneRecord]:
 @functools.cache
 def catalogue() -> tuple[BackboneRecord, ...]:
     """The backbones that Headstart describes, the embedded ones first."""
-    table = importlib.resources.files(__package__).joinpath("catalogue.csv").read_text(encoding="utf-8")
+    return _table("catalogue.csv")
+
+
+@functools.cache
+def text_catalogue() -> tuple[BackboneRecord, ...]:
+    """The networks of texts that Headstart describes, the embedded ones first."""
+    return tuple(replace(record, modality="text") for record in _table("text_catalogue.csv"))
+
+
+def _table(file: str) -> tuple[BackboneRecord, ...]:
+    """The records of a table, which has a column for each field, or for some."""
+    table = importlib.resources.files(__package__).joinpath(file).read_text(encoding="utf-8")
     kinds = {field.name: str(field.type) for field in fields(BackboneRecord)}
     rows = csv.DictReader(table.splitlines())
-    return tuple(BackboneRecord(**{name: _parsed(row[name], kind) for name, kind in kinds.items()}) for row in rows)
+    return tuple(BackboneRecord(**{name: _parsed(text, kinds[name]) for name, text in row.items()}) for row in rows)
 
 
 @functools.cache
@@ -194,7 +217,8 @@ def layers_from_sizes(sizes: tuple[tuple[str, int], ...]) -> tuple[Layer, ...]:
 class Backbone:
     """A network without its classifier, converted and stored on disk.
 
-    `network` is an ONNX file: input ``images`` (uint8, N x H x W x 3), output ``features`` (float32, N x `dim`); normalisation inside.
+    `network` is an ONNX file: input ``images`` (uint8, N x H x W x 3), output ``features`` (float32, N x `dim`); normalisation inside. One
+    of texts takes pieces in windows instead, see `headstart.backbones.bert`.
     """
 
     record: BackboneRecord
@@ -206,6 +230,7 @@ class Backbone:
     any_size: bool = True  # whether images of another height and width than `record.input_size` may be fed
     tuned: bool = False  # whether its weights were trained further, so that `network` is the only file that has them
     parts: tuple[Backbone, ...] = ()  # the networks that are joined in it, where it is several
+    tokenizer_digest: str | None = None  # of texts: SHA-256 of the file `tokenizer`
 
     @property
     def name(self) -> str:
@@ -223,11 +248,22 @@ class Backbone:
         return self.layers[-1].stop
 
     @property
+    def tokenizer(self) -> Path:
+        """The ``tokenizer.json`` of a network of texts, beside the network."""
+        return self.network.with_suffix(".tokenizer.json")
+
+    @property
     def preprocessing(self) -> Any:
-        """How an image becomes the network's input."""
+        """How an input becomes that of the network: of the class of its modality."""
+        record = self.record
+        if record.modality == "text":
+            from headstart.modalities.text import SKETCH, TextPreprocessing, Tokenizer
+
+            if self.tokenizer_digest is None:
+                return TextPreprocessing(sketch=SKETCH)
+            return TextPreprocessing(max_length=record.max_length or 256, tokenizer=Tokenizer(self.tokenizer.read_bytes()))
         from headstart.modalities.image import Preprocessing
 
-        record = self.record
         return Preprocessing(size=record.input_size, crop=record.crop, interpolation=record.interpolation, fit=record.fit)
 
 
@@ -240,3 +276,4 @@ class Conversion:
     layers: tuple[Layer, ...]
     any_size: bool = True
     versions: dict[str, str]  # of the libraries that converted it
+    tokenizer: bytes | None = None  # of texts: its ``tokenizer.json``

@@ -27,6 +27,9 @@ English has four to five characters in a piece; with three times as many, only t
 are mostly spaces. So a text of any length takes the time of one that fills the windows.
 """
 
+SKETCH = 512
+"""Length of the sketch of terms that stands for features where there is no network."""
+
 TOKENIZER = "tokenizer.json"
 """The file of the tokenizer in a run folder."""
 
