@@ -119,6 +119,7 @@ def _languages(network: Seq2Seq, columns: tuple[str, str]) -> Languages:
 
 def learn(table: FeatureTable, context: LearningContext) -> Learned:
     """Train the network on the training pairs; some of them are held out to choose the best epoch by."""
+    from headstart.training.loop import Stopped
     from headstart.training.pairs import Pairs
     from headstart.training.seq2seq import PairsJob, device_of, trained
 
@@ -147,7 +148,10 @@ def learn(table: FeatureTable, context: LearningContext) -> Learned:
         plan=plan, train=pairs, validation=held_out if len(held) else None, fresh=fresh, deadline=context.until, seed=settings.seed,
         listener=listener, **kept_at,
     )  # fmt: skip
-    history = trained(network, job)
+    try:
+        history = trained(network, job)
+    except Stopped:
+        raise KeyboardInterrupt from None
     facts = (
         f"all weights of {network.name} were trained on {plural(len(kept), 'pair')}",
         *((f"the best epoch was chosen by the loss on {plural(len(held), 'pair')} held out of the training part",) if len(held) else ()),
