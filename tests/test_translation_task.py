@@ -187,6 +187,21 @@ def test_a_network_in_a_folder_is_compared_with_itself_before(run: Path, pairs: 
     assert load(tmp_path / "again").manifest.backbone.weights_digest == load(run).manifest.files["model.safetensors"]
 
 
+def test_runs_are_compared(cli: Cli, run: Path, pairs: Path, tmp_path: Path) -> None:
+    plan = FineTuning(strategy="full", epochs=1)
+    fit(pairs, out=tmp_path / "worse", settings=settings(fine_tuning=plan))
+    done = cli("compare", run, tmp_path / "worse")
+    assert done.code == 0
+    assert "BLEU +" in done.out
+    assert "chrF +" in done.out
+
+
+def test_a_run_has_no_graph_to_export(cli: Cli, run: Path) -> None:
+    done = cli("export", run, "--out", "file.onnx")
+    assert done.code == 2
+    assert "has no graph to export" in done.err
+
+
 class Interrupting(Listener):
     """Presses Ctrl-C in the second epoch."""
 

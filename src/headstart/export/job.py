@@ -87,6 +87,11 @@ def export(
         ConverterError: onnx2tf, which makes LiteRT files, failed.
     """
     images = _check(form, out, images, max_difference)
+    if not run.task.in_graph:
+        raise ParameterError(
+            f"{run.path} has no graph to export: runs of the task {run.manifest.task} are run by PyTorch. Its folder has the layout of the "
+            "Hugging Face Hub: transformers reads it as it is."
+        )
     if form == "litert" and run.task.spatial:
         raise ParameterError(f"litert files are of one size, and {run.path} says something of each pixel. Use onnx or openvino.")
     if form == "litert" and len(run.class_outputs) > 1:

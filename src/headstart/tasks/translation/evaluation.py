@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ import numpy.typing as npt
 from headstart.data.translations import text_rows, texts_in
 from headstart.metrics.differences import Difference, Differences, told
 from headstart.metrics.translation import SentenceStatistics, TranslationScores, translation_differences, worst_sentences
+from headstart.tasks.comparable import Comparable
 from headstart.text import plural
 
 TRANSLATION, SOURCE, BEFORE = "translation", "source", "before"
@@ -22,8 +23,10 @@ BASELINES = {"copy": "copying the text", "before": "the network before it was tr
 
 
 @dataclass(frozen=True, eq=False)
-class TranslationEvaluation:
+class TranslationEvaluation(Comparable):
     """Translations of n texts beside the right ones; `before` are those of the network before training, where there was one."""
+
+    truth: ClassVar[str] = "right translation"
 
     translations: tuple[str, ...]
     references: tuple[str, ...]
@@ -80,6 +83,37 @@ class TranslationEvaluation:
     def correct_rows(self) -> None:
         """None: a translation is more or less right."""
         return None
+
+    @property
+    def leading(self) -> tuple[str, float, tuple[float, float]]:
+        """BLEU, as `headline` has it."""
+        return "BLEU", self.result.bleu, self.result.bleu_interval
+
+    @property
+    def beside(self) -> dict[str, float]:
+        """The chrF."""
+        return {"chrF": self.result.chrf}
+
+    @property
+    def rank(self) -> tuple[float, ...]:
+        """BLEU, then chrF."""
+        return self.result.bleu, self.result.chrf
+
+    def unlike(self, other: TranslationEvaluation, *, mine: str, theirs: str) -> None:
+        """None: all translations of the same texts can be compared."""
+        return
+
+    def part(self, rows: npt.NDArray[np.int64], *, like: TranslationEvaluation) -> TranslationEvaluation:
+        """The evaluation of some of the texts."""
+        translations, references, sources = (
+            tuple(texts[row] for row in rows.tolist()) for texts in (self.translations, self.references, self.sources)
+        )
+        before = None if self.before is None else tuple(self.before[row] for row in rows.tolist())
+        return TranslationEvaluation(translations, references, sources, before)
+
+    def same_truth(self, other: TranslationEvaluation) -> npt.NDArray[np.bool_]:
+        """Which texts have the same right translation in both."""
+        return np.array([own == others for own, others in zip(self.references, other.references, strict=True)], dtype=np.bool_)
 
     def differences(self, other: TranslationEvaluation) -> Differences:
         """How far the translations are ahead of others of the same texts."""
