@@ -67,7 +67,7 @@ class Candidate:
     @property
     def in_folds(self) -> bool:
         """Whether its scores are from folds; others leave out one image, or group, at a time."""
-        return self.head in ("logistic", "mlp") or (self.map in MAPS and MAPS[self.map].supervised)
+        return self.head in ("logistic", "mlp") or self.head.endswith("terms") or (self.map in MAPS and MAPS[self.map].supervised)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""

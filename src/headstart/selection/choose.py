@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,13 +18,15 @@ from headstart.files import packed, unpacked
 from headstart.heads.labels import ClassWeight, EncodedLabels, encode
 from headstart.heads.linalg import one_thread
 from headstart.matrix import FeatureMatrix, RowView, first_not_finite
-from headstart.selection.candidates import FINALISTS, Trial, TrialData, mean_and_error, score_candidates
+from headstart.selection.candidates import FINALISTS, Scored, Trial, TrialData, mean_and_error, score_candidates
 from headstart.selection.choice import NONE, Candidate, Choice, HeadPipeline, described, make_head, make_map
 from headstart.selection.mapped import AUTO, CHOICES, pick_mapped, plans, try_maps
 from headstart.settings.field import one_of, require
 
 if TYPE_CHECKING:
     from headstart.backbones import Layer
+
+AnyScored = TypeVar("AnyScored", bound=Scored)
 
 HEADS = ("auto", *heads.HEADS)  # what `head` may be
 SMALL = 1500  # images up to which several threads would rather wait for each other than help
@@ -134,7 +136,12 @@ def _choose(
 
 
 def pick(trials: Sequence[Trial]) -> Trial:
-    """The simplest of the trials that are as good as the best; all scored on the same images.
+    """The simplest of the trials that are as good as the best; all scored on the same images."""
+    return min(as_good_as_best(trials), key=lambda trial: (SIMPLICITY.index(trial.head), trial.view.width))
+
+
+def as_good_as_best(trials: Sequence[AnyScored]) -> list[AnyScored]:
+    """Those that are as good as the best, in their order; all scored on the same images.
 
     The best has the lowest `criterion`. As good is what is within one standard error (of the paired difference) of it in log loss and
     accuracy.
@@ -142,11 +149,11 @@ def pick(trials: Sequence[Trial]) -> Trial:
     weights = trials[0].targets.weights
     best = min(trials, key=lambda trial: trial.criterion)
 
-    def as_good(trial: Trial) -> bool:
+    def as_good(trial: AnyScored) -> bool:
         differences = (trial.losses - best.losses, best.correct - trial.correct)
         return all(mean <= error for mean, error in (mean_and_error(difference, weights) for difference in differences))
 
-    return min(filter(as_good, trials), key=lambda trial: (SIMPLICITY.index(trial.head), trial.view.width))
+    return list(filter(as_good, trials))
 
 
 def _reason(winner: Trial, trials: Sequence[Trial]) -> str:
@@ -174,8 +181,10 @@ def _unpacked(data: bytes) -> Choice:
     entries, arrays = unpacked(data)
     estimator = HeadPipeline.from_state(entries["estimator"], arrays)
     estimator.out_of_sample_logits_ = arrays["out_of_sample"]
-    evidence = tuple(
-        Candidate(**{**row, "layers": tuple(row["layers"]), "weights": row["weights"] and tuple(row["weights"])})
-        for row in entries["evidence"]
-    )
+    evidence = tuple(map(candidate_from, entries["evidence"]))
     return Choice(estimator=estimator, evidence=evidence, out_of_sample=arrays["out_of_sample"], reason=entries["reason"])
+
+
+def candidate_from(row: Mapping[str, Any]) -> Candidate:
+    """The inverse of `Candidate.to_dict`."""
+    return Candidate(**{**row, "layers": tuple(row["layers"]), "weights": row["weights"] and tuple(row["weights"])})

@@ -20,11 +20,13 @@ import numpy.typing as npt
 from headstart.data.split import folds
 from headstart.engine import available_cores
 from headstart.errors import DataError, ParameterError
+from headstart.features.table import Counted
 from headstart.heads.labels import ClassWeight, EncodedLabels, encode, stratified_rows
 from headstart.heads.linalg import one_thread
-from headstart.matrix import RowView, take_rows
+from headstart.matrix import RowView
 from headstart.metrics import resamples
-from headstart.selection.choice import FOLDS, Choice, unfitted
+from headstart.selection.choice import FOLDS, Choice
+from headstart.selection.fused import inputs_at, unfitted
 
 if TYPE_CHECKING:
     from headstart.backbones import Layer
@@ -79,7 +81,7 @@ class LearningCurve:
 
 
 def learning_curve(
-    X: npt.ArrayLike | RowView, y: npt.ArrayLike, *, choice: Choice, layers: Sequence[Layer], class_weight: ClassWeight = None,
+    X: npt.ArrayLike | RowView | Counted, y: npt.ArrayLike, *, choice: Choice, layers: Sequence[Layer], class_weight: ClassWeight = None,
     groups: npt.ArrayLike | None = None, seed: int = 0, progress: Callable[[int, int], None] | None = None,
 ) -> LearningCurve:  # fmt: skip
     """Measure how accurate the chosen head would be with fewer training images, and extrapolate to twice as many.
@@ -87,9 +89,10 @@ def learning_curve(
     Layers, head and hyperparameters are those that were chosen for all images. The law is a power law with a floor (Cortes et al., Learning
     curves: asymptotic values and rate of convergence, NIPS 1993), fitted to the error rates.
 
-    Features (n, D), labels (n,) or bool (n, k), layers, class weights and groups are those of the choice, in the same order.
+    Features (n, D), labels (n,) or bool (n, k), layers, class weights and groups are those of the choice, in the same order. Where terms
+    count, features are `Counted`; a vocabulary is learned again in each part.
     """
-    values, labels = X if isinstance(X, RowView) else np.asarray(X, dtype=np.float32), np.asarray(y)
+    values, labels = X if isinstance(X, RowView | Counted) else np.asarray(X, dtype=np.float32), np.asarray(y)
     targets, scores = encode(labels), choice.out_of_sample
     assert scores is not None
     if not len(values) == len(labels) == len(scores):
@@ -112,11 +115,11 @@ def learning_curve(
         if isinstance(weight, Mapping) and not some.link.independent:  # it may name classes that a small part lacks
             present = set(some.classes[some.indicators.any(axis=0)].tolist())
             weight = {label: value for label, value in weight.items() if label in present}
-        pipeline = unfitted(candidate, layers=layers, hyperparameters=settings, class_weight=weight, seed=seed, folds=0)
-        pipeline.fit(take_rows(values, part), labels[part], groups=some.groups)
+        model: Any = unfitted(candidate, layers=layers, hyperparameters=settings, class_weight=weight, seed=seed, folds=0)
+        model.fit(inputs_at(values, part), labels[part], groups=some.groups)
         outside = ~np.isin(tested, part)
         rows = tested[outside]
-        return outside, some.link.correct(pipeline.predict(values[rows]), labels[rows]).astype(np.float64)
+        return outside, some.link.correct(model.predict(inputs_at(values, rows)), labels[rows]).astype(np.float64)
 
     parts = _parts(targets, seed=seed)
     correct, accuracies = _try_all(trial, len(tested), parts, progress)
