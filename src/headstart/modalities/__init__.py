@@ -39,7 +39,7 @@ IMAGE = Modality(
     "Preprocessing",
     "efficientnet_lite0",
     "loading.load_backbone",
-    ("fit_image", "levels", "windows", "background"),
+    ("fit_image", "levels", "windows", "background", "adapt_to", "budget"),
 )
 TEXT = Modality("text", "text", "row", "a", "TextPreprocessing", "minilm", "text_models.load_text_backbone")
 MODALITIES = {one.name: one for one in (IMAGE, TEXT)}

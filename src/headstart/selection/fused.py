@@ -17,6 +17,7 @@ from headstart.heads.labels import ClassWeight, EncodedLabels, encode
 from headstart.heads.terms import TermsHead
 from headstart.matrix import FeatureMatrix, take_rows
 from headstart.metrics.link import log_softmax
+from headstart.modalities.text.vocabulary import Vocabulary
 from headstart.onnx_graph import OnnxGraph
 from headstart.selection.choice import FOLDS, Candidate, HeadPipeline
 from headstart.selection.choice import unfitted as unfitted_pipeline
@@ -83,6 +84,11 @@ class FusedHead(LogitClassifier, Estimator):
         self.weights_ = fitted_weights(both, targets)
         self.out_of_sample_logits_ = np.tensordot(self.weights_, both, axes=1)
         return self
+
+    @property
+    def vocabulary(self) -> Vocabulary | None:
+        """The terms that count; None where none do."""
+        return None if self.terms_ is None else self.terms_.vocabulary_
 
     def logits(self, X: Any) -> Floats:
         """Calibrated log-odds (n, k) of n texts, `Counted`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from headstart.audit import find_label_errors
 from headstart.features.prepared import result_key
@@ -49,7 +49,7 @@ def _reliability_and_curve(learned: Learned, context: LearningContext, *, novelt
         curve = None
         if not learned.is_tuned and len(train) >= _FEW:
             curve = learning_curve(
-                values, targets, choice=choice, layers=table.layers, class_weight=settings.class_weight, groups=groups,
+                cast("Any", table.inputs(train)), targets, choice=choice, layers=table.layers, class_weight=settings.class_weight, groups=groups,
                 seed=settings.seed, progress=context.listener.progress,
             )  # fmt: skip
         entries, arrays = reliability.state()

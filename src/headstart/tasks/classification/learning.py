@@ -15,13 +15,14 @@ from headstart.backbones.composed import Specification
 from headstart.backbones.handcrafted import find_handcrafted
 from headstart.backbones.summary import stage_table
 from headstart.data import Dataset
-from headstart.errors import ParameterError
+from headstart.errors import ParameterError, setting
 from headstart.features.table import FeatureTable, taken
 from headstart.heads import HEADS
 from headstart.heads.labels import encode, stratified_rows
 from headstart.matrix import FeatureMatrix
 from headstart.progress import Seconds
 from headstart.selection import Choice, choose_head, unfitted
+from headstart.selection.choose_text import choose_text
 from headstart.settings import GRADUAL, FitSettings
 from headstart.tasks.classification.evaluation import ClassEvaluation
 from headstart.tasks.classification.fine_tuning import job_of, learn_further, pretrained
@@ -75,11 +76,16 @@ def learn(table: FeatureTable, context: LearningContext) -> Learned:
 def _choose(table: FeatureTable, context: LearningContext) -> Choice:
     """Layers, head and hyperparameters from out-of-sample scores of the training rows."""
     settings, rows = context.settings, table.train
-    return choose_head(
-        table.features(rows), table.targets[rows], layers=table.layers, head=settings.head, map=settings.map,
-        class_weight=settings.class_weight, groups=table.groups_among(rows), seed=settings.seed,
-        cached=context.prepared.cached, progress=context.listener.progress,
-    )  # fmt: skip
+    asked: dict[str, Any] = {
+        "layers": table.layers, "head": settings.head, "map": settings.map, "class_weight": settings.class_weight,
+        "groups": table.groups_among(rows), "seed": settings.seed, "cached": context.prepared.cached, "progress": context.listener.progress,
+    }  # fmt: skip
+    if table.counts is None:
+        return choose_head(table.features(rows), table.targets[rows], **asked)
+    sketched = context.prepared.extractor.backbone.record.handcrafted  # the features are those of the counts
+    if sketched and settings.head != "auto":
+        raise ParameterError(f"{setting('head', settings.head)} is for the features of a network, and {settings.backbone} has none.")
+    return choose_text(None if sketched else table.features(rows), table.counts.take(rows), table.targets[rows], **asked)
 
 
 def adapt(learned: Learned, features: FeatureMatrix, context: LearningContext) -> Learned:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
     from headstart.tasks.task import Evaluation
     from headstart.training.learning_rates import LearningRates
     from headstart.training.pace import Pace
+
+
+COUNTED = ("terms", "counts")
+"""The inputs of the graph of a model that counts terms."""
 
 
 class Classification(Task):
@@ -82,6 +87,11 @@ class Classification(Task):
         from headstart.tasks.classification.learning import check_training
 
         check_training(dataset, settings)
+
+    def preprocessing(self, given: Any, model: Any) -> Any:
+        """With the terms that the model counts, if it does."""
+        vocabulary = getattr(model, "vocabulary", None)
+        return given if vocabulary is None else replace(given, vocabulary=vocabulary)
 
     def fit(self, table: FeatureTable, context: LearningContext) -> Learned:
         from headstart.tasks.classification.learning import learn
@@ -208,7 +218,8 @@ class Classification(Task):
 
 def write_classes(graph: OnnxGraph, model: Any, features: str, outputs: ClassOutputs) -> None:
     """Append a model to a graph: `features` names a float32 value (N, D); logits and probabilities get their names."""
-    graph.node("Identity", model.write_onnx(graph, features), output=outputs.logits)
+    further = COUNTED if getattr(model, "vocabulary", None) is not None else ()
+    graph.node("Identity", model.write_onnx(graph, features, *further), output=outputs.logits)
     outputs.link.write_onnx(graph, outputs.logits, output=outputs.probabilities)
 
 
