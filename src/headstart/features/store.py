@@ -19,7 +19,7 @@ from headstart.progress import Progress
 from headstart.settings.field import number, require
 
 DIGEST_BYTES = 32
-RESULT_BYTES = 64 << 20  # of all cached results together
+RESULT_BYTES = 512 << 20  # of all cached results together
 _USE_RESOLUTION = 3600  # seconds; a finer record of use would turn reads into writes
 
 

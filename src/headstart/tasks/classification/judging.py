@@ -49,7 +49,8 @@ def _reliability_and_curve(learned: Learned, context: LearningContext, *, novelt
         curve = None
         if not learned.is_tuned and len(train) >= _FEW:
             curve = learning_curve(
-                cast("Any", table.inputs(train)), targets, choice=choice, layers=table.layers, class_weight=settings.class_weight, groups=groups,
+                cast("Any", table.inputs(train)), targets, choice=choice,
+                layers=table.layers, class_weight=settings.class_weight, groups=groups,
                 seed=settings.seed, progress=context.listener.progress,
             )  # fmt: skip
         entries, arrays = reliability.state()
