@@ -197,7 +197,7 @@ def test_one_line_for_each_line_in_order(learned: Seq2Seq) -> None:
     assert translated(learned, []) == []
 
 
-@pytest.mark.parametrize("text", ["\0", "\u202eabc", "😀" * 40, "a" * 5000, "日本語", "\ud800"])
+@pytest.mark.parametrize("text", ["\0", "\u202eabc", "😀" * 40, "a" * 5000, "word " * 2_000_000, "日本語", "\ud800"])
 def test_strange_texts_are_translated(learned: Seq2Seq, text: str) -> None:
     (found,) = translated(learned, [text], beams=1)
     assert "\n" not in found

@@ -114,6 +114,12 @@ def test_targets_are_taken_by_rows() -> None:
     assert means == sorted(means)
 
 
+def test_a_huge_text_costs_no_memory() -> None:
+    huge = "word " * 2_000_000
+    assert text_rows(["a", huge]).nbytes <= 2 * 4000
+    assert Translations(("a", huge)).array.shape == (2, 32)
+
+
 def test_lines_stay_as_they_are() -> None:
     lines = LinePreprocessing()
     assert lines(lines.read("  ")) == "  "

@@ -29,6 +29,7 @@ KINDS = ("marian", "mbart", "m2m_100", "t5", "mt5", "umt5", "bart", "pegasus", "
 LONGEST = 512
 """Pieces of a text, where neither network nor tokenizer has a limit of its own."""
 _WANTED = ("*.json", "*.safetensors", "*.spm", "*.model", "*.txt", "README.md")
+_CHARACTERS = 32  # of a text that are read for each piece: the rest would be cut off anyway
 _ON_HUB = re.compile(r"[\w.-]+/[\w.-]+")
 _LANGUAGE = re.compile(r"__(\w+)__|([a-z]{2,3}_[A-Z]\w+)")
 
@@ -147,7 +148,7 @@ class Seq2Seq:
             before = f">>{self.languages.target}<< {before}"
         self._set_languages()
         with quiet_transformers():
-            found = self.tokenizer([f"{before}{_clean(text)}" for text in texts], truncation=True, max_length=self.longest)
+            found = self.tokenizer([f"{before}{self._beginning(text)}" for text in texts], truncation=True, max_length=self.longest)
         return list(found["input_ids"])
 
     def targets(self, texts: Sequence[str]) -> list[list[int]]:
@@ -156,8 +157,12 @@ class Seq2Seq:
             return []
         self._set_languages()
         with quiet_transformers():
-            found = self.tokenizer(text_target=list(map(_clean, texts)), truncation=True, max_length=self.longest)
+            found = self.tokenizer(text_target=list(map(self._beginning, texts)), truncation=True, max_length=self.longest)
         return list(found["input_ids"])
+
+    def _beginning(self, text: str) -> str:
+        """What may be taken of a text, with a question mark for each lone surrogate, which no tokenizer takes."""
+        return text[: _CHARACTERS * self.longest].encode("utf-8", "replace").decode()
 
     def _set_languages(self) -> None:
         if self.languages.target and not self._marian:
@@ -180,11 +185,6 @@ def require(what: str) -> None:
     """Raises MissingExtraError where PyTorch, transformers or sentencepiece is missing; the message says that `what` needs them."""
     if any(importlib.util.find_spec(name) is None for name in ("torch", "transformers", "sentencepiece")):
         raise MissingExtraError(what, extra="transformers")
-
-
-def _clean(text: str) -> str:
-    """A text with a question mark for each lone surrogate, which no tokenizer takes."""
-    return text.encode("utf-8", "replace").decode()
 
 
 def _check(folder: Path) -> None:

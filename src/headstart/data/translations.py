@@ -17,11 +17,14 @@ from headstart.data.tables import Table
 from headstart.errors import DataError, nearest
 from headstart.metrics.link import Link
 from headstart.modalities import TEXT
-from headstart.modalities.text import Text, clean
+from headstart.modalities.text import Text, clean, text_digest
 from headstart.text import enumeration, plural
 
 TRANSLATION = "translation"
 """The column of annotations with the translation of each text."""
+
+MOST = 4000
+"""Characters of a text that are stored and tested: more than networks take."""
 
 _NAMES = (
     ("source", "target"), ("src", "tgt"), ("src", "trg"), ("sourcetext", "targettext"), ("srctext", "tgttext"), ("text", "translation"),
@@ -55,8 +58,9 @@ class Translations:
 
     @property
     def array(self) -> npt.NDArray[np.uint8]:
-        """The texts as `text_rows` has them."""
-        return text_rows(self.texts)
+        """The SHA-256 of each, uint8 (n, 32): what a run keeps of the translations that it learned from."""
+        digests = b"".join(map(text_digest, self.texts))
+        return np.frombuffer(digests, dtype=np.uint8).reshape(-1, 32)
 
     @property
     def strata(self) -> npt.NDArray[np.int64]:
@@ -84,8 +88,8 @@ class Translations:
 
 
 def text_rows(texts: Sequence[str]) -> npt.NDArray[np.uint8]:
-    """Texts in UTF-8, each with zeros after it: uint8 (n, bytes of the longest). A NUL in a text becomes a space."""
-    encoded = [text.replace("\0", " ").encode("utf-8", "replace") for text in texts]
+    """The first `MOST` characters of texts in UTF-8, each with zeros after it: uint8 (n, bytes of the longest). A NUL becomes a space."""
+    encoded = [text[:MOST].replace("\0", " ").encode("utf-8", "replace") for text in texts]
     found = np.zeros((len(encoded), max(map(len, encoded), default=0)), dtype=np.uint8)
     for row, one in zip(found, encoded, strict=True):
         row[: len(one)] = np.frombuffer(one, dtype=np.uint8)

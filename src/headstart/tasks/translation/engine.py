@@ -29,11 +29,11 @@ class TranslationEngine:
         self._network = OfProcess(lambda: _on_device(Seq2Seq.load(folder, languages=languages)))
 
     def run(self, texts: Iterable[Any]) -> Iterator[tuple[Any, ...]]:
-        """For each text its translation, the text itself, and no features: two strings of NumPy, and float32 (0,)."""
+        """For each text its translation, the text itself, and no features: arrays of one string (), and float32 (0,)."""
         waiting = iter(texts)
         while some := [one if isinstance(one, str) else "" for one in islice(waiting, _AT_ONCE)]:
             for text, line in zip(some, translated(self._network(), some, beams=self._beams), strict=True):
-                yield np.array(line), np.array(text), np.empty(0, np.float32)
+                yield np.array(line, dtype=np.object_), np.array(text, dtype=np.object_), np.empty(0, np.float32)
 
 
 def _on_device(network: Seq2Seq) -> Seq2Seq:

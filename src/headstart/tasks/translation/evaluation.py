@@ -17,7 +17,7 @@ from headstart.tasks.comparable import Comparable
 from headstart.text import plural
 
 TRANSLATION, SOURCE, BEFORE = "translation", "source", "before"
-"""Arrays of outputs, str (n,): the translations; the texts; and the translations by the network before it was trained."""
+"""Arrays of outputs, of strings (n,): the translations; the texts; and the translations by the network before it was trained."""
 
 BASELINES = {"copy": "copying the text", "before": "the network before it was trained further"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from headstart.backbones.marian import NAME, new_marian
 from headstart.backbones.records import FILE_SOURCE, HUB_SOURCE, BackboneRecord
 from headstart.backbones.seq2seq import Languages, Seq2Seq
 from headstart.data.translations import Translations
+from headstart.errors import MissingExtraError
 from headstart.features.extractor import Features, survey
 from headstart.features.prepared import ExtractorSettings, Prepared
 from headstart.modalities.text import LinePreprocessing
@@ -100,6 +102,8 @@ class LineExtractor:
 
 def prepared(settings: FitSettings, dataset: Dataset, listener: Listener) -> Prepared:
     """The network of a fit, for the languages that the columns of the data name; errors as of `Seq2Seq.load`."""
+    if importlib.util.find_spec("sacrebleu") is None:  # before a training whose result could not be tested
+        raise MissingExtraError("Testing translations (sacreBLEU)", extra="transformers")
     targets, place = dataset.targets, settings.backbone
     assert isinstance(targets, Translations)
     network = None if place == NAME else Seq2Seq.load(place, announce=listener.say)
@@ -176,7 +180,7 @@ def apply(model: TranslationModel, inputs: Counted) -> dict[str, npt.NDArray[Any
     found = {TRANSLATION: translated(model.network, texts, beams=model.beams), SOURCE: list(texts)}
     if model.before is not None and all(text in model.before for text in texts):
         found[BEFORE] = [model.before[text] for text in texts]
-    return {name: np.array(lines, dtype=np.str_) for name, lines in found.items()}
+    return {name: np.array(lines, dtype=np.object_) for name, lines in found.items()}
 
 
 def is_network(name: str) -> bool:

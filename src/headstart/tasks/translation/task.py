@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headstart.data import LABEL, Annotations
-from headstart.data.translations import TRANSLATION, Translations, texts_in
+from headstart.data.translations import MOST, TRANSLATION, Translations
 from headstart.errors import DataError, ParameterError, RunError, setting
 from headstart.modalities import TEXT
 from headstart.onnx_graph import OnnxGraph
@@ -65,7 +65,8 @@ class Translation(Task):
         )
 
     def targets(self, array: npt.NDArray[Any], state: State) -> Translations:
-        return Translations(tuple(texts_in(array)), (str(state.get("source", "")), str(state.get("target", ""))))
+        """A run keeps only digests of translations, which are shown in their place."""
+        return Translations(tuple(bytes(row).hex() for row in array), (str(state.get("source", "")), str(state.get("target", ""))))
 
     def state(self, targets: Targets, model: Any = None) -> dict[str, Any]:
         assert isinstance(targets, Translations)
@@ -136,8 +137,9 @@ class Translation(Task):
 
     def evaluate(self, outputs: Outputs, targets: Targets) -> TranslationEvaluation:
         assert isinstance(targets, Translations)
-        before = None if BEFORE not in outputs else tuple(outputs[BEFORE].tolist())
-        return TranslationEvaluation(tuple(outputs[TRANSLATION].tolist()), targets.texts, tuple(outputs[SOURCE].tolist()), before)
+        made, sources = (tuple(text[:MOST] for text in outputs[name].tolist()) for name in (TRANSLATION, SOURCE))
+        before = tuple(text[:MOST] for text in outputs[BEFORE].tolist()) if BEFORE in outputs else None
+        return TranslationEvaluation(made, tuple(text[:MOST] for text in targets.texts), sources, before)
 
     def stored(self, outputs: Outputs, targets: Targets, evaluation: Evaluation) -> dict[str, npt.NDArray[Any]]:
         """Translations, texts and right translations."""
