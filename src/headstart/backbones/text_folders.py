@@ -131,7 +131,7 @@ def _tokenizer(inner: Path, folder: Path) -> bytes:
     from transformers import AutoTokenizer
 
     try:
-        made: str = AutoTokenizer.from_pretrained(inner, local_files_only=True).backend_tokenizer.to_str()
+        made: str = AutoTokenizer.from_pretrained(inner, local_files_only=True, trust_remote_code=False).backend_tokenizer.to_str()
     except Exception as error:  # whatever the many tokenizers raise
         raise BackboneError(f"{inner} has no tokenizer.json, and none can be made ({str(error).splitlines()[0][:160]}).") from None
     return made.encode()

@@ -69,10 +69,10 @@ def find_text(name: str) -> BackboneRecord:
             name=TFIDF, aliases=("tf-idf",), source=f"{CODE_SOURCE}{TFIDF}", licence="apache-2.0", modality="text", dim=SKETCH,
             languages=("multilingual",),
         )  # fmt: skip
-    if (known := _index().get(folded(name))) is not None and not _is_path(name):
-        return known
     if _is_path(name):
         return _record_of(TextFolder.read(_folder(name)), name=Path(name).resolve().name, source=FILE_SOURCE)
+    if (known := _index().get(folded(name))) is not None:
+        return known
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         return BackboneRecord(name=name, source=f"{HUB_SOURCE}{name}", modality="text")
     spellings = [spelling for record in text_catalogue() for spelling in (record.name, *record.aliases)]
@@ -138,8 +138,8 @@ def _of_terms(networks: NetworkCache, weights: object) -> Backbone:
 
 
 def _is_path(name: str) -> bool:
-    """Whether a name means a folder: it is one that is there, or is written as a path."""
-    return name.startswith((".", "/", "~")) or "\\" in name or Path(name).is_dir()
+    """Whether a name means a folder: it is written as a path, or is one that is there and no name of the catalogue."""
+    return name.startswith((".", "/", "~")) or "\\" in name or (folded(name) not in _index() and Path(name).is_dir())
 
 
 def _folder(given: str | Path) -> Path:

@@ -7,8 +7,9 @@ import io
 from typing import Any
 
 from headstart.backbones.bert import INPUTS
+from headstart.backbones.hub_detectors import quiet_transformers
 from headstart.backbones.text_folders import TextFolder
-from headstart.backbones.timm_models import open_plain, silence
+from headstart.backbones.timm_models import open_plain
 from headstart.errors import BackboneError, MissingExtraError
 
 _TOLERANCE = 1e-3  # relative to the largest feature; converted in float32, they differ by 1e-6 to 1e-4
@@ -23,7 +24,7 @@ def convert_encoder(folder: TextFolder, *, name: str) -> tuple[bytes, tuple[tupl
     """
     if any(importlib.util.find_spec(library) is None for library in ("torch", "transformers", "onnxruntime")):
         raise MissingExtraError(f"Converting {name}, a network of the kind {folder.kind or 'unknown'!r},", extra="transformers")
-    with silence():
+    with quiet_transformers():
         import torch
         import transformers
 
@@ -40,10 +41,11 @@ def _module(folder: TextFolder, name: str) -> Any:
     import transformers
 
     try:
-        config = transformers.AutoConfig.from_pretrained(folder.folder, local_files_only=True)
+        config = transformers.AutoConfig.from_pretrained(folder.folder, local_files_only=True, trust_remote_code=False)
         encoder = transformers.AutoModel.from_pretrained(
-            folder.folder, config=config, local_files_only=True, attn_implementation="eager", dtype=torch.float32, use_safetensors=True
-        ).eval()
+            folder.folder, config=config, local_files_only=True, trust_remote_code=False, attn_implementation="eager", dtype=torch.float32,
+            use_safetensors=True,
+        ).eval()  # fmt: skip
     except Exception as error:  # of a library with many networks: whatever each raises
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise BackboneError(f"transformers cannot load {name} from {folder.folder} ({reason}).") from None
