@@ -148,7 +148,7 @@ def test_without_torch(cli: Cli, pictures: Path, monkeypatch: pytest.MonkeyPatch
     for options in (("--strategy", "partial"), ("--strategy", "full", "--out", "x"), ("--head-layers", "8")):
         done = cli("fit", pictures, *options)
         said = "Error: Fine-tuning needs an optional part of Headstart. Install it with: pip install 'headstart[torch]'\n"
-        assert (done.code, done.out, done.err) == (2, "", said)
+        assert (done.code, done.out, done.err) == (2, "", f"Reading the data\n{said}")
     assert list(Path().iterdir()) == []
 
 

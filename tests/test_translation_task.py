@@ -239,6 +239,7 @@ def test_training_is_resumed(run: Path, pairs: Path, tmp_path: Path) -> None:
     [
         ({"backbone": "efficientnet_lite0"}, "needs a network from text to text.*marian-tiny"),
         ({"folds": 3}, "folds=3 is not for the task translation"),
+        ({"fine_tuning": FineTuning(optimizer="sgd")}, "--optimizer is not for the task translation, of whose training these can be set"),
         ({"class_weight": "balanced"}, "class_weight=.balanced. is not for the task translation"),
     ],
 )

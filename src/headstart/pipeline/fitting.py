@@ -24,6 +24,7 @@ from headstart.errors import DataError, ParameterError, StoreError, setting
 from headstart.features.prepared import ExtractorSettings, Prepared, prepare
 from headstart.features.stage_maps import ChooseMaps
 from headstart.features.table import FeatureTable
+from headstart.modalities import IMAGE
 from headstart.modalities.image.augment import Augmentation
 from headstart.modalities.image.levels import clipped_note, levels_note
 from headstart.pipeline.baseline import compare
@@ -85,7 +86,10 @@ def _fit(
     listener.stage("Reading the data")
     with seconds.lap("reading"):
         task, dataset = read(data, settings)
-        settings = task.settings(suited(settings, dataset))
+        settings = suited(settings, dataset)
+        if settings.fine_tuning is not None and dataset.modality is IMAGE:
+            timm_models.require("Fine-tuning")
+        settings = task.settings(settings)
         listener = in_words_of(dataset, listener)
         listener.tell_notes(dataset.notes)
         check(task, dataset, settings)
@@ -144,7 +148,6 @@ def _check_beforehand(out: Path | None, settings: FitSettings, *, resume: bool) 
         )
     if settings.fine_tuning is not None:
         Augmentation.parse(settings.fine_tuning.augment)
-        timm_models.require("Fine-tuning")
     check_resumable(out, settings, resume=resume)
 
 

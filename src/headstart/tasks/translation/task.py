@@ -22,6 +22,7 @@ from headstart.tasks.outputs import Neighbour, Output, Outputs, State
 from headstart.tasks.task import Evaluation, Learned, LearningContext, Task
 from headstart.tasks.translation import predictions as predicted
 from headstart.tasks.translation.evaluation import BEFORE, SOURCE, TranslationEvaluation
+from headstart.text import enumeration
 
 if TYPE_CHECKING:
     from headstart.data import Dataset, Targets
@@ -31,6 +32,12 @@ if TYPE_CHECKING:
     from headstart.settings import FitSettings
 
 _NOT_YET = ("budget", "adapt_to", "weights", "class_weight", "plan")
+
+_PLAN = (
+    "epochs", "steps", "lr", "batch_size", "early_stop", "label_smoothing", "weight_decay", "warmup", "schedule", "clip", "precision",
+    "device", "validation_share", "keep",
+)  # fmt: skip
+"""Settings of a training that are used."""
 
 
 class Translation(Task):
@@ -93,9 +100,10 @@ class Translation(Task):
                 "trained from nothing, for tests and for made-up languages."
             )
         plan = given.fine_tuning or FineTuning(strategy="full")
-        if plan.strategy == "probe":
-            plan = replace(plan, strategy="full")
-        return super().settings(replace(given, fine_tuning=replace(plan, strategy="full", unfreeze=None)))
+        if strange := [name for name in plan.changed() if name.removeprefix("--").replace("-", "_") not in _PLAN]:
+            known = enumeration([name.replace("_", " ") for name in _PLAN], most=len(_PLAN))
+            raise ParameterError(f"{strange[0]} is not for the task {self.name}, of whose training these can be set: {known}.")
+        return super().settings(replace(given, fine_tuning=replace(plan, strategy="full")))
 
     def prepared(self, settings: FitSettings, dataset: Dataset, listener: Listener) -> Prepared:
         from headstart.tasks.translation.learning import prepared
