@@ -356,6 +356,29 @@ def test_other_architectures_are_trained_and_translate(kind: str, tmp_path: Path
     assert translated(again, [sources[0], "", sources[1]], beams=2) == lines
 
 
+@pytest.mark.parametrize("kind", ["m2m_100", "mbart", "t5"])
+def test_columns_of_a_list_name_the_languages(kind: str, tmp_path: Path) -> None:
+    from headstart import fit, load
+    from headstart.settings import FitSettings
+
+    sources, targets = dictionary_pairs(30, 5)
+    place, rows = tiny_folder(kind, tmp_path, [*sources, *targets]), zip(sources, targets, strict=True)
+    if kind == "t5":
+        config = json.loads((place / "config.json").read_text())
+        own = {"task_specific_params": {"translation_en_to_de": {"prefix": "translate English to German: "}}}
+        (place / "config.json").write_text(json.dumps(config | own))
+    path = tmp_path / "pairs.tsv"
+    path.write_text("en\tde\n" + "".join(f"{source}\t{target}\n" for source, target in rows))
+    plan = FineTuning(strategy="full", epochs=1)
+    result = fit(path, out=tmp_path / "run", settings=FitSettings(backbone=str(place), fine_tuning=plan))
+    run = load(tmp_path / "run")
+    known = {
+        "m2m_100": ("en", "de", ""), "mbart": ("en_XX", "de_DE", ""), "t5": ("", "", "translate English to German: "),
+    }  # fmt: skip
+    assert tuple(run.manifest.state[name] for name in ("source_language", "target_language", "prefix")) == known[kind]
+    assert run.predict(sources[:3]).outputs["translation"].tolist() == translated(result.choice.estimator.network, sources[:3])
+
+
 @pytest.mark.parametrize(("kind", "codes"), [("m2m_100", ("en", "de")), ("mbart", ("en_XX", "de_DE"))])
 def test_languages_are_forced(kind: str, codes: tuple[str, str], tmp_path: Path) -> None:
     place = tiny_folder(kind, tmp_path, [*dictionary_pairs(30, 5)[0]])

@@ -69,8 +69,9 @@ class Seq2Seq:
     ) -> Self:  # fmt: skip
         """Read a network from a folder, or by its name on the Hub, from which it is downloaded if it has not been.
 
-        `announce` is called with a line before a download. Raises BackboneError where files are missing, damaged or of another kind, or
-        cannot be downloaded; ParameterError for unknown `languages`; and MissingExtraError without transformers.
+        `announce` is called with a line before a download. Without `languages`, these are still to be told (`between`). Raises
+        BackboneError where files are missing, damaged or of another kind, or cannot be downloaded; ParameterError for unknown
+        `languages`; and MissingExtraError without transformers.
         """
         require("A network from text to text")
         folder = Path(place)
@@ -88,7 +89,7 @@ class Seq2Seq:
             raise BackboneError(f"The tokenizer in {folder} has pieces up to number {last}, and the network {pieces} of them.")
         name = folder.name if Path(place).is_dir() else str(place)
         found = cls(model.eval(), tokenizer, name, licence=_licence(folder / "README.md"), digest=_digest(folder))
-        return found.between(languages or Languages())
+        return found if languages is None else found.between(languages)
 
     def between(self, languages: Languages) -> Self:
         """The same network for these languages. ParameterError where it does not know one, or has to be told."""
