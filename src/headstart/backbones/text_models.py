@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from headstart.backbones import bert
+from headstart.backbones import bert, static_embeddings
 from headstart.backbones.loading import NetworkCache, to_stderr
 from headstart.backbones.onnx_weights import read_onnx_weights
 from headstart.backbones.records import (
@@ -198,12 +198,27 @@ def _of_folder(
 def _conversion(record: BackboneRecord, folder: TextFolder) -> Conversion:
     if folder.kind in bert.FAMILIES:
         return _written(record, folder.config, folder.tensors(), folder.tokenizer)
+    if folder.kind == static_embeddings.KIND:
+        return _static(record, folder)
     from headstart.backbones.transformers_encoders import convert_encoder
 
     network, sizes, versions = convert_encoder(folder, name=record.name)
     return Conversion(
         network=network, record=replace(record, dim=sizes[-1][1]), layers=layers_from_sizes(sizes), versions=versions,
         tokenizer=folder.tokenizer,
+    )  # fmt: skip
+
+
+def _static(record: BackboneRecord, folder: TextFolder) -> Conversion:
+    """A table of vectors of pieces."""
+    import onnx
+
+    table = static_embeddings.table_of(folder.tensors())
+    tokenizer, unknown = static_embeddings.plain_tokenizer(folder.tokenizer)
+    dim = table.shape[1]
+    return Conversion(
+        network=static_embeddings.build(table, unknown=unknown).SerializeToString(), record=replace(record, dim=dim),
+        layers=layers_from_sizes((("last", dim),)), versions={"onnx": onnx.__version__}, tokenizer=tokenizer,
     )  # fmt: skip
 
 
