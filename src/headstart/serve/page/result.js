@@ -32,6 +32,7 @@ const RENDERERS = {
   mask: { text: maskText, cells: plain.cells, details: maskDetails, layer: maskLayer },
   score: { text: scoreText, cells: plain.cells, details: scoreDetails, layer: scoreLayer },
   number: { ...plain, text: ({ values }) => String(values.value ?? "") },
+  text: { ...plain, text: ({ values }) => String(values.translation ?? "") },
 };
 const rendererOf = (answer) => (Object.hasOwn(RENDERERS, answer.kind) ? RENDERERS[answer.kind] : plain);
 
