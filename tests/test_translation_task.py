@@ -162,6 +162,13 @@ def test_split_of_a_run_is_a_list_of_pairs(run: Path) -> None:
     assert found.parts.count("test") == 24
 
 
+def test_a_text_may_have_several_translations(cli: Cli) -> None:
+    path = written(Path("pairs.tsv"), [*rows(60), (rows(60)[0][0], "another translation of it"), rows(60)[1]])
+    done = cli("check", path)
+    assert "another class" not in done.out + done.err
+    assert "1 text is an exact copy of another text: " in done.out + done.err
+
+
 def test_a_line_for_each_line(cli: Cli, run: Path) -> None:
     Path("in.txt").write_text("blue house\n\ngreen tree\nriver", encoding="utf-8")
     done = cli("predict", run, "in.txt")
@@ -181,7 +188,9 @@ def test_report_shows_scores_and_worst_sentences(run: Path) -> None:
     found: Any = load(run).test_evaluation()
     for text in ("BLEU", "chrF", "copying the text", "The worst translations", found.sources[int(found.worst(1)[0])]):
         assert text in page
-    assert "translation" in (run / "MODEL_CARD.md").read_text(encoding="utf-8")
+    card = (run / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert "translation" in card
+    assert "0 numbers" not in card
 
 
 def test_a_network_in_a_folder_is_compared_with_itself_before(run: Path, pairs: Path, tmp_path: Path) -> None:

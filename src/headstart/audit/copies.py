@@ -15,6 +15,7 @@ from headstart.audit.findings import Finding, Severity
 from headstart.audit.inspections import inspection_of
 from headstart.audit.near_copies import NearCopies
 from headstart.data import Boxes, Dataset, Masks
+from headstart.data.translations import Translations
 from headstart.metrics import accuracy_interval
 
 _SEEN = "the model has seen them, so the score is too high"
@@ -24,12 +25,13 @@ _TWO_SIDES = "they may fall on both sides of a split, and the score is then too 
 def find_copies(dataset: Dataset, facts: Facts) -> list[Finding]:
     """Return what images there are with the same bytes: in two classes, across parts, and within both."""
     names, words = Named(dataset), inspection_of(dataset)
+    several = isinstance(dataset.targets, Translations)  # a text may have several right ones
     contradictory, leaks = list[list[int]](), list[str]()
     leaking, validation, surplus = list[int](), list[int](), list[int]()
     for rows in facts.copies():
         places = [(dataset.labels(i), str(dataset.parts[i])) for i in rows]
         parts = [part for _, part in places]
-        if not dataset.agree(rows):
+        if not several and not dataset.agree(rows):
             contradictory.append(rows)
         known = [i for i, part in zip(rows, parts, strict=True) if part in ("train", "val")]
         tested = [i for i, part in zip(rows, parts, strict=True) if part == "test"]
@@ -60,7 +62,7 @@ def find_copies(dataset: Dataset, facts: Facts) -> list[Finding]:
         ),
         *_copies(
             "copies", severity, "image", len(surplus), [names[i] for i in surplus],
-            f"of another image{'' if spatial else ' of the same class'}: {effect}. Delete the copies.",
+            f"of another image{'' if spatial or several else ' of the same class'}: {effect}. Delete the copies.",
         ),
     ]  # fmt: skip
 
@@ -72,7 +74,7 @@ def find_near_copies(dataset: Dataset, copies: NearCopies, *, digests: Sequence[
         for row in group:
             near = [other for other in group if digests[other] != digests[row]]
             exact = [other for other in group if digests[other] == digests[row] and other != row]
-            if not isinstance(dataset.targets, Masks | Boxes):  # those of near copies differ by the way
+            if not isinstance(dataset.targets, Masks | Boxes | Translations):  # those of near copies differ by the way
                 two_classes += [(row, other) for other in near if not dataset.agree((row, other))][:1]
             part = str(dataset.parts[row])
             known = {"test": ("train", "val"), "val": ("train",)}.get(part, ())

@@ -112,7 +112,9 @@ def _column(result: FitResult, name: str, learned: Learned) -> ColumnRecord:
 
 
 def _features(extractor: BackboneExtractor) -> str:
-    """What the features are, for people."""
+    """What the features are, for people; empty where there are none."""
+    if not extractor.dim:
+        return ""
     size = f"({extractor.dim} numbers)" + (f" at {extractor.preprocessing.size} px" if extractor.preprocessing.size else "")
     if len(extractor.layers) == 1 and extractor.backbone.record.handcrafted:
         return f"handcrafted: {extractor.backbone.name} {size}"
