@@ -97,6 +97,38 @@ def test_rows_without_a_text_are_passed_over(tmp_path: Path) -> None:
     assert any("Passed over 2 rows without a text or a translation: row 13 and row 14" in note for note in found.notes)
 
 
+def parallel(folder: Path, parts: dict[str, int]) -> Path:
+    for place, (stem, count) in enumerate(parts.items()):
+        for side, language in enumerate(("en", "de")):
+            lines = "".join(f"{pair[side]}\n" for pair in rows(count, seed=place))
+            (folder / f"{stem}.{language}").write_text(lines, encoding="utf-8")
+    return folder
+
+
+def test_parallel_files_are_pairs(tmp_path: Path) -> None:
+    found = read_annotations(parallel(tmp_path, {"train": 8, "val": 3, "test_2016": 4}))
+    assert [found.parts.count(part) for part in ("train", "val", "test")] == [8, 3, 4]
+    assert set(found.columns[TRANSLATION].cells) == {("en", "de")}
+    pairs = sorted((str(text), translation) for text, translation in zip(found.inputs, found.columns[TRANSLATION].values, strict=True))
+    assert pairs == sorted(pair for place, count in enumerate((8, 3, 4)) for pair in rows(count, seed=place))
+    turned = read_annotations(tmp_path, lists=ListOptions(columns={"text": "de"}))
+    assert turned.columns[TRANSLATION].values == [str(text) for text in found.inputs]
+    assert read_annotations(tmp_path, lists=ListOptions(columns={"translation": "en"})).columns[TRANSLATION].cells[0] == ("de", "en")
+    with pytest.raises(DataError, match="has no files in 'fr'"):
+        read_annotations(tmp_path, lists=ListOptions(columns={"text": "fr"}))
+
+
+def test_parallel_files_must_fit(tmp_path: Path) -> None:
+    folder = parallel(tmp_path, {"train": 8})
+    with (folder / "train.de").open("a") as file:
+        file.write("one more\n")
+    with pytest.raises(DataError, match=r"8 lines in train\.en and 9 in train\.de"):
+        read_annotations(folder)
+    (folder / "train.fr").write_text("a\n")
+    with pytest.raises(DataError, match="the files are in de, en, fr"):
+        read_annotations(folder)
+
+
 def test_texts_are_the_same_after_rows_of_bytes() -> None:
     texts = ["", "ä", "😀 b", "日本語", "x" * 50]
     assert texts_in(text_rows(texts)) == texts

@@ -26,6 +26,7 @@ from headstart.data.mask_lists import read_mask_list
 from headstart.data.mask_names import IMAGE_WORDS
 from headstart.data.mask_reading import read_masks
 from headstart.data.named import PREFIXES, TORCHVISION, read_named
+from headstart.data.parallel_texts import read_parallel_folder
 from headstart.data.tables import READERS, read_table
 from headstart.data.text_folders import is_text_folder, read_lists_of_parts, read_text_folder
 from headstart.data.text_lists import is_text_list, read_text_list
@@ -147,7 +148,7 @@ def _read_path(
         raise DataError(f"the name of the data is empty; give a folder, a list or the name of a public set. {LAYOUT}")
     path = Path(text).expanduser()
     if path.is_dir():
-        return read_lists_of_parts(path, lists, known=known) or _read_directory(path, prefer)
+        return read_lists_of_parts(path, lists, known=known) or read_parallel_folder(path, lists) or _read_directory(path, prefer)
     root = None if lists.image_root is None else Path(lists.image_root).expanduser()
     if path.is_file() and path.suffix.lower() in (".json", ".xml", ".yaml", ".yml"):
         found = None if prefer == BOX or path.suffix.lower() in (".yaml", ".yml") else read_drawing_file(path, root)

@@ -36,11 +36,12 @@ _CODES = (
     "af am ar az be bg bn bs ca cs cy da de el en eo es et eu fa fi fr ga gl gu he hi hr hu hy id is it ja ka kk km kn ko ky lb lo lt lv "
     "mk ml mn mr ms my nb ne nl nn no pa pl ps pt ro ru si sk sl sq sr sv sw ta te th tl tr uk ur uz vi xh yi zh zu"
 )
-_LANGUAGES = frozenset(_CODES.split()) | {
+LANGUAGES = frozenset(_CODES.split()) | {
     "english", "german", "french", "spanish", "italian", "portuguese", "dutch", "russian", "chinese", "japanese", "korean", "arabic",
     "turkish", "polish", "czech", "swedish", "finnish", "danish", "norwegian", "hindi", "vietnamese", "ukrainian", "romanian", "hungarian",
     "greek", "hebrew", "thai", "indonesian", "deutsch", "francais", "espanol",
 }  # fmt: skip
+"""Codes and names of languages."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +112,7 @@ def translation_columns(table: Table, given: Mapping[str, str]) -> tuple[str, st
         return None
     plain = {plain_name(name): name for name in names}
     found = next(((plain[a], plain[b]) for a, b in _NAMES if a in plain and b in plain), None)
-    called = [name for name in names if plain_name(name) in _LANGUAGES or plain_name(name.split("_")[0]) in _LANGUAGES]
+    called = [name for name in names if plain_name(name) in LANGUAGES or plain_name(name.split("_")[0]) in LANGUAGES]
     languages = _of_texts(table, called)
     if found is None and len(languages) == 2:
         found = languages[0], languages[1]
