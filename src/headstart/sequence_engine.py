@@ -108,7 +108,7 @@ class _Engine:
     def run(self, items: Iterable[Document]) -> Iterator[Outputs]:
         """Yield the outputs of each document, in order (see `SequenceEngine`)."""
         network = self._opened()
-        documents = (_vectors(item, network.inputs) for item in items)
+        documents = (vectors(item, network.inputs) for item in items)
         first = list(islice(documents, 2))
         if len(first) < 2:
             for document in first:
@@ -128,7 +128,7 @@ class _Engine:
                     following += 1
 
 
-def _vectors(item: Document, inputs: tuple[str, ...]) -> dict[str, Any]:
+def vectors(item: Document, inputs: tuple[str, ...]) -> dict[str, Any]:
     """The vectors of a document that a network takes; ``windows`` is a sequence of them."""
     given: Mapping[str, Any] = {"windows": item.windows} if isinstance(item, Encoded) else item
     needed = {"windows" if name in _PIECES else name for name in inputs}

@@ -22,8 +22,8 @@ import numpy.typing as npt
 from headstart.engine import open_session
 from headstart.errors import BackboneError, HeadstartError, MissingExtraError, ParameterError
 from headstart.export.onnx_file import IMAGES
-from headstart.modalities.image import Preprocessing
 from headstart.run import MODEL, Run
+from headstart.sequence_engine import padded, vectors
 
 if TYPE_CHECKING:
     import onnx
@@ -159,11 +159,12 @@ def write_litert(run: Run, file: Path, examples: Iterable[Image]) -> None:
 class ExportedModel:
     """An exported file, opened: ONNX (any engine but ``litert``), the ``.xml`` of an OpenVINO IR, or ``.tflite`` (``litert``).
 
-    A LiteRT file needs the preprocessing of the run; the others contain it. Raises ParameterError for an engine that cannot run this file
-    or missing preprocessing, MissingExtraError where the engine is not installed, and BackboneError where the file cannot be opened.
+    A LiteRT file needs the preprocessing of the run, and so does one of texts; the others contain it. Raises ParameterError for an engine
+    that cannot run this file or missing preprocessing, MissingExtraError where the engine is not installed, and BackboneError where the
+    file cannot be opened.
     """
 
-    def __init__(self, file: Path, *, engine: str, preprocessing: Preprocessing | None = None) -> None:
+    def __init__(self, file: Path, *, engine: str, preprocessing: Any = None) -> None:
         if engine not in _engines(file):
             raise ParameterError(f"{file.name} runs on {' or '.join(_engines(file))}, not on {engine!r}.")
         if importlib.util.find_spec(_MODULES[engine]) is None:
@@ -171,21 +172,28 @@ class ExportedModel:
         if engine == "litert" and preprocessing is None:
             raise ParameterError(f"{file.name} takes preprocessed images; pass the preprocessing of the run as well.")
         self._prepare = preprocessing if engine == "litert" else None
+        self._text = preprocessing if preprocessing is not None and not preprocessing.size else None
         try:
             self._run = _open_litert(file) if engine == "litert" else _open(file, engine)
         except Exception as error:  # neither engine exports its exception types
             raise BackboneError(f"{file}: {engine} cannot open this file ({str(error).splitlines()[-1][:200]}).") from None
 
-    def __call__(self, images: Iterable[Image], *, keep: Keep = dict) -> Outputs:
-        """The outputs for images (H, W, 3) of any sizes, each run by itself: arrays (n, ...) by name.
+    def __call__(self, images: Iterable[Any], *, keep: Keep = dict) -> Outputs:
+        """The outputs for images (H, W, 3) of any sizes, or for texts, each run by itself: arrays (n, ...) by name.
 
         What is as large as an image is better not kept for all of them: `keep` makes of the outputs of each image those to be returned.
         """
         rows = []
         for image in images:
-            found = self._run(np.ascontiguousarray(image if self._prepare is None else self._prepare(image))[None])
+            found = self._run(self._feed(image))
             rows.append(keep({name: values[0] for name, values in found.items()}))
         return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+    def _feed(self, image: Any) -> Any:
+        """What the file is given for one input."""
+        if self._text is not None:
+            return padded([vectors(self._text(image), tuple(self._text.inputs))])
+        return np.ascontiguousarray(image if self._prepare is None else self._prepare(image))[None]
 
 
 def engines_for(file: Path) -> tuple[str, ...]:
@@ -204,7 +212,7 @@ def _open(file: Path, engine: str) -> Any:
 
         outputs = [value.name for value in onnx.load(str(file), load_external_data=False).graph.output]
     session = open_session(file, kind=engine, outputs=outputs)
-    return lambda batch: session({IMAGES: batch})
+    return lambda batch: session(batch if isinstance(batch, dict) else {IMAGES: batch})
 
 
 def _open_litert(file: Path) -> Any:

@@ -22,11 +22,15 @@ from headstart.export.onnx_file import onnx_model
 from headstart.export.parity import Parity, Reference, rounded_up
 from headstart.export.sample import Sample, some_sample_of
 from headstart.files import file_digest, folder_beside, move_files
+from headstart.modalities import IMAGE
 from headstart.progress import Listener
 from headstart.run import Run, Use, record_use
 from headstart.settings.field import number, require
 
 SUFFIXES: Mapping[str, str] = {"onnx": ".onnx", "openvino": ".xml", "int8": ".xml", "litert": ".tflite"}
+IMAGES_ONLY = ("int8", "litert")
+"""Formats for images alone."""
+
 _INEXACT = ".max-diff-"  # in the name of a file that differs by more than `TOLERANCE`; the difference follows
 IMAGES, GATE_IMAGES = 300, 1000  # compared at most; more for int8, as chance alone moves the accuracy on 300 by half a point
 
@@ -98,6 +102,8 @@ def export(
         raise ParameterError(
             f"litert is for runs of one column of labels, and {run.path} has {len(run.class_outputs)}. Use onnx or openvino."
         )
+    if form in IMAGES_ONLY and run.modality is not IMAGE:
+        raise ParameterError(f"--format {form} is for images, and {run.path} takes {run.modality.noun}s. Use onnx or openvino.")
     listener = listener or Listener()
     sample = some_sample_of(run, images, data=data)
     reference = Reference(run, sample)
@@ -111,11 +117,18 @@ def export(
             parities: tuple[Parity, ...] = (Parity.of(reference, outputs, engine="openvino"),)
         else:
             file, parities = _write_checked(reference, form, file, max_difference, listener)
+        for name, content in run.preprocessing.files().items():
+            file.with_name(beside_name(file, name)).write_bytes(content)
         report = file.with_name(f"{file.name}.parity.json")
         report.write_text(json.dumps(_report(reference, form, file, max_difference, parities, gates), indent=1) + "\n", encoding="utf-8")
         written = move_files(beside, out.parent, last=file.name)
-    files = sorted((path for path in written if path.suffix != ".json"), key=lambda path: path.name != file.name)
+    files = sorted((path for path in written if path.name != report.name), key=lambda path: path.name != file.name)
     return ExportResult(files=tuple(files), report=out.with_name(report.name), parities=parities, gates=gates)
+
+
+def beside_name(file: Path, name: str) -> str:
+    """What a file of the preprocessing of a run, such as ``tokenizer.json``, is called beside an exported file."""
+    return f"{file.stem}.{name}"
 
 
 def _check(form: str, out: Path, images: int | None, max_difference: float) -> int:

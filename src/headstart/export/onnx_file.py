@@ -1,9 +1,9 @@
-"""One self-contained ONNX file: images of any size in; probabilities, logits, features and the novelty score out."""
+"""One ONNX file: images of any size, or the pieces of texts in; probabilities, logits, features and the novelty score out."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy.typing as npt
 import headstart
 from headstart.errors import RunError
 from headstart.export.preprocessing_graph import write_preprocessing
+from headstart.modalities import IMAGE, TEXT
 from headstart.onnx_graph import OnnxGraph
 from headstart.reliability.novelty import NEIGHBOURS
 from headstart.run import MODEL, Run
@@ -34,7 +35,8 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 def onnx_model(run: Run) -> onnx.ModelProto:
     """The run as one model.
 
-    Its input ``images`` is uint8 (N, height, width, 3), upright RGB, all N of one size. Its outputs are those of the run's task (for
+    Its input ``images`` is uint8 (N, height, width, 3), upright RGB, all N of one size; of texts, it has the inputs of the preprocessing
+    (`headstart.modalities.text.TextPreprocessing.inputs`). Its outputs are those of the run's task (for
     classification ``probabilities`` and ``logits`` float32 (N, k)), ``features`` float32 (N, D), for runs with a novelty score
     ``unlikeness`` float32 (N,), and what the task has for the pixels of images (`headstart.tasks.Task.write_export`). Operator set 17, or
     that of the network if it is later. See `metadata` for what the outputs mean.
@@ -47,8 +49,8 @@ def onnx_model(run: Run) -> onnx.ModelProto:
     if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in network.graph.initializer):
         raise RunError(f"{run.path / MODEL}: keeps its weights in another file. Do not use this run; fit again.")
     graph = OnnxGraph()
-    pixels = write_preprocessing(graph, IMAGES, run.preprocessing)
-    grafted = graph.graft(network, feed={network.graph.input[0].name: pixels})
+    inputs, feed = _INPUTS[run.modality.name](graph, run, network)
+    grafted = graph.graft(network, feed=feed)
     shapes = {value.name: [side.dim_value for side in value.type.tensor_type.shape.dim[1:]] for value in network.graph.output}
     outputs: dict[str, Any] = {}
     for name in run.outputs:
@@ -61,7 +63,26 @@ def onnx_model(run: Run) -> onnx.ModelProto:
         graph.node("Identity", write_novelty(graph, FEATURES, *novelty.state()), output=NOVELTY)
         outputs[NOVELTY] = (np.float32, ("N",))
     outputs |= run.task.write_export(graph, IMAGES, run.manifest.state)
-    return graph.model(inputs={IMAGES: (np.uint8, ("N", "height", "width", 3))}, outputs=outputs, metadata=metadata(run))
+    return graph.model(inputs=inputs, outputs=outputs, metadata=metadata(run))
+
+
+Feed = tuple[dict[str, Any], dict[str, str]]
+"""The inputs of a graph, type and shape by name; and from the names of the inputs of the network of a run to values of the graph."""
+
+
+def _of_images(graph: OnnxGraph, run: Run, network: onnx.ModelProto) -> Feed:
+    """Images of any size."""
+    return {IMAGES: (np.uint8, ("N", "height", "width", 3))}, {
+        network.graph.input[0].name: write_preprocessing(graph, IMAGES, run.preprocessing)
+    }
+
+
+def _of_texts(graph: OnnxGraph, run: Run, network: onnx.ModelProto) -> Feed:
+    """What the network itself takes: the pieces of texts are made by the tokenizer, whose file stands beside."""
+    return dict(run.preprocessing.inputs), {name: name for name in run.preprocessing.inputs}
+
+
+_INPUTS: Mapping[str, Callable[[OnnxGraph, Run, onnx.ModelProto], Feed]] = {IMAGE.name: _of_images, TEXT.name: _of_texts}
 
 
 def metadata(run: Run) -> dict[str, str]:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from headstart.errors import DataError, ImageError
 from headstart.modalities.image import Levels, image_digest, read_image, source_bytes
+from headstart.modalities.text import Text
 from headstart.run import Run
 
 
@@ -25,7 +26,7 @@ class Sample(Sequence[npt.NDArray[np.uint8]]):
     """
 
     part: str
-    paths: Sequence[Path]
+    paths: Sequence[Any]
     targets: npt.NDArray[Any]
     levels: Levels = None
 
@@ -40,6 +41,13 @@ class Sample(Sequence[npt.NDArray[np.uint8]]):
         return read_rgb(data, self.levels)
 
 
+class TextSample(Sample):
+    """Texts of one part of a run; they are kept by the run itself."""
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.paths[index]
+
+
 def sample_of(run: Run, part: str, count: int, *, data: Path | None = None) -> Sample:
     """At most `count` images of a run, spread evenly over the part, as far as they are there, unchanged by their SHA-256, and can be read.
 
@@ -49,6 +57,9 @@ def sample_of(run: Run, part: str, count: int, *, data: Path | None = None) -> S
     digests, targets = arrays.get("digests"), arrays.get("targets")
     if digests is None or targets is None or not 0 < len(names) == len(digests) == len(targets):
         return Sample(part, (), np.zeros(0, dtype=np.int64))
+    if any(isinstance(name, Text) for name in names):
+        order = np.unique(np.linspace(0, len(names) - 1, min(count, len(names))).round().astype(int)).tolist()
+        return TextSample(part, [names[row] for row in order], targets[order])
     fitted_on = run.manifest.provenance.get("data")
     roots = [root for root in (data, Path(fitted_on) if isinstance(fitted_on, str) else None) if root is not None and root.is_dir()]
     order = np.unique(np.linspace(0, len(names) - 1, min(count, len(names))).round().astype(int)).tolist()

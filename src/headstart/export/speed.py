@@ -54,7 +54,7 @@ def measure(
     arrays: list[npt.NDArray[np.uint8]] = []
     for image in sample:
         arrays.append(image)
-        if sum(one.nbytes for one in arrays) > _IN_MEMORY << 20:
+        if sum(getattr(one, "nbytes", 0) for one in arrays) > _IN_MEMORY << 20:
             break
     paths = sample.paths[: len(arrays)]
     ways: dict[str, tuple[Callable[[Any], Any], Sequence[Any]]] = {}
