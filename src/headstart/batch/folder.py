@@ -16,7 +16,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -32,6 +32,10 @@ _SORTED_TOGETHER = 200_000  # names
 _READ = 1 << 16  # bytes
 
 
+ListEntries = Callable[[PassedOver], Iterator[tuple[str, str]] | None]
+"""Yields what is written down of each input, and what of that is the same wherever the inputs lie."""
+
+
 @dataclass(frozen=True)
 class Listed:
     """A list of images on disk: how many, and a sentence for each kind of file passed over.
@@ -44,11 +48,14 @@ class Listed:
     notes: tuple[str, ...]
 
 
-def write_listing(sources: Sequence[str | Path], file: Path) -> Listed:
-    """Write down the `inputs` of sources; errors as of these."""
+def write_listing(sources: Sequence[str | Path], file: Path, entries: ListEntries | None = None) -> Listed:
+    """Write down the `inputs` of sources, or the `entries` of inputs that are no files; errors as of these."""
     digest, images, passed = hashlib.sha256(), 0, PassedOver()
+    listed = None if entries is None else entries(passed)
+    if listed is None:
+        listed = inputs(sources, passed, in_order=lambda names: _sorted(names, file))
     with file.open("wb") as target:
-        for path, below in inputs(sources, passed, in_order=lambda names: _sorted(names, file)):
+        for path, below in listed:
             target.write(os.fsencode(path) + b"\0")
             digest.update(os.fsencode(below.replace(os.sep, "/")) + b"\0")
             images += 1
@@ -118,7 +125,7 @@ class PartsFolder:
         self.listing, self.joined = self.path / LISTING, self.path / JOINED
         self._lock: int | None = None
 
-    def begin(self, sources: Sequence[str | Path], *, resume: bool) -> Listed:
+    def begin(self, sources: Sequence[str | Path], *, resume: bool, entries: ListEntries | None = None) -> Listed:
         """Resume the job in the folder if `resume` allows it, or start one and list the images of the sources.
 
         Raises ParameterError where there is a job that may not be resumed, another job, or another process that works on it.
@@ -136,9 +143,9 @@ class PartsFolder:
         if begun is not None:
             check_same(self.path, begun.get("asked"), self._identity)
             return Listed(begun["images"], begun["listing"], tuple(begun.get("passed over", ())))
-        found = write_listing(sources, self.listing)
-        entries = {"asked": self._identity, "images": found.images, "listing": found.digest, "passed over": found.notes}
-        write_json(self.path / JOB, entries)
+        found = write_listing(sources, self.listing, entries)
+        described = {"asked": self._identity, "images": found.images, "listing": found.digest, "passed over": found.notes}
+        write_json(self.path / JOB, described)
         return found
 
     def _is_ours(self) -> bool:

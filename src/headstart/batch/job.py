@@ -9,18 +9,21 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import count, islice, zip_longest
 from pathlib import Path
 from typing import Any
 
 from headstart.batch.folder import Part, PartsFolder, check_same, read_json, read_listing, record_of, write_json
 from headstart.batch.tables import FileFormat, TableFormat, format_for, table_for
+from headstart.data.inputs import entries_of, input_of
 from headstart.data.listing import tell_passed
 from headstart.errors import DataError, HeadstartError, Interrupted, ParameterError, RunError, setting
 from headstart.files import check_writable, file_digest, replacing
-from headstart.progress import Listener, Progress
+from headstart.progress import Listener, Progress, Reworded
 from headstart.reliability import Shift
 from headstart.run import Run, load
+from headstart.settings import ListOptions
 from headstart.settings.batch import BatchSettings, Shard
 from headstart.text import printable, unread
 
@@ -66,10 +69,10 @@ class Work:
         return run
 
     def do(self, run: Run, index: int, names: Sequence[str], *, progress: Progress | None = None) -> Part:
-        """Predict the images of one part."""
-        paths = [Path(name) for name in names]
-        predictions = run.predict(paths, progress=progress, warn=lambda message: None)
-        rows = run.records(paths, predictions, top=self.top, least=self.least)
+        """Predict the inputs of one part, by their entries in the listing."""
+        found = [input_of(run.modality, name) for name in names]
+        predictions = run.predict([one for one, _ in found], progress=progress, warn=lambda message: None)
+        rows = run.records([name for _, name in found], predictions, top=self.top, least=self.least)
         refusals = tuple(map(str, predictions.refused[:5]))
         return Part(index, len(rows), len(predictions.refused), self.table.part(rows), refusals, predictions.novel)
 
@@ -86,6 +89,7 @@ def predict_folder(
     settings: BatchSettings | None = None,
     listener: Listener | None = None,
     compute: Compute | None = None,
+    lists: ListOptions | None = None,
 ) -> BatchResult:
     """Predict all images of files and folders into a table, and store finished parts until it is complete.
 
@@ -98,6 +102,7 @@ def predict_folder(
         settings: of the job.
         listener: is notified of stages and progress.
         compute: who makes the parts; this process by default. See `headstart.batch.on_ray`.
+        lists: of texts, the columns of lists, where they are not recognised.
 
     Raises:
         ParameterError: `out` cannot be written, already exists, or belongs to another job; a confidence where the task has none.
@@ -115,8 +120,12 @@ def predict_folder(
             f"{setting('shard', settings.shard)} makes a part of a table, and {out.name} is a list: use .parquet or .jsonl."
         )
     work = Work(run=run, digest=opened.manifest.digest, engine=settings.engine, top=top, least=least, table=table)
-    listener, compute = listener or Listener(), compute or _here
-    return _Job(out=out, work=work, run=opened, sources=sources, settings=settings, listener=listener, compute=compute).carry_out()
+    listener = Reworded(listener or Listener(), opened.modality.noun, opened.modality.article)
+    compute = compute or _here
+    job = _Job(
+        out=out, work=work, run=opened, sources=sources, settings=settings, listener=listener, compute=compute, lists=lists or ListOptions()
+    )
+    return job.carry_out()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +137,7 @@ class _Job:
     settings: BatchSettings
     listener: Listener
     compute: Compute
+    lists: ListOptions
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -141,6 +151,7 @@ class _Job:
             "--shard": None if self.settings.shard is None else str(self.settings.shard),
             "form": self.work.table.name,
             "images in a part": self.settings.part,
+            "--column": dict(self.lists.columns or {}) or None,
         }
 
     def carry_out(self) -> BatchResult:
@@ -175,7 +186,9 @@ class _Job:
     def _carry_out_in(self, folder: PartsFolder) -> BatchResult:
         listener, size = self.listener, self.settings.part
         listener.stage("Listing the images")
-        listed = folder.begin(self.sources, resume=self.settings.resume)
+        listed = folder.begin(
+            self.sources, resume=self.settings.resume, entries=partial(entries_of, self.run.modality, self.sources, self.lists)
+        )
         tell_passed(listed.notes, listener)
         stored, damaged = folder.stored()
         if damaged:

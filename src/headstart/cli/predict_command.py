@@ -116,7 +116,7 @@ def predict_command(
     _check_order("predict", run, [Path(one) for one in inputs if one])
     options = ListOptions(**lists)
     if how.out is not None and (how.batch or how.merge):
-        _run_batch(run, _paths(inputs, options, terminal, named=not how.merge), how.out, how, terminal)
+        _run_batch(run, inputs, how.out, how, options, terminal)
         return
     opened = load(run, engine=how.engine)
     if how.format in (*_DOCUMENTS, *_EACH) and how.format not in (*opened.task.documents, *opened.task.forms):
@@ -223,14 +223,20 @@ def _write_pictures(run: Run, images: list[Path], out: Path, asked: FileOptions,
         raise typer.Exit(BAD_INPUT)
 
 
-def _run_batch(run: Path, images: list[Path], out: Path, how: _Predict, terminal: Terminal) -> None:
+def _run_batch(run: Path, typed: list[str], out: Path, how: _Predict, lists: ListOptions, terminal: Terminal) -> None:
     from headstart.batch import merge, on_ray, predict_folder
+    from headstart.data.inputs import are_files
+    from headstart.modalities import modality_named
+    from headstart.run.manifest import read_manifest
 
+    modality = modality_named(read_manifest(run).modality)
+    terminal.speak_of(modality)
     if how.merge:
-        result = merge(run, images, out=out)
+        result = merge(run, _paths(typed, lists, terminal, named=False), out=out)
     else:
-        compute = None if how.ray is None else on_ray(how.ray, images, listener=terminal)
-        result = predict_folder(run, images, out=out, settings=how, listener=terminal, compute=compute)
+        sources = _paths(typed, lists, terminal) if are_files(modality) else list(map(Path, typed))
+        compute = None if how.ray is None else on_ray(how.ray, sources, listener=terminal)
+        result = predict_folder(run, sources, out=out, settings=how, listener=terminal, compute=compute, lists=lists)
     if warning := result.shift.warning():
         terminal.warn(warning)
     refused = f", {result.refused} of them refused" if result.refused else ""

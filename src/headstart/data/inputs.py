@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from headstart.data.listing import SYSTEM_NAMES, list_images, typed_path
+from headstart.data.listing import SYSTEM_NAMES, PassedOver, list_images, typed_path
 from headstart.data.lists import read_paths
 from headstart.data.tables import READERS
-from headstart.data.text_lists import read_texts
+from headstart.data.text_lists import read_texts, text_parts
 from headstart.data.values import checked_images, entries
 from headstart.errors import DataError, TextError, nearest
 from headstart.modalities import IMAGE, TEXT, Modality
 from headstart.modalities.image import is_image_name
-from headstart.modalities.text import Text, is_text_name, read_text_file
+from headstart.modalities.text import Text, clean, is_text_name, read_text_file
 from headstart.progress import Listener
 from headstart.settings import ListOptions
 from headstart.text import plural
@@ -44,6 +44,54 @@ class Given:
         the lines of standard input, and sentences as they stand. DataError where nothing is there, or nothing is meant.
         """
         return _TYPED[modality.name](typed, lists, listener, lines)
+
+
+def entries_of(
+    modality: Modality, sources: Sequence[str | Path], lists: ListOptions, passed: PassedOver
+) -> Iterator[tuple[str, str]] | None:
+    """What a job of any length writes down of inputs that are not files of their own: an entry for each, and its name; None for paths.
+
+    `input_of` makes the input of an entry again. A text is read a few rows at a time.
+    """
+    return None if modality.name not in _ENTRIES else _ENTRIES[modality.name](sources, lists, passed)
+
+
+def are_files(modality: Modality) -> bool:
+    """Whether each input is a file of its own, so that its path stands for it."""
+    return modality.name not in _ENTRIES
+
+
+def input_of(modality: Modality, entry: str) -> tuple[Any, Any]:
+    """The input of an entry, and what it is called in tables."""
+    if are_files(modality):
+        return Path(entry), Path(entry)
+    name, _, text = entry.partition(_FIELD)
+    return Text(text, name), name.removeprefix("row ").removeprefix("line ")
+
+
+_FIELD = "\x1f"  # ASCII's unit separator, between the name and the text of an entry
+
+
+def _text_entries(sources: Sequence[str | Path], lists: ListOptions, passed: PassedOver) -> Iterator[tuple[str, str]]:
+    alone = len(sources) == 1
+    for source in sources:
+        path = Path(source)
+        if _is_list(path):
+            parts: Iterable[Iterable[Text]] = text_parts(path, lists)
+        elif str(source) == STDIN:
+            parts = [[Text(clean(line.removesuffix("\n")), f"line {number}")] for number, line in enumerate(sys.stdin, 1)]
+        elif os.path.lexists(path):
+            parts = [_of_files(path, lines=False, listener=Listener())]
+        else:
+            _check_sentence(str(source))
+            raise DataError(f"{source}: no such file or folder. A batch job takes lists, text files and folders of these.")
+        for part in parts:
+            for text in part:
+                name = text.name if alone else f"{source}:{text.name}"
+                yield f"{name}{_FIELD}{text.replace(_FIELD, ' ')}", f"{name}{_FIELD}{text}"
+
+
+_ENTRIES: dict[str, Callable[[Sequence[str | Path], ListOptions, PassedOver], Iterator[tuple[str, str]]]] = {TEXT.name: _text_entries}
 
 
 def checked_inputs(modality: Modality, values: Any, *, name: str = "images") -> Any:

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,7 @@ def read_table(path: Path) -> Table:
 
 def _text(path: Path, notes: list[str]) -> str:
     data = path.read_bytes()
-    encoding = "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+    encoding = encoding_of(data)
     try:
         return data.decode(encoding)
     except UnicodeDecodeError as error:
@@ -63,49 +63,86 @@ def _text(path: Path, notes: list[str]) -> str:
         return data.decode("cp1252", "replace")
 
 
+def encoding_of(data: bytes) -> str:
+    """UTF-16 where data begin with its mark, else UTF-8, whose mark is passed over."""
+    return "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+
+
+@dataclass(frozen=True)
+class CsvForm:
+    """How a CSV file is written: where its rows begin, what stands between cells, the names of columns, and whether a row holds these."""
+
+    begins: int
+    options: dict[str, Any]
+    header: list[str]
+    named: bool
+
+    def checked(self, numbered: Iterable[tuple[int, list[str]]], path: Path) -> list[list[str]]:
+        """Rows of as many cells as there are columns, one empty one at the end passed over; DataError, with the line, where one has not."""
+        rows, wrong, size = list[list[str]](), list[tuple[int, int]](), len(self.header)
+        for line, row in numbered:
+            rows.append(row[:-1] if len(row) == size + 1 and not row[-1].strip() else row)
+            if len(rows[-1]) != size:
+                wrong.append((line, len(row)))
+        if not wrong:
+            return rows
+        if size == 1 and len({len(row) for row in rows}) == 1:
+            raise DataError(f"{path}: the first line, {self.header[0][:40]!r}, is not one of column names, as the next is; remove it")
+        raise DataError(
+            f"{path}: {len(wrong)} rows do not have {size} cells as the first line has; line {wrong[0][0]} has {wrong[0][1]}. "
+            f"A cell that contains the delimiter {self.options['delimiter']!r} must be in double quotes."
+        )
+
+
 def _read_csv(path: Path) -> Table:
     notes: list[str] = []
-    text = _text(path, notes)
+    form, numbered = csv_form(_text(path, notes), path, notes)
+    rows = form.checked(numbered, path)
+    return Table({name: [row[i] for row in rows] for i, name in enumerate(form.header)}, notes)
+
+
+def csv_form(text: str, path: Path, notes: list[str]) -> tuple[CsvForm, list[tuple[int, list[str]]]]:
+    """How a CSV file is written, by its text or the rows that it begins with, and these with the numbers of their lines.
+
+    What had to be guessed is added to `notes`. Raises DataError where it is not a CSV file.
+    """
     if "\0" in text:
         raise DataError(f"{path} is not a text file (it holds zero bytes); save it as CSV in UTF-8")
     said = re.match(r"\"?sep=(.)\"?\r?\n", text, re.IGNORECASE)  # Excel's own line
-    text = text[said.end() :] if said else text
-    delimiter = said[1] if said else "\t" if path.suffix.lower() == ".tsv" else _sniff(text)
+    begins = said.end() if said else 0
+    text = text[begins:]
+    options: dict[str, Any] = {"delimiter": said[1] if said else "\t" if path.suffix.lower() == ".tsv" else _sniff(text)}
     try:
-        numbered = _csv_rows(text, delimiter)
+        numbered = _csv_rows(text, **options)
         if _are_quoted_after_spaces(numbered):
-            numbered = _csv_rows(text, delimiter, skipinitialspace=True)
+            options["skipinitialspace"] = True
+            numbered = _csv_rows(text, **options)
     except csv.Error as error:
         raise DataError(f"{path} is not a CSV file that can be read: {error}") from None
     if not numbered:
-        return Table({})
+        return CsvForm(begins, options, [], False), []
     header = [cell.strip() for cell in numbered[0][1]]
-    if any(is_image_name(cell) for cell in header):
+    named = not any(is_image_name(cell) for cell in header)
+    if named:
+        numbered = numbered[1:]
+    else:
         header = _names_for(numbered[0][1], path)
         notes.append(f"{path.name} has no line of column names; its columns are taken as {', '.join(header)}.")
-    else:
-        numbered = numbered[1:]
     header = [name or f"column {i + 1}" for i, name in enumerate(header)]
     if len(set(header)) < len(header):
         twice = next(name for name in header if header.count(name) > 1)
         raise DataError(f"{path} has two columns called {twice!r}; rename one of them")
-    numbered = [(line, row[:-1] if len(row) == len(header) + 1 and not row[-1].strip() else row) for line, row in numbered]
-    wrong = [(line, row) for line, row in numbered if len(row) != len(header)]
-    if wrong:
-        line, row = wrong[0]
-        if len(header) == 1 and len({len(row) for _, row in numbered}) == 1:
-            raise DataError(f"{path}: the first line, {header[0][:40]!r}, is not one of column names, as the next is; remove it")
-        raise DataError(
-            f"{path}: {len(wrong)} rows do not have {len(header)} cells as the first line has; line {line} has {len(row)}. "
-            f"A cell that contains the delimiter {delimiter!r} must be in double quotes."
-        )
-    columns = {name: [row[i] for _, row in numbered] for i, name in enumerate(header)}
-    return Table(columns, notes)
+    return CsvForm(begins, options, header, named), numbered
 
 
-def _csv_rows(text: str, delimiter: str, **options: Any) -> list[tuple[int, list[str]]]:
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, **options)
-    return [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
+def _csv_rows(text: str, **options: Any) -> list[tuple[int, list[str]]]:
+    return list(numbered_rows(io.StringIO(text, newline=""), **options))
+
+
+def numbered_rows(lines: Iterable[str], **options: Any) -> Iterator[tuple[int, list[str]]]:
+    """The rows that have something in them, with the numbers of the lines in which they end; csv.Error where there is none."""
+    reader = csv.reader(lines, **options)
+    return ((reader.line_num, row) for row in reader if any(cell.strip() for cell in row))
 
 
 def _are_quoted_after_spaces(numbered: list[tuple[int, list[str]]]) -> bool:
@@ -210,6 +247,15 @@ def _refuse_annotations(rows: list[Any], path: Path) -> None:
 
 
 def _read_parquet(path: Path) -> Table:
+    found: dict[str, list[Any]] = {}
+    for part in parquet_parts(path):
+        for name, cells in part.items():
+            found.setdefault(name, []).extend(cells)
+    return Table(found)
+
+
+def parquet_parts(path: Path, *, rows: int | None = None) -> Iterator[dict[str, list[Any]]]:
+    """The columns of a Parquet file, so many rows at a time; DataError where it is none, or damaged."""
     try:
         from arro3.io import read_parquet
     except ImportError as error:
@@ -225,13 +271,12 @@ def _read_parquet(path: Path) -> Table:
         if start != b"PAR1" or file.read(4) != b"PAR1" or size < 12:
             raise DataError(f"{path} is not a Parquet file, or it is cut off; write it again, or save the list as CSV")
     try:
-        table = read_parquet(str(path)).read_all()
-        columns = {name: table.column(name).to_pylist() for name in table.column_names}
-    except (KeyboardInterrupt, SystemExit, MemoryError):
+        for batch in read_parquet(str(path), batch_size=rows):
+            yield {name: batch.column(name).to_pylist() for name in batch.schema.names}
+    except (KeyboardInterrupt, SystemExit, MemoryError, GeneratorExit):
         raise
     except BaseException as error:  # damaged files end in pyo3's PanicException, which is not an Exception
         raise DataError(f"{path} is a damaged Parquet file: {error}. Write it again, or save the list as CSV") from None
-    return Table(columns)
 
 
 READERS: dict[str, Callable[[Path], Table]] = {

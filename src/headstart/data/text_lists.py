@@ -20,6 +20,7 @@ from headstart.data.lists import (
     row_parts,
     rows_with_any,
 )
+from headstart.data.table_parts import table_parts
 from headstart.data.tables import Table, read_table
 from headstart.data.translations import TRANSLATION, read_translations, translation_columns
 from headstart.errors import DataError, nearest, setting
@@ -111,6 +112,16 @@ def read_texts(source: Path, options: ListOptions) -> tuple[Text, ...]:
     given = given_columns(table, options, (), source)
     pairs = translation_columns(table, given)
     return tuple(texts_of(table, [pairs[0]] if pairs is not None else _chosen_texts(table, given, source, []), source))
+
+
+def text_parts(source: Path, options: ListOptions) -> Iterator[list[Text]]:
+    """The texts of a list of any length, some rows at a time, as of `read_texts`; the columns are recognised in the first rows."""
+    columns: list[str] = []
+    start = 0
+    for table in table_parts(source):
+        columns = columns or _chosen_texts(table, given_columns(table, options, (), source), source, [])
+        yield [Text(text, f"row {start + number}") for number, text in enumerate(texts_of(table, columns, source), 1)]
+        start += len(table)
 
 
 def texts_of(table: Table, columns: Sequence[str], source: Path) -> list[Text]:
