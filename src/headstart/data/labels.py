@@ -22,6 +22,7 @@ from headstart.text import plural
 
 _MISSING = ("nan", "nat", "<na>", "n/a", "#n/a", "null")
 _MANY_NUMBERS = 5  # classes
+_LONG = 100  # characters: what is longer is no name of which one would look for the misspelt
 _NUMBER = re.compile(r"[+-]?[0-9]{1,15}(\.[0-9]+)?")
 _RARE, _FREQUENT, _SLIPS = (
     2,
@@ -84,8 +85,10 @@ def spelling_notes(images: Mapping[str, int]) -> list[str]:
 
 
 def _without_a_letter(name: str) -> set[str]:
-    """The name, and all that is left of it without one letter."""
+    """The name, and all that is left of it without one letter; of a long one only itself."""
     folded = name.casefold()
+    if len(folded) > _LONG:
+        return {folded}
     return {folded, *(folded[:at] + folded[at + 1 :] for at in range(len(folded)))}
 
 

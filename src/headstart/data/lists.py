@@ -115,11 +115,11 @@ def label_column(
 ) -> Column:  # fmt: skip
     """A column of labels; where it is not `alone`, a cell that is empty is a missing label, None, and notes name the column."""
     cells, origin, told = list(table.columns[name]), f"the column {name!r} of {source.name}", list[str]()
-    if alone:
-        return Column(cast("list[Any]", read_cells(cells, separator=options.label_separator, known=known, notes=notes)), cells, origin)
     there = [not isinstance(cell, SEVERAL) and not label_text(cell) for cell in cells]
     given = [cell for cell, missing in zip(cells, there, strict=True) if not missing]
     try:
+        if alone:
+            return Column(cast("list[Any]", read_cells(cells, separator=options.label_separator, known=known, notes=notes)), cells, origin)
         read = iter(read_cells(given, separator=options.label_separator, known=known, notes=told))
     except DataError as error:
         raise DataError(f"{origin}: {error}") from None

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,10 @@ from headstart.modalities.image import is_image_name
 
 _DELIMITERS = (",", ";", "\t", "|")
 _SNIFFED_LINES = 50
+_REPLACED, _BEYOND_ASCII = "\N{REPLACEMENT CHARACTER}", re.compile(r"[^\x00-\x7f]+")
+_MOSTLY = 10  # times as many characters beyond ASCII that are UTF-8 as places that are not: it is UTF-8 that was damaged
+_LONGEST = 1 << 30  # characters in a cell
+_END, _LINE_ENDS = "\x1e\x1dend", "\r\n"  # a last row, which is lost in the cell before it where that has no end
 _ANNOTATIONS = (  # the keys of an object, and what writes it
     ({"images", "annotations"}, "annotations in COCO's format without a shape or a box of a thing"),
     ({"data", "annotations"}, "Label Studio's JSON without a region of an image (export from there as CSV)"),
@@ -59,6 +64,15 @@ def _text(path: Path, notes: list[str]) -> str:
     except UnicodeDecodeError as error:
         if b"\0" in data[:4096] or encoding == "utf-16":
             raise DataError(f"{path} is not a text file (byte {error.start} is not {encoding}); save it as CSV in UTF-8") from None
+        text = data.decode(encoding, "replace")
+        wrong = text.count(_REPLACED) - data.count(_REPLACED.encode())
+        if wrong * _MOSTLY <= sum(map(len, _BEYOND_ASCII.findall(text))) - wrong:
+            line = data.count(b"\n", 0, error.start) + 1
+            notes.append(
+                f"{path.name} is UTF-8 but for {wrong} damaged {'place' if wrong == 1 else 'places'}, the first in line {line}; "
+                "the mark U+FFFD stands there."
+            )
+            return text
         notes.append(f"{path.name} is not UTF-8 and was read as Windows-1252; save it as CSV in UTF-8 if names look wrong.")
         return data.decode("cp1252", "replace")
 
@@ -107,16 +121,17 @@ def csv_form(text: str, path: Path, notes: list[str]) -> tuple[CsvForm, list[tup
     What had to be guessed is added to `notes`. Raises DataError where it is not a CSV file.
     """
     if "\0" in text:
-        raise DataError(f"{path} is not a text file (it holds zero bytes); save it as CSV in UTF-8")
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise DataError(f"{path} is not a text file (it holds zero bytes, the first in line {line}); save it as CSV in UTF-8")
     said = re.match(r"\"?sep=(.)\"?\r?\n", text, re.IGNORECASE)  # Excel's own line
     begins = said.end() if said else 0
     text = text[begins:]
     options: dict[str, Any] = {"delimiter": said[1] if said else "\t" if path.suffix.lower() == ".tsv" else _sniff(text)}
     try:
-        numbered = _csv_rows(text, **options)
+        numbered = _csv_rows(text, path, **options)
         if _are_quoted_after_spaces(numbered):
             options["skipinitialspace"] = True
-            numbered = _csv_rows(text, **options)
+            numbered = _csv_rows(text, path, **options)
     except csv.Error as error:
         raise DataError(f"{path} is not a CSV file that can be read: {error}") from None
     if not numbered:
@@ -135,14 +150,50 @@ def csv_form(text: str, path: Path, notes: list[str]) -> tuple[CsvForm, list[tup
     return CsvForm(begins, options, header, named), numbered
 
 
-def _csv_rows(text: str, **options: Any) -> list[tuple[int, list[str]]]:
-    return list(numbered_rows(io.StringIO(text, newline=""), **options))
+def _csv_rows(text: str, path: Path, **options: Any) -> list[tuple[int, list[str]]]:
+    """The rows with anything in them, and the line that each ends in; DataError where a quotation mark is left open."""
+    lines = io.StringIO(f"{text.rstrip(_LINE_ENDS)}\n{_END}\n", newline="")
+    with _LONG_FIELDS:
+        reader = csv.reader(lines, **options)
+        numbered = [(reader.line_num, row) for row in reader]
+    if numbered[-1][1] != [_END]:
+        line = numbered[-2][0] + 1 if len(numbered) > 1 else 1
+        raise DataError(
+            f"{path}: a cell in the row that begins in line {line} opens with a double quote that is never closed; close it, or write it "
+            'twice ("") where it belongs to the text'
+        )
+    return [(line, row) for line, row in numbered[:-1] if any(cell.strip() for cell in row)]
 
 
 def numbered_rows(lines: Iterable[str], **options: Any) -> Iterator[tuple[int, list[str]]]:
     """The rows that have something in them, with the numbers of the lines in which they end; csv.Error where there is none."""
-    reader = csv.reader(lines, **options)
-    return ((reader.line_num, row) for row in reader if any(cell.strip() for cell in row))
+    with _LONG_FIELDS:
+        reader = csv.reader(lines, **options)
+        for row in reader:
+            if any(cell.strip() for cell in row):
+                yield reader.line_num, row
+
+
+class _LongFields:
+    """While it is entered, the csv module reads cells of any length; the limit is one of the process, and given back."""
+
+    def __init__(self) -> None:
+        self._lock, self._users, self._before = threading.Lock(), 0, 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._users:
+                self._before = csv.field_size_limit(_LONGEST)
+            self._users += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._users -= 1
+            if not self._users:
+                csv.field_size_limit(self._before)
+
+
+_LONG_FIELDS = _LongFields()
 
 
 def _are_quoted_after_spaces(numbered: list[tuple[int, list[str]]]) -> bool:
@@ -157,7 +208,8 @@ def _sniff(text: str) -> str:
     best, most = ",", 1
     for delimiter in _DELIMITERS:
         try:
-            rows = [row for row in csv.reader(lines, delimiter=delimiter) if row]
+            with _LONG_FIELDS:
+                rows = [row for row in csv.reader(lines, delimiter=delimiter) if row]
         except csv.Error:
             continue
         widths = {len(row) for row in rows}
