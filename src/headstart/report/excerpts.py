@@ -9,18 +9,12 @@ import numpy.typing as npt
 
 from headstart.explanation import nearest_training_images
 from headstart.matrix import FeatureMatrix
-from headstart.modalities.text import PAIR
+from headstart.modalities.text import excerpt
 from headstart.run import Run
 from headstart.sections import Card, MarkedText, Neighbour
 
 MOST = 600  # characters of a text; of more, the beginning and the end
 _NEIGHBOURS = 3
-
-
-def excerpt(text: str, most: int = MOST) -> str:
-    """The text on one line, of a long one the beginning and the end; a pair with a bar between the two."""
-    line = " ".join(text.replace(PAIR, " | ").split())
-    return line if len(line) <= most else f"{line[: most * 2 // 3]} … {line[-most // 3 :]}"
 
 
 def text_cards(
@@ -44,5 +38,5 @@ def text_cards(
             for index in nearest[place].tolist()
         )
         name = getattr(text, "name", f"test text {row}")
-        cards[row] = Card(name=name, row=row, excerpt=MarkedText(excerpt(text)), neighbours=near)
+        cards[row] = Card(name=name, row=row, excerpt=MarkedText(excerpt(text, MOST)), neighbours=near)
     return cards

@@ -18,14 +18,12 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 import headstart
-from headstart.errors import ImageError
-from headstart.modalities.image import begins_as_image
 from headstart.records import DEFAULT_KIND, Record
 from headstart.serve import open_inference
 from headstart.serve.models import CARD, REPORT, Model, Models
 from headstart.serve.monitoring import CONTENT_TYPE, Metrics, RequestMonitor
 from headstart.serve.refusals import Refusal
-from headstart.serve.requests import BodyLimits, read_inputs
+from headstart.serve.requests import Asked, BodyLimits
 from headstart.serve.schemas import PREDICT_BODY, REFUSALS, Health, ModelList, Predictions
 from headstart.serve.security import HEADERS, OPEN, REPORT_POLICY, Guard, SecurityHeaders
 from headstart.serve.service import NamedModel, Served, Service
@@ -34,7 +32,7 @@ from headstart.settings.serving import Limits
 MAX_NEIGHBOURS, MAX_CLASSES = 20, 1000
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 PAGE_FOLDER = Path(__file__).parent / "page"
-_ABOUT = "Predictions of a saved run. Images are sent as they are; the service opens no addresses and no paths that a client names."
+_ABOUT = "Predictions of saved runs. Images and texts are sent as they are; no addresses and no paths are opened that a client names."
 _router = APIRouter(responses=REFUSALS)
 mimetypes.add_type("text/javascript", ".js")  # some systems say otherwise, and no browser would run it then
 
@@ -66,7 +64,11 @@ def create_app(
     """
     limits = limits or Limits()
     metrics = Metrics()
-    models = Models(runs, engine=engine, on_batch=lambda name, count: metrics.batches.labels(name).observe(count))
+
+    def observe(name: str, count: int) -> None:
+        metrics.of(models.modality(name)).batches.labels(name).observe(count)
+
+    models = Models(runs, engine=engine, on_batch=observe)
     service = Service(models, limits=limits, metrics=metrics, watch_seconds=watch_seconds)
     app = FastAPI(
         title="Headstart", version=headstart.__version__, description=_ABOUT,
@@ -91,16 +93,16 @@ def create_app(
     return app
 
 
-@_router.post("/predict", summary="Predict images.", response_model=Predictions, openapi_extra=PREDICT_BODY)
-async def predict_images(
+@_router.post("/predict", summary="Predict images, or texts.", response_model=Predictions, openapi_extra=PREDICT_BODY)
+async def predict_inputs(
     request: Request,
     service: Served,
     model: Annotated[str | None, Query(max_length=300, description="The model to use; the first by default.")] = None,
-    top: Annotated[int, Query(ge=1, le=MAX_CLASSES, description="How many classes of each image.")] = 5,
+    top: Annotated[int, Query(ge=1, le=MAX_CLASSES, description="How many classes of each input.")] = 5,
     confidence: Annotated[
         float | None, Query(ge=0, le=1, description="Lowest confidence of what is named; for boxes the threshold of the model by default.")
     ] = None,
-    nearest: Annotated[int, Query(ge=0, le=MAX_NEIGHBOURS, description="How many of the nearest training images to name.")] = 3,
+    nearest: Annotated[int, Query(ge=0, le=MAX_NEIGHBOURS, description="How many of the nearest training images or texts to name.")] = 3,
     explain: Annotated[bool, Query(description="Whether to add heat maps.")] = False,
     box: Annotated[
         int | None,
@@ -109,17 +111,24 @@ async def predict_images(
     column: Annotated[
         str | None, Query(max_length=300, description="Of a model with several columns of labels, the one that heat maps explain.")
     ] = None,
+    text_column: Annotated[
+        str | None, Query(max_length=300, description="Of a list of texts, the column that holds them, where it is not recognised.")
+    ] = None,
+    lines: Annotated[bool, Query(description="Whether each line of a text file is a text of its own.")] = False,
+    echo: Annotated[bool, Query(description="Whether to add its text to each prediction, of a long one both ends.")] = False,
 ) -> Response:
-    """One image or many, as multipart/form-data with the field `file`, as the body itself, or as base64 in JSON.
+    """One image or many, as multipart/form-data with the field `file`, as the body itself, or as base64 in JSON. Of a model of texts: one
+    text or many, as JSON, as the body itself, or as a list or a text file in the field `file`.
 
-    An image that cannot be read has an `error` in its place. If it is the only one, the request is refused with 422, or with 415 where it
+    An input that cannot be read has an `error` in its place. If it is the only one, the request is refused with 422, or with 415 where it
     does not begin like any image.
     """
     with service.models.use(model) as chosen:
         least = chosen.least(confidence)
         if explain:
             _check_explainable(chosen, column)
-        inputs = await read_inputs(request, limits=service.limits, threads=service.threads)
+        asked = Asked(text_column=text_column, lines=lines)
+        inputs = await chosen.intake.read(request, service.limits, service.threads, asked)
         if explain and len(inputs) > service.limits.explained:
             raise Refusal(413, "too_many_images", f"Heat maps are made for at most {service.limits.explained} images in one request.")
         if box is not None and not (explain and len(inputs) == 1):
@@ -131,11 +140,8 @@ async def predict_images(
             "compute", partial(chosen.run.records, names, predictions, top=top, least=least, nearest=nearest, neighbour=neighbour)
         )
         if len(records) == 1 and records[0].error:
-            data = inputs[0].data
-            known = isinstance(data, ImageError) or not len(data) or begins_as_image(bytes(data[:16]))
-            status, code = (422, "bad_image") if known else (415, "no_image_format")
-            raise Refusal(status, code, f"The image is refused: {records[0].error}.")
-        entries = [_entry(record) for record in records]
+            raise chosen.intake.refusal(inputs[0], records[0].error)
+        entries = [_entry(record) | (chosen.intake.echo(one) if echo else {}) for record, one in zip(records, inputs, strict=True)]
         if explain:
             for place, heat_map in (await service.explain(request, chosen, inputs, predictions, column=column, box=box)).items():
                 entries[place]["heat"] = heat_map
@@ -145,6 +151,8 @@ async def predict_images(
 
 def _check_explainable(model: Model, column: str | None) -> None:
     """Refuse heat maps where there are none, of a model or of a column of labels."""
+    if not model.intake.heat_maps:
+        raise Refusal(422, "no_heat_maps", f"Heat maps are laid over images, and this model takes {model.intake.modality.noun}s.")
     if column is not None and column not in [one.column for one in model.run.explainable]:
         raise Refusal(422, "no_heat_maps", f"The model has no column {column[:100]!r} of labels whose evidence could be shown.")
     if not model.run.explainable:
@@ -160,7 +168,7 @@ def _entry(record: Record) -> dict[str, Any]:
 @_router.get("/models", summary="The models of this service.", response_model=ModelList)
 async def list_models(service: Served) -> Response:
     """The first is the default of requests that name none."""
-    limits = {name: getattr(service.limits, name) for name in ("body", "images", "explained")}
+    limits = {name: getattr(service.limits, name) for name in ("body", "images", "explained", "texts", "text_bytes")}
     return JSONResponse({"models": service.models.facts(), "limits": limits})
 
 

@@ -10,13 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import numpy.typing as npt
 
 from headstart.errors import HeadstartError, ParameterError, RunError, nearest
+from headstart.modalities import IMAGE, Modality
 from headstart.records import DEFAULT_KIND
 from headstart.reliability import Watch
 from headstart.run import MANIFEST, MODEL, PAGES, REFERENCE, SPLIT, Collected, load
+from headstart.serve.intake import INTAKES, Intake
 from headstart.serve.refusals import Refusal
 from headstart.serve.threads import BatchingQueue
 from headstart.tasks import Predictions
@@ -35,24 +36,24 @@ _Fingerprint = tuple[tuple[str, int, int, int], ...]
 
 
 class Model:
-    """One opened run: `name` as clients know it, the `queue` that runs images through its network, and its `pages` as they were then.
+    """One opened run: `name` as clients know it, the `queue` that runs inputs through its network, and its `pages` as they were then.
 
-    `kind` is that of its records, and `tensors` has its outputs for a single image by name. `watch` counts the images that it predicted;
-    None where the run does not know which are unlike the training images.
+    `kind` is that of its records, and `tensors` has its outputs for a single input by name. `watch` counts the inputs that it predicted;
+    None where the run does not know which are unlike the training inputs. `intake` knows how requests bring its inputs.
     """
 
     def __init__(self, name: str, path: Path, *, engine: str, on_batch: OnBatch) -> None:
         before = fingerprint(path)
         self.name, self.run, self._engine_kind = name, load(path, engine=engine), engine
         self.pages = {page: (path / page).read_bytes() for page in PAGES if page in self.run.manifest.files}
-        size = self.run.preprocessing.size
-        # All files are read now and not at the first request: what is read later may not be what was checked. A black image does that.
-        outputs = next(iter(self.run.engine.run(iter([np.zeros((size, size, 3), np.uint8)]))))
+        self.intake: Intake = INTAKES[self.run.modality.name]
+        # All files are read now and not at the first request: what is read later may not be what was checked. A blank input does that.
+        blank, size = self.intake.blank(self.run.preprocessing)
         collected = Collected(self.run)
-        collected.add(0, outputs, size=(size, size))
-        black = collected.predictions()
-        self.kind = self.run.records([""], black)[0].kind
-        self.tensors = self.tensors_of(black)
+        collected.add(0, next(iter(self.run.engine.run(iter([blank])))), size=size)
+        found = collected.predictions()
+        self.kind = self.run.records([""], found)[0].kind
+        self.tensors = self.tensors_of(found)
         self.fingerprint = fingerprint(path)
         if self.fingerprint != before:
             raise RunError(f"{path}: is being changed. Try again when it is complete.")
@@ -63,9 +64,14 @@ class Model:
         self._heat_maps: dict[str, HeatMaps] = {}
 
     def training_image(self, index: int) -> tuple[str, str]:
-        """Name and label of a training image; without its folder, as clients need not know the folders of the server."""
+        """What clients are told as the name of a training input, and its label."""
         name, label = self.run.training_image(index)
-        return name.replace("\\", "/").rpartition("/")[2], label
+        return self.intake.training_name(name), label
+
+    @property
+    def has_heat_maps(self) -> bool:
+        """Whether the evidence for its classes can be laid over an input."""
+        return self.intake.heat_maps and bool(self.run.explainable)
 
     def tensors_of(self, predictions: Predictions, *, least: float | None = None) -> dict[str, Array | list[str]]:
         """The outputs of the network but the features, which stay here, and what the task knows beside them: all with a row an image.
@@ -96,6 +102,7 @@ class Model:
         return {
             "name": self.name,
             "title": manifest.title or self.name,
+            **({} if self.run.modality is IMAGE else {"modality": self.run.modality.name}),
             **({} if self.kind == DEFAULT_KIND else {"kind": self.kind}),
             **self.run.task.facts(manifest.state, manifest.metrics, self.run.reliability),
             "created": manifest.provenance.get("created"),
@@ -128,6 +135,10 @@ class Models:
     def names(self) -> tuple[str, ...]:
         """As they were passed in; the first is the default of requests that name none."""
         return tuple(self._paths)
+
+    def modality(self, name: str) -> Modality:
+        """What a model takes."""
+        return self._models[name].run.modality
 
     def facts(self) -> list[dict[str, Any]]:
         """The descriptions of all models; see `Model.facts`."""
@@ -180,7 +191,7 @@ class Models:
         return changed
 
     def close(self) -> None:
-        """Finish the images in the queues, and end the threads."""
+        """Finish the inputs in the queues, and end the threads."""
         for model in self._models.values():
             model.queue.close()
 

@@ -15,6 +15,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from headstart.modalities import MODALITIES, Modality
+from headstart.text import reworded
+
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -32,6 +35,20 @@ _STANDARD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asc
 _log = logging.getLogger(__name__)
 
 
+class Counted:
+    """Counters of inputs of one kind, by the names of models: `predicted` by outcome, `judged` and `novel`, and the sizes of `batches`."""
+
+    def __init__(self, modality: Modality, registry: CollectorRegistry) -> None:
+        name, some = f"{modality.noun}s", f"{modality.noun}s".capitalize()
+        self.predicted = Counter(f"headstart_{name}", f"{some} predicted, by model and outcome.", ("model", "outcome"), registry=registry)
+        what = f"{some} predicted whose likeness to the training {name} is known, by model."
+        self.judged = Counter(f"headstart_judged_{name}", what, ("model",), registry=registry)
+        what = f"Of these, {name} unlike the training {name} (novel), by model; the share to expect is headstart_novel_expected_share."
+        self.novel = Counter(f"headstart_novel_{name}", what, ("model",), registry=registry)
+        what = f"{some} that went through the engine in one batch."
+        self.batches = Histogram(f"headstart_burst_{name}", what, ("model",), buckets=_BATCH, registry=registry)
+
+
 class Metrics:
     """Counters of one service, or of one of its processes."""
 
@@ -43,35 +60,34 @@ class Metrics:
             "headstart_request_seconds", "From the headers of a request to the end of its response.", ("route",), buckets=_SECONDS,
             registry=own,
         )  # fmt: skip
-        self.images = Counter("headstart_images", "Images predicted, by model and outcome.", ("model", "outcome"), registry=own)
-        what = "Images predicted whose likeness to the training images is known, by model."
-        self.judged = Counter("headstart_judged_images", what, ("model",), registry=own)
-        what = "Of these, images unlike the training images (novel), by model; the share to expect is headstart_novel_expected_share."
-        self.novel = Counter("headstart_novel_images", what, ("model",), registry=own)
-        what = "Share of novel images among images like the training images; far above it, images come from another world."
+        self._counted = {name: Counted(one, own) for name, one in MODALITIES.items()}
+        what = "Share of novel inputs among inputs like the training data; far above it, inputs come from another world."
         self.expected = Gauge("headstart_novel_expected_share", what, ("model",), registry=own, multiprocess_mode="max")
-        what = "Whether the last images of this process come from another world than the training images (1), by model."
+        what = "Whether the last inputs of this process come from another world than the training data (1), by model."
         self.drifted = Gauge("headstart_drifted", what, ("model",), registry=own, multiprocess_mode="livemax")
-        what = "Images that went through the engine in one batch."
-        self.batches = Histogram("headstart_burst_images", what, ("model",), buckets=_BATCH, registry=own)
-        what = "Images that are being predicted or queued."
+        what = "Images that are being predicted or queued; of other inputs as many images as are as much work."
         self.waiting = Gauge("headstart_waiting_images", what, registry=own, multiprocess_mode="livesum")
         self.reloads = Counter("headstart_reloads", "Runs that were reloaded because their files had changed.", registry=own)
 
-    def watch(self, model: str, watch: Watch) -> None:
+    def of(self, modality: Modality) -> Counted:
+        """The counters of inputs of one kind."""
+        return self._counted[modality.name]
+
+    def watch(self, modality: Modality, model: str, watch: Watch) -> None:
         """Begin to count for a model, so that its counters are there before its first image, or the first after it was reloaded."""
         self.expected.labels(model).set(watch.rate.promised)
-        self.judge(model, watch, np.empty(0, dtype=bool))
+        self.judge(modality, model, watch, np.empty(0, dtype=bool))
 
-    def judge(self, model: str, watch: Watch, novel: npt.NDArray[np.bool_]) -> None:
-        """Count images, bool (n,): whether each is novel; where the last ones begin to come from another world, the log says so."""
+    def judge(self, modality: Modality, model: str, watch: Watch, novel: npt.NDArray[np.bool_]) -> None:
+        """Count inputs, bool (n,): whether each is novel; where the last ones begin to come from another world, the log says so."""
         before = watch.drifted
         watch.add(novel)
-        self.judged.labels(model).inc(len(novel))
-        self.novel.labels(model).inc(int(novel.sum()))
+        self.of(modality).judged.labels(model).inc(len(novel))
+        self.of(modality).novel.labels(model).inc(int(novel.sum()))
         self.drifted.labels(model).set(watch.drifted)
         if watch.drifted and not before:
-            _log.warning("images come from another world than the training images", extra={"model": model, **watch.to_dict()})
+            said = reworded("images come from another world than the training images", modality.noun, modality.article)
+            _log.warning(said, extra={"model": model, **watch.to_dict()})
 
     def text(self) -> bytes:
         """All counters, of all processes of the service."""
@@ -115,9 +131,7 @@ class RequestMonitor:
         self._metrics.seconds.labels(route).observe(seconds)
         entry = {"method": method, "path": scope["path"][:_MAX_PATH], "status": status, "ms": round(seconds * 1e3, 1)}
         entry["client"] = scope["client"][0] if scope.get("client") else ""
-        images = scope.get("state", {}).get("images")
-        if images is not None:
-            entry["images"] = images
+        entry |= scope.get("state", {}).get("inputs", {})
         _log.info("request", extra=entry)
 
 

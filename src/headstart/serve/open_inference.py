@@ -1,6 +1,7 @@
 """The Open Inference Protocol, version 2: what Triton, KServe and their clients speak.
 
-A model takes one of two inputs: ``images``, BYTES [n], files of images as they are; or ``pixels``, UINT8 [n, height, width, 3]. It returns
+A model of images takes one of two inputs: ``images``, BYTES [n], files of images as they are; or ``pixels``, UINT8 [n, height, width, 3].
+A model of texts takes ``text``, BYTES [n], in UTF-8, which in JSON are plain strings; U+001E parts the two texts of a pair. A model returns
 the outputs of its network but the features, and what its task knows beside them: see the metadata of the model. The parameter
 ``confidence`` of a request is the lowest confidence of what the task names, a number from 0 to 1.
 
@@ -21,7 +22,7 @@ from fastapi.responses import JSONResponse, Response
 import headstart
 from headstart.serve.models import Array, Model
 from headstart.serve.refusals import Refusal
-from headstart.serve.requests import Input, decode_base64
+from headstart.serve.requests import Input, Tensor
 from headstart.serve.schemas import INFER_BODY, REFUSALS
 from headstart.serve.service import NamedModel, Served
 from headstart.tasks import Predictions
@@ -29,7 +30,6 @@ from headstart.tasks import Predictions
 HEADER_LENGTH = "inference-header-content-length"
 VERSION = "1"  # of every model: an older state of a run is gone when it is rewritten
 _MAX_AXES = 8
-_INPUTS = {"images": ("BYTES", [-1], "[n]: files of images"), "pixels": ("UINT8", [-1, -1, -1, 3], "[n, height, width, 3]")}
 
 
 def _check_version(request: Request) -> None:
@@ -74,7 +74,7 @@ async def model_metadata(model: NamedModel) -> dict[str, Any]:
         "name": model.name,
         "versions": [VERSION],
         "platform": "headstart",
-        "inputs": [{"name": name, "datatype": datatype, "shape": shape} for name, (datatype, shape, _) in _INPUTS.items()],
+        "inputs": [{"name": name, "datatype": one.datatype, "shape": list(one.shape)} for name, one in model.intake.tensors.items()],
         "outputs": [entry | {"shape": [-1, *entry["shape"][1:]]} for entry in outputs],
         "parameters": {"classes": json.dumps(_classes(model), ensure_ascii=False)},
     }
@@ -87,15 +87,15 @@ def _classes(model: Model) -> Any:
 
 
 @router.post("/models/{name}/versions/{version}/infer", include_in_schema=False)
-@router.post("/models/{name}/infer", summary="Predict images.", openapi_extra=INFER_BODY)
+@router.post("/models/{name}/infer", summary="Predict images, or texts.", openapi_extra=INFER_BODY)
 async def infer(request: Request, service: Served, model: NamedModel) -> Response:
-    """Predict all images of the input; one that cannot be read refuses the request, as the protocol has no place for it."""
+    """Predict all images or texts of the input; one that cannot be read refuses the request, as the protocol has no place for it."""
     body, length = await request.body(), request.headers.get(HEADER_LENGTH)
-    header, inputs = await service.threads.run("decode", lambda: _read(body, length))
-    least = model.least(_confidence(header))
+    header, inputs = await service.threads.run("decode", lambda: _read(body, length, model))
+    least, noun = model.least(_confidence(header)), model.intake.modality.noun
     predictions = await service.predict(request, model, inputs)
     if predictions.refused:
-        raise _bad(f"Image {predictions.refused_at[0]} is refused: {predictions.refused[0].reason}.")
+        raise _bad(f"{noun.capitalize()} {predictions.refused_at[0]} is refused: {predictions.refused[0].reason}.")
     return await service.threads.run("compute", lambda: _response(header, model, predictions, least=least))
 
 
@@ -104,8 +104,8 @@ def _bad(message: str) -> Refusal:
     return Refusal(400, "bad_inference_request", message)
 
 
-def _read(body: bytes, header_length: str | None) -> tuple[dict[str, Any], list[Input]]:
-    """The JSON part of a request, and its images."""
+def _read(body: bytes, header_length: str | None, model: Model) -> tuple[dict[str, Any], list[Input]]:
+    """The JSON part of a request, and its inputs."""
     length = len(body)
     if header_length is not None:
         if not (header_length.isascii() and header_length.isdigit() and len(header_length) < 12 and int(header_length) <= length):
@@ -120,60 +120,61 @@ def _read(body: bytes, header_length: str | None) -> tuple[dict[str, Any], list[
     tensor = header["inputs"][0]
     if not isinstance(tensor, dict) or not isinstance(tensor.get("name"), str):
         raise _bad("Each input must be an object with a 'name'.")
-    if len(header["inputs"]) != 1 or tensor["name"] not in _INPUTS:
-        raise _bad("There must be one input, either 'images' (BYTES) or 'pixels' (UINT8).")
-    data = _images(tensor, memoryview(body)[length:])
+    forms = model.intake.tensors
+    if len(header["inputs"]) != 1 or tensor["name"] not in forms:
+        known = [f"{name!r} ({one.datatype})" for name, one in forms.items()]
+        raise _bad(f"There must be one input, {'either ' if len(known) > 1 else ''}{' or '.join(known)}.")
+    data = _values(tensor, forms[tensor["name"]], memoryview(body)[length:])
     if not data:
-        raise _bad("There is no image in the request.")
+        raise _bad(f"There is no {model.intake.modality.noun} in the request.")
     return header, [Input(f"{tensor['name']}[{place}]", one) for place, one in enumerate(data)]
 
 
-def _images(tensor: dict[str, Any], binary: memoryview) -> list[Any]:
-    """The images of the input: bytes of files, or arrays of pixels; in binary form they are the data behind the JSON."""
+def _values(tensor: dict[str, Any], form: Tensor, binary: memoryview) -> list[Any]:
+    """The values of the input: of BYTES what the form makes of each, or arrays of pixels; in binary form they are behind the JSON."""
     name, shape = tensor["name"], tensor.get("shape")
-    datatype, _, words = _INPUTS[name]
     if not isinstance(shape, list) or len(shape) > _MAX_AXES or not all(type(side) is int and 0 <= side < 1 << 31 for side in shape):
         raise _bad(f"Input {name!r}: 'shape' must be a list of whole numbers.")
-    files = name == "images"
-    if tensor.get("datatype") != datatype or not (len(shape) in (1, 2) if files else len(shape) == 4 and shape[3] == 3 and 0 not in shape):
-        raise _bad(f"The input {name!r} must be {datatype} of the shape {words}.")
+    fits = len(shape) in (1, 2) if form.from_bytes else len(shape) == 4 and shape[3] == 3 and 0 not in shape
+    if tensor.get("datatype") != form.datatype or not fits:
+        raise _bad(f"The input {name!r} must be {form.datatype} of the shape {form.words}.")
     size = _parameters(tensor).get("binary_data_size")
     if size is None and len(binary):
         raise _bad(f"{len(binary)} bytes of the body belong to no input.")
     if size is None:
-        values: Any = _from_json(tensor)
+        values: Any = _from_json(tensor, form)
     elif type(size) is not int or size != len(binary):
         raise _bad(f"Input {name!r}: 'binary_data_size' does not fit the body, which has {len(binary)} bytes after its JSON part.")
     else:
-        values = _strings(binary) if files else np.frombuffer(binary, np.uint8)
+        values = [form.from_bytes(one) for one in _strings(binary, name)] if form.from_bytes else np.frombuffer(binary, np.uint8)
     if math.prod(shape) != len(values):
         raise _bad(f"Input {name!r}: the shape {shape} does not fit its {len(values)} values.")
-    return list(values if files else values.reshape(shape))
+    return list(values if form.from_bytes else values.reshape(shape))
 
 
-def _from_json(tensor: dict[str, Any]) -> list[bytes] | Array:
+def _from_json(tensor: dict[str, Any], form: Tensor) -> list[Any] | Array:
     name, data = tensor["name"], tensor.get("data")
     if not isinstance(data, list):
         raise _bad(f"Input {name!r}: 'data' must be a list, or 'binary_data_size' be given.")
     try:
-        if name == "images":
-            return [decode_base64(text) for text in data]
+        if form.from_json:
+            return [form.from_json(one) for one in data]
         values = np.asarray(data).ravel()
     except (ValueError, TypeError, OverflowError, RecursionError):
-        reason = "BYTES in JSON must be base64 in strings" if name == "images" else "its lists are of different lengths"
+        reason = f"BYTES in JSON must be {form.values}" if form.from_json else "its lists are of different lengths"
         raise _bad(f"Input {name!r}: {reason}.") from None
     if values.size and (values.dtype.kind not in "iu" or values.min() < 0 or values.max() > 255):
         raise _bad(f"Input {name!r}: UINT8 are whole numbers from 0 to 255.")
     return values.astype(np.uint8)
 
 
-def _strings(data: memoryview) -> list[bytes]:
+def _strings(data: memoryview, name: str) -> list[bytes]:
     """BYTES in binary form: before each string its length as four bytes, the lowest first."""
     found, at = [], 0
     while at < len(data):
         length = struct.unpack_from("<I", data, at)[0] if at + 4 <= len(data) else len(data)
         if at + 4 + length > len(data):
-            raise _bad("Input 'images': its BYTES are cut off.")
+            raise _bad(f"Input {name!r}: its BYTES are cut off.")
         found.append(bytes(data[at + 4 : at + 4 + length]))
         at += 4 + length
     return found

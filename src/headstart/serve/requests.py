@@ -1,20 +1,19 @@
-"""The bodies of requests, read within the limits, and the images in them. No addresses are opened, and no paths."""
+"""The bodies of requests, read within the limits, and what all kinds of input in them share. No addresses are opened, and no paths."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
-import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from headstart.errors import ImageError
+from headstart.errors import UnreadableError
 from headstart.serve.refusals import Refusal, refuse
-from headstart.serve.threads import Pixels, WorkerThreads
+from headstart.serve.threads import Pixels
 from headstart.settings.serving import Limits
 
 if TYPE_CHECKING:
@@ -24,8 +23,7 @@ if TYPE_CHECKING:
 FIELD = "file"
 _MAX_FIELDS = 16
 _MAX_NAME = 200
-_RAW = ("application/octet-stream", "application/x-www-form-urlencoded")  # the latter is what curl --data-binary says of any file
-_ALLOWED = "Send multipart/form-data with the field 'file', an image itself (image/* or application/octet-stream), or application/json."
+RAW = ("application/octet-stream", "application/x-www-form-urlencoded")  # the latter is what curl --data-binary says of any file
 
 
 @dataclass(eq=False)
@@ -108,7 +106,7 @@ class BodyLimits:
 
     def _too_large(self) -> Refusal:
         limit = self._limits.body
-        return Refusal(413, "body_too_large", f"The body is larger than the limit of {limit} bytes. Send fewer or smaller images.")
+        return Refusal(413, "body_too_large", f"The body is larger than the limit of {limit} bytes. Send less in one request.")
 
     def _too_many(self) -> Refusal:
         return Refusal(503, "too_many_bodies", "Too much data is being sent to this service. Try again.", retry_after=1)
@@ -126,88 +124,73 @@ def _replay(data: bytes, receive: Receive) -> Receive:
 
 @dataclass(frozen=True, eq=False)
 class Input:
-    """One image of a request: what the client calls it, and its bytes; or its pixels, uint8 (H, W, 3); or why it is not an image."""
+    """One input of a request: what the client calls it, and its content: bytes of an image, or pixels, uint8 (H, W, 3); a text; or why it
+    is refused.
+    """
 
     name: str
-    data: bytes | Pixels | ImageError
+    data: bytes | str | Pixels | UnreadableError
 
 
-def too_many_images(limits: Limits) -> Refusal:
-    """For more than one request may have."""
-    return Refusal(413, "too_many_images", f"More than {limits.images} images in one request. Send them in several.")
+@dataclass(frozen=True)
+class Asked:
+    """What a request says of its lists and files of texts: which column holds the texts; whether each line of a file is one."""
+
+    text_column: str | None = None
+    lines: bool = False
 
 
-async def read_inputs(request: Request, *, limits: Limits, threads: WorkerThreads) -> list[Input]:
-    """The images of a request; 415 for another content type, 413 for too many, 422 for none or a body that cannot be parsed."""
-    body = await request.body()
-    kind = request.headers.get("content-type", "application/octet-stream").partition(";")[0].strip().lower()
-    if kind == "multipart/form-data":
-        inputs = await _read_form(request, body, limits)
-    elif kind == "application/json":
-        inputs = await threads.run("decode", lambda: _read_json(body, limits))
-    elif kind.startswith("image/") or kind in _RAW:
-        inputs = [Input("", body)] if body else []
-    else:
-        raise Refusal(415, "unsupported_type", f"Bodies of the type {kind[:80]!r} are not supported. {_ALLOWED}")
-    if not inputs:
-        empty = "" if body else " The body is empty."
-        raise Refusal(422, "no_image", f"There is no image in the request.{empty} {_ALLOWED}")
-    return inputs
+@dataclass(frozen=True)
+class Tensor:
+    """An input of the Open Inference Protocol: datatype and shape, -1 for any; and the shape in words for messages.
+
+    Of BYTES, what turns a value of JSON into an input (ValueError for what is none), and bytes; and what values in JSON must be.
+    """
+
+    datatype: str
+    shape: tuple[int, ...]
+    words: str
+    from_json: Callable[[Any], Any] | None = None
+    from_bytes: Callable[[bytes], Any] | None = None
+    values: str = ""
 
 
-async def _read_form(request: Request, body: bytes, limits: Limits) -> list[Input]:
+@dataclass(frozen=True, eq=False)
+class Sent:
+    """A file in a form: its name as it may be shown, its content type, and its bytes."""
+
+    name: str
+    type: str
+    data: bytes
+
+    @classmethod
+    def of(cls, file: UploadFile, data: bytes) -> Sent:
+        """From the parser's own."""
+        return cls(display_name(file.filename or ""), (file.content_type or "").partition(";")[0].strip().lower(), data)
+
+
+async def read_form(
+    request: Request, body: bytes, *, most: int, too_many: Refusal, fields: int = _MAX_FIELDS
+) -> list[tuple[str, str | Sent]]:  # fmt: skip
+    """Names and values of the fields of a form, with at most `most` files and `fields` others; 422 where it is damaged, and `too_many`."""
+
     async def stream() -> AsyncGenerator[bytes, None]:
         yield body
         yield b""
 
-    parser = MultiPartParser(request.headers, stream(), max_files=limits.images, max_fields=_MAX_FIELDS)
+    parser = MultiPartParser(request.headers, stream(), max_files=most, max_fields=fields, max_part_size=len(body) + 1)
     parser.spool_max_size = len(body) + 1  # in memory, where it is already, and not in temporary files
     try:
         form = await parser.parse()
+        found = [
+            (name, Sent.of(value, await value.read()) if isinstance(value, UploadFile) else value) for name, value in form.multi_items()
+        ]
+        await form.close()
+        return found
     except Exception as error:  # the parser raises its own errors and others on hostile bodies
-        if isinstance(error, MultiPartException) and "Too many files" in error.message:
-            raise too_many_images(limits) from None
+        if isinstance(error, MultiPartException) and "Too many" in error.message and (fields > _MAX_FIELDS or "files" in error.message):
+            raise too_many from None
         raise Refusal(422, "bad_form", "The body is not complete multipart/form-data.") from None
-    inputs = []
-    for name, value in form.multi_items():
-        shown = display_name(value.filename or "") if isinstance(value, UploadFile) else display_name(value)
-        if name == FIELD and isinstance(value, UploadFile):
-            inputs.append(Input(shown, await value.read()))
-        elif name == FIELD:
-            inputs.append(Input(shown, ImageError(shown, f"the field {FIELD!r} holds a text, not a file (curl: -F {FIELD}=@NAME)")))
-        elif isinstance(value, UploadFile):
-            inputs.append(Input(shown, ImageError(shown, f"a file in the field {display_name(name)!r}, and only {FIELD!r} is read")))
-    await form.close()
-    if inputs and all(isinstance(one.data, ImageError) for one in inputs):
-        reasons = "; ".join(f"{one.name}: {one.data.reason}" for one in inputs[:5] if isinstance(one.data, ImageError))
-        raise Refusal(422, "no_image", f"There is no image in the request ({reasons}). {_ALLOWED}")
-    return inputs
-
-
-def _read_json(body: bytes, limits: Limits) -> list[Input]:
-    """``{"images": [...]}``, each base64, a data URI, or an object with ``data`` and, optionally, ``name``."""
-    try:
-        content = json.loads(body)
-    except (ValueError, RecursionError):
-        raise Refusal(422, "bad_json", "The body is not valid JSON.") from None
-    images = content.get("images") if isinstance(content, dict) else None
-    if not isinstance(images, list):
-        raise Refusal(422, "bad_json", 'The body must be a JSON object such as {"images": ["...base64..."]}.')
-    if len(images) > limits.images:  # before any is decoded: a few megabytes can hold a million
-        raise too_many_images(limits)
-    return [_read_entry(entry) for entry in images]
-
-
-def _read_entry(entry: Any) -> Input:
-    name, data = (display_name(str(entry.get("name", ""))), entry.get("data")) if isinstance(entry, dict) else ("", entry)
-    if not isinstance(data, str):
-        return Input(name, ImageError(name, "not an image: it must be base64 in a string"))
-    if data.lstrip().startswith("data:"):
-        data = data.partition(",")[2]
-    try:
-        return Input(name, decode_base64(data))
-    except ValueError:
-        return Input(name, ImageError(name, "cannot be decoded: not base64"))
 
 
 def decode_base64(text: Any) -> bytes:
@@ -218,6 +201,6 @@ def decode_base64(text: Any) -> bytes:
 
 
 def display_name(name: str) -> str:
-    """What a client calls an image, safe to send back and to log: no folders, no characters that cannot be printed."""
+    """What a client calls an input, safe to send back and to log: no folders, no characters that cannot be printed."""
     last = name.replace("\\", "/").rpartition("/")[2]
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in last)[:_MAX_NAME]

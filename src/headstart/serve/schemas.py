@@ -24,14 +24,14 @@ class RankedClass(BaseModel):
 
 
 class Neighbour(BaseModel):
-    """A training image."""
+    """A training image, or a training text."""
 
-    name: str = Field(description="File name, without its folder.")
+    name: str = Field(description="File name, without its folder; of a text an excerpt.")
     label: str
 
 
 class Prediction(BaseModel):
-    """What the model predicts for one image; or, in a response about several images, why this one is refused.
+    """What the model predicts for one image or text; or, in a response about several, why this one is refused.
 
     The fields are those of classes, the default `kind`. Records of another kind have `name`, `kind` and fields of their own, such as
     `value` for a number.
@@ -39,7 +39,8 @@ class Prediction(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    name: str = Field(description="What the client called the image; empty where it did not.")
+    name: str = Field(description="What the client called the input, or its row or line in a list; empty where it has no name.")
+    input: str | None = Field(None, description="With echo=1: the text, of a long one the beginning and the end.")
     kind: str = Field(DEFAULT_KIND, description="What kind of record this is; classes where it is missing.")
     label: str | list[str] | None = Field(
         None, description="The most probable class; in multi-label runs the list of those of one half or more."
@@ -49,11 +50,11 @@ class Prediction(BaseModel):
     set: list[str] | None = Field(
         None, description="The prediction set: classes that contain the right one with the coverage of the model; null: not known."
     )
-    unlike: bool | None = Field(None, description="Whether the image is unlike anything seen in training; null: not known.")
+    unlike: bool | None = Field(None, description="Whether the input is unlike anything seen in training; null: not known.")
     unlikeness: float | None = Field(None, description="How much; the higher, the more.")
-    nearest: list[Neighbour] | None = Field(None, description="The most similar training images, the nearest first.")
+    nearest: list[Neighbour] | None = Field(None, description="The most similar training images or texts, the nearest first.")
     heat: str | None = Field(None, description="With explain=1: a PNG as a data URI, the part that the model sees with its heat map.")
-    error: str | None = Field(None, description="Why the image is refused; the other fields but `name` are missing then.")
+    error: str | None = Field(None, description="Why the input is refused; the other fields but `name` are missing then.")
 
 
 class FoundBox(BaseModel):
@@ -102,7 +103,7 @@ class Predictions(BaseModel):
 
     model: str
     drift: Recent | None = Field(None, description="There where the last images come from another world than the training images.")
-    predictions: list[BoxPrediction | Prediction] = Field(description="One for each image, in the order of the request.")
+    predictions: list[BoxPrediction | Prediction] = Field(description="One for each input, in the order of the request.")
 
 
 class ModelFacts(BaseModel):
@@ -112,16 +113,17 @@ class ModelFacts(BaseModel):
 
     name: str
     title: str
+    modality: str = Field("image", description="What it takes; images where it is missing.")
     kind: str = Field(DEFAULT_KIND, description="What kind of records it returns; classes where it is missing.")
     classes: list[str] | None = None
     multilabel: bool | None = None
-    accuracy: float | None = Field(None, description="On the test images.")
+    accuracy: float | None = Field(None, description="On the test data.")
     accuracy_interval: list[float] | None = Field(None, description="95 %, Wilson.")
     test_images: int | None = None
     coverage: float | None = Field(None, description="Nominal coverage of the prediction sets.")
     created: str | None = Field(description="ISO 8601.")
     backbone: str | None
-    size: int = Field(description="Height and width of the images that the network takes.")
+    size: int = Field(description="Height and width of the images that the network takes; 0 of texts.")
     digest: str = Field(description="SHA-256 of the run's manifest.")
     recent: Recent | None = Field(None, description="The last images; null where the run cannot tell which are unlike the training images.")
     report: bool
@@ -134,6 +136,8 @@ class RequestLimits(BaseModel):
     body: int = Field(description="Bytes.")
     images: int
     explained: int = Field(description="Images with heat maps.")
+    texts: int
+    text_bytes: int = Field(description="Bytes of one text in UTF-8.")
 
 
 class ModelList(BaseModel):
@@ -153,10 +157,10 @@ class Health(BaseModel):
 _REASONS = {
     400: "The request is not valid.", 401: "A token is required.", 403: "The request comes from a web page of another address.",
     404: "There is nothing of that name.", 408: "Headers or body arrived too slowly.",
-    413: "The body is too large, or holds too many images.",
+    413: "The body is too large, or holds too many images or texts.",
     415: "The body is of an unsupported type, or the single image is not an image.",
     421: "The service was called by a name that it does not know.",
-    422: "A parameter is outside its limits, or the single image cannot be read.",
+    422: "A parameter is outside its limits, or the single image or text cannot be read.",
     429: "This client has too many requests in progress.", 500: "An error of the service.", 503: "The service is busy.",
 }  # fmt: skip
 REFUSALS: dict[int | str, dict[str, Any]] = {status: {"model": Error, "description": text} for status, text in _REASONS.items()}
@@ -178,18 +182,24 @@ def _body(**content: dict[str, Any]) -> dict[str, Any]:
 _BASE64 = {"type": "string", "contentEncoding": "base64"}
 _BYTES = {"type": "string", "contentMediaType": "application/octet-stream"}
 _NAMED_IMAGE = _object({"name": {"type": "string"}, "data": _BASE64}, "data")
+_TEXT = {"type": "string", "minLength": 1}
+_NAMED_TEXT = _object({"name": {"type": "string"}, "text": {"type": "string"}, "pair": {"type": "string"}}, "text")
 
 PREDICT_BODY = _body(**{
     "multipart/form-data": _object({"file": _list(_BYTES, minItems=1)}, "file"),
-    "application/json": _object({"images": _list({"anyOf": [_BASE64, _NAMED_IMAGE]}, minItems=1)}, "images"),
+    "application/json": {"anyOf": [
+        _object({"images": _list({"anyOf": [_BASE64, _NAMED_IMAGE]}, minItems=1)}, "images"),
+        _object({"texts": _list({"anyOf": [{"type": "string"}, _NAMED_TEXT]}, minItems=1)}, "texts"), _NAMED_TEXT,
+    ]},
     "application/octet-stream": _BYTES | {"minLength": 1},
     "image/*": {"type": "string", "contentMediaType": "image/*", "minLength": 1},
+    "text/plain": _TEXT, "text/csv": _TEXT,
 })  # fmt: skip
 """The body of ``POST /predict``, which is read without FastAPI."""
 
 _TENSOR = _object({
-    "name": {"enum": ["images", "pixels"]}, "shape": _list({"type": "integer", "minimum": 0}), "datatype": {"enum": ["BYTES", "UINT8"]},
-    "data": {"type": "array"},
+    "name": {"enum": ["images", "pixels", "text"]}, "shape": _list({"type": "integer", "minimum": 0}),
+    "datatype": {"enum": ["BYTES", "UINT8"]}, "data": {"type": "array"},
 }, "name", "shape", "datatype", "data")  # fmt: skip
 _OUTPUTS = _list(_object({"name": {"type": "string"}}, "name"))
 INFER_BODY = _body(**{

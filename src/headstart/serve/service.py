@@ -1,4 +1,4 @@
-"""What all routes of a service share: its models, its threads, its counters, and how the images of a request are predicted."""
+"""What all routes of a service share: its models, its threads, its counters, and how the inputs of a request are predicted."""
 
 from __future__ import annotations
 
@@ -17,15 +17,14 @@ from typing import TYPE_CHECKING, Annotated
 from fastapi import Depends, FastAPI, Request
 
 from headstart.engine import Outputs
-from headstart.errors import ImageError
+from headstart.errors import UnreadableError
 from headstart.metrics.link import joined
-from headstart.modalities.image import upright_size
 from headstart.run import Collected
 from headstart.serve.models import Model, Models
 from headstart.serve.monitoring import Metrics
 from headstart.serve.refusals import Refusal
-from headstart.serve.requests import Input, too_many_images
-from headstart.serve.threads import Pixels, WorkerThreads, large_pixels
+from headstart.serve.requests import Input
+from headstart.serve.threads import Pixels, WorkerThreads
 from headstart.settings.serving import Limits
 from headstart.tasks import Predictions
 
@@ -39,7 +38,7 @@ _OVERLAY_SIDE = 384  # pixels of a heat map's picture, whatever the network take
 
 
 class AdmissionControl:
-    """Counts the images that are being predicted or queued, and refuses more than the limits."""
+    """Counts the images that are being predicted or queued, and refuses more than the limits; other inputs by their weight in images."""
 
     def __init__(self, limits: Limits, *, on_change: Callable[[int], None] = lambda images: None) -> None:
         self._limits, self._on_change = limits, on_change
@@ -50,9 +49,9 @@ class AdmissionControl:
     def admit(self, client: str, count: int) -> Iterator[None]:
         """Admit images until the block ends; 429 where this client has too many queued, 503 where all clients together have."""
         if self._per_client[client] + count > self._limits.waiting_per_client:
-            raise Refusal(429, "too_many_requests", "You have too many images queued here. Wait for responses first.", retry_after=1)
+            raise Refusal(429, "too_many_requests", "You have too much queued here. Wait for responses first.", retry_after=1)
         if self.images + count > self._limits.waiting:
-            raise Refusal(503, "busy", "Too many images are queued. Try again.", retry_after=1)
+            raise Refusal(503, "busy", "Too much is queued. Try again.", retry_after=1)
         self._change(client, count)
         try:
             yield
@@ -94,13 +93,13 @@ class Service:
         for name in names:
             with self.models.use(name) as model:
                 if model.watch is not None:
-                    self.metrics.watch(name, model.watch)
+                    self.metrics.watch(model.intake.modality, name, model.watch)
 
     async def _warm_up(self) -> None:
         """Load what heat maps need, so that the first request for one does not wait for it."""
         for name in self.models.names:
             with self.models.use(name) as model:
-                if not model.run.class_outputs:
+                if not (model.has_heat_maps and model.run.class_outputs):
                     continue
                 try:
                     await self.threads.run("explain", model.heat_maps)
@@ -122,45 +121,30 @@ class Service:
                 await self._warm_up()
 
     async def predict(self, request: Request, model: Model, inputs: Sequence[Input], *, neighbours: int = 1) -> Predictions:
-        """Predict the images of a request; those that cannot be read are listed in the result. Beyond the limits: 413, 429 or 503."""
-        if len(inputs) > self.limits.images:
-            raise too_many_images(self.limits)
-        async with self._admitted(request, len(inputs)):
-            await self._check_pixels(inputs)
+        """Predict the inputs of a request; those that cannot be read are listed in the result. Beyond the limits: 413, 429 or 503."""
+        if len(inputs) > model.intake.most(self.limits):
+            raise model.intake.too_many(self.limits)
+        async with self._admitted(request, model.intake.weight(inputs, self.limits)):
+            await model.intake.check(inputs, self.limits, self.threads)
             results = await asyncio.gather(*(self._run_network(model, one) for one in inputs))
             predictions = await self.threads.run("compute", partial(_collect, model, results, max(1, neighbours)))
+        counted = self.metrics.of(model.intake.modality)
         for outcome, count in (("predicted", len(predictions)), ("refused", len(predictions.refused))):
-            self.metrics.images.labels(model.name, outcome).inc(count)
+            counted.predicted.labels(model.name, outcome).inc(count)
         if model.watch is not None and predictions.judgement is not None and predictions.judgement.unlike is not None:
-            self.metrics.judge(model.name, model.watch, predictions.judgement.unlike)
-        request.state.images = len(inputs)
+            self.metrics.judge(model.intake.modality, model.name, model.watch, predictions.judgement.unlike)
+        request.state.inputs = {f"{model.intake.modality.noun}s": len(inputs)}
         return predictions
 
-    async def _run_network(self, model: Model, image: Input) -> tuple[Outputs | ImageError, tuple[int, int]]:
-        """The outputs of one image, or why it was refused; and its height and width, where the task needs them."""
-        data, size = image.data, (0, 0)
-        if isinstance(data, ImageError):
-            return data, size
+    async def _run_network(self, model: Model, one: Input) -> tuple[Outputs | UnreadableError, tuple[int, int]]:
+        """The outputs of one input, or why it was refused; and its height and width, where the task needs them."""
+        if isinstance(one.data, UnreadableError):
+            return one.data, (0, 0)
         try:
-            pixels = await self.threads.decode(data, lambda: model.run.preprocessing(data, name=image.name))
-            if model.run.task.spatial:
-                size = upright_size(data)
-        except ImageError as error:
-            return error, size
-        return await asyncio.wrap_future(model.queue.submit(pixels)), size
-
-    async def _check_pixels(self, inputs: Sequence[Input]) -> None:
-        """Refuse, before any is decoded, several images that together would occupy the thread for large ones for long."""
-        files = [one.data for one in inputs if isinstance(one.data, bytes)]
-        if len(files) < 2:  # one is within the limits of `headstart.modalities.image`, or refused
-            return
-        pixels = await self.threads.run("decode", lambda: sum(map(large_pixels, files)))
-        if pixels > self.limits.large_pixels:
-            raise Refusal(
-                413, "too_many_pixels",
-                f"The large images of this request have {pixels / 1e6:.0f} megapixels together, more than the limit of "
-                f"{self.limits.large_pixels / 1e6:.0f}. Send them in several requests.",
-            )  # fmt: skip
+            prepared, size = await model.intake.prepare(model.run, one, self.limits, self.threads)
+        except UnreadableError as error:
+            return error, (0, 0)
+        return await asyncio.wrap_future(model.queue.submit(prepared)), size
 
     async def explain(
         self, request: Request, model: Model, inputs: Sequence[Input], predictions: Predictions, *, column: str | None = None,
@@ -183,7 +167,7 @@ class Service:
                 if box is not None:
                     target, where = _located(model, predictions, row, box)
                 data, name = inputs[place].data, inputs[place].name
-                assert not isinstance(data, ImageError)
+                assert not isinstance(data, UnreadableError)
                 small = await self.threads.decode(data, partial(preprocessing, data, name=name))
                 large = await self.threads.decode(data, partial(sharp, data, name=name))
                 found[place] = await self.threads.run(
@@ -202,7 +186,7 @@ class Service:
                 raise Refusal(503, "too_slow", f"The prediction took more than {seconds} seconds. Try again.", retry_after=2) from None
 
 
-def _collect(model: Model, results: Sequence[tuple[Outputs | ImageError, tuple[int, int]]], neighbours: int) -> Predictions:
+def _collect(model: Model, results: Sequence[tuple[Outputs | UnreadableError, tuple[int, int]]], neighbours: int) -> Predictions:
     collected = Collected(model.run, neighbours=neighbours)
     for place, (result, size) in enumerate(results):
         collected.add(place, result, size=size)

@@ -45,12 +45,21 @@ class Limits(Settings):
     bodies: int = _count(256_000_000, "Bytes of all bodies in memory together; beyond them the slowest sender is refused with 503.")
     headers: int = _count(16_384, "Bytes of one request's headers; more is refused with 431.")
     images: int = _count(64, "Images in one request; more is refused with 413.", "--max-images")
+    texts: int = _count(1000, "Texts in one request; more is refused with 413.", "--max-texts")
+    text_bytes: int = option(
+        100_000, "Bytes of one text in UTF-8; a longer one has an error in its place.", whole(1), flag="--max-text", metavar="SIZE",
+        shown="100KB", parse=read_bytes,
+    )  # fmt: skip
     large_pixels: int = _count(
         300_000_000, "Pixels of one request's images together, counting only those that are slow to decode: JPEGs of more than 50 "
         "megapixels, and others, progressive JPEGs among them, of more than 8; more is refused with 413.",
     )  # fmt: skip
     explained: int = _count(8, "Images in one request for heat maps; more is refused with 413.")
-    waiting: int = _count(256, "Images being predicted or queued, half of them from one client address; then 503.", "--max-waiting")
+    waiting: int = _count(
+        256,
+        "Images being predicted or queued, half of them from one client address, many texts as one image; then 503.",
+        "--max-waiting",
+    )
     waiting_per_client: int = _count(128, "The same of one client address; then its requests are refused with 429.")
     connections: int = _count(512, "Open connections, three quarters of them from one client address; then 503.", "--max-connections")
     connections_per_client: int = _count(384, "The same of one client address; then 429.")

@@ -6,10 +6,21 @@ same pieces.
 
 from headstart.modalities.text.lines import LinePreprocessing, Lines
 from headstart.modalities.text.preprocessing import SKETCH, Encoded, TextPreprocessing
-from headstart.modalities.text.texts import PAIR, Text, clean, is_text_name, joined_pair, read_text_file, text_digest, text_name
+from headstart.modalities.text.texts import (
+    PAIR,
+    Text,
+    clean,
+    decoded,
+    excerpt,
+    is_text_name,
+    joined_pair,
+    read_text_file,
+    text_digest,
+    text_name,
+)
 from headstart.modalities.text.tokenizer import Tokenizer, uncased_tokenizer
 
 __all__ = [
-    "PAIR", "SKETCH", "Encoded", "LinePreprocessing", "Lines", "Text", "TextPreprocessing", "Tokenizer", "clean", "is_text_name",
-    "joined_pair", "read_text_file", "text_digest", "text_name", "uncased_tokenizer",
+    "PAIR", "SKETCH", "Encoded", "LinePreprocessing", "Lines", "Text", "TextPreprocessing", "Tokenizer", "clean", "decoded", "excerpt",
+    "is_text_name", "joined_pair", "read_text_file", "text_digest", "text_name", "uncased_tokenizer",
 ]  # fmt: skip

@@ -69,13 +69,24 @@ def read_text_file(path: Path) -> str:
         data = path.read_bytes()
     except OSError as error:
         raise TextError(str(path), f"cannot be read ({error.strerror or error})") from None
-    encoding = "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
-    try:
-        text = data.decode(encoding)
-    except UnicodeDecodeError:
-        if b"\0" in data[:4096] or encoding == "utf-16":
-            raise TextError(str(path), "not a text file: save it as text in UTF-8") from None
-        text = data.decode("cp1252", "replace")
+    text = decoded(data, str(path))
     if not text.strip():
         raise TextError(str(path), "empty")
     return text
+
+
+def decoded(data: bytes, name: str) -> str:
+    """The text in bytes: UTF-8, UTF-16 with its mark, else Windows-1252. TextError, with the name, where they are no text."""
+    encoding = "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError:
+        if b"\0" in data[:4096] or encoding == "utf-16":
+            raise TextError(name, "not a text file: save it as text in UTF-8") from None
+        return data.decode("cp1252", "replace")
+
+
+def excerpt(text: str, most: int) -> str:
+    """The text on one line, of one of more than `most` characters the beginning and the end; a pair with a bar between the two."""
+    line = " ".join(text.replace(PAIR, " | ").split())
+    return line if len(line) <= most else f"{line[: most * 2 // 3]} … {line[-most // 3 :]}"
