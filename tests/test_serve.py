@@ -208,7 +208,8 @@ def test_the_models_are_described_without_a_word_about_the_machine(client: TestC
     assert said[0]["classes"] == manifest["state"]["classes"]
     assert said[0]["accuracy"] == manifest["metrics"]["test_accuracy"]
     assert said[0]["created"] == manifest["provenance"]["created"]
-    assert answer["limits"] == {"body": Limits.body, "images": 6, "explained": 2}
+    limits = {"body": Limits.body, "images": 6, "explained": 2, "texts": Limits.texts, "text_bytes": Limits.text_bytes}
+    assert answer["limits"] == limits
     assert str(run.parent) not in json.dumps(answer)
 
 
@@ -268,7 +269,7 @@ def test_the_openapi_document_has_all_routes_and_loads_nothing_from_elsewhere(cl
     document = client.get("/openapi.json").json()
     assert {"/predict", "/models", "/healthz", "/metrics", "/v2", "/v2/models/{name}/infer"} <= set(document["paths"])
     assert set(document["paths"]["/predict"]["post"]["requestBody"]["content"]) == {
-        "multipart/form-data", "application/json", "application/octet-stream", "image/*",
+        "multipart/form-data", "application/json", "application/octet-stream", "image/*", "text/plain", "text/csv",
     }  # fmt: skip
     assert {"413", "415", "422", "429", "503"} <= set(document["paths"]["/predict"]["post"]["responses"])
     page = client.get("/docs").text

@@ -35,11 +35,11 @@ def test_limits_that_make_no_sense_are_refused(values: dict[str, float], words: 
 
 def test_a_million_empty_images_are_refused_before_anything_is_made_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("fastapi", reason="needs headstart[serve]")
-    from headstart.serve import requests
+    from headstart.serve import image_intake
     from headstart.serve.refusals import Refusal
 
     made: list[object] = []
-    monkeypatch.setattr(requests, "_read_entry", made.append)
+    monkeypatch.setattr(image_intake, "_read_entry", made.append)
     with pytest.raises(Refusal, match="Send them in several"):
-        requests._read_json(b'{"images":[' + b'"",' * 100_000 + b'""]}', Limits(images=8))
+        image_intake.ImageIntake()._read_json(b'{"images":[' + b'"",' * 100_000 + b'""]}', Limits(images=8))
     assert made == []

@@ -36,7 +36,6 @@ _ALLOWED = (
     "multipart/form-data with the field 'file' (.csv, .tsv, .jsonl, .txt) or 'text'."
 )
 _TEXTS_OF_AN_IMAGE, _BYTES_OF_AN_IMAGE = 16, 16_000
-_EXCERPT = 240  # characters of a training text
 _ECHO = 2000  # characters of a text that is sent back
 
 
@@ -133,8 +132,8 @@ class TextIntake:
         return {"input": clean(excerpt(one.data, _ECHO))} if isinstance(one.data, str) else {}
 
     def training_name(self, name: str) -> str:
-        """An excerpt of a training text: texts have no other name."""
-        return excerpt(name, _EXCERPT)
+        """The row of a training text: what stands in it is not told to clients."""
+        return getattr(name, "name", "")
 
     def refusal(self, one: Input, reason: str) -> Refusal:
         """Of the only text of a request."""
