@@ -71,10 +71,10 @@ def run(fitted: FitResult) -> Path:
 def test_the_run_says_what_was_tested(fitted: FitResult, run: Path) -> None:
     test = fitted.dataset.take(fitted.dataset.part("test"))
     loaded = load(run, engine="onnxruntime")
-    np.testing.assert_allclose(loaded.predict(test.images).probabilities, fitted.test.outcome.probabilities, atol=1e-5)
-    np.testing.assert_allclose(fitted.classifier.predict_proba(test.images), fitted.test.outcome.probabilities, atol=1e-6)
-    named = np.array(loaded.classes)[fitted.classifier.predict(test.images)]
-    assert tuple(named.tolist()) == loaded.predict(test.images).labels
+    np.testing.assert_allclose(loaded.predict(test.inputs).probabilities, fitted.test.outcome.probabilities, atol=1e-5)
+    np.testing.assert_allclose(fitted.classifier.predict_proba(test.inputs), fitted.test.outcome.probabilities, atol=1e-6)
+    named = np.array(loaded.classes)[fitted.classifier.predict(test.inputs)]
+    assert tuple(named.tolist()) == loaded.predict(test.inputs).labels
     assert loaded.metrics["test_accuracy"] == fitted.test.accuracy >= 0.75
     assert fitted.cross_validation is not None
     assert fitted.cross_validation.images == 48
@@ -192,13 +192,13 @@ def test_the_mean_of_both_is_one_model(pictures: Path, tmp_path: Path, monkeypat
     assert isinstance(head, MeanHead)
     test = result.dataset.take(result.dataset.part("test"))
     run = load(tmp_path / "run", engine="onnxruntime")
-    np.testing.assert_allclose(run.predict(test.images).probabilities, result.test.outcome.probabilities, atol=1e-5)
-    frozen = BackboneExtractor(load_backbone("lite0@96", cache=cache_folder()), engine="onnxruntime")(test.images).values
+    np.testing.assert_allclose(run.predict(test.inputs).probabilities, result.test.outcome.probabilities, atol=1e-5)
+    frozen = BackboneExtractor(load_backbone("lite0@96", cache=cache_folder()), engine="onnxruntime")(test.inputs).values
     assert result.learned.probe is not None
     np.testing.assert_allclose(result.learned.probe.estimator.logits(frozen), head.heads[0].logits(frozen), atol=1e-9)
     assert backbone.dim == 2 * frozen.shape[1]
     copied = pickle.loads(pickle.dumps(result.classifier))
-    np.testing.assert_allclose(copied.predict_proba(test.images), result.test.outcome.probabilities, atol=1e-6)
+    np.testing.assert_allclose(copied.predict_proba(test.inputs), result.test.outcome.probabilities, atol=1e-6)
     training = json.loads((tmp_path / "run" / "manifest.json").read_text("utf-8"))["story"]["training"]
     assert training["shipped"] == training["probe"]["shipped"] == "mean"
     assert "Then trained on all 48 training images for 1 epoch." in training["history"]["stopped"]

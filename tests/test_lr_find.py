@@ -115,7 +115,7 @@ def test_the_images_are_those_that_fit_learns_from(pictures: Path, tmp_path: Pat
     search(data)
     learned = fit(data, settings=FitSettings(head="centroid")).dataset
     train, (table,) = learned.part("train"), given
-    assert [table.dataset.inputs[row] for row in table.train] == [learned.images[row] for row in train]
+    assert [table.dataset.inputs[row] for row in table.train] == [learned.inputs[row] for row in train]
     assert table.targets[table.train].tolist() == learned.targets.array[train].tolist()
     by_digest: dict[bytes, set[int]] = {}
     for row in table.train:

@@ -146,7 +146,10 @@ def test_fine_tuning_of_a_file() -> None:
         (MINE + "[fast]\nfolds = 'five'\n", "[fast] folds must be 0 (none) or a whole number of at least 2, got 'five'."),
         (MINE + "[fast]\nfolds = true\n", "[fast] folds must be 0 (none) or a whole number of at least 2, got True."),
         (MINE + "[fast]\ntest_share = 'x'\n", "[fast] test_share must be a number above 0 and below 1, got 'x'."),
-        (MINE + "[fast]\ncolumns = 'x'\n", "[fast] columns must be a table of names of columns for path, label, split, group, got 'x'."),
+        (
+            MINE + "[fast]\ncolumns = 'x'\n",
+            "[fast] columns must be a table of names of columns for path, text, pair, translation, label, split, group, got 'x'.",
+        ),
         (MINE + "[exact]\nfine_tuning = 3\n", "exact.fine_tuning must be a table, written [exact.fine_tuning], got 3."),
         (MINE + "[exact.fine_tuning]\nepoch = 3\n", "[exact.fine_tuning] FineTuning has no setting 'epoch'. Did you mean epochs"),
         (MINE + "[exact.fine_tuning]\nepochs = 0\n", "[exact.fine_tuning] epochs must be a whole number of at least 1, got 0."),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from headstart.data.annotations import LABEL, Annotations
@@ -169,7 +168,11 @@ def _text_columns(table: Table, others: Sequence[str]) -> list[str]:
     named = next((plain[name] for name in TEXTS if name in plain and _holds_texts(table, plain[name])), None)
     if named is not None:
         return [named]
-    lengths = {name: fmean(map(len, cells)) for name in plain.values() if (cells := [*_strings(table, name)]) and _holds_texts(table, name)}
+    lengths = {
+        name: sum(map(len, cells)) / len(cells)
+        for name in plain.values()
+        if (cells := [*_strings(table, name)]) and _holds_texts(table, name)
+    }
     longest = max(lengths, key=lambda name: lengths[name], default=None)
     return [longest] if longest is not None and lengths[longest] >= _LONG and len({*_strings(table, longest)}) > 1 else []
 

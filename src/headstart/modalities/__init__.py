@@ -14,7 +14,8 @@ from headstart.errors import ParameterError, nearest
 class Modality:
     """A kind of input: its name, as in manifests and the catalogue; what one is called in messages, with its article; the column of tables
     that names one; the class of its `Preprocessing`, in the package of the modality; the backbone that is used where none is named; what
-    loads backbones, in `headstart.backbones`; and the settings of a fit that are for it alone.
+    loads backbones, in `headstart.backbones`; the settings of a fit that are for it alone; and whether its backbones can be trained further
+    for labels.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Modality:
     backbone: str
     loader: str
     options: tuple[str, ...] = ()
+    trained: bool = True
 
     def backbone_for(self, named: str) -> str:
         """The backbone that is named; where that is the usual one for images, the usual one for this modality."""
@@ -41,7 +43,7 @@ IMAGE = Modality(
     "loading.load_backbone",
     ("fit_image", "levels", "windows", "background", "adapt_to", "budget"),
 )
-TEXT = Modality("text", "text", "row", "a", "TextPreprocessing", "minilm", "text_models.load_text_backbone")
+TEXT = Modality("text", "text", "row", "a", "TextPreprocessing", "minilm", "text_models.load_text_backbone", trained=False)
 MODALITIES = {one.name: one for one in (IMAGE, TEXT)}
 
 

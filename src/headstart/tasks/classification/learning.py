@@ -164,6 +164,11 @@ def check_training(dataset: Dataset, settings: FitSettings) -> None:
     plan, link = settings.fine_tuning, dataset.targets.link
     if plan is None or link is None:
         return
+    if not dataset.modality.trained:
+        raise ParameterError(
+            f"The backbone of {dataset.modality.noun}s cannot be trained further for classification yet: use --strategy probe, or leave "
+            f"{setting('strategy')} out."
+        )
     timm_models.require("Fine-tuning")
     from headstart.training.labels import make_loss
     from headstart.training.preparation import device_of
